@@ -1,0 +1,6 @@
+"""Run the command line with ``python -m histocli``."""
+
+from histocli.cli.app import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What would be true in astronomy too: errors, types, randomness, devices, progress, workers."""

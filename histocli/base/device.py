@@ -1,0 +1,73 @@
+"""Devices and number formats, resolved once in a stage and then followed (``torch.arange(n, device=x.device)``)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from histocli.base.errors import DeviceUnavailable, InvalidOption
+
+if TYPE_CHECKING:
+    import torch
+
+CPU_INFO = Path("/proc/cpuinfo")
+BF16_CPU_FLAGS = ("amx_bf16", "avx512_bf16")  # without one of these, bfloat16 is emulated and slower than float32
+
+
+def resolve_device(name: str) -> torch.device:
+    """Turn ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps`` into a device that exists.
+
+    Raises
+    ------
+    DeviceUnavailable
+        An explicit request that this machine cannot meet.
+    InvalidOption
+        A name that is no device.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (index and not (kind == "cuda" and index.isdigit())):
+        raise InvalidOption(f"--device must be auto, cpu, cuda, cuda:<number> or mps, got {name!r}")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise DeviceUnavailable(
+            f"--device {name}: this machine offers {torch.cuda.device_count()} CUDA devices "
+            "(CUDA_VISIBLE_DEVICES counts); use --device auto or cpu"
+        )
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise DeviceUnavailable("--device mps: Metal is not available on this machine; use --device auto or cpu")
+    return torch.device(name)
+
+
+def cpu_flags() -> frozenset[str]:
+    """Return the processor's feature flags, or an empty set where the system does not list them."""
+    try:
+        for line in CPU_INFO.read_text().splitlines():
+            if line.startswith("flags"):
+                return frozenset(line.split(":", 1)[1].split())
+    except OSError:
+        pass
+    return frozenset()
+
+
+def resolve_precision(name: str, device: torch.device) -> torch.dtype:
+    """Choose the number format of the networks' convolutions.
+
+    ``auto`` takes bfloat16 on CUDA devices that support it and on processors with matrix or vector instructions for it
+    (AMX, AVX512-BF16), float32 elsewhere.
+    """
+    import torch
+
+    if name not in ("auto", "fp32", "bf16"):
+        raise InvalidOption(f"--precision must be auto, fp32 or bf16, got {name!r}")
+    if name == "fp32":
+        return torch.float32
+    if name == "bf16":
+        return torch.bfloat16
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    if device.type == "cpu" and cpu_flags().intersection(BF16_CPU_FLAGS):
+        return torch.bfloat16
+    return torch.float32

@@ -1,0 +1,28 @@
+"""What this machine grants to the process: processors, quotas, memory."""
+
+import os
+from pathlib import Path
+
+CGROUP_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+
+
+def available_cpus() -> int:
+    """Count the processors this process may use.
+
+    The smallest of the affinity mask, the cgroup quota and ``SLURM_CPUS_PER_TASK``; at least 1.
+    """
+    counts = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)]
+    try:
+        quota, period = CGROUP_CPU_MAX.read_text().split()
+        counts.append(max(1, int(quota) // int(period)))
+    except (OSError, ValueError):  # no cgroup v2 here, or the quota is "max"
+        pass
+    slurm = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    if slurm.isdigit():
+        counts.append(int(slurm))
+    return max(1, min(counts))
+
+
+def resolve_workers(workers: int) -> int:
+    """Return the number of workers: ``workers`` itself, or one per available processor when 0 ("auto")."""
+    return workers if workers > 0 else available_cpus()

@@ -1,0 +1,1 @@
+"""Words to configuration, errors to exit codes."""

@@ -1,0 +1,1 @@
+"""What uses weights on new pixels."""

@@ -1,0 +1,1 @@
+"""What a set of nuclei is: labels, targets, outlines, measurements, matching."""

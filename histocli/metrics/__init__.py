@@ -1,0 +1,1 @@
+"""What compares label images."""

@@ -1,0 +1,1 @@
+"""Networks only: the shared core of every command."""

@@ -1,0 +1,1 @@
+"""Every path, axis, chunk and attribute on disk."""

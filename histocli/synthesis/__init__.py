@@ -1,0 +1,1 @@
+"""Invented tissue with known nuclei."""
