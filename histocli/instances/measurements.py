@@ -1,0 +1,109 @@
+"""Size, shape, place and neighbourhood of nuclei, measured from any label image by one pass of moments."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.spatial import cKDTree
+
+from histocli.base.types import InstanceLabels, IntArray
+
+FloatColumn = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """One row per nucleus, in the order of ids."""
+
+    id: IntArray
+    y_px: FloatColumn
+    """Centroid, in pixels from the first pixel's centre."""
+    x_px: FloatColumn
+    area_um2: FloatColumn
+    elongation: FloatColumn
+    """Major over minor axis of the ellipse with the same moments, >= 1."""
+    orientation_rad: FloatColumn
+    """Direction of the major axis against the x axis, in (-pi/2, pi/2]."""
+    major_um: FloatColumn
+    minor_um: FloatColumn
+    """Axes (diameters) of the ellipse with the same moments."""
+    touches_border: npt.NDArray[np.bool_]
+    """The nucleus reaches the border of the image and may be cut."""
+    touches_other: npt.NDArray[np.bool_]
+    """A pixel of another nucleus is next to one of this nucleus."""
+
+    def __len__(self) -> int:
+        return len(self.id)
+
+
+def measure(labels: InstanceLabels, mpp: float) -> Measurements:
+    """Measure every nucleus of a label image.
+
+    Parameters
+    ----------
+    labels : ndarray of int, shape (H, W)
+        0 = background, k = nucleus k, negative = ignored.
+    mpp : float
+        Micrometres per pixel.
+
+    Returns
+    -------
+    Measurements
+    """
+    flat = np.maximum(labels, 0).ravel()
+    inside = np.flatnonzero(flat)
+    ids, index = np.unique(flat[inside], return_inverse=True)
+    n = len(ids)
+    y, x = np.divmod(inside, labels.shape[1])
+    count = np.bincount(index, minlength=n).astype(float)
+    mean_y, mean_x = np.bincount(index, y, n) / count, np.bincount(index, x, n) / count
+    dy, dx = y - mean_y[index], x - mean_x[index]
+    # 1/12 is the second moment of a pixel itself: a single pixel is a square, not a point
+    yy = np.bincount(index, dy * dy, n) / count + 1 / 12
+    xx = np.bincount(index, dx * dx, n) / count + 1 / 12
+    xy = np.bincount(index, dx * dy, n) / count
+    root = np.sqrt((xx - yy) ** 2 / 4 + xy**2)
+    large, small = (xx + yy) / 2 + root, np.maximum((xx + yy) / 2 - root, 1e-9)
+    edge = np.zeros(labels.shape, bool)
+    edge[[0, -1], :] = True
+    edge[:, [0, -1]] = True
+    at_border = np.zeros(n, bool)
+    at_border[index[edge.ravel()[inside]]] = True
+    return Measurements(
+        id=ids.astype(np.int64),
+        y_px=mean_y,
+        x_px=mean_x,
+        area_um2=count * mpp * mpp,
+        elongation=np.sqrt(large / small),
+        orientation_rad=0.5 * np.arctan2(2 * xy, xx - yy),
+        major_um=4 * np.sqrt(large) * mpp,
+        minor_um=4 * np.sqrt(small) * mpp,
+        touches_border=at_border,
+        touches_other=np.isin(ids, touching_ids(labels)),
+    )
+
+
+def touching_ids(labels: InstanceLabels) -> IntArray:
+    """Return the ids of the nuclei that share a pixel edge with another nucleus."""
+    found = []
+    for first, second in ((labels[:, :-1], labels[:, 1:]), (labels[:-1], labels[1:])):
+        meet = (first != second) & (first > 0) & (second > 0)
+        found += [first[meet], second[meet]]
+    return np.unique(np.concatenate(found)).astype(np.int64)
+
+
+def local_direction(measurements: Measurements, neighbours: int = 6) -> float:
+    """Tell how much neighbours share their direction: 0 (none) to 1 (all parallel).
+
+    The mean resultant length of the doubled angles of each elongated nucleus and its nearest elongated neighbours, corrected for
+    the length that random directions would give.
+    """
+    elongated = measurements.elongation > 1.3
+    if elongated.sum() < neighbours + 2:
+        return 0.0
+    points = np.stack([measurements.y_px, measurements.x_px], axis=1)[elongated]
+    doubled = np.exp(2j * measurements.orientation_rad[elongated])
+    _, nearest = cKDTree(points).query(points, k=neighbours + 1)
+    squared = float(np.mean(np.abs(doubled[nearest].mean(axis=1)) ** 2))
+    chance = 1 / (neighbours + 1)
+    return float(np.sqrt(np.clip((squared - chance) / (1 - chance), 0, 1)))

@@ -1,0 +1,82 @@
+"""Optical density: the scale on which stains add.
+
+Light through a section is weakened by a factor for each stain, so absorbance ``-ln(I / I0)`` is a sum over stains (Beer-Lambert).
+Every function exists for NumPy (channels last) and, where training needs it, for torch (channels first).
+"""
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from histocli.base.types import FloatArray, RGBImage
+
+WHITE_LEVEL = 256.0  # one above the brightest uint8 plus one, so that OD is finite at 0 and 0 at 255
+LOWEST_WHITE = 64.0  # an image darker than this everywhere is black, not underexposed
+
+
+def rgb_to_optical_density(image: RGBImage, white: float = WHITE_LEVEL) -> FloatArray:
+    """Convert transmitted light to absorbance.
+
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (..., 3)
+        sRGB values in 0..255.
+    white : float
+        Level of empty glass, in 1..256.
+
+    Returns
+    -------
+    ndarray of float32, shape (..., 3)
+        Optical density, natural log, >= 0; 0 is glass.
+    """
+    table = np.maximum(np.log(white / (np.arange(256) + 1.0)), 0).astype(np.float32)
+    return table[image]
+
+
+def optical_density_to_rgb(optical_density: npt.NDArray[np.floating], white: float = WHITE_LEVEL) -> RGBImage:
+    """Convert absorbance to transmitted light; the inverse of ``rgb_to_optical_density``.
+
+    Parameters
+    ----------
+    optical_density : ndarray of float, shape (..., 3)
+        Optical density, natural log.
+    white : float
+        Level of empty glass, in 1..256.
+
+    Returns
+    -------
+    ndarray of uint8, shape (..., 3)
+    """
+    light = white * np.exp(-optical_density) - 1
+    return np.clip(np.rint(light), 0, 255).astype(np.uint8)
+
+
+def optical_density_to_light(optical_density: Tensor, white: Tensor | float = WHITE_LEVEL) -> Tensor:
+    """Convert absorbance to transmitted light on the tensor, unrounded: values in 0..255, any shape."""
+    return (white * (-optical_density).exp() - 1).clamp(0, 255)
+
+
+def light_to_optical_density(light: Tensor) -> Tensor:
+    """Convert transmitted light in 0..255 to absorbance on the tensor, any shape; 0 is glass."""
+    return -((light + 1) / WHITE_LEVEL).log()
+
+
+def white_level(image: RGBImage) -> float:
+    """Estimate the level of empty glass of one image.
+
+    Glass is neutral and nothing is brighter; some scanners and cameras render it far below 255. The estimate is a neutral level, the
+    99.5th percentile of the brightest channel after light smoothing: on a field full of eosin, red still shows it.
+
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (H, W, 3)
+
+    Returns
+    -------
+    float
+        In ``LOWEST_WHITE`` .. 256.
+    """
+    smooth = cv2.blur(image, (3, 3), borderType=cv2.BORDER_REPLICATE)
+    brightest = np.percentile(smooth.max(axis=-1), 99.5)
+    return float(np.clip(brightest + 1, LOWEST_WHITE, WHITE_LEVEL))
