@@ -1,0 +1,117 @@
+"""The sparse table and its assignments agree with slow dense ones."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from histocli.base.errors import InvalidInput
+from histocli.instances import matching
+from histocli.instances.matching import best_prediction, matched_pairs, one_to_one, overlaps
+
+SHAPE = (5, 6)
+truths = hnp.arrays(np.int32, SHAPE, elements=st.integers(-1, 5))
+predictions = hnp.arrays(np.int32, SHAPE, elements=st.integers(0, 5))
+
+
+@given(truths, predictions)
+def test_table_agrees_with_counting_each_pair(truth, prediction):
+    table = overlaps(truth, prediction)
+    valid = truth >= 0
+    assert table.ids_truth.tolist() == [i for i in range(1, 6) if (truth == i).any()]
+    assert table.ids_prediction.tolist() == [i for i in range(1, 6) if ((prediction == i) & valid).any()]
+    dense = np.zeros((len(table.ids_truth), len(table.ids_prediction)), int)
+    dense[table.rows, table.columns] = table.intersection
+    for (row, t), (column, p) in itertools.product(enumerate(table.ids_truth), enumerate(table.ids_prediction)):
+        assert dense[row, column] == ((truth == t) & (prediction == p)).sum()
+        assert table.areas_truth[row] == (truth == t).sum()
+        assert table.areas_prediction[column] == ((prediction == p) & valid).sum()
+    assert (table.intersection > 0).all()
+
+
+@given(truths, predictions, st.integers(0, 2**31))
+def test_renumbering_changes_nothing_but_ids(truth, prediction, seed):
+    """Also with ids so large that counting them would need gigabytes."""
+    rng = np.random.default_rng(seed)
+    names = np.sort(rng.choice(2**40, 5, replace=False)) + 1
+    renamed = np.where(truth > 0, names[np.maximum(truth, 1) - 1], truth.astype(np.int64))
+    before, after = overlaps(truth, prediction), overlaps(renamed, prediction)
+    assert (before.rows == after.rows).all()
+    assert (before.columns == after.columns).all()
+    assert (before.intersection == after.intersection).all()
+    assert (after.ids_truth == names[before.ids_truth - 1]).all()
+
+
+@given(truths, predictions)
+def test_no_nucleus_is_in_two_matches(truth, prediction):
+    table = overlaps(truth, prediction)
+    matched = matched_pairs(table)
+    assert len(set(table.rows[matched])) == len(set(table.columns[matched])) == len(matched)
+
+
+@given(truths, predictions)
+def test_best_prediction_is_the_highest_iou_of_each_row(truth, prediction):
+    table = overlaps(truth, prediction)
+    best = best_prediction(table)
+    assert (table.rows[best] == np.unique(table.rows)).all()
+    for pair in best:
+        assert table.iou[pair] == table.iou[table.rows == table.rows[pair]].max()
+
+
+def largest_total_iou(table) -> float:
+    """Try every injection of the smaller side into the larger."""
+    dense = np.zeros((len(table.areas_truth), len(table.areas_prediction)))
+    dense[table.rows, table.columns] = table.iou
+    if dense.shape[0] > dense.shape[1]:
+        dense = dense.T
+    orders = itertools.permutations(range(dense.shape[1]), dense.shape[0])
+    return max(sum(dense[i, j] for i, j in enumerate(order)) for order in orders)
+
+
+@pytest.mark.parametrize("dense_pairs", [matching.DENSE_PAIRS, 0], ids=["dense groups", "sparse groups"])
+@settings(deadline=None)
+@given(truth=truths, prediction=predictions)
+def test_assignment_has_the_largest_total_iou(dense_pairs, truth, prediction):
+    table = overlaps(truth, prediction)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(matching, "DENSE_PAIRS", dense_pairs)
+        pairs = one_to_one(table)
+    assert len(set(table.rows[pairs])) == len(set(table.columns[pairs])) == len(pairs)
+    assert table.iou[pairs].sum() == pytest.approx(largest_total_iou(table))
+
+
+def test_one_blob_over_everything_stays_sparse():
+    """A prediction that covers 10,000 nuclei: 10,000 pairs, solved at once."""
+    truth = np.zeros((300, 300), np.int32)
+    truth[1::3, 1::3] = np.arange(1, 10_001).reshape(100, 100)
+    prediction = np.ones_like(truth)
+    table = overlaps(truth, prediction)
+    assert len(table.rows) == 10_000
+    assert len(one_to_one(table)) == 1
+
+
+def test_unsigned_and_boolean_labels_are_welcome():
+    truth = np.array([[0, 2**32 - 1]], np.uint32)
+    table = overlaps(truth, truth > 0)
+    assert table.ids_truth.tolist() == [2**32 - 1]
+    assert table.iou.tolist() == [1.0]
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (0, 4), (1, 1)])
+def test_empty_images_have_no_pairs(shape):
+    empty = np.zeros(shape, np.int32)
+    table = overlaps(empty, empty)
+    assert len(table.rows) == len(one_to_one(table)) == len(best_prediction(table)) == 0
+
+
+def test_shapes_must_agree():
+    with pytest.raises(InvalidInput, match=r"shape \(2, 2\) but prediction has \(2, 3\)"):
+        overlaps(np.zeros((2, 2), int), np.zeros((2, 3), int))
+
+
+def test_probabilities_are_no_labels():
+    with pytest.raises(InvalidInput, match="prediction has type float64"):
+        overlaps(np.zeros((2, 2), int), np.zeros((2, 2)))

@@ -1,0 +1,164 @@
+"""Counts agree with slow oracles written from the papers, pixel set by pixel set."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from histocli.base.errors import InvalidInput
+from histocli.config.evaluate import METRICS
+from histocli.metrics.counts import Counts, count
+
+SHAPE = (5, 6)
+truths = hnp.arrays(np.int32, SHAPE, elements=st.integers(-1, 4))
+predictions = hnp.arrays(np.int32, SHAPE, elements=st.integers(0, 4))
+
+
+def pixel_sets(labels: np.ndarray, ignored: np.ndarray) -> list[frozenset]:
+    """Each nucleus as the set of its pixels."""
+    ids = sorted(set(labels[~ignored].tolist()) - {0, -1})
+    return [frozenset(zip(*np.nonzero((labels == i) & ~ignored), strict=True)) for i in ids]
+
+
+def iou(a: frozenset, b: frozenset) -> float:
+    return len(a & b) / len(a | b)
+
+
+def oracle(truth: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
+    """Every metric from sets of pixels; AJI+ from trying all assignments."""
+    ignored = truth < 0
+    true, found = pixel_sets(truth, ignored), pixel_sets(prediction, ignored)
+    if not true or not found:
+        return dict.fromkeys(METRICS, float(len(true) == len(found)))
+    all_true, all_found = frozenset().union(*true), frozenset().union(*found)
+    pairs = [iou(t, p) for t in true for p in found if iou(t, p) > 0.5]
+    dq = len(pairs) / (len(pairs) + (len(true) - len(pairs)) / 2 + (len(found) - len(pairs)) / 2)
+    sq = sum(pairs) / len(pairs) if pairs else 0.0
+
+    shared, union, taken = 0, 0, set()
+    for t in true:
+        touching = [p for p in found if t & p]
+        if not touching:
+            union += len(t)
+            continue
+        best = max(touching, key=lambda p: iou(t, p))  # noqa: B023
+        taken.add(best)
+        shared, union = shared + len(t & best), union + len(t | best)
+    union += sum(len(p) for p in found if p not in taken)
+
+    width = max(len(true), len(found))
+    padded = found + [frozenset()] * (width - len(found))
+    best_total, aji_plus = -1.0, set()
+    for order in itertools.permutations(range(width), len(true)):
+        chosen = [(t, padded[j]) for t, j in zip(true, order, strict=True)]
+        total = sum(iou(t, p) for t, p in chosen)
+        both = sum(len(t & p) for t, p in chosen)
+        value = both / (len(all_true) + len(all_found) - both)
+        if total > best_total + 1e-12:
+            best_total, aji_plus = total, {value}
+        elif total > best_total - 1e-12:
+            aji_plus.add(value)  # several assignments are equally good: any of them will do
+    return {
+        "dice": 2 * len(all_true & all_found) / (len(all_true) + len(all_found)),
+        "aji": shared / union,
+        "aji_plus": aji_plus,
+        "pq": dq * sq,
+        "dq": dq,
+        "sq": sq,
+        "f1": dq,
+    }
+
+
+def has_tied_best(truth: np.ndarray, prediction: np.ndarray) -> bool:
+    ignored = truth < 0
+    found = pixel_sets(prediction, ignored)
+    for t in pixel_sets(truth, ignored):
+        values = sorted((iou(t, p) for p in found if t & p), reverse=True)
+        if len(values) > 1 and values[0] == values[1]:
+            return True
+    return False
+
+
+@settings(deadline=None, max_examples=200)
+@given(truths, predictions)
+def test_agrees_with_sets_of_pixels(truth, prediction):
+    scores, expected = count(truth, prediction).scores(), oracle(truth, prediction)
+    for name in METRICS:
+        if name == "aji_plus" and isinstance(expected[name], set):
+            assert min(abs(scores[name] - value) for value in expected[name]) < 1e-9
+        elif name != "aji" or not has_tied_best(truth, prediction):
+            assert scores[name] == pytest.approx(expected[name]), name
+
+
+def test_names_are_the_names_of_the_gates():
+    assert tuple(Counts().scores()) == METRICS
+
+
+@given(truths)
+def test_self_match_is_perfect(truth):
+    assert count(truth, truth).scores() == pytest.approx(dict.fromkeys(METRICS, 1.0))
+
+
+@given(predictions, predictions)
+def test_swapping_arguments_swaps_the_mistakes(truth, prediction):
+    forth, back = count(truth, prediction), count(prediction, truth)
+    assert (forth.false_positives, forth.false_negatives) == (back.false_negatives, back.false_positives)
+    for name in ("dice", "pq", "f1"):
+        assert forth.scores()[name] == pytest.approx(back.scores()[name])
+
+
+@given(truths, predictions)
+def test_what_lies_on_ignored_pixels_does_not_matter(truth, prediction):
+    painted = np.where(truth < 0, 4, prediction)
+    assert count(truth, painted) == count(truth, np.where(truth < 0, 0, prediction))
+
+
+@given(truths, predictions)
+def test_scores_lie_between_zero_and_one(truth, prediction):
+    scores = count(truth, prediction).scores()
+    assert all(0 <= value <= 1 for value in scores.values())
+    assert scores["aji_plus"] <= scores["aji"] + 1e-9 or has_tied_best(truth, prediction) or scores["aji_plus"] <= 1
+
+
+@given(truths, predictions, truths, predictions)
+def test_pooling_equals_one_large_image(truth_a, prediction_a, truth_b, prediction_b):
+    """Two images beside each other, with nuclei of their own numbers, are the sum of both."""
+    beside = np.hstack([truth_a, np.where(truth_b > 0, truth_b + 10, truth_b)])
+    found = np.hstack([prediction_a, np.where(prediction_b > 0, prediction_b + 10, prediction_b)])
+    pooled = count(truth_a, prediction_a) + count(truth_b, prediction_b)
+    assert pooled.scores() == pytest.approx(count(beside, found).scores())
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_empty_cases(name):
+    empty, full = np.zeros((4, 4), int), np.ones((4, 4), int)
+    assert count(empty, empty).scores()[name] == 1
+    assert count(full, empty).scores()[name] == 0
+    assert count(empty, full).scores()[name] == 0
+    assert count(full * -1, full).scores()[name] == 1
+
+
+def test_half_an_overlap_is_no_match():
+    """IoU of exactly 0.5: six pixels, four and... two of three shared; the rule asks for more than one half."""
+    truth, prediction = np.array([[1, 1, 1, 0]]), np.array([[0, 1, 1, 1]])
+    assert count(truth, prediction).true_positives == 0
+
+
+def test_aji_may_use_a_prediction_twice_and_aji_plus_may_not():
+    """Two nuclei of 4 px under one prediction of 8 px.
+
+    truth       1111 2222      AJI   (4 + 4) / (8 + 8) = 0.5
+    prediction  1111 1111      AJI+  4 / (8 + 4)       = 0.333
+    """
+    truth, prediction = np.array([[1] * 4 + [2] * 4]), np.array([[1] * 8])
+    counts = count(truth, prediction)
+    assert counts.aji == 0.5
+    assert counts.aji_plus == pytest.approx(4 / 12)
+
+
+def test_shapes_must_agree():
+    with pytest.raises(InvalidInput, match="same height and width"):
+        count(np.zeros((2, 2), int), np.zeros((2, 3), int))
