@@ -1,0 +1,220 @@
+"""What one reference image says about its tissue: stains, density, sizes, shapes, directions, contrast, sharpness."""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from histocli.base.types import FloatArray, InstanceLabels, Json, RGBImage
+from histocli.instances.measurements import Measurements, local_direction, measure
+from histocli.optics.density import rgb_to_optical_density, white_level
+from histocli.optics.stains import StainEstimate, estimate_stains, unmix
+from histocli.reference.rough import RoughNuclei, blur_um, find_rough_nuclei
+from histocli.reference.texture import NuclearTextures, cut_textures, remove_nuclei
+
+QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Morphology:
+    """Priors of number, size and shape, measured from any label image: the rough one or a model's."""
+
+    n_nuclei: int
+    density_per_mm2: float
+    """Nuclei in a square millimetre of tissue."""
+    nuclear_fraction: float
+    """Share of the tissue that is nucleus."""
+    area_um2: tuple[float, ...]
+    """Quantiles (0.1, 0.25, 0.5, 0.75, 0.9) of the area, square micrometres."""
+    log_area_sd: float
+    """Spread of the natural log of the area, from its inner quartiles."""
+    elongation: tuple[float, ...]
+    """Quantiles of major over minor axis."""
+    direction_sharing: float
+    """0: neighbours point anywhere; 1: they are parallel."""
+    touching_share: float
+    """Share of nuclei that touch another."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Appearance:
+    """How the image renders its stains and nuclei."""
+
+    white_level: float
+    stain_matrix: tuple[tuple[float, ...], ...]
+    """Hematoxylin, eosin: unit vectors of optical density in red, green, blue."""
+    stains_measured: bool
+    stains_note: str
+    hematoxylin: tuple[float, ...]
+    """Quantiles of the concentration in tissue."""
+    eosin: tuple[float, ...]
+    contrast: tuple[float, ...]
+    """Quantiles over nuclei: absorbance of red inside minus around."""
+    core_to_rim: tuple[float, ...]
+    """Quantiles over nuclei: contrast of the core over that of the rim."""
+    single_share: float
+    """Share of rough nuclei whose outline is that of one nucleus."""
+    edge_um: float
+    """Standard deviation of the blur that turns a sharp edge into the nuclei's, micrometres."""
+    tissue_fraction: float
+    suspicious_fraction: float
+    """Share of the image that may be missed nuclei, and is ignored."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceStatistics:
+    """Everything measured, as plain numbers."""
+
+    morphology: Morphology
+    appearance: Appearance
+
+    def to_json(self) -> Json:
+        """Return nested plain values, rounded to what can be told."""
+        values: Json = _rounded(asdict(self))
+        return values
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """One reference image, taken apart: what synthesis draws from."""
+
+    name: str
+    mpp: float
+    background: FloatArray
+    """(H, W, 3), optical density with the nuclei taken out."""
+    ignored: np.ndarray
+    """(H, W) bool, where a missed nucleus may be."""
+    tissue: np.ndarray
+    """(H, W) bool."""
+    rough_labels: InstanceLabels
+    """(H, W), the rough nuclei that were taken out."""
+    textures: NuclearTextures
+    statistics: ReferenceStatistics
+
+
+def quantiles(values: np.ndarray, fallback: float) -> tuple[float, ...]:
+    """Return the ``QUANTILES`` of values, or the fallback for each where there are none."""
+    return tuple(float(q) for q in np.quantile(values, QUANTILES)) if len(values) else (fallback,) * len(QUANTILES)
+
+
+def measure_morphology(labels: InstanceLabels, tissue: np.ndarray, mpp: float) -> Morphology:
+    """Measure the priors of a label image.
+
+    Parameters
+    ----------
+    labels : ndarray of int, shape (H, W)
+        Rough nuclei or a model's prediction.
+    tissue : ndarray of bool, shape (H, W)
+    mpp : float
+        Micrometres per pixel.
+
+    Returns
+    -------
+    Morphology
+        With typical values for sizes and shapes, and zero counts, where there are no nuclei.
+    """
+    return _morphology(measure(labels, mpp), tissue, mpp)
+
+
+def _morphology(nuclei: Measurements, tissue: np.ndarray, mpp: float) -> Morphology:
+    tissue_um2 = max(float(tissue.sum()) * mpp * mpp, 1.0)
+    whole = ~nuclei.touches_border
+    area = quantiles(nuclei.area_um2[whole], 40.0)
+    return Morphology(
+        n_nuclei=len(nuclei),
+        density_per_mm2=len(nuclei) / tissue_um2 * 1e6,
+        nuclear_fraction=float(min(nuclei.area_um2.sum() / tissue_um2, 1.0)),
+        area_um2=area,
+        log_area_sd=float(np.log(area[3] / area[1]) / 1.349) if whole.any() else 0.35,
+        elongation=quantiles(nuclei.elongation[whole], 1.4),
+        direction_sharing=local_direction(nuclei),
+        touching_share=float(nuclei.touches_other.mean()) if len(nuclei) else 0.0,
+    )
+
+
+def edge_blur_um(darkness: FloatArray, rough: RoughNuclei, textures: NuclearTextures, mpp: float) -> float:
+    """Estimate the blur of nuclear edges: a step of height c blurred by sigma has the slope c / (sigma sqrt(2 pi))."""
+    edge = _inner_border(rough.labels)
+    if not edge.any() or not len(textures):
+        return 0.25
+    slope_y, slope_x = np.gradient(darkness)
+    slope = np.hypot(slope_y, slope_x)[edge] / mpp
+    contrast = float(np.median(textures.colour[:, 0] - textures.surround[:, 0]))
+    sigma = contrast / max(float(np.quantile(slope, 0.75)), 1e-3) / np.sqrt(2 * np.pi)
+    return float(np.clip(sigma, 0.12, 0.6))
+
+
+def _inner_border(labels: InstanceLabels) -> np.ndarray:
+    inside = labels > 0
+    padded = np.pad(inside, 1, mode="edge")
+    around = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return np.asarray(inside & ~around)
+
+
+def analyse_reference(image: RGBImage, mpp: float, name: str, rng: np.random.Generator) -> Reference:
+    """Take a reference image apart.
+
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (H, W, 3)
+    mpp : float
+        Micrometres per pixel.
+    name : str
+        For the record.
+    rng : numpy.random.Generator
+        Chooses which nucleus-free place fills which hole.
+
+    Returns
+    -------
+    Reference
+    """
+    white = white_level(image)
+    optical_density = rgb_to_optical_density(image, white)
+    stains = estimate_stains(optical_density)
+    rough = find_rough_nuclei(optical_density, mpp)
+    nuclei = measure(rough.labels, mpp)
+    textures = cut_textures(optical_density, rough.labels, nuclei, mpp, rng)
+    appearance = _appearance(optical_density, white, stains, rough, textures, mpp)
+    return Reference(
+        name=name,
+        mpp=mpp,
+        background=remove_nuclei(optical_density, rough, mpp, rng),
+        ignored=rough.suspicious,
+        tissue=rough.tissue,
+        rough_labels=rough.labels,
+        textures=textures,
+        statistics=ReferenceStatistics(morphology=_morphology(nuclei, rough.tissue, mpp), appearance=appearance),
+    )
+
+
+def _appearance(
+    optical_density: FloatArray, white: float, stains: StainEstimate, rough: RoughNuclei, textures: NuclearTextures, mpp: float
+) -> Appearance:
+    concentrations = unmix(optical_density, stains.stain_matrix)[rough.tissue]
+    single = textures.single
+    contrast = textures.colour[:, 0] - textures.surround[:, 0]
+    return Appearance(
+        white_level=white,
+        stain_matrix=tuple(tuple(float(value) for value in row) for row in stains.stain_matrix),
+        stains_measured=stains.measured,
+        stains_note=stains.reason,
+        hematoxylin=quantiles(concentrations[:, 0], 0.0),
+        eosin=quantiles(concentrations[:, 1], 0.0),
+        contrast=quantiles(contrast, 0.0),
+        core_to_rim=quantiles(textures.core_to_rim[single], 1.0),
+        single_share=float(single.mean()) if len(single) else 0.0,
+        edge_um=edge_blur_um(blur_um(np.ascontiguousarray(optical_density[..., 0]), 0.01, mpp), rough, textures, mpp),
+        tissue_fraction=float(rough.tissue.mean()),
+        suspicious_fraction=float(rough.suspicious.mean()),
+    )
+
+
+def _rounded(value: object) -> object:
+    if isinstance(value, bool | str):
+        return value
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(item) for item in value]
+    return value
