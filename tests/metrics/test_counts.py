@@ -44,7 +44,7 @@ def oracle(truth: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
         if not touching:
             union += len(t)
             continue
-        best = max(touching, key=lambda p: iou(t, p))  # noqa: B023
+        best = max(touching, key=lambda p: iou(t, p))
         taken.add(best)
         shared, union = shared + len(t & best), union + len(t | best)
     union += sum(len(p) for p in found if p not in taken)
