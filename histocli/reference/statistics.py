@@ -8,7 +8,7 @@ from histocli.base.types import FloatArray, InstanceLabels, Json, RGBImage
 from histocli.instances.measurements import Measurements, local_direction, measure
 from histocli.optics.density import rgb_to_optical_density, white_level
 from histocli.optics.stains import StainEstimate, estimate_stains, unmix
-from histocli.reference.rough import RoughNuclei, blur_um, find_rough_nuclei
+from histocli.reference.rough import SMOOTHING_UM, RoughNuclei, find_rough_nuclei
 from histocli.reference.texture import NuclearTextures, cut_textures, remove_nuclei
 
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
@@ -85,8 +85,8 @@ class Reference:
     """(H, W) bool, where a missed nucleus may be."""
     tissue: np.ndarray
     """(H, W) bool."""
-    rough_labels: InstanceLabels
-    """(H, W), the rough nuclei that were taken out."""
+    nuclei: Measurements
+    """The rough nuclei that were taken out: where they lay and how."""
     textures: NuclearTextures
     statistics: ReferenceStatistics
 
@@ -131,16 +131,19 @@ def _morphology(nuclei: Measurements, tissue: np.ndarray, mpp: float) -> Morphol
     )
 
 
-def edge_blur_um(darkness: FloatArray, rough: RoughNuclei, textures: NuclearTextures, mpp: float) -> float:
-    """Estimate the blur of nuclear edges: a step of height c blurred by sigma has the slope c / (sigma sqrt(2 pi))."""
+def edge_blur_um(rough: RoughNuclei, textures: NuclearTextures, mpp: float) -> float:
+    """Estimate the blur of nuclear edges: a step of height c blurred by sigma has the slope c / (sigma sqrt(2 pi)).
+
+    The slope is taken where noise is smoothed away; the smoothing's own share of the blur is then taken off.
+    """
     edge = _inner_border(rough.labels)
     if not edge.any() or not len(textures):
         return 0.25
-    slope_y, slope_x = np.gradient(darkness)
+    slope_y, slope_x = np.gradient(rough.darkness)
     slope = np.hypot(slope_y, slope_x)[edge] / mpp
     contrast = float(np.median(textures.colour[:, 0] - textures.surround[:, 0]))
     sigma = contrast / max(float(np.quantile(slope, 0.75)), 1e-3) / np.sqrt(2 * np.pi)
-    return float(np.clip(sigma, 0.12, 0.6))
+    return float(np.clip(np.sqrt(max(sigma**2 - SMOOTHING_UM**2, 0)), 0.12, 0.6))
 
 
 def _inner_border(labels: InstanceLabels) -> np.ndarray:
@@ -180,7 +183,7 @@ def analyse_reference(image: RGBImage, mpp: float, name: str, rng: np.random.Gen
         background=remove_nuclei(optical_density, rough, mpp, rng),
         ignored=rough.suspicious,
         tissue=rough.tissue,
-        rough_labels=rough.labels,
+        nuclei=nuclei,
         textures=textures,
         statistics=ReferenceStatistics(morphology=_morphology(nuclei, rough.tissue, mpp), appearance=appearance),
     )
@@ -202,7 +205,7 @@ def _appearance(
         contrast=quantiles(contrast, 0.0),
         core_to_rim=quantiles(textures.core_to_rim[single], 1.0),
         single_share=float(single.mean()) if len(single) else 0.0,
-        edge_um=edge_blur_um(blur_um(np.ascontiguousarray(optical_density[..., 0]), 0.01, mpp), rough, textures, mpp),
+        edge_um=edge_blur_um(rough, textures, mpp),
         tissue_fraction=float(rough.tissue.mean()),
         suspicious_fraction=float(rough.suspicious.mean()),
     )

@@ -1,0 +1,72 @@
+"""The segmenter on new pixels: tiles in, maps out."""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from histocli.base.types import FloatArray, InstanceLabels
+from histocli.instances.targets import DEFAULT_THRESHOLDS, Thresholds, maps_to_instances
+from histocli.model.segmenter import Segmenter
+
+
+class Predictor:
+    """A trained segmenter, ready for tiles.
+
+    Parameters
+    ----------
+    segmenter : Segmenter
+        Moved to the device and set to evaluation.
+    mpp : float
+        Micrometres per pixel that it was trained at.
+    device : torch.device
+    dtype : torch.dtype
+        Number format of the convolutions.
+    thresholds : Thresholds
+    """
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        *,
+        mpp: float,
+        device: torch.device,
+        dtype: torch.dtype,
+        thresholds: Thresholds = DEFAULT_THRESHOLDS,
+    ) -> None:
+        self.segmenter = segmenter.to(device=device, memory_format=torch.channels_last).eval()
+        self.mpp = mpp
+        self.device = device
+        self.dtype = dtype
+        self.thresholds = thresholds
+
+    @property
+    def multiple_px(self) -> int:
+        """Sides of tiles must be multiples of this."""
+        return self.segmenter.multiple_px
+
+    @property
+    def halo_px(self) -> int:
+        """Context around a core that its pixels need, a multiple of ``multiple_px``: reach of the convolutions plus a nucleus."""
+        return 4 * self.segmenter.multiple_px
+
+    def maps(self, tiles: npt.NDArray[np.uint8]) -> FloatArray:
+        """Predict.
+
+        Parameters
+        ----------
+        tiles : ndarray of uint8, shape (N, H, W, 3)
+            sRGB at ``mpp``; H and W multiples of ``multiple_px``.
+
+        Returns
+        -------
+        ndarray of float32, shape (N, H, W, 2)
+            Nucleus probability and normalised border distance, 0..1.
+        """
+        with torch.inference_mode(), torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+            pixels = torch.from_numpy(tiles).to(self.device).permute(0, 3, 1, 2).float() / 255  # channels last already
+            maps = torch.sigmoid(self.segmenter(pixels).float())
+        return maps.permute(0, 2, 3, 1).cpu().numpy()
+
+    def instances(self, maps: FloatArray) -> InstanceLabels:
+        """Decode the maps of one tile, shape (H, W, 2), into labels 1..n."""
+        return maps_to_instances(maps, self.mpp, self.thresholds)

@@ -1,0 +1,258 @@
+"""Where nuclei lie: number, sizes, directions and neighbours as in the reference, later ones over earlier ones."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from histocli.base.types import BoolMask, FloatArray, InstanceLabels
+from histocli.reference.statistics import Morphology
+from histocli.synthesis.shapes import DIRECTIONS, Outline, draw_outline
+
+SKIRT_PX = 2  # a nucleus is drawn this far beyond its border, so that a blurred edge has something to blur
+TRIES = 6  # places tried for a nucleus before it is given up
+MOST_OVERLAP = 0.12  # of the area of the newcomer
+MOST_HIDDEN = 0.3  # of an earlier nucleus may lie under later ones
+LEAST_TISSUE = 0.75  # of the pixels of a nucleus must lie on tissue
+AREA_RANGE_UM2 = (8.0, 420.0)
+TURN = DIRECTIONS / (2 * np.pi)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Nuclei of one patch, with coordinates inside each."""
+
+    instance_labels: InstanceLabels
+    """(H, W), ids 1..n in depth order."""
+    depth_px: FloatArray
+    """(H, W), distance to the border along the radius, pixels; 0 outside."""
+    frame_u: FloatArray
+    frame_v: FloatArray
+    """(H, W), coordinates along the major and minor axis of the owner's ellipse; its border is at radius 1."""
+    outlines: list[Outline]
+    """Of the nuclei 1..n."""
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """What one patch aims at."""
+
+    coverage: float
+    """Share of the tissue to be covered by nuclei."""
+    area_um2: float
+    """Median area."""
+    log_area_sd: float
+    large_share: float
+    """Share of nuclei of a second, larger kind."""
+    large_factor: float
+    """Area of the larger kind relative to the median."""
+    elongation: float
+    """Median elongation."""
+    irregularity: float
+    direction_rad: float
+    """Common direction in the middle of the patch."""
+    direction_turn: float
+    """How much the direction turns over the patch, radians per side."""
+    direction_sharing: float
+    touching_share: float
+    in_place_share: float
+    """Share of nuclei put where the reference had one: glands, rows and clusters come from there."""
+
+
+@dataclass(frozen=True)
+class Sites:
+    """Where the reference had nuclei in this patch."""
+
+    y_px: FloatArray
+    x_px: FloatArray
+    orientation_rad: FloatArray
+
+
+def draw_arrangement(morphology: Morphology, rng: np.random.Generator) -> Arrangement:
+    """Draw what a patch aims at, around what its reference shows.
+
+    The rough map breaks pale nuclei into pieces and misses others, so sizes are drawn from its upper half and number and spread
+    beyond what it shows.
+    """
+    median, upper = morphology.area_um2[2:4]
+    typical = np.clip(np.exp(rng.uniform(np.log(max(median, 14.0)), np.log(np.clip(upper * 1.15, 20.0, 130.0)))), 14, 130)
+    return Arrangement(
+        coverage=float(np.clip(morphology.nuclear_fraction * rng.uniform(0.5, 1.5), 0.02, 0.55)),
+        area_um2=float(typical),
+        log_area_sd=float(rng.uniform(0.15, np.clip(morphology.log_area_sd, 0.3, 0.6))),
+        large_share=float(rng.uniform(0, 0.5) if rng.random() < 0.5 else 0.0),
+        large_factor=float(rng.uniform(1.5, 3.0)),
+        elongation=float(np.clip(rng.normal(np.clip(morphology.elongation[2], 1.1, 2.0) - 0.1, 0.2), 1.05, 2.4)),
+        irregularity=float(rng.uniform(0.01, 0.07)),
+        direction_rad=float(rng.uniform(-np.pi, np.pi)),
+        direction_turn=float(rng.normal(0, 0.6)),
+        direction_sharing=float(np.clip(morphology.direction_sharing + rng.normal(0, 0.25), 0, 0.98)),
+        touching_share=float(np.clip(morphology.touching_share + rng.uniform(0, 0.4), 0, 0.8)),
+        in_place_share=float(rng.uniform(0.2, 0.9)),
+    )
+
+
+def place_nuclei(
+    arrangement: Arrangement, tissue: BoolMask, sites: Sites, mpp: float, rng: np.random.Generator
+) -> Layout:
+    """Place nuclei on tissue until the aimed coverage is reached.
+
+    Parameters
+    ----------
+    arrangement : Arrangement
+    tissue : ndarray of bool, shape (H, W)
+    sites : Sites
+        Where the reference had nuclei.
+    mpp : float
+        Micrometres per pixel.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    Layout
+        A nucleus may be cut by the border of the patch. Nothing lies outside tissue.
+    """
+    canvas = _Canvas(tissue)
+    target_px = arrangement.coverage * float(tissue.sum())
+    ys, xs = np.nonzero(tissue[::4, ::4])
+    if len(ys) == 0:
+        return canvas.finish()
+    places = _Places(ys * 4, xs * 4, sites, list(rng.permutation(len(sites.y_px))))
+    failures = 0
+    while canvas.covered_px < target_px and failures < 12 and len(canvas.outlines) < 4000:
+        failures = 0 if _place_one(canvas, arrangement, places, mpp, rng) else failures + 1
+    return canvas.finish()
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where a nucleus may go."""
+
+    tissue_y: npt.NDArray[np.int64]
+    tissue_x: npt.NDArray[np.int64]
+    sites: Sites
+    waiting: list[int]
+    """Sites that no nucleus was put on yet."""
+
+
+def _draw_nucleus(arrangement: Arrangement, direction_rad: float, mpp: float, rng: np.random.Generator) -> Outline:
+    area = arrangement.area_um2 * np.exp(rng.normal(0, arrangement.log_area_sd))
+    if rng.random() < arrangement.large_share:
+        area *= arrangement.large_factor
+    elongation = 1 + (arrangement.elongation - 1) * np.exp(rng.normal(0, 0.5))
+    return draw_outline(
+        float(np.clip(area, *AREA_RANGE_UM2)) / mpp**2,
+        float(np.clip(elongation, 1, 5)),
+        direction_rad,
+        arrangement.irregularity * float(rng.uniform(0.5, 1.5)),
+        rng,
+    )
+
+
+def _place_one(canvas: "_Canvas", arrangement: Arrangement, places: _Places, mpp: float, rng: np.random.Generator) -> bool:
+    height = canvas.shape[0]
+    if places.waiting and rng.random() < arrangement.in_place_share:
+        site = places.waiting.pop()
+        direction = float(places.sites.orientation_rad[site] + rng.normal(0, 0.25))
+        outline = _draw_nucleus(arrangement, direction, mpp, rng)
+        jitter = rng.normal(0, 0.8 / mpp, size=2)
+        return canvas.add(outline, float(places.sites.y_px[site] + jitter[0]), float(places.sites.x_px[site] + jitter[1]))
+    shared = arrangement.direction_rad + arrangement.direction_turn * float(rng.uniform(-0.5, 0.5))
+    free = float(rng.uniform(-np.pi / 2, np.pi / 2)) * (1 - arrangement.direction_sharing)
+    outline = _draw_nucleus(arrangement, shared + free, mpp, rng)
+    for _ in range(TRIES):
+        if canvas.outlines and rng.random() < arrangement.touching_share:
+            earlier = int(rng.integers(len(canvas.outlines)))
+            angle = float(rng.uniform(0, 2 * np.pi))
+            reach = canvas.outlines[earlier].radius_towards(angle) + outline.radius_towards(angle + np.pi)
+            reach *= float(rng.uniform(0.9, 1.08))
+            y = canvas.centres[earlier][0] + np.sin(angle) * reach
+            x = canvas.centres[earlier][1] + np.cos(angle) * reach
+        else:
+            chosen = int(rng.integers(len(places.tissue_y)))
+            y = float(places.tissue_y[chosen] + rng.uniform(-2, 6))
+            x = float(places.tissue_x[chosen] + rng.uniform(-2, 6))
+            y += float(np.sign(y - height / 2) * outline.reach_px * 0.5 * (rng.random() < 0.1))  # some are cut by the border
+        if canvas.add(outline, y, x):
+            return True
+    return False
+
+
+class _Canvas:
+    """The patch while nuclei are added."""
+
+    def __init__(self, tissue: BoolMask) -> None:
+        self.shape = tissue.shape
+        self.tissue = tissue
+        self.labels = np.zeros(tissue.shape, np.int32)
+        self.depth = np.zeros(tissue.shape, np.float32)
+        self.u = np.zeros(tissue.shape, np.float32)
+        self.v = np.zeros(tissue.shape, np.float32)
+        self.outlines: list[Outline] = []
+        self.centres: list[tuple[float, float]] = []
+        self.areas: list[int] = []
+        self.full_areas: list[int] = []
+        self.covered_px = 0.0
+
+    def add(self, outline: Outline, y: float, x: float) -> bool:
+        """Draw a nucleus at a place, unless it would hide others or lie on glass."""
+        reach = outline.reach_px + SKIRT_PX
+        top, bottom = max(0, int(y - reach)), min(self.shape[0], int(y + reach) + 2)
+        left, right = max(0, int(x - reach)), min(self.shape[1], int(x + reach) + 2)
+        if top >= bottom or left >= right:
+            return False
+        dy = np.arange(top, bottom, dtype=np.float32)[:, None] - np.float32(y)
+        dx = np.arange(left, right, dtype=np.float32)[None] - np.float32(x)
+        radius = np.sqrt(dy * dy + dx * dx)
+        direction = np.arctan2(dy, dx) * np.float32(TURN)
+        below = np.floor(direction).astype(np.int32)
+        share = direction - below
+        radii = outline.radii_px
+        border = radii[below % DIRECTIONS] * (1 - share) + radii[(below + 1) % DIRECTIONS] * share
+        depth = border - radius
+        inside = depth > 0
+        area = int(inside.sum())
+        if area < 4:
+            return False
+        box = (slice(top, bottom), slice(left, right))
+        others = self.labels[box]
+        hidden = others[inside]
+        hidden = hidden[hidden > 0]
+        overlap = len(hidden)
+        if overlap > MOST_OVERLAP * area or int(self.tissue[box][inside].sum()) < LEAST_TISSUE * area:
+            return False
+        losses = np.unique(hidden, return_counts=True)
+        if any(self.areas[k - 1] - loss < (1 - MOST_HIDDEN) * self.full_areas[k - 1] for k, loss in zip(*losses, strict=True)):
+            return False
+        for k, loss in zip(*losses, strict=True):
+            self.areas[k - 1] -= int(loss)
+        self.areas.append(area)
+        self.full_areas.append(area)
+        number = len(self.outlines) + 1
+        cos, sin = np.cos(outline.orientation_rad), np.sin(outline.orientation_rad)
+        others[inside] = number
+        self.depth[box][inside] = depth[inside]
+        self.u[box][inside] = ((dx * cos + dy * sin) / outline.major_px)[inside]
+        self.v[box][inside] = ((dy * cos - dx * sin) / outline.minor_px)[inside]
+        self.outlines.append(outline)
+        self.centres.append((y, x))
+        self.covered_px += area - overlap
+        return True
+
+    def finish(self) -> Layout:
+        """Return the layout; splinters that a later nucleus cut off an earlier one are ignored, since nobody could tell whose they are."""
+        for k, (now, full) in enumerate(zip(self.areas, self.full_areas, strict=True), start=1):
+            if now < full:
+                self._drop_splinters(k)
+        return Layout(self.labels, self.depth, self.u, self.v, self.outlines)
+
+    def _drop_splinters(self, number: int) -> None:
+        y, x = self.centres[number - 1]
+        reach = self.outlines[number - 1].reach_px + SKIRT_PX
+        box = (slice(max(0, int(y - reach)), int(y + reach) + 2), slice(max(0, int(x - reach)), int(x + reach) + 2))
+        mine = self.labels[box] == number
+        count, pieces, statistics, _ = cv2.connectedComponentsWithStats(mine.astype(np.uint8), connectivity=4)
+        if count > 2:
+            largest = 1 + int(statistics[1:, cv2.CC_STAT_AREA].argmax())
+            self.labels[box][mine & (pieces != largest)] = -1

@@ -1,0 +1,120 @@
+"""From layout to picture: stains over stains, as batched tensor code for CPU and CUDA.
+
+Absorbances add, so nuclei are blended into the background in optical density. A nucleus is its reference's colour, stronger or weaker, with a
+paler middle and a rim where it is vesicular, nucleoli, and on it the texture of one real nucleus.
+"""
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from histocli.optics.blur import blur_each
+from histocli.optics.density import optical_density_to_light
+
+COLUMNS = ("red", "green", "blue", "strength", "core", "rim_px", "texture", "texture_gain", "grain_gain")
+"""Of the table of nuclei: colour as optical density, opacity, opacity of the middle relative to the border, width of the rim in
+pixels, index and gain of the texture, gain of the drawn chromatin grain."""
+NUCLEOLUS_STRENGTH = 0.8
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """What is drawn, before it is painted; B patches of H x W pixels."""
+
+    background: Tensor
+    """(B, 3, H, W) float32, optical density."""
+    owner: Tensor
+    """(B, H, W) int32, which nucleus of its patch a pixel shows; 0 none."""
+    depth: Tensor
+    """(B, H, W) float16, pixels inside the border."""
+    frame_u: Tensor
+    frame_v: Tensor
+    """(B, H, W) float16, coordinates in the ellipse of the owner."""
+    nucleoli: Tensor
+    """(B, H, W) float16, 0..1."""
+    grain: Tensor
+    """(B, H, W) float16, chromatin noise of zero mean and unit spread."""
+    nuclei: Tensor
+    """(B, K, len(COLUMNS)) float32; row k describes nucleus k, row 0 nothing."""
+    textures: Tensor
+    """(T, 3, F, F) float32, residual optical density of real nuclei."""
+    edge_px: Tensor
+    """(B,) float32, standard deviation of the edges' blur."""
+    white: Tensor
+    """(B,) float32, level of glass."""
+
+    def to(self, device: torch.device) -> "Canvas":
+        """Move all tensors."""
+        return Canvas(**{field.name: getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)})
+
+
+def paint(canvas: Canvas, frame_extent: float) -> Tensor:
+    """Paint a batch.
+
+    Parameters
+    ----------
+    canvas : Canvas
+    frame_extent : float
+        Radius, in units of the ellipse's, that the sides of a texture stand for.
+
+    Returns
+    -------
+    Tensor of uint8, shape (B, 3, H, W)
+        sRGB.
+    """
+    batch, height, width = canvas.owner.shape
+    place = canvas.owner.flatten().nonzero()[:, 0]
+    patch = place // (height * width)
+    row = canvas.nuclei[patch, canvas.owner.flatten()[place].long()]
+    colour, strength, core, rim, texture, texture_gain, grain_gain = row.split([3, 1, 1, 1, 1, 1, 1], dim=1)
+
+    def at(field: Tensor) -> Tensor:
+        return field.flatten()[place].float()[:, None]
+
+    profile = core + (1 - core) * torch.exp(-at(canvas.depth) / rim)
+    opacity = strength * (profile + NUCLEOLUS_STRENGTH * at(canvas.nucleoli) * (1.15 - profile).clamp(min=0))
+    opacity = opacity * (1 + grain_gain * at(canvas.grain)).clamp(0.2, 1.8)
+    drawn = place.new_zeros((4, batch * height * width), dtype=torch.float32)
+    drawn[0, place] = opacity[:, 0]
+    drawn[1:, place] = (opacity * colour).T
+    drawn = drawn.view(4, batch, height, width).transpose(0, 1)
+    drawn = blur_each(drawn, canvas.edge_px)
+    cover, pigment = drawn[:, :1].clamp(max=1.3), drawn[:, 1:]
+
+    residual = sample_textures(canvas.textures, texture[:, 0].long(), at(canvas.frame_u)[:, 0], at(canvas.frame_v)[:, 0], frame_extent)
+    detail = place.new_zeros((3, batch * height * width), dtype=torch.float32)
+    detail[:, place] = (residual * texture_gain * strength.clamp(max=1)).T
+    detail = detail.view(3, batch, height, width).transpose(0, 1) * cover.clamp(max=1)
+
+    density = canvas.background * (1 - cover) + pigment + detail
+    light = optical_density_to_light(density.clamp(min=0), canvas.white[:, None, None, None])
+    return light.round().to(torch.uint8)
+
+
+def sample_textures(textures: Tensor, index: Tensor, u: Tensor, v: Tensor, extent: float) -> Tensor:
+    """Look textures up, bilinearly.
+
+    Parameters
+    ----------
+    textures : Tensor, shape (T, C, F, F)
+    index : Tensor of int64, shape (N,)
+        Which texture each point reads.
+    u, v : Tensor, shape (N,)
+        Where: columns and rows, -extent..extent.
+    extent : float
+
+    Returns
+    -------
+    Tensor, shape (N, C)
+    """
+    side = textures.shape[-1]
+    x = ((u / extent + 1) * side / 2 - 0.5).clamp(0, side - 1.001)
+    y = ((v / extent + 1) * side / 2 - 0.5).clamp(0, side - 1.001)
+    left, top = x.floor(), y.floor()
+    fx, fy = (x - left)[:, None], (y - top)[:, None]
+    flat = textures.permute(0, 2, 3, 1).reshape(-1, textures.shape[1])
+    corner = (index * side + top.long()) * side + left.long()
+    above = flat[corner] * (1 - fx) + flat[corner + 1] * fx
+    below = flat[corner + side] * (1 - fx) + flat[corner + side + 1] * fx
+    return above * (1 - fy) + below * fy

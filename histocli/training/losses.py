@@ -1,0 +1,42 @@
+"""What the segmenter is punished for."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+DISTANCE_WEIGHT = 2.0  # the distance error is small in numbers, but it alone parts touching nuclei
+
+
+def segmentation_loss(logits: Tensor, nucleus: Tensor, distance: Tensor, valid: Tensor, weight: Tensor) -> Tensor:
+    """Cross-entropy + soft Dice of the mask, and a robust error of the border distance.
+
+    Parameters
+    ----------
+    logits : Tensor of float, shape (B, 2, H, W)
+        Nucleus, border distance.
+    nucleus : Tensor of float32, shape (B, H, W)
+        1 in nuclei.
+    distance : Tensor of float32, shape (B, H, W)
+        Normalised border distance, 0..1.
+    valid : Tensor of float32, shape (B, H, W)
+        0 where pixels are ignored.
+    weight : Tensor of float32, shape (B,)
+        Importance of each patch.
+
+    Returns
+    -------
+    Tensor
+        Scalar: the weighted mean over the patches.
+    """
+    logits = logits.float()
+    counted = valid.sum(dim=(1, 2)).clamp(min=1)
+    entropy = functional.binary_cross_entropy_with_logits(logits[:, 0], nucleus, reduction="none")
+    entropy = (entropy * valid).sum(dim=(1, 2)) / counted
+    probability = torch.sigmoid(logits[:, 0]) * valid
+    shared = (probability * nucleus).sum(dim=(1, 2))
+    # one pixel on both sides, so that a patch without nuclei is judged by what is falsely found
+    dice = 1 - (2 * shared + 1) / (probability.sum(dim=(1, 2)) + (nucleus * valid).sum(dim=(1, 2)) + 1)
+    error = functional.smooth_l1_loss(torch.sigmoid(logits[:, 1]), distance, beta=0.1, reduction="none")
+    error = (error * valid).sum(dim=(1, 2)) / counted
+    each = entropy + dice + DISTANCE_WEIGHT * error
+    return (each * weight).sum() / weight.sum().clamp(min=1e-6)

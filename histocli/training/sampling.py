@@ -1,0 +1,83 @@
+"""Patches in memory, and the batches drawn from them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from histocli.training.augmentation import Augmentation, cut_crops, vary_appearance
+
+INSIDE = 0.5  # a resampled mask is nucleus above this
+
+
+@dataclass(frozen=True)
+class PatchSet:
+    """Labelled patches with their targets, as the network learns them."""
+
+    images: npt.NDArray[np.uint8]
+    """(n, H, W, 3)."""
+    nucleus: npt.NDArray[np.bool_]
+    """(n, H, W)."""
+    valid: npt.NDArray[np.bool_]
+    """(n, H, W), False where ignored."""
+    distance: npt.NDArray[np.uint8]
+    """(n, H, W), normalised border distance, 0..255."""
+    weight: npt.NDArray[np.float32]
+    """(n,), in the loss."""
+    share: npt.NDArray[np.float64]
+    """(n,), chance of being drawn; sums to 1."""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a training step sees."""
+
+    pixels: Tensor
+    """(B, 3, H, W) float32, 0..1."""
+    nucleus: Tensor
+    distance: Tensor
+    valid: Tensor
+    """(B, H, W) float32."""
+    weight: Tensor
+    """(B,) float32."""
+
+
+def draw_batch(
+    patches: PatchSet, size: int, crop_px: int, augmentation: Augmentation, rng: np.random.Generator, device: torch.device
+) -> Batch:
+    """Draw patches, cut crops and vary their appearance.
+
+    Parameters
+    ----------
+    patches : PatchSet
+    size : int
+        Crops in the batch.
+    crop_px : int
+        Side of a crop.
+    augmentation : Augmentation
+    rng : numpy.random.Generator
+        Of this step.
+    device : torch.device
+        Where the work is done.
+    """
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    chosen = rng.choice(len(patches), size=size, p=patches.share)
+    planes = torch.empty((size, 6, *patches.nucleus.shape[1:]), dtype=torch.float32)
+    planes[:, :3] = torch.from_numpy(patches.images[chosen]).permute(0, 3, 1, 2)
+    planes[:, 3] = torch.from_numpy(patches.nucleus[chosen])
+    planes[:, 4] = torch.from_numpy(patches.distance[chosen]).float() / 255
+    planes[:, 5] = torch.from_numpy(patches.valid[chosen])
+    crops = cut_crops(planes.to(device), crop_px, augmentation.scale, generator)
+    nucleus = (crops[:, 3] > INSIDE).float()
+    return Batch(
+        pixels=vary_appearance(crops[:, :3], augmentation, generator) / 255,
+        nucleus=nucleus,
+        distance=crops[:, 4] * nucleus,
+        valid=(crops[:, 5] > 0.99).float(),
+        weight=torch.from_numpy(patches.weight[chosen]).to(device),
+    )
