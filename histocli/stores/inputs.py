@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import csv
 import glob
+import itertools
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -156,24 +157,23 @@ def _of_path(path: Path, suffixes: Collection[str], what: str, manifests: bool) 
             raise InputNotFound(f"{path}: no {what} in this folder; names must end in one of {', '.join(sorted(suffixes))}")
         yield from map(InputImage, files)
     elif manifests and has_suffix(path, [MANIFEST_SUFFIX]):
-        yield from _of_manifest(path, what)
+        yield from _of_manifest(path, suffixes, what)
     else:
         yield InputImage(path)
 
 
 def _of_pattern(pattern: str, suffixes: Collection[str], what: str) -> Iterator[InputImage]:
+    fixed = sum(1 for _ in itertools.takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts))
     empty = True
-    within: set[str] = set()  # stores that matched: ** would look into them
-    for name in sorted(glob.glob(pattern, recursive=True)):
-        path = Path(name)
-        if any(str(parent) in within for parent in path.parents) or _is_ours(path):
-            continue
-        if path.is_dir() and is_store(path):
-            within.add(str(path))
+    for path in sorted(map(Path, glob.glob(pattern, recursive=True)), key=lambda path: path.parts):
+        above = itertools.accumulate(path.parts, os.path.join)
+        matched = [Path(name) for name in itertools.islice(above, fixed, None)]
+        if any(map(_is_ours, matched)) or any(map(is_store, matched[:-1])):
+            continue  # what ** finds in stores and logs
         if path.is_dir() and not is_store(path):
             files = _files_below(path, suffixes)
         else:
-            files = [path] if has_suffix(path, suffixes) and not _inside_store(path) else []
+            files = [path] if has_suffix(path, suffixes) else []
         for file in files:
             empty = False
             yield InputImage(file)
@@ -181,7 +181,7 @@ def _of_pattern(pattern: str, suffixes: Collection[str], what: str) -> Iterator[
         raise InputNotFound(f"{pattern}: no {what} matches this pattern; names must end in one of {', '.join(sorted(suffixes))}")
 
 
-def _of_manifest(manifest: Path, what: str) -> Iterator[InputImage]:
+def _of_manifest(manifest: Path, suffixes: Collection[str], what: str) -> Iterator[InputImage]:
     lines = _lines_of_file(manifest, "a manifest")
     rows = csv.DictReader(lines, skipinitialspace=True)
     columns = [name.strip().lower() for name in rows.fieldnames or []]
@@ -195,7 +195,9 @@ def _of_manifest(manifest: Path, what: str) -> Iterator[InputImage]:
         if not (row["path"] or "").strip():
             raise InvalidInput(f"{manifest}: line {rows.line_num} names no path; remove the line or fill the column")
         empty = False
-        yield InputImage(_beside(manifest, row["path"].strip()), _mpp_of(row.get("mpp"), f"{manifest}: line {rows.line_num}"))
+        mpp = _mpp_of(row.get("mpp"), f"{manifest}: line {rows.line_num}")
+        for image in _of_path(_beside(manifest, row["path"].strip()), suffixes, what, manifests=False):
+            yield InputImage(image.path, mpp)
     if empty:
         raise InputNotFound(f"{manifest}: no input, the manifest names no {what}; one a line is expected below the header")
 
@@ -240,10 +242,6 @@ def _files_below(folder: Path, suffixes: Collection[str]) -> list[Path]:
 def _is_ours(path: Path) -> bool:
     """Tell whether a name is hidden, unfinished work of ours, or a log folder."""
     return path.name.startswith(".") or path.name.endswith((LOG_SUFFIX, ".partial"))
-
-
-def _inside_store(path: Path) -> bool:
-    return any(parent.name.lower().endswith(STORE_SUFFIX) for parent in path.parents)
 
 
 def _beside(list_file: Path, line: str) -> Path:
