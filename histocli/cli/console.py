@@ -1,0 +1,266 @@
+"""What a person sees and what a pipe carries: results on stdout, everything else on stderr.
+
+A terminal gets progress bars, a pipe or log file gets plain lines at intervals, ``-q`` gets neither. Foreign text, such as
+file names, is never read as markup, and its control characters are shown escaped, so that a message stays one line.
+"""
+
+import errno
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from histocli.base.errors import InvalidOption, SomeFailed
+from histocli.base.progress import Bar, silent
+
+LINE_INTERVAL_S = 10.0  # between two lines of progress where there is no terminal
+REFRESH_PER_S = 4  # of the bars; each refresh costs time that the workers could use
+
+
+class Result(Protocol):
+    """What a stage returns."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return schema, output, status, seconds, error and what else the command reports."""
+
+
+def one_line(text: str) -> str:
+    """Escape what would break a line or command the terminal, such as a newline or a colour code in a file name."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+def clock(seconds: float) -> str:
+    """Write a duration as ``45 s``, ``3 min 20 s`` or ``2 h 05 min``."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+class _RichBar:
+    """A bar on a terminal."""
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress, self._task = progress, task
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """Move the bar; safe from any thread."""
+        if note:
+            self._progress.update(self._task, advance=steps, note=one_line(note))
+        else:
+            self._progress.advance(self._task, steps)
+
+
+class _LineBar:
+    """A line now and then, for log files."""
+
+    def __init__(self, screen: "Screen", description: str, total: int | None) -> None:
+        self._screen, self._description, self._total = screen, description, total
+        self._done, self._note, self._lock = 0, "", threading.Lock()
+        self._start = self._last = time.monotonic()
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """Count, and print a line when the last one is old enough; safe from any thread."""
+        with self._lock:
+            self._done += steps
+            self._note = note or self._note
+            now = time.monotonic()
+            if now - self._last < LINE_INTERVAL_S:
+                return
+            self._last = now
+            left = ""
+            if self._total and self._done:
+                left = f", {clock((now - self._start) * (self._total - self._done) / self._done)} left"
+            self._screen.say(self._line() + left)
+
+    def close(self) -> None:
+        """Print the last line."""
+        self._screen.say(f"{self._line()} in {clock(time.monotonic() - self._start)}")
+
+    def _line(self) -> str:
+        done = f"{self._done} of {self._total} ({self._done / self._total:.0%})" if self._total else str(self._done)
+        return f"{self._description}: {done}" + (f", {self._note}" if self._note else "")
+
+
+class Screen:
+    """The two streams of one run of the command line."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.as_json = False
+        self.verbosity = 0
+        """-1 with -q, 0, 1 with -v, 2 with -vv."""
+        self._progress: Progress | None = None
+        self._open_bars = 0
+        self._failed = self._seen = 0
+
+    def configure(self, *, as_json: bool, verbose: int, quiet: bool) -> None:
+        """Take over the options that say what to show."""
+        if verbose and quiet:
+            raise InvalidOption("-v/--verbose says more and -q/--quiet less; give one of them")
+        self.as_json = as_json
+        self.verbosity = -1 if quiet else verbose
+
+    def say(self, message: str) -> None:
+        """Print a message on stderr, unless quiet."""
+        if self.verbosity >= 0:
+            self.console.print(Text(one_line(message)))
+
+    def complain(self, message: str, *, kind: str = "error") -> None:
+        """Print an error or a warning as one line on stderr, also when quiet."""
+        style = {"error": "bold red", "warning": "bold yellow"}.get(kind, "bold")
+        self.console.print(Text.assemble((f"{kind}: ", style), one_line(message)))
+
+    def show(self, table: Table) -> None:
+        """Print a table on stderr, unless quiet."""
+        if self.verbosity >= 0:
+            self.console.print(table, soft_wrap=False)
+
+    def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[object]], *, numbers_from: int = 1) -> None:
+        """Show rows of foreign text and numbers; columns from ``numbers_from`` on are aligned to the right."""
+        table = Table(title=Text(one_line(title)), title_justify="left", show_header=any(header))
+        for i, name in enumerate(header):
+            table.add_column(Text(name), justify="right" if i >= numbers_from else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(one_line(str(cell))) for cell in row))
+        self.show(table)
+
+    def result(self, result: Result) -> None:
+        """Report one result of a stage: on stdout its path, or with --json the whole of it."""
+        values = result.to_json()
+        output, error = values.get("output"), values.get("error")
+        name = str(output or values.get("input") or "")
+        self._seen += 1
+        if self.as_json:
+            self.print_json(values)
+        match values.get("status"):
+            case "failed":
+                self._failed += 1
+                self.complain(str(error or f"{name} failed"))
+            case "planned":
+                self.say(f"would write {name}")
+            case "skipped":
+                self.say(f"{name} is complete and was made with these settings: nothing to do")
+                self._print_path(output)
+            case _:
+                self._print_path(output)
+
+    def raise_if_any_failed(self) -> None:
+        """Raise ``SomeFailed`` when one of the results so far has failed."""
+        if self._failed:
+            raise SomeFailed(f"{self._failed} of {self._seen} failed, see above; what is done stays done")
+
+    def print_json(self, values: dict[str, Any]) -> None:
+        """Print one JSON object as a line on stdout; NaN and infinity become null."""
+        import orjson
+
+        try:
+            line = orjson.dumps(values, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+        except orjson.JSONEncodeError:  # a file name that is no Unicode; JSON cannot hold it
+            line = orjson.dumps(_unicode(values), default=_plain, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+        self.write(line)
+
+    def _print_path(self, output: object) -> None:
+        if output and not self.as_json:
+            self.write(os.fsencode(str(output)))
+
+    def write(self, line: bytes) -> None:
+        """Write a line on stdout. When its reader has gone, the work goes on and lines are dropped: results are on disk."""
+        try:
+            sys.stdout.buffer.write(line + b"\n")
+            sys.stdout.flush()
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EINVAL):  # EINVAL is what Windows says
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    @contextmanager
+    def track(self, description: str, total: int | None) -> Iterator[Bar]:
+        """Show the progress of a task; see ``histocli.base.progress.Track``."""
+        description = one_line(description)
+        if self.verbosity < 0:
+            with silent(description, total) as bar:
+                yield bar
+        elif self.console.is_terminal:
+            progress = self._progress or self._new_progress()
+            if not self._open_bars:
+                progress.start()
+            self._progress, self._open_bars = progress, self._open_bars + 1
+            try:
+                yield _RichBar(progress, progress.add_task(description, total=total, note=""))
+            finally:
+                self._open_bars -= 1
+                if not self._open_bars:
+                    progress.stop()
+                    self._progress = None
+        else:
+            lines = _LineBar(self, description, total)
+            yield lines
+            lines.close()
+
+    def _new_progress(self) -> Progress:
+        return Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
+            console=self.console,
+            refresh_per_second=REFRESH_PER_S,
+        )
+
+
+class ScreenHandler(logging.Handler):
+    """Sends log records to the screen: warnings always, decisions with -v, everything of ours with -vv.
+
+    Other packages' records and Python warnings are details for -vv: a user can do nothing about them.
+    """
+
+    def __init__(self, screen: Screen) -> None:
+        super().__init__()
+        self._screen = screen
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the record as one line, if it is wanted."""
+        ours = record.name == "histocli" or record.name.startswith("histocli.")
+        lowest = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}.get(self._screen.verbosity, logging.DEBUG)
+        if record.levelno < lowest or (not ours and self._screen.verbosity < 2):
+            return
+        try:
+            message = record.getMessage()
+            kind = record.levelname.lower() if record.levelno >= logging.WARNING else ""
+            if kind:
+                self._screen.complain(message, kind=kind)
+            else:
+                self._screen.say(message)
+        except Exception:
+            self.handleError(record)
+
+
+def _plain(value: Any) -> Any:
+    """Turn what JSON does not know into what it does: paths and other objects into text."""
+    return os.fspath(value) if isinstance(value, os.PathLike) else str(value)
+
+
+def _unicode(value: Any) -> Any:
+    """Replace the undecodable bytes of file names in nested JSON values."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    if isinstance(value, dict):
+        return {_unicode(key): _unicode(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_unicode(item) for item in value]
+    return value

@@ -1,0 +1,60 @@
+"""``histosynth segment``: slides and a model -> label stores."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from histocli.cli import options as o
+from histocli.cli.console import Screen
+from histocli.cli.settings import print_settings
+from histocli.config.segment import SegmentConfig
+
+
+def segment(
+    context: typer.Context,
+    slides: Annotated[list[str], typer.Argument(metavar="SLIDES", help=f"Images, or one patch store. {o.INPUTS}")],
+    out: Annotated[Path, o.option("-o", "--out", help="Folder for the results, one set a slide, named after it.")],
+    model: Annotated[
+        Path | None, o.option("--model", metavar="MODEL", help="Model file that 'histosynth train' made.", show_default=False)
+    ] = None,
+    format: Annotated[
+        str, o.option("--format", metavar="LIST", help="What to write, comma-separated: ome-zarr, tiff, overlay.")
+    ] = ",".join(SegmentConfig.formats),
+    mpp: o.Mpp = SegmentConfig.mpp,
+    tile_px: Annotated[int, o.option("--tile-px", help="Side of a tile's kept core, in pixels.")] = SegmentConfig.tile_px,
+    device: o.Device = o.DEFAULTS.device,
+    precision: o.Precision = o.DEFAULTS.precision,
+    workers: o.Workers = "auto",
+    resume: o.Resume = False,
+    overwrite: o.Overwrite = False,
+    on_error: o.OnError = o.DEFAULTS.on_error,
+    dry_run: o.DryRun = False,
+    config: o.Config = None,
+    print_config: o.PrintConfig = False,
+    as_json: o.AsJson = False,
+    verbose: o.Verbose = 0,
+    quiet: o.Quiet = False,
+) -> None:
+    """Label every nucleus of slides and images."""
+    screen: Screen = context.obj
+    screen.configure(as_json=as_json, verbose=verbose, quiet=quiet)
+    settings = SegmentConfig(formats=o.parse_names(format, "--format"), mpp=mpp, tile_px=tile_px)
+    running = o.execution(
+        device=device,
+        precision=precision,
+        workers=workers,
+        resume=resume,
+        overwrite=overwrite,
+        on_error=on_error,
+        dry_run=dry_run,
+    )
+    if print_config:
+        print_settings(context)
+        return
+    o.refuse_by_suffix(slides, "segment takes images", {(".safetensors",): "a model is given with --model"})
+    from histocli.stages.segment import segment as run  # late: keeps --help free of torch
+
+    for result in run(slides, model, out, settings, running, track=screen.track):
+        screen.result(result)
+    screen.raise_if_any_failed()

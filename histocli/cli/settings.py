@@ -1,0 +1,156 @@
+"""Where an option's value comes from: flag, then environment, then ``--config`` file, then default.
+
+The file is YAML. Keys are option names, with - or _; a key at the top serves every command that has the option, a section
+named after a command serves that one and wins::
+
+    seed: 3
+    generate:
+      n: 500
+      patch-px: 256
+    evaluate:
+      min: [pq=0.55, dice=0.7]
+"""
+
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from histocli.base.errors import InputNotFound, InvalidInput, InvalidOption
+from histocli.cli.console import one_line
+
+NOT_SETTINGS = frozenset({"help", "config", "print_config", "json", "verbose", "quiet"})  # how to talk, not what to do
+
+
+def option_key(parameter: Any) -> str:
+    """Return the name of an option in files: its long flag without dashes, ``patch_px`` for ``--patch-px``."""
+    return str(max(parameter.opts, key=len)).lstrip("-").replace("-", "_")
+
+
+def options_of(command: Any) -> dict[str, Any]:
+    """Return the settable options of a command by their name in files."""
+    parameters = (parameter for parameter in command.params if parameter.param_type_name == "option")
+    return {key: parameter for parameter in parameters if (key := option_key(parameter)) not in NOT_SETTINGS}
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Read a YAML file of settings.
+
+    Raises
+    ------
+    InputNotFound
+        There is no such file.
+    InvalidInput
+        It is no YAML mapping.
+    """
+    import yaml
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputNotFound(f"{path}: settings cannot be read ({one_line(str(error))}); --config takes a YAML file") from error
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InvalidInput(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise InvalidInput(f"{path}: settings must be 'option: value' lines, got a {type(values).__name__}")
+    return {str(key): value for key, value in values.items()}
+
+
+def _as_flag_value(value: Any) -> Any:
+    """Write a YAML value the way it would stand on the command line, so that one parser checks both."""
+    if isinstance(value, Mapping):
+        return [f"{key}={item}" for key, item in value.items()]
+    if isinstance(value, (list, tuple)):
+        return [str(item) for item in value]
+    return value if value is None or isinstance(value, bool) else str(value)
+
+
+def defaults_for(values: Mapping[str, Any], command: str, commands: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Pick a command's values from a file of settings.
+
+    Parameters
+    ----------
+    values : mapping
+        Content of the file.
+    command : str
+        Name of the command that runs.
+    commands : mapping of str to command
+        All commands; keys that none of them knows are refused, whichever command runs.
+    path : Path
+        For messages.
+
+    Returns
+    -------
+    dict
+        Value by parameter name, as Typer's default map wants it.
+
+    Raises
+    ------
+    InvalidOption
+        A key that is no option, or a section that is no mapping.
+    """
+    known = {name: options_of(one) for name, one in commands.items()}
+    shared = {key.replace("-", "_"): value for key, value in values.items() if key not in commands}
+    everywhere = sorted({key for options in known.values() for key in options})
+    for key in shared:
+        if key not in everywhere:
+            raise InvalidOption(f"{path}: no command has an option {key!r}; known are {', '.join(everywhere)}")
+    mine: dict[str, Any] = {}
+    for name in commands:
+        section = values.get(name)
+        if section is None:
+            continue
+        if not isinstance(section, dict):
+            raise InvalidOption(f"{path}: {name} must hold 'option: value' lines, got {section!r}")
+        for key in (str(key).replace("-", "_") for key in section):
+            if key not in known[name]:
+                raise InvalidOption(f"{path}: {name} has no option {key!r}; it has {', '.join(sorted(known[name]))}")
+        if name == command:
+            mine = {str(key).replace("-", "_"): value for key, value in section.items()}
+    merged = {**{key: value for key, value in shared.items() if key in known[command]}, **mine}
+    result = {}
+    for key, value in merged.items():
+        parameter = known[command][key]
+        plain = _as_flag_value(value)
+        if isinstance(plain, list) and not parameter.multiple:
+            plain = ",".join(plain)
+        elif parameter.multiple and plain is not None and not isinstance(plain, list):
+            plain = [plain]
+        result[parameter.name] = plain
+    return result
+
+
+def take_config_file(context: typer.Context, path: Path | None) -> Path | None:
+    """Make the values of ``--config`` the defaults of the command; an eager callback, so it runs before other options."""
+    if path is not None and context.parent is not None and not context.resilient_parsing:
+        commands = context.parent.command.commands  # type: ignore[attr-defined]
+        context.default_map = defaults_for(read_settings(path), str(context.info_name), commands, path)
+    return path
+
+
+def print_settings(context: typer.Context) -> None:
+    """Print the settings in force as YAML that ``--config`` takes back."""
+    import yaml
+
+    values = {key: _plain(context.params[parameter.name]) for key, parameter in options_of(context.command).items()}
+    yaml.safe_dump(
+        {str(context.info_name): {key: value for key, value in values.items() if value is not None}},
+        sys.stdout,
+        sort_keys=False,
+        allow_unicode=True,
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Turn a parsed option into what YAML holds."""
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return [_plain(item) for item in value] or None
+    return value

@@ -1,0 +1,92 @@
+"""``histosynth train``: patch stores -> model file."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from histocli.base.errors import InvalidOption
+from histocli.cli import options as o
+from histocli.cli.console import Screen
+from histocli.cli.settings import print_settings
+from histocli.config.train import TrainConfig
+
+IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".svs")
+
+
+def train(
+    context: typer.Context,
+    stores: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="STORE", help="Patch stores, each with an optional weight (labelled.zarr:2), or - for paths on stdin."
+        ),
+    ],
+    out: Annotated[Path, o.option("-o", "--out", help="Model file to create (.safetensors).")],
+    size: Annotated[
+        str, o.option("--size", metavar="S|M|L", help="Size of the network: S laptop, M workstation, L GPU.")
+    ] = TrainConfig.size,
+    steps: Annotated[int, o.option("--steps", help="Optimisation steps.")] = TrainConfig.steps,
+    batch: Annotated[int, o.option("--batch", help="Crops in a step.")] = TrainConfig.batch,
+    crop_px: Annotated[int, o.option("--crop-px", help="Side of a training crop, in pixels.")] = TrainConfig.crop_px,
+    learning_rate: Annotated[float, o.option("--learning-rate", help="Peak learning rate.")] = TrainConfig.learning_rate,
+    validation: Annotated[
+        float, o.option("--validation", help="Share of the patches held out to watch the training.")
+    ] = TrainConfig.validation,
+    time_budget: Annotated[
+        str | None,
+        o.option(
+            "--time-budget", metavar="10m", help="Plan the steps so that the command ends within this time.", show_default=False
+        ),
+    ] = None,
+    stop_after: Annotated[
+        int | None,
+        o.option(
+            "--stop-after", metavar="STEPS", help="Save a checkpoint after this many steps and exit 75.", show_default=False
+        ),
+    ] = None,
+    seed: o.Seed = TrainConfig.seed,
+    device: o.Device = o.DEFAULTS.device,
+    precision: o.Precision = o.DEFAULTS.precision,
+    workers: o.Workers = "auto",
+    resume: o.Resume = False,
+    overwrite: o.Overwrite = False,
+    dry_run: o.DryRun = False,
+    config: o.Config = None,
+    print_config: o.PrintConfig = False,
+    as_json: o.AsJson = False,
+    verbose: o.Verbose = 0,
+    quiet: o.Quiet = False,
+) -> None:
+    """Train a nucleus segmenter on synthetic, refined or labelled patches."""
+    screen: Screen = context.obj
+    screen.configure(as_json=as_json, verbose=verbose, quiet=quiet)
+    settings = TrainConfig(
+        size=size,
+        steps=steps,
+        batch=batch,
+        crop_px=crop_px,
+        learning_rate=learning_rate,
+        validation=validation,
+        time_budget_s=o.parse_duration(time_budget, "--time-budget"),
+        seed=seed,
+    )
+    if stop_after is not None and stop_after < 1:
+        raise InvalidOption(f"--stop-after must be at least 1 step, got {stop_after}")
+    running = o.execution(
+        device=device, precision=precision, workers=workers, resume=resume, overwrite=overwrite, dry_run=dry_run
+    )
+    if print_config:
+        print_settings(context)
+        return
+    o.refuse_by_suffix(
+        stores,
+        "train takes patch stores",
+        {
+            (".safetensors",): "the model to write is named by -o/--out",
+            IMAGES: "make a store with 'histosynth generate IMAGES -o STORE', or with 'pack' from images and labels",
+        },
+    )
+    from histocli.stages.train import train as run  # late: keeps --help free of torch
+
+    screen.result(run(stores, out, settings, running, stop_after=stop_after, track=screen.track))

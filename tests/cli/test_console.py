@@ -1,0 +1,132 @@
+"""Progress for a terminal, for a log file, and for nobody."""
+
+import logging
+import threading
+import warnings
+
+import pytest
+from rich.console import Console
+
+from histocli.cli import console
+from histocli.cli.app import _logging_to
+from histocli.cli.console import Screen, clock, one_line
+
+
+@pytest.fixture
+def screen():
+    """A screen that is not a terminal, with its text in ``console.file``."""
+    import io
+
+    made = Screen()
+    made.console = Console(file=io.StringIO(), width=80, soft_wrap=True, highlight=False)
+    return made
+
+
+def text_of(screen: Screen) -> str:
+    return screen.console.file.getvalue()
+
+
+def test_a_pipe_gets_a_line_at_the_end(screen):
+    with screen.track("drawing", 40) as bar:
+        for _ in range(40):
+            bar.advance()
+    assert text_of(screen).startswith("drawing: 40 of 40 (100%) in 0 s")
+
+
+def test_a_pipe_gets_lines_at_intervals(screen, monkeypatch):
+    now = iter(range(0, 1000, 6))
+    monkeypatch.setattr(console.time, "monotonic", lambda: float(next(now)))
+    with screen.track("training", 4) as bar:
+        for _ in range(4):
+            bar.advance(note="loss 0.5")
+    lines = text_of(screen).splitlines()
+    assert lines[0] == "training: 2 of 4 (50%), loss 0.5, 12 s left"
+    assert lines[-1] == "training: 4 of 4 (100%), loss 0.5 in 30 s"
+    assert len(lines) == 3
+
+
+def test_a_task_of_unknown_length_counts(screen):
+    with screen.track("reading", None) as bar:
+        bar.advance(3)
+    assert "reading: 3 in" in text_of(screen)
+
+
+def test_quiet_shows_nothing(screen):
+    screen.configure(as_json=False, verbose=0, quiet=True)
+    with screen.track("drawing", 1) as bar:
+        bar.advance()
+    screen.say("hello")
+    screen.table("t", ("a",), [("b",)])
+    assert text_of(screen) == ""
+    screen.complain("but errors are shown")
+    assert "error: but errors are shown" in text_of(screen)
+
+
+def test_a_terminal_gets_bars_also_nested_and_from_threads(screen):
+    screen.console = Console(file=screen.console.file, force_terminal=True, width=100)
+    with screen.track("slides [/]", 2) as outer, screen.track("tiles", 8) as inner:
+        threads = [threading.Thread(target=inner.advance, args=(2, "busy")) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        outer.advance()
+    shown = text_of(screen)
+    assert "slides [/]" in shown
+    assert "8/8" in shown
+    assert "busy" in shown
+    assert screen._progress is None
+
+
+def test_bars_close_when_the_task_fails(screen):
+    screen.console = Console(file=screen.console.file, force_terminal=True, width=100)
+    with pytest.raises(ZeroDivisionError), screen.track("drawing", 2):
+        raise ZeroDivisionError
+    assert screen._progress is None
+
+
+def test_foreign_text_is_shown_as_it_is(screen):
+    screen.table("t", ("name", "value"), [("[red]a.tif[/red]", "\x1b[31m")])
+    screen.say("[link=x]b.tif")
+    shown = text_of(screen)
+    assert "[red]a.tif[/red]" in shown
+    assert "\x1b" not in shown
+    assert "[link=x]b.tif" in shown
+
+
+def test_control_characters_do_not_break_the_line():
+    assert one_line("a\nb\x1b[2Jc\udce9") == "a\\nb\\x1b[2Jc\\udce9"
+    assert one_line("Größe µm") == "Größe µm"
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")])
+def test_clock(seconds, text):
+    assert clock(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("verbosity", "shown"),
+    [
+        (-1, {"fail"}),
+        (0, {"fail", "warn"}),
+        (1, {"fail", "warn", "decide"}),
+        (2, {"fail", "warn", "decide", "detail", "foreign"}),
+    ],
+)
+def test_what_is_said_at_which_verbosity(screen, verbosity, shown):
+    screen.verbosity = verbosity
+    ours = logging.getLogger("histocli.stages.fake")
+    with _logging_to(screen):
+        ours.error("fail")
+        ours.warning("warn")
+        ours.info("decide")
+        ours.debug("detail")
+        logging.getLogger("tifffile").warning("foreign")
+    assert {word for word in ("fail", "warn", "decide", "detail", "foreign") if word in text_of(screen)} == shown
+
+
+def test_warnings_of_others_do_not_reach_the_user(screen):
+    with _logging_to(screen), warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn("internals", stacklevel=1)
+    assert text_of(screen) == ""
