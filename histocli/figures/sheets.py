@@ -1,0 +1,82 @@
+"""Contact sheets: many patches on one picture, each beside its outlines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from histocli.base.types import RGBImage
+from histocli.figures.overlays import outline_overlay
+
+MARGIN_PX = 12
+PAIR_GAP_PX = 2  # within a pair, so that the eye takes the two as one
+CELL_PX = 256  # smaller patches are enlarged to about this
+PAPER = 255
+
+
+def patch_sheet(
+    images: Sequence[RGBImage],
+    labels: Sequence[npt.NDArray[np.integer]],
+    *,
+    columns: int | None = None,
+    zoom: int | None = None,
+) -> RGBImage:
+    """Lay patches out in rows, each beside the same patch with the outlines of its nuclei.
+
+    Parameters
+    ----------
+    images : sequence of ndarray of uint8, shape (H, W, 3)
+        At least one; their sizes may differ.
+    labels : sequence of ndarray of integers, shape (H, W)
+        0 = background, k = nucleus k, -1 = ignored.
+    columns : int, optional
+        Pairs in a row; by default as many as make the sheet about half as wide again as high.
+    zoom : int, optional
+        Whole-number enlargement; by default such that the largest side is about 256 pixels, at least 1.
+
+    Returns
+    -------
+    ndarray of uint8, shape (H, W, 3)
+        White where there is no patch.
+
+    Raises
+    ------
+    ValueError
+        No patches, or sizes that do not agree: a mistake of the caller.
+    """
+    if not images or len(images) != len(labels):
+        raise ValueError(f"{len(images)} images and {len(labels)} labels; at least one of each is needed")
+    largest = max(max(image.shape[:2]) for image in images)
+    zoom = zoom or max(1, round(CELL_PX / largest))
+    pairs = [_pair(image, label, zoom) for image, label in zip(images, labels, strict=True)]
+    height = max(pair.shape[0] for pair in pairs)
+    width = max(pair.shape[1] for pair in pairs)
+    columns = min(columns or _pleasant_columns(len(pairs), height, width), len(pairs))
+    rows = -(-len(pairs) // columns)
+    step_y, step_x = height + MARGIN_PX, width + MARGIN_PX
+    sheet = np.full((rows * step_y + MARGIN_PX, columns * step_x + MARGIN_PX, 3), PAPER, np.uint8)
+    for index, pair in enumerate(pairs):
+        row, column = divmod(index, columns)
+        y = MARGIN_PX + row * step_y + (height - pair.shape[0]) // 2
+        x = MARGIN_PX + column * step_x + (width - pair.shape[1]) // 2
+        sheet[y : y + pair.shape[0], x : x + pair.shape[1]] = pair
+    return sheet
+
+
+def _pair(image: RGBImage, labels: npt.NDArray[np.integer], zoom: int) -> RGBImage:
+    """Return a patch beside its outlines; lines stay thin however far the patch is enlarged."""
+    size = (image.shape[1] * zoom, image.shape[0] * zoom)
+    shown: RGBImage = image if zoom == 1 else np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC), np.uint8)
+    shown_labels = np.repeat(np.repeat(labels, zoom, axis=0), zoom, axis=1)
+    outlined = outline_overlay(shown, shown_labels)
+    gap = np.full((shown.shape[0], PAIR_GAP_PX, 3), PAPER, np.uint8)
+    return np.concatenate([shown, gap, outlined], axis=1)
+
+
+def _pleasant_columns(n: int, height: int, width: int) -> int:
+    """Return how many pairs make a row, so that the sheet is about 3 : 2."""
+    return max(1, math.ceil(math.sqrt(1.5 * n * height / width)))

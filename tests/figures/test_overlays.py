@@ -1,0 +1,90 @@
+"""Outlines lie inside their nuclei, separate those that touch, and leave everything else alone."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import ndimage
+
+from histocli.figures.overlays import PALETTE, outline_mask, outline_overlay
+from histocli.figures.sheets import MARGIN_PX, PAIR_GAP_PX, patch_sheet
+
+LABELS = hnp.arrays(np.int32, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=12), elements=st.integers(-1, 3))
+
+
+@given(LABELS, st.integers(1, 3))
+def test_an_outline_is_what_erosion_takes_from_each_nucleus(labels, thickness_px):
+    """The oracle erodes nucleus by nucleus, with a disc, as if each went on behind the border of the image."""
+    y, x = np.mgrid[-thickness_px : thickness_px + 1, -thickness_px : thickness_px + 1]
+    disc = y**2 + x**2 <= thickness_px**2
+    expected = np.zeros(labels.shape, bool)
+    for nucleus in range(1, 4):
+        inside = labels == nucleus
+        expected |= inside & ~ndimage.binary_erosion(inside, disc, border_value=1)
+    np.testing.assert_array_equal(outline_mask(labels, thickness_px), expected)
+
+
+@given(LABELS)
+def test_nothing_but_outlines_and_ignored_pixels_changes(labels):
+    image = np.full((*labels.shape, 3), 90, np.uint8)
+    before = image.copy()
+    drawn = outline_overlay(image, labels)
+    np.testing.assert_array_equal(image, before)
+    assert drawn.dtype == np.uint8
+    np.testing.assert_array_equal((drawn != 90).any(-1), outline_mask(labels) | (labels < 0))
+
+
+def test_nuclei_that_touch_show_two_lines():
+    labels = np.zeros((9, 12), np.int32)
+    labels[2:7, 1:6] = 1
+    labels[2:7, 6:11] = 2
+    drawn = outline_overlay(np.zeros((9, 12, 3), np.uint8), labels)
+    np.testing.assert_array_equal(drawn[4, 5], PALETTE[1])
+    np.testing.assert_array_equal(drawn[4, 6], PALETTE[2])
+
+
+def test_one_colour_opacity_and_tint():
+    labels = np.ones((7, 7), np.uint32)
+    labels[:, 0] = 0
+    drawn = outline_overlay(np.zeros((7, 7, 3), np.uint8), labels, colour=(200, 100, 0), opacity=0.5, tint=0.1)
+    assert drawn[3, 0].tolist() == [0, 0, 0]
+    assert drawn[3, 1].tolist() == [100, 50, 0]
+    assert drawn[3, 3].tolist() == [20, 10, 0]
+
+
+def test_any_size_of_id_has_a_colour():
+    labels = np.full((3, 3), 4_000_000_001, np.uint32)
+    labels[1, 1] = 0
+    drawn = outline_overlay(np.zeros((3, 3, 3), np.uint8), labels)
+    np.testing.assert_array_equal(drawn[0, 1], PALETTE[1])
+
+
+def test_shapes_must_agree():
+    with pytest.raises(ValueError, match="must be"):
+        outline_overlay(np.zeros((4, 4, 3), np.uint8), np.zeros((4, 5), np.int32))
+
+
+@given(st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=7), st.integers(1, 3), st.integers(1, 4))
+def test_a_sheet_shows_every_patch_whole_beside_its_outlines(shapes, zoom, columns):
+    images = [np.full((*shape, 3), 10 + index, np.uint8) for index, shape in enumerate(shapes)]
+    labels = [np.zeros(shape, np.int32) for shape in shapes]
+    sheet = patch_sheet(images, labels, columns=columns, zoom=zoom)
+    for index, (height, width) in enumerate(shapes):
+        assert (sheet == 10 + index).all(-1).sum() == 2 * height * width * zoom**2
+    assert (sheet[:MARGIN_PX] == 255).all()
+    assert (sheet[:, -MARGIN_PX:] == 255).all()
+    rows = -(-len(shapes) // min(columns, len(shapes)))
+    assert sheet.shape[0] == rows * (zoom * max(height for height, _ in shapes) + MARGIN_PX) + MARGIN_PX
+
+
+def test_small_patches_are_enlarged_and_the_sheet_is_broader_than_high():
+    images, labels = [np.zeros((32, 32, 3), np.uint8)] * 16, [np.zeros((32, 32), np.int32)] * 16
+    height, width, _ = patch_sheet(images, labels).shape
+    assert width > 2 * (2 * 256 + PAIR_GAP_PX)
+    assert 1.0 < width / height < 2.2
+
+
+def test_a_sheet_needs_patches():
+    with pytest.raises(ValueError, match="at least one"):
+        patch_sheet([], [])
