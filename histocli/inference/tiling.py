@@ -1,9 +1,10 @@
 """Tiles that cover an image exactly once, and objects that belong to exactly one of them.
 
 A tile is a window: a core that is kept, and a halo of context around it that is thrown away. The cores partition the image, so
-every pixel of a network's map comes from one tile only. All windows have the same shape, for batches, and start at multiples of
-``multiple_px``, so that a network that pools sees every pixel in the same phase whatever the tile. Where a window leaves the
-image, the image is continued by reflection, the same continuation for every tile.
+every pixel of a network's map comes from one tile only. Windows start at multiples of ``multiple_px`` and have sides that are
+multiples of it, so that a network that pools sees every pixel in the same phase whatever the tile. The image is continued by
+reflection for ``border_px`` pixels, and there the world ends for every tile: a pixel at the border sees the same surroundings
+through any grid, and a small image costs little more than its own pixels.
 
 An object that lies on several windows is seen several times. It belongs to the window whose core holds its *anchor*: the pixel
 of the object nearest to its centroid, found in integer arithmetic relative to the object itself, so that every window that sees
@@ -40,6 +41,12 @@ class Tile:
     """What is looked at: core and halo. It may leave the image on all sides."""
 
     @property
+    def window_shape(self) -> tuple[int, int]:
+        """Height and width of the window."""
+        rows, columns = self.window
+        return rows.stop - rows.start, columns.stop - columns.start
+
+    @property
     def keep(self) -> tuple[slice, slice]:
         """The core, in pixels of the window."""
         rows, columns = (
@@ -70,12 +77,15 @@ class TileGrid:
         Context on each side, >= 0; rounded up to ``multiple_px``.
     multiple_px : int
         Windows start at multiples of this and have sides that are multiples of it.
+    border_px : int, optional
+        How far windows go past the image's border, rounded up to ``multiple_px``; as far as the halo by default.
     """
 
     image_shape: tuple[int, int]
     core_px: int
     halo_px: int
     multiple_px: int = 1
+    border_px: int | None = None
 
     def __post_init__(self) -> None:
         if min(self.image_shape) < 1 or self.core_px < 1 or self.halo_px < 0 or self.multiple_px < 1:
@@ -94,12 +104,6 @@ class TileGrid:
         return height, width
 
     @property
-    def window_shape(self) -> tuple[int, int]:
-        """Height and width of every window."""
-        height, width = self.core_shape
-        return height + 2 * self.halo, width + 2 * self.halo
-
-    @property
     def grid_shape(self) -> tuple[int, int]:
         """Number of tiles down and across."""
         rows, columns = (-(-size // core) for size, core in zip(self.image_shape, self.core_shape, strict=True))
@@ -113,10 +117,11 @@ class TileGrid:
         if not 0 <= index < len(self):
             raise IndexError(index)
         core, window = [], []
+        border = self.halo if self.border_px is None else _round_up(self.border_px, self.multiple_px)
         for number, side, size in zip(divmod(index, self.grid_shape[1]), self.core_shape, self.image_shape, strict=True):
-            start = number * side
+            start, end = number * side, _round_up(size, self.multiple_px) + border
             core.append(slice(start, min(start + side, size)))
-            window.append(slice(start - self.halo, start + side + self.halo))
+            window.append(slice(max(start - self.halo, -border), min(start + side + self.halo, end)))
         return Tile(index=index, core=(core[0], core[1]), window=(window[0], window[1]))
 
     def __iter__(self) -> Iterator[Tile]:
@@ -188,19 +193,26 @@ def _anchors(inside: npt.NDArray[np.int64], index: npt.NDArray[np.int64], width:
     return np.stack([np.where(anchor < 0, -1, y), np.where(anchor < 0, -1, x)], axis=1)
 
 
-def renumber_by_anchor(labels: npt.NDArray[np.integer[Any]]) -> InstanceLabels:
-    """Renumber the objects that are present 1..n in the order of their anchors, y then x; gaps in the ids are closed."""
-    found = anchors(labels)
-    return _numbered(labels, found)[0]
+def renumber_by_anchor(labels: npt.NDArray[np.integer[Any]]) -> tuple[InstanceLabels, npt.NDArray[np.int64]]:
+    """Renumber the objects that are present 1..n in the order of their anchors, y then x.
+
+    Returns
+    -------
+    labels : ndarray of int32, shape (H, W)
+        Without gaps; ignored pixels become background.
+    ids : ndarray of int64, shape (n,)
+        The former id of each object.
+    """
+    return _numbered(labels, anchors(labels))
 
 
 def _numbered(labels: npt.NDArray[np.integer[Any]], found: npt.NDArray[np.int64]) -> tuple[InstanceLabels, npt.NDArray[np.int64]]:
-    """Renumber objects by their anchors and return the anchors in the new order."""
+    """Renumber objects by their anchors and return their former ids."""
     order = np.lexsort((found[:, 1], found[:, 0]))
     order = order[found[order, 0] >= 0]
     numbers = np.zeros(len(found) + 1, np.int32)
     numbers[order + 1] = np.arange(1, len(order) + 1)
-    return numbers[np.maximum(labels, 0)], found[order]
+    return numbers[np.maximum(labels, 0)], order + 1
 
 
 @dataclass(frozen=True)
@@ -324,8 +336,9 @@ def stitch(windows: Iterable[WindowObjects], image_shape: tuple[int, int]) -> tu
         kept = _place(labels, window, ~window.owned, n)
         placed.append(window.anchors[kept])
         n += len(placed[-1])
-    found = np.concatenate(placed) if placed else np.zeros((0, 2), np.int64)
-    return _numbered(labels.reshape(image_shape), found)
+    found = np.concatenate([np.zeros((0, 2), np.int64), *placed])
+    numbered, ids = _numbered(labels.reshape(image_shape), found)
+    return numbered, found[ids - 1]
 
 
 def _place(labels: npt.NDArray[np.int32], window: WindowObjects, chosen: npt.NDArray[np.bool_], n: int) -> npt.NDArray[np.bool_]:
