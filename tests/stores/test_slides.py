@@ -402,7 +402,7 @@ class TestResample:
         st.floats(0.05, 5),
         st.floats(0.05, 5).filter(lambda mpp: mpp < 4),
     )
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     def test_a_flat_image_stays_flat_and_any_size_works(self, shape, from_mpp, to_mpp):
         if from_mpp / to_mpp > 8:
             from_mpp = to_mpp * 8
