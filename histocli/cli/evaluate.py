@@ -1,14 +1,17 @@
 """``histosynth evaluate``: predicted and true labels -> scores."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from histocli.base.errors import GateNotMet
 from histocli.cli import options as o
-from histocli.cli.console import Screen, one_line
+from histocli.cli.console import Screen
 from histocli.cli.settings import print_settings
 from histocli.config.evaluate import METRICS, EvaluateConfig
+
+if TYPE_CHECKING:
+    from histocli.stages.evaluate import EvaluateResult
 
 
 def evaluate(
@@ -64,16 +67,11 @@ def evaluate(
     from histocli.stages.evaluate import evaluate as run  # late: keeps --help free of numpy and zarr
 
     result = run(prediction, truth, settings, running, track=screen.track)
-    if result.status == "planned":
-        screen.say(f"would compare {len(result.names)} images: {', '.join(map(one_line, result.names[:5]))}...")
+    if result.summary is None:
+        screen.say(f"would compare {len(result.names)} images")
     else:
-        rows = []
-        for name in METRICS:
-            interval = result.summary.ci95[name]
-            shown = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "-"
-            rows.append((name, f"{result.summary.mean[name]:.4f}", shown, f"{result.summary.pooled[name]:.4f}"))
         title = f"{len(result.images)} images, {result.pooled.n_truth} true and {result.pooled.n_prediction} predicted nuclei"
-        screen.table(title, ("metric", "mean", "95 % interval", "pooled"), rows)
+        screen.table(title, ("metric", "mean", "95 % interval", "pooled"), rows_of(result))
     if as_json:
         screen.print_json(result.to_json())
     for name, error in result.failures:
@@ -83,3 +81,15 @@ def evaluate(
             "; ".join(f"mean {name} is {got:.4f}, below --min {name}={want:g}" for name, got, want in result.missed_gates)
         )
     result.raise_if_any_failed()
+
+
+def rows_of(result: "EvaluateResult") -> list[tuple[str, str, str, str]]:
+    """Return metric, mean, interval and pooled score as text, a row per metric; none for a dry run."""
+    if result.summary is None:
+        return []
+    rows = []
+    for name in METRICS:
+        interval = result.summary.ci95[name]
+        shown = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "-"
+        rows.append((name, f"{result.summary.mean[name]:.4f}", shown, f"{result.summary.pooled[name]:.4f}"))
+    return rows

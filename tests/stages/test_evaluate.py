@@ -1,0 +1,324 @@
+"""Evaluation of folders, stores, manifests and single images.
+
+A set of three images with a handful of square nuclei; predictions are the truth shifted by 0, 1 and 2 pixels.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+import tifffile
+
+from histocli.base.errors import HistosynthError, InputNotFound, InvalidInput, InvalidOption, SomeFailed
+from histocli.cli.app import run
+from histocli.config.common import Execution
+from histocli.config.evaluate import METRICS, EvaluateConfig
+from histocli.metrics.counts import count
+from histocli.stages.evaluate import SCHEMA, evaluate
+from histocli.stores.labels import CONTRACT as LABELS_CONTRACT
+from histocli.stores.labels import PatchLabelsWriter, write_slide_labels
+from histocli.stores.patches import CONTRACT as PATCHES_CONTRACT
+from histocli.stores.patches import PatchStoreWriter, ReferenceRecord
+from histocli.stores.provenance import Provenance
+
+SHARED = Path(__file__).parents[2].parent / "shared"
+ONE = Execution(workers=1)
+
+
+def truth_of(index: int) -> np.ndarray:
+    labels = np.zeros((40, 48), np.int32)
+    for k in range(4 + index):
+        y, x = 4 + 12 * (k // 4), 3 + 11 * (k % 4)
+        labels[y : y + 8, x : x + 8] = k + 1
+    return labels
+
+
+def prediction_of(index: int) -> np.ndarray:
+    return np.roll(truth_of(index), index, axis=1)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """``truth/`` and ``prediction/`` with a.tif, b.tif, c.tif."""
+    for folder, make in (("truth", truth_of), ("prediction", prediction_of)):
+        (tmp_path / folder).mkdir()
+        for index, name in enumerate("abc"):
+            tifffile.imwrite(tmp_path / folder / f"{name}.tif", make(index))
+    return str(tmp_path / "prediction"), str(tmp_path / "truth")
+
+
+def score(prediction: str, truth: str | None, **config):
+    return evaluate(prediction, truth, EvaluateConfig(**config), ONE)
+
+
+def expected() -> list:
+    return [count(truth_of(i), prediction_of(i)) for i in range(3)]
+
+
+def provenance(contract: str) -> Provenance:
+    return Provenance(contract=contract, command="test", config={}, config_hash="0" * 16, seed=0)
+
+
+def write_label_store(path: Path, labels: np.ndarray) -> None:
+    n = int(labels.max())
+    table = {"id": np.arange(1, n + 1), "y_um": np.zeros(n), "x_um": np.zeros(n), "box": np.zeros((n, 4)), "area_um2": np.ones(n)}
+    write_slide_labels(
+        path,
+        image=np.zeros((*labels.shape, 3), np.uint8),
+        labels=labels,
+        table=table,
+        mpp=0.25,
+        mpp_source="given",
+        source={"name": "a", "sha256": ""},
+        model={"name": "m", "sha256": ""},
+        provenance=provenance(LABELS_CONTRACT),
+    )
+
+
+def write_patch_store(path: Path, labels: np.ndarray) -> None:
+    n, side = labels.shape[:2]
+    writer = PatchStoreWriter.create(
+        path,
+        n=n,
+        patch_px=side,
+        mpp=0.25,
+        origin="labelled",
+        references=[ReferenceRecord(name="r", sha256="0" * 64, mpp=0.25, mpp_source="given", statistics={})],
+        provenance=provenance(PATCHES_CONTRACT),
+        resume=False,
+    )
+    with writer:
+        for batch in writer.pending():
+            where, zeros = slice(batch.start, batch.stop), np.zeros(len(batch), np.int32)
+            image = np.zeros((len(batch), side, side, 3), np.uint8)
+            writer.write(batch, image, labels[where], np.ones(len(batch), np.float32), zeros)
+        writer.finish()
+
+
+def write_patch_labels(path: Path, labels: np.ndarray) -> None:
+    writer = PatchLabelsWriter(
+        path,
+        n=len(labels),
+        shape=labels.shape[1:],
+        mpp=0.25,
+        source={"name": "a", "sha256": ""},
+        model={"name": "m", "sha256": ""},
+        provenance=provenance(LABELS_CONTRACT),
+    )
+    with writer:
+        for batch in writer.pending():
+            writer.write(batch, labels[batch.start : batch.stop])
+        writer.finish()
+
+
+def test_folders_pair_by_stem(folders):
+    result = score(*folders)
+    assert [name for name, _ in result.images] == ["a", "b", "c"]
+    assert [counts for _, counts in result.images] == expected()
+    assert result.pooled == sum(expected()[1:], expected()[0])
+
+
+def test_json_has_the_documented_shape(folders):
+    values = json.loads(orjson.dumps(score(*folders, minimum=(("pq", 0.99),)).to_json()))
+    assert values["schema"] == SCHEMA
+    assert (values["status"], values["output"], values["error"]) == ("done", None, None)
+    for part in ("mean", "ci95", "pooled"):
+        assert set(values[part]) == set(METRICS)
+    assert all(low <= values["mean"][name] <= high for name, (low, high) in values["ci95"].items())
+    assert [image["name"] for image in values["images"]] == ["a", "b", "c"]
+    assert set(METRICS) <= set(values["images"][0])
+    assert values["settings"]["bootstrap"] == 1000
+    assert "IoU > 0.5" in values["settings"]["rules"]
+
+
+def test_workers_do_not_change_the_result(folders):
+    many = evaluate(*folders, EvaluateConfig(), Execution(workers=3))
+    assert (many.images, many.summary) == (score(*folders).images, score(*folders).summary)
+
+
+def test_single_images_pair_whatever_their_names(folders):
+    prediction, truth = folders
+    result = score(f"{prediction}/b.tif", f"{truth}/a.tif")
+    assert [name for name, _ in result.images] == ["a"]
+    assert result.images[0][1] == count(truth_of(0), prediction_of(1))
+    assert set(result.summary.ci95.values()) == {None}
+
+
+def test_other_kinds_of_files_pair_too(folders, tmp_path):
+    (tmp_path / "other").mkdir()
+    for index, name in enumerate("abc"):
+        np.save(tmp_path / "other" / f"{name}.npy", prediction_of(index))
+    assert score(str(tmp_path / "other"), folders[1]).images == score(*folders).images
+
+
+def test_an_output_folder_of_segment_takes_each_slide_once(folders, tmp_path):
+    """Stores win over TIFFs of the same slide, and overlays are pictures."""
+    out = tmp_path / "out"
+    out.mkdir()
+    for index, name in enumerate("abc"):
+        if name != "c":
+            write_label_store(out / f"{name}.ome.zarr", prediction_of(index))
+        tifffile.imwrite(out / f"{name}.tif", prediction_of(index) * (name == "c"))
+        (out / f"{name}.overlay.png").write_bytes(b"a picture")
+    assert score(str(out), folders[1]).images == score(*folders).images
+
+
+def test_a_label_store_alone(folders, tmp_path):
+    write_label_store(tmp_path / "x.ome.zarr", prediction_of(1))
+    assert score(str(tmp_path / "x.ome.zarr"), f"{folders[1]}/b.tif").images[0][1] == expected()[1]
+
+
+def test_patches_pair_by_number(tmp_path):
+    """-1 in the truth is ignored; the store of predictions may stand in the output folder."""
+    truth = np.stack([np.pad(truth_of(i), ((0, 8), (0, 0))) for i in range(3)])
+    truth[2, :6] = -1
+    prediction = np.stack([np.pad(prediction_of(i), ((0, 8), (0, 0))) for i in range(3)])
+    (tmp_path / "out").mkdir()
+    write_patch_store(tmp_path / "synth.zarr", truth)
+    write_patch_labels(tmp_path / "out" / "synth.labels.zarr", prediction)
+    wanted = [count(t, p) for t, p in zip(truth, prediction, strict=True)]
+    for word in ("out", "out/synth.labels.zarr"):
+        result = score(str(tmp_path / word), str(tmp_path / "synth.zarr"))
+        assert [counts for _, counts in result.images] == wanted
+    assert score(str(tmp_path / "synth.zarr"), str(tmp_path / "synth.zarr")).summary.mean["pq"] == 1
+
+
+def test_a_manifest_names_pairs(folders, tmp_path):
+    lines = ["truth,prediction", "truth/a.tif,prediction/b.tif", "truth/b.tif, prediction/b.tif"]
+    (tmp_path / "pairs.csv").write_text("\n".join(lines))
+    result = score(str(tmp_path / "pairs.csv"), None)
+    assert [counts for _, counts in result.images] == [count(truth_of(i), prediction_of(1)) for i in (0, 1)]
+    assert len({name for name, _ in result.images}) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "said"),
+    [
+        ("a,b\n1,2\n", InvalidInput, "columns prediction, truth"),
+        ("", InvalidInput, "columns prediction, truth"),
+        ("prediction,truth\n", InputNotFound, "no input"),
+        ("prediction,truth\nprediction/a.tif,\n", InvalidInput, "line 2 has no truth"),
+        ("prediction,truth\nprediction/z.tif,truth/a.tif\n", InputNotFound, "z.tif"),
+    ],
+)
+def test_bad_manifests(folders, tmp_path, text, kind, said):
+    (tmp_path / "pairs.csv").write_text(text)
+    with pytest.raises(kind, match=said):
+        score(str(tmp_path / "pairs.csv"), None)
+
+
+def test_missing_truth_and_superfluous_truth(folders):
+    with pytest.raises(InvalidOption, match="TRUTH is missing"):
+        score(folders[0], None)
+    with pytest.raises(InvalidOption, match="must not be given"):
+        score("pairs.csv", folders[1])
+
+
+def test_every_true_image_needs_a_prediction(folders):
+    prediction, truth = folders
+    (Path(prediction) / "b.tif").unlink()
+    with pytest.raises(InputNotFound, match=r"no prediction for 1 of 3 true images \(b\)"):
+        score(prediction, truth)
+    result = evaluate(prediction, truth, EvaluateConfig(), Execution(workers=1, on_error="continue"))
+    assert [name for name, _ in result.images] == ["a", "c"]
+    assert [name for name, _ in result.failures] == ["b"]
+    with pytest.raises(SomeFailed, match="1 of 3"):
+        result.raise_if_any_failed()
+
+
+def test_predictions_without_truth_are_left_out_with_a_warning(folders, caplog):
+    prediction, truth = folders
+    (Path(truth) / "b.tif").unlink()
+    assert [name for name, _ in score(prediction, truth).images] == ["a", "c"]
+    assert "1 predictions have no truth" in caplog.text
+
+
+def test_names_that_segment_made_unique_still_pair(folders):
+    prediction, truth = folders
+    (Path(prediction) / "b.tif").rename(Path(prediction) / "b__0123abcd.tif")
+    assert [counts for _, counts in score(prediction, truth).images] == expected()
+
+
+def test_one_stem_twice_is_refused(folders):
+    prediction, truth = folders
+    np.save(Path(truth) / "b.npy", truth_of(1))
+    with pytest.raises(InvalidInput, match="same name"):
+        score(prediction, truth)
+
+
+def test_shapes_must_agree(folders):
+    prediction, truth = folders
+    tifffile.imwrite(Path(prediction) / "b.tif", prediction_of(1)[:-1])
+    with pytest.raises(InvalidInput, match=r"b\.tif has 39 x 48 pixels but .*b\.tif has 40 x 48"):
+        score(prediction, truth)
+    result = evaluate(prediction, truth, EvaluateConfig(), Execution(workers=2, on_error="continue"))
+    assert [name for name, _ in result.failures] == ["b"]
+
+
+@pytest.mark.parametrize("name", ["nowhere", "empty"])
+def test_missing_inputs(folders, tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    for pair in ((str(tmp_path / name), folders[1]), (folders[0], str(tmp_path / name))):
+        with pytest.raises(InputNotFound):
+            score(*pair)
+
+
+def test_a_foreign_store_is_refused(folders, tmp_path):
+    (tmp_path / "foreign.zarr").mkdir()
+    (tmp_path / "foreign.zarr" / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group", "attributes": {}}')
+    with pytest.raises(HistosynthError) as error:
+        score(str(tmp_path / "foreign.zarr"), folders[1])
+    assert error.value.exit_code == 3
+
+
+def test_dry_run_compares_nothing(folders):
+    result = evaluate(*folders, EvaluateConfig(), Execution(dry_run=True))
+    assert (result.status, result.names, result.images) == ("planned", ("a", "b", "c"), ())
+    assert "mean" not in result.to_json()
+
+
+def test_command_prints_json_then_fails_the_gate(folders, capsys):
+    assert run(["evaluate", *folders, "--json", "--min", "pq=0.99", "--min", "dice=0.1"]) == 7
+    shown = capsys.readouterr()
+    (line,) = shown.out.splitlines()
+    assert orjson.loads(line)["mean"]["dice"] > 0.1
+    assert "mean pq is 0." in shown.err
+    assert "dice=" not in shown.err
+    assert run(["evaluate", *folders, "--min", "dice=0.1"]) == 0
+    shown = capsys.readouterr()
+    assert not shown.out
+    assert all(name in shown.err for name in METRICS)
+
+
+def test_command_with_a_failed_pair(folders, capsys):
+    (Path(folders[0]) / "b.tif").write_bytes(b"broken")
+    assert run(["evaluate", *folders, "-q"]) == 3
+    assert run(["evaluate", *folders, "-q", "--on-error", "continue", "--json"]) == 5
+    shown = capsys.readouterr()
+    assert orjson.loads(shown.out)["failed"][0]["name"] == "b"
+    assert "b.tif" in shown.err
+    assert run(["evaluate", *folders, "--dry-run"]) == 0
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the development images are not here")
+def test_agrees_with_the_independent_scorer(tmp_path):
+    """On six real images, truth against truth moved by two pixels and thinned."""
+    truth = SHARED / "data" / "dev" / "tnbc" / "labels"
+    chosen = tmp_path / "truth"
+    chosen.mkdir()
+    (tmp_path / "prediction").mkdir()
+    for path in sorted(truth.iterdir())[:6]:
+        labels = tifffile.imread(path)
+        tifffile.imwrite(chosen / path.name, labels)
+        moved = np.roll(np.where(labels % 5 == 0, 0, labels // 2 * 2), 2, axis=0)
+        tifffile.imwrite(tmp_path / "prediction" / path.name, moved)
+    command = [sys.executable, SHARED / "tools" / "score.py", tmp_path / "prediction", chosen, "--json"]
+    theirs = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    ours = score(str(tmp_path / "prediction"), str(chosen)).summary
+    for name in ("dice", "aji", "pq", "f1", "aji+"):
+        mine = name.replace("+", "_plus")
+        assert (ours.mean[mine], *ours.ci95[mine]) == pytest.approx(theirs[name], abs=1e-4)
