@@ -1,0 +1,317 @@
+"""``histosynth info``: what a store or model file of ours is, what is in it, and where it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from histocli.base.errors import InvalidOption, InvalidStore, StoreExists
+from histocli.base.rng import rng_for
+from histocli.base.types import Json, RGBImage
+from histocli.config.common import Execution
+from histocli.config.info import InfoConfig
+from histocli.figures.sheets import patch_sheet
+from histocli.stages.common import StageResult, Status, Stopwatch
+from histocli.stores import labels as label_stores
+from histocli.stores import models, patches
+from histocli.stores.patches import PatchStore, ReferenceRecord
+from histocli.stores.pictures import png_bytes, write_png
+from histocli.stores.provenance import Provenance, read_provenance
+
+Rows: TypeAlias = list[tuple[str, str]]
+"""Names and values, as text."""
+
+PERCENTILES = (5, 25, 50, 75, 95)
+LINE_ITEMS = 8  # a longer list of numbers is summed up in the table; the JSON holds it whole
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfoResult(StageResult):
+    """What a store says about itself and what was counted in it."""
+
+    schema: ClassVar[str] = "histosynth.info/1"
+
+    kind: str
+    """patches, labels or model."""
+    contract: str
+    """Name and version of the layout."""
+    contents: Json
+    """What is in it: counts, sizes, distributions."""
+    references: list[Json]
+    """Each reference with everything measured on it; empty where there are none."""
+    provenance: Json
+    """Command, settings, seed, version, time."""
+    sheet: str | None = None
+    """PNG file that was written."""
+
+    def describe(self) -> list[tuple[str, Rows]]:
+        """Return titled tables of names and values for people: all numbers, the long lists summed up."""
+        provenance = {key: value for key, value in self.provenance.items() if key != "config"}
+        sections = [
+            (f"{self.kind} · {self.contract}", [("path", self.output), *flatten(self.contents)]),
+            ("made by", list(flatten(provenance))),
+            ("settings", list(flatten(self.provenance.get("config") or {}))),
+        ]
+        for number, reference in enumerate(self.references, 1):
+            facts = {key: value for key, value in reference.items() if key not in ("name", "statistics")}
+            rows = [*flatten(facts), *flatten(reference.get("statistics") or {})]
+            sections.append((f"reference {number} of {len(self.references)} · {reference['name']}", rows))
+        if self.sheet is not None:
+            sections.append(("sheet", [("path", self.sheet)]))
+        return [(title, rows) for title, rows in sections if rows]
+
+
+def info(store: str, config: InfoConfig, execution: Execution) -> InfoResult:
+    """Describe a patch store, a label store or a model file; draw a sheet of it when asked.
+
+    Parameters
+    ----------
+    store : str
+        Path of a store or model file that is complete.
+    config : InfoConfig
+    execution : Execution
+        ``overwrite`` allows a sheet to replace another picture; a dry run draws none.
+
+    Returns
+    -------
+    InfoResult
+
+    Raises
+    ------
+    StoreNotFound
+        There is nothing.
+    InvalidStore
+        It is not ours, of an unknown version, unfinished or damaged.
+    InvalidOption
+        A sheet of something that holds no pictures.
+    StoreExists
+        Another picture lies where the sheet would go.
+    """
+    watch = Stopwatch()
+    path = Path(store)
+    opened = _open(path)
+    sheet: str | None = None
+    status: Status = "done"
+    if config.sheet is not None:
+        if opened.draw is None:
+            raise InvalidOption(f"--sheet: {path} holds no pictures; give a patch store, or the label store of a slide")
+        if execution.dry_run:
+            status = "planned"
+        else:
+            sheet = config.sheet
+            _write_sheet(Path(sheet), opened.draw(config), overwrite=execution.overwrite)
+    return InfoResult(
+        output=str(path),
+        status=status,
+        seconds=watch.seconds,
+        kind=opened.kind,
+        contract=opened.provenance.contract,
+        contents=opened.contents,
+        references=[record.to_json() for record in opened.references],
+        provenance=opened.provenance.to_json(),
+        sheet=sheet,
+    )
+
+
+def flatten(values: Json, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield every value of nested objects with its dotted name, as text.
+
+    >>> list(flatten({"area": {"mean": 30.25, "bins": [1, 2]}, "seed": None}))
+    [('area.mean', '30.25'), ('area.bins', '1, 2'), ('seed', '-')]
+    """
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and value:
+            yield from flatten(value, f"{name}.")
+        elif isinstance(value, list) and value and all(isinstance(item, (dict, list)) for item in value):
+            for index, item in enumerate(value):
+                if isinstance(item, dict):
+                    yield from flatten(item, f"{name}[{index}].")
+                else:
+                    yield from flatten({f"{name}[{index}]": item})
+        else:
+            yield name, _as_text(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Opened:
+    """What the kinds of stores have in common once they are read."""
+
+    kind: str
+    provenance: Provenance
+    contents: Json
+    references: Sequence[ReferenceRecord] = ()
+    draw: Callable[[InfoConfig], RGBImage] | None = None
+
+
+def _open(path: Path) -> _Opened:
+    if not path.is_dir() and path.exists():
+        return _open_model(path)
+    provenance = read_provenance(path)
+    match provenance.contract_name:
+        case "histosynth-patches":
+            return _open_patches(path)
+        case "histosynth-labels":
+            return _open_labels(path)
+    raise InvalidStore(
+        f"{path}: holds {provenance.contract}, which info does not know; it knows {patches.CONTRACT}, {label_stores.CONTRACT} "
+        f"and {models.CONTRACT}"
+    )
+
+
+def _open_patches(path: Path) -> _Opened:
+    store = PatchStore.open(path)
+    counts: list[npt.NDArray[np.int64]] = []
+    areas: list[npt.NDArray[np.float64]] = []
+    n_foreground = n_ignored = 0
+    for batch in store.batches():
+        _, labels = store.read(batch)
+        counts.append(np.maximum(labels.max(axis=(1, 2)), 0).astype(np.int64))
+        areas.extend(_whole_areas_px(patch) for patch in labels)
+        n_foreground += int((labels > 0).sum())
+        n_ignored += int((labels < 0).sum())
+    per_patch = np.concatenate(counts)
+    n_pixels = len(store) * store.patch_px**2
+    contents = {
+        "patches": len(store),
+        "patch_px": store.patch_px,
+        "mpp": store.mpp,
+        "origin": store.origin,
+        "shippable": store.shippable,
+        "references": len(store.references),
+        "patches_per_reference": _summary(np.bincount(store.reference, minlength=len(store.references))),
+        "weight": _summary(store.weight),
+        "nuclei": int(per_patch.sum()),
+        "nuclei_per_patch": _summary(per_patch),
+        "patches_without_nuclei": int((per_patch == 0).sum()),
+        "area_um2": _summary(np.concatenate(areas) * store.mpp**2),
+        "share_nuclei": n_foreground / max(1, n_pixels - n_ignored),
+        "share_ignored": n_ignored / n_pixels,
+        "megabytes": _megabytes(path),
+        "content_hash": store.content_hash(),
+    }
+    return _Opened(
+        kind="patches",
+        provenance=store.provenance,
+        contents=contents,
+        references=store.references,
+        draw=lambda config: _draw_patches(store, config),
+    )
+
+
+def _whole_areas_px(labels: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
+    """Return the areas, in pixels, of the nuclei that the patch border does not cut, float64, shape (n,)."""
+    areas = np.bincount(np.maximum(labels, 0).ravel()).astype(float)
+    border = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
+    areas[np.maximum(border, 0)] = 0
+    areas[0] = 0
+    return areas[areas > 0]
+
+
+def _draw_patches(store: PatchStore, config: InfoConfig) -> RGBImage:
+    n = min(config.sheet_patches, len(store))
+    chosen = np.sort(rng_for(config.seed, "info").choice(len(store), n, replace=False))
+    pairs = [store.read(range(index, index + 1)) for index in map(int, chosen)]
+    return patch_sheet([image[0] for image, _ in pairs], [labels[0] for _, labels in pairs])
+
+
+def _open_labels(path: Path) -> _Opened:
+    store = label_stores.open_labels(path)
+    facts: Json = {key: store.facts[key] for key in ("mpp_source", "mm2", "source", "model") if key in store.facts}
+    height, width = store.shape
+    contents: Json = {
+        "layout": store.layout,
+        "label_images": len(store),
+        "height_px": height,
+        "width_px": width,
+        "mpp": store.mpp,
+        "nuclei": store.n_nuclei,
+        **facts,
+    }
+    if store.layout == "patches":
+        per_patch = np.array([int(store.label_image(index).max()) for index in range(len(store))])
+        contents["nuclei_per_patch"] = _summary(per_patch)
+        return _Opened(kind="labels", provenance=store.provenance, contents=contents)
+    if facts.get("mm2"):
+        contents["nuclei_per_mm2"] = store.n_nuclei / facts["mm2"]
+    for name, column in store.table.items():
+        if column.ndim == 1 and name not in ("id", "y_um", "x_um"):
+            contents[name] = _summary(column)
+    contents["megabytes"] = _megabytes(path)
+    return _Opened(kind="labels", provenance=store.provenance, contents=contents, draw=lambda config: _draw_labels(store))
+
+
+def _draw_labels(store: label_stores.LabelStore) -> RGBImage:
+    """Return the overview of a slide beside its outlines; the labels come from the level of the same size."""
+    overview = store.overview()
+    factor = max(1, round(max(store.shape) / max(overview.shape[:2])))
+    level = factor.bit_length() - 1  # levels halve
+    labels = store.labels(level) if level < store.n_levels else label_stores.nearest_level(store.labels(), factor)
+    height, width = (min(one, other) for one, other in zip(overview.shape, labels.shape, strict=False))
+    return patch_sheet([overview[:height, :width]], [labels[:height, :width].astype(np.int64)])
+
+
+def _open_model(path: Path) -> _Opened:
+    header = models.read_model_header(path)
+    contents = {
+        "kind": header.kind,
+        "architecture": header.architecture,
+        "parameters": models.count_parameters(path),
+        "mpp": header.mpp,
+        "shippable": header.shippable,
+        "normalisation": header.normalisation,
+        "thresholds": header.thresholds,
+        "training": header.training,
+        "data": header.data,
+        "megabytes": _megabytes(path),
+    }
+    return _Opened(kind="model", provenance=header.provenance, contents=contents)
+
+
+def _summary(values: npt.NDArray[Any]) -> Json:
+    """Return count, mean, extremes and percentiles; only the count where there is nothing."""
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return {"n": 0}
+    percentiles = zip(PERCENTILES, np.percentile(finite, PERCENTILES), strict=True)
+    return {
+        "n": int(finite.size),
+        "mean": float(finite.mean()),
+        "min": float(finite.min()),
+        **{f"p{percent}": float(value) for percent, value in percentiles},
+        "max": float(finite.max()),
+    }
+
+
+def _megabytes(path: Path) -> float:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return round(sum(file.stat().st_size for file in files if file.is_file()) / 1e6, 3)
+
+
+def _write_sheet(path: Path, sheet: RGBImage, *, overwrite: bool) -> None:
+    """Write the picture; one that is there already is left alone when it is the same."""
+    if path.is_file() and not overwrite:
+        if path.read_bytes() == png_bytes(sheet):
+            return
+        raise StoreExists(f"{path}: exists and is another picture; replace it with --overwrite or choose another --sheet")
+    write_png(path, sheet)
+
+
+def _as_text(value: Any) -> str:
+    if value is None or value in ({}, []):
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1000 else f"{value:.1f}"
+    if isinstance(value, list):
+        numbers = [item for item in value if isinstance(item, (int, float)) and not isinstance(item, bool)]
+        if len(value) > LINE_ITEMS and len(numbers) == len(value):
+            return f"{len(value)} numbers, {_as_text(min(numbers))} to {_as_text(max(numbers))}"
+        return ", ".join(map(_as_text, value))
+    return str(value)
