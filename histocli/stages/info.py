@@ -27,6 +27,7 @@ Rows: TypeAlias = list[tuple[str, str]]
 """Names and values, as text."""
 
 PERCENTILES = (5, 25, 50, 75, 95)
+_SUMMARY_KEYS = {"n", "mean", "min", *(f"p{percent}" for percent in PERCENTILES), "max"}
 LINE_ITEMS = 8  # a longer list of numbers is summed up in the table; the JSON holds it whole
 
 
@@ -119,14 +120,18 @@ def info(store: str, config: InfoConfig, execution: Execution) -> InfoResult:
 
 
 def flatten(values: Json, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield every value of nested objects with its dotted name, as text.
+    """Yield every value of nested objects with its dotted name, as text; a distribution takes one line.
 
     >>> list(flatten({"area": {"mean": 30.25, "bins": [1, 2]}, "seed": None}))
     [('area.mean', '30.25'), ('area.bins', '1, 2'), ('seed', '-')]
     """
     for key, value in values.items():
         name = f"{prefix}{key}"
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict) and value.keys() == _SUMMARY_KEYS:
+            text = {item: _as_text(number) for item, number in value.items()}
+            middle = f"median {text['p50']}, 90 % within {text['p5']} to {text['p95']}"
+            yield name, f"mean {text['mean']}, {middle}, all within {text['min']} to {text['max']}"
+        elif isinstance(value, dict) and value:
             yield from flatten(value, f"{name}.")
         elif isinstance(value, list) and value and all(isinstance(item, (dict, list)) for item in value):
             for index, item in enumerate(value):

@@ -27,13 +27,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from histocli import __version__
-from histocli.base.errors import InvalidStore, StoreExists, StoreNotFound
+from histocli.base.errors import InvalidStore, StoreNotFound
 from histocli.base.types import Json
 from histocli.stores.inputs import MPP_RANGE
 from histocli.stores.provenance import (
     ATTRIBUTE,
     Action,
     Provenance,
+    check_parents,
     disk_errors,
     log_path,
     now,
@@ -278,11 +279,7 @@ def prepare_model_output(target: Path, *, config_hash: str, resume: bool, overwr
     StoreExists
         Something is in the way; the message says which option helps.
     """
-    for parent in target.parents:
-        if os.path.lexists(parent):
-            if not parent.is_dir():
-                raise StoreExists(f"{target}: cannot be made, because {parent} is a file; choose another --out")
-            break
+    check_parents(target)
     checkpoint = checkpoint_path(target)
     finished = _peek_model(target)
     partial = _peek_checkpoint(checkpoint, finished)

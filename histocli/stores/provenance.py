@@ -47,9 +47,9 @@ Action: TypeAlias = Literal["create", "resume", "skip"]
 ATTRIBUTE = "histosynth"  # the only key of ours among a store's root attributes
 METADATA_FILE = "zarr.json"
 _CANNOT_WRITE = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENAMETOOLONG}
     if hasattr(errno, "EDQUOT")
-    else {errno.ENOSPC, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+    else {errno.ENOSPC, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENAMETOOLONG}
 )
 _FULL = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.partial$")  # zarr's half-written keys; a killed process leaves them behind
@@ -141,7 +141,15 @@ def plain_json(value: Any) -> Any:
 
 
 def partial_path(target: Path) -> Path:
-    """Return where the work on ``target`` goes until it is complete."""
+    """Return where the work on ``target`` goes until it is complete.
+
+    Raises
+    ------
+    StoreExists
+        The target is a folder without a name, such as ``.`` or ``/``.
+    """
+    if not target.name:
+        raise StoreExists(f"{target}: is a folder that is there already; name the output itself with --out")
     return target.with_name(f".{target.name}.partial")
 
 
@@ -288,14 +296,15 @@ def prepare_output(
         Something is in the way; the message says which option helps.
     """
     partial = partial_path(target)
-    _check_parents(target)
+    check_parents(target)
+    begun = peek(partial)
     action = rerun_rule(
         target,
         contract=contract,
         config_hash=config_hash,
-        finished=peek(target) if os.path.lexists(target) else None,
-        partial=peek(partial) if os.path.lexists(partial) and not _is_blank(partial) else None,
-        partial_is_foreign=os.path.lexists(partial) and not _is_blank(partial) and peek(partial) is None,
+        finished=peek(target),
+        partial=begun,
+        partial_is_foreign=begun is None and os.path.lexists(partial) and not _is_blank(partial),
         resume=resume,
         overwrite=overwrite,
     )
@@ -529,8 +538,14 @@ def one_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _check_parents(target: Path) -> None:
-    """Refuse a target below a file before any work is done."""
+def check_parents(target: Path) -> None:
+    """Refuse a target below a file before any work is done.
+
+    Raises
+    ------
+    StoreExists
+        Part of the path above it is a file.
+    """
     for parent in target.parents:
         if os.path.lexists(parent):
             if not parent.is_dir():

@@ -119,6 +119,8 @@ def test_a_patch_store_is_counted(patch_store):
     assert contents["share_ignored"] == 100 / 1200
     assert contents["share_nuclei"] == (16 + 36 + 25) / 1100
     assert contents["patches_per_reference"]["max"] == 2
+    rows = rows_of(result)["patches · histosynth-patches/1"]
+    assert rows["area_um2"] == "mean 6.5, median 6.5, 90 % within 4.25 to 8.75, all within 4 to 9"
     assert contents["content_hash"] == patches.PatchStore.open(patch_store).content_hash()
 
 

@@ -19,7 +19,7 @@ import pytest
 
 from histocli.base.errors import InputNotFound, InvalidInput
 from histocli.config import common
-from histocli.stores import inputs
+from histocli.stores import inputs, slides
 from histocli.stores.inputs import InputImage, expand_inputs, expand_with_mpp
 
 SUFFIXES = (".png", ".tif", ".ome.tif", ".zarr")
@@ -182,5 +182,5 @@ def test_an_absent_manifest_is_named():
         expand_with_mpp(["absent.csv"], suffixes=SUFFIXES)
 
 
-def test_stores_and_options_agree_on_sane_pixel_sizes():
-    assert inputs.MPP_RANGE == common.MPP_RANGE
+def test_all_agree_on_sane_pixel_sizes():
+    assert inputs.MPP_RANGE == common.MPP_RANGE == slides.SANE_MPP

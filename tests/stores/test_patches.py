@@ -3,6 +3,9 @@
 import errno
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -174,6 +177,39 @@ def test_a_partial_store_of_another_make_is_not_resumed(tmp_path):
     with pytest.raises(StoreExists, match="another make"):
         create(target, 4, resume=True)
     create(target, 3, resume=True).close()  # the lock was let go each time
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import zarr.storage._local as local
+from tests.stores.test_patches import content, create, part
+
+def half(path, value, exclusive=False):  # what a killed process leaves of a key
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix("." + "a" * 32 + ".partial").write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+writer = create(Path(sys.argv[1]), 40)
+writer.write(range(32), *part(content(40), range(32)))
+local._put = half
+writer.write(range(32, 40), *part(content(40), range(32, 40)))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_killed_process_loses_nothing_that_was_written(tmp_path):
+    target = tmp_path / "patches.zarr"
+    root = Path(__file__).parents[2]
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(target)], cwd=root, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    with create(target, 40, resume=True) as writer:  # the lock died with its holder
+        assert writer.pending() == [range(32, 40)]
+        writer.write(range(32, 40), *part(content(40), range(32, 40)))
+        writer.finish()
+    np.testing.assert_array_equal(PatchStore.open(target).read(range(40))[0], content(40)["image"])
+    assert [path.name for path in tmp_path.iterdir()] == ["patches.zarr"]
+    assert not list(target.rglob("*.partial"))
 
 
 def test_two_writers_cannot_have_one_output(tmp_path):

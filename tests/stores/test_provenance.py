@@ -127,6 +127,13 @@ def test_an_output_below_a_file_is_refused_before_any_work(tmp_path):
         decide(tmp_path / "file" / "deep" / "out.zarr")
 
 
+def test_an_output_needs_a_name():
+    with pytest.raises(StoreExists, match="name the output itself"):
+        decide(Path("."))
+    with pytest.raises(OutOfResources, match="cannot be written"):
+        OutputLock(Path("x" * 300))
+
+
 def test_half_written_keys_of_a_killed_process_do_not_enter_the_store(tmp_path):
     target = tmp_path / "out.zarr"
     partial = make(target, complete=False, partial=True)
