@@ -142,6 +142,10 @@ class Screen:
         output, error = values.get("output"), values.get("error")
         name = str(output or values.get("input") or "")
         self._seen += 1
+        for lost in values.get("failed") or ():  # inputs that were left out of what was made
+            self._failed += 1
+            self._seen += 1
+            self.complain(f"{lost}: left out, see above")
         if self.as_json:
             self.print_json(values)
         match values.get("status"):
@@ -152,9 +156,9 @@ class Screen:
                 self.say(f"would write {name}")
             case "skipped":
                 self.say(f"{name} is complete and was made with these settings: nothing to do")
-                self._print_path(output)
+                self.print_path(output)
             case _:
-                self._print_path(output)
+                self.print_path(output)
 
     def raise_if_any_failed(self) -> None:
         """Raise ``SomeFailed`` when one of the results so far has failed."""
@@ -171,7 +175,8 @@ class Screen:
             line = orjson.dumps(_unicode(values), default=_plain, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
         self.write(line)
 
-    def _print_path(self, output: object) -> None:
+    def print_path(self, output: object) -> None:
+        """Print the path of what was made on stdout, byte for byte; with --json it is part of the object instead."""
         if output and not self.as_json:
             self.write(os.fsencode(str(output)))
 

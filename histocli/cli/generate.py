@@ -51,3 +51,4 @@ def generate(
     from histocli.stages.generate import generate as run  # late: keeps --help free of torch
 
     screen.result(run(references, out, settings, running, track=screen.track))
+    screen.raise_if_any_failed()

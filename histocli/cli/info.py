@@ -42,4 +42,7 @@ def info(
     result = run(store, settings, running)
     for title, rows in result.describe():
         screen.table(title, ("", ""), rows, numbers_from=2)
-    screen.result(result)
+    if as_json:
+        screen.print_json(result.to_json())
+    elif result.sheet is not None:
+        screen.print_path(result.sheet)

@@ -27,7 +27,6 @@ def pack(
     workers: o.Workers = "auto",
     resume: o.Resume = False,
     overwrite: o.Overwrite = False,
-    on_error: o.OnError = o.DEFAULTS.on_error,
     dry_run: o.DryRun = False,
     config: o.Config = None,
     print_config: o.PrintConfig = False,
@@ -39,7 +38,7 @@ def pack(
     screen: Screen = context.obj
     screen.configure(as_json=as_json, verbose=verbose, quiet=quiet)
     settings = PackConfig(patch_px=patch_px, mpp=mpp, shippable=shippable)
-    running = o.execution(workers=workers, resume=resume, overwrite=overwrite, on_error=on_error, dry_run=dry_run)
+    running = o.execution(workers=workers, resume=resume, overwrite=overwrite, dry_run=dry_run)
     if print_config:
         print_settings(context)
         return

@@ -19,6 +19,7 @@ class FakeResult:
     output: str | None = "out.zarr"
     error: str | None = None
     more: dict[str, Any] = field(default_factory=dict)
+    sheet: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {"schema": "histosynth.fake/1", "output": self.output, "status": self.status, "error": self.error, **self.more}

@@ -214,6 +214,14 @@ def test_results_made_before_an_error_are_reported(stages, capsys):
     assert capsys.readouterr().out == "a.ome.zarr\n"
 
 
+def test_inputs_left_out_of_a_result_are_exit_5_too(stages, capsys):
+    stages.answer = FakeResult(more={"failed": ["refs/b.tif"]})
+    assert run([*GENERATE, "--on-error", "continue"]) == 5
+    shown = capsys.readouterr()
+    assert shown.out == "out.zarr\n"
+    assert "refs/b.tif" in shown.err
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_at_the_next_safe_point_with_75(stages, capsys, number):
     def interrupted(**_):
@@ -260,11 +268,11 @@ def test_a_reader_that_left_does_not_stop_the_work():
 
 
 def test_info_describes_on_stderr_and_prints_the_sheet(stages, capsys):
-    stages.answer = FakeResult(output="sheet.png")
+    stages.answer = FakeResult(output="a.zarr", sheet="sheet.png")
     assert run(["info", "a.zarr", "--sheet", "sheet.png"]) == 0
     shown = capsys.readouterr()
     assert shown.out == "sheet.png\n"
     assert "12" in shown.err
-    stages.answer = FakeResult(output=None)
+    stages.answer = FakeResult(output="a.zarr")
     assert run(["info", "a.zarr", "-q"]) == 0
     assert capsys.readouterr() == ("", "")

@@ -122,13 +122,13 @@ def test_segment_passes_everything_on(stages):
 
 
 def test_pack_passes_everything_on(stages):
-    assert run(words("pack images labels -o a.zarr --patch-px 128 --mpp 0.5 --not-shippable --on-error continue")) == 0
+    assert run(words("pack images labels -o a.zarr --patch-px 128 --mpp 0.5 --not-shippable --resume")) == 0
     assert stages.calls[0].arguments == (
         "images",
         "labels",
         Path("a.zarr"),
         PackConfig(patch_px=128, mpp=0.5, shippable=False),
-        Execution(on_error="continue"),
+        Execution(resume=True),
     )
 
 
