@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -221,8 +222,8 @@ def cut_patch(
 
 def _find_pairs(image_words: Sequence[str], label_words: Sequence[str]) -> list[_Pair]:
     """Pair images and labels by name; where a name occurs twice, the folders above it decide."""
-    images = expand_with_mpp(image_words, suffixes=IMAGE_SUFFIXES)
-    labels = expand_inputs(label_words, suffixes=LABEL_SUFFIXES, what="label image")
+    images = expand_with_mpp(image_words, suffixes=IMAGE_SUFFIXES, stdin=sys.stdin)
+    labels = expand_inputs(label_words, suffixes=LABEL_SUFFIXES, stdin=sys.stdin, what="label image")
     by_path = {image.path: image for image in images}
     image_keys, label_keys = (_keys(paths, with_folders=False) for paths in (list(by_path), labels))
     if len(image_keys) < len(images) or len(label_keys) < len(labels):

@@ -4,6 +4,7 @@
 """
 
 import doctest
+import io
 
 import cv2
 import numpy as np
@@ -268,3 +269,11 @@ def test_masks_that_were_never_numbered_are_said(folder, caplog):
     with caplog.at_level("WARNING"):
         run(folder)
     assert "1 of 3 label images hold one id for several" in caplog.text
+
+
+def test_one_of_the_two_may_come_from_stdin(folder, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{folder / 'images'}\n"))
+    assert run(folder, images="-").images == 3
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{folder / 'images'}\n"))
+    with pytest.raises(InputNotFound, match="no input on stdin"):
+        run(folder, images="-", labels="-")
