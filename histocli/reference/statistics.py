@@ -1,10 +1,13 @@
 """What one reference image says about its tissue: stains, density, sizes, shapes, directions, contrast, sharpness."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from histocli.base.types import FloatArray, InstanceLabels, Json, RGBImage
+from histocli.base.types import BoolMask, FloatArray, InstanceLabels, Json, RGBImage
 from histocli.instances.measurements import Measurements, local_direction, measure
 from histocli.optics.density import rgb_to_optical_density, white_level
 from histocli.optics.stains import StainEstimate, estimate_stains, unmix
@@ -79,24 +82,52 @@ class Reference:
 
     name: str
     mpp: float
-    background: FloatArray
+    background: npt.NDArray[np.floating]
     """(H, W, 3), optical density with the nuclei taken out."""
-    ignored: np.ndarray
-    """(H, W) bool, where a missed nucleus may be."""
-    tissue: np.ndarray
-    """(H, W) bool."""
+    ignored: BoolMask
+    """(H, W), where a missed nucleus may be."""
+    tissue: BoolMask
+    """(H, W)."""
     nuclei: Measurements
     """The rough nuclei that were taken out: where they lay and how."""
     textures: NuclearTextures
     statistics: ReferenceStatistics
 
+    def to_arrays(self) -> tuple[dict[str, npt.NDArray[Any]], Json]:
+        """Return named arrays and plain values that ``from_arrays`` takes."""
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "background": self.background.astype(np.float16),  # absorbance below 6: steps of 0.004 at most
+            "ignored": self.ignored,
+            "tissue": self.tissue,
+        }
+        arrays |= {f"texture_{field.name}": getattr(self.textures, field.name) for field in fields(NuclearTextures)}
+        arrays |= {f"nucleus_{field.name}": getattr(self.nuclei, field.name) for field in fields(Measurements)}
+        return arrays, {"name": self.name, "mpp": self.mpp, "statistics": asdict(self.statistics)}
 
-def quantiles(values: np.ndarray, fallback: float) -> tuple[float, ...]:
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]], about: Json) -> "Reference":
+        """Return the reference of ``to_arrays``; arrays may be memory-mapped."""
+        measured = about["statistics"]
+        return cls(
+            name=about["name"],
+            mpp=about["mpp"],
+            background=arrays["background"],
+            ignored=arrays["ignored"],
+            tissue=arrays["tissue"],
+            textures=NuclearTextures(**{field.name: arrays[f"texture_{field.name}"] for field in fields(NuclearTextures)}),
+            nuclei=Measurements(**{field.name: arrays[f"nucleus_{field.name}"] for field in fields(Measurements)}),
+            statistics=ReferenceStatistics(
+                morphology=Morphology(**measured["morphology"]), appearance=Appearance(**measured["appearance"])
+            ),
+        )
+
+
+def quantiles(values: npt.NDArray[np.floating], fallback: float) -> tuple[float, ...]:
     """Return the ``QUANTILES`` of values, or the fallback for each where there are none."""
     return tuple(float(q) for q in np.quantile(values, QUANTILES)) if len(values) else (fallback,) * len(QUANTILES)
 
 
-def measure_morphology(labels: InstanceLabels, tissue: np.ndarray, mpp: float) -> Morphology:
+def measure_morphology(labels: InstanceLabels, tissue: BoolMask, mpp: float) -> Morphology:
     """Measure the priors of a label image.
 
     Parameters
@@ -115,7 +146,7 @@ def measure_morphology(labels: InstanceLabels, tissue: np.ndarray, mpp: float) -
     return _morphology(measure(labels, mpp), tissue, mpp)
 
 
-def _morphology(nuclei: Measurements, tissue: np.ndarray, mpp: float) -> Morphology:
+def _morphology(nuclei: Measurements, tissue: BoolMask, mpp: float) -> Morphology:
     tissue_um2 = max(float(tissue.sum()) * mpp * mpp, 1.0)
     whole = ~nuclei.touches_border
     area = quantiles(nuclei.area_um2[whole], 40.0)
@@ -146,7 +177,7 @@ def edge_blur_um(rough: RoughNuclei, textures: NuclearTextures, mpp: float) -> f
     return float(np.clip(np.sqrt(max(sigma**2 - SMOOTHING_UM**2, 0)), 0.12, 0.6))
 
 
-def _inner_border(labels: InstanceLabels) -> np.ndarray:
+def _inner_border(labels: InstanceLabels) -> BoolMask:
     inside = labels > 0
     padded = np.pad(inside, 1, mode="edge")
     around = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]

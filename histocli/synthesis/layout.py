@@ -76,9 +76,10 @@ def draw_arrangement(morphology: Morphology, rng: np.random.Generator) -> Arrang
     beyond what it shows.
     """
     median, upper = morphology.area_um2[2:4]
-    typical = np.clip(np.exp(rng.uniform(np.log(max(median, 14.0)), np.log(np.clip(upper * 1.15, 20.0, 130.0)))), 14, 130)
+    smallest, largest = np.clip(median, 14, 110), np.clip(1.15 * upper, 20, 130)
+    typical = np.exp(rng.uniform(np.log(smallest), np.log(largest)))
     return Arrangement(
-        coverage=float(np.clip(morphology.nuclear_fraction * rng.uniform(0.5, 1.5), 0.02, 0.55)),
+        coverage=float(np.clip(morphology.nuclear_fraction * rng.uniform(0.6, 1.8), 0.02, 0.6)),
         area_um2=float(typical),
         log_area_sd=float(rng.uniform(0.15, np.clip(morphology.log_area_sd, 0.3, 0.6))),
         large_share=float(rng.uniform(0, 0.5) if rng.random() < 0.5 else 0.0),

@@ -8,13 +8,15 @@ import numpy as np
 import torch
 
 from histocli.base.types import BoolMask, FloatArray, InstanceLabels
+from histocli.instances.components import renumber
 from histocli.reference.statistics import Reference
 from histocli.reference.texture import FRAME_EXTENT, FRAME_PX
 from histocli.synthesis.layout import Layout, Sites, draw_arrangement, place_nuclei
 from histocli.synthesis.painting import COLUMNS, Canvas, paint
 
 FEWEST_TEXTURES = 6  # with fewer clean nuclei than this, all rough ones lend their colour
-LEAST_CONTRAST = 0.10  # absorbance of red over the background that a drawn nucleus has at least
+LEAST_CONTRAST = 0.10  # absorbance of red over the background that a nucleus must have to be told from nothing
+GHOST = 0.35  # a nucleus with less than this share of the reference's typical contrast is one that annotators disagree on
 WORTH_DRAWING = 0.3  # share of tissue that a crop should have, if some tries find one
 
 
@@ -57,8 +59,9 @@ def draw_patch(reference: Reference, patch_px: int, rng: np.random.Generator) ->
     background, ignored, tissue, sites = _crop(reference, patch_px, rng)
     arrangement = draw_arrangement(reference.statistics.morphology, rng)
     layout = place_nuclei(arrangement, tissue, sites, reference.mpp, rng)
-    nuclei, textures = _appearances(reference, layout, background, rng)
-    labels = np.where((layout.instance_labels == 0) & ignored, -1, layout.instance_labels).astype(np.int32)
+    nuclei, textures, ghosts = _appearances(reference, layout, background, rng)
+    labels = np.where((layout.instance_labels == 0) & ignored, -1, layout.instance_labels)
+    labels = renumber(np.where(ghosts[np.maximum(labels, 0)], -1, labels).astype(np.int32))
     return Drawing(
         instance_labels=labels,
         layout=layout,
@@ -147,13 +150,16 @@ def _crop(
     if mirror:
         x, angle = patch_px - 1 - x, -angle
     sites = Sites(y.astype(np.float32), x.astype(np.float32), angle.astype(np.float32))
-    return take(reference.background), take(reference.ignored), take(reference.tissue), sites
+    return take(reference.background).astype(np.float32), take(reference.ignored), take(reference.tissue), sites
 
 
 def _appearances(
     reference: Reference, layout: Layout, background: FloatArray, rng: np.random.Generator
-) -> tuple[FloatArray, FloatArray]:
-    """Draw colour, strength, chromatin and texture of every nucleus: a table of ``COLUMNS``, and the textures it points to."""
+) -> tuple[FloatArray, FloatArray, BoolMask]:
+    """Draw colour, strength, chromatin and texture of every nucleus.
+
+    Returns a table of ``COLUMNS``, the textures it points to, and which nuclei are too pale to be called either way.
+    """
     n = len(layout.outlines)
     source = reference.textures
     chosen = np.flatnonzero(source.single)
@@ -162,7 +168,7 @@ def _appearances(
     table = np.zeros((n + 1, len(COLUMNS)), np.float32)
     table[:, COLUMNS.index("rim_px")] = 1
     if n == 0:
-        return table, np.zeros((1, 3, FRAME_PX, FRAME_PX), np.float32)
+        return table, np.zeros((1, 3, FRAME_PX, FRAME_PX), np.float32), np.zeros(1, bool)
     hematoxylin = _hematoxylin_direction(reference, chosen)
     if len(chosen):
         pick = rng.choice(chosen, size=n)
@@ -173,7 +179,7 @@ def _appearances(
         tissue = np.median(background.reshape(-1, 3), axis=0)
         colour, texture_gain = tissue + hematoxylin * rng.uniform(0.3, 0.8, size=(n, 1)), np.zeros(n)
     # Patches differ more than nuclei of one patch, and weaker than measured is common: the rough map knows the strong ones only.
-    strength = np.clip(rng.normal(rng.uniform(0.5, 1.05), rng.uniform(0.05, 0.22), size=n), 0.25, 1.2)
+    strength = np.clip(rng.normal(rng.uniform(0.6, 1.05), rng.uniform(0.05, 0.2), size=n), 0.3, 1.2)
     vesicular_share = rng.uniform(0, 0.8) if rng.random() < 0.6 else 0.0
     vesicular = rng.random(n) < vesicular_share
     core = np.where(vesicular, rng.uniform(0.15, 0.75, size=n), rng.uniform(0.85, 1.0, size=n))
@@ -182,12 +188,13 @@ def _appearances(
     grain_gain = np.where(vesicular, rng.uniform(0.1, 0.45, size=n), rng.uniform(0, 0.2, size=n))
     around = _local_background(layout, background)
     visible = strength * (colour[:, 0] - around[:, 0]) * (0.35 + 0.65 * core)
-    lift = np.clip(LEAST_CONTRAST - visible, 0, None) / strength
-    colour = colour + lift[:, None] * hematoxylin
+    typical = reference.statistics.appearance.contrast[2]
+    ghosts = np.zeros(n + 1, bool)
+    ghosts[1:] = visible < max(LEAST_CONTRAST, GHOST * typical)
     colour = np.maximum(colour * np.exp(rng.normal(0, 0.06, size=(n, 1))), 0)
     columns = [colour[:, 0], colour[:, 1], colour[:, 2], strength, core, rim_px, index, texture_gain, grain_gain]
     table[1:] = np.stack(columns, axis=1)
-    return table, textures
+    return table, textures, ghosts
 
 
 def _hematoxylin_direction(reference: Reference, chosen: np.ndarray) -> FloatArray:

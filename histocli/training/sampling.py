@@ -9,6 +9,7 @@ from torch import Tensor
 
 from histocli.training.augmentation import Augmentation, cut_crops, vary_appearance
 
+WINDOW = 1.375  # sides of a crop that its window has: room for magnification and most rotations
 INSIDE = 0.5  # a resampled mask is nucleus above this
 
 
@@ -67,17 +68,22 @@ def draw_batch(
     """
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     chosen = rng.choice(len(patches), size=size, p=patches.share)
-    planes = torch.empty((size, 6, *patches.nucleus.shape[1:]), dtype=torch.float32)
-    planes[:, :3] = torch.from_numpy(patches.images[chosen]).permute(0, 3, 1, 2)
-    planes[:, 3] = torch.from_numpy(patches.nucleus[chosen])
-    planes[:, 4] = torch.from_numpy(patches.distance[chosen]).float() / 255
-    planes[:, 5] = torch.from_numpy(patches.valid[chosen])
+    height, width = patches.nucleus.shape[1:]
+    side_y, side_x = (min(side, round(crop_px * WINDOW)) for side in (height, width))
+    planes = torch.empty((size, 6, side_y, side_x), dtype=torch.float32)
+    corners = rng.integers(0, [height - side_y + 1, width - side_x + 1], size=(size, 2))
+    for plane, patch, (top, left) in zip(planes, chosen, corners, strict=True):
+        window = (patch, slice(top, top + side_y), slice(left, left + side_x))
+        plane[:3] = torch.from_numpy(patches.images[window]).permute(2, 0, 1)
+        plane[3] = torch.from_numpy(patches.nucleus[window])
+        plane[4] = torch.from_numpy(patches.distance[window])
+        plane[5] = torch.from_numpy(patches.valid[window])
     crops = cut_crops(planes.to(device), crop_px, augmentation.scale, generator)
     nucleus = (crops[:, 3] > INSIDE).float()
     return Batch(
         pixels=vary_appearance(crops[:, :3], augmentation, generator) / 255,
         nucleus=nucleus,
-        distance=crops[:, 4] * nucleus,
+        distance=crops[:, 4] / 255 * nucleus,
         valid=(crops[:, 5] > 0.99).float(),
         weight=torch.from_numpy(patches.weight[chosen]).to(device),
     )

@@ -1,0 +1,361 @@
+"""``histosynth generate``: reference images become a store of synthetic patches with nucleus labels.
+
+Two rounds. First every reference that will be used is read, resampled, taken apart and measured, and what synthesis needs of it goes to a scratch
+folder as plain arrays. Then patches are drawn batch by batch from memory-mapped references, so that memory does not grow with their
+number. Patch i depends on the seed, the references and i only.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from histocli.base.device import resolve_device
+from histocli.base.errors import HistosynthError, InputNotFound
+from histocli.base.interrupts import raise_if_stopped
+from histocli.base.parallel import map_unordered
+from histocli.base.progress import Track, silent
+from histocli.base.rng import rng_for
+from histocli.base.system import resolve_workers
+from histocli.base.types import Json
+from histocli.config.common import Execution, as_dict, config_hash
+from histocli.config.generate import GenerateConfig
+from histocli.reference.statistics import Reference, analyse_reference
+from histocli.stages.common import StageResult, Stopwatch, content_hash
+from histocli.stores.inputs import InputImage, expand_with_mpp
+from histocli.stores.patches import CONTRACT, PatchStore, PatchStoreWriter, ReferenceRecord
+from histocli.stores.provenance import Provenance, disk_errors, prepare_output
+from histocli.stores.scratch import load_arrays, save_arrays
+from histocli.stores.slides import IMAGE_SUFFIXES, read_image, read_pixel_size, resample
+from histocli.synthesis.patch import Drawing, draw_patch, paint_patches
+
+logger = logging.getLogger(__name__)
+
+REGION_PX = 1024  # larger references are cut into regions of about this side, each measured on its own
+MOST_REGIONS = 512  # regions taken apart in one run; evenly spread over the references
+LEAST_TISSUE = 0.05  # regions with less tissue teach nothing and are left out, unless there is nothing else
+COARSE = 1.3  # a reference this much coarser than the patches makes blurred patches
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateResult(StageResult):
+    """What synthesis made."""
+
+    schema: ClassVar[str] = "histosynth.generate/1"
+
+    patches: int
+    references: int
+    """Reference files that patches follow."""
+    nuclei: int | None
+    """Labelled nuclei in all patches; None where nothing was drawn or read."""
+    mpp: float
+    failed: tuple[str, ...] = ()
+    """References that could not be read, under ``--on-error continue``."""
+
+
+@dataclass(frozen=True)
+class _Source:
+    """One reference file, as it will be read."""
+
+    path: Path
+    sha256: str
+    mpp: float
+    mpp_source: str
+
+
+@dataclass(frozen=True)
+class _Region:
+    """One part of a reference file, taken apart."""
+
+    source: _Source
+    index: int
+    """Of the source."""
+    box: tuple[int, int, int, int]
+    """Top, left, bottom, right, in pixels of the resampled image."""
+    folder: Path
+    """Where its arrays are."""
+    statistics: Json
+    tissue_fraction: float
+
+    @property
+    def name(self) -> str:
+        """File name, with the part of it that was used."""
+        top, left, bottom, right = self.box
+        return f"{self.source.path.name}[{top}:{bottom},{left}:{right}]"
+
+
+@dataclass(frozen=True)
+class _AnalyseJob:
+    source: _Source
+    index: int
+    mpp: float
+    seed: int
+    scratch: Path
+    most_regions: int
+
+
+@dataclass(frozen=True)
+class _BatchJob:
+    batch: range
+    folders: tuple[Path, ...]
+    """Of the reference of each patch."""
+    patch_px: int
+    seed: int
+    paint: bool
+    """Paint in the worker too; False where a GPU in the parent does it."""
+
+
+@dataclass(frozen=True)
+class _BatchResult:
+    instance_labels: npt.NDArray[np.int32]
+    image: npt.NDArray[np.uint8] | None
+    drawings: list[Drawing] | None
+
+
+def generate(
+    references: Sequence[str], out: Path, config: GenerateConfig, execution: Execution, *, track: Track = silent
+) -> GenerateResult:
+    """Draw a patch store in the likeness of reference images.
+
+    Parameters
+    ----------
+    references : sequence of str
+        Files, folders, globs, ``@list``, manifests or ``-``.
+    out : Path
+        Patch store to make.
+    config : GenerateConfig
+    execution : Execution
+    track : Track
+        Shows progress.
+
+    Returns
+    -------
+    GenerateResult
+
+    Raises
+    ------
+    InputNotFound, InvalidInput
+        References that are missing or cannot be read.
+    StoreExists
+        Something is in the way of ``out``.
+    Stopped
+        A signal came; what is drawn is kept for ``--resume``.
+    """
+    watch = Stopwatch()
+    images = expand_with_mpp(references, suffixes=IMAGE_SUFFIXES, stdin=sys.stdin, what="reference image")
+    sources, failed = _identify(images, config, execution)
+    fingerprint = config_hash(config, references=[[source.sha256, source.mpp] for source in sources])
+    result = GenerateResult(
+        output=str(out),
+        status="planned",
+        seconds=0,
+        patches=config.n,
+        references=len(sources),
+        nuclei=None,
+        mpp=config.mpp,
+        failed=tuple(failed),
+    )
+    action = prepare_output(
+        out,
+        contract=CONTRACT,
+        config_hash=fingerprint,
+        resume=execution.resume,
+        overwrite=execution.overwrite,
+        dry_run=execution.dry_run,
+    )
+    if action == "skip":
+        return replace(result, status="skipped", seconds=watch.seconds, nuclei=_count_nuclei(out))
+    device = resolve_device(execution.device)
+    if execution.dry_run:
+        return replace(result, seconds=watch.seconds)
+    with tempfile.TemporaryDirectory(prefix="histosynth-") as scratch:
+        regions = _analyse(sources, config, execution, Path(scratch), track)
+        provenance = Provenance(
+            contract=CONTRACT, command="generate", config=as_dict(config), config_hash=fingerprint, seed=config.seed
+        )
+        records = [
+            ReferenceRecord(
+                name=region.name,
+                sha256=region.source.sha256,
+                mpp=region.source.mpp,
+                mpp_source=region.source.mpp_source,
+                statistics=region.statistics,
+            )
+            for region in regions
+        ]
+        with PatchStoreWriter.create(
+            out,
+            n=config.n,
+            patch_px=config.patch_px,
+            mpp=config.mpp,
+            origin="initial",
+            references=records,
+            provenance=provenance,
+            resume=action == "resume",
+        ) as writer:
+            _draw_all(writer, regions, config, execution, device, track)
+            writer.finish()
+    return replace(result, status="done", seconds=watch.seconds, nuclei=_count_nuclei(out))
+
+
+def _count_nuclei(path: Path) -> int:
+    store = PatchStore.open(path)
+    return sum(int(labels.max()) for batch in store.batches() for labels in store.read(batch)[1])  # ids are 1..n
+
+
+def reference_order(seed: int, n_references: int, n: int) -> npt.NDArray[np.int32]:
+    """Return which reference each of ``n`` patches follows: all once in a random order, then all again in another.
+
+    Entry i depends on the seed, the number of references and i only.
+    """
+    rounds = -(-n // n_references)
+    orders = [rng_for(seed, "reference", turn).permutation(n_references) for turn in range(rounds)]
+    return np.concatenate(orders)[:n].astype(np.int32)
+
+
+def _identify(
+    images: Sequence[InputImage], config: GenerateConfig, execution: Execution
+) -> tuple[list[_Source], list[str]]:
+    """Hash the references and find their pixel sizes, before any work is done."""
+    sources, failed = [], []
+    for image in images:
+        raise_if_stopped("generate: stopped before anything was drawn; run it again")
+        try:
+            mpp, mpp_source = read_pixel_size(image.path, mpp=image.mpp or config.reference_mpp)
+            sources.append(_Source(image.path, content_hash(image.path), mpp, mpp_source))
+        except HistosynthError as error:
+            if execution.on_error == "stop":
+                raise
+            logger.warning("%s", error)
+            failed.append(str(image.path))
+            continue
+        if mpp > COARSE * config.mpp:
+            logger.warning(
+                "%s: has %.3g um/px, coarser than the patches' %.3g; they will be blurred. Set --mpp %.3g",
+                image.path,
+                mpp,
+                config.mpp,
+                mpp,
+            )
+    if not sources:
+        raise InputNotFound(f"none of the {len(images)} references can be read; see the messages above")
+    assumed = sum(source.mpp_source == "assumed" for source in sources)
+    if assumed:
+        logger.warning(
+            "%d of %d references record no pixel size; %.3g um/px is assumed. Give --reference-mpp where that is wrong",
+            assumed,
+            len(sources),
+            next(source.mpp for source in sources if source.mpp_source == "assumed"),
+        )
+    return sources, failed
+
+
+def _analyse(
+    sources: Sequence[_Source], config: GenerateConfig, execution: Execution, scratch: Path, track: Track
+) -> list[_Region]:
+    """Take the references apart that patches will follow; the others of a long list are not needed."""
+    used = np.arange(len(sources))
+    limit = min(config.n, MOST_REGIONS)
+    if len(sources) > limit:
+        used = np.sort(rng_for(config.seed, "sources").choice(len(sources), limit, replace=False))
+        logger.warning("%d of %d references are used: no more than there are patches, and at most %d", limit, len(sources), MOST_REGIONS)
+    jobs = [
+        _AnalyseJob(sources[i], int(i), config.mpp, config.seed, scratch, max(1, limit // len(used))) for i in used
+    ]
+    found: list[_Region] = []
+    workers = min(resolve_workers(execution.workers), max(1, len(jobs) // 4))  # a process takes seconds to start
+    with track("measuring references", len(jobs)) as bar, disk_errors(scratch):
+        stopped = "generate: stopped while references were measured; nothing was drawn yet, run it again"
+        for _, regions in map_unordered(_analyse_source, jobs, workers, stopped):
+            found.extend(regions)
+            bar.advance()
+    found.sort(key=lambda region: (region.index, region.box))
+    with_tissue = [region for region in found if region.tissue_fraction >= LEAST_TISSUE]
+    if not with_tissue:
+        logger.warning("the references show no tissue; the patches will be empty")
+    return with_tissue or found
+
+
+def _analyse_source(job: _AnalyseJob) -> list[_Region]:
+    image = read_image(job.source.path, mpp=job.source.mpp)
+    pixels = resample(image.pixels, job.source.mpp, job.mpp)
+    height, width = pixels.shape[:2]
+    boxes = [
+        (top, left, bottom, right) for top, bottom in _parts(height, REGION_PX) for left, right in _parts(width, REGION_PX)
+    ]
+    if len(boxes) > job.most_regions:
+        rng = rng_for(job.seed, f"regions of {job.source.sha256}")
+        boxes = [boxes[i] for i in np.sort(rng.choice(len(boxes), job.most_regions, replace=False))]
+    regions = []
+    for number, (top, left, bottom, right) in enumerate(boxes):
+        rng = rng_for(job.seed, job.source.sha256, number)
+        reference = analyse_reference(pixels[top:bottom, left:right], job.mpp, job.source.path.name, rng)
+        folder = job.scratch / f"{job.index}-{number}"
+        save_arrays(folder, *reference.to_arrays())
+        statistics = reference.statistics
+        regions.append(
+            _Region(
+                job.source,
+                job.index,
+                (top, left, bottom, right),
+                folder,
+                statistics.to_json(),
+                statistics.appearance.tissue_fraction,
+            )
+        )
+    return regions
+
+
+def _parts(length: int, longest: int) -> list[tuple[int, int]]:
+    """Cut 0..length into equal parts of at most ``longest``."""
+    edges = np.linspace(0, length, -(-length // longest) + 1).round().astype(int)
+    return [(int(start), int(stop)) for start, stop in zip(edges[:-1], edges[1:], strict=True)]
+
+
+def _draw_all(
+    writer: PatchStoreWriter,
+    regions: Sequence[_Region],
+    config: GenerateConfig,
+    execution: Execution,
+    device: torch.device,
+    track: Track,
+) -> None:
+    order = reference_order(config.seed, len(regions), config.n)
+    pending = writer.pending()
+    paint_here = device.type != "cpu"
+    jobs = (
+        _BatchJob(batch, tuple(regions[k].folder for k in order[batch.start : batch.stop]), config.patch_px, config.seed, not paint_here)
+        for batch in pending
+    )
+    workers = min(resolve_workers(execution.workers), max(1, len(pending) // 4))
+    stopped = f"{writer.target}: stopped; the patches drawn so far are kept, run the same command with --resume"
+    with track("drawing patches", config.n) as bar:
+        bar.advance(config.n - sum(len(batch) for batch in pending))
+        for job, drawn in map_unordered(_draw_batch, jobs, workers, stopped):
+            image = drawn.image if drawn.image is not None else paint_patches(drawn.drawings or [], device)
+            size = len(job.batch)
+            reference = order[job.batch.start : job.batch.stop]
+            writer.write(job.batch, image, drawn.instance_labels, np.ones(size, np.float32), reference)
+            bar.advance(size)
+
+
+def _draw_batch(job: _BatchJob) -> _BatchResult:
+    loaded: dict[Path, Reference] = {}
+    drawings = []
+    for index, folder in zip(job.batch, job.folders, strict=True):
+        if folder not in loaded:
+            loaded[folder] = Reference.from_arrays(*load_arrays(folder))
+        drawings.append(draw_patch(loaded[folder], job.patch_px, rng_for(job.seed, "patch", index)))
+    labels = np.stack([drawing.instance_labels for drawing in drawings])
+    if job.paint:
+        return _BatchResult(labels, paint_patches(drawings, torch.device("cpu")), None)
+    return _BatchResult(labels, None, drawings)
