@@ -1,0 +1,64 @@
+# Needs git, make and Python 3.11 or newer; everything else goes into .venv.
+#
+#   make demo     a slide, from nothing to labelled nuclei, in a few minutes
+#   make test     the tests
+#   make check    format, lint, types and tests: what has to pass before a commit
+#
+# PYTHON=python3.12        another interpreter
+# TORCH_INDEX=https://...  another index for the torch wheel, such as PyTorch's for CPU-only or a CUDA version
+# DEMO=demo                where the demo works
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH_INDEX ?=
+DEMO ?= demo
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format install clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+demo: $(VENV)/.installed
+	$(BIN)/python examples/demo.py --folder $(DEMO)
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+install: $(VENV)/.installed
+
+clean:
+	rm -rf $(DEMO) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+
+# Stamps: the environment is made once, and again when the dependencies change.
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, $(PYTHON) is %d.%d; try make PYTHON=python3.12" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.torch: $(VENV)/.made
+	@if [ -n "$(TORCH_INDEX)" ]; then echo "torch from $(TORCH_INDEX)"; $(PIP) --index-url "$(TORCH_INDEX)" 'torch>=2.6,<2.14'; fi
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml $(VENV)/.torch
+	@echo "installing histosynth into $(VENV); the first time this takes some minutes"
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml $(VENV)/.torch
+	@echo "installing histosynth and its tools into $(VENV); the first time this takes some minutes"
+	$(PIP) --editable '.[dev]'
+	@touch $@ $(VENV)/.installed
