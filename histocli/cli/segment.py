@@ -55,6 +55,5 @@ def segment(
     o.refuse_by_suffix(slides, "segment takes images", {(".safetensors",): "a model is given with --model"})
     from histocli.stages.segment import segment as run  # late: keeps --help free of torch
 
-    for result in run(slides, model, out, settings, running, track=screen.track):
-        screen.result(result)
+    run(slides, model, out, settings, running, track=screen.track, report=screen.result)
     screen.raise_if_any_failed()

@@ -36,7 +36,10 @@ class Call:
 
 
 class FakeStages:
-    """``calls`` is what was asked; ``answer`` is the result, a list of them, an error, or a function of the keywords."""
+    """``calls`` is what was asked of them.
+
+    ``answer`` is the result, several of them for a stage that reports each, an error, or a function of the keywords.
+    """
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
@@ -47,6 +50,8 @@ class FakeStages:
         answer = self.answer(**keywords) if callable(self.answer) and not isinstance(self.answer, type) else self.answer
         if isinstance(answer, BaseException):
             raise answer
+        if "report" in keywords and not isinstance(answer, FakeResult):
+            answer = [keywords["report"](result) for result in answer]
         return answer
 
 
