@@ -19,7 +19,7 @@ mkdir -p "$out"
 
 # Each command prints the path of what it made, and the next one reads it.
 histosynth generate "$images" -o "$out/synthetic.zarr" |
-    histosynth train - -o "$out/model.safetensors"
+    histosynth train - -o "$out/model.safetensors" >&2
 
 # One JSON object a slide, for scripts that go on from here.
 histosynth segment "$images" --model "$out/model.safetensors" -o "$out/nuclei" --format ome-zarr,overlay --json |
