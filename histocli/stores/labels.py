@@ -41,6 +41,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -229,6 +230,7 @@ class PatchLabelsWriter:
         assert provenance.contract == CONTRACT, provenance.contract
         self.target = target
         self._partial = records.partial_path(target)
+        self._marks_lock = threading.Lock()
         self._lock = OutputLock(target)
         try:
             with disk_errors(target):
@@ -265,7 +267,7 @@ class PatchLabelsWriter:
         return [range(int(start), min(int(start) + SHARD_PATCHES, self._n)) for start in starts]
 
     def write(self, batch: range, labels: npt.NDArray[np.integer[Any]]) -> None:
-        """Write one of :meth:`pending`, from one thread at a time.
+        """Write one of :meth:`pending`; several threads may write different ones at a time.
 
         Parameters
         ----------
@@ -277,8 +279,9 @@ class PatchLabelsWriter:
         assert len(labels) == len(batch), (labels.shape, batch)
         with disk_errors(self.target):
             self._labels[batch.start : batch.stop] = labels.astype(np.uint32, copy=False)
-            self._counts[batch.start : batch.stop] = labels.max(axis=(1, 2)).astype(np.uint32)
-            self._done[batch.start // SHARD_PATCHES] = 1
+            with self._marks_lock:  # these arrays are one chunk each
+                self._counts[batch.start : batch.stop] = labels.max(axis=(1, 2)).astype(np.uint32)
+                self._done[batch.start // SHARD_PATCHES] = 1
 
     def finish(self) -> int:
         """Mark the store complete, put it in its place and return the number of nuclei in all patches."""
@@ -289,6 +292,10 @@ class PatchLabelsWriter:
             _finish(self._partial, self.target)
         self._lock.release()
         return total
+
+    def close(self) -> None:
+        """Let go of the output; a partial store stays for the next run."""
+        self._lock.release()
 
     def __enter__(self) -> PatchLabelsWriter:
         return self
