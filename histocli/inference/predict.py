@@ -6,7 +6,7 @@ import torch
 
 from histocli.base.types import FloatArray, InstanceLabels
 from histocli.instances.targets import DEFAULT_THRESHOLDS, Thresholds, maps_to_instances
-from histocli.model.segmenter import Segmenter
+from histocli.model.segmenter import Segmenter, channels_last
 
 
 class Predictor:
@@ -33,7 +33,7 @@ class Predictor:
         dtype: torch.dtype,
         thresholds: Thresholds = DEFAULT_THRESHOLDS,
     ) -> None:
-        self.segmenter = segmenter.to(device=device, memory_format=torch.channels_last).eval()
+        self.segmenter = channels_last(segmenter, device).eval()
         self.mpp = mpp
         self.device = device
         self.dtype = dtype
@@ -42,12 +42,13 @@ class Predictor:
     @property
     def multiple_px(self) -> int:
         """Sides of tiles must be multiples of this."""
-        return self.segmenter.multiple_px
+        multiple: int = self.segmenter.multiple_px
+        return multiple
 
     @property
     def halo_px(self) -> int:
         """Context around a core that its pixels need, a multiple of ``multiple_px``: reach of the convolutions plus a nucleus."""
-        return 4 * self.segmenter.multiple_px
+        return 4 * self.multiple_px
 
     def maps(self, tiles: npt.NDArray[np.uint8]) -> FloatArray:
         """Predict.
@@ -65,7 +66,8 @@ class Predictor:
         with torch.inference_mode(), torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
             pixels = torch.from_numpy(tiles).to(self.device).permute(0, 3, 1, 2).float() / 255  # channels last already
             maps = torch.sigmoid(self.segmenter(pixels).float())
-        return maps.permute(0, 2, 3, 1).cpu().numpy()
+        found: FloatArray = maps.permute(0, 2, 3, 1).cpu().numpy()
+        return found
 
     def instances(self, maps: FloatArray) -> InstanceLabels:
         """Decode the maps of one tile, shape (H, W, 2), into labels 1..n."""

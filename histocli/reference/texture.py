@@ -135,7 +135,9 @@ def cut_textures(
     if n == 0:
         empty = np.zeros((0, 3), np.float32)
         nothing = np.zeros(0, np.float32)
-        return NuclearTextures(np.zeros((0, 3, FRAME_PX, FRAME_PX), np.float32), empty, empty, nothing, nothing, np.zeros(0, bool))
+        return NuclearTextures(
+            np.zeros((0, 3, FRAME_PX, FRAME_PX), np.float32), empty, empty, nothing, nothing, np.zeros(0, bool)
+        )
     unit = (np.arange(FRAME_PX) + 0.5) / FRAME_PX * 2 - 1
     v, u = np.meshgrid(unit * FRAME_EXTENT, unit * FRAME_EXTENT, indexing="ij")
     angle = nuclei.orientation_rad[whole, None, None]
@@ -145,7 +147,9 @@ def cut_textures(
     columns, rows = x.reshape(-1, FRAME_PX).astype(np.float32), y.reshape(-1, FRAME_PX).astype(np.float32)
     frames = np.concatenate(
         [  # OpenCV maps have at most 32767 rows
-            cv2.remap(optical_density, columns[i : i + 30720], rows[i : i + 30720], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+            cv2.remap(
+                optical_density, columns[i : i + 30720], rows[i : i + 30720], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
+            )
             for i in range(0, len(rows), 30720)
         ]
     ).reshape(n, FRAME_PX, FRAME_PX, 3)

@@ -222,9 +222,7 @@ def reference_order(seed: int, n_references: int, n: int) -> npt.NDArray[np.int3
     return np.concatenate(orders)[:n].astype(np.int32)
 
 
-def _identify(
-    images: Sequence[InputImage], config: GenerateConfig, execution: Execution
-) -> tuple[list[_Source], list[str]]:
+def _identify(images: Sequence[InputImage], config: GenerateConfig, execution: Execution) -> tuple[list[_Source], list[str]]:
     """Hash the references and find their pixel sizes, before any work is done."""
     sources, failed = [], []
     for image in images:
@@ -267,10 +265,10 @@ def _analyse(
     limit = min(config.n, MOST_REGIONS)
     if len(sources) > limit:
         used = np.sort(rng_for(config.seed, "sources").choice(len(sources), limit, replace=False))
-        logger.warning("%d of %d references are used: no more than there are patches, and at most %d", limit, len(sources), MOST_REGIONS)
-    jobs = [
-        _AnalyseJob(sources[i], int(i), config.mpp, config.seed, scratch, max(1, limit // len(used))) for i in used
-    ]
+        logger.warning(
+            "%d of %d references are used: no more than there are patches, and at most %d", limit, len(sources), MOST_REGIONS
+        )
+    jobs = [_AnalyseJob(sources[int(i)], int(i), config.mpp, config.seed, scratch, max(1, limit // len(used))) for i in used]
     found: list[_Region] = []
     workers = min(resolve_workers(execution.workers), max(1, len(jobs) // 4))  # a process takes seconds to start
     with track("measuring references", len(jobs)) as bar, disk_errors(scratch):
@@ -289,9 +287,7 @@ def _analyse_source(job: _AnalyseJob) -> list[_Region]:
     image = read_image(job.source.path, mpp=job.source.mpp)
     pixels = resample(image.pixels, job.source.mpp, job.mpp)
     height, width = pixels.shape[:2]
-    boxes = [
-        (top, left, bottom, right) for top, bottom in _parts(height, REGION_PX) for left, right in _parts(width, REGION_PX)
-    ]
+    boxes = [(top, left, bottom, right) for top, bottom in _parts(height, REGION_PX) for left, right in _parts(width, REGION_PX)]
     if len(boxes) > job.most_regions:
         rng = rng_for(job.seed, f"regions of {job.source.sha256}")
         boxes = [boxes[i] for i in np.sort(rng.choice(len(boxes), job.most_regions, replace=False))]
@@ -333,7 +329,9 @@ def _draw_all(
     pending = writer.pending()
     paint_here = device.type != "cpu"
     jobs = (
-        _BatchJob(batch, tuple(regions[k].folder for k in order[batch.start : batch.stop]), config.patch_px, config.seed, not paint_here)
+        _BatchJob(
+            batch, tuple(regions[k].folder for k in order[batch.start : batch.stop]), config.patch_px, config.seed, not paint_here
+        )
         for batch in pending
     )
     workers = min(resolve_workers(execution.workers), max(1, len(pending) // 4))

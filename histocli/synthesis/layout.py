@@ -72,11 +72,11 @@ class Sites:
 def draw_arrangement(morphology: Morphology, rng: np.random.Generator) -> Arrangement:
     """Draw what a patch aims at, around what its reference shows.
 
-    The rough map breaks pale nuclei into pieces and misses others, so sizes are drawn from its upper half and number and spread
-    beyond what it shows.
+    The rough map breaks pale nuclei into pieces, fuses others and misses some, so size, number and spread are drawn around what it
+    shows, and patches of one reference differ.
     """
-    median, upper = morphology.area_um2[2:4]
-    smallest, largest = np.clip(median, 14, 110), np.clip(1.15 * upper, 20, 130)
+    median, weighted = morphology.typical_area_um2
+    smallest, largest = np.clip([0.9 * median, 1.2 * weighted], 14, 150)
     typical = np.exp(rng.uniform(np.log(smallest), np.log(largest)))
     return Arrangement(
         coverage=float(np.clip(morphology.nuclear_fraction * rng.uniform(0.6, 1.8), 0.02, 0.6)),
@@ -94,9 +94,7 @@ def draw_arrangement(morphology: Morphology, rng: np.random.Generator) -> Arrang
     )
 
 
-def place_nuclei(
-    arrangement: Arrangement, tissue: BoolMask, sites: Sites, mpp: float, rng: np.random.Generator
-) -> Layout:
+def place_nuclei(arrangement: Arrangement, tissue: BoolMask, sites: Sites, mpp: float, rng: np.random.Generator) -> Layout:
     """Place nuclei on tissue until the aimed coverage is reached.
 
     Parameters

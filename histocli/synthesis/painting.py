@@ -12,10 +12,11 @@ from torch import Tensor
 from histocli.optics.blur import blur_each
 from histocli.optics.density import optical_density_to_light
 
-COLUMNS = ("red", "green", "blue", "strength", "core", "rim_px", "texture", "texture_gain", "grain_gain")
+COLUMNS = ("red", "green", "blue", "strength", "core", "rim_px", "clearing", "texture", "texture_gain", "grain_gain")
 """Of the table of nuclei: colour as optical density, opacity, opacity of the middle relative to the border, width of the rim in
-pixels, index and gain of the texture, gain of the drawn chromatin grain."""
+pixels, share of the background that a clear middle lets through less, index and gain of the texture, gain of the drawn chromatin grain."""
 NUCLEOLUS_STRENGTH = 0.8
+CLUMP_STRENGTH = 0.35
 
 
 @dataclass(frozen=True)
@@ -67,27 +68,32 @@ def paint(canvas: Canvas, frame_extent: float) -> Tensor:
     place = canvas.owner.flatten().nonzero()[:, 0]
     patch = place // (height * width)
     row = canvas.nuclei[patch, canvas.owner.flatten()[place].long()]
-    colour, strength, core, rim, texture, texture_gain, grain_gain = row.split([3, 1, 1, 1, 1, 1, 1], dim=1)
+    colour, strength, core, rim, clearing, texture, texture_gain, grain_gain = row.split([3, 1, 1, 1, 1, 1, 1, 1], dim=1)
 
     def at(field: Tensor) -> Tensor:
         return field.flatten()[place].float()[:, None]
 
-    profile = core + (1 - core) * torch.exp(-at(canvas.depth) / rim)
-    opacity = strength * (profile + NUCLEOLUS_STRENGTH * at(canvas.nucleoli) * (1.15 - profile).clamp(min=0))
-    opacity = opacity * (1 + grain_gain * at(canvas.grain)).clamp(0.2, 1.8)
-    drawn = place.new_zeros((4, batch * height * width), dtype=torch.float32)
+    rimmed = torch.exp(-at(canvas.depth) / rim)
+    profile = core + (1 - core) * rimmed
+    grain = at(canvas.grain)
+    clumps = CLUMP_STRENGTH * grain_gain * (grain - 0.5).clamp(min=0)  # chromatin that shows in a pale middle too
+    opacity = profile * (1 + grain_gain * grain).clamp(0.2, 1.8) + clumps
+    opacity = strength * (opacity + NUCLEOLUS_STRENGTH * at(canvas.nucleoli) * (1.15 - profile).clamp(min=0))
+    drawn = place.new_zeros((5, batch * height * width), dtype=torch.float32)
     drawn[0, place] = opacity[:, 0]
-    drawn[1:, place] = (opacity * colour).T
-    drawn = drawn.view(4, batch, height, width).transpose(0, 1)
-    drawn = blur_each(drawn, canvas.edge_px)
-    cover, pigment = drawn[:, :1].clamp(max=1.3), drawn[:, 1:]
+    drawn[1:4, place] = (opacity * colour).T
+    drawn[4, place] = (clearing * (1 - rimmed))[:, 0]
+    drawn = blur_each(drawn.view(5, batch, height, width).transpose(0, 1), canvas.edge_px)
+    cover, pigment, cleared = drawn[:, :1].clamp(max=1.3), drawn[:, 1:4], drawn[:, 4:]
 
-    residual = sample_textures(canvas.textures, texture[:, 0].long(), at(canvas.frame_u)[:, 0], at(canvas.frame_v)[:, 0], frame_extent)
+    residual = sample_textures(
+        canvas.textures, texture[:, 0].long(), at(canvas.frame_u)[:, 0], at(canvas.frame_v)[:, 0], frame_extent
+    )
     detail = place.new_zeros((3, batch * height * width), dtype=torch.float32)
     detail[:, place] = (residual * texture_gain * strength.clamp(max=1)).T
     detail = detail.view(3, batch, height, width).transpose(0, 1) * cover.clamp(max=1)
 
-    density = canvas.background * (1 - cover) + pigment + detail
+    density = canvas.background * (1 - cover) * (1 - cleared) + pigment + detail
     light = optical_density_to_light(density.clamp(min=0), canvas.white[:, None, None, None])
     return light.round().to(torch.uint8)
 

@@ -120,9 +120,7 @@ def paint_patches(drawings: Sequence[Drawing], device: torch.device) -> np.ndarr
     return np.ascontiguousarray(painted.permute(0, 2, 3, 1).cpu().numpy())
 
 
-def _crop(
-    reference: Reference, patch_px: int, rng: np.random.Generator
-) -> tuple[FloatArray, BoolMask, BoolMask, Sites]:
+def _crop(reference: Reference, patch_px: int, rng: np.random.Generator) -> tuple[FloatArray, BoolMask, BoolMask, Sites]:
     """Cut, turn and mirror a random place of the reference; a smaller reference is mirrored at its borders."""
     height, width = reference.tissue.shape
     for _ in range(5):
@@ -185,14 +183,19 @@ def _appearances(
     core = np.where(vesicular, rng.uniform(0.15, 0.75, size=n), rng.uniform(0.85, 1.0, size=n))
     texture_gain = np.where(vesicular, texture_gain * 0.6, texture_gain)
     rim_px = rng.uniform(0.25, 0.6, size=n) / reference.mpp
-    grain_gain = np.where(vesicular, rng.uniform(0.1, 0.45, size=n), rng.uniform(0, 0.2, size=n))
+    clear = vesicular & (
+        rng.random(n) < rng.uniform(0, 0.6)
+    )  # chromatin at the rim and in clumps, the middle paler than the cytoplasm
+    core = np.where(clear, rng.uniform(0.0, 0.25, size=n), core)
+    clearing = np.where(clear, rng.uniform(0.1, 0.6, size=n), 0)
+    grain_gain = np.where(vesicular, rng.uniform(0.1, 0.6, size=n), rng.uniform(0, 0.2, size=n))
     around = _local_background(layout, background)
-    visible = strength * (colour[:, 0] - around[:, 0]) * (0.35 + 0.65 * core)
+    visible = strength * (colour[:, 0] - around[:, 0]) * (0.45 + 0.55 * core)
     typical = reference.statistics.appearance.contrast[2]
     ghosts = np.zeros(n + 1, bool)
     ghosts[1:] = visible < max(LEAST_CONTRAST, GHOST * typical)
     colour = np.maximum(colour * np.exp(rng.normal(0, 0.06, size=(n, 1))), 0)
-    columns = [colour[:, 0], colour[:, 1], colour[:, 2], strength, core, rim_px, index, texture_gain, grain_gain]
+    columns = [colour[:, 0], colour[:, 1], colour[:, 2], strength, core, rim_px, clearing, index, texture_gain, grain_gain]
     table[1:] = np.stack(columns, axis=1)
     return table, textures, ghosts
 
@@ -202,9 +205,9 @@ def _hematoxylin_direction(reference: Reference, chosen: np.ndarray) -> FloatArr
     if len(chosen):
         added = np.median(reference.textures.colour[chosen] - reference.textures.surround[chosen], axis=0)
         if added[0] > 0.05:
-            return np.clip(added / added[0], 0, 3).astype(np.float32)
+            return np.asarray(np.clip(added / added[0], 0, 3), np.float32)
     stain = np.asarray(reference.statistics.appearance.stain_matrix[0], np.float32)
-    return np.clip(stain / max(float(stain[0]), 0.2), 0, 3).astype(np.float32)
+    return np.asarray(np.clip(stain / max(float(stain[0]), 0.2), 0, 3), np.float32)
 
 
 def _local_background(layout: Layout, background: FloatArray) -> FloatArray:

@@ -58,7 +58,7 @@ def start_training(segmenter: Segmenter, schedule: Schedule) -> Training:
 
 
 def learning_rate_at(progress: float, peak: float) -> float:
-    """One cycle: up in the first tenth, then down to nothing along half a cosine (Smith and Topin 2019; Loshchilov and Hutter 2017).
+    """One cycle (Smith and Topin 2019): up in the first tenth, then down to nothing along half a cosine.
 
     Parameters
     ----------

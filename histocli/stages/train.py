@@ -1,0 +1,450 @@
+"""``histosynth train``: patch stores become a segmenter.
+
+Patches and their targets are held in memory; a share of the synthetic ones is held out and scored as real images would be. Beside the model, ``<out>.log/``
+holds ``metrics.jsonl``, preview pictures of held-out patches and, until the model is written, the checkpoint that ``--resume`` goes on from.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from histocli.base.device import resolve_device, resolve_precision
+from histocli.base.errors import InvalidInput, InvalidOption, InvalidStore, Stopped
+from histocli.base.interrupts import raise_if_stopped, stop_requested
+from histocli.base.progress import Bar, Track, silent
+from histocli.base.rng import rng_for
+from histocli.base.system import resolve_workers
+from histocli.base.types import InstanceLabels, Json, RGBImage
+from histocli.config.common import Execution, as_dict, config_hash
+from histocli.config.train import TrainConfig
+from histocli.figures.sheets import patch_sheet
+from histocli.inference.predict import Predictor
+from histocli.instances.targets import DEFAULT_THRESHOLDS, normalised_distance
+from histocli.metrics.counts import count
+from histocli.metrics.summary import summarise
+from histocli.model.segmenter import PIXEL_MEAN, PIXEL_STD, architecture_of_size, build_segmenter, channels_last
+from histocli.stages.common import StageResult, Stopwatch
+from histocli.stores.inputs import expand_inputs
+from histocli.stores.logs import append_metrics, preview_path, start_log
+from histocli.stores.models import (
+    ModelHeader,
+    checkpoint_path,
+    prepare_model_output,
+    read_checkpoint,
+    remove_checkpoint,
+    write_checkpoint,
+    write_model,
+)
+from histocli.stores.patches import PatchStore
+from histocli.stores.pictures import write_png
+from histocli.stores.provenance import OutputLock
+from histocli.training.loop import Schedule, StepRecord, Training, start_training, train_steps
+from histocli.training.sampling import PatchSet
+
+logger = logging.getLogger(__name__)
+
+SAME_MPP = 0.02  # relative difference of pixel sizes that is rounding
+RECORD_EVERY = 20  # steps between two lines of metrics.jsonl
+CHECKPOINT_S = 60.0  # seconds between checkpoints
+VALIDATIONS = 4  # times the held-out patches are scored in the course of a training
+MOST_HELD_OUT = 64  # held-out patches; more cost time and tell little more
+PREVIEW_PATCHES = 8
+RESERVE_S = 4.0  # of a time budget, kept for the last scoring and for writing the model
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult(StageResult):
+    """What training made."""
+
+    schema: ClassVar[str] = "histosynth.train/1"
+
+    patches: int
+    """Patches of all stores, held-out ones included."""
+    steps: int
+    loss: float | None
+    """Mean over the last steps."""
+    held_out: Json | None
+    """Mean scores on the held-out synthetic patches; not an accuracy on tissue."""
+    mpp: float
+    device: str
+    precision: str
+    shippable: bool
+
+
+@dataclass(frozen=True)
+class _Input:
+    store: PatchStore
+    weight: float
+
+
+@dataclass(frozen=True)
+class _HeldOut:
+    images: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int32]
+
+
+def train(
+    stores: Sequence[str],
+    out: Path,
+    config: TrainConfig,
+    execution: Execution,
+    *,
+    stop_after: int | None = None,
+    track: Track = silent,
+) -> TrainResult:
+    """Train a segmenter on patch stores.
+
+    Parameters
+    ----------
+    stores : sequence of str
+        Patch stores, each with an optional share as in ``labelled.zarr:2``; ``-`` reads them from stdin.
+    out : Path
+        Model file to make.
+    config : TrainConfig
+    execution : Execution
+    stop_after : int, optional
+        Save a checkpoint and stop after this many steps in all.
+    track : Track
+        Shows progress.
+
+    Returns
+    -------
+    TrainResult
+
+    Raises
+    ------
+    InvalidStore, InvalidInput
+        Stores that cannot be read or do not go together.
+    StoreExists
+        Something is in the way of ``out``.
+    Stopped
+        A signal came, or ``stop_after`` was reached; a checkpoint is kept for ``--resume``.
+    """
+    watch = Stopwatch()
+    inputs = _open_all(stores)
+    data: list[Json] = [
+        {"name": item.store.path.name, "sha256": item.store.content_hash(), "weight": item.weight, "origin": item.store.origin,
+         "patches": len(item.store)}
+        for item in inputs
+    ]  # fmt: skip
+    device = resolve_device(execution.device)
+    dtype = resolve_precision(execution.precision, device)
+    fingerprint = config_hash(config, stores=[[entry["sha256"], entry["weight"]] for entry in data])
+    result = TrainResult(
+        output=str(out),
+        status="planned",
+        seconds=0,
+        patches=sum(len(item.store) for item in inputs),
+        steps=config.steps,
+        loss=None,
+        held_out=None,
+        mpp=inputs[0].store.mpp,
+        device=str(device),
+        precision="bf16" if dtype == torch.bfloat16 else "fp32",
+        shippable=all(item.store.shippable for item in inputs),
+    )
+    action = prepare_model_output(
+        out, config_hash=fingerprint, resume=execution.resume, overwrite=execution.overwrite, dry_run=execution.dry_run
+    )
+    if action == "skip" or execution.dry_run:
+        return replace(result, status="skipped" if action == "skip" else "planned", seconds=watch.seconds)
+    with OutputLock(out):
+        start_log(out, keep=action == "resume")
+        patches, held_out = _load(inputs, config, execution, track)
+        torch.manual_seed(config.seed)
+        segmenter = channels_last(build_segmenter(architecture_of_size(config.size)), device)
+        schedule = Schedule(
+            batch=config.batch, crop_px=min(config.crop_px, *patches.nucleus.shape[1:]), learning_rate=config.learning_rate, seed=config.seed
+        )  # fmt: skip
+        training = start_training(segmenter, schedule)
+        clock = _Clock(config, watch)
+        if action == "resume":
+            _restore(training, clock, checkpoint_path(out))
+        run = _Run(out, fingerprint, training, clock, held_out, result.mpp, dtype, stop_after)
+        loss, scores = run.train(patches, schedule, track)
+        header = ModelHeader(
+            architecture=asdict(segmenter.architecture),
+            mpp=result.mpp,
+            config_hash=fingerprint,
+            normalisation={"mean": PIXEL_MEAN, "std": PIXEL_STD, "range": "sRGB 0..1"},
+            thresholds=asdict(DEFAULT_THRESHOLDS),
+            training={
+                "steps": training.step,
+                "loss": loss,
+                "held_out": scores,
+                "device": str(device),
+                "precision": result.precision,
+            },
+            data=data,
+            shippable=result.shippable,
+            config=as_dict(config),
+            seed=config.seed,
+        )
+        write_model(out, segmenter.state_dict(), header)
+        remove_checkpoint(out)
+    return replace(result, status="done", seconds=watch.seconds, steps=training.step, loss=loss, held_out=scores)
+
+
+def split_weight(word: str) -> tuple[str, float]:
+    """Part ``labelled.zarr:2`` into a path and a share; the share is 1 where none is given.
+
+    Raises
+    ------
+    InvalidOption
+        The share is not a positive number.
+    """
+    path, colon, share = word.rpartition(":")
+    if not colon or not path or "/" in share or "\\" in share:
+        return word, 1.0
+    try:
+        weight = float(share)
+    except ValueError:
+        return word, 1.0
+    if not (weight > 0 and math.isfinite(weight)):
+        raise InvalidOption(f"{word}: the number after the colon is the store's share and must be positive, got {share}")
+    return path, weight
+
+
+def _open_all(words: Sequence[str]) -> list[_Input]:
+    """Open the stores, and see that they go together."""
+    inputs: list[_Input] = []
+    for word in words:
+        path, weight = split_weight(word)
+        found = expand_inputs([path], suffixes=(".zarr",), stdin=sys.stdin, what="patch store")
+        inputs.extend(_Input(PatchStore.open(store), weight) for store in found)
+    first = inputs[0].store
+    for item in inputs[1:]:
+        if abs(item.store.mpp / first.mpp - 1) > SAME_MPP:
+            raise InvalidInput(
+                f"{item.store.path}: has {item.store.mpp:.4g} um/px but {first.path} has {first.mpp:.4g}; a segmenter is trained at one "
+                "pixel size, so make the stores with the same --mpp"
+            )
+        if item.store.patch_px != first.patch_px:
+            raise InvalidInput(
+                f"{item.store.path}: has patches of {item.store.patch_px} px but {first.path} of {first.patch_px}; "
+                "make the stores with the same --patch-px"
+            )
+    if first.patch_px < 32:
+        raise InvalidInput(f"{first.path}: patches of {first.patch_px} px are too small to train on; at least 32 are needed")
+    return inputs
+
+
+def _load(inputs: Sequence[_Input], config: TrainConfig, execution: Execution, track: Track) -> tuple[PatchSet, _HeldOut]:
+    """Read all patches, part off the held-out ones, and compute the targets of the rest."""
+    side = inputs[0].store.patch_px
+    total = sum(len(item.store) for item in inputs)
+    images = np.empty((total, side, side, 3), np.uint8)
+    labels = np.empty((total, side, side), np.int32)
+    distance = np.empty((total, side, side), np.uint8)
+    weight, share = np.empty(total, np.float32), np.empty(total, np.float64)
+    synthetic = np.zeros(total, bool)
+    spans: list[tuple[_Input, range, int]] = []
+    start = 0
+    for item in inputs:
+        size = len(item.store)
+        weight[start : start + size] = item.store.weight
+        share[start : start + size] = item.weight / size  # the word's weight is the store's, however many patches it has
+        synthetic[start : start + size] = item.store.origin != "labelled"
+        spans += [(item, batch, start) for batch in item.store.batches()]
+        start += size
+
+    def read(span: tuple[_Input, range, int]) -> int:
+        item, batch, offset = span
+        where = slice(offset + batch.start, offset + batch.stop)
+        images[where], labels[where] = item.store.read(batch)
+        for index in range(where.start, where.stop):
+            distance[index] = normalised_distance(labels[index])
+        return len(batch)
+
+    with track("reading patches", total) as bar, ThreadPoolExecutor(resolve_workers(execution.workers)) as pool:
+        for count in pool.map(read, spans):
+            raise_if_stopped("train: stopped before the first step; run it again")
+            bar.advance(count)
+    held = _choose_held_out(synthetic, config)
+    kept = np.setdiff1d(np.arange(total), held)
+    if not (weight[kept] > 0).any() or not (labels[kept] > 0).any():
+        raise InvalidStore(
+            f"{inputs[0].store.path}: there is nothing to learn from: the patches hold no nuclei, or all their weights are 0; "
+            "make them from references that show tissue"
+        )
+    held_out = _HeldOut(images[held], labels[held])
+    if len(held):  # a view where nothing is held out, to spare the memory of a copy
+        images, labels, distance = images[kept], labels[kept], distance[kept]
+    share = share[kept] / share[kept].sum()
+    return PatchSet(images, labels > 0, labels >= 0, distance, weight[kept], share), held_out
+
+
+def _choose_held_out(synthetic: npt.NDArray[np.bool_], config: TrainConfig) -> npt.NDArray[np.int64]:
+    """Choose patches that are scored and not learnt: synthetic ones, whose number is no loss."""
+    candidates = np.flatnonzero(synthetic)
+    count = min(MOST_HELD_OUT, round(config.validation * len(candidates)), len(candidates) - 1)
+    if count <= 0:
+        return np.zeros(0, np.int64)
+    return np.sort(rng_for(config.seed, "validation").choice(candidates, count, replace=False))
+
+
+class _Clock:
+    """Tells how far a training is, by steps or by seconds."""
+
+    def __init__(self, config: TrainConfig, watch: Stopwatch) -> None:
+        self.steps = config.steps
+        self.budget_s = (
+            None if config.time_budget_s is None else max(config.time_budget_s - RESERVE_S, 0.5 * config.time_budget_s)
+        )
+        self.watch = watch
+        self.earlier_s = 0.0
+        """Of the same training, before it was resumed."""
+        self.begun_s: float | None = None
+
+    @property
+    def trained_s(self) -> float:
+        """Seconds of training, resumed ones included; 0 before the first step."""
+        return self.earlier_s + (self.watch.seconds - self.begun_s if self.begun_s is not None else 0)
+
+    def progress(self, step: int) -> float:
+        """Share of the training that is done."""
+        if self.begun_s is None:
+            self.begun_s = self.watch.seconds
+        if self.budget_s is None:
+            return step / self.steps
+        available = max(self.budget_s - self.begun_s, 1.0)  # reading the patches has taken its part
+        return max(self.trained_s / (available + self.earlier_s), 0.0)
+
+
+class _Run:
+    """One training with its files: metrics, previews, checkpoints."""
+
+    def __init__(
+        self,
+        out: Path,
+        fingerprint: str,
+        training: Training,
+        clock: _Clock,
+        held_out: _HeldOut,
+        mpp: float,
+        dtype: torch.dtype,
+        stop_after: int | None,
+    ) -> None:
+        self.out = out
+        self.fingerprint = fingerprint
+        self.training = training
+        self.clock = clock
+        self.held_out = held_out
+        self.mpp = mpp
+        self.dtype = dtype
+        self.stop_after = stop_after
+        self.recent: list[float] = []
+        self.saved_at = time.monotonic()
+
+    def train(self, patches: PatchSet, schedule: Schedule, track: Track) -> tuple[float | None, Json | None]:
+        """Train to the end; return the mean of the last losses and the held-out scores."""
+        timed = self.clock.budget_s is not None
+        total = 1000 if timed else self.clock.steps  # a timed training counts thousandths, since its steps are not known
+        shown = 0
+        validated = int(self.clock.progress(self.training.step) * VALIDATIONS)
+        with track("training", total) as bar:
+            for record in train_steps(self.training, patches, schedule, self.clock.progress, self.dtype):
+                self._note(record)
+                progress = min(self.clock.progress(record.step), 1.0)
+                shown = self._show(bar, shown, round(progress * total))
+                if validated < int(progress * VALIDATIONS) < VALIDATIONS:
+                    validated = int(progress * VALIDATIONS)
+                    self._validate()
+                self._maybe_stop(progress)
+        return (float(np.mean(self.recent)) if self.recent else None), self._validate()
+
+    def _note(self, record: StepRecord) -> None:
+        if not math.isfinite(record.loss):
+            raise InvalidInput(
+                f"{self.out}: the loss is not a number at step {record.step}; lower --learning-rate, or use --precision fp32"
+            )
+        self.recent = [*self.recent[-(RECORD_EVERY - 1) :], record.loss]
+        if record.step % RECORD_EVERY == 0:
+            append_metrics(
+                self.out,
+                {
+                    "step": record.step,
+                    "loss": float(np.mean(self.recent)),
+                    "learning_rate": record.learning_rate,
+                    "seconds": self.clock.trained_s,
+                },
+            )
+
+    def _show(self, bar: Bar, shown: int, now: int) -> int:
+        if now > shown:
+            bar.advance(now - shown, f"step {self.training.step}, loss {np.mean(self.recent):.3f}")
+        return max(shown, now)
+
+    def _maybe_stop(self, progress: float) -> None:
+        asked = stop_requested() or (self.stop_after is not None and self.training.step >= self.stop_after)
+        if (asked and progress < 1) or time.monotonic() - self.saved_at > CHECKPOINT_S:
+            self._save()
+        if asked and progress < 1:
+            raise Stopped(
+                f"{self.out}: stopped after {self.training.step} steps, the checkpoint is saved; run the same command with --resume"
+            )
+
+    def _save(self) -> None:
+        state = {
+            "segmenter": self.training.segmenter.state_dict(),
+            "optimizer": self.training.optimizer.state_dict(),
+            "step": self.training.step,
+            "trained_s": self.clock.trained_s,
+        }
+        write_checkpoint(checkpoint_path(self.out), state, config_hash=self.fingerprint)
+        self.saved_at = time.monotonic()
+
+    def _validate(self) -> Json | None:
+        """Score the held-out patches, and show some of them."""
+        if not len(self.held_out.images):
+            return None
+        segmenter = self.training.segmenter
+        device = next(segmenter.parameters()).device
+        found = predict_patches(Predictor(segmenter, mpp=self.mpp, device=device, dtype=self.dtype), self.held_out.images)
+        segmenter.train()
+        counts = [count(truth, labels) for truth, labels in zip(self.held_out.labels, found, strict=True)]
+        mean = summarise(counts, bootstrap=0).mean
+        scores: Json = {name: round(mean[name], 4) for name in ("dice", "aji", "pq", "f1")}
+        append_metrics(self.out, {"step": self.training.step, "held_out": scores, "seconds": self.clock.trained_s})
+        shown = slice(0, PREVIEW_PATCHES)
+        images: list[RGBImage] = list(self.held_out.images[shown])
+        labels: list[InstanceLabels] = list(found[shown])
+        write_png(preview_path(self.out, self.training.step), patch_sheet(images, labels, columns=4))
+        return scores
+
+
+def predict_patches(predictor: Predictor, images: npt.NDArray[np.uint8]) -> list[InstanceLabels]:
+    """Segment patches (n, H, W, 3) one by one; sides are mirrored up to what the network takes."""
+    height, width = images.shape[1:3]
+    multiple = predictor.multiple_px
+    more_y, more_x = -height % multiple, -width % multiple
+    found = []
+    for image in images:
+        padded = cv2.copyMakeBorder(image, 0, more_y, 0, more_x, cv2.BORDER_REFLECT)
+        maps = predictor.maps(padded[None])[0, :height, :width]
+        found.append(predictor.instances(maps))
+    return found
+
+
+def _restore(training: Training, clock: _Clock, path: Path) -> None:
+    state: dict[str, Any] = read_checkpoint(path).state
+    try:
+        training.segmenter.load_state_dict(state["segmenter"])
+        training.optimizer.load_state_dict(state["optimizer"])
+        training.step = int(state["step"])
+        clock.earlier_s = float(state["trained_s"])
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise InvalidStore(f"{path}: the checkpoint does not fit this training ({error}); start anew with --overwrite") from error

@@ -1,0 +1,34 @@
+"""The folder beside an output: one JSON object a line about how it was made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import orjson
+
+from histocli.base.types import Json
+from histocli.stores.provenance import disk_errors, log_path, plain_json
+
+METRICS_FILE = "metrics.jsonl"
+PREVIEW_PATTERN = "preview-*.png"
+
+
+def start_log(out: Path, *, keep: bool) -> None:
+    """Make ``<out>.log/``; unless ``keep``, metrics and previews of an earlier run are removed."""
+    folder = log_path(out)
+    with disk_errors(out):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not keep:
+            for old in (folder / METRICS_FILE, *folder.glob(PREVIEW_PATTERN)):
+                old.unlink(missing_ok=True)
+
+
+def append_metrics(out: Path, values: Json) -> None:
+    """Append one line to ``metrics.jsonl``; NaN becomes null."""
+    with disk_errors(out), (log_path(out) / METRICS_FILE).open("ab") as stream:
+        stream.write(orjson.dumps(plain_json(values)) + b"\n")
+
+
+def preview_path(out: Path, step: int) -> Path:
+    """Return where the preview picture of a training step goes."""
+    return log_path(out) / f"preview-{step:06d}.png"
