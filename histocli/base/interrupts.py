@@ -1,7 +1,8 @@
 """Ctrl-C and SIGTERM as a flag that loops ask for at a safe point.
 
 The first signal sets the flag: the command finishes the step it is in, saves, and raises ``Stopped`` (exit 75). A second
-signal raises KeyboardInterrupt at once; outputs stay valid even then, because everything is written beside its target and renamed.
+signal raises KeyboardInterrupt at once; outputs stay valid even then, because everything is written beside its target and
+renamed.
 """
 
 import signal

@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from itertools import islice
 from multiprocessing import get_context
 from typing import TypeVar
 
@@ -50,13 +51,13 @@ def map_unordered(
             raise_if_stopped(when_stopped)
             yield job, function(job)
         return
-    waiting = iter(jobs)
+    waiting: Iterator[Job] = iter(jobs)
     # a fresh interpreter: a fork would copy the threads' locks of torch and OpenCV without their threads
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=single_threaded) as pool:
         running: dict[Future[Result], Job] = {}
         try:
             while True:
-                while len(running) < AHEAD * workers and (job := next(waiting, None)) is not None:
+                for job in islice(waiting, AHEAD * workers - len(running)):
                     running[pool.submit(function, job)] = job
                 if not running:
                     return

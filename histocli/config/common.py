@@ -43,7 +43,9 @@ def check_mpp(mpp: float | None) -> None:
     """Raise ``InvalidOption`` unless ``mpp`` is None or a pixel size that a microscope can have."""
     low, high = MPP_RANGE
     if mpp is not None and not low <= mpp <= high:
-        raise InvalidOption(f"--mpp must lie between {low} and {high} micrometres per pixel, got {mpp}; a 40x scan has about 0.25")
+        raise InvalidOption(
+            f"--mpp must lie between {low} and {high} micrometres per pixel, got {mpp}; a 40x scan has about 0.25"
+        )
 
 
 def check_seed(seed: int) -> None:

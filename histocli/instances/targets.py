@@ -1,7 +1,8 @@
 """Labels to network targets, and network maps back to labels: the two directions side by side.
 
-The target of a pixel is whether it is nucleus, and how deep inside its nucleus it lies: the distance to the border divided by the
-largest such distance of that nucleus, so that small and large nuclei have equally strong centres and touching nuclei are parted by a valley.
+The target of a pixel is whether it is nucleus, and how deep inside its nucleus it lies: the distance to the border divided
+by the largest such distance of that nucleus, so that small and large nuclei have equally strong centres and touching nuclei
+are parted by a valley.
 """
 
 from dataclasses import dataclass
@@ -70,7 +71,8 @@ def normalised_distance(labels: InstanceLabels) -> npt.NDArray[np.uint8]:
     deepest[index[inside[order]]] = values[order]
     deepest[0] = 1
     scaled = distance.ravel() / deepest[index]
-    return np.rint(scaled * 255).astype(np.uint8).reshape(labels.shape)
+    depth: npt.NDArray[np.uint8] = np.rint(scaled * 255).astype(np.uint8)
+    return depth.reshape(labels.shape)
 
 
 def maps_to_instances(maps: FloatArray, mpp: float, thresholds: Thresholds = DEFAULT_THRESHOLDS) -> InstanceLabels:

@@ -1,8 +1,8 @@
 """The segmenter: a U-Net from H&E pixels to nucleus probability and distance to the nuclear border.
 
-It works at half resolution inside (pixel-unshuffle in, pixel-shuffle out; Shi et al. 2016), because at 0.25 um/px a nucleus is some
-25 pixels wide: half the resolution costs a quarter of the time and hardly any of the outline. The encoder and decoder follow
-Ronneberger et al. 2015.
+It works at half resolution inside (pixel-unshuffle in, pixel-shuffle out; Shi et al. 2016), because at 0.25 um/px a nucleus
+is some 25 pixels wide: half the resolution costs a quarter of the time and hardly any of the outline. The encoder and decoder
+follow Ronneberger et al. 2015.
 """
 
 from dataclasses import asdict, dataclass
@@ -102,7 +102,8 @@ def build_segmenter(architecture: dict[str, Any]) -> Segmenter:
         A family or shape that this version does not know.
     """
     family, channels = architecture.get("family"), architecture.get("channels")
-    known = isinstance(channels, list | tuple) and 2 <= len(channels) <= 6 and all(isinstance(c, int) and c > 0 for c in channels)
-    if family != "unet" or not known:
+    listed = isinstance(channels, list | tuple) and 2 <= len(channels) <= 6
+    widths = tuple(c for c in channels or () if isinstance(c, int) and c > 0) if listed else ()
+    if family != "unet" or not widths or len(widths) != len(channels or ()):
         raise InvalidStore(f"model architecture {architecture} is not known to this version; update histosynth")
-    return Segmenter(Architecture(channels=tuple(channels)))
+    return Segmenter(Architecture(channels=widths))

@@ -31,7 +31,8 @@ def rgb_to_optical_density(image: RGBImage, white: float = WHITE_LEVEL) -> Float
         Optical density, natural log, >= 0; 0 is glass.
     """
     table = np.maximum(np.log(white / (np.arange(256) + 1.0)), 0).astype(np.float32)
-    return table[image]
+    absorbance: FloatArray = table[image]
+    return absorbance
 
 
 def optical_density_to_rgb(optical_density: npt.NDArray[np.floating], white: float = WHITE_LEVEL) -> RGBImage:
@@ -49,7 +50,8 @@ def optical_density_to_rgb(optical_density: npt.NDArray[np.floating], white: flo
     ndarray of uint8, shape (..., 3)
     """
     light = white * np.exp(-optical_density) - 1
-    return np.clip(np.rint(light), 0, 255).astype(np.uint8)
+    levels: RGBImage = np.clip(np.rint(light), 0, 255).astype(np.uint8)
+    return levels
 
 
 def optical_density_to_light(optical_density: Tensor, white: Tensor | float = WHITE_LEVEL) -> Tensor:
@@ -65,8 +67,8 @@ def light_to_optical_density(light: Tensor) -> Tensor:
 def white_level(image: RGBImage) -> float:
     """Estimate the level of empty glass of one image.
 
-    Glass is neutral and nothing is brighter; some scanners and cameras render it far below 255. The estimate is a neutral level, the
-    99.5th percentile of the brightest channel after light smoothing: on a field full of eosin, red still shows it.
+    Glass is neutral and nothing is brighter; some scanners and cameras render it far below 255. The estimate is a neutral
+    level, the 99.5th percentile of the brightest channel after light smoothing: on a field full of eosin, red still shows it.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """Stains: their colours, estimated per image, and their amounts in every pixel.
 
-``optical_density = concentrations @ stain_matrix`` (Ruifrok and Johnston 2001). The colours come from the extreme directions of the image's
-own optical density (Macenko et al. 2009), with a check that they can be hematoxylin and eosin at all.
+``optical_density = concentrations @ stain_matrix`` (Ruifrok and Johnston 2001). The colours come from the extreme directions
+of the image's own optical density (Macenko et al. 2009), with a check that they can be hematoxylin and eosin at all.
 """
 
 from dataclasses import dataclass
@@ -46,8 +46,9 @@ def estimate_stains(optical_density: FloatArray) -> StainEstimate:
 
     Notes
     -----
-    Macenko et al. 2009: project the stained pixels on the plane of their two largest singular vectors and take the 1st and 99th percentile of the
-    angle. Their extremes are kept; what is added is the order (hematoxylin absorbs more red) and the refusal of impossible colours.
+    Macenko et al. 2009: project the stained pixels on the plane of their two largest singular vectors and take the 1st and
+    99th percentile of the angle. Their extremes are kept; what is added is the order (hematoxylin absorbs more red) and the
+    refusal of impossible colours.
     """
     pixels = optical_density.reshape(-1, 3)
     stained = pixels[(pixels.max(axis=1) > TISSUE_OD) & (pixels.max(axis=1) < 4)]

@@ -45,8 +45,8 @@ def blur_um(image: FloatArray, sigma_um: float, mpp: float) -> FloatArray:
     if factor >= 2 and min(image.shape[:2]) >= 4 * factor:
         small = cv2.resize(image, None, fx=1 / factor, fy=1 / factor, interpolation=cv2.INTER_AREA)
         small = cv2.GaussianBlur(small, (0, 0), sigma / factor, borderType=cv2.BORDER_REFLECT)
-        return cv2.resize(small, (image.shape[1], image.shape[0]), interpolation=cv2.INTER_LINEAR)
-    return cv2.GaussianBlur(image, (0, 0), max(sigma, 0.01), borderType=cv2.BORDER_REFLECT)
+        return np.asarray(cv2.resize(small, (image.shape[1], image.shape[0]), interpolation=cv2.INTER_LINEAR), np.float32)
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), max(sigma, 0.01), borderType=cv2.BORDER_REFLECT), np.float32)
 
 
 def tissue_mask(optical_density: FloatArray, mpp: float) -> BoolMask:

@@ -1,8 +1,8 @@
 """Textures of one reference: its tissue with the nuclei taken out, and its nuclei one by one.
 
-Background: behind a nucleus the low frequencies are guessed from around it (normalised convolution, Knutsson and Westin 1993) and the high ones
-are copied from a place of the same image that has no nuclei. Nuclei: each is resampled into the frame of its own ellipse, so that it can be stretched
-into any new outline without streaks.
+Background: behind a nucleus the low frequencies are guessed from around it (normalised convolution, Knutsson and Westin 1993)
+and the high ones are copied from a place of the same image that has no nuclei. Nuclei: each is resampled into the frame of its
+own ellipse, so that it can be stretched into any new outline without streaks.
 """
 
 from dataclasses import dataclass

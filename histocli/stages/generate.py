@@ -1,8 +1,8 @@
 """``histosynth generate``: reference images become a store of synthetic patches with nucleus labels.
 
-Two rounds. First every reference that will be used is read, resampled, taken apart and measured, and what synthesis needs of it goes to a scratch
-folder as plain arrays. Then patches are drawn batch by batch from memory-mapped references, so that memory does not grow with their
-number. Patch i depends on the seed, the references and i only.
+Two rounds. First every reference that will be used is read, resampled, taken apart and measured, and what synthesis needs of
+it goes to a scratch folder as plain arrays. Then patches are drawn batch by batch from memory-mapped references, so that memory
+does not grow with their number. Patch i depends on the seed, the references and i only.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
 
@@ -314,7 +315,7 @@ def _analyse_source(job: _AnalyseJob) -> list[_Region]:
 def _parts(length: int, longest: int) -> list[tuple[int, int]]:
     """Cut 0..length into equal parts of at most ``longest``."""
     edges = np.linspace(0, length, -(-length // longest) + 1).round().astype(int)
-    return [(int(start), int(stop)) for start, stop in zip(edges[:-1], edges[1:], strict=True)]
+    return [(int(start), int(stop)) for start, stop in pairwise(edges)]
 
 
 def _draw_all(

@@ -1,7 +1,8 @@
 """``histosynth train``: patch stores become a segmenter.
 
-Patches and their targets are held in memory; a share of the synthetic ones is held out and scored as real images would be. Beside the model, ``<out>.log/``
-holds ``metrics.jsonl``, preview pictures of held-out patches and, until the model is written, the checkpoint that ``--resume`` goes on from.
+Patches and their targets are held in memory; a share of the synthetic ones is held out and scored as real images would be.
+Beside the model, ``<out>.log/`` holds ``metrics.jsonl``, preview pictures of held-out patches and, until the model is written,
+the checkpoint that ``--resume`` goes on from.
 """
 
 from __future__ import annotations
@@ -167,8 +168,11 @@ def train(
         torch.manual_seed(config.seed)
         segmenter = channels_last(build_segmenter(architecture_of_size(config.size)), device)
         schedule = Schedule(
-            batch=config.batch, crop_px=min(config.crop_px, *patches.nucleus.shape[1:]), learning_rate=config.learning_rate, seed=config.seed
-        )  # fmt: skip
+            batch=config.batch,
+            crop_px=min(config.crop_px, *patches.nucleus.shape[1:]),
+            learning_rate=config.learning_rate,
+            seed=config.seed,
+        )
         training = start_training(segmenter, schedule)
         clock = _Clock(config, watch)
         if action == "resume":
@@ -229,8 +233,8 @@ def _open_all(words: Sequence[str]) -> list[_Input]:
     for item in inputs[1:]:
         if abs(item.store.mpp / first.mpp - 1) > SAME_MPP:
             raise InvalidInput(
-                f"{item.store.path}: has {item.store.mpp:.4g} um/px but {first.path} has {first.mpp:.4g}; a segmenter is trained at one "
-                "pixel size, so make the stores with the same --mpp"
+                f"{item.store.path}: has {item.store.mpp:.4g} um/px but {first.path} has {first.mpp:.4g}; "
+                "a segmenter is trained at one pixel size, so make the stores with the same --mpp"
             )
         if item.store.patch_px != first.patch_px:
             raise InvalidInput(
@@ -394,7 +398,8 @@ class _Run:
             self._save()
         if asked and progress < 1:
             raise Stopped(
-                f"{self.out}: stopped after {self.training.step} steps, the checkpoint is saved; run the same command with --resume"
+                f"{self.out}: stopped after {self.training.step} steps, the checkpoint is saved; "
+                "run the same command with --resume"
             )
 
     def _save(self) -> None:

@@ -72,8 +72,8 @@ class Sites:
 def draw_arrangement(morphology: Morphology, rng: np.random.Generator) -> Arrangement:
     """Draw what a patch aims at, around what its reference shows.
 
-    The rough map breaks pale nuclei into pieces, fuses others and misses some, so size, number and spread are drawn around what it
-    shows, and patches of one reference differ.
+    The rough map breaks pale nuclei into pieces, fuses others and misses some, so size, number and spread are drawn around
+    what it shows, and patches of one reference differ.
     """
     median, weighted = morphology.typical_area_um2
     smallest, largest = np.clip([0.9 * median, 1.2 * weighted], 14, 150)
@@ -240,7 +240,7 @@ class _Canvas:
         return True
 
     def finish(self) -> Layout:
-        """Return the layout; splinters that a later nucleus cut off an earlier one are ignored, since nobody could tell whose they are."""
+        """Return the layout; splinters that a later nucleus cut off an earlier one are ignored: whose are they?"""
         for k, (now, full) in enumerate(zip(self.areas, self.full_areas, strict=True), start=1):
             if now < full:
                 self._drop_splinters(k)

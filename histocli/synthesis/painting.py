@@ -1,7 +1,7 @@
 """From layout to picture: stains over stains, as batched tensor code for CPU and CUDA.
 
-Absorbances add, so nuclei are blended into the background in optical density. A nucleus is its reference's colour, stronger or weaker, with a
-paler middle and a rim where it is vesicular, nucleoli, and on it the texture of one real nucleus.
+Absorbances add, so nuclei are blended into the background in optical density. A nucleus is its reference's colour, stronger or
+weaker, with a paler middle and a rim where it is vesicular, nucleoli, and on it the texture of one real nucleus.
 """
 
 from dataclasses import dataclass, fields
@@ -14,7 +14,8 @@ from histocli.optics.density import optical_density_to_light
 
 COLUMNS = ("red", "green", "blue", "strength", "core", "rim_px", "clearing", "texture", "texture_gain", "grain_gain")
 """Of the table of nuclei: colour as optical density, opacity, opacity of the middle relative to the border, width of the rim in
-pixels, share of the background that a clear middle lets through less, index and gain of the texture, gain of the drawn chromatin grain."""
+pixels, share of the background that a clear middle lets through less, index and gain of the texture, gain of the drawn grain of
+chromatin."""
 NUCLEOLUS_STRENGTH = 0.8
 CLUMP_STRENGTH = 0.35
 
@@ -68,7 +69,8 @@ def paint(canvas: Canvas, frame_extent: float) -> Tensor:
     place = canvas.owner.flatten().nonzero()[:, 0]
     patch = place // (height * width)
     row = canvas.nuclei[patch, canvas.owner.flatten()[place].long()]
-    colour, strength, core, rim, clearing, texture, texture_gain, grain_gain = row.split([3, 1, 1, 1, 1, 1, 1, 1], dim=1)
+    sizes = [3, 1, 1, 1, 1, 1, 1, 1]
+    colour, strength, core, rim, clearing, texture, texture_gain, grain_gain = torch.split(row, sizes, dim=1)
 
     def at(field: Tensor) -> Tensor:
         return field.flatten()[place].float()[:, None]

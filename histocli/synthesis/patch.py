@@ -1,4 +1,7 @@
-"""One synthetic patch: what it shows is drawn on the CPU, so that labels are the same on every device; how it looks is painted in batches."""
+"""One synthetic patch.
+
+What it shows is drawn on the CPU, so that labels are the same on every device; how it looks is painted in batches.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
