@@ -7,6 +7,7 @@ traceback.
 import errno
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +41,8 @@ NO_ROOM = {
     for name in ("ENOSPC", "EDQUOT", "EFBIG", "ENOMEM", "EACCES", "EPERM", "EROFS")
     if (code := getattr(errno, name, None)) is not None
 }
+
+SHORT_WRITE = re.compile(r"requested and \d+ written")  # how NumPy reports a full disk, without its number
 
 
 class Command(TyperCommand):
@@ -121,6 +124,8 @@ def out_of_resources(error: BaseException) -> OutOfResources | None:
             return OutOfResources(f"not enough {where}; use smaller tiles or batches, fewer --workers or another --device")
         if kind.__name__ == "BrokenProcessPool":
             return OutOfResources("a worker process died, most often for lack of memory; use fewer --workers")
+        if isinstance(link, OSError) and link.errno is None and SHORT_WRITE.search(message):
+            return OutOfResources(f"the disk is full ({message}); free some space, or write to another place with -o/--out")
         if isinstance(link, OSError) and link.errno in NO_ROOM:
             where = f"{os.fsdecode(link.filename)}: " if isinstance(link.filename, (str, bytes)) else ""
             return OutOfResources(f"{where}{link.strerror or message}; free some space, or write to another place with -o/--out")

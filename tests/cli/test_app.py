@@ -132,6 +132,7 @@ class OutOfMemoryError(RuntimeError):
         RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
         OSError(errno.ENOSPC, "No space left on device", "a.zarr"),
         PermissionError(errno.EACCES, "Permission denied", "a.zarr"),
+        OSError("61440 requested and 1984 written"),
     ],
 )
 def test_missing_memory_or_disk_is_exit_6(stages, capsys, error):
