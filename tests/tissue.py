@@ -17,7 +17,7 @@ import numpy.typing as npt
 from histocli.optics.stains import TYPICAL_STAINS
 
 HEMATOXYLIN = 1.1  # concentration in nuclei
-EOSIN = 0.35  # concentration everywhere in tissue
+EOSIN = 0.55  # concentration everywhere in tissue
 
 
 @dataclass(frozen=True)
