@@ -41,7 +41,17 @@ def paint_ellipses(shape, centres, major_px, minor_px, angles):
 
 
 def make_tissue(
-    side_px=192, mpp=0.5, *, spacing_um=14.0, area_um2=50.0, elongation=1.4, angle=None, glass=False, nuclei=True, seed=0, noise=2.0
+    side_px=192,
+    mpp=0.5,
+    *,
+    spacing_um=14.0,
+    area_um2=50.0,
+    elongation=1.4,
+    angle=None,
+    glass=False,
+    nuclei=True,
+    seed=0,
+    noise=2.0,
 ):
     """Draw tissue; ``angle`` None lets every nucleus point its own way."""
     rng = np.random.default_rng(seed)
