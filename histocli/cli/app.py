@@ -190,4 +190,7 @@ def _usage(screen: Screen, error: Exception) -> int:
 
 def main() -> None:
     """Run the command line with the process's arguments and exit."""
+    # Threads of OpenMP that wait by spinning make training ten times slower where other processes want the same processors,
+    # as on shared nodes and under quotas; the library reads this once, when torch loads it.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(run(sys.argv[1:]))

@@ -14,7 +14,7 @@ import pytest
 from histocli import __version__
 from histocli.base import errors
 from histocli.base.interrupts import raise_if_stopped
-from histocli.cli.app import EXIT_CODES, run
+from histocli.cli.app import EXIT_CODES, main, run
 from tests.cli.conftest import FakeResult
 
 GENERATE = ["generate", "refs", "-o", "a.zarr"]
@@ -277,3 +277,16 @@ def test_info_describes_on_stderr_and_prints_the_sheet(stages, capsys):
     stages.answer = FakeResult(output="a.zarr")
     assert run(["info", "a.zarr", "-q"]) == 0
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_waiting_threads_leave_the_processor_unless_the_user_wants_otherwise(monkeypatch, capsys, before, after):
+    monkeypatch.setattr(sys, "argv", ["histosynth", "--version"])
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    os.environ.pop("OMP_WAIT_POLICY", None)
+    if before is not None:
+        os.environ["OMP_WAIT_POLICY"] = before
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    assert os.environ["OMP_WAIT_POLICY"] == after
