@@ -1,6 +1,7 @@
 """References made in code.
 
-``reference``: 192 x 192 at 0.5 um per pixel, pink with dark ellipses. ``empty_reference``: the same without nuclei. ``glass``: white.
+``reference``: 192 x 192 at 0.5 um per pixel, pink with dark ellipses. ``empty_reference``: the same without nuclei.
+``glass``: white.
 """
 
 import numpy as np
