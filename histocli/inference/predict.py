@@ -47,8 +47,12 @@ class Predictor:
 
     @property
     def halo_px(self) -> int:
-        """Context around a core that its pixels need, a multiple of ``multiple_px``: reach of the convolutions plus a nucleus."""
-        return 4 * self.multiple_px
+        """Context that a pixel needs: no less than the reach of the network, so that tiles of any size give the same maps.
+
+        With L levels, two convolutions on each way at scales 2, 4, ... 2**L, stem, head and the grids of pooling reach
+        ``7 * 2**L - 5`` pixels.
+        """
+        return 7 * self.segmenter.multiple_px
 
     def maps(self, tiles: npt.NDArray[np.uint8]) -> FloatArray:
         """Predict.
