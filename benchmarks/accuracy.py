@@ -29,7 +29,7 @@ import torch
 from histocli.base.system import available_cpus
 from histocli.instances.baseline import classical_nuclei
 from histocli.metrics.contrast import pooled_recall_by_contrast
-from histocli.metrics.counts import count_image
+from histocli.metrics.counts import count
 from histocli.metrics.summary import summarise
 from histocli.stores.slides import read_image
 
@@ -113,7 +113,7 @@ def score(data: Path, name: str, predictions: dict[str, np.ndarray[Any, Any]]) -
     for stem, prediction in predictions.items():
         truth = tifffile.imread(data / "dev" / name / "labels" / f"{stem}.tif").astype(np.int32)
         triples.append((read_image(data / "dev" / name / "images" / f"{stem}.png").pixels, truth, prediction))
-    summary = summarise([count_image(truth, prediction) for _, truth, prediction in triples])
+    summary = summarise([count(truth, prediction) for _, truth, prediction in triples])
     recall = pooled_recall_by_contrast(triples)
     return {
         "mean": {key: round(value, 4) for key, value in summary.mean.items()},

@@ -10,11 +10,12 @@ from histocli.base.types import BoolMask, FloatArray, InstanceLabels
 from histocli.reference.statistics import Morphology
 from histocli.synthesis.shapes import DIRECTIONS, Outline, draw_outline
 
-SKIRT_PX = 2  # a nucleus is drawn this far beyond its border, so that a blurred edge has something to blur
+SKIRT_PX = 2  # beyond the largest radius that a nucleus's window reaches
 TRIES = 6  # places tried for a nucleus before it is given up
 MOST_OVERLAP = 0.12  # of the area of the newcomer
 MOST_HIDDEN = 0.3  # of an earlier nucleus may lie under later ones
 LEAST_TISSUE = 0.75  # of the pixels of a nucleus must lie on tissue
+LARGEST_MARGIN_UM = 0.2
 AREA_RANGE_UM2 = (8.0, 420.0)
 TURN = DIRECTIONS / (2 * np.pi)
 
@@ -26,7 +27,7 @@ class Layout:
     instance_labels: InstanceLabels
     """(H, W), ids 1..n in depth order."""
     depth_px: FloatArray
-    """(H, W), distance to the border along the radius, pixels; 0 outside."""
+    """(H, W), distance to the painted edge along the radius, pixels; negative between the edge and the border of the label."""
     frame_u: FloatArray
     frame_v: FloatArray
     """(H, W), coordinates along the major and minor axis of the owner's ellipse; its border is at radius 1."""
@@ -56,6 +57,8 @@ class Arrangement:
     """How much the direction turns over the patch, radians per side."""
     direction_sharing: float
     touching_share: float
+    margin_um: float
+    """How far the label reaches over the painted edge: people outline nuclei on the outer side of the blurred rim."""
     in_place_share: float
     """Share of nuclei put where the reference had one: glands, rows and clusters come from there."""
 
@@ -90,6 +93,7 @@ def draw_arrangement(morphology: Morphology, rng: np.random.Generator) -> Arrang
         direction_turn=float(rng.normal(0, 0.6)),
         direction_sharing=float(np.clip(morphology.direction_sharing + rng.normal(0, 0.25), 0, 0.98)),
         touching_share=float(np.clip(morphology.touching_share + rng.uniform(0, 0.4), 0, 0.8)),
+        margin_um=float(rng.uniform(0, LARGEST_MARGIN_UM)),
         in_place_share=float(rng.uniform(0.2, 0.9)),
     )
 
@@ -112,7 +116,7 @@ def place_nuclei(arrangement: Arrangement, tissue: BoolMask, sites: Sites, mpp: 
     Layout
         A nucleus may be cut by the border of the patch. Nothing lies outside tissue.
     """
-    canvas = _Canvas(tissue)
+    canvas = _Canvas(tissue, arrangement.margin_um / mpp)
     target_px = arrangement.coverage * float(tissue.sum())
     ys, xs = np.nonzero(tissue[::4, ::4])
     if len(ys) == 0:
@@ -181,8 +185,9 @@ def _place_one(canvas: "_Canvas", arrangement: Arrangement, places: _Places, mpp
 class _Canvas:
     """The patch while nuclei are added."""
 
-    def __init__(self, tissue: BoolMask) -> None:
+    def __init__(self, tissue: BoolMask, margin_px: float) -> None:
         self.shape = tissue.shape
+        self.margin_px = margin_px
         self.tissue = tissue
         self.labels = np.zeros(tissue.shape, np.int32)
         self.depth = np.zeros(tissue.shape, np.float32)
@@ -211,6 +216,7 @@ class _Canvas:
         border = radii[below % DIRECTIONS] * (1 - share) + radii[(below + 1) % DIRECTIONS] * share
         depth = border - radius
         inside = depth > 0
+        depth -= self.margin_px
         area = int(inside.sum())
         if area < 4:
             return False

@@ -29,7 +29,7 @@ class Canvas:
     owner: Tensor
     """(B, H, W) int32, which nucleus of its patch a pixel shows; 0 none."""
     depth: Tensor
-    """(B, H, W) float16, pixels inside the border."""
+    """(B, H, W) float16, pixels inside the painted edge; negative where the label reaches further."""
     frame_u: Tensor
     frame_v: Tensor
     """(B, H, W) float16, coordinates in the ellipse of the owner."""
@@ -75,16 +75,18 @@ def paint(canvas: Canvas, frame_extent: float) -> Tensor:
     def at(field: Tensor) -> Tensor:
         return field.flatten()[place].float()[:, None]
 
-    rimmed = torch.exp(-at(canvas.depth) / rim)
+    depth = at(canvas.depth)
+    body = (depth + 0.5).clamp(0, 1)  # the share of the pixel that is painted
+    rimmed = torch.exp(-depth.clamp(min=0) / rim)
     profile = core + (1 - core) * rimmed
     grain = at(canvas.grain)
     clumps = CLUMP_STRENGTH * grain_gain * (grain - 0.5).clamp(min=0)  # chromatin that shows in a pale middle too
     opacity = profile * (1 + grain_gain * grain).clamp(0.2, 1.8) + clumps
-    opacity = strength * (opacity + NUCLEOLUS_STRENGTH * at(canvas.nucleoli) * (1.15 - profile).clamp(min=0))
+    opacity = body * strength * (opacity + NUCLEOLUS_STRENGTH * at(canvas.nucleoli) * (1.15 - profile).clamp(min=0))
     drawn = place.new_zeros((5, batch * height * width), dtype=torch.float32)
     drawn[0, place] = opacity[:, 0]
     drawn[1:4, place] = (opacity * colour).T
-    drawn[4, place] = (clearing * (1 - rimmed))[:, 0]
+    drawn[4, place] = (body * clearing * (1 - rimmed))[:, 0]
     drawn = blur_each(drawn.view(5, batch, height, width).transpose(0, 1), canvas.edge_px)
     cover, pigment, cleared = drawn[:, :1].clamp(max=1.3), drawn[:, 1:4], drawn[:, 4:]
 

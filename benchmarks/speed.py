@@ -1,0 +1,165 @@
+"""Speed on this machine: patches a second, the bare network, and segmentation end to end beside it in the same run.
+
+    python benchmarks/speed.py --reference SLIDE [--model MODEL] [--runs 3]
+
+Absolute numbers depend on the machine and on what else it does; the ratio of end to end to the bare network is the one to compare. The median of the runs
+is appended to ``--results`` with the processor's or the GPU's name.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from histocli.base.device import cpu_flags, resolve_device, resolve_precision
+from histocli.base.progress import Bar
+from histocli.base.system import available_cpus
+from histocli.config.common import Execution
+from histocli.config.generate import GenerateConfig
+from histocli.config.segment import SegmentConfig
+from histocli.config.train import TrainConfig
+from histocli.inference.predict import Predictor
+from histocli.model.segmenter import build_segmenter
+from histocli.stages.generate import generate
+from histocli.stages.segment import segment
+from histocli.stages.train import train
+from histocli.stores.models import read_model
+from histocli.stores.slides import read_image, resample
+
+ROOT = Path(__file__).resolve().parent.parent
+TILE_PX = 1024
+
+
+class Stages:
+    """A track that notes how long each task of a stage took, and from when its first item was done."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.items: dict[str, int] = {}
+
+    @contextmanager
+    def __call__(self, description: str, total: int | None) -> Iterator[Bar]:
+        clock = _Clock()
+        yield clock
+        self.seconds[description] = clock.last - (clock.first or clock.last)
+        self.items[description] = clock.later
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.first: float | None = None
+        self.last = time.perf_counter()
+        self.later = 0
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """Note the time; what came with the first item is start-up and does not count."""
+        if steps == 0:
+            return
+        self.last = time.perf_counter()
+        if self.first is None:
+            self.first = self.last
+        else:
+            self.later += steps
+
+
+def processor() -> str:
+    """Name the processor."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def draw(reference: Path, folder: Path, patches: int, run: int, device: str) -> float:
+    """Return patches a second once the workers run (256 px, 0.25 um/px)."""
+    stages = Stages()
+    config = GenerateConfig(n=patches, reference_mpp=0.25, seed=run)
+    generate([str(reference)], folder / f"{run}.zarr", config, Execution(device=device), track=stages)
+    return stages.items["drawing patches"] / stages.seconds["drawing patches"]
+
+
+def bare_network(predictor: Predictor, pixels: np.ndarray[Any, Any]) -> float:
+    """Return megapixels a second of the network alone on tiles in memory."""
+    side = min(TILE_PX, *(length // 32 * 32 for length in pixels.shape[:2]))
+    tiles = [
+        np.ascontiguousarray(pixels[y : y + side, x : x + side])[None]
+        for y in range(0, pixels.shape[0] - side + 1, side)
+        for x in range(0, pixels.shape[1] - side + 1, side)
+    ]
+    predictor.maps(tiles[0])
+    start = time.perf_counter()
+    for tile in tiles:
+        predictor.maps(tile)
+    return sum(tile.size / 3 for tile in tiles) / 1e6 / (time.perf_counter() - start)
+
+
+def main() -> None:
+    """Measure and append a row."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--reference", type=Path, required=True, help="a stained image, at least 1024 px a side")
+    parser.add_argument("--model", type=Path, help="segmenter at --mpp; without one, a few steps make one")
+    parser.add_argument("--mpp", type=float, default=0.25)
+    parser.add_argument("--patches", type=int, default=640)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "speed.jsonl")
+    options = parser.parse_args()
+    device = resolve_device(options.device)
+    dtype = resolve_precision("auto", device)
+    rates: dict[str, list[float]] = {"patches_per_s": [], "network_mpx_per_s": [], "segment_mpx_per_s": [], "ratio": []}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        rates["patches_per_s"] = [draw(options.reference, folder, options.patches, run, options.device) for run in range(options.runs)]
+        model = options.model
+        if model is None:
+            model = folder / "model.safetensors"
+            train([str(folder / "0.zarr")], model, TrainConfig(steps=150), Execution(device=options.device))
+        header, tensors = read_model(model)
+        segmenter = build_segmenter(header.architecture)
+        segmenter.load_state_dict(tensors)
+        predictor = Predictor(segmenter, mpp=header.mpp, device=device, dtype=dtype)
+        image = read_image(options.reference, mpp=options.mpp)
+        pixels = resample(image.pixels, options.mpp, header.mpp)
+        megapixels = pixels.shape[0] * pixels.shape[1] / 1e6
+        # a warm process is meant, so the first run of both is not counted
+        for run in range(options.runs + 1):
+            network = bare_network(predictor, pixels)
+            start = time.perf_counter()
+            config = SegmentConfig(formats=("ome-zarr",), mpp=options.mpp)
+            results = segment([str(options.reference)], model, folder / f"out{run}", config, Execution(device=options.device))
+            whole = megapixels / (time.perf_counter() - start)
+            if run:
+                rates["network_mpx_per_s"].append(network)
+                rates["segment_mpx_per_s"].append(whole)
+                rates["ratio"].append(whole / network)
+        nuclei = results[0].nuclei
+    row = {name: round(statistics.median(values), 2) for name, values in rates.items()} | {
+        "megapixels": round(megapixels, 2),
+        "nuclei": nuclei,
+        "precision": "bf16" if dtype == torch.bfloat16 else "fp32",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
+        "amx": "amx_bf16" in cpu_flags(),
+        "cpus": available_cpus(),
+        "torch": torch.__version__,
+        "reference": options.reference.name,
+    }
+    print(json.dumps(row, indent=2))
+    options.results.parent.mkdir(parents=True, exist_ok=True)
+    with options.results.open("a") as stream:
+        stream.write(json.dumps(row) + "\n")
+
+
+if __name__ == "__main__":
+    main()
