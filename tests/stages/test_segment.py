@@ -464,9 +464,14 @@ class TestStopping:
     def test_slides_that_were_finished_are_kept_and_the_rest_follows(self, tmp_path, model, monkeypatch):
         for number in range(4):
             write_png(tmp_path / "in" / f"{number}.png", tissue(seed=number))
+        safe_points = []
+        with monkeypatch.context() as patch:
+            patch.setattr(interrupts, "stop_requested", lambda: bool(safe_points.append(1)))
+            run(tmp_path / "in" / "0.png", model, tmp_path / "one", mpp=MPP)
+        assert len(safe_points) > 2
         seen = []
         with monkeypatch.context() as patch:
-            patch.setattr(interrupts, "stop_requested", after(14))  # a slide takes 6 batches of equal tiles
+            patch.setattr(interrupts, "stop_requested", after(2 * len(safe_points) + 1))  # in the middle of the third slide
             with pytest.raises(Stopped, match="same command"):
                 run(tmp_path / "in", model, tmp_path / "out", mpp=MPP, report=seen.append)
         assert [result.status for result in seen] == ["done", "done"]
