@@ -1,58 +1,92 @@
-"""A predictor's halo is no smaller than the network's reach, so that tiles of any size give the same maps."""
+"""The predictor turns tiles into maps, the same for any tile that shows a pixel's surroundings."""
 
 import numpy as np
 import pytest
 import torch
 
 from histocli.inference.predict import Predictor
-from histocli.inference.tiling import TileGrid, read_window
-from histocli.model.segmenter import build_segmenter
+from histocli.instances.targets import Thresholds
+from histocli.model.segmenter import SIZES, Architecture, Segmenter, build_segmenter
+
+CPU = torch.device("cpu")
 
 
-@pytest.fixture(params=[2, 3])
-def segmenter(request):
-    """A network of two or three levels with large random weights, so that far pixels matter."""
+@pytest.fixture
+def predictor():
     torch.manual_seed(0)
-    segmenter = build_segmenter({"family": "unet", "channels": [4] * request.param}).eval()
-    with torch.no_grad():
-        for parameter in segmenter.parameters():
-            if parameter.ndim == 4:
-                torch.nn.init.kaiming_normal_(parameter, mode="fan_in", nonlinearity="relu")
-    return segmenter
+    return Predictor(Segmenter(Architecture(channels=(4, 6, 8))), mpp=0.5, device=CPU, dtype=torch.float32)
 
 
-def maps_through(predictor: Predictor, image: np.ndarray, core_px: int, halo_px: int) -> np.ndarray:
-    maps = np.empty((*image.shape[:2], 2), np.float32)
-    for tile in TileGrid(image.shape[:2], core_px, halo_px, predictor.multiple_px, 16):
-        maps[tile.core] = predictor.maps(read_window(image, tile.window)[None].copy())[0][tile.keep]
-    return maps
+def pixels(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (*shape, 3), dtype=np.uint8)
 
 
-def test_maps_do_not_depend_on_the_tiles(segmenter):
-    predictor = Predictor(segmenter, mpp=0.5, device=torch.device("cpu"), dtype=torch.float32)
-    image = np.random.default_rng(0).integers(0, 255, (150, 230, 3), np.uint8)
-    whole = maps_through(predictor, image, 1024, predictor.halo_px)
-    for core_px in (32, 48, 64):
-        np.testing.assert_allclose(maps_through(predictor, image, core_px, predictor.halo_px), whole, atol=1e-5)
-    cut = maps_through(predictor, image, 32, predictor.multiple_px)
-    assert np.abs(cut - whole).max() > 1e-3  # with too small a halo there is a difference to see
+def test_maps_are_probabilities_of_the_shape_of_the_tiles(predictor):
+    maps = predictor.maps(pixels(2, 16, 40))
+    assert maps.shape == (2, 16, 40, 2)
+    assert maps.dtype == np.float32
+    assert 0 <= maps.min() <= maps.max() <= 1
 
 
-def test_reach(segmenter):
-    """One changed pixel changes the output up to five pixels short of the halo, and no further."""
-    halo_px = Predictor(segmenter, mpp=0.5, device=torch.device("cpu"), dtype=torch.float32).halo_px
-    segmenter = segmenter.double()
-    with torch.no_grad():
-        for parameter in segmenter.parameters():
-            if parameter.ndim == 4:
-                parameter.uniform_(0.1, 1)  # all positive: nothing cancels
-        size = 4 * halo_px
-        pixels = torch.rand(1, 3, size, 64, dtype=torch.float64)
-        before = segmenter(pixels)
-        reach = 0
-        for offset in range(segmenter.multiple_px):
-            changed = pixels.clone()
-            changed[..., size // 2 + offset, 32] += 10
-            rows = torch.nonzero((segmenter(changed) != before).any(dim=3).any(dim=1).any(dim=0)).flatten().numpy()
-            reach = max(reach, size // 2 + offset - rows.min(), rows.max() - size // 2 - offset)
-    assert reach == halo_px - 5
+def test_maps_are_those_of_the_network(predictor):
+    tiles = pixels(2, 16, 24)
+    tensor = torch.from_numpy(tiles.transpose(0, 3, 1, 2).astype(np.float32) / 255)
+    with torch.inference_mode():
+        expected = torch.sigmoid(predictor.segmenter(tensor)).numpy().transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(predictor.maps(tiles), expected, atol=1e-5)
+
+
+def test_it_evaluates_and_leaves_no_trace(predictor):
+    """Batch statistics are fixed: a tile's maps do not depend on its batch, nor on what was seen before."""
+    tiles = pixels(3, 32, 32)
+    before = {name: value.clone() for name, value in predictor.segmenter.state_dict().items()}
+    together = predictor.maps(tiles)
+    np.testing.assert_allclose(together[1], predictor.maps(tiles[1:2])[0], atol=1e-5)
+    assert not predictor.segmenter.training
+    for name, value in predictor.segmenter.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+@pytest.mark.parametrize("size", ["S", "M"])
+def test_the_halo_is_context_enough(size):
+    """Inside the halo, maps of a tile are those of a larger tile around it, up to a hair."""
+    torch.manual_seed(0)
+    channels = tuple(max(2, c // 8) for c in SIZES[size])  # the reach is that of the size, the cost is not
+    predictor = Predictor(Segmenter(Architecture(channels=channels)), mpp=0.5, device=CPU, dtype=torch.float32)
+    halo, multiple = predictor.halo_px, predictor.multiple_px
+    assert multiple == build_segmenter({"family": "unet", "channels": SIZES[size]}).multiple_px
+    assert halo % multiple == 0
+    side = 2 * halo + multiple
+    image = pixels(1, side + 2 * multiple, side + 2 * multiple)
+    inner = slice(halo, halo + multiple)
+    whole = predictor.maps(image)[0, multiple:-multiple, multiple:-multiple][inner, inner]
+    tile = predictor.maps(image[:, multiple:-multiple, multiple:-multiple])[0, inner, inner]
+    np.testing.assert_allclose(tile, whole, atol=2e-3)
+
+
+def test_thresholds_are_its_own():
+    torch.manual_seed(0)
+    segmenter = Segmenter(Architecture(channels=(4, 6)))
+    maps = np.zeros((24, 24, 2), np.float32)
+    maps[4:20, 4:20] = 0.6
+    strict = Predictor(segmenter, mpp=0.5, device=CPU, dtype=torch.float32, thresholds=Thresholds(probability=0.7))
+    plain = Predictor(segmenter, mpp=0.5, device=CPU, dtype=torch.float32)
+    assert strict.instances(maps).max() == 0
+    assert plain.instances(maps).max() == 1
+
+
+def test_the_pixel_size_is_its_own():
+    torch.manual_seed(0)
+    segmenter = Segmenter(Architecture(channels=(4, 6)))
+    maps = np.zeros((24, 24, 2), np.float32)
+    maps[4:9, 4:9] = 0.9  # 25 pixels
+    fine, coarse = (Predictor(segmenter, mpp=mpp, device=CPU, dtype=torch.float32).instances(maps).max() for mpp in (0.25, 1.0))
+    assert (fine, coarse) == (0, 1)
+
+
+def test_bfloat16_is_float32_up_to_rounding(predictor):
+    half = Predictor(predictor.segmenter, mpp=0.5, device=CPU, dtype=torch.bfloat16)
+    tiles = pixels(1, 32, 32)
+    found = half.maps(tiles)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, predictor.maps(tiles), atol=0.02)

@@ -1,0 +1,124 @@
+"""The segmenter keeps shapes, knows no place, and is built from its description alone."""
+
+import json
+
+import pytest
+import torch
+
+from histocli.base.errors import InvalidStore
+from histocli.model.segmenter import (
+    OUTPUTS,
+    PIXEL_MEAN,
+    PIXEL_STD,
+    SIZES,
+    Architecture,
+    Segmenter,
+    architecture_of_size,
+    build_segmenter,
+    channels_last,
+    normalise,
+)
+
+CPU = torch.device("cpu")
+
+
+def noise(*shape, seed=0):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def tiny():
+    torch.manual_seed(0)
+    return Segmenter(Architecture(channels=(4, 6, 8))).eval()
+
+
+@pytest.mark.parametrize("size", sorted(SIZES))
+def test_the_output_is_as_large_as_the_input(size):
+    segmenter = build_segmenter(architecture_of_size(size)).eval()
+    multiple = segmenter.multiple_px
+    with torch.inference_mode():
+        logits = segmenter(noise(1, 3, 2 * multiple, 3 * multiple))
+    assert logits.shape == (1, OUTPUTS, 2 * multiple, 3 * multiple)
+    assert torch.isfinite(logits).all()
+
+
+def test_larger_sizes_have_more_weights():
+    counts = [sum(p.numel() for p in build_segmenter(architecture_of_size(size)).parameters()) for size in ("S", "M", "L")]
+    assert counts[0] < counts[1] / 3 < counts[2] / 9
+
+
+def test_a_shift_by_its_multiple_shifts_the_output(tiny):
+    step = tiny.multiple_px
+    assert step == 8
+    image = noise(1, 3, 96, 96)
+    with torch.inference_mode():
+        first, second = tiny(image), tiny(torch.roll(image, (step, 2 * step), dims=(2, 3)))
+    inner = slice(40, 60)
+    torch.testing.assert_close(
+        second[:, :, 40 + step : 60 + step, 40 + 2 * step : 60 + 2 * step], first[:, :, inner, inner], atol=1e-4, rtol=1e-3
+    )
+
+
+def test_a_pixel_depends_on_its_surroundings_only(tiny):
+    image = noise(1, 3, 128, 128)
+    changed = image.clone()
+    changed[:, :, :16] = 0
+    with torch.inference_mode():
+        difference = (tiny(image) - tiny(changed)).abs().amax(dim=(0, 1, 3))
+    assert difference[:16].max() > 1e-3
+    assert difference[96:].max() < 1e-5
+
+
+def test_images_of_a_batch_do_not_mix_after_training(tiny):
+    images = noise(3, 3, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(tiny(images)[1:2], tiny(images[1:2]), atol=1e-5, rtol=1e-4)
+
+
+def test_its_description_survives_json_and_rebuilds_it(tiny):
+    description = json.loads(json.dumps({"family": "unet", "channels": list(tiny.architecture.channels)}))
+    rebuilt = build_segmenter(description).eval()
+    assert rebuilt.architecture == tiny.architecture
+    rebuilt.load_state_dict(tiny.state_dict())
+    image = noise(1, 3, 16, 16)
+    with torch.inference_mode():
+        torch.testing.assert_close(rebuilt(image), tiny(image))
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        {},
+        {"family": "transformer", "channels": [8, 16]},
+        {"family": "unet"},
+        {"family": "unet", "channels": 8},
+        {"family": "unet", "channels": "wide"},
+        {"family": "unet", "channels": [8]},
+        {"family": "unet", "channels": [8, -16]},
+        {"family": "unet", "channels": [8, 16.5]},
+        {"family": "unet", "channels": [8, 0]},
+        {"family": "unet", "channels": [2] * 9},
+    ],
+)
+def test_an_unknown_architecture_is_refused(description):
+    with pytest.raises(InvalidStore, match="not known to this version"):
+        build_segmenter(description)
+
+
+def test_normalisation_is_the_one_that_is_written_into_models():
+    assert normalise(torch.tensor(PIXEL_MEAN)) == 0
+    assert normalise(torch.tensor(PIXEL_MEAN + PIXEL_STD)) == pytest.approx(1)
+
+
+def test_the_memory_order_changes_nothing(tiny):
+    image = noise(1, 3, 32, 32)
+    with torch.inference_mode():
+        before = tiny(image)
+        after = channels_last(tiny, CPU)(image.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-4)
+
+
+def test_every_weight_learns(tiny):
+    tiny.train()
+    tiny(noise(2, 3, 32, 32)).square().mean().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in tiny.parameters())
