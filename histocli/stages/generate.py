@@ -102,6 +102,8 @@ class _AnalyseJob:
     seed: int
     scratch: Path
     most_regions: int
+    tolerant: bool
+    """Leave the reference out if it cannot be decoded."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,13 @@ def generate(
         A signal came; what is drawn is kept for ``--resume``.
     """
     watch = Stopwatch()
-    images = expand_with_mpp(references, suffixes=IMAGE_SUFFIXES, stdin=sys.stdin, what="reference image")
+    images = expand_with_mpp(
+        references,
+        suffixes=IMAGE_SUFFIXES,
+        stdin=sys.stdin,
+        what="reference image",
+        keep_missing=execution.on_error == "continue",
+    )
     sources, failed = _identify(images, config, execution)
     fingerprint = config_hash(config, references=[[source.sha256, source.mpp] for source in sources])
     result = GenerateResult(
@@ -179,7 +187,8 @@ def generate(
     if execution.dry_run:
         return replace(result, seconds=watch.seconds)
     with tempfile.TemporaryDirectory(prefix="histosynth-") as scratch:
-        regions = _analyse(sources, config, execution, Path(scratch), track)
+        regions, damaged = _analyse(sources, config, execution, Path(scratch), track)
+        result = replace(result, references=len(sources) - len(damaged), failed=(*failed, *damaged))
         provenance = Provenance(
             contract=CONTRACT, command="generate", config=as_dict(config), config_hash=fingerprint, seed=config.seed
         )
@@ -260,8 +269,11 @@ def _identify(images: Sequence[InputImage], config: GenerateConfig, execution: E
 
 def _analyse(
     sources: Sequence[_Source], config: GenerateConfig, execution: Execution, scratch: Path, track: Track
-) -> list[_Region]:
-    """Take the references apart that patches will follow; the others of a long list are not needed."""
+) -> tuple[list[_Region], list[str]]:
+    """Take the references apart that patches will follow; the others of a long list are not needed.
+
+    Returns their regions, and the references that turned out to be damaged.
+    """
     used = np.arange(len(sources))
     limit = min(config.n, MOST_REGIONS)
     if len(sources) > limit:
@@ -269,23 +281,38 @@ def _analyse(
         logger.warning(
             "%d of %d references are used: no more than there are patches, and at most %d", limit, len(sources), MOST_REGIONS
         )
-    jobs = [_AnalyseJob(sources[int(i)], int(i), config.mpp, config.seed, scratch, max(1, limit // len(used))) for i in used]
+    most_regions = max(1, limit // len(used))
+    tolerant = execution.on_error == "continue"
+    jobs = [_AnalyseJob(sources[int(i)], int(i), config.mpp, config.seed, scratch, most_regions, tolerant) for i in used]
     found: list[_Region] = []
+    damaged: list[str] = []
     workers = min(resolve_workers(execution.workers), max(1, len(jobs) // 4))  # a process takes seconds to start
     with track("measuring references", len(jobs)) as bar, disk_errors(scratch):
         stopped = "generate: stopped while references were measured; nothing was drawn yet, run it again"
-        for _, regions in map_unordered(_analyse_source, jobs, workers, stopped):
-            found.extend(regions)
+        for job, regions in map_unordered(_analyse_source, jobs, workers, stopped):
+            if isinstance(regions, str):
+                logger.warning("%s", regions)
+                damaged.append(str(job.source.path))
+            else:
+                found.extend(regions)
             bar.advance()
+    if not found:
+        raise InputNotFound(f"none of the {len(jobs)} references can be read; see the messages above")
     found.sort(key=lambda region: (region.index, region.box))
     with_tissue = [region for region in found if region.tissue_fraction >= LEAST_TISSUE]
     if not with_tissue:
         logger.warning("the references show no tissue; the patches will be empty")
-    return with_tissue or found
+    return with_tissue or found, sorted(damaged)
 
 
-def _analyse_source(job: _AnalyseJob) -> list[_Region]:
-    image = read_image(job.source.path, mpp=job.source.mpp)
+def _analyse_source(job: _AnalyseJob) -> list[_Region] | str:
+    """Return the regions of a reference, or why it cannot be decoded when that is tolerated."""
+    try:
+        image = read_image(job.source.path, mpp=job.source.mpp)
+    except HistosynthError as error:
+        if not job.tolerant:
+            raise
+        return str(error)
     pixels = resample(image.pixels, job.source.mpp, job.mpp)
     height, width = pixels.shape[:2]
     boxes = [(top, left, bottom, right) for top, bottom in _parts(height, REGION_PX) for left, right in _parts(width, REGION_PX)]
