@@ -1,15 +1,19 @@
 """From pixels to instances, with the network, the decoding of its maps and the caller's own work at the same time.
 
 The network runs in the caller's thread, tile by tile. As soon as the maps around a window are there, a worker decodes it;
-meanwhile the network goes on. The caller collects an image when it wants to, such as in the thread that writes it. What comes
-out depends on the pixels and the predictor only, not on the number of workers, and not on the tiles either, as long as the
-network sees no further than its halo: tiles decide which maps are computed together, and instances are found on windows of
-the finished maps whose size is fixed.
+meanwhile the network goes on. Another thread of the caller's may collect an image before its network has begun, and puts
+windows together as they come.
+
+What comes out depends on the pixels and the predictor only, not on the number of workers, and not on the tiles either, as long
+as the network sees no further than its halo: tiles decide which maps are computed together, and instances are found on windows
+of the finished maps whose size is fixed.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
 from itertools import groupby
 from types import TracebackType
 from typing import Protocol, Self
@@ -22,7 +26,7 @@ from histocli.inference.tiling import Tile, TileGrid, WindowObjects, decode_wind
 
 WINDOW_PX = 1024  # core of a window for decoding; small enough to keep workers busy, large enough that halos cost little
 WINDOW_HALO_UM = 20.0  # a nucleus reaches less far from its middle, and its neighbours shape it no further off
-LARGEST_HALO_UM = 80.0  # where an object leaves its window, look this far; what is still cut then is no nucleus
+LARGEST_HALO_UM = 40.0  # where an object leaves its window, look this far; what is still cut then is no nucleus
 BORDER_PX = 16  # mirrored pixels past the border: the network's own zeros come after them
 BATCH_PX = 1_200_000  # pixels that go through the network together: enough to keep a processor busy
 
@@ -61,22 +65,26 @@ class Nuclei:
     """(n,), mean nucleus probability over the pixels of each nucleus."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class PendingImage:
-    """An image whose maps are finished and whose windows are being decoded."""
+    """An image on its way; ``collect`` may be called in another thread at any time."""
 
-    maps: FloatArray
-    windows: list[Future[WindowObjects]] = field(default_factory=list)
+    pixels: RGBImage
+    """(H, W, 3), at the predictor's resolution."""
+    windows: list[Future[WindowObjects]]
+    """What the windows will give, in the order of their grid."""
 
     def collect(self) -> Nuclei:
-        """Wait for the windows and put them together."""
-        height, width = self.maps.shape[:2]
-        labels, anchors = stitch((window.result() for window in self.windows), (height, width))
-        flat = labels.ravel()
-        inside = np.flatnonzero(flat)
-        size = np.bincount(flat[inside], minlength=len(anchors) + 1)[1:]
-        total = np.bincount(flat[inside], self.maps[..., 0].ravel()[inside], len(anchors) + 1)[1:]
-        return Nuclei(labels=labels, probability=(total / np.maximum(size, 1)).astype(np.float32))
+        """Wait for one window after the other and put them together.
+
+        Raises
+        ------
+        BaseException
+            What ended the network or a decoder.
+        """
+        shape = (self.pixels.shape[0], self.pixels.shape[1])
+        stitched = stitch((window.result() for window in self.windows), shape)
+        return Nuclei(labels=stitched.labels, probability=stitched.scores.astype(np.float32))
 
 
 class Pipeline:
@@ -109,40 +117,63 @@ class Pipeline:
         """Return how many tiles an image of this height and width takes."""
         return len(self._grid(shape))
 
-    def start(self, images: Sequence[RGBImage], on_tiles: OnTiles = lambda n: None) -> list[PendingImage]:
-        """Run the network over images of one shape, and have their windows decoded in the background.
+    def prepare(self, images: Sequence[RGBImage]) -> list[PendingImage]:
+        """Announce images of one shape, so that others can wait for them; ``run`` comes next.
 
         Parameters
         ----------
         images : sequence of ndarray of uint8, shape (H, W, 3)
             At the predictor's resolution.
-        on_tiles : callable
-            Hears of progress after every batch, and may raise to stop.
+        """
+        return [PendingImage(image, [Future() for _ in self._window_grid((image.shape[0], image.shape[1]))]) for image in images]
 
-        Returns
-        -------
-        list of PendingImage
-            One for each image; ``collect`` waits for it.
+    def run(self, images: Sequence[PendingImage], on_tiles: OnTiles = lambda n: None) -> None:
+        """Run the network over images of one shape; their windows are decoded in the background.
+
+        Parameters
+        ----------
+        images : sequence of PendingImage
+            From ``prepare``.
+        on_tiles : callable
+            Hears of progress after every batch, and may raise to stop; those who collect get the same error.
         """
         if not images:
-            return []
-        shape = (images[0].shape[0], images[0].shape[1])
-        pending = [PendingImage(np.empty((*shape, 2), np.float32)) for _ in images]
-        # windows in the order of the last tile that they wait for; a map's tiles come row by row
-        waiting = [list(self._windows(shape)) for _ in images]
+            return
+        shape = (images[0].pixels.shape[0], images[0].pixels.shape[1])
+        try:
+            self._run(images, shape, on_tiles)
+        except BaseException as error:
+            for window in (window for image in images for window in image.windows):
+                if not window.done():
+                    with suppress(InvalidStateError):  # a decoder was quicker
+                        window.set_exception(error)
+            raise
+
+    def _run(self, images: Sequence[PendingImage], shape: tuple[int, int], on_tiles: OnTiles) -> None:
+        every_map = [np.empty((*shape, 2), np.float32) for _ in images]
+        waiting = [deque(zip(self._windows(shape), image.windows, strict=True)) for image in images]
         for batch in self._batches(len(images), shape):
-            tiles = np.stack([read_window(images[index], tile.window) for index, tile in batch])
+            tiles = np.stack([read_window(images[index].pixels, tile.window) for index, tile in batch])
             maps = self._predictor.maps(tiles)
             for (index, tile), tile_maps in zip(batch, maps, strict=True):
-                pending[index].maps[tile.core] = tile_maps[tile.keep]
-                while waiting[index] and waiting[index][0][0] <= tile.index:
-                    _, window = waiting[index].pop(0)
-                    pending[index].windows.append(self._decoders.submit(self._decode, pending[index].maps, window))
+                every_map[index][tile.core] = tile_maps[tile.keep]
+                while waiting[index] and waiting[index][0][0][0] <= tile.index:
+                    (_, window), future = waiting[index].popleft()
+                    self._decoders.submit(self._decode, every_map[index], window, future)
             on_tiles(len(batch))
-        return pending
 
-    def _decode(self, maps: FloatArray, window: Tile) -> WindowObjects:
-        return decode_window(maps, window, self._predictor.instances, round(LARGEST_HALO_UM / self._predictor.mpp))
+    def _decode(self, maps: FloatArray, window: Tile, future: Future[WindowObjects]) -> None:
+        try:
+            found = decode_window(maps, window, self._predictor.instances, round(LARGEST_HALO_UM / self._predictor.mpp))
+        except BaseException as error:  # whoever waits must hear of it
+            with suppress(InvalidStateError):
+                future.set_exception(error)
+        else:
+            with suppress(InvalidStateError):
+                future.set_result(found)
+
+    def _window_grid(self, shape: tuple[int, int]) -> TileGrid:
+        return TileGrid(shape, WINDOW_PX, round(WINDOW_HALO_UM / self._predictor.mpp))
 
     def _grid(self, shape: tuple[int, int]) -> TileGrid:
         return TileGrid(shape, self._tile_px, self._predictor.halo_px, self._predictor.multiple_px, BORDER_PX)
@@ -151,8 +182,7 @@ class Pipeline:
         """Yield the windows for decoding, each with the last tile whose maps it needs."""
         grid = self._grid(shape)
         core, (_, across) = grid.core_shape, grid.grid_shape
-        halo_px = round(WINDOW_HALO_UM / self._predictor.mpp)
-        for window in TileGrid(shape, WINDOW_PX, halo_px):
+        for window in self._window_grid(shape):
             # a window that has to grow may need maps of tiles to come, so the largest halo counts
             reach = round(LARGEST_HALO_UM / self._predictor.mpp)
             row, column = (

@@ -203,16 +203,17 @@ def renumber_by_anchor(labels: npt.NDArray[np.integer[Any]]) -> tuple[InstanceLa
     ids : ndarray of int64, shape (n,)
         The former id of each object.
     """
-    return _numbered(labels, anchors(labels))
+    numbers, ids = _numbers(anchors(labels))
+    return numbers[np.maximum(labels, 0)], ids
 
 
-def _numbered(labels: npt.NDArray[np.integer[Any]], found: npt.NDArray[np.int64]) -> tuple[InstanceLabels, npt.NDArray[np.int64]]:
-    """Renumber objects by their anchors and return their former ids."""
+def _numbers(found: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """Return the new number of each id in the order of the anchors, 0 for the background, and the former id of each number."""
     order = np.lexsort((found[:, 1], found[:, 0]))
     order = order[found[order, 0] >= 0]
     numbers = np.zeros(len(found) + 1, np.int32)
     numbers[order + 1] = np.arange(1, len(order) + 1)
-    return numbers[np.maximum(labels, 0)], order + 1
+    return numbers, order + 1
 
 
 @dataclass(frozen=True)
@@ -225,19 +226,23 @@ class WindowObjects:
     """(m,): the object of each pixel, 0..n-1."""
     anchors: npt.NDArray[np.int64]
     """(n, 2): y, x."""
+    scores: npt.NDArray[np.float64]
+    """(n,): mean of a map over the object, such as its nucleus probability."""
     owned: npt.NDArray[np.bool_]
     """(n,): the anchor lies in the core; the others lie at most ``SEAM_PX`` outside."""
     cut: bool
     """An owned object reaches a border of the window behind which the image goes on: a larger window would see more of it."""
 
 
-def window_objects(labels: InstanceLabels, tile: Tile, image_shape: tuple[int, int]) -> WindowObjects:
+def window_objects(labels: InstanceLabels, scores: FloatArray, tile: Tile, image_shape: tuple[int, int]) -> WindowObjects:
     """Take what a window owns, or nearly owns, out of its label image.
 
     Parameters
     ----------
     labels : ndarray of int32, shape of the part of ``tile.window`` that lies inside the image
         0 = background, 1..n.
+    scores : ndarray of float, of the same shape
+        Averaged over each object.
     tile : Tile
     image_shape : (int, int)
         Height and width of the image.
@@ -263,11 +268,14 @@ def window_objects(labels: InstanceLabels, tile: Tile, image_shape: tuple[int, i
     number = np.full(len(found), -1, np.int64)
     number[taken] = np.arange(len(taken))
     objects = number[index]
-    y, x = np.divmod(inside[objects >= 0], width)
+    wanted, objects = inside[objects >= 0], objects[objects >= 0]
+    y, x = np.divmod(wanted, width)
+    size = np.maximum(np.bincount(objects, minlength=len(taken)), 1)
     return WindowObjects(
         pixels=(y + top) * image_shape[1] + (x + left),
-        objects=objects[objects >= 0],
+        objects=objects,
         anchors=found[taken],
+        scores=np.bincount(objects, scores[y, x], len(taken)) / size,
         owned=owned[taken],
         cut=bool((cut & owned).any()),
     )
@@ -281,7 +289,7 @@ def decode_window(
     Parameters
     ----------
     maps : ndarray of float32, shape (H, W, 2)
-        Network maps of the whole image.
+        Network maps of the whole image; the first of them gives the scores.
     tile : Tile
         Its window says how far to look at first.
     decode : callable
@@ -292,8 +300,8 @@ def decode_window(
     height, width = maps.shape[:2]
     while True:
         rows, columns = tile.window
-        labels = decode(maps[max(rows.start, 0) : min(rows.stop, height), max(columns.start, 0) : min(columns.stop, width)])
-        found = window_objects(labels, tile, (height, width))
+        seen = maps[max(rows.start, 0) : min(rows.stop, height), max(columns.start, 0) : min(columns.stop, width)]
+        found = window_objects(decode(seen), seen[..., 0], tile, (height, width))
         halo_px = tile.core[0].start - rows.start
         if not found.cut or halo_px >= largest_halo_px:
             return found
@@ -302,7 +310,19 @@ def decode_window(
         tile = replace(tile, window=(window[0], window[1]))
 
 
-def stitch(windows: Iterable[WindowObjects], image_shape: tuple[int, int]) -> tuple[InstanceLabels, npt.NDArray[np.int64]]:
+@dataclass(frozen=True)
+class Stitched:
+    """The objects of an image, in the order of their anchors, y then x."""
+
+    labels: InstanceLabels
+    """(H, W), 0 = background, 1..n."""
+    anchors: npt.NDArray[np.int64]
+    """(n, 2): y, x."""
+    scores: npt.NDArray[np.float64]
+    """(n,)"""
+
+
+def stitch(windows: Iterable[WindowObjects], image_shape: tuple[int, int]) -> Stitched:
     """Put the objects of all windows into one label image.
 
     Where two windows agree about an object, one of them owns it and this is a plain copy. Where they do not, the earlier window
@@ -314,35 +334,37 @@ def stitch(windows: Iterable[WindowObjects], image_shape: tuple[int, int]) -> tu
     windows : iterable of WindowObjects
         In the order of the grid; taken one by one.
     image_shape : (int, int)
-
-    Returns
-    -------
-    labels : ndarray of int32, shape (H, W)
-        0 = background, 1..n in the order of anchors, y then x.
-    anchors : ndarray of int64, shape (n, 2)
     """
     labels = np.zeros(image_shape[0] * image_shape[1], np.int32)
-    placed: list[npt.NDArray[np.int64]] = []
+    anchors = [np.zeros((0, 2), np.int64)]
+    scores = [np.zeros(0)]
+    written = [np.zeros(0, np.int64)]
     doubtful: list[WindowObjects] = []
-    n = 0
+
+    def place(window: WindowObjects, chosen: npt.NDArray[np.bool_]) -> None:
+        kept, pixels = _place(labels, window, chosen, sum(map(len, scores)))
+        anchors.append(window.anchors[kept])
+        scores.append(window.scores[kept])
+        written.append(pixels)
+
     for window in windows:
-        kept = _place(labels, window, window.owned, n)
-        placed.append(window.anchors[kept])
-        n += len(placed[-1])
+        place(window, window.owned)
         if not window.owned.all():
             of_seam = ~window.owned[window.objects]  # the little that has to wait
             doubtful.append(replace(window, pixels=window.pixels[of_seam], objects=window.objects[of_seam]))
     for window in doubtful:
-        kept = _place(labels, window, ~window.owned, n)
-        placed.append(window.anchors[kept])
-        n += len(placed[-1])
-    found = np.concatenate([np.zeros((0, 2), np.int64), *placed])
-    numbered, ids = _numbered(labels.reshape(image_shape), found)
-    return numbered, found[ids - 1]
+        place(window, ~window.owned)
+    found = np.concatenate(anchors)
+    numbers, ids = _numbers(found)
+    for pixels in written:
+        labels[pixels] = numbers[labels[pixels]]
+    return Stitched(labels=labels.reshape(image_shape), anchors=found[ids - 1], scores=np.concatenate(scores)[ids - 1])
 
 
-def _place(labels: npt.NDArray[np.int32], window: WindowObjects, chosen: npt.NDArray[np.bool_], n: int) -> npt.NDArray[np.bool_]:
-    """Write the chosen objects as n + 1, n + 2, ... on free pixels; return which of them had enough free pixels."""
+def _place(
+    labels: npt.NDArray[np.int32], window: WindowObjects, chosen: npt.NDArray[np.bool_], n: int
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
+    """Write the chosen objects as n + 1, n + 2, ... on free pixels; return those that had enough of them, and the pixels."""
     total = len(window.anchors)
     free = labels[window.pixels] == 0
     size = np.bincount(window.objects, minlength=total)
@@ -350,8 +372,9 @@ def _place(labels: npt.NDArray[np.int32], window: WindowObjects, chosen: npt.NDA
     kept: npt.NDArray[np.bool_] = chosen & (size > 0) & (taken <= MOSTLY * size)
     number = n + np.cumsum(kept)
     writes = free & kept[window.objects]
-    labels[window.pixels[writes]] = number[window.objects[writes]]
-    return kept
+    pixels = window.pixels[writes]
+    labels[pixels] = number[window.objects[writes]]
+    return kept, pixels
 
 
 def _round_up(value: int, multiple: int) -> int:

@@ -12,6 +12,7 @@ stopped run has finished is kept, so running the same command again goes on wher
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import os
@@ -124,7 +125,7 @@ class _Job(Protocol):
         """Read a part and bring it to the model's pixel size."""
 
     def write(self, part: range, found: Sequence[PendingImage], mpp: float) -> None:
-        """Collect what was found in a part and write it."""
+        """Wait for what is found in a part and write it."""
 
     def finish(self) -> _Facts:
         """End, after all parts are written."""
@@ -245,13 +246,14 @@ def _run(jobs: Sequence[_Job], pipeline: Pipeline, mpp: float, ledger: _Ledger, 
                 px = sum(image.shape[0] * image.shape[1] for image in images)
                 while unwritten and (len(unwritten) >= UNWRITTEN_PARTS or px + sum(u.px for u in unwritten) > UNWRITTEN_PX):
                     settle()
-                found = pipeline.start(images, _watch_for_stop(bar, job, part))
-                unwritten.append(_Unwritten(job, px, last, writers.submit(job.write, part, found, mpp)))
+                pending = pipeline.prepare(images)
+                unwritten.append(_Unwritten(job, px, last, writers.submit(job.write, part, pending, mpp)))
+                pipeline.run(pending, _watch_for_stop(bar, job, part))
                 while unwritten and unwritten[0].written.done():
                     settle()
-        except (HistosynthError, MemoryError):
-            while unwritten:  # what was found is written before the command ends
-                with suppress(HistosynthError):
+        except Exception:
+            while unwritten:  # what was found is written and reported before the command ends
+                with suppress(Exception):
                     settle()
             raise
         while unwritten:
@@ -418,29 +420,23 @@ class _SlideJob:
         image = self._image
         assert image is not None, "load comes first"
         shape = (image.pixels.shape[0], image.pixels.shape[1])
-        nuclei = _to_slide(found[0].collect(), image.mpp, mpp, shape)
+        with ExitStack() as stack:
+            store = None
+            if "ome-zarr" in self._to_make:  # what does not need the labels is written while the network works
+                store = stack.enter_context(self._begin_store(image))
+            nuclei = _to_slide(found[0].collect(), image.mpp, mpp, shape)
+            if store is not None:
+                store.write(nuclei.labels, functools.partial(nucleus_table, nuclei, image.mpp))
+                store.finish()
         facts = _Facts(len(nuclei.probability), shape[0] * shape[1] * image.mpp**2 / 1e6, image.mpp, image.mpp_source)
-        source = {"name": image.path.name, "sha256": self._sha256}
         recorded = {"mpp": facts.mpp, "mpp_source": facts.mpp_source, "n_nuclei": facts.nuclei, "mm2": facts.mm2}
-        recorded |= {"source": source, "model": self._model}
+        recorded |= {"source": self._source, "model": self._model}
         for name in self._to_make:
             path = self.outputs[name]
-            if name == "ome-zarr":
-                labels.write_slide_labels(
-                    path,
-                    image=image.pixels,
-                    labels=nuclei.labels,
-                    table=nucleus_table(nuclei, image.mpp),
-                    mpp=image.mpp,
-                    mpp_source=image.mpp_source,
-                    source=source,
-                    model=self._model,
-                    provenance=self._provenance(labels.CONTRACT),
-                )
-            elif name == "tiff":
+            if name == "tiff":
                 provenance = self._provenance(exports.LABEL_IMAGE)
                 exports.write_label_tiff(path, nuclei.labels, mpp=image.mpp, provenance=provenance, facts=recorded)
-            else:
+            elif name == "overlay":
                 picture = outline_overlay(image.pixels, nuclei.labels, thickness_px=max(1, round(OVERLAY_LINE_UM / image.mpp)))
                 exports.write_overlay(path, picture, provenance=self._provenance(exports.OVERLAY), facts=recorded)
         self._facts = facts
@@ -466,9 +462,20 @@ class _SlideJob:
         """Hold nothing."""
         self._image = None
 
+    def _begin_store(self, image: SlideImage) -> labels.SlideLabelsWriter:
+        return labels.SlideLabelsWriter(
+            self.outputs["ome-zarr"],
+            image=image.pixels,
+            mpp=image.mpp,
+            mpp_source=image.mpp_source,
+            source=self._source,
+            model=self._model,
+            provenance=self._provenance(labels.CONTRACT),
+        )
+
     def _identify(self) -> None:
-        self._sha256 = content_hash(self.input.path)
-        self._hash = _fingerprint(self._config, self._sha256, self._model, self._mpp)
+        self._source = {"name": self.input.path.name, "sha256": content_hash(self.input.path)}
+        self._hash = _fingerprint(self._config, self._source["sha256"], self._model, self._mpp)
 
     def _prepare(self, name: str, path: Path) -> Action:
         if name == "ome-zarr":

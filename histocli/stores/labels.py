@@ -34,7 +34,7 @@ Layout ``patches``, for the patches of a patch store::
     ├── batches_done        uint8    (batch,)       1 once that shard of ``instance_labels`` is on disk
     └── attributes          histosynth   as above, with layout, mpp, source and model
 
-An image in memory is written in one go, so a slide's partial store is begun anew; one of patches is continued.
+A slide in memory is quickly begun anew, so its unfinished store is not continued; one of patches is.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -108,97 +109,152 @@ def shrink(image: RGBImage, factor: int) -> RGBImage:
 
 def nearest_level(labels: npt.NDArray[Any], factor: int) -> npt.NDArray[Any]:
     """Take the pixel nearest to the centre of each block of ``factor`` pixels, shape (ceil(H / factor), ceil(W / factor))."""
-    rows, columns = (np.minimum(np.arange(0, side, factor) + factor // 2, side - 1) for side in labels.shape)
-    picked: npt.NDArray[Any] = labels[rows][:, columns]
-    return picked
+    for axis in (0, 1):
+        side = labels.shape[axis]
+        picked = labels[(slice(None),) * axis + (slice(factor // 2, None, factor),)]
+        if picked.shape[axis] * factor < side:  # the last block is cut before its centre: its last pixel
+            picked = np.concatenate([picked, np.take(labels, [side - 1], axis=axis)], axis=axis)
+        labels = picked
+    return np.ascontiguousarray(labels)
 
 
-def write_slide_labels(
-    target: Path,
-    *,
-    image: RGBImage,
-    labels: npt.NDArray[np.integer[Any]],
-    table: TableColumns,
-    mpp: float,
-    mpp_source: str,
-    source: Json,
-    model: Json,
-    provenance: Provenance,
-    tissue: npt.NDArray[np.bool_] | None = None,
-) -> None:
-    """Write the label store of one slide beside its place and rename it when it is complete.
+class SlideLabelsWriter:
+    """Writes the label store of one slide; use as a context manager::
 
-    Call :func:`histocli.stores.provenance.prepare_output` before.
+        with SlideLabelsWriter(target, image=pixels, ...) as writer:  # writes the overview
+            writer.write(labels, measure_them)
+            writer.finish()
 
-    Parameters
-    ----------
-    target : Path
-        Where the store will be, ``<stem>.ome.zarr``.
-    image : ndarray of uint8, shape (H, W, 3)
-        The slide at full resolution.
-    labels : ndarray of int, shape (H, W)
-        0 = background, 1..n without gaps.
-    table : mapping of str to ndarray
-        The columns of the layout above, n rows.
-    mpp, mpp_source : float, str
-        Micrometres per pixel of the slide, and where they come from.
-    source, model : dict
-        Name and content hash of the slide and of the model file.
-    provenance : Provenance
-        Its contract must be :data:`CONTRACT`.
-    tissue : ndarray of bool, shape of the finest overview, optional
-        Where nuclei were looked for; everywhere by default.
-
-    Raises
-    ------
-    StoreExists
-        Another process writes the same output, or something else has taken its place.
-    OutOfResources
-        The disk is full or the place cannot be written.
+    Leaving the context without :meth:`finish` removes the work again: a slide in memory is quickly begun anew.
     """
-    assert provenance.contract == CONTRACT, provenance.contract
-    n_nuclei = len(table["id"])
-    assert labels.shape == image.shape[:2], (labels.shape, image.shape)
-    assert set(REQUIRED_COLUMNS) <= set(table), sorted(table)
-    assert all(len(column) == n_nuclei for column in table.values())
-    height, width = labels.shape
-    factor = overview_factor((height, width), mpp)
-    overview = shrink(image, factor)
-    tissue = np.ones(overview.shape[:2], bool) if tissue is None else tissue
-    seen = float(tissue.mean())
-    facts = {
-        "layout": "slide",
-        "mpp": mpp,
-        "mpp_source": mpp_source,
-        "shape": [height, width],
-        "n_nuclei": n_nuclei,
-        "mm2": seen * height * width * mpp * mpp / 1e6,
-        "source": source,
-        "model": model,
-    }
-    with OutputLock(target), disk_errors(target):
-        partial = records.partial_path(target)
-        records.remove_ours(partial, CONTRACT)
-        levels = _factors((height, width))
-        attributes = {
-            records.ATTRIBUTE: provenance.to_json() | facts,
-            "ome": {
-                "version": OME_VERSION,
-                "multiscales": [_multiscale(target.name, "cyx", [factor * level for level in levels], mpp)],
-                "omero": _colours(),
-            },
-        }
-        root = zarr.create_group(partial, zarr_format=3, attributes=attributes)
-        for number, level in enumerate(levels):
-            planes = np.ascontiguousarray(np.moveaxis(shrink(overview, level), 2, 0))
-            _write(root, str(number), planes, "cyx")
-        _write(root, "tissue", tissue.astype(np.uint8), "yx")
-        _write_pyramid(root, labels.astype(np.uint32, copy=False), mpp)
-        rows = root.create_group("tables").create_group(LABEL_NAME)
-        for name, column in table.items():
-            values = np.asarray(column).astype(COLUMN_TYPES.get(name, "float32"))
-            _write(rows, name, values, ("nucleus", "edge")[: values.ndim])
-        _finish(partial, target)
+
+    def __init__(
+        self,
+        target: Path,
+        *,
+        image: RGBImage,
+        mpp: float,
+        mpp_source: str,
+        source: Json,
+        model: Json,
+        provenance: Provenance,
+        tissue: npt.NDArray[np.bool_] | None = None,
+    ) -> None:
+        """Make the store beside its place and write what does not need the labels.
+
+        Call :func:`histocli.stores.provenance.prepare_output` before.
+
+        Parameters
+        ----------
+        target : Path
+            Where the store will be, ``<stem>.ome.zarr``.
+        image : ndarray of uint8, shape (H, W, 3)
+            The slide at full resolution.
+        mpp, mpp_source : float, str
+            Micrometres per pixel of the slide, and where they come from.
+        source, model : dict
+            Name and content hash of the slide and of the model file.
+        provenance : Provenance
+            Its contract must be :data:`CONTRACT`.
+        tissue : ndarray of bool, shape of the finest overview, optional
+            Where nuclei were looked for; everywhere by default.
+
+        Raises
+        ------
+        StoreExists
+            Another process writes the same output.
+        OutOfResources
+            The disk is full or the place cannot be written.
+        """
+        assert provenance.contract == CONTRACT, provenance.contract
+        self.target = target
+        self._partial = records.partial_path(target)
+        self._shape = height, width = image.shape[0], image.shape[1]
+        self._mpp = mpp
+        self._lock = OutputLock(target)
+        factor = overview_factor(self._shape, mpp)
+        try:
+            with disk_errors(target):
+                records.remove_ours(self._partial, CONTRACT)
+                overview = shrink(image, factor)
+                tissue = np.ones(overview.shape[:2], bool) if tissue is None else tissue
+                levels = _factors(self._shape)
+                facts = {
+                    "layout": "slide",
+                    "mpp": mpp,
+                    "mpp_source": mpp_source,
+                    "shape": [height, width],
+                    "mm2": float(tissue.mean()) * height * width * mpp * mpp / 1e6,
+                    "source": source,
+                    "model": model,
+                }
+                attributes = {
+                    records.ATTRIBUTE: provenance.to_json() | facts,
+                    "ome": {
+                        "version": OME_VERSION,
+                        "multiscales": [_multiscale(target.name, "cyx", [factor * level for level in levels], mpp)],
+                        "omero": _colours(),
+                    },
+                }
+                self._root = zarr.create_group(self._partial, zarr_format=3, attributes=attributes)
+                for number, level in enumerate(levels):
+                    planes = np.ascontiguousarray(np.moveaxis(shrink(overview, level), 2, 0))
+                    _write(self._root, str(number), planes, "cyx")
+                _write(self._root, "tissue", tissue.astype(np.uint8), "yx")
+        except BaseException:
+            self.close()
+            raise
+
+    def write(self, labels: npt.NDArray[np.integer[Any]], table: Callable[[], TableColumns]) -> None:
+        """Write the labels and, measured at the same time, their table.
+
+        Parameters
+        ----------
+        labels : ndarray of int, shape (H, W)
+            0 = background, 1..n without gaps.
+        table : callable
+            Returns the columns of the layout above, n rows; called in another thread.
+        """
+        assert labels.shape == self._shape, (labels.shape, self._shape)
+        with ThreadPoolExecutor(1) as measuring, disk_errors(self.target):
+            measured = measuring.submit(table)
+            _write_pyramid(self._root, labels.astype(np.uint32, copy=False), self._mpp)
+            columns = measured.result()
+            n_nuclei = len(columns["id"])
+            assert set(REQUIRED_COLUMNS) <= set(columns), sorted(columns)
+            assert all(len(column) == n_nuclei for column in columns.values())
+            rows = self._root.create_group("tables").create_group(LABEL_NAME)
+            for name, column in columns.items():
+                values = np.asarray(column).astype(COLUMN_TYPES.get(name, "float32"))
+                _write(rows, name, values, ("nucleus", "edge")[: values.ndim])
+            records.update_attribute(self._partial, {"n_nuclei": n_nuclei})
+
+    def finish(self) -> None:
+        """Mark the store complete and put it in its place.
+
+        Raises
+        ------
+        StoreExists
+            Something else has taken its place.
+        OutOfResources
+            The disk is full.
+        """
+        with disk_errors(self.target):
+            _finish(self._partial, self.target)
+
+    def close(self) -> None:
+        """Let go of the output, and remove it if it is not finished."""
+        try:
+            if records.peek(self._partial) is not None:
+                records.remove_ours(self._partial, CONTRACT)
+        finally:
+            self._lock.release()
+
+    def __enter__(self) -> SlideLabelsWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class PatchLabelsWriter:

@@ -1,6 +1,7 @@
 """The pipeline gives what a plain loop would give, whatever the tiles, batches and workers."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -45,9 +46,15 @@ def tissue(shape: tuple[int, int], seed: int = 0) -> np.ndarray:
     return np.where(dark[..., None], [60, 40, 120], [240, 235, 245]).astype(np.uint8)
 
 
+def through(pipeline, images, *on_tiles):
+    pending = pipeline.prepare(images)
+    pipeline.run(pending, *on_tiles)
+    return [image.collect() for image in pending]
+
+
 def run(images, **settings):
     with Pipeline(Darkness(), **({"tile_px": 64, "workers": 2} | settings)) as pipeline:
-        return [pending.collect() for pending in pipeline.start(images)]
+        return through(pipeline, images)
 
 
 @pytest.fixture
@@ -88,7 +95,7 @@ def test_images_of_one_shape_share_batches_and_stay_apart():
     images = [tissue((48, 48), seed) for seed in range(5)]
     predictor = Darkness()
     with Pipeline(predictor, tile_px=64, workers=2, batch_px=3 * 80 * 80) as pipeline:
-        together = [pending.collect() for pending in pipeline.start(images)]
+        together = through(pipeline, images)
     assert [windows[0] for windows in predictor.windows] == [3, 2]
     for image, found in zip(images, together, strict=True):
         np.testing.assert_array_equal(found.labels, run([image])[0].labels)
@@ -97,13 +104,13 @@ def test_images_of_one_shape_share_batches_and_stay_apart():
 def test_progress_counts_every_tile_once():
     seen = []
     with Pipeline(Darkness(), tile_px=32, workers=1) as pipeline:
-        pipeline.start([tissue((100, 70)), tissue((100, 70), 1)], seen.append)
+        through(pipeline, [tissue((100, 70)), tissue((100, 70), 1)], seen.append)
         assert sum(seen) == 2 * pipeline.n_tiles((100, 70)) == 2 * 4 * 3
 
 
 def test_no_images():
     with Pipeline(Darkness(), tile_px=32, workers=1) as pipeline:
-        assert pipeline.start([]) == []
+        assert through(pipeline, []) == []
 
 
 def test_an_error_ends_it_without_hanging():
@@ -111,7 +118,7 @@ def test_an_error_ends_it_without_hanging():
         raise KeyError("enough")
 
     with pytest.raises(KeyError), Pipeline(Darkness(), tile_px=32, workers=2) as pipeline:
-        pipeline.start([tissue((200, 200))], stop)
+        through(pipeline, [tissue((200, 200))], stop)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
 
 
@@ -121,12 +128,30 @@ def test_an_error_in_a_decoder_reaches_the_collector():
             raise ZeroDivisionError
 
     with Pipeline(Broken(), tile_px=64, workers=1) as pipeline:
-        (pending,) = pipeline.start([tissue((50, 50))])
+        (pending,) = pipeline.prepare([tissue((50, 50))])
+        pipeline.run([pending])
         with pytest.raises(ZeroDivisionError):
             pending.collect()
 
 
-def test_what_fills_the_image_is_one_nucleus(small_windows):
+def test_who_waits_while_the_network_runs_gets_the_result_or_the_error():
+    def stop(n):
+        raise KeyError("enough")
+
+    image = tissue((200, 200))
+    with ThreadPoolExecutor(2) as waiters, Pipeline(Darkness(), tile_px=32, workers=2) as pipeline:
+        good, bad = pipeline.prepare([image]), pipeline.prepare([image])
+        collected = [waiters.submit(pending.collect) for (pending,) in (good, bad)]
+        pipeline.run(good)
+        with pytest.raises(KeyError):
+            pipeline.run(bad, stop)
+        np.testing.assert_array_equal(collected[0].result(timeout=60).labels, run([image])[0].labels)
+        with pytest.raises(KeyError):
+            collected[1].result(timeout=60)
+
+
+def test_what_fills_the_image_is_one_nucleus(small_windows, monkeypatch):
+    monkeypatch.setattr(module, "LARGEST_HALO_UM", 200)
     (found,) = run([np.zeros((250, 250, 3), np.uint8)])
     assert (found.labels == 1).all()
 

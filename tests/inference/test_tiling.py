@@ -48,8 +48,7 @@ def clumps(maps: np.ndarray) -> np.ndarray:
 def segment(maps: np.ndarray, core_px: int, halo_px: int, decoder=decode) -> np.ndarray:
     shape = maps.shape[:2]
     grid = TileGrid(shape, core_px, halo_px)
-    labels, _ = stitch((decode_window(maps, tile, decoder, 200) for tile in grid), shape)
-    return labels
+    return stitch((decode_window(maps, tile, decoder, 200) for tile in grid), shape).labels
 
 
 class TestGrid:
@@ -224,9 +223,11 @@ class TestStitch:
     def test_two_views_of_one_object_are_one_object(self):
         """Windows disagree: both own nearly the same pixels. The first wins, and what is left of the second is dropped."""
         pixels = np.arange(40)
-        first = WindowObjects(pixels[:30], np.zeros(30, np.int64), np.array([[0, 10]]), np.array([True]), False)
-        second = WindowObjects(pixels[8:36], np.zeros(28, np.int64), np.array([[0, 20]]), np.array([True]), False)
-        labels, found = stitch([first, second], (2, 20))
+        first = WindowObjects(pixels[:30], np.zeros(30, np.int64), np.array([[0, 10]]), np.ones(1), np.array([True]), False)
+        second = WindowObjects(pixels[8:36], np.zeros(28, np.int64), np.array([[0, 20]]), np.zeros(1), np.array([True]), False)
+        stitched = stitch([first, second], (2, 20))
+        labels, found = stitched.labels, stitched.anchors
+        np.testing.assert_array_equal(stitched.scores, [1])
         assert labels.max() == 1
         assert (labels.ravel()[:30] == 1).all()
         assert (labels.ravel()[30:] == 0).all()
@@ -234,24 +235,25 @@ class TestStitch:
 
     def test_an_object_that_each_window_leaves_to_the_other_is_kept_once(self):
         views = [
-            WindowObjects(np.arange(10), np.zeros(10, np.int64), np.array([[0, 4 + shift]]), np.array([False]), False)
+            WindowObjects(np.arange(10), np.zeros(10, np.int64), np.array([[0, 4 + shift]]), np.ones(1), np.array([False]), False)
             for shift in (0, 1)
         ]
-        labels, found = stitch(views, (2, 20))
-        assert labels.max() == 1
-        np.testing.assert_array_equal(found, [[0, 4]])
+        stitched = stitch(views, (2, 20))
+        assert stitched.labels.max() == 1
+        np.testing.assert_array_equal(stitched.anchors, [[0, 4]])
 
     def test_near_objects_are_those_at_the_seam(self):
         labels = np.zeros((40, 40), np.int32)
         labels[5:8, 19 + SEAM_PX - 1 : 22 + SEAM_PX - 1] = 1  # its anchor is SEAM_PX - 1 columns past the core
         labels[20:23, 30:33] = 2
         labels[30:33, 5:8] = 3
-        found = window_objects(labels, TileGrid((40, 40), 20, 20)[0], (40, 40))
+        found = window_objects(labels, labels * 0.5, TileGrid((40, 40), 20, 20)[0], (40, 40))
+        np.testing.assert_array_equal(found.scores, [0.5])
         np.testing.assert_array_equal(found.anchors, [[6, 20 + SEAM_PX - 1]])
         np.testing.assert_array_equal(found.owned, [False])
 
     def test_nothing_found(self):
-        labels, found = stitch([], (3, 4))
-        assert labels.shape == (3, 4)
-        assert not labels.any()
-        assert found.shape == (0, 2)
+        stitched = stitch([], (3, 4))
+        assert stitched.labels.shape == (3, 4)
+        assert not stitched.labels.any()
+        assert stitched.anchors.shape == (0, 2)

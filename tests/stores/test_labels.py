@@ -15,19 +15,28 @@ from scipy import ndimage
 
 from histocli.base.errors import InvalidStore, OutOfResources, StoreExists, StoreNotFound
 from histocli.stores import labels as module
+from histocli.stores import provenance
 from histocli.stores.labels import (
     CONTRACT,
     OVERVIEW_MPP,
     PatchLabelsWriter,
+    SlideLabelsWriter,
     nearest_level,
     open_labels,
     overview_factor,
     shrink,
-    write_slide_labels,
 )
-from histocli.stores.provenance import Provenance, partial_path, peek, prepare_output
+from histocli.stores.provenance import Provenance, partial_path, prepare_output
 
 MPP = 0.5
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_disk():
+    """No test pulls the plug, so none waits for the disk."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(provenance, "sync_file", lambda path: None)
+        yield
 
 
 def record(config_hash: str = "abc") -> Provenance:
@@ -51,19 +60,19 @@ def example(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, dict[str, n
     return image, labels, table
 
 
-def write(path, shape=(60, 45), **changes):
-    image, labels, table = example(shape)
+def write(path, shape=(60, 45), found=None, **changes):
+    image, labels, table = example(shape) if found is None else found
     settings = {
         "image": image,
-        "labels": labels,
-        "table": table,
         "mpp": MPP,
         "mpp_source": "given",
         "source": {"name": "slide.svs", "sha256": "0" * 64},
         "model": {"name": "m.safetensors", "sha256": "1" * 64},
         "provenance": record(),
     }
-    write_slide_labels(path, **(settings | changes))
+    with SlideLabelsWriter(path, **(settings | changes)) as writer:
+        writer.write(labels, lambda: table)
+        writer.finish()
     return image, labels, table
 
 
@@ -106,7 +115,7 @@ class TestSlides:
     def test_nothing_found(self, tmp_path):
         image, labels, table = example((30, 30))
         empty = {name: column[:0] for name, column in table.items()}
-        write(tmp_path / "s.ome.zarr", image=image, labels=np.zeros_like(labels), table=empty)
+        write(tmp_path / "s.ome.zarr", found=(image, np.zeros_like(labels), empty))
         store = open_labels(tmp_path / "s.ome.zarr")
         assert store.n_nuclei == 0
         assert store.table["box"].shape == (0, 4)
@@ -276,30 +285,46 @@ class TestWriting:
             with pytest.raises(OutOfResources, match="free some space"):
                 write(path, provenance=record("new"))
         np.testing.assert_array_equal(open_labels(path).labels(), labels)
-        assert peek(partial_path(path)).config_hash == "new"
-        settings = {"contract": CONTRACT, "config_hash": "new", "resume": True, "overwrite": True}
-        with pytest.raises(StoreExists):
-            prepare_output(path, contract=CONTRACT, config_hash="old", resume=True, overwrite=False)
-        assert prepare_output(path, **settings) == "create"
-        write(path, provenance=record("new"))
-        assert open_labels(path).provenance.config_hash == "new"
         assert [file.name for file in tmp_path.iterdir()] == ["s.ome.zarr"]
 
-    def test_an_unfinished_store_is_begun_anew(self, tmp_path, monkeypatch):
+    def test_what_is_not_finished_is_removed(self, tmp_path):
+        image, labels, table = example((30, 30))
+        facts = {"mpp": MPP, "mpp_source": "given", "source": {}, "model": {}, "provenance": record()}
+        with SlideLabelsWriter(tmp_path / "s.ome.zarr", image=image, **facts) as writer:
+            assert partial_path(tmp_path / "s.ome.zarr").exists()
+            writer.write(labels, lambda: table)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_what_a_killed_process_left_is_begun_anew(self, tmp_path):
+        image, _, _ = example((60, 45))
         path = tmp_path / "s.ome.zarr"
-
-        def killed(*arguments):
-            raise KeyboardInterrupt
-
-        with monkeypatch.context() as patch:
-            patch.setattr(module, "_finish", killed)
-            with pytest.raises(KeyboardInterrupt):
-                write(path)
-        assert not path.exists()
+        facts = {"mpp": MPP, "mpp_source": "given", "source": {}, "model": {}, "provenance": record()}
+        writer = SlideLabelsWriter(path, image=image, **facts)
+        writer._lock.release()  # as the system does when a process dies
         with pytest.raises(StoreNotFound, match="not finished"):
             open_labels(path)
+        assert prepare_output(path, contract=CONTRACT, config_hash="abc", resume=True, overwrite=False) == "resume"
         write(path)
         assert open_labels(path).n_nuclei == 30
+        assert [file.name for file in tmp_path.iterdir()] == ["s.ome.zarr"]
+
+    def test_an_error_while_measuring_is_not_lost(self, tmp_path):
+        image, labels, _ = example((30, 30))
+
+        def broken():
+            raise ZeroDivisionError
+
+        facts = {"mpp": MPP, "mpp_source": "given", "source": {}, "model": {}, "provenance": record()}
+        with pytest.raises(ZeroDivisionError), SlideLabelsWriter(tmp_path / "s.ome.zarr", image=image, **facts) as writer:
+            writer.write(labels, broken)
+        assert list(tmp_path.iterdir()) == []
+
+    @given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 2, 4, 8, 16, 64]))
+    def test_nearest_pixel_of_each_block(self, height, width, factor):
+        labels = np.arange(height * width).reshape(height, width)
+        coarse = nearest_level(labels, factor)
+        rows, columns = (np.minimum(np.arange(0, side, factor) + factor // 2, side - 1) for side in (height, width))
+        np.testing.assert_array_equal(coarse, labels[rows][:, columns])
 
     def test_same_input_same_bytes(self, tmp_path):
         stores = [tmp_path / name / "s.ome.zarr" for name in "ab"]
