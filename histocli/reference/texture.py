@@ -39,6 +39,8 @@ class NuclearTextures:
     """(F,), contrast of the core over that of the rim: below 1 is a vesicular nucleus."""
     single: npt.NDArray[np.bool_]
     """(F,), whether the outline is an ellipse, as that of one nucleus is."""
+    nucleus: npt.NDArray[np.int64]
+    """(F,), which row of the measurements each comes from."""
 
     def __len__(self) -> int:
         return len(self.colour)
@@ -136,7 +138,7 @@ def cut_textures(
         empty = np.zeros((0, 3), np.float32)
         nothing = np.zeros(0, np.float32)
         return NuclearTextures(
-            np.zeros((0, 3, FRAME_PX, FRAME_PX), np.float32), empty, empty, nothing, nothing, np.zeros(0, bool)
+            np.zeros((0, 3, FRAME_PX, FRAME_PX), np.float32), empty, empty, nothing, nothing, np.zeros(0, bool), np.zeros(0, np.int64)
         )
     unit = (np.arange(FRAME_PX) + 0.5) / FRAME_PX * 2 - 1
     v, u = np.meshgrid(unit * FRAME_EXTENT, unit * FRAME_EXTENT, indexing="ij")
@@ -175,6 +177,7 @@ def cut_textures(
         area_um2=nuclei.area_um2[whole].astype(np.float32),
         core_to_rim=np.clip(core / np.maximum(rim, 0.02), 0, 3).astype(np.float32),
         single=agreement > 0.82,
+        nucleus=whole.astype(np.int64),
     )
 
 

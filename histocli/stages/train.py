@@ -63,7 +63,7 @@ CHECKPOINT_S = 60.0  # seconds between checkpoints
 VALIDATIONS = 4  # times the held-out patches are scored in the course of a training
 MOST_HELD_OUT = 64  # held-out patches; more cost time and tell little more
 PREVIEW_PATCHES = 8
-RESERVE_S = 4.0  # of a time budget, kept for the last scoring and for writing the model
+RESERVE_S = 8.0  # of a time budget, kept for starting the interpreter, the last scoring and writing the model
 
 
 @dataclass(frozen=True, kw_only=True)

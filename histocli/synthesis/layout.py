@@ -15,6 +15,8 @@ TRIES = 6  # places tried for a nucleus before it is given up
 MOST_OVERLAP = 0.12  # of the area of the newcomer
 MOST_HIDDEN = 0.3  # of an earlier nucleus may lie under later ones
 LEAST_TISSUE = 0.75  # of the pixels of a nucleus must lie on tissue
+SITE_JITTER_UM = 0.8  # standard deviation of a place around the reference's nucleus
+RESTORED_JITTER_UM = 0.1
 LARGEST_MARGIN_UM = 0.2
 AREA_RANGE_UM2 = (8.0, 420.0)
 TURN = DIRECTIONS / (2 * np.pi)
@@ -33,6 +35,8 @@ class Layout:
     """(H, W), coordinates along the major and minor axis of the owner's ellipse; its border is at radius 1."""
     outlines: list[Outline]
     """Of the nuclei 1..n."""
+    own_textures: list[int]
+    """Of the nuclei 1..n that stand for a nucleus of the reference: its texture; -1 for the others."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,8 @@ class Arrangement:
     """How far the label reaches over the painted edge: people outline nuclei on the outer side of the blurred rim."""
     in_place_share: float
     """Share of nuclei put where the reference had one: glands, rows and clusters come from there."""
+    restored_share: float
+    """Share of these that have its size, shape and texture too, so that some nuclei look exactly like real ones."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,10 @@ class Sites:
     y_px: FloatArray
     x_px: FloatArray
     orientation_rad: FloatArray
+    area_um2: FloatArray
+    elongation: FloatArray
+    texture: npt.NDArray[np.int64]
+    """Which texture of the reference is this nucleus's own, where its outline is that of one nucleus; -1 elsewhere."""
 
 
 def draw_arrangement(morphology: Morphology, rng: np.random.Generator) -> Arrangement:
@@ -82,7 +92,7 @@ def draw_arrangement(morphology: Morphology, rng: np.random.Generator) -> Arrang
     smallest, largest = np.clip([0.9 * median, 1.2 * weighted], 14, 150)
     typical = np.exp(rng.uniform(np.log(smallest), np.log(largest)))
     return Arrangement(
-        coverage=float(np.clip(morphology.nuclear_fraction * rng.uniform(0.6, 1.8), 0.02, 0.6)),
+        coverage=float(np.clip(morphology.nuclear_fraction * rng.uniform(0.6, 1.6), 0.02, 0.6)),
         area_um2=float(typical),
         log_area_sd=float(rng.uniform(0.15, np.clip(morphology.log_area_sd, 0.3, 0.6))),
         large_share=float(rng.uniform(0, 0.5) if rng.random() < 0.5 else 0.0),
@@ -95,6 +105,7 @@ def draw_arrangement(morphology: Morphology, rng: np.random.Generator) -> Arrang
         touching_share=float(np.clip(morphology.touching_share + rng.uniform(0, 0.4), 0, 0.8)),
         margin_um=float(rng.uniform(0, LARGEST_MARGIN_UM)),
         in_place_share=float(rng.uniform(0.2, 0.9)),
+        restored_share=float(rng.uniform(0, 1)),
     )
 
 
@@ -157,10 +168,7 @@ def _place_one(canvas: "_Canvas", arrangement: Arrangement, places: _Places, mpp
     height = canvas.shape[0]
     if places.waiting and rng.random() < arrangement.in_place_share:
         site = places.waiting.pop()
-        direction = float(places.sites.orientation_rad[site] + rng.normal(0, 0.25))
-        outline = _draw_nucleus(arrangement, direction, mpp, rng)
-        jitter = rng.normal(0, 0.8 / mpp, size=2)
-        return canvas.add(outline, float(places.sites.y_px[site] + jitter[0]), float(places.sites.x_px[site] + jitter[1]))
+        return _place_on_site(canvas, arrangement, places.sites, site, mpp, rng)
     shared = arrangement.direction_rad + arrangement.direction_turn * float(rng.uniform(-0.5, 0.5))
     free = float(rng.uniform(-np.pi / 2, np.pi / 2)) * (1 - arrangement.direction_sharing)
     outline = _draw_nucleus(arrangement, shared + free, mpp, rng)
@@ -182,6 +190,23 @@ def _place_one(canvas: "_Canvas", arrangement: Arrangement, places: _Places, mpp
     return False
 
 
+def _place_on_site(
+    canvas: "_Canvas", arrangement: Arrangement, sites: Sites, site: int, mpp: float, rng: np.random.Generator
+) -> bool:
+    texture = int(sites.texture[site])
+    restored = texture >= 0 and rng.random() < arrangement.restored_share
+    if restored:
+        direction, spread = float(sites.orientation_rad[site]), RESTORED_JITTER_UM
+        area_px = float(sites.area_um2[site] * rng.uniform(0.95, 1.1)) / mpp**2
+        outline = draw_outline(area_px, float(sites.elongation[site]), direction, 0.02, rng)
+    else:
+        direction, spread = float(sites.orientation_rad[site] + rng.normal(0, 0.25)), SITE_JITTER_UM
+        outline = _draw_nucleus(arrangement, direction, mpp, rng)
+    jitter = rng.normal(0, spread / mpp, size=2)
+    y, x = float(sites.y_px[site] + jitter[0]), float(sites.x_px[site] + jitter[1])
+    return canvas.add(outline, y, x, texture if restored else -1)
+
+
 class _Canvas:
     """The patch while nuclei are added."""
 
@@ -195,11 +220,12 @@ class _Canvas:
         self.v = np.zeros(tissue.shape, np.float32)
         self.outlines: list[Outline] = []
         self.centres: list[tuple[float, float]] = []
+        self.own_textures: list[int] = []
         self.areas: list[int] = []
         self.full_areas: list[int] = []
         self.covered_px = 0.0
 
-    def add(self, outline: Outline, y: float, x: float) -> bool:
+    def add(self, outline: Outline, y: float, x: float, own_texture: int = -1) -> bool:
         """Draw a nucleus at a place, unless it would hide others or lie on glass."""
         reach = outline.reach_px + SKIRT_PX
         top, bottom = max(0, int(y - reach)), min(self.shape[0], int(y + reach) + 2)
@@ -241,6 +267,7 @@ class _Canvas:
         self.u[box][inside] = ((dx * cos + dy * sin) / outline.major_px)[inside]
         self.v[box][inside] = ((dy * cos - dx * sin) / outline.minor_px)[inside]
         self.outlines.append(outline)
+        self.own_textures.append(own_texture)
         self.centres.append((y, x))
         self.covered_px += area - overlap
         return True
@@ -250,7 +277,7 @@ class _Canvas:
         for k, (now, full) in enumerate(zip(self.areas, self.full_areas, strict=True), start=1):
             if now < full:
                 self._drop_splinters(k)
-        return Layout(self.labels, self.depth, self.u, self.v, self.outlines)
+        return Layout(self.labels, self.depth, self.u, self.v, self.outlines, self.own_textures)
 
     def _drop_splinters(self, number: int) -> None:
         y, x = self.centres[number - 1]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from histocli.base.types import BoolMask, FloatArray, InstanceLabels
@@ -19,7 +20,7 @@ from histocli.synthesis.painting import COLUMNS, Canvas, paint
 
 FEWEST_TEXTURES = 6  # with fewer clean nuclei than this, all rough ones lend their colour
 LEAST_CONTRAST = 0.10  # absorbance of red over the background that a nucleus must have to be told from nothing
-GHOST = 0.35  # a nucleus with less than this share of the reference's typical contrast is one that annotators disagree on
+GHOST = 0.45  # a nucleus with less than this share of the reference's typical contrast is one that annotators disagree on
 WORTH_DRAWING = 0.3  # share of tissue that a crop should have, if some tries find one
 
 
@@ -73,7 +74,7 @@ def draw_patch(reference: Reference, patch_px: int, rng: np.random.Generator) ->
         grain=_draw_grain(patch_px, reference.mpp, rng),
         nuclei=nuclei,
         textures=textures,
-        edge_px=float(np.clip(reference.statistics.appearance.edge_um * rng.uniform(0.7, 1.3) / reference.mpp, 0.35, 1.6)),
+        edge_px=float(np.clip(reference.statistics.appearance.edge_um * rng.uniform(0.8, 1.8) / reference.mpp, 0.35, 1.7)),
         white=reference.statistics.appearance.white_level,
     )
 
@@ -150,8 +151,23 @@ def _crop(reference: Reference, patch_px: int, rng: np.random.Generator) -> tupl
         y, x, angle = patch_px - 1 - x, y, angle - np.pi / 2
     if mirror:
         x, angle = patch_px - 1 - x, -angle
-    sites = Sites(y.astype(np.float32), x.astype(np.float32), angle.astype(np.float32))
+    sites = Sites(
+        y.astype(np.float32),
+        x.astype(np.float32),
+        angle.astype(np.float32),
+        nuclei.area_um2[here].astype(np.float32),
+        nuclei.elongation[here].astype(np.float32),
+        _texture_of_nucleus(reference)[here],
+    )
     return take(reference.background).astype(np.float32), take(reference.ignored), take(reference.tissue), sites
+
+
+def _texture_of_nucleus(reference: Reference) -> npt.NDArray[np.int64]:
+    """Which texture belongs to each nucleus of the reference; -1 where there is none, or its outline is not that of one nucleus."""
+    found = np.full(len(reference.nuclei), -1, np.int64)
+    clean = np.flatnonzero(reference.textures.single)
+    found[reference.textures.nucleus[clean]] = clean
+    return found
 
 
 def _appearances(
@@ -171,8 +187,10 @@ def _appearances(
     if n == 0:
         return table, np.zeros((1, 3, FRAME_PX, FRAME_PX), np.float32), np.zeros(1, bool)
     hematoxylin = _hematoxylin_direction(reference, chosen)
+    own = np.asarray(layout.own_textures)
+    restored = own >= 0
     if len(chosen):
-        pick = rng.choice(chosen, size=n)
+        pick = np.where(restored, own, rng.choice(chosen, size=n))
         used, index = np.unique(pick, return_inverse=True)
         textures, colour, texture_gain = source.residual[used], source.colour[pick], rng.uniform(0.6, 1.15, size=n)
     else:
@@ -180,18 +198,19 @@ def _appearances(
         tissue = np.median(background.reshape(-1, 3), axis=0)
         colour, texture_gain = tissue + hematoxylin * rng.uniform(0.3, 0.8, size=(n, 1)), np.zeros(n)
     # Patches differ more than nuclei of one patch, and weaker than measured is common: the rough map knows the strong ones only.
-    strength = np.clip(rng.normal(rng.uniform(0.6, 1.05), rng.uniform(0.05, 0.2), size=n), 0.3, 1.2)
+    strength = np.clip(rng.normal(rng.uniform(0.65, 1.1), rng.uniform(0.05, 0.2), size=n), 0.3, 1.2)
     vesicular_share = rng.uniform(0, 0.8) if rng.random() < 0.6 else 0.0
-    vesicular = rng.random(n) < vesicular_share
-    core = np.where(vesicular, rng.uniform(0.15, 0.75, size=n), rng.uniform(0.85, 1.0, size=n))
-    texture_gain = np.where(vesicular, texture_gain * 0.6, texture_gain)
+    strength = np.where(restored, rng.uniform(0.9, 1.05, size=n), strength)
+    vesicular = (rng.random(n) < vesicular_share) & ~restored
+    core = np.where(vesicular, rng.uniform(0.15, 0.75, size=n), np.where(restored, 1, rng.uniform(0.85, 1.0, size=n)))
+    texture_gain = np.where(vesicular, texture_gain * 0.6, np.where(restored, 1, texture_gain))
     rim_px = rng.uniform(0.25, 0.6, size=n) / reference.mpp
     clear = vesicular & (
         rng.random(n) < rng.uniform(0, 0.6)
     )  # chromatin at the rim and in clumps, the middle paler than the cytoplasm
     core = np.where(clear, rng.uniform(0.0, 0.25, size=n), core)
     clearing = np.where(clear, rng.uniform(0.1, 0.6, size=n), 0)
-    grain_gain = np.where(vesicular, rng.uniform(0.1, 0.6, size=n), rng.uniform(0, 0.2, size=n))
+    grain_gain = np.where(vesicular, rng.uniform(0.1, 0.6, size=n), np.where(restored, 0, rng.uniform(0, 0.2, size=n)))
     around = _local_background(layout, background)
     visible = strength * (colour[:, 0] - around[:, 0]) * (0.45 + 0.55 * core)
     typical = reference.statistics.appearance.contrast[2]

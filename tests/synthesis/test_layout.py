@@ -21,7 +21,7 @@ from histocli.synthesis.layout import (
 from tests.tissue import make_tissue
 
 MPP = 0.5
-NOWHERE = Sites(*(np.zeros(0, np.float32) for _ in range(3)))
+NOWHERE = Sites(*(np.zeros(0, np.float32) for _ in range(5)), np.zeros(0, np.int64))
 TYPICAL = measure_morphology(np.zeros((8, 8), np.int32), np.ones((8, 8), bool), MPP)
 PLAIN = replace(
     draw_arrangement(TYPICAL, rng_for(0, "plain")),
@@ -37,6 +37,7 @@ PLAIN = replace(
     direction_sharing=0.5,
     touching_share=0.3,
     in_place_share=0.0,
+    restored_share=0.0,
 )
 
 
@@ -145,7 +146,7 @@ def test_sizes_spread_as_asked():
 
 def test_sites_of_the_reference_are_used():
     y, x = (side.ravel().astype(np.float32) for side in np.mgrid[20:120:25, 20:120:25])
-    sites = Sites(y, x, np.zeros(len(y), np.float32))
+    sites = Sites(y, x, *(np.full(len(y), value, np.float32) for value in (0, 30, 1.5)), np.full(len(y), -1))
     arrangement = replace(PLAIN, in_place_share=1.0, coverage=0.2, log_area_sd=0.1)
     found = measure(place(arrangement, sites=sites).instance_labels, MPP)
     apart = np.hypot(found.y_px[:, None] - y, found.x_px[:, None] - x).min(axis=1)
@@ -187,3 +188,21 @@ def test_what_is_drawn_follows_what_was_measured():
         assert 0 < aim.coverage < 1
         assert 0 <= aim.direction_sharing < 1
         assert 0 <= aim.touching_share <= 1
+
+
+def test_restored_nuclei_are_those_of_the_reference_again():
+    y, x = (side.ravel().astype(np.float32) for side in np.mgrid[20:120:25, 20:120:25])
+    area, elongation = np.linspace(30, 60, len(y)).astype(np.float32), np.full(len(y), 1.8, np.float32)
+    turned = np.linspace(-1.4, 1.4, len(y)).astype(np.float32)
+    textures = np.arange(len(y))
+    sites = Sites(y, x, turned, area, elongation, textures)
+    arrangement = replace(PLAIN, in_place_share=1.0, restored_share=1.0, coverage=0.1, touching_share=0.0, margin_um=0.0)
+    layout = place(arrangement, sites=sites)
+    own = np.asarray(layout.own_textures)
+    assert (own >= 0).all()
+    found = measure(layout.instance_labels, MPP)
+    assert np.hypot(found.y_px - y[own], found.x_px - x[own]).max() < 2
+    assert np.abs(np.log(found.area_um2 / area[own])).max() < 0.25
+    assert np.abs(np.sin(found.orientation_rad - turned[own])).max() < 0.25
+    # without the cause, no texture is bound to a place
+    assert set(place(replace(arrangement, restored_share=0.0), sites=sites).own_textures) == {-1}
