@@ -51,7 +51,7 @@ from histocli.stores.models import (
 )
 from histocli.stores.patches import PatchStore
 from histocli.stores.pictures import write_png
-from histocli.stores.provenance import OutputLock
+from histocli.stores.provenance import OutputLock, one_line
 from histocli.training.loop import Schedule, StepRecord, Training, start_training, train_steps
 from histocli.training.sampling import PatchSet
 
@@ -167,17 +167,18 @@ def train(
         patches, held_out = _load(inputs, config, execution, track)
         torch.manual_seed(config.seed)
         segmenter = channels_last(build_segmenter(architecture_of_size(config.size)), device)
+        multiple = segmenter.multiple_px  # of the sides that the network takes; patches may have any
         schedule = Schedule(
             batch=config.batch,
-            crop_px=min(config.crop_px, *patches.nucleus.shape[1:]),
+            crop_px=min(config.crop_px, *patches.nucleus.shape[1:]) // multiple * multiple,
             learning_rate=config.learning_rate,
             seed=config.seed,
         )
         training = start_training(segmenter, schedule)
         clock = _Clock(config, watch)
-        if action == "resume":
-            _restore(training, clock, checkpoint_path(out))
         run = _Run(out, fingerprint, training, clock, held_out, result.mpp, dtype, stop_after)
+        if action == "resume":
+            run.restore(checkpoint_path(out))
         loss, scores = run.train(patches, schedule, track)
         header = ModelHeader(
             architecture=asdict(segmenter.architecture),
@@ -408,9 +409,24 @@ class _Run:
             "optimizer": self.training.optimizer.state_dict(),
             "step": self.training.step,
             "trained_s": self.clock.trained_s,
+            "recent": self.recent,
         }
         write_checkpoint(checkpoint_path(self.out), state, config_hash=self.fingerprint)
         self.saved_at = time.monotonic()
+
+    def restore(self, path: Path) -> None:
+        """Take up the state of a checkpoint."""
+        state: dict[str, Any] = read_checkpoint(path).state
+        try:
+            self.training.segmenter.load_state_dict(state["segmenter"])
+            self.training.optimizer.load_state_dict(state["optimizer"])
+            self.training.step = int(state["step"])
+            self.clock.earlier_s = float(state["trained_s"])
+            self.recent = [float(loss) for loss in state["recent"]]
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise InvalidStore(
+                f"{path}: the checkpoint does not fit this training ({one_line(error)}); start anew with --overwrite"
+            ) from error
 
     def _validate(self) -> Json | None:
         """Score the held-out patches, and show some of them."""
@@ -442,14 +458,3 @@ def predict_patches(predictor: Predictor, images: npt.NDArray[np.uint8]) -> list
         maps = predictor.maps(padded[None])[0, :height, :width]
         found.append(predictor.instances(maps))
     return found
-
-
-def _restore(training: Training, clock: _Clock, path: Path) -> None:
-    state: dict[str, Any] = read_checkpoint(path).state
-    try:
-        training.segmenter.load_state_dict(state["segmenter"])
-        training.optimizer.load_state_dict(state["optimizer"])
-        training.step = int(state["step"])
-        clock.earlier_s = float(state["trained_s"])
-    except (KeyError, ValueError, RuntimeError) as error:
-        raise InvalidStore(f"{path}: the checkpoint does not fit this training ({error}); start anew with --overwrite") from error

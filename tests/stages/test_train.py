@@ -1,0 +1,401 @@
+"""Training as a stage: stores in, a model file out, and a stop loses nothing.
+
+``store``: eight patches of 32 x 32 at 0.5 um per pixel, each with four dark disks on bright ground.
+"""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+
+from histocli.base.errors import InputNotFound, InvalidInput, InvalidOption, InvalidStore, Stopped, StoreExists
+from histocli.config.common import Execution
+from histocli.config.train import TrainConfig
+from histocli.model.segmenter import build_segmenter
+from histocli.stages import train as stage
+from histocli.stages.train import split_weight, train
+from histocli.stores import patches
+from histocli.stores.models import checkpoint_path, read_checkpoint, read_model, read_model_header, write_checkpoint
+from histocli.stores.patches import PatchStoreWriter
+from histocli.stores.provenance import Provenance, log_path
+from tests.training.easy import easy_patches
+
+MPP = 0.5
+CONFIG = {"steps": 4, "batch": 2, "crop_px": 32, "validation": 0.25}
+
+
+def make_store(path, n=8, *, side=32, mpp=MPP, origin="initial", shippable=True, seed=0, labels=None, weight=1.0):
+    images, drawn = easy_patches(n, side, seed)
+    provenance = Provenance(contract=patches.CONTRACT, command="generate", config={}, config_hash=f"{path.name}{seed}", seed=seed)
+    record = patches.ReferenceRecord(name="code", sha256="00", mpp=mpp, mpp_source="given")
+    with PatchStoreWriter.create(
+        path, n=n, patch_px=side, mpp=mpp, origin=origin, references=[record], provenance=provenance, resume=False,
+        shippable=shippable,
+    ) as writer:  # fmt: skip
+        chosen = drawn if labels is None else np.full((n, side, side), labels, np.int32)
+        for batch in writer.pending():
+            where = slice(batch.start, batch.stop)
+            writer.write(
+                batch, images[where], chosen[where], np.full(len(batch), weight, np.float32), np.zeros(len(batch), np.int32)
+            )
+        writer.finish()
+    return str(path)
+
+
+@pytest.fixture(autouse=True)
+def tiny_segmenter(monkeypatch):
+    """The shape of size S with a quarter of its channels, since what is learnt does not matter here."""
+    monkeypatch.setattr(stage, "architecture_of_size", lambda size: {"family": "unet", "channels": [4, 4, 6, 6]})
+
+
+@pytest.fixture
+def store(tmp_path):
+    return make_store(tmp_path / "a.zarr")
+
+
+def run(stores, out, *, stop_after=None, execution=None, **config):
+    return train(
+        [stores] if isinstance(stores, str) else stores,
+        out,
+        TrainConfig(**{**CONFIG, **config}),
+        Execution(device="cpu", precision="fp32", workers=1, **(execution or {})),
+        stop_after=stop_after,
+    )
+
+
+def assert_same_weights(first, second):
+    (_, first), (_, second) = read_model(first), read_model(second)
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert (tensor == second[name]).all(), name
+
+
+def metrics(out):
+    return [json.loads(line) for line in (log_path(out) / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_model_says_what_it_is_and_can_be_rebuilt(store, tmp_path):
+    out = tmp_path / "m.safetensors"
+    result = run(store, out)
+    assert (result.status, result.patches, result.steps, result.mpp) == ("done", 8, 4, MPP)
+    assert (result.device, result.precision, result.shippable) == ("cpu", "fp32", True)
+    assert result.loss > 0
+    header, tensors = read_model(out)
+    build_segmenter(header.architecture).load_state_dict(tensors)
+    assert header.mpp == MPP
+    assert header.seed == 0
+    assert header.config["steps"] == 4
+    assert header.normalisation.keys() == {"mean", "std", "range"}
+    assert header.thresholds["probability"] == 0.5
+    assert header.training["steps"] == 4
+    assert header.training["loss"] == pytest.approx(result.loss)
+    assert header.training["held_out"] == result.held_out
+    assert header.shippable
+    (data,) = header.data
+    assert (data["name"], data["weight"], data["origin"], data["patches"]) == ("a.zarr", 1.0, "initial", 8)
+    assert data["sha256"] == patches.PatchStore.open(store).content_hash()
+    assert header.package_version
+    assert header.created
+    assert result.to_json()["schema"] == "histosynth.train/1"
+
+
+def test_the_log_shows_the_training(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(stage, "RECORD_EVERY", 2)
+    out = tmp_path / "m.safetensors"
+    result = run(store, out, steps=6)
+    lines = metrics(out)
+    steps = [line["step"] for line in lines if "loss" in line]
+    assert steps == [2, 4, 6]
+    held_out = [line["held_out"] for line in lines if "held_out" in line]
+    assert held_out[-1] == result.held_out
+    assert set(held_out[-1]) == {"dice", "aji", "pq", "f1"}
+    previews = sorted(path.name for path in log_path(out).glob("preview-*.png"))
+    assert len(previews) >= 2
+    assert previews[-1] == "preview-000006.png"
+    assert not checkpoint_path(out).exists()
+
+
+@pytest.mark.parametrize("change", [{}, {"crop_px": 64}])
+def test_the_seed_decides_all(store, tmp_path, change):
+    paths = [tmp_path / f"{name}.safetensors" for name in "abc"]
+    for path, seed in zip(paths, (1, 1, 2), strict=True):
+        run(store, path, seed=seed, steps=2, **change)
+    assert_same_weights(paths[0], paths[1])
+    with pytest.raises(AssertionError):
+        assert_same_weights(paths[0], paths[2])
+
+
+def test_what_is_stopped_goes_on_as_if_it_had_not_been(store, tmp_path):
+    whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
+    expected = run(store, whole, steps=6)
+    with pytest.raises(Stopped, match="--resume") as stopped:
+        run(store, cut, steps=6, stop_after=2)
+    assert stopped.value.exit_code == 75
+    assert not cut.exists()
+    assert checkpoint_path(cut).exists()
+    with pytest.raises(StoreExists, match="--resume"):
+        run(store, cut, steps=6)
+    with pytest.raises(StoreExists, match="other settings"):
+        run(store, cut, steps=7, execution={"resume": True})
+    with pytest.raises(Stopped):
+        run(store, cut, steps=6, stop_after=5, execution={"resume": True})
+    found = run(store, cut, steps=6, execution={"resume": True})
+    assert (found.status, found.steps) == ("done", 6)
+    assert_same_weights(whole, cut)
+    assert (found.loss, found.held_out) == (expected.loss, expected.held_out)
+    assert not checkpoint_path(cut).exists()
+
+
+def test_a_signal_saves_a_checkpoint(store, tmp_path, monkeypatch):
+    out, whole = tmp_path / "m.safetensors", tmp_path / "whole.safetensors"
+    run(store, whole)
+    answers = iter([False, True])
+    monkeypatch.setattr(stage, "stop_requested", lambda: next(answers, False))
+    with pytest.raises(Stopped, match="after 2 steps"):
+        run(store, out)
+    assert run(store, out, execution={"resume": True}).status == "done"
+    assert_same_weights(out, whole)
+
+
+def test_a_checkpoint_is_kept_from_time_to_time(store, tmp_path, monkeypatch):
+    """So that even a power cut costs a minute."""
+    monkeypatch.setattr(stage, "CHECKPOINT_S", 0.0)
+    out = tmp_path / "m.safetensors"
+
+    class PowerCut(Exception):
+        pass
+
+    original = stage._Run._note
+
+    def note(self, record):
+        original(self, record)
+        if record.step == 3:
+            raise PowerCut
+
+    monkeypatch.setattr(stage._Run, "_note", note)
+    with pytest.raises(PowerCut):
+        run(store, out)
+    monkeypatch.setattr(stage._Run, "_note", original)
+    assert run(store, out, execution={"resume": True}).steps == 4
+    run(store, tmp_path / "whole.safetensors")
+    assert_same_weights(out, tmp_path / "whole.safetensors")
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused(store, tmp_path):
+    out = tmp_path / "m.safetensors"
+    with pytest.raises(Stopped):
+        run(store, out, stop_after=1)
+    state = read_checkpoint(checkpoint_path(out))
+    state.state["segmenter"] = {}
+    write_checkpoint(checkpoint_path(out), state.state, config_hash=state.config_hash)
+    with pytest.raises(InvalidStore, match=r"does not fit.*--overwrite") as refused:
+        run(store, out, execution={"resume": True})
+    assert "\n" not in str(refused.value)
+
+
+def test_a_stop_asked_for_after_the_end_changes_nothing(store, tmp_path):
+    assert run(store, tmp_path / "m.safetensors", stop_after=4).status == "done"
+
+
+def test_a_rerun_is_skipped_and_other_settings_are_refused(store, tmp_path):
+    out = tmp_path / "m.safetensors"
+    run(store, out)
+    before = out.read_bytes()
+    assert run(store, out).status == "skipped"
+    with pytest.raises(StoreExists, match="--overwrite") as refused:
+        run(store, out, seed=1)
+    assert refused.value.exit_code == 4
+    with pytest.raises(StoreExists, match="--overwrite"):
+        run(f"{store}:2", out)
+    assert out.read_bytes() == before
+    assert run(store, out, seed=1, execution={"overwrite": True}).status == "done"
+    assert read_model_header(out).seed == 1
+
+
+def test_a_dry_run_writes_nothing(store, tmp_path):
+    out = tmp_path / "m.safetensors"
+    result = run(store, out, execution={"dry_run": True})
+    assert (result.status, result.patches, result.loss) == ("planned", 8, None)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zarr"]
+
+
+def test_a_pickle_in_place_of_a_checkpoint_is_not_opened(store, tmp_path):
+    out, proof = tmp_path / "m.safetensors", tmp_path / "executed"
+
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(proof), "w"))
+
+    checkpoint_path(out).parent.mkdir(parents=True)
+    checkpoint_path(out).write_bytes(pickle.dumps(Bomb()))
+    assert run(store, out, execution={"resume": True}).status == "done"
+    assert not proof.exists()
+
+
+def shares(monkeypatch):
+    """Return a list that receives the patches that training draws from."""
+    seen = []
+    original = stage.train_steps
+
+    def spy(training, drawn, *given):
+        seen.append(drawn)
+        return original(training, drawn, *given)
+
+    monkeypatch.setattr(stage, "train_steps", spy)
+    return seen
+
+
+def test_the_weight_of_a_store_is_its_share_however_many_patches_it_has(store, tmp_path, monkeypatch):
+    seen = shares(monkeypatch)
+    own = make_store(tmp_path / "own.zarr", 2, origin="labelled", seed=5)
+    out = tmp_path / "m.safetensors"
+    run([store, f"{own}:3"], out, steps=1, validation=0.0)
+    (drawn,) = seen
+    assert len(drawn) == 10
+    assert drawn.share[:8].sum() == pytest.approx(1 / 4)
+    assert drawn.share[8:].sum() == pytest.approx(3 / 4)
+    assert [entry["weight"] for entry in read_model_header(out).data] == [1.0, 3.0]
+
+
+def test_synthetic_patches_are_held_out_and_a_persons_are_not(store, tmp_path, monkeypatch):
+    seen = shares(monkeypatch)
+    own = make_store(tmp_path / "own.zarr", 4, origin="labelled", seed=5)
+    run([store, own], tmp_path / "m.safetensors", steps=1, validation=0.5)
+    kept = {image.tobytes() for image in seen[0].images}
+    assert len(kept) == 8
+    assert {image.tobytes() for image in easy_patches(4, 32, 5)[0]} <= kept
+    result = run(own, tmp_path / "own.safetensors", steps=1)
+    assert result.held_out is None
+    assert len(seen[1]) == 4
+
+
+def test_targets_are_those_of_the_labels(store, tmp_path, monkeypatch):
+    seen = shares(monkeypatch)
+    run(store, tmp_path / "m.safetensors", steps=1, validation=0.0)
+    images, labels = easy_patches(8, 32)
+    np.testing.assert_array_equal(seen[0].images, images)
+    np.testing.assert_array_equal(seen[0].nucleus, labels > 0)
+    assert seen[0].valid.all()
+    assert ((seen[0].distance > 0) == (labels > 0)).all()
+
+
+@pytest.mark.parametrize("side", [33, 50, 40])
+def test_patches_of_any_side_are_learnt_from(tmp_path, side):
+    """Crops must be multiples of 16; patches need not be."""
+    store = make_store(tmp_path / "odd.zarr", 4, side=side)
+    result = run(store, tmp_path / "m.safetensors", steps=1, crop_px=128)
+    assert result.status == "done"
+    assert result.held_out is not None
+
+
+def test_pixel_sizes_and_patch_sizes_do_not_mix(store, tmp_path):
+    other = make_store(tmp_path / "fine.zarr", 2, mpp=0.25)
+    with pytest.raises(InvalidInput, match=r"0\.25 um/px.*same --mpp") as refused:
+        run([store, other], tmp_path / "m.safetensors")
+    assert refused.value.exit_code == 3
+    larger = make_store(tmp_path / "large.zarr", 2, side=48)
+    with pytest.raises(InvalidInput, match="same --patch-px"):
+        run([store, larger], tmp_path / "m.safetensors")
+    nearly = make_store(tmp_path / "nearly.zarr", 2, mpp=0.504)
+    assert run([store, nearly], tmp_path / "m.safetensors", steps=1).status == "done"
+
+
+@pytest.mark.parametrize("empty", [{"labels": 0}, {"labels": -1}, {"weight": 0.0}], ids=["background", "ignored", "weightless"])
+def test_stores_without_anything_to_learn_are_refused(tmp_path, empty):
+    store = make_store(tmp_path / "empty.zarr", 3, **empty)
+    with pytest.raises(InvalidStore, match="nothing to learn") as refused:
+        run(store, tmp_path / "m.safetensors")
+    assert refused.value.exit_code == 3
+    assert not (tmp_path / "m.safetensors").exists()
+
+
+def test_missing_and_foreign_stores_are_refused(tmp_path):
+    with pytest.raises(InputNotFound, match=r"gone\.zarr"):
+        run(str(tmp_path / "gone.zarr"), tmp_path / "m.safetensors")
+    (tmp_path / "foreign.zarr").mkdir()
+    with pytest.raises(InvalidStore, match=r"foreign\.zarr"):
+        run(str(tmp_path / "foreign.zarr"), tmp_path / "m.safetensors")
+
+
+def test_one_input_that_must_not_ship_decides_for_the_model(store, tmp_path):
+    closed = make_store(tmp_path / "closed.zarr", 2, shippable=False, origin="labelled")
+    out = tmp_path / "m.safetensors"
+    assert not run([store, closed], out, steps=1).shippable
+    assert not read_model_header(out).shippable
+
+
+class FakeWatch:
+    """A clock that moves on by a tenth of a second whenever it is read."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    @property
+    def seconds(self):
+        self.now += 0.1
+        return self.now
+
+
+@pytest.mark.parametrize("budget", [3.0, 20.0])
+def test_a_time_budget_plans_the_steps_and_is_kept(store, tmp_path, monkeypatch, budget):
+    monkeypatch.setattr(stage, "Stopwatch", FakeWatch)
+    out = tmp_path / "m.safetensors"
+    result = run(store, out, steps=100_000, time_budget_s=budget)
+    assert result.status == "done"
+    assert result.seconds <= budget
+    assert 2 < result.steps < budget / 0.1
+    assert read_model_header(out).training["steps"] == result.steps
+
+
+def test_the_clock_counts_seconds_of_training_from_the_first_step():
+    watch = FakeWatch()
+    watch.now = 5.0  # reading took its time
+    clock = stage._Clock(TrainConfig(time_budget_s=100.0), watch)
+    done = [clock.progress(step) for step in range(2000)]
+    assert done[0] < 0.01
+    assert (np.diff(done) > 0).all()
+    assert done[-1] > 1
+    end = next(step for step, share in enumerate(done) if share >= 1)
+    assert 5.0 + 0.1 * end <= 100.0 - stage.RESERVE_S + 0.5
+    by_steps = stage._Clock(TrainConfig(steps=8), FakeWatch())
+    assert [by_steps.progress(step) for step in (0, 2, 8)] == [0, 0.25, 1]
+
+
+def test_a_resumed_clock_goes_on_where_it_was():
+    first = stage._Clock(TrainConfig(time_budget_s=100.0), FakeWatch())
+    for _ in range(100):
+        before = first.progress(0)
+    second = stage._Clock(TrainConfig(time_budget_s=100.0), FakeWatch())
+    second.earlier_s = first.trained_s
+    assert 0.5 * before < second.progress(0) < 1.2 * before
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("a.zarr", ("a.zarr", 1.0)),
+        ("a.zarr:2", ("a.zarr", 2.0)),
+        ("dir/a.zarr:0.5", ("dir/a.zarr", 0.5)),
+        ("C:\\data\\a.zarr", ("C:\\data\\a.zarr", 1.0)),
+        ("a:b.zarr", ("a:b.zarr", 1.0)),
+        ("-", ("-", 1.0)),
+        ("-:3", ("-", 3.0)),
+        ("a:b/c.zarr", ("a:b/c.zarr", 1.0)),
+    ],
+)
+def test_a_word_may_carry_a_share(word, expected):
+    assert split_weight(word) == expected
+
+
+@pytest.mark.parametrize("share", ["0", "-1", "nan", "inf"])
+def test_a_share_must_be_positive(share):
+    with pytest.raises(InvalidOption, match="share"):
+        split_weight(f"a.zarr:{share}")
+
+
+def test_a_loss_that_is_no_number_ends_the_training_with_advice(store, tmp_path, monkeypatch):
+    monkeypatch.setattr("histocli.training.loop.train_step", lambda *given: float("nan"))
+    with pytest.raises(InvalidInput, match="--learning-rate"):
+        run(store, tmp_path / "m.safetensors")
+    assert not (tmp_path / "m.safetensors").exists()
