@@ -138,7 +138,13 @@ def cut_textures(
         empty = np.zeros((0, 3), np.float32)
         nothing = np.zeros(0, np.float32)
         return NuclearTextures(
-            np.zeros((0, 3, FRAME_PX, FRAME_PX), np.float32), empty, empty, nothing, nothing, np.zeros(0, bool), np.zeros(0, np.int64)
+            np.zeros((0, 3, FRAME_PX, FRAME_PX), np.float32),
+            empty,
+            empty,
+            nothing,
+            nothing,
+            np.zeros(0, bool),
+            np.zeros(0, np.int64),
         )
     unit = (np.arange(FRAME_PX) + 0.5) / FRAME_PX * 2 - 1
     v, u = np.meshgrid(unit * FRAME_EXTENT, unit * FRAME_EXTENT, indexing="ij")
