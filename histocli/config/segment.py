@@ -16,7 +16,7 @@ class SegmentConfig:
     """What to write for each slide: ome-zarr, tiff, overlay."""
     mpp: float | None = None
     """Pixel size of the inputs, in micrometres per pixel; overrides what they record."""
-    tile_px: int = 1024
+    tile_px: int = 2048
     """Side of the kept core of a tile, in pixels at the model's resolution."""
 
     def __post_init__(self) -> None:

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from histocli.base.types import FloatArray, InstanceLabels, RGBImage
 from histocli.inference.tiling import Tile, TileGrid, WindowObjects, decode_window, read_window, stitch
 
-WINDOW_PX = 1024  # core of a window for decoding; small enough to keep workers busy, large enough that halos cost little
+WINDOW_PX = 1536  # core of a window for decoding; small enough to keep workers busy, large enough that halos cost little
 WINDOW_HALO_UM = 20.0  # a nucleus reaches less far from its middle, and its neighbours shape it no further off
 LARGEST_HALO_UM = 40.0  # where an object leaves its window, look this far; what is still cut then is no nucleus
 BORDER_PX = 16  # mirrored pixels past the border: the network's own zeros come after them
