@@ -42,5 +42,5 @@ class TrainConfig:
             raise InvalidOption(f"--learning-rate must lie between 0 and 1, got {self.learning_rate}")
         if not 0 <= self.validation < 1:
             raise InvalidOption(f"--validation must lie in [0, 1), got {self.validation}")
-        if self.time_budget_s is not None and self.time_budget_s <= 0:
+        if self.time_budget_s is not None and not 0 < self.time_budget_s < float("inf"):
             raise InvalidOption(f"--time-budget must be positive, got {self.time_budget_s} s")

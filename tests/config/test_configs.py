@@ -1,0 +1,110 @@
+"""Settings are checked on birth, documented, free of heavy imports, and fingerprinted."""
+
+import ast
+import dataclasses
+import inspect
+import json
+import subprocess
+import sys
+from itertools import pairwise
+
+import pytest
+
+from histocli.base.errors import InvalidOption
+from histocli.config.common import MPP_RANGE, Execution, as_dict, check_mpp, config_hash
+from histocli.config.evaluate import EvaluateConfig
+from histocli.config.generate import GenerateConfig
+from histocli.config.info import InfoConfig
+from histocli.config.pack import PackConfig
+from histocli.config.segment import SegmentConfig
+from histocli.config.train import TrainConfig
+from histocli.stores import inputs
+
+ALL = (Execution, EvaluateConfig, GenerateConfig, InfoConfig, PackConfig, SegmentConfig, TrainConfig)
+
+WRONG = [
+    (Execution, "on_error", "ignore", "--on-error"),
+    (Execution, "workers", -1, "--workers"),
+    (GenerateConfig, "n", 0, "--n"),
+    (GenerateConfig, "patch_px", 31, "--patch-px"),
+    (GenerateConfig, "patch_px", 4096, "--patch-px"),
+    (GenerateConfig, "mpp", 0.04, "--mpp"),
+    (GenerateConfig, "mpp", float("nan"), "--mpp"),
+    (GenerateConfig, "reference_mpp", 6.0, "mpp"),
+    (GenerateConfig, "seed", -1, "--seed"),
+    (TrainConfig, "size", "XL", "--size"),
+    (TrainConfig, "steps", 0, "--steps"),
+    (TrainConfig, "batch", 0, "--batch"),
+    (TrainConfig, "crop_px", 16, "--crop-px"),
+    (TrainConfig, "crop_px", 40, "--crop-px"),
+    (TrainConfig, "learning_rate", 0.0, "--learning-rate"),
+    (TrainConfig, "learning_rate", float("nan"), "--learning-rate"),
+    (TrainConfig, "validation", 1.0, "--validation"),
+    (TrainConfig, "time_budget_s", 0.0, "--time-budget"),
+    (TrainConfig, "time_budget_s", float("nan"), "--time-budget"),
+    (TrainConfig, "seed", -1, "--seed"),
+    (SegmentConfig, "formats", (), "--format"),
+    (SegmentConfig, "formats", ("jpeg",), "--format"),
+    (SegmentConfig, "tile_px", 100, "--tile-px"),
+    (SegmentConfig, "mpp", 0.0, "--mpp"),
+    (PackConfig, "patch_px", 8, "--patch-px"),
+    (PackConfig, "mpp", -1.0, "--mpp"),
+    (EvaluateConfig, "minimum", (("beauty", 0.5),), "--min"),
+    (EvaluateConfig, "bootstrap", -1, "--bootstrap"),
+    (InfoConfig, "sheet_patches", 0, "--sheet-patches"),
+    (InfoConfig, "seed", -1, "--seed"),
+]
+
+
+@pytest.mark.parametrize(("config", "field", "value", "option"), WRONG)
+def test_what_makes_no_sense_is_refused_by_name(config, field, value, option):
+    with pytest.raises(InvalidOption, match=option) as refused:
+        config(**{field: value})
+    assert refused.value.exit_code == 2
+    assert "\n" not in str(refused.value)
+
+
+def test_resume_and_overwrite_exclude_each_other():
+    with pytest.raises(InvalidOption, match="give one"):
+        Execution(resume=True, overwrite=True)
+
+
+@pytest.mark.parametrize("config", ALL)
+def test_defaults_are_sane_frozen_documented_and_plain(config):
+    made = config()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(made, dataclasses.fields(made)[0].name, None)
+    assert json.loads(json.dumps(as_dict(made), allow_nan=False)).keys() == {field.name for field in dataclasses.fields(made)}
+    body = ast.parse(inspect.getsource(config)).body[0].body
+    for statement, after in pairwise(body):
+        if isinstance(statement, ast.AnnAssign):
+            assert isinstance(after, ast.Expr), statement.target.id
+            assert isinstance(after.value.value, str), statement.target.id
+
+
+def test_pixel_sizes_a_microscope_can_have():
+    for mpp in (None, *MPP_RANGE, 0.25):
+        check_mpp(mpp)
+    assert MPP_RANGE == inputs.MPP_RANGE  # two floors, one rule
+
+
+def test_the_fingerprint_follows_settings_and_inputs_and_nothing_else():
+    base = config_hash(GenerateConfig(), references=["a", "b"])
+    assert base == config_hash(GenerateConfig(), references=["a", "b"])
+    others = [
+        config_hash(GenerateConfig(seed=1), references=["a", "b"]),
+        config_hash(GenerateConfig(), references=["b", "a"]),
+        config_hash(GenerateConfig(), references=["a"]),
+        config_hash(GenerateConfig()),
+    ]
+    assert len({base, *others}) == 5
+    assert config_hash(GenerateConfig(), a=1, b=2) == config_hash(GenerateConfig(), b=2, a=1)
+
+
+def test_settings_load_nothing_heavy():
+    modules = ", ".join(
+        f"histocli.config.{name}" for name in ("common", "evaluate", "generate", "info", "pack", "segment", "train")
+    )
+    program = f"import sys, {modules}; print(sorted({{'torch', 'numpy', 'zarr', 'cv2'}} & set(sys.modules)))"
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert said.strip() == "[]"
