@@ -20,7 +20,7 @@ from histocli.synthesis.painting import COLUMNS, Canvas, paint
 
 FEWEST_TEXTURES = 6  # with fewer clean nuclei than this, all rough ones lend their colour
 LEAST_CONTRAST = 0.10  # absorbance of red over the background that a nucleus must have to be told from nothing
-GHOST = 0.35  # a nucleus with less than this share of the reference's typical contrast is one that annotators disagree on
+GHOST = 0.45  # a nucleus with less than this share of the reference's typical contrast is one that annotators disagree on
 WORTH_DRAWING = 0.3  # share of tissue that a crop should have, if some tries find one
 
 
@@ -74,7 +74,7 @@ def draw_patch(reference: Reference, patch_px: int, rng: np.random.Generator) ->
         grain=_draw_grain(patch_px, reference.mpp, rng),
         nuclei=nuclei,
         textures=textures,
-        edge_px=float(np.clip(reference.statistics.appearance.edge_um * rng.uniform(0.75, 1.5) / reference.mpp, 0.35, 1.7)),
+        edge_px=float(np.clip(reference.statistics.appearance.edge_um * rng.uniform(0.8, 1.8) / reference.mpp, 0.35, 1.7)),
         white=reference.statistics.appearance.white_level,
     )
 
@@ -199,7 +199,7 @@ def _appearances(
         colour = (tissue + hematoxylin * rng.uniform(0.3, 0.8, size=(n, 1))).astype(np.float32)
         texture_gain = np.zeros(n)
     # Patches differ more than nuclei of one patch, and weaker than measured is common: the rough map knows the strong ones only.
-    strength = np.clip(rng.normal(rng.uniform(0.6, 1.05), rng.uniform(0.05, 0.2), size=n), 0.3, 1.2)
+    strength = np.clip(rng.normal(rng.uniform(0.65, 1.1), rng.uniform(0.05, 0.2), size=n), 0.3, 1.2)
     vesicular_share = rng.uniform(0, 0.8) if rng.random() < 0.6 else 0.0
     strength = np.where(restored, rng.uniform(0.9, 1.05, size=n), strength)
     vesicular = (rng.random(n) < vesicular_share) & ~restored
