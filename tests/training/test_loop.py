@@ -7,6 +7,7 @@ import torch
 from histocli.inference.predict import Predictor
 from histocli.metrics.counts import count
 from histocli.model.segmenter import Architecture, Segmenter
+from histocli.training import loop
 from histocli.training.augmentation import Augmentation
 from histocli.training.loop import WARM_UP, Schedule, Training, learning_rate_at, start_training, train_steps
 from tests.training.easy import easy_patches, patch_set
@@ -80,6 +81,19 @@ def test_the_seed_decides_the_batches(patches):
     )
     assert [r.loss for r in same] == [r.loss for r in again]
     assert [r.loss for r in same] != [r.loss for r in other]
+
+
+def test_every_step_draws_another_batch(patches, monkeypatch):
+    drawn = []
+    original = loop.draw_batch
+
+    def spy(*given):
+        drawn.append(original(*given))
+        return drawn[-1]
+
+    monkeypatch.setattr(loop, "draw_batch", spy)
+    run(fresh(), patches, 4)
+    assert len({batch.pixels.numpy().tobytes() for batch in drawn}) == 4
 
 
 def test_the_schedule_rises_and_falls():
