@@ -146,12 +146,23 @@ def main() -> None:
         for arm in options.arms.split(","):
             for name in options.sets.split(","):
                 seconds = seconds_of.get(arm, options.seconds)
-                key = {"arm": arm, "set": name, "seed": seed, "commit": state, "seconds": seconds, "n": options.n, "size": options.size}
+                key = {
+                    "arm": arm,
+                    "set": name,
+                    "seed": seed,
+                    "commit": state,
+                    "seconds": seconds,
+                    "n": options.n,
+                    "size": options.size,
+                }
                 if arm == "baseline":
                     key |= {"seed": None, "n": None, "size": None}
                 if any(all(row.get(field) == value for field, value in key.items()) for row in rows):
                     continue
-                work = options.work / f"{arm}{'' if arm == 'adapted' else '-' + name}-{seed}-{state}-{options.seconds:.0f}-{options.n}-{options.size}"
+                work = (
+                    options.work
+                    / f"{arm}{'' if arm == 'adapted' else '-' + name}-{seed}-{state}-{options.seconds:.0f}-{options.n}-{options.size}"
+                )
                 model, about = None, {}
                 if arm != "baseline":
                     model, about = make_model(work, references(options.data, arm, name), options, seed)

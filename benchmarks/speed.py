@@ -2,8 +2,8 @@
 
     python benchmarks/speed.py --reference SLIDE [--model MODEL] [--runs 3]
 
-Absolute numbers depend on the machine and on what else it does; the ratio of end to end to the bare network is the one to compare. The median of the runs
-is appended to ``--results`` with the processor's or the GPU's name.
+Absolute numbers depend on the machine and on what else it does; the ratio of end to end to the bare network is the one to
+compare. The median of the runs is appended to ``--results`` with the processor's or the GPU's name.
 """
 
 import argparse
@@ -48,6 +48,7 @@ class Stages:
 
     @contextmanager
     def __call__(self, description: str, total: int | None) -> Iterator[Bar]:
+        """Time a task."""
         clock = _Clock()
         yield clock
         self.seconds[description] = clock.last - (clock.first or clock.last)
@@ -121,7 +122,9 @@ def main() -> None:
     rates: dict[str, list[float]] = {"patches_per_s": [], "network_mpx_per_s": [], "segment_mpx_per_s": [], "ratio": []}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        rates["patches_per_s"] = [draw(options.reference, folder, options.patches, run, options.device) for run in range(options.runs)]
+        rates["patches_per_s"] = [
+            draw(options.reference, folder, options.patches, run, options.device) for run in range(options.runs)
+        ]
         model = options.model
         if model is None:
             model = folder / "model.safetensors"

@@ -14,13 +14,12 @@ from torch.nn import functional
 
 from histocli.base.errors import InvalidStore
 from histocli.model.blocks import ConvBlock, DoubleConv
+from histocli.model.normalisation import standardise
 
 SIZES: dict[str, tuple[int, ...]] = {"S": (16, 32, 64, 128), "M": (32, 64, 128, 256), "L": (64, 128, 256, 512)}
 """Channels of each level, from half resolution downwards."""
 OUTPUTS = 2
 """Nucleus logit, border-distance logit."""
-PIXEL_MEAN, PIXEL_STD = 0.65, 0.22
-"""Brightness and contrast of typical H&E in 0..1: a fixed, shared normalisation; stain differences are left to augmentation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +28,6 @@ class Architecture:
 
     family: str = "unet"
     channels: tuple[int, ...] = SIZES["S"]
-
-
-def normalise(pixels: Tensor) -> Tensor:
-    """Bring sRGB values in 0..1, shape (N, 3, H, W), to about zero mean and unit spread."""
-    return (pixels - PIXEL_MEAN) / PIXEL_STD
 
 
 class Segmenter(nn.Module):
@@ -68,7 +62,7 @@ class Segmenter(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Map sRGB in 0..1, shape (N, 3, H, W), to logits (N, 2, H, W): nucleus, border distance."""
-        x = self.stem(functional.pixel_unshuffle(normalise(pixels), 2))
+        x = self.stem(functional.pixel_unshuffle(standardise(pixels), 2))
         skips: list[Tensor] = []
         for i, level in enumerate(self.encoder):
             x = level(x if i == 0 else functional.max_pool2d(x, 2))

@@ -12,6 +12,7 @@ from torch import Tensor
 from histocli.base.types import FloatArray, RGBImage
 
 WHITE_LEVEL = 256.0  # one above the brightest uint8 plus one, so that OD is finite at 0 and 0 at 255
+ENOUGH_PX = 2**21  # larger images are shrunk to this many pixels to find their glass
 LOWEST_WHITE = 64.0  # an image darker than this everywhere is black, not underexposed
 
 
@@ -79,6 +80,11 @@ def white_level(image: RGBImage) -> float:
     float
         In ``LOWEST_WHITE`` .. 256.
     """
-    smooth = cv2.blur(image, (3, 3), borderType=cv2.BORDER_REPLICATE)
-    brightest = np.percentile(smooth.max(axis=-1), 99.5)
+    if image.shape[0] * image.shape[1] > ENOUGH_PX:
+        scale = (ENOUGH_PX / (image.shape[0] * image.shape[1])) ** 0.5
+        smooth = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    else:
+        smooth = cv2.blur(image, (3, 3), borderType=cv2.BORDER_REPLICATE)
+    red, green, blue = cv2.split(smooth)
+    brightest = np.percentile(cv2.max(cv2.max(red, green), blue), 99.5)
     return float(np.clip(brightest + 1, LOWEST_WHITE, WHITE_LEVEL))

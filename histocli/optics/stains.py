@@ -51,7 +51,8 @@ def estimate_stains(optical_density: FloatArray) -> StainEstimate:
     refusal of impossible colours.
     """
     pixels = optical_density.reshape(-1, 3)
-    stained = pixels[(pixels.max(axis=1) > TISSUE_OD) & (pixels.max(axis=1) < 4)]
+    strongest = np.maximum(np.maximum(pixels[:, 0], pixels[:, 1]), pixels[:, 2])  # faster than max over an axis of three
+    stained = pixels[(strongest > TISSUE_OD) & (strongest < 4)]
     if len(stained) < ENOUGH_PIXELS:
         return StainEstimate(TYPICAL_STAINS, False, "too few stained pixels")
     stained = stained[:: max(1, len(stained) // 100_000)].astype(np.float64)

@@ -9,8 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
+
 from histocli.base.errors import InputNotFound, InvalidInput
+from histocli.base.system import available_cpus
 from histocli.base.types import Json
+from histocli.stores.patches import PatchStore
 from histocli.stores.provenance import plain_json
 
 Status: TypeAlias = Literal["done", "skipped", "planned", "failed"]
@@ -87,3 +92,31 @@ def content_hash(path: Path) -> str:
         raise InputNotFound(f"{path}: no such file; check the path") from None
     except OSError as error:
         raise InvalidInput(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from error
+
+
+def patch_glass_levels(store: PatchStore, patches: range, images: npt.NDArray[np.uint8]) -> list[float]:
+    """Return the level of empty glass for each of some patches.
+
+    A synthetic patch has the level of its reference, which was measured on far more pixels; where none is recorded, the patch
+    itself is measured.
+
+    Parameters
+    ----------
+    store : PatchStore
+    patches : range
+    images : ndarray of uint8, shape (len(patches), H, W, 3)
+        These patches.
+    """
+    from histocli.optics.density import white_level  # late: it brings torch, which evaluate and info do without
+
+    recorded = [record.statistics.get("appearance", {}).get("white_level") for record in store.references]
+    levels = [recorded[store.reference[patch]] for patch in patches]
+    return [white_level(image) if level is None else float(level) for level, image in zip(levels, images, strict=True)]
+
+
+def obey_quota() -> None:
+    """Keep networks within the processors that are granted; torch knows the affinity but not the quota of a container."""
+    import torch
+
+    if torch.get_num_threads() > available_cpus():
+        torch.set_num_threads(available_cpus())

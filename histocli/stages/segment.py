@@ -33,7 +33,7 @@ from histocli.base.device import resolve_device, resolve_precision
 from histocli.base.errors import HistosynthError, InvalidOption, OutOfResources, Stopped
 from histocli.base.interrupts import raise_if_stopped
 from histocli.base.progress import Bar, Track, silent
-from histocli.base.system import available_cpus, resolve_workers
+from histocli.base.system import resolve_workers
 from histocli.base.types import InstanceLabels, Json, RGBImage
 from histocli.config.common import Execution, as_dict, config_hash
 from histocli.config.segment import SegmentConfig
@@ -43,8 +43,10 @@ from histocli.inference.predict import Predictor
 from histocli.inference.tiling import renumber_by_anchor
 from histocli.instances.measurements import measure
 from histocli.instances.targets import Thresholds
+from histocli.model.normalisation import glass_to_white
 from histocli.model.segmenter import build_segmenter
-from histocli.stages.common import StageResult, Stopwatch, content_hash
+from histocli.optics.density import white_level
+from histocli.stages.common import StageResult, Stopwatch, content_hash, obey_quota, patch_glass_levels
 from histocli.stores import exports, labels, patches
 from histocli.stores.inputs import InputImage, expand_with_mpp
 from histocli.stores.models import read_model, read_model_header
@@ -201,7 +203,7 @@ def segment(
     if todo:
         device = resolve_device(execution.device)
         dtype = resolve_precision(execution.precision, device)
-        _obey_quota()
+        obey_quota()
         _, tensors = read_model(model)
         segmenter = build_segmenter(header.architecture)
         segmenter.load_state_dict(tensors)
@@ -413,7 +415,8 @@ class _SlideJob:
         if image.mpp_source == "assumed":
             logger.warning("%s: records no pixel size; %g um/px is assumed, give another with --mpp", image.path, ASSUMED_MPP)
         self._image = image
-        return [_to_model(image.pixels, image.mpp, mpp)]
+        pixels = _to_model(image.pixels, image.mpp, mpp)
+        return [glass_to_white(pixels, white_level(pixels))]
 
     def write(self, part: range, found: Sequence[PendingImage], mpp: float) -> None:
         """Bring the labels to the slide's pixels, measure the nuclei and write what is wanted."""
@@ -543,7 +546,8 @@ class _PatchJob:
     def load(self, part: range, mpp: float) -> list[RGBImage]:
         """Read a batch of patches."""
         images, _ = self._store.read(part)
-        return [_to_model(image, self._mpp[0], mpp) for image in images]
+        levels = patch_glass_levels(self._store, part, images)
+        return [_to_model(glass_to_white(image, level), self._mpp[0], mpp) for image, level in zip(images, levels, strict=True)]
 
     def write(self, part: range, found: Sequence[PendingImage], mpp: float) -> None:
         """Write the labels of a batch."""
@@ -651,11 +655,3 @@ def _plan(inputs: Sequence[InputImage], out: Path, config: SegmentConfig, execut
             outputs = {name: out / f"{unique}{SUFFIXES[name]}" for name in dict.fromkeys(config.formats)}
             jobs.append(_SlideJob(given, outputs, config, execution, model))
     return jobs
-
-
-def _obey_quota() -> None:
-    """Keep the network within the processors that are granted; torch knows the affinity but not the quota of a container."""
-    import torch
-
-    if torch.get_num_threads() > available_cpus():
-        torch.set_num_threads(available_cpus())

@@ -36,8 +36,9 @@ from histocli.inference.predict import Predictor
 from histocli.instances.targets import DEFAULT_THRESHOLDS, normalised_distance
 from histocli.metrics.counts import count
 from histocli.metrics.summary import summarise
-from histocli.model.segmenter import PIXEL_MEAN, PIXEL_STD, architecture_of_size, build_segmenter, channels_last
-from histocli.stages.common import StageResult, Stopwatch
+from histocli.model.normalisation import PIXEL_MEAN, PIXEL_STD, glass_to_white
+from histocli.model.segmenter import architecture_of_size, build_segmenter, channels_last
+from histocli.stages.common import StageResult, Stopwatch, obey_quota, patch_glass_levels
 from histocli.stores.inputs import expand_inputs
 from histocli.stores.logs import append_metrics, preview_path, start_log
 from histocli.stores.models import (
@@ -162,6 +163,7 @@ def train(
     )
     if action == "skip" or execution.dry_run:
         return replace(result, status="skipped" if action == "skip" else "planned", seconds=watch.seconds)
+    obey_quota()
     with OutputLock(out):
         start_log(out, keep=action == "resume")
         patches, held_out = _load(inputs, config, execution, track)
@@ -184,7 +186,7 @@ def train(
             architecture=asdict(segmenter.architecture),
             mpp=result.mpp,
             config_hash=fingerprint,
-            normalisation={"mean": PIXEL_MEAN, "std": PIXEL_STD, "range": "sRGB 0..1"},
+            normalisation={"glass": "white, measured per image", "mean": PIXEL_MEAN, "std": PIXEL_STD, "range": "sRGB 0..1"},
             thresholds=asdict(DEFAULT_THRESHOLDS),
             training={
                 "steps": training.step,
@@ -270,7 +272,10 @@ def _load(inputs: Sequence[_Input], config: TrainConfig, execution: Execution, t
         item, batch, offset = span
         where = slice(offset + batch.start, offset + batch.stop)
         images[where], labels[where] = item.store.read(batch)
-        for index in range(where.start, where.stop):
+        for index, level in zip(
+            range(where.start, where.stop), patch_glass_levels(item.store, batch, images[where]), strict=True
+        ):
+            images[index] = glass_to_white(images[index], level)
             distance[index] = normalised_distance(labels[index])
         return len(batch)
 

@@ -6,17 +6,15 @@ import pytest
 import torch
 
 from histocli.base.errors import InvalidStore
+from histocli.model.normalisation import PIXEL_MEAN, PIXEL_STD, standardise
 from histocli.model.segmenter import (
     OUTPUTS,
-    PIXEL_MEAN,
-    PIXEL_STD,
     SIZES,
     Architecture,
     Segmenter,
     architecture_of_size,
     build_segmenter,
     channels_last,
-    normalise,
 )
 
 CPU = torch.device("cpu")
@@ -106,8 +104,8 @@ def test_an_unknown_architecture_is_refused(description):
 
 
 def test_normalisation_is_the_one_that_is_written_into_models():
-    assert normalise(torch.tensor(PIXEL_MEAN)) == 0
-    assert normalise(torch.tensor(PIXEL_MEAN + PIXEL_STD)) == pytest.approx(1)
+    assert standardise(torch.tensor(PIXEL_MEAN)) == 0
+    assert standardise(torch.tensor(PIXEL_MEAN + PIXEL_STD)) == pytest.approx(1)
 
 
 def test_the_memory_order_changes_nothing(tiny):

@@ -86,7 +86,7 @@ def test_a_model_says_what_it_is_and_can_be_rebuilt(store, tmp_path):
     assert header.mpp == MPP
     assert header.seed == 0
     assert header.config["steps"] == 4
-    assert header.normalisation.keys() == {"mean", "std", "range"}
+    assert header.normalisation.keys() == {"glass", "mean", "std", "range"}
     assert header.thresholds["probability"] == 0.5
     assert header.training["steps"] == 4
     assert header.training["loss"] == pytest.approx(result.loss)

@@ -1,0 +1,35 @@
+import numpy as np
+import pytest
+
+from histocli.model.normalisation import glass_to_white
+from histocli.optics.density import WHITE_LEVEL, rgb_to_optical_density, white_level
+
+
+def test_glass_becomes_white_and_absorbance_stays():
+    rng = np.random.default_rng(0)
+    image = rng.integers(40, 150, (32, 32, 3)).astype(np.uint8)
+    image[:8] = 150
+    bright = glass_to_white(image, 151.0)
+    assert (bright[:8] == 255).all()
+    before, after = rgb_to_optical_density(image, 151.0), rgb_to_optical_density(bright)
+    assert np.abs(before - after).max() < 0.02  # rounding to grey levels
+
+
+def test_a_white_image_is_left_alone():
+    image = np.random.default_rng(1).integers(0, 256, (9, 7, 3)).astype(np.uint8)
+    assert np.array_equal(glass_to_white(image, WHITE_LEVEL), image)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (0, 4, 3), (2, 5, 6, 3)])
+def test_any_shape(shape):
+    assert glass_to_white(np.full(shape, 100, np.uint8), 128.0).shape == shape
+
+
+def test_a_dim_copy_of_an_image_is_normalised_to_the_same():
+    rng = np.random.default_rng(2)
+    image = np.clip(rng.normal(200, 40, (64, 64, 3)), 0, 250).astype(np.uint8)
+    image[:16] = 250
+    dim = np.rint(image * 0.6).astype(np.uint8)
+    both = [glass_to_white(one, white_level(one)).astype(int) for one in (image, dim)]
+    assert np.abs(both[0] - both[1]).max() <= 3
+    assert np.abs(image.astype(int) - dim).max() > 60  # which they were not before
