@@ -159,10 +159,8 @@ def main() -> None:
                     key |= {"seed": None, "n": None, "size": None}
                 if any(all(row.get(field) == value for field, value in key.items()) for row in rows):
                     continue
-                work = (
-                    options.work
-                    / f"{arm}{'' if arm == 'adapted' else '-' + name}-{seed}-{state}-{options.seconds:.0f}-{options.n}-{options.size}"
-                )
+                made = f"{seed}-{state}-{options.seconds:.0f}-{options.n}-{options.size}"
+                work = options.work / (f"adapted-{made}" if arm == "adapted" else f"{arm}-{name}-{made}")
                 model, about = None, {}
                 if arm != "baseline":
                     model, about = make_model(work, references(options.data, arm, name), options, seed)
