@@ -20,7 +20,7 @@ from histocli.config.evaluate import METRICS, EvaluateConfig
 from histocli.metrics.counts import count
 from histocli.stages.evaluate import SCHEMA, evaluate
 from histocli.stores.labels import CONTRACT as LABELS_CONTRACT
-from histocli.stores.labels import PatchLabelsWriter, write_slide_labels
+from histocli.stores.labels import PatchLabelsWriter, SlideLabelsWriter
 from histocli.stores.patches import CONTRACT as PATCHES_CONTRACT
 from histocli.stores.patches import PatchStoreWriter, ReferenceRecord
 from histocli.stores.provenance import Provenance
@@ -66,17 +66,17 @@ def provenance(contract: str) -> Provenance:
 def write_label_store(path: Path, labels: np.ndarray) -> None:
     n = int(labels.max())
     table = {"id": np.arange(1, n + 1), "y_um": np.zeros(n), "x_um": np.zeros(n), "box": np.zeros((n, 4)), "area_um2": np.ones(n)}
-    write_slide_labels(
+    with SlideLabelsWriter(
         path,
         image=np.zeros((*labels.shape, 3), np.uint8),
-        labels=labels,
-        table=table,
         mpp=0.25,
         mpp_source="given",
         source={"name": "a", "sha256": ""},
         model={"name": "m", "sha256": ""},
         provenance=provenance(LABELS_CONTRACT),
-    )
+    ) as writer:
+        writer.write(labels, lambda: table)
+        writer.finish()
 
 
 def write_patch_store(path: Path, labels: np.ndarray) -> None:

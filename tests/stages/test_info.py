@@ -63,23 +63,24 @@ def label_store(tmp_path):
     labels[10:20, 10:30] = 1
     labels[100:110, 400:410] = 2
     target = tmp_path / "slide.ome.zarr"
-    label_stores.write_slide_labels(
+    table = {
+        "id": np.array([1, 2]),
+        "y_um": np.array([7.0, 52.0]),
+        "x_um": np.array([10.0, 202.0]),
+        "box": np.array([[10, 10, 20, 30], [100, 400, 110, 410]]),
+        "area_um2": np.array([50.0, 25.0]),
+    }
+    with label_stores.SlideLabelsWriter(
         target,
         image=np.full((300, 520, 3), 200, np.uint8),
-        labels=labels,
-        table={
-            "id": np.array([1, 2]),
-            "y_um": np.array([7.0, 52.0]),
-            "x_um": np.array([10.0, 202.0]),
-            "box": np.array([[10, 10, 20, 30], [100, 400, 110, 410]]),
-            "area_um2": np.array([50.0, 25.0]),
-        },
         mpp=0.5,
         mpp_source="given",
         source={"name": "slide.tif", "sha256": "00"},
         model={"name": "m.safetensors", "sha256": "11"},
         provenance=provenance(label_stores.CONTRACT, "segment"),
-    )
+    ) as writer:
+        writer.write(labels, lambda: table)
+        writer.finish()
     return target
 
 

@@ -12,7 +12,9 @@ import pytest
 from histocli.base.errors import InputNotFound, InvalidInput, InvalidOption, InvalidStore, Stopped, StoreExists
 from histocli.config.common import Execution
 from histocli.config.train import TrainConfig
+from histocli.model.normalisation import glass_to_white
 from histocli.model.segmenter import build_segmenter
+from histocli.optics.density import white_level
 from histocli.stages import train as stage
 from histocli.stages.train import split_weight, train
 from histocli.stores import patches
@@ -25,10 +27,12 @@ MPP = 0.5
 CONFIG = {"steps": 4, "batch": 2, "crop_px": 32, "validation": 0.25}
 
 
-def make_store(path, n=8, *, side=32, mpp=MPP, origin="initial", shippable=True, seed=0, labels=None, weight=1.0):
+def make_store(
+    path, n=8, *, side=32, mpp=MPP, origin="initial", shippable=True, seed=0, labels=None, weight=1.0, statistics=None
+):
     images, drawn = easy_patches(n, side, seed)
     provenance = Provenance(contract=patches.CONTRACT, command="generate", config={}, config_hash=f"{path.name}{seed}", seed=seed)
-    record = patches.ReferenceRecord(name="code", sha256="00", mpp=mpp, mpp_source="given")
+    record = patches.ReferenceRecord(name="code", sha256="00", mpp=mpp, mpp_source="given", statistics=statistics or {})
     with PatchStoreWriter.create(
         path, n=n, patch_px=side, mpp=mpp, origin=origin, references=[record], provenance=provenance, resume=False,
         shippable=shippable,
@@ -264,17 +268,27 @@ def test_synthetic_patches_are_held_out_and_a_persons_are_not(store, tmp_path, m
     run([store, own], tmp_path / "m.safetensors", steps=1, validation=0.5)
     kept = {image.tobytes() for image in seen[0].images}
     assert len(kept) == 8
-    assert {image.tobytes() for image in easy_patches(4, 32, 5)[0]} <= kept
+    assert {glass_to_white(image, white_level(image)).tobytes() for image in easy_patches(4, 32, 5)[0]} <= kept
     result = run(own, tmp_path / "own.safetensors", steps=1)
     assert result.held_out is None
     assert len(seen[1]) == 4
+
+
+def test_glass_is_white_to_the_network_by_the_level_of_the_reference_where_it_is_recorded(tmp_path, monkeypatch):
+    seen = shares(monkeypatch)
+    images, _ = easy_patches(8, 32)
+    for name, statistics in (("measured", {}), ("recorded", {"appearance": {"white_level": 128.0}})):
+        made = make_store(tmp_path / f"{name}.zarr", 8, statistics=statistics)
+        run(made, tmp_path / f"{name}.safetensors", steps=1, validation=0.0)
+    np.testing.assert_array_equal(seen[0].images, [glass_to_white(image, white_level(image)) for image in images])
+    np.testing.assert_array_equal(seen[1].images, [glass_to_white(image, 128.0) for image in images])
 
 
 def test_targets_are_those_of_the_labels(store, tmp_path, monkeypatch):
     seen = shares(monkeypatch)
     run(store, tmp_path / "m.safetensors", steps=1, validation=0.0)
     images, labels = easy_patches(8, 32)
-    np.testing.assert_array_equal(seen[0].images, images)
+    np.testing.assert_array_equal(seen[0].images, [glass_to_white(image, white_level(image)) for image in images])
     np.testing.assert_array_equal(seen[0].nucleus, labels > 0)
     assert seen[0].valid.all()
     assert ((seen[0].distance > 0) == (labels > 0)).all()
