@@ -12,15 +12,15 @@ from skimage.filters import threshold_otsu
 
 from histocli.base.types import BoolMask, FloatArray, InstanceLabels
 from histocli.instances.components import disk, drop_small, fill_holes, label_components
-from histocli.instances.measurements import measure
 from histocli.instances.targets import maps_to_instances
 
 SMOOTHING_UM = 0.375  # chromatin is finer, nuclei are coarser
 LOCAL_UM = 25.0  # a neighbourhood of some nuclei, over which staining is even
 LOCAL_SHARE = 0.4  # how much the threshold follows the neighbourhood
 SMALLEST_UM2 = 9.0  # smaller dark specks are debris
-LARGEST_UM2 = 180.0  # larger dark areas are no single nucleus
-COMPACT = 0.85  # area over that of the ellipse with the same moments
+DOUBTFUL = 0.3  # of the way from tissue to nuclei: darker places may be pale nuclei
+THINNEST_UM = 2.0  # dark streaks thinner than this are fibres and folds: background to learn from
+HALO_UM = 0.9  # around a rough nucleus, its blurred edge
 TISSUE_OD = 0.12  # mean absorbance of tissue, smoothed over cells
 CONTRAST_OF_NOTHING = 0.06  # absorbance between the classes below which Otsu parts noise
 
@@ -94,25 +94,26 @@ def find_rough_nuclei(optical_density: FloatArray, mpp: float) -> RoughNuclei:
     mask = drop_small(label_components(mask), SMALLEST_UM2 / mpp**2) > 0
     labels = split_touching(mask, mpp)
 
-    ring = blur_um(darkness, 5.0, mpp)
-    bump = blur_um(darkness, 0.75, mpp) - ring
+    return RoughNuclei(labels, darkness, _maybe_missed(darkness, labels, tissue, mpp), tissue, between)
+
+
+def _maybe_missed(darkness: FloatArray, labels: InstanceLabels, tissue: BoolMask, mpp: float) -> BoolMask:
+    """Find what is darker than the tissue by a good part of what nuclei are, and thick enough for a nucleus.
+
+    On four of five labelled sets this holds 57 to 84 % of the nuclear pixels that the rough map leaves behind (a third where
+    tissue is blurred), for 3 to 5 % of the true background. Bumps over their own neighbourhood hold half as many, since a
+    field of pale nuclei is no bump.
+    """
     inside = labels > 0
-    typical = float(np.median(bump[inside])) if inside.any() else between / 2
-    near = cv2.dilate(inside.astype(np.uint8), disk(0.75 / mpp)).astype(bool)
-    doubt = (bump > 0.4 * max(typical, 0.03)) & tissue & ~near
-    doubt = _compact_only(drop_small(label_components(doubt), 6.0 / mpp**2), mpp)
-    doubt = cv2.dilate(doubt.astype(np.uint8), disk(0.75 / mpp)).astype(bool) & ~inside
-    return RoughNuclei(labels, darkness, doubt, tissue, between)
-
-
-def _compact_only(labels: InstanceLabels, mpp: float) -> BoolMask:
-    """Keep what has the outline and size of a nucleus; streaks and clouds of dark cytoplasm are background to learn from."""
-    shapes = measure(labels, mpp)
-    ellipse_um2 = np.pi / 4 * shapes.major_um * shapes.minor_um
-    compact = (shapes.area_um2 > COMPACT * ellipse_um2) & (shapes.area_um2 < LARGEST_UM2) & (shapes.elongation < 4)
-    keep = np.zeros(int(labels.max()) + 1, bool)
-    keep[shapes.id[compact]] = True
-    return np.asarray(keep[labels])
+    hole = cv2.dilate(inside.astype(np.uint8), disk(HALO_UM / mpp)).astype(bool)
+    elsewhere = darkness[tissue & ~hole]
+    if not inside.any() or not elsewhere.size:
+        return np.zeros(labels.shape, bool)
+    base, nuclear = float(np.median(elsewhere)), float(np.median(darkness[inside]))
+    darker = (darkness > base + DOUBTFUL * (nuclear - base)) & tissue & ~inside
+    doubt = cv2.morphologyEx(darker.astype(np.uint8), cv2.MORPH_OPEN, disk(THINNEST_UM / 2 / mpp))
+    doubt = cv2.dilate(doubt, disk(0.5 / mpp))
+    return np.asarray(doubt.astype(bool) & ~inside)
 
 
 def split_touching(mask: BoolMask, mpp: float) -> InstanceLabels:
