@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from histocli.base.errors import InputNotFound, InvalidInput
-from histocli.base.system import available_cpus
+from histocli.base.system import available_cpus, reuse_freed_memory
 from histocli.base.types import Json
 from histocli.stores.patches import PatchStore
 from histocli.stores.provenance import plain_json
@@ -114,9 +114,10 @@ def patch_glass_levels(store: PatchStore, patches: range, images: npt.NDArray[np
     return [white_level(image) if level is None else float(level) for level, image in zip(levels, images, strict=True)]
 
 
-def obey_quota() -> None:
-    """Keep networks within the processors that are granted; torch knows the affinity but not the quota of a container."""
+def prepare_process() -> None:
+    """Prepare the process for networks: memory is reused, and processors are those granted (torch does not know quotas)."""
     import torch
 
+    reuse_freed_memory()
     if torch.get_num_threads() > available_cpus():
         torch.set_num_threads(available_cpus())

@@ -46,7 +46,7 @@ from histocli.instances.targets import Thresholds
 from histocli.model.normalisation import glass_to_white
 from histocli.model.segmenter import build_segmenter
 from histocli.optics.density import white_level
-from histocli.stages.common import StageResult, Stopwatch, content_hash, obey_quota, patch_glass_levels
+from histocli.stages.common import StageResult, Stopwatch, content_hash, patch_glass_levels, prepare_process
 from histocli.stores import exports, labels, patches
 from histocli.stores.inputs import InputImage, expand_with_mpp
 from histocli.stores.models import read_model, read_model_header
@@ -203,7 +203,7 @@ def segment(
     if todo:
         device = resolve_device(execution.device)
         dtype = resolve_precision(execution.precision, device)
-        obey_quota()
+        prepare_process()
         _, tensors = read_model(model)
         segmenter = build_segmenter(header.architecture)
         segmenter.load_state_dict(tensors)

@@ -38,7 +38,7 @@ from histocli.metrics.counts import count
 from histocli.metrics.summary import summarise
 from histocli.model.normalisation import PIXEL_MEAN, PIXEL_STD, glass_to_white
 from histocli.model.segmenter import architecture_of_size, build_segmenter, channels_last
-from histocli.stages.common import StageResult, Stopwatch, obey_quota, patch_glass_levels
+from histocli.stages.common import StageResult, Stopwatch, patch_glass_levels, prepare_process
 from histocli.stores.inputs import expand_inputs
 from histocli.stores.logs import append_metrics, preview_path, start_log
 from histocli.stores.models import (
@@ -163,7 +163,7 @@ def train(
     )
     if action == "skip" or execution.dry_run:
         return replace(result, status="skipped" if action == "skip" else "planned", seconds=watch.seconds)
-    obey_quota()
+    prepare_process()
     with OutputLock(out):
         start_log(out, keep=action == "resume")
         patches, held_out = _load(inputs, config, execution, track)
