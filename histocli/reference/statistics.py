@@ -1,7 +1,7 @@
 """What one reference image says about its tissue: stains, density, sizes, shapes, directions, contrast, sharpness."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,12 @@ from histocli.base.types import BoolMask, FloatArray, InstanceLabels, Json, RGBI
 from histocli.instances.measurements import Measurements, local_direction, measure
 from histocli.optics.density import rgb_to_optical_density, white_level
 from histocli.optics.stains import StainEstimate, estimate_stains, unmix
+from histocli.reference.chromatin import edge_softness, estimate_mixture
 from histocli.reference.rough import SMOOTHING_UM, RoughNuclei, find_rough_nuclei
 from histocli.reference.texture import NuclearTextures, cut_textures, remove_nuclei
 
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
+RED_CELL_EOSIN = 2.2  # eosin of red cells, in units of the tissue's median
 COMPACT = 0.92  # area over that of the ellipse with the same moments: 1 for an ellipse, less for a fused pair or a crescent
 
 
@@ -43,6 +45,32 @@ class Morphology:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """How a source of nuclei errs, measured on synthetic patches whose truth is known."""
+
+    area_factor: float = 1.0
+    """Predicted over true area, median over matched nuclei."""
+    recall: float = 1.0
+    """Predicted over true number of nuclei."""
+
+    def correct(self, morphology: Morphology) -> Morphology:
+        """Return priors as they would be without the error, so that iterating them does not shrink masks."""
+        area, number = 1 / self.area_factor, 1 / self.recall
+        median, weighted = morphology.typical_area_um2
+        return replace(
+            morphology,
+            n_nuclei=round(morphology.n_nuclei * number),
+            density_per_mm2=morphology.density_per_mm2 * number,
+            nuclear_fraction=min(morphology.nuclear_fraction * area * number, 1.0),
+            area_um2=tuple(value * area for value in morphology.area_um2),
+            typical_area_um2=(median * area, weighted * area),
+        )
+
+
+UNCALIBRATED = Calibration()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Appearance:
     """How the image renders its stains and nuclei."""
 
@@ -62,6 +90,12 @@ class Appearance:
     """Share of rough nuclei whose outline is that of one nucleus."""
     edge_um: float
     """Standard deviation of the blur that turns a sharp edge into the nuclei's, micrometres."""
+    mixture: tuple[float, ...]
+    """Share of each ``instances.kinds.Kind`` of nucleus; sums to 1."""
+    grain_sd: float
+    """Standard deviation of the absorbance of red within nuclei: how coarse their chromatin looks."""
+    red_cell_fraction: float
+    """Share of the tissue that is strongly eosinophilic and lets red through, as red cells do."""
     tissue_fraction: float
     suspicious_fraction: float
     """Share of the image that may be missed nuclei, and is ignored."""
@@ -197,7 +231,15 @@ def _inner_border(labels: InstanceLabels) -> BoolMask:
     return np.asarray(inside & ~around)
 
 
-def analyse_reference(image: RGBImage, mpp: float, name: str, rng: np.random.Generator) -> Reference:
+def analyse_reference(
+    image: RGBImage,
+    mpp: float,
+    name: str,
+    rng: np.random.Generator,
+    *,
+    predicted: InstanceLabels | None = None,
+    calibration: Calibration = UNCALIBRATED,
+) -> Reference:
     """Take a reference image apart.
 
     Parameters
@@ -209,6 +251,11 @@ def analyse_reference(image: RGBImage, mpp: float, name: str, rng: np.random.Gen
         For the record.
     rng : numpy.random.Generator
         Chooses which nucleus-free place fills which hole.
+    predicted : ndarray of int32, shape (H, W), optional
+        A model's nuclei of the same image, to be measured and taken out instead of the rough ones. What only the rough map
+        takes for nuclei is ignored then.
+    calibration : Calibration
+        How the source of the nuclei errs, as known from synthetic patches.
 
     Returns
     -------
@@ -218,9 +265,13 @@ def analyse_reference(image: RGBImage, mpp: float, name: str, rng: np.random.Gen
     optical_density = rgb_to_optical_density(image, white)
     stains = estimate_stains(optical_density)
     rough = find_rough_nuclei(optical_density, mpp)
+    if predicted is not None:
+        doubtful = (rough.suspicious | (rough.labels > 0)) & (predicted == 0)
+        rough = replace(rough, labels=predicted, suspicious=doubtful, tissue=rough.tissue | (predicted > 0))
     nuclei = measure(rough.labels, mpp)
     textures = cut_textures(optical_density, rough.labels, nuclei, mpp, rng)
-    appearance = _appearance(optical_density, white, stains, rough, textures, mpp)
+    morphology = calibration.correct(_morphology(nuclei, rough.tissue, mpp))
+    appearance = _appearance(optical_density, white, stains, rough, nuclei, textures, morphology, mpp)
     return Reference(
         name=name,
         mpp=mpp,
@@ -229,15 +280,30 @@ def analyse_reference(image: RGBImage, mpp: float, name: str, rng: np.random.Gen
         tissue=rough.tissue,
         nuclei=nuclei,
         textures=textures,
-        statistics=ReferenceStatistics(morphology=_morphology(nuclei, rough.tissue, mpp), appearance=appearance),
+        statistics=ReferenceStatistics(morphology=morphology, appearance=appearance),
     )
 
 
 def _appearance(
-    optical_density: FloatArray, white: float, stains: StainEstimate, rough: RoughNuclei, textures: NuclearTextures, mpp: float
+    optical_density: FloatArray,
+    white: float,
+    stains: StainEstimate,
+    rough: RoughNuclei,
+    nuclei: Measurements,
+    textures: NuclearTextures,
+    morphology: Morphology,
+    mpp: float,
 ) -> Appearance:
     concentrations = unmix(optical_density, stains.stain_matrix)[rough.tissue]
     single = textures.single
+    softness = edge_softness(rough.darkness, rough.labels, nuclei, textures)
+    clean = textures.residual[single, 0] if single.any() else textures.residual[:, 0]
+    eosin = concentrations[:, 1]
+    red = (
+        (eosin > RED_CELL_EOSIN * float(np.median(eosin))) & (concentrations[:, 0] < float(np.median(concentrations[:, 0])))
+        if (eosin.size)
+        else np.zeros(0, bool)
+    )
     contrast = textures.colour[:, 0] - textures.surround[:, 0]
     return Appearance(
         white_level=white,
@@ -250,6 +316,9 @@ def _appearance(
         core_to_rim=quantiles(textures.core_to_rim[single], 1.0),
         single_share=float(single.mean()) if len(single) else 0.0,
         edge_um=edge_blur_um(rough, textures, mpp),
+        mixture=estimate_mixture(nuclei, textures, softness, morphology.typical_area_um2[0]),
+        grain_sd=float(clean[clean != 0].std()) if np.any(clean) else 0.1,
+        red_cell_fraction=float(red.mean()) if red.size else 0.0,
         tissue_fraction=float(rough.tissue.mean()),
         suspicious_fraction=float(rough.suspicious.mean()),
     )

@@ -7,8 +7,13 @@ import numpy as np
 import numpy.typing as npt
 
 from histocli.base.types import BoolMask, FloatArray, InstanceLabels
+from histocli.instances.kinds import N_KINDS, Kind
+from histocli.reference.chromatin import Mixture
 from histocli.reference.statistics import Morphology
-from histocli.synthesis.shapes import DIRECTIONS, Outline, draw_outline
+from histocli.synthesis.crowds import LYMPHOCYTE_AREA_UM2, Member, plan_epithelium, plan_lymphocytes
+from histocli.synthesis.directions import DirectionField
+from histocli.synthesis.recipe import FULL_RECIPE, Recipe
+from histocli.synthesis.shapes import DIRECTIONS, Outline, draw_outline, turned
 
 SKIRT_PX = 2  # beyond the largest radius that a nucleus's window reaches
 TRIES = 6  # places tried for a nucleus before it is given up
@@ -19,6 +24,10 @@ SITE_JITTER_UM = 0.8  # standard deviation of a place around the reference's nuc
 RESTORED_JITTER_UM = 0.1
 LARGEST_MARGIN_UM = 0.2
 AREA_RANGE_UM2 = (8.0, 420.0)
+EVENNESS = 2.5  # of the mixture over patches: concentration of a Dirichlet distribution
+ALONG_FIBRES = 1.8  # elongation from which nuclei follow the fibres
+LEAST_COHERENCE = 0.2
+EVEN_KIND: Mixture = tuple(float(kind is Kind.DENSE) for kind in Kind)
 TURN = DIRECTIONS / (2 * np.pi)
 
 
@@ -37,6 +46,8 @@ class Layout:
     """Of the nuclei 1..n."""
     own_textures: list[int]
     """Of the nuclei 1..n that stand for a nucleus of the reference: its texture; -1 for the others."""
+    kinds: list[Kind]
+    """Of the nuclei 1..n."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +78,12 @@ class Arrangement:
     """Share of nuclei put where the reference had one: glands, rows and clusters come from there."""
     restored_share: float
     """Share of these that have its size, shape and texture too, so that some nuclei look exactly like real ones."""
+    mixture: Mixture
+    """Share of each kind of nucleus."""
+    crowds: int
+    """Ribbons, glands and sheets of epithelium."""
+    clusters: int
+    """Clusters of lymphocytes."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +99,9 @@ class Sites:
     """Which texture of the reference is this nucleus's own, where its outline is that of one nucleus; -1 elsewhere."""
 
 
-def draw_arrangement(morphology: Morphology, rng: np.random.Generator) -> Arrangement:
+def draw_arrangement(
+    morphology: Morphology, mixture: Mixture, rng: np.random.Generator, recipe: Recipe = FULL_RECIPE
+) -> Arrangement:
     """Draw what a patch aims at, around what its reference shows.
 
     The rough map breaks pale nuclei into pieces, fuses others and misses some, so size, number and spread are drawn around
@@ -91,6 +110,8 @@ def draw_arrangement(morphology: Morphology, rng: np.random.Generator) -> Arrang
     median, weighted = morphology.typical_area_um2
     smallest, largest = np.clip([0.9 * median, 1.2 * weighted], 14, 150)
     typical = np.exp(rng.uniform(np.log(smallest), np.log(largest)))
+    crowded = recipe.crowds and rng.random() < np.clip(0.1 + 0.8 * morphology.touching_share, 0.1, 0.6)
+    infiltrated = recipe.crowds and rng.random() < np.clip(1.5 * mixture[Kind.LYMPHOCYTE], 0.04, 0.35)
     return Arrangement(
         coverage=float(np.clip(morphology.nuclear_fraction * rng.uniform(0.6, 1.6), 0.02, 0.6)),
         area_um2=float(typical),
@@ -106,10 +127,26 @@ def draw_arrangement(morphology: Morphology, rng: np.random.Generator) -> Arrang
         margin_um=float(rng.uniform(0, LARGEST_MARGIN_UM)),
         in_place_share=float(rng.uniform(0.2, 0.9)),
         restored_share=float(rng.uniform(0, 1)),
+        mixture=_vary(mixture, rng) if recipe.chromatin else EVEN_KIND,
+        crowds=int(crowded) * int(rng.integers(1, 3)),
+        clusters=int(infiltrated),
     )
 
 
-def place_nuclei(arrangement: Arrangement, tissue: BoolMask, sites: Sites, mpp: float, rng: np.random.Generator) -> Layout:
+def _vary(mixture: Mixture, rng: np.random.Generator) -> Mixture:
+    """Draw the mixture of one patch widely around the reference's: one gland or one nodule is mostly of one kind."""
+    shares = rng.gamma(np.maximum(np.asarray(mixture) * EVENNESS, 1e-3))
+    return tuple((shares / max(float(shares.sum()), 1e-9)).tolist())
+
+
+def place_nuclei(
+    arrangement: Arrangement,
+    tissue: BoolMask,
+    sites: Sites,
+    mpp: float,
+    rng: np.random.Generator,
+    fibres: DirectionField | None = None,
+) -> Layout:
     """Place nuclei on tissue until the aimed coverage is reached.
 
     Parameters
@@ -121,6 +158,8 @@ def place_nuclei(arrangement: Arrangement, tissue: BoolMask, sites: Sites, mpp: 
     mpp : float
         Micrometres per pixel.
     rng : numpy.random.Generator
+    fibres : DirectionField, optional
+        Elongated nuclei follow it.
 
     Returns
     -------
@@ -132,7 +171,9 @@ def place_nuclei(arrangement: Arrangement, tissue: BoolMask, sites: Sites, mpp: 
     ys, xs = np.nonzero(tissue[::4, ::4])
     if len(ys) == 0:
         return canvas.finish()
-    places = _Places(ys * 4, xs * 4, sites, list(rng.permutation(len(sites.y_px))))
+    places = _Places(ys * 4, xs * 4, sites, list(rng.permutation(len(sites.y_px))), fibres)
+    for member in _plan_crowds(arrangement, tissue.shape, mpp, rng):
+        canvas.add(member.outline, member.y_px, member.x_px, kind=member.kind)
     failures = 0
     while canvas.covered_px < target_px and failures < 12 and len(canvas.outlines) < 4000:
         failures = 0 if _place_one(canvas, arrangement, places, mpp, rng) else failures + 1
@@ -148,20 +189,47 @@ class _Places:
     sites: Sites
     waiting: list[int]
     """Sites that no nucleus was put on yet."""
+    fibres: DirectionField | None
 
 
-def _draw_nucleus(arrangement: Arrangement, direction_rad: float, mpp: float, rng: np.random.Generator) -> Outline:
+def _plan_crowds(arrangement: Arrangement, shape: tuple[int, ...], mpp: float, rng: np.random.Generator) -> list[Member]:
+    size = (shape[0], shape[1])
+    members: list[Member] = []
+    for _ in range(arrangement.crowds):
+        vesicular = arrangement.mixture[Kind.VESICULAR] > rng.random()
+        area = arrangement.area_um2 * float(rng.uniform(0.9, 1.8 if vesicular else 1.3))
+        kind = Kind.VESICULAR if vesicular else Kind.DENSE
+        area_px = float(np.clip(area, *AREA_RANGE_UM2)) / mpp**2
+        members += plan_epithelium(size, area_px, min(arrangement.log_area_sd, 0.35), float(rng.uniform(1.1, 2.2)), kind, rng)
+    for _ in range(arrangement.clusters):
+        members += plan_lymphocytes(size, mpp, rng)
+    return members
+
+
+def _draw_nucleus(arrangement: Arrangement, kind: Kind, direction_rad: float, mpp: float, rng: np.random.Generator) -> Outline:
     area = arrangement.area_um2 * np.exp(rng.normal(0, arrangement.log_area_sd))
     if rng.random() < arrangement.large_share:
         area *= arrangement.large_factor
     elongation = 1 + (arrangement.elongation - 1) * np.exp(rng.normal(0, 0.5))
+    irregularity = arrangement.irregularity * float(rng.uniform(0.5, 1.5))
+    match kind:
+        case Kind.VESICULAR:
+            area, elongation = area * rng.uniform(1.0, 1.7), min(elongation, 2.0)
+        case Kind.SPINDLE:
+            area, elongation = area * rng.uniform(0.6, 1.0), rng.uniform(2.2, 5.0)
+        case Kind.LYMPHOCYTE:
+            area, elongation = LYMPHOCYTE_AREA_UM2 * np.exp(rng.normal(0, 0.2)), rng.uniform(1.0, 1.3)
+        case Kind.APOPTOTIC:
+            area, elongation, irregularity = rng.uniform(8, 18), rng.uniform(1.0, 1.3), 0.02
+        case Kind.MITOTIC:
+            area, elongation, irregularity = area * rng.uniform(0.6, 1.1), rng.uniform(1.1, 3.0), rng.uniform(0.1, 0.2)
     return draw_outline(
-        float(np.clip(area, *AREA_RANGE_UM2)) / mpp**2,
-        float(np.clip(elongation, 1, 5)),
-        direction_rad,
-        arrangement.irregularity * float(rng.uniform(0.5, 1.5)),
-        rng,
+        float(np.clip(area, *AREA_RANGE_UM2)) / mpp**2, float(np.clip(elongation, 1, 5)), direction_rad, float(irregularity), rng
     )
+
+
+def _draw_kind(arrangement: Arrangement, rng: np.random.Generator) -> Kind:
+    return Kind(min(int(np.searchsorted(np.cumsum(arrangement.mixture), rng.random(), side="right")), N_KINDS - 1))
 
 
 def _place_one(canvas: "_Canvas", arrangement: Arrangement, places: _Places, mpp: float, rng: np.random.Generator) -> bool:
@@ -171,7 +239,8 @@ def _place_one(canvas: "_Canvas", arrangement: Arrangement, places: _Places, mpp
         return _place_on_site(canvas, arrangement, places.sites, site, mpp, rng)
     shared = arrangement.direction_rad + arrangement.direction_turn * float(rng.uniform(-0.5, 0.5))
     free = float(rng.uniform(-np.pi / 2, np.pi / 2)) * (1 - arrangement.direction_sharing)
-    outline = _draw_nucleus(arrangement, shared + free, mpp, rng)
+    kind = _draw_kind(arrangement, rng)
+    outline = _draw_nucleus(arrangement, kind, shared + free, mpp, rng)
     for _ in range(TRIES):
         if canvas.outlines and rng.random() < arrangement.touching_share:
             earlier = int(rng.integers(len(canvas.outlines)))
@@ -185,7 +254,12 @@ def _place_one(canvas: "_Canvas", arrangement: Arrangement, places: _Places, mpp
             y = float(places.tissue_y[chosen] + rng.uniform(-2, 6))
             x = float(places.tissue_x[chosen] + rng.uniform(-2, 6))
             y += float(np.sign(y - height / 2) * outline.reach_px * 0.5 * (rng.random() < 0.1))  # some are cut by the border
-        if canvas.add(outline, y, x):
+        placed = outline
+        if places.fibres is not None and (kind is Kind.SPINDLE or outline.major_px > ALONG_FIBRES * outline.minor_px):
+            angle, coherence = places.fibres.at(y, x)
+            if coherence > LEAST_COHERENCE:
+                placed = turned(outline, angle + float(rng.normal(0, 0.2)))
+        if canvas.add(placed, y, x, kind=kind):
             return True
     return False
 
@@ -195,16 +269,18 @@ def _place_on_site(
 ) -> bool:
     texture = int(sites.texture[site])
     restored = texture >= 0 and rng.random() < arrangement.restored_share
+    kind = Kind.DENSE
     if restored:
         direction, spread = float(sites.orientation_rad[site]), RESTORED_JITTER_UM
         area_px = float(sites.area_um2[site] * rng.uniform(0.95, 1.1)) / mpp**2
         outline = draw_outline(area_px, float(sites.elongation[site]), direction, 0.02, rng)
     else:
         direction, spread = float(sites.orientation_rad[site] + rng.normal(0, 0.25)), SITE_JITTER_UM
-        outline = _draw_nucleus(arrangement, direction, mpp, rng)
+        kind = _draw_kind(arrangement, rng)
+        outline = _draw_nucleus(arrangement, kind, direction, mpp, rng)
     jitter = rng.normal(0, spread / mpp, size=2)
     y, x = float(sites.y_px[site] + jitter[0]), float(sites.x_px[site] + jitter[1])
-    return canvas.add(outline, y, x, texture if restored else -1)
+    return canvas.add(outline, y, x, texture if restored else -1, kind)
 
 
 class _Canvas:
@@ -221,11 +297,12 @@ class _Canvas:
         self.outlines: list[Outline] = []
         self.centres: list[tuple[float, float]] = []
         self.own_textures: list[int] = []
+        self.kinds: list[Kind] = []
         self.areas: list[int] = []
         self.full_areas: list[int] = []
         self.covered_px = 0.0
 
-    def add(self, outline: Outline, y: float, x: float, own_texture: int = -1) -> bool:
+    def add(self, outline: Outline, y: float, x: float, own_texture: int = -1, kind: Kind = Kind.DENSE) -> bool:
         """Draw a nucleus at a place, unless it would hide others or lie on glass."""
         reach = outline.reach_px + SKIRT_PX
         top, bottom = max(0, int(y - reach)), min(self.shape[0], int(y + reach) + 2)
@@ -268,6 +345,7 @@ class _Canvas:
         self.v[box][inside] = ((dy * cos - dx * sin) / outline.minor_px)[inside]
         self.outlines.append(outline)
         self.own_textures.append(own_texture)
+        self.kinds.append(kind)
         self.centres.append((y, x))
         self.covered_px += area - overlap
         return True
@@ -277,7 +355,7 @@ class _Canvas:
         for k, (now, full) in enumerate(zip(self.areas, self.full_areas, strict=True), start=1):
             if now < full:
                 self._drop_splinters(k)
-        return Layout(self.labels, self.depth, self.u, self.v, self.outlines, self.own_textures)
+        return Layout(self.labels, self.depth, self.u, self.v, self.outlines, self.own_textures, self.kinds)
 
     def _drop_splinters(self, number: int) -> None:
         y, x = self.centres[number - 1]

@@ -12,9 +12,21 @@ from torch import Tensor
 from histocli.optics.blur import blur_each
 from histocli.optics.density import optical_density_to_light
 
-COLUMNS = ("red", "green", "blue", "strength", "core", "rim_px", "clearing", "texture", "texture_gain", "grain_gain")
+COLUMNS = (
+    "red",
+    "green",
+    "blue",
+    "strength",
+    "core",
+    "rim_px",
+    "clearing",
+    "softness_px",
+    "texture",
+    "texture_gain",
+    "grain_gain",
+)
 """Of the table of nuclei: colour as optical density, opacity, opacity of the middle relative to the border, width of the rim in
-pixels, share of the background that a clear middle lets through less, index and gain of the texture, gain of the drawn grain of
+pixels, share of the background that a clear middle lets through less, width over which an edge out of focus fades inwards, index and gain of the texture, gain of the drawn grain of
 chromatin."""
 NUCLEOLUS_STRENGTH = 0.8
 CLUMP_STRENGTH = 0.35
@@ -69,14 +81,14 @@ def paint(canvas: Canvas, frame_extent: float) -> Tensor:
     place = canvas.owner.flatten().nonzero()[:, 0]
     patch = place // (height * width)
     row = canvas.nuclei[patch, canvas.owner.flatten()[place].long()]
-    sizes = [3, 1, 1, 1, 1, 1, 1, 1]
-    colour, strength, core, rim, clearing, texture, texture_gain, grain_gain = torch.split(row, sizes, dim=1)
+    sizes = [3, 1, 1, 1, 1, 1, 1, 1, 1]
+    colour, strength, core, rim, clearing, softness, texture, texture_gain, grain_gain = torch.split(row, sizes, dim=1)
 
     def at(field: Tensor) -> Tensor:
         return field.flatten()[place].float()[:, None]
 
     depth = at(canvas.depth)
-    body = (depth + 0.5).clamp(0, 1)  # the share of the pixel that is painted
+    body = ((depth + 0.5) / (1 + softness)).clamp(0, 1)  # the share of the pixel that is painted; a ramp where out of focus
     rimmed = torch.exp(-depth.clamp(min=0) / rim)
     profile = core + (1 - core) * rimmed
     grain = at(canvas.grain)

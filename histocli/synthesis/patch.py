@@ -6,7 +6,6 @@ What it shows is drawn on the CPU, so that labels are the same on every device; 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -14,13 +13,14 @@ import torch
 from histocli.base.types import BoolMask, FloatArray, InstanceLabels
 from histocli.instances.components import renumber
 from histocli.reference.statistics import Reference
-from histocli.reference.texture import FRAME_EXTENT, FRAME_PX
+from histocli.reference.texture import FRAME_EXTENT
+from histocli.synthesis.chromatin import draw_appearances, draw_grain, draw_nucleoli, hematoxylin_direction
+from histocli.synthesis.directions import fibre_directions
 from histocli.synthesis.layout import Layout, Sites, draw_arrangement, place_nuclei
 from histocli.synthesis.painting import COLUMNS, Canvas, paint
+from histocli.synthesis.recipe import FULL_RECIPE, Recipe
+from histocli.synthesis.surroundings import Stains, add_cytoplasm, add_distractors
 
-FEWEST_TEXTURES = 6  # with fewer clean nuclei than this, all rough ones lend their colour
-LEAST_CONTRAST = 0.10  # absorbance of red over the background that a nucleus must have to be told from nothing
-GHOST = 0.45  # a nucleus with less than this share of the reference's typical contrast is one that annotators disagree on
 WORTH_DRAWING = 0.3  # share of tissue that a crop should have, if some tries find one
 
 
@@ -44,7 +44,7 @@ class Drawing:
     white: float
 
 
-def draw_patch(reference: Reference, patch_px: int, rng: np.random.Generator) -> Drawing:
+def draw_patch(reference: Reference, patch_px: int, rng: np.random.Generator, recipe: Recipe = FULL_RECIPE) -> Drawing:
     """Draw what a patch shows.
 
     Parameters
@@ -55,27 +55,36 @@ def draw_patch(reference: Reference, patch_px: int, rng: np.random.Generator) ->
         Side of the patch, at the reference's pixel size.
     rng : numpy.random.Generator
         Of this patch.
+    recipe : Recipe
+        Which components are on.
 
     Returns
     -------
     Drawing
     """
     background, ignored, tissue, sites = _crop(reference, patch_px, rng)
-    arrangement = draw_arrangement(reference.statistics.morphology, rng)
-    layout = place_nuclei(arrangement, tissue, sites, reference.mpp, rng)
-    nuclei, textures, ghosts = _appearances(reference, layout, background, rng)
+    appearance = reference.statistics.appearance
+    arrangement = draw_arrangement(reference.statistics.morphology, appearance.mixture, rng, recipe)
+    fibres = fibre_directions(background, reference.mpp) if recipe.fibres else None
+    layout = place_nuclei(arrangement, tissue, sites, reference.mpp, rng, fibres)
+    stains = Stains(hematoxylin_direction(reference), appearance)
+    if recipe.cytoplasm:
+        background = add_cytoplasm(background, layout.instance_labels, stains, reference.mpp, rng)
+    if recipe.distractors:
+        background = add_distractors(background, tissue, stains, reference.mpp, rng)
+    looks = draw_appearances(reference, layout, background, stains.hematoxylin, recipe, rng)
     labels = np.where((layout.instance_labels == 0) & ignored, -1, layout.instance_labels)
-    labels = renumber(np.where(ghosts[np.maximum(labels, 0)], -1, labels).astype(np.int32))
+    labels = renumber(np.where(looks.ghosts[np.maximum(labels, 0)], -1, labels).astype(np.int32))
     return Drawing(
         instance_labels=labels,
         layout=layout,
         background=background,
-        nucleoli=_draw_nucleoli(layout, nuclei, rng),
-        grain=_draw_grain(patch_px, reference.mpp, rng),
-        nuclei=nuclei,
-        textures=textures,
-        edge_px=float(np.clip(reference.statistics.appearance.edge_um * rng.uniform(0.8, 1.8) / reference.mpp, 0.35, 1.7)),
-        white=reference.statistics.appearance.white_level,
+        nucleoli=draw_nucleoli(layout, looks.table, rng),
+        grain=draw_grain(patch_px, reference.mpp, rng),
+        nuclei=looks.table,
+        textures=looks.textures,
+        edge_px=float(np.clip(appearance.edge_um * rng.uniform(0.8, 1.8) / reference.mpp, 0.35, 1.7)),
+        white=appearance.white_level,
     )
 
 
@@ -168,106 +177,3 @@ def _texture_of_nucleus(reference: Reference) -> npt.NDArray[np.int64]:
     clean = np.flatnonzero(reference.textures.single)
     found[reference.textures.nucleus[clean]] = clean
     return found
-
-
-def _appearances(
-    reference: Reference, layout: Layout, background: FloatArray, rng: np.random.Generator
-) -> tuple[FloatArray, FloatArray, BoolMask]:
-    """Draw colour, strength, chromatin and texture of every nucleus.
-
-    Returns a table of ``COLUMNS``, the textures it points to, and which nuclei are too pale to be called either way.
-    """
-    n = len(layout.outlines)
-    source = reference.textures
-    chosen = np.flatnonzero(source.single)
-    if len(chosen) < FEWEST_TEXTURES:
-        chosen = np.arange(len(source))
-    table = np.zeros((n + 1, len(COLUMNS)), np.float32)
-    table[:, COLUMNS.index("rim_px")] = 1
-    if n == 0:
-        return table, np.zeros((1, 3, FRAME_PX, FRAME_PX), np.float32), np.zeros(1, bool)
-    hematoxylin = _hematoxylin_direction(reference, chosen)
-    own = np.asarray(layout.own_textures)
-    restored = own >= 0
-    if len(chosen):
-        pick = np.where(restored, own, rng.choice(chosen, size=n))
-        used, index = np.unique(pick, return_inverse=True)
-        textures, colour, texture_gain = source.residual[used], source.colour[pick], rng.uniform(0.6, 1.15, size=n)
-    else:
-        textures, index = np.zeros((1, 3, FRAME_PX, FRAME_PX), np.float32), np.zeros(n, int)
-        tissue = np.median(background.reshape(-1, 3), axis=0)
-        colour = (tissue + hematoxylin * rng.uniform(0.3, 0.8, size=(n, 1))).astype(np.float32)
-        texture_gain = np.zeros(n)
-    # Patches differ more than nuclei of one patch, and weaker than measured is common: the rough map knows the strong ones only.
-    strength = np.clip(rng.normal(rng.uniform(0.65, 1.1), rng.uniform(0.05, 0.2), size=n), 0.3, 1.2)
-    vesicular_share = rng.uniform(0, 0.8) if rng.random() < 0.6 else 0.0
-    strength = np.where(restored, rng.uniform(0.9, 1.05, size=n), strength)
-    vesicular = (rng.random(n) < vesicular_share) & ~restored
-    core = np.where(vesicular, rng.uniform(0.15, 0.75, size=n), np.where(restored, 1, rng.uniform(0.85, 1.0, size=n)))
-    texture_gain = np.where(vesicular, texture_gain * 0.6, np.where(restored, 1, texture_gain))
-    rim_px = rng.uniform(0.25, 0.6, size=n) / reference.mpp
-    clear = vesicular & (
-        rng.random(n) < rng.uniform(0, 0.6)
-    )  # chromatin at the rim and in clumps, the middle paler than the cytoplasm
-    core = np.where(clear, rng.uniform(0.0, 0.25, size=n), core)
-    clearing = np.where(clear, rng.uniform(0.1, 0.6, size=n), 0)
-    grain_gain = np.where(vesicular, rng.uniform(0.1, 0.6, size=n), np.where(restored, 0, rng.uniform(0, 0.2, size=n)))
-    around = _local_background(layout, background)
-    visible = strength * (colour[:, 0] - around[:, 0]) * (0.45 + 0.55 * core)
-    typical = reference.statistics.appearance.contrast[2]
-    ghosts = np.zeros(n + 1, bool)
-    ghosts[1:] = visible < max(LEAST_CONTRAST, GHOST * typical)
-    colour = np.maximum(colour * np.exp(rng.normal(0, 0.06, size=(n, 1))), 0)
-    table[1:] = np.column_stack((colour, strength, core, rim_px, clearing, index, texture_gain, grain_gain))
-    return table, textures, ghosts
-
-
-def _hematoxylin_direction(reference: Reference, chosen: np.ndarray) -> FloatArray:
-    """Colour that nuclei add to their surroundings, for an absorbance of red of 1."""
-    if len(chosen):
-        added = np.median(reference.textures.colour[chosen] - reference.textures.surround[chosen], axis=0)
-        if added[0] > 0.05:
-            return np.asarray(np.clip(added / added[0], 0, 3), np.float32)
-    stain = np.asarray(reference.statistics.appearance.stain_matrix[0], np.float32)
-    return np.asarray(np.clip(stain / max(float(stain[0]), 0.2), 0, 3), np.float32)
-
-
-def _local_background(layout: Layout, background: FloatArray) -> FloatArray:
-    """Mean background under each nucleus, shape (n, 3)."""
-    owner = np.maximum(layout.instance_labels, 0).ravel()
-    n = len(layout.outlines)
-    count = np.maximum(np.bincount(owner, minlength=n + 1), 1)
-    flat = background.reshape(-1, 3)
-    sums = [np.bincount(owner, flat[:, channel], minlength=n + 1) for channel in range(3)]
-    return (np.stack(sums, axis=1) / count[:, None])[1:].astype(np.float32)
-
-
-def _draw_nucleoli(layout: Layout, nuclei: FloatArray, rng: np.random.Generator) -> FloatArray:
-    """Draw 0 to 3 round nucleoli into nuclei with a pale middle."""
-    field = np.zeros(layout.instance_labels.shape, np.float32)
-    pale = np.flatnonzero(nuclei[1:, COLUMNS.index("core")] < 0.8)
-    if len(pale) == 0:
-        return field
-    counts = np.zeros(len(layout.outlines) + 1, int)
-    counts[pale + 1] = rng.integers(0, 4, size=len(pale))
-    places = np.flatnonzero(counts[np.maximum(layout.instance_labels, 0)])
-    owner = layout.instance_labels.ravel()[places]
-    u, v = layout.frame_u.ravel()[places], layout.frame_v.ravel()[places]
-    values = np.zeros(len(places), np.float32)
-    for spot in range(3):
-        angle = rng.uniform(0, 2 * np.pi, size=len(counts))
-        distance = rng.uniform(0, 0.6, size=len(counts))
-        radius = rng.uniform(0.1, 0.24, size=len(counts))
-        du = u - (distance * np.cos(angle))[owner]
-        dv = v - (distance * np.sin(angle))[owner]
-        inside = np.clip(1.5 - np.hypot(du, dv) / radius[owner], 0, 1)
-        values = np.where(counts[owner] > spot, np.maximum(values, inside), values)
-    field.ravel()[places] = values
-    return field
-
-
-def _draw_grain(patch_px: int, mpp: float, rng: np.random.Generator) -> FloatArray:
-    """Draw chromatin noise: clumps of about half a micrometre."""
-    noise = rng.standard_normal((patch_px, patch_px), dtype=np.float32)
-    smooth = cv2.GaussianBlur(noise, (0, 0), float(rng.uniform(0.2, 0.5)) / mpp, borderType=cv2.BORDER_REFLECT)
-    return np.asarray(smooth / max(float(smooth.std()), 1e-6), np.float32)

@@ -1,6 +1,6 @@
 """Outlines of single nuclei: ellipses made irregular by smooth radial harmonics."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -61,3 +61,10 @@ def draw_outline(
     radii = ellipse * np.clip(1 + wobble, 0.6, 1.5)
     radii *= np.sqrt(area_px / max(0.5 * np.sum(radii**2) * (2 * np.pi / DIRECTIONS), 1e-6))
     return Outline(radii.astype(np.float32), float(major), float(minor), float(orientation_rad))
+
+
+def turned(outline: Outline, orientation_rad: float) -> Outline:
+    """Return an outline whose major axis points in another direction, to the nearest of the ``DIRECTIONS``."""
+    steps = round((orientation_rad - outline.orientation_rad) / (2 * np.pi) * DIRECTIONS)
+    angle = outline.orientation_rad + steps * 2 * np.pi / DIRECTIONS
+    return replace(outline, radii_px=np.roll(outline.radii_px, steps), orientation_rad=angle)

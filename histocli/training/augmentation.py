@@ -3,6 +3,7 @@
 Every function takes a torch generator on the CPU, so that a seed means the same on every device.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,28 @@ from torch.nn import functional
 
 from histocli.optics.blur import blur_each
 from histocli.optics.density import light_to_optical_density, optical_density_to_light
+
+RGB_TO_YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
+JPEG_BLOCK = [
+    [math.sqrt((1 if k == 0 else 2) / 8) * math.cos((2 * x + 1) * k * math.pi / 16) for x in range(8)] for k in range(8)
+]  # the orthonormal cosine transform of 8 samples
+LUMA_STEPS = (
+    (16, 11, 10, 16, 24, 40, 51, 61),
+    (12, 12, 14, 19, 26, 58, 60, 55),
+    (14, 13, 16, 24, 40, 57, 69, 56),
+    (14, 17, 22, 29, 51, 87, 80, 62),
+    (18, 22, 37, 56, 68, 109, 103, 77),
+    (24, 35, 55, 64, 81, 104, 113, 92),
+    (49, 64, 78, 87, 103, 121, 120, 101),
+    (72, 92, 95, 98, 112, 100, 103, 99),
+)
+CHROMA_STEPS = (
+    (17, 18, 24, 47, 99, 99, 99, 99),
+    (18, 21, 26, 66, 99, 99, 99, 99),
+    (24, 26, 56, 99, 99, 99, 99, 99),
+    (47, 66, 99, 99, 99, 99, 99, 99),
+    *((99,) * 8 for _ in range(4)),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +52,12 @@ class Augmentation:
     """Largest blur, standard deviation in pixels, of a third of the patches."""
     noise: float = 0.035
     """Largest noise, standard deviation relative to white, of a third of the patches."""
+    transfer: float = 0.25
+    """Share of patches whose colours move towards those of another patch of the batch."""
+    jpeg: float = 0.25
+    """Share of patches that are compressed as JPEG does it."""
+    jpeg_quality: tuple[float, float] = (25.0, 90.0)
+    """Lowest and highest quality, as the reference implementation counts it."""
 
 
 def uniform(batch: int, low: float, high: float, generator: torch.Generator) -> Tensor:
@@ -100,6 +129,8 @@ def vary_appearance(light: Tensor, settings: Augmentation, generator: torch.Gene
     offset = 0.03 * torch.randn(batch, 3, generator=generator)
     offset = offset + (sometimes(batch, 0.2, generator) * uniform(batch, 0, settings.underexposure, generator))[:, None]
     density = light_to_optical_density(light)
+    if settings.transfer > 0:
+        density = transfer_colours(density, settings.transfer, generator)
     density = torch.einsum("bij,bjhw->bihw", mixing.to(device), density) + offset.to(device)[:, :, None, None]
     sigma = sometimes(batch, 0.35, generator) * uniform(batch, 0.3, settings.blur_px, generator)
     varied = blur_each(optical_density_to_light(density), sigma.to(device))
@@ -107,4 +138,73 @@ def vary_appearance(light: Tensor, settings: Augmentation, generator: torch.Gene
     noise = torch.randn(light.shape, generator=generator).to(device)
     soft = sometimes(batch, 0.5, generator) * 0.8  # half the noise is coarse, as demosaicking and JPEG leave it
     noise = blur_each(noise, soft.to(device)) * (1 + 1.5 * soft).to(device)[:, None, None, None]
-    return (varied + strength.to(device)[:, None, None, None] * noise).clamp(0, 255)
+    varied = (varied + strength.to(device)[:, None, None, None] * noise).clamp(0, 255)
+    compressed = sometimes(batch, settings.jpeg, generator).nonzero()[:, 0]
+    quality = uniform(batch, *settings.jpeg_quality, generator)[compressed]
+    if len(compressed):
+        varied[compressed.to(device)] = compress_jpeg(varied[compressed.to(device)], quality.to(device))
+    return varied
+
+
+def transfer_colours(density: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Move the colours of some images towards those of others: mean and spread of each absorbance (Reinhard et al. 2001).
+
+    Parameters
+    ----------
+    density : Tensor of float32, shape (B, 3, H, W)
+        Optical density. Each image lends its colours to another one of the batch.
+    share : float
+        Of the images that are changed.
+    generator : torch.Generator
+        On the CPU.
+
+    Returns
+    -------
+    Tensor of float32, shape (B, 3, H, W)
+    """
+    batch = len(density)
+    donor = torch.randperm(batch, generator=generator)
+    amount = sometimes(batch, share, generator) * uniform(batch, 0.2, 1.0, generator)
+    amount = amount.to(density.device)[:, None, None, None]
+    spread, mean = torch.std_mean(density, dim=(2, 3), keepdim=True)
+    # crops differ in what they show as well as in how it is stained, so the change of spread is limited
+    gain = (spread[donor] / spread.clamp(min=0.02)).clamp(0.6, 1.6)
+    return density + amount * ((density - mean) * (gain - 1) + mean[donor] - mean)
+
+
+def compress_jpeg(light: Tensor, quality: Tensor) -> Tensor:
+    """Lose what JPEG loses: chroma at half resolution, and cosine coefficients rounded (ITU-T T.81, tables of annex K).
+
+    Parameters
+    ----------
+    light : Tensor of float32, shape (B, 3, H, W)
+        sRGB, 0..255.
+    quality : Tensor of float32, shape (B,)
+        1..100.
+
+    Returns
+    -------
+    Tensor of float32, shape (B, 3, H, W)
+        0..255.
+    """
+    batch, _, height, width = light.shape
+    block = light.new_tensor(JPEG_BLOCK)
+    transform = torch.kron(block, block)
+    colour = light.new_tensor(RGB_TO_YCC)
+    padded = functional.pad(light, (0, -width % 16, 0, -height % 16), mode="replicate")
+    ycc = torch.einsum("ij,bjhw->bihw", colour, padded)
+    scale = torch.where(quality < 50, 50 / quality.clamp(min=1), 2 - quality / 50).clamp(min=0.01)
+
+    def lose(plane: Tensor, table: Tensor) -> Tensor:
+        rows, columns = plane.shape[-2] // 8, plane.shape[-1] // 8
+        blocks = plane.reshape(batch, -1, rows, 8, columns, 8).transpose(3, 4)
+        steps = (table.reshape(64) * scale[:, None]).clamp(min=1)[:, None]
+        coefficients = blocks.reshape(batch, -1, 64) @ transform.T
+        blocks = (((coefficients / steps).round() * steps) @ transform).view(blocks.shape)
+        return blocks.transpose(3, 4).reshape(plane.shape)
+
+    luma = lose(ycc[:, :1] - 128, light.new_tensor(LUMA_STEPS))
+    chroma = lose(functional.avg_pool2d(ycc[:, 1:], 2), light.new_tensor(CHROMA_STEPS))
+    chroma = functional.interpolate(chroma, scale_factor=2, mode="bilinear", align_corners=False)
+    rgb = torch.einsum("ij,bjhw->bihw", torch.linalg.inv(colour), torch.cat([luma + 128, chroma], dim=1))
+    return rgb[..., :height, :width].clamp(0, 255)

@@ -1,0 +1,282 @@
+"""Which component of the synthesis and of training helps: each switched off alone, and all off.
+
+    python benchmarks/ablation.py --data DATA [--arms full,-pale,...] [--pools adapted,foreign] [--seeds 0] [--steps 600]
+
+Arms
+----
+full       Everything on.
+plain      Every component of the synthesis off.
+-NAME      Full without one component: a field of ``Recipe`` (``-crowds``) or of ``Augmentation`` (``-jpeg``).
++NAME      Plain with one component of the synthesis on.
+
+Pools
+-----
+adapted    References: ``references/tcga`` and the images (not the labels) of all sets.
+foreign    ``references/tcga`` and ``references/nuinsseg``: none of the laboratories of the sets but NuInsSeg, which is not scored.
+
+Patches stay in memory and references are taken apart once (``--work``). A row per arm, pool, set, seed, commit and steps is
+appended to ``--results``; rows that exist are not made again, so the command can be stopped and repeated. Each run's weights and
+its label-free scores stay in ``--work`` for ``benchmarks/selection.py``. Labels are read for scoring only.
+"""
+
+import argparse
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tifffile
+import torch
+from safetensors.torch import save_file
+
+from histocli.base.parallel import map_unordered
+from histocli.base.rng import rng_for
+from histocli.base.system import available_cpus, reuse_freed_memory
+from histocli.inference.predict import Predictor
+from histocli.instances.targets import normalised_distance
+from histocli.metrics.contrast import contrast_and_found, recall_by_tercile
+from histocli.metrics.counts import count
+from histocli.metrics.summary import summarise
+from histocli.model.normalisation import glass_to_white
+from histocli.model.segmenter import architecture_of_size, build_segmenter
+from histocli.optics.density import white_level
+from histocli.reference.statistics import Reference, analyse_reference
+from histocli.stores.scratch import load_arrays, save_arrays
+from histocli.stores.slides import read_image
+from histocli.synthesis.patch import draw_patch, paint_patches
+from histocli.synthesis.recipe import FULL_RECIPE, Recipe
+from histocli.training.augmentation import Augmentation
+from histocli.training.loop import Schedule, start_training, train_steps
+from histocli.training.sampling import PatchSet
+
+SETS = ("tnbc", "monuseg13", "pannuke", "dsb2018", "nuinsseg")
+MPP = 0.25
+PATCH_PX = 256
+BATCH = 20
+ROOT = Path(__file__).resolve().parent.parent
+WITHOUT: dict[str, dict[str, Any]] = {
+    "jpeg": {"jpeg": 0.0},
+    "transfer": {"transfer": 0.0},
+    "stain": {"stain_gain": 0.0, "stain_mixing": 0.0},
+    "scale": {"scale": (1.0, 1.0)},
+    "focus": {"blur_px": 0.31},
+}
+"""How each augmentation is switched off."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One setting."""
+
+    recipe: Recipe
+    augmentation: Augmentation
+
+
+def arm_of(name: str) -> Arm:
+    """Return the setting of an arm's name."""
+    components = {field.name for field in fields(Recipe)}
+    if name == "full":
+        return Arm(FULL_RECIPE, Augmentation())
+    if name == "plain":
+        return Arm(Recipe.plain(), Augmentation())
+    sign, component = name[0], name[1:]
+    if component in components and sign in "+-":
+        return Arm(FULL_RECIPE.without(component) if sign == "-" else Recipe.plain().with_component(component), Augmentation())
+    if component in WITHOUT and sign == "-":
+        return Arm(FULL_RECIPE, replace(Augmentation(), **WITHOUT[component]))
+    raise SystemExit(f"arm {name!r} is not known")
+
+
+def arms() -> list[str]:
+    """Return all arms, the most telling first."""
+    return ["full", "plain", *(f"-{field.name}" for field in fields(Recipe)), *(f"-{name}" for name in WITHOUT)]
+
+
+def commit() -> str:
+    """Name the state of the code; ``+`` marks changes that are not committed."""
+    name = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
+    changed = subprocess.run(["git", "status", "--porcelain", "--", "histocli"], cwd=ROOT, capture_output=True, check=True)
+    return name.stdout.strip() + ("+" if changed.stdout.strip() else "")
+
+
+def images_of(data: Path, pool: str) -> list[Path]:
+    """Return the unlabelled images of a pool."""
+    folders = [data / "references" / "tcga"]
+    folders += [data / "references" / "nuinsseg"] if pool == "foreign" else [data / "dev" / name / "images" for name in SETS]
+    return [path for folder in folders for path in sorted(folder.glob("*.png"))]
+
+
+def analyse(job: tuple[Path, Path]) -> None:
+    """Take a reference apart."""
+    path, folder = job
+    pixels = read_image(path).pixels
+    save_arrays(folder, *analyse_reference(pixels, MPP, path.name, rng_for(0, path.name)).to_arrays())
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Some patches to draw."""
+
+    indices: tuple[int, ...]
+    folders: tuple[Path, ...]
+    recipe: Recipe
+    seed: int
+
+
+Drawn = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32], npt.NDArray[np.uint8]]
+
+
+def draw(job: Draw) -> Drawn:
+    """Draw patches: images with white glass, labels, distances."""
+    references = [Reference.from_arrays(*load_arrays(folder)) for folder in job.folders]
+    drawings = [
+        draw_patch(reference, PATCH_PX, rng_for(job.seed, "patch", index), job.recipe)
+        for index, reference in zip(job.indices, references, strict=True)
+    ]
+    images = paint_patches(drawings, torch.device("cpu"))
+    white = [
+        glass_to_white(image, reference.statistics.appearance.white_level)
+        for image, reference in zip(images, references, strict=True)
+    ]
+    labels = np.stack([drawing.instance_labels for drawing in drawings])
+    return np.stack(white), labels, np.stack([normalised_distance(label) for label in labels])
+
+
+def patches_of(folders: list[Path], recipe: Recipe, n: int, seed: int) -> PatchSet:
+    """Draw all patches of one arm in memory."""
+    order = np.concatenate([rng_for(seed, "order", turn).permutation(len(folders)) for turn in range(-(-n // len(folders)))])[:n]
+    starts = range(0, n, BATCH)
+    jobs = [
+        Draw(tuple(range(i, min(i + BATCH, n))), tuple(folders[k] for k in order[i : i + BATCH]), recipe, seed) for i in starts
+    ]
+    images = np.empty((n, PATCH_PX, PATCH_PX, 3), np.uint8)
+    labels = np.empty((n, PATCH_PX, PATCH_PX), np.int32)
+    distance = np.empty((n, PATCH_PX, PATCH_PX), np.uint8)
+    for job, drawn in map_unordered(draw, jobs, available_cpus(), "stopped"):
+        for target, part in zip((images, labels, distance), drawn, strict=True):
+            target[list(job.indices)] = part
+    return PatchSet(images, labels > 0, labels >= 0, distance, np.ones(n, np.float32), np.full(n, 1 / n))
+
+
+def train(patches: PatchSet, arm: Arm, steps: int, seed: int, size: str) -> tuple[Predictor, float]:
+    """Train for a number of steps; returns the network and its last loss."""
+    torch.manual_seed(seed)
+    segmenter = build_segmenter(architecture_of_size(size)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    schedule = Schedule(batch=16, crop_px=128, learning_rate=3e-3, seed=seed, augmentation=arm.augmentation)
+    training = start_training(segmenter, schedule)
+    losses = [record.loss for record in train_steps(training, patches, schedule, lambda step: step / steps, torch.bfloat16)]
+    predictor = Predictor(training.segmenter, mpp=MPP, device=torch.device("cpu"), dtype=torch.bfloat16)
+    return predictor, float(np.mean(losses[-50:]))
+
+
+def segment(predictor: Predictor, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
+    """Segment a whole image, mirrored at its borders."""
+    white = glass_to_white(image, white_level(image))
+    height, width = white.shape[:2]
+    multiple, margin = predictor.multiple_px, 32
+    sides = [(margin, margin + (-side - 2 * margin) % multiple) for side in (height, width)]
+    padded = np.pad(white, [*sides, (0, 0)], mode="symmetric")
+    maps = predictor.maps(padded[None])[0][margin : margin + height, margin : margin + width]
+    return predictor.instances(np.ascontiguousarray(maps))
+
+
+def dev_images(data: Path, name: str) -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]]:
+    """Yield image and truth of a set."""
+    for path in sorted((data / "dev" / name / "images").glob("*.png")):
+        truth = tifffile.imread(data / "dev" / name / "labels" / f"{path.stem}.tif").astype(np.int32)
+        yield read_image(path).pixels, truth
+
+
+def score(data: Path, name: str, predictor: Predictor) -> dict[str, Any]:
+    """Score one set."""
+    counts, parts, matched = [], [], np.zeros(2)
+    for image, truth in dev_images(data, name):
+        prediction = segment(predictor, image)
+        counts.append(count(truth, prediction))
+        contrast, found = contrast_and_found(image, truth, prediction)
+        parts.append((contrast, found))
+        matched += (found.sum(), prediction.max())
+    summary = summarise(counts)
+    recall = recall_by_tercile(np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts]))
+    return {
+        "mean": {key: round(value, 4) for key, value in summary.mean.items()},
+        "recall_by_contrast": [round(value, 3) for value in recall],
+        "precision": round(float(matched[0] / max(matched[1], 1)), 3),
+        "per_image": [[round(value, 3) for value in (item.aji, item.pq)] for item in counts],
+    }
+
+
+def main() -> None:
+    """Fill in the rows that are missing, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with references/ and dev/")
+    parser.add_argument("--arms", default=",".join(arms()))
+    parser.add_argument("--pools", default="adapted,foreign")
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--n", type=int, default=1000, help="patches")
+    parser.add_argument("--size", default="S")
+    parser.add_argument("--work", type=Path, default=ROOT / "work" / "ablation")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "ablation.jsonl")
+    options = parser.parse_args()
+    reuse_freed_memory()
+    state = commit()
+    rows = [json.loads(line) for line in options.results.read_text().splitlines()] if options.results.exists() else []
+    common = {"commit": state, "steps": options.steps, "n": options.n, "size": options.size}
+    for seed in map(int, options.seeds.split(",")):
+        for pool in options.pools.split(","):
+            scored = [name for name in SETS if pool == "adapted" or name != "nuinsseg"]
+            for name in options.arms.split(","):
+                key = {"arm": name, "pool": pool, "seed": seed} | common
+                done = {row["set"] for row in rows if all(row[field] == value for field, value in key.items())}
+                if done >= set(scored):
+                    continue
+                arm, started = arm_of(name), time.monotonic()
+                folders = references(options.data, pool, options.work / f"references-{state}")
+                patches = patches_of(folders, arm.recipe, options.n, seed)
+                drawn = time.monotonic()
+                predictor, loss = train(patches, arm, options.steps, seed, options.size)
+                trained = time.monotonic()
+                weights = options.work / "models" / f"{name}-{pool}-{seed}-{state}-{options.steps}-{options.size}.safetensors"
+                weights.parent.mkdir(parents=True, exist_ok=True)
+                save_file({key: value.contiguous() for key, value in predictor.segmenter.state_dict().items()}, weights)
+                about = {"loss": round(loss, 4), "draw_s": round(drawn - started, 1), "train_s": round(trained - drawn, 1)}
+                options.results.parent.mkdir(parents=True, exist_ok=True)
+                for dataset in scored:
+                    row = key | {"set": dataset} | score(options.data, dataset, predictor) | about
+                    with options.results.open("a") as stream:
+                        stream.write(json.dumps(row) + "\n")
+                    rows.append(row)
+                table([row for row in rows if all(row[field] == value for field, value in key.items())])
+    print()
+    table([row for row in rows if all(row[field] == value for field, value in common.items())])
+
+
+def references(data: Path, pool: str, work: Path) -> list[Path]:
+    """Take the references of a pool apart, those that are not yet; returns their folders."""
+    wanted = [(path, work / path.parent.parent.name / path.parent.name / path.stem) for path in images_of(data, pool)]
+    missing = [(path, folder) for path, folder in wanted if not (folder / "about.json").exists()]
+    for _ in map_unordered(analyse, missing, available_cpus(), "stopped"):
+        pass
+    return [folder for _, folder in wanted]
+
+
+def table(rows: list[dict[str, Any]]) -> None:
+    """Print AJI / PQ and the recall of the palest third, an arm a line."""
+    for arm, pool, seed in sorted({(row["arm"], row["pool"], row["seed"]) for row in rows}):
+        mine = {row["set"]: row for row in rows if (row["arm"], row["pool"], row["seed"]) == (arm, pool, seed)}
+        cells = [
+            f"{name} {row['mean']['aji']:.3f}/{row['mean']['pq']:.3f}/{row['recall_by_contrast'][0]:.2f}"
+            for name, row in mine.items()
+        ]
+        mean = np.mean([[row["mean"]["aji"], row["mean"]["pq"]] for row in mine.values()], axis=0)
+        print(f"{arm:16s} {pool} {seed} mean {mean[0]:.4f}/{mean[1]:.4f}  " + "  ".join(cells), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,229 @@
+"""How each nucleus of a patch looks: colour, contrast, chromatin, nucleoli, texture."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from histocli.base.types import BoolMask, FloatArray
+from histocli.instances.kinds import Kind
+from histocli.reference.statistics import Reference
+from histocli.reference.texture import FRAME_PX
+from histocli.synthesis.layout import Layout
+from histocli.synthesis.painting import COLUMNS
+from histocli.synthesis.recipe import Recipe
+
+FEWEST_TEXTURES = 6  # with fewer clean nuclei than this, all rough ones lend their colour
+LEAST_CONTRAST = 0.10  # absorbance of red over the background that a nucleus must have to be told from nothing
+GHOST = 0.45  # a nucleus with less than this share of the reference's typical contrast is one that annotators disagree on
+NOISE_TEXTURES = 12
+PALE_PATCHES, MOST_PALE = 0.5, 0.35  # share of patches with pale nuclei, and their largest share in one
+
+
+@dataclass(frozen=True)
+class Appearances:
+    """Everything about the looks of the nuclei of one patch."""
+
+    table: FloatArray
+    """(n + 1, len(COLUMNS)); row 0 is no nucleus."""
+    textures: FloatArray
+    """(T, 3, FRAME_PX, FRAME_PX)."""
+    ghosts: BoolMask
+    """(n + 1,), too pale to be called either way."""
+
+
+def draw_appearances(
+    reference: Reference,
+    layout: Layout,
+    background: FloatArray,
+    hematoxylin: FloatArray,
+    recipe: Recipe,
+    rng: np.random.Generator,
+) -> Appearances:
+    """Draw colour, strength, chromatin and texture of every nucleus.
+
+    Parameters
+    ----------
+    reference : Reference
+        Lends colours and textures.
+    layout : Layout
+    background : ndarray of float32, shape (H, W, 3)
+        Optical density under the nuclei.
+    hematoxylin : ndarray of float32, shape (3,)
+        What nuclei add to it.
+    recipe : Recipe
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    Appearances
+    """
+    n = len(layout.outlines)
+    source = reference.textures
+    appearance = reference.statistics.appearance
+    clean = np.flatnonzero(source.single)
+    few = len(clean) < FEWEST_TEXTURES
+    chosen = np.arange(len(source)) if few else clean
+    table = np.zeros((n + 1, len(COLUMNS)), np.float32)
+    table[:, COLUMNS.index("rim_px")] = 1
+    if n == 0:
+        return Appearances(table, np.zeros((1, 3, FRAME_PX, FRAME_PX), np.float32), np.zeros(1, bool))
+    own = np.asarray(layout.own_textures)
+    restored = own >= 0
+    texture_gain = rng.uniform(0.6, 1.15, size=n)
+    if len(chosen):
+        pick = np.where(restored, own, rng.choice(chosen, size=n))
+        colour = source.colour[pick]
+        if few and recipe.noise_textures:
+            textures, index = _noise_textures(appearance.grain_sd, hematoxylin, rng), rng.integers(NOISE_TEXTURES, size=n)
+        else:
+            used, index = np.unique(pick, return_inverse=True)
+            textures = source.residual[used]
+    else:
+        tissue = np.median(background.reshape(-1, 3), axis=0)
+        colour = (tissue + hematoxylin * rng.uniform(0.3, 0.8, size=(n, 1))).astype(np.float32)
+        textures, index = _noise_textures(appearance.grain_sd, hematoxylin, rng), rng.integers(NOISE_TEXTURES, size=n)
+    look = _Look.of(n, reference.mpp, rng)
+    kinds = np.asarray(layout.kinds)
+    if not recipe.chromatin:
+        share = rng.uniform(0, 0.8) if rng.random() < 0.6 else 0.0
+        kinds = np.where(rng.random(n) < share, Kind.VESICULAR, Kind.DENSE)
+    kinds = np.where(restored, Kind.DENSE, kinds)
+    if recipe.pale and rng.random() < PALE_PATCHES:
+        pale = rng.random(n) < rng.uniform(0, MOST_PALE)
+        look.strength[pale] = rng.uniform(0.15, 0.65, size=int(pale.sum()))
+    _shape_chromatin(look, texture_gain, kinds, reference.mpp, rng)
+    look.strength[restored] = rng.uniform(0.9, 1.05, size=int(restored.sum()))
+    look.core[restored], texture_gain[restored], look.grain[restored] = 1, 1, 0
+    around = _local_background(layout, background)
+    visible = look.strength * (colour[:, 0] - around[:, 0]) * (0.45 + 0.55 * look.core)
+    typical = appearance.contrast[2]
+    ghosts = np.zeros(n + 1, bool)
+    ghosts[1:] = visible < max(LEAST_CONTRAST, GHOST * typical)
+    colour = np.maximum(colour * np.exp(rng.normal(0, 0.06, size=(n, 1))), 0)
+    table[1:] = np.column_stack(
+        (colour, look.strength, look.core, look.rim_px, look.clearing, look.softness_px, index, texture_gain, look.grain)
+    )
+    return Appearances(table, textures, ghosts)
+
+
+@dataclass(frozen=True)
+class _Look:
+    """Columns of the table, one entry per nucleus, changed in place kind by kind."""
+
+    strength: npt.NDArray[np.float64]
+    core: npt.NDArray[np.float64]
+    rim_px: npt.NDArray[np.float64]
+    clearing: npt.NDArray[np.float64]
+    softness_px: npt.NDArray[np.float64]
+    grain: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, n: int, mpp: float, rng: np.random.Generator) -> "_Look":
+        """Draw dense nuclei.
+
+        Patches differ more than nuclei of one patch, and weaker than measured is common: the rough map knows the strong ones only.
+        """
+        return cls(
+            strength=np.clip(rng.normal(rng.uniform(0.65, 1.1), rng.uniform(0.05, 0.2), size=n), 0.3, 1.2),
+            core=rng.uniform(0.85, 1.0, size=n),
+            rim_px=rng.uniform(0.25, 0.6, size=n) / mpp,
+            clearing=np.zeros(n),
+            softness_px=np.zeros(n),
+            grain=rng.uniform(0, 0.2, size=n),
+        )
+
+
+def _shape_chromatin(
+    look: _Look, texture_gain: npt.NDArray[np.float64], kinds: np.ndarray, mpp: float, rng: np.random.Generator
+) -> None:
+    """Make each nucleus look like its kind."""
+    n = len(kinds)
+
+    def draw(low: float, high: float, members: BoolMask) -> npt.NDArray[np.float64]:
+        return rng.uniform(low, high, size=n)[members]
+
+    members = kinds == Kind.VESICULAR
+    look.core[members], look.grain[members] = draw(0.15, 0.75, members), draw(0.1, 0.6, members)
+    texture_gain[members] *= 0.6
+    # in the clearest, chromatin lies at the rim and in clumps, and the middle is paler than the cytoplasm
+    clear = members & (rng.random(n) < rng.uniform(0, 0.6))
+    look.core[clear], look.clearing[clear] = draw(0.0, 0.25, clear), draw(0.1, 0.6, clear)
+    members = kinds == Kind.BLURRED
+    look.softness_px[members] = draw(0.35, 1.0, members) / mpp
+    look.strength[members] *= draw(0.6, 1.0, members)
+    texture_gain[members] *= 0.3
+    look.grain[members] = 0
+    members = kinds == Kind.LYMPHOCYTE
+    look.strength[members] = np.maximum(look.strength[members], draw(0.85, 1.2, members))
+    look.grain[members] = draw(0.05, 0.35, members)
+    members = kinds == Kind.APOPTOTIC
+    look.strength[members] = draw(1.15, 1.5, members)
+    texture_gain[members] *= 0.2
+    members = kinds == Kind.MITOTIC
+    look.strength[members], look.grain[members] = draw(1.1, 1.4, members), draw(0.1, 0.4, members)
+    texture_gain[members] *= 0.5
+
+
+def _noise_textures(grain_sd: float, hematoxylin: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """Draw chromatin as correlated noise with the measured spread, shape (NOISE_TEXTURES, 3, FRAME_PX, FRAME_PX)."""
+    noise = rng.standard_normal((NOISE_TEXTURES, FRAME_PX, FRAME_PX), dtype=np.float32)
+    fine = np.stack([cv2.GaussianBlur(field, (0, 0), 1.0) for field in noise])
+    coarse = np.stack([cv2.GaussianBlur(field, (0, 0), 2.5) for field in np.roll(noise, 1, axis=0)])
+    both = fine / fine.std() + coarse / coarse.std()
+    textures: FloatArray = (both / both.std() * grain_sd)[:, None] * np.clip(hematoxylin, 0.2, 2)[None, :, None, None]
+    return textures.astype(np.float32)
+
+
+def hematoxylin_direction(reference: Reference) -> FloatArray:
+    """Colour that nuclei add to their surroundings, for an absorbance of red of 1; shape (3,)."""
+    clean = np.flatnonzero(reference.textures.single)
+    chosen = clean if len(clean) >= FEWEST_TEXTURES else np.arange(len(reference.textures))
+    if len(chosen):
+        added = np.median(reference.textures.colour[chosen] - reference.textures.surround[chosen], axis=0)
+        if added[0] > 0.05:
+            return np.asarray(np.clip(added / added[0], 0, 3), np.float32)
+    stain = np.asarray(reference.statistics.appearance.stain_matrix[0], np.float32)
+    return np.asarray(np.clip(stain / max(float(stain[0]), 0.2), 0, 3), np.float32)
+
+
+def _local_background(layout: Layout, background: FloatArray) -> FloatArray:
+    """Mean background under each nucleus, shape (n, 3)."""
+    owner = np.maximum(layout.instance_labels, 0).ravel()
+    n = len(layout.outlines)
+    count = np.maximum(np.bincount(owner, minlength=n + 1), 1)
+    flat = background.reshape(-1, 3)
+    sums = [np.bincount(owner, flat[:, channel], minlength=n + 1) for channel in range(3)]
+    return (np.stack(sums, axis=1) / count[:, None])[1:].astype(np.float32)
+
+
+def draw_nucleoli(layout: Layout, nuclei: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """Draw 0 to 3 round nucleoli into nuclei with a pale middle."""
+    field = np.zeros(layout.instance_labels.shape, np.float32)
+    pale = np.flatnonzero(nuclei[1:, COLUMNS.index("core")] < 0.8)
+    if len(pale) == 0:
+        return field
+    counts = np.zeros(len(layout.outlines) + 1, int)
+    counts[pale + 1] = rng.integers(0, 4, size=len(pale))
+    places = np.flatnonzero(counts[np.maximum(layout.instance_labels, 0)])
+    owner = layout.instance_labels.ravel()[places]
+    u, v = layout.frame_u.ravel()[places], layout.frame_v.ravel()[places]
+    values = np.zeros(len(places), np.float32)
+    for spot in range(3):
+        angle = rng.uniform(0, 2 * np.pi, size=len(counts))
+        distance = rng.uniform(0, 0.6, size=len(counts))
+        radius = rng.uniform(0.1, 0.24, size=len(counts))
+        du = u - (distance * np.cos(angle))[owner]
+        dv = v - (distance * np.sin(angle))[owner]
+        inside = np.clip(1.5 - np.hypot(du, dv) / radius[owner], 0, 1)
+        values = np.where(counts[owner] > spot, np.maximum(values, inside), values)
+    field.ravel()[places] = values
+    return field
+
+
+def draw_grain(patch_px: int, mpp: float, rng: np.random.Generator) -> FloatArray:
+    """Draw chromatin noise: clumps of about half a micrometre."""
+    noise = rng.standard_normal((patch_px, patch_px), dtype=np.float32)
+    smooth = cv2.GaussianBlur(noise, (0, 0), float(rng.uniform(0.2, 0.6)) / mpp, borderType=cv2.BORDER_REFLECT)
+    return np.asarray(smooth / max(float(smooth.std()), 1e-6), np.float32)

@@ -1,0 +1,200 @@
+"""Nuclei that belong together: epithelium in ribbons, glands and sheets, and clusters of lymphocytes.
+
+A crowd is planned as a whole, because its nuclei take their shape from their neighbours: where two would overlap, both end at
+the line between them, as cells pressed together do (a power diagram; Aurenhammer 1987), with a gap left free.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from histocli.instances.kinds import Kind
+from histocli.synthesis.shapes import ANGLES, DIRECTIONS, Outline, draw_outline
+
+LARGEST_CROWD = 220
+ROUNDING = 3  # directions over which a pressed outline is rounded
+LEAST_LEFT = 0.4  # of the area of an outline after pressing
+LYMPHOCYTE_AREA_UM2 = 28.0
+
+
+@dataclass(frozen=True)
+class Member:
+    """One nucleus of a crowd."""
+
+    outline: Outline
+    y_px: float
+    x_px: float
+    kind: Kind
+
+
+def plan_epithelium(
+    shape: tuple[int, int], area_px: float, log_area_sd: float, elongation: float, kind: Kind, rng: np.random.Generator
+) -> list[Member]:
+    """Plan a ribbon of one to four rows, a gland, or a sheet, somewhere in a patch.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Height and width of the patch.
+    area_px : float
+        Median area of its nuclei.
+    log_area_sd : float
+        Spread of the natural log of the area.
+    elongation : float
+        Median elongation; the long axis stands across the ribbon, as in columnar epithelium.
+    kind : Kind
+        Of most of its nuclei.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    list of Member
+        In a random depth order; some may lie outside the patch.
+    """
+    diameter = 2 * np.sqrt(area_px / np.pi)
+    spacing = diameter * float(rng.uniform(0.85, 1.15))
+    form = rng.choice(3, p=(0.4, 0.35, 0.25))
+    if form == 2:
+        places = _sheet(shape, spacing, rng)
+    else:
+        places = _along_curve(shape, spacing, elongation, closed=form == 1, rng=rng)
+    if len(places) > LARGEST_CROWD:
+        places = places[np.argsort(np.hypot(*(places[:, :2] - places[rng.integers(len(places)), :2]).T))[:LARGEST_CROWD]]
+    members = []
+    for y, x, across in places[rng.permutation(len(places))]:
+        area = area_px * float(np.exp(rng.normal(0, log_area_sd)))
+        stretch = 1 + (elongation - 1) * float(np.exp(rng.normal(0, 0.4)))
+        angle = float(across + rng.normal(0, 0.25))
+        outline = draw_outline(area, min(stretch, 3.5), angle, float(rng.uniform(0.01, 0.05)), rng)
+        members.append(Member(outline, float(y), float(x), kind))
+    return press(members, gap=float(rng.uniform(0.02, 0.2)))
+
+
+def plan_lymphocytes(shape: tuple[int, int], mpp: float, rng: np.random.Generator) -> list[Member]:
+    """Plan a cluster of small, round, dark nuclei."""
+    area_px = LYMPHOCYTE_AREA_UM2 * float(rng.uniform(0.8, 1.3)) / mpp**2
+    spacing = 2 * np.sqrt(area_px / np.pi) * float(rng.uniform(0.95, 1.6))
+    centre = rng.uniform(0, 1, 2) * shape
+    radius = spacing * float(rng.uniform(1.5, 5))
+    places = _hexagons(shape, spacing, rng)
+    places = places[np.hypot(*(places - centre).T) < radius * rng.uniform(0.6, 1.2, len(places))]
+    members = []
+    for y, x in places[rng.permutation(len(places))][:LARGEST_CROWD]:
+        angle = float(rng.uniform(-np.pi / 2, np.pi / 2))
+        area = area_px * float(np.exp(rng.normal(0, 0.15)))
+        outline = draw_outline(area, float(rng.uniform(1.02, 1.3)), angle, float(rng.uniform(0.01, 0.04)), rng)
+        members.append(Member(outline, float(y), float(x), Kind.LYMPHOCYTE))
+    return press(members, gap=float(rng.uniform(0.0, 0.15)))
+
+
+def press(members: Sequence[Member], gap: float) -> list[Member]:
+    """Press nuclei that would overlap against each other.
+
+    Parameters
+    ----------
+    members : sequence of Member
+    gap : float
+        Share of the distance between two centres that stays free between their borders.
+
+    Returns
+    -------
+    list of Member
+        In the same order. No outline reaches over the line between it and a neighbour; what is pressed to a sliver is left out.
+    """
+    if not members:
+        return []
+    radii = np.stack([member.outline.radii_px for member in members]).astype(np.float64)
+    centres = np.array([(member.y_px, member.x_px) for member in members])
+    reach = radii.max(axis=1)
+    dy = centres[None, :, 0] - centres[:, None, 0]
+    dx = centres[None, :, 1] - centres[:, None, 1]
+    distance = np.hypot(dy, dx)
+    first, second = np.nonzero((distance < reach[:, None] + reach[None]) & (distance > 1e-6))
+    if not len(first):
+        return list(members)
+    towards = np.arctan2(dy[first, second], dx[first, second])
+    index = np.rint(towards / (2 * np.pi) * DIRECTIONS).astype(int) % DIRECTIONS
+    opposite = (index + DIRECTIONS // 2) % DIRECTIONS
+    mine, theirs = radii[first, index], radii[second, opposite]
+    apart = distance[first, second]
+    line = apart * mine / (mine + theirs) * (1 - gap / 2)
+    cosine = np.cos(ANGLES[None] - towards[:, None])
+    limit = np.where(cosine > 0.05, line[:, None] / np.maximum(cosine, 0.05), np.inf)
+    limit[apart >= (mine + theirs) * 1.05] = np.inf  # neighbours that do not meet
+    limits = np.full(radii.shape, np.inf)
+    np.minimum.at(limits, first, limit)
+    pressed = np.minimum(radii, limits)
+    window = np.arange(-ROUNDING, ROUNDING + 1)
+    rounded = np.mean([np.roll(pressed, shift, axis=1) for shift in window], axis=0)
+    pressed = np.minimum(pressed, rounded)
+    whole = (pressed**2).sum(axis=1) >= LEAST_LEFT * (radii**2).sum(axis=1)
+    return [
+        replace(member, outline=replace(member.outline, radii_px=row.astype(np.float32)))
+        for member, row, keep in zip(members, pressed, whole, strict=True)
+        if keep
+    ]
+
+
+def _hexagons(shape: tuple[int, int], spacing: float, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    """Return (n, 2) places on a jittered, turned hexagonal grid that covers a patch: evenly spread, as Poisson discs are."""
+    half = float(np.hypot(*shape)) / 2 + spacing
+    jitter = float(rng.uniform(0.12, 0.3))
+    rows = np.arange(-half, half, spacing * np.sqrt(3) / 2)
+    columns = np.arange(-half, half, spacing)
+    grid = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)
+    grid[1::2, :, 1] += spacing / 2
+    places = grid.reshape(-1, 2) + rng.normal(0, jitter * spacing, (grid.shape[0] * grid.shape[1], 2))
+    turn = float(rng.uniform(0, np.pi))
+    cos, sin = np.cos(turn), np.sin(turn)
+    places = places @ np.array([[cos, -sin], [sin, cos]]) + np.array(shape) / 2
+    near = (places > -spacing).all(axis=1) & (places < np.array(shape) + spacing).all(axis=1)
+    return np.asarray(places[near], np.float64)
+
+
+def _sheet(shape: tuple[int, int], spacing: float, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    places = _hexagons(shape, spacing, rng)
+    centre = rng.uniform(0, 1, 2) * shape
+    radius = float(rng.uniform(0.2, 0.6)) * min(shape)
+    bearing = np.arctan2(*(places - centre).T)
+    wobble = 1 + 0.25 * np.cos(2 * bearing + rng.uniform(0, 7)) + 0.15 * np.cos(3 * bearing + rng.uniform(0, 7))
+    inside = np.hypot(*(places - centre).T) < radius * wobble
+    angle = rng.uniform(-np.pi / 2, np.pi / 2, int(inside.sum()))
+    return np.column_stack((places[inside], angle))
+
+
+def _along_curve(
+    shape: tuple[int, int], spacing: float, elongation: float, *, closed: bool, rng: np.random.Generator
+) -> npt.NDArray[np.float64]:
+    """Place nuclei in rows along a curve; returns (n, 3): y, x and the direction across the curve."""
+    side = float(min(shape))
+    rows = int(rng.integers(1, 3 if closed else 5))
+    if closed:
+        turn = np.linspace(0, 2 * np.pi, 256, endpoint=False)
+        radius = max(float(rng.uniform(0.12, 0.4)) * side, 2.2 * spacing)
+        radii = radius * (1 + 0.2 * np.cos(2 * turn + rng.uniform(0, 7)) + 0.1 * np.cos(3 * turn + rng.uniform(0, 7)))
+        centre = rng.uniform(0.1, 0.9, 2) * shape
+        curve = np.stack([centre[0] + radii * np.sin(turn), centre[1] + radii * np.cos(turn)], axis=1)
+        curve = np.vstack([curve, curve[:1]])
+    else:
+        t = np.linspace(-0.7, 0.7, 256) * np.hypot(*shape)
+        bend = float(rng.normal(0, 0.15)) * side
+        wave = bend * np.cos(t / side * rng.uniform(2, 6) + rng.uniform(0, 7))
+        turn = float(rng.uniform(0, np.pi))
+        middle = rng.uniform(0.15, 0.85, 2) * shape
+        cos, sin = np.cos(turn), np.sin(turn)
+        curve = np.stack([middle[0] + t * sin + wave * cos, middle[1] + t * cos - wave * sin], axis=1)
+    step = np.hypot(*np.diff(curve, axis=0).T)
+    along = np.concatenate([[0], np.cumsum(step)])
+    narrow, wide = spacing / np.sqrt(elongation), spacing * np.sqrt(elongation)
+    found = []
+    for row in range(rows):
+        at = np.arange(float(rng.uniform(0, narrow)), along[-1] - narrow / 2, narrow)
+        at = at + rng.normal(0, 0.12 * narrow, len(at))
+        y, x = np.interp(at, along, curve[:, 0]), np.interp(at, along, curve[:, 1])
+        ahead_y, ahead_x = np.interp(at + 2, along, curve[:, 0]), np.interp(at + 2, along, curve[:, 1])
+        tangent = np.arctan2(ahead_y - y, ahead_x - x)
+        offset = (row - (rows - 1) / 2) * wide * 0.95 + rng.normal(0, 0.18 * wide, len(at))
+        found.append(np.column_stack((y + offset * np.cos(tangent), x - offset * np.sin(tangent), tangent + np.pi / 2)))
+    return np.concatenate(found)

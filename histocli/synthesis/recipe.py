@@ -1,0 +1,39 @@
+"""Which parts of the synthesis are on: what an ablation switches, one at a time."""
+
+from dataclasses import dataclass, fields, replace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Components of the synthesis; the defaults are what the ablation kept (``benchmarks/results/ablation.md``)."""
+
+    pale: bool = True
+    """Some nuclei are faint, down to barely visible; the faintest are ignored."""
+    chromatin: bool = True
+    """Kinds of nuclei in the mixture measured in the reference; off: vesicular ones in a random share."""
+    crowds: bool = True
+    """Epithelium in ribbons, glands and sheets, nuclei pressed against their neighbours; clusters of lymphocytes."""
+    fibres: bool = True
+    """Elongated nuclei lie along the fibres of the background."""
+    cytoplasm: bool = True
+    """Basophilic cytoplasm around nuclei: background as dark as pale nuclei."""
+    distractors: bool = True
+    """Red cells, pigment, debris and folds: dark, and not nuclei."""
+    noise_textures: bool = True
+    """Where hardly any fragment is one nucleus, chromatin is fitted noise instead of pieces of several nuclei."""
+
+    @classmethod
+    def plain(cls) -> "Recipe":
+        """Return the recipe with every component off."""
+        return cls(**{field.name: False for field in fields(cls)})
+
+    def without(self, component: str) -> "Recipe":
+        """Return this recipe with one component off."""
+        return replace(self, **{component: False})
+
+    def with_component(self, component: str) -> "Recipe":
+        """Return this recipe with one component on."""
+        return replace(self, **{component: True})
+
+
+FULL_RECIPE = Recipe()

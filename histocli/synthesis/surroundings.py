@@ -1,0 +1,189 @@
+"""What is dark and no nucleus: basophilic cytoplasm, red cells, pigment, debris and folds.
+
+All are drawn in optical density on the background, before nuclei; their colours are the reference's own stains.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from histocli.base.types import BoolMask, FloatArray, InstanceLabels
+from histocli.reference.statistics import Appearance
+
+COARSE = 4  # cytoplasm is smooth: it is drawn at a quarter of the resolution
+PIGMENT = np.array([0.55, 0.95, 1.45], np.float32)  # absorbances of brown
+CYTOPLASM_SHARE, RED_CELL_SHARE, PIGMENT_SHARE, DEBRIS_SHARE, FOLD_SHARE = 0.45, 0.04, 0.04, 0.2, 0.04
+RED_CELLS_SEEN = 0.3  # share of patches with red cells where the reference shows many
+
+
+@dataclass(frozen=True)
+class Stains:
+    """Colours of one reference, as optical density."""
+
+    hematoxylin: FloatArray
+    """(3,), what nuclei add, for an absorbance of red of 1."""
+    appearance: Appearance
+
+
+def add_cytoplasm(
+    background: FloatArray, labels: InstanceLabels, stains: Stains, mpp: float, rng: np.random.Generator
+) -> FloatArray:
+    """Stain the surroundings of some nuclei with hematoxylin, as cells rich in RNA are.
+
+    Parameters
+    ----------
+    background : ndarray of float32, shape (H, W, 3)
+        Optical density.
+    labels : ndarray of int32, shape (H, W)
+        Nuclei.
+    stains : Stains
+    mpp : float
+        Micrometres per pixel.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    ndarray of float32, shape (H, W, 3)
+        Not darker than the paler nuclei: at most 0.6 of the typical nuclear contrast is added.
+    """
+    if rng.random() > CYTOPLASM_SHARE:
+        return background
+    height, width = labels.shape
+    coarse = (max(2, width // COARSE), max(2, height // COARSE))
+    near = cv2.resize((labels > 0).astype(np.float32), coarse, interpolation=cv2.INTER_AREA)
+    reach = float(rng.uniform(1.5, 4.0)) / mpp / COARSE
+    near = cv2.GaussianBlur(near, (0, 0), reach)
+    patchy = _smooth_noise((coarse[1], coarse[0]), float(rng.uniform(8, 25)) / mpp / COARSE, rng)
+    steep = float(rng.uniform(3, 20))  # some cells have clear borders
+    field = _sigmoid(steep * (near - float(rng.uniform(0.1, 0.35)))) * _sigmoid(3 * (patchy - float(rng.uniform(-1, 0.7))))
+    field = cv2.resize(np.asarray(field, np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+    grain = _smooth_noise((height, width), float(rng.uniform(0.25, 0.8)) / mpp, rng)
+    field *= np.clip(1 + float(rng.uniform(0.05, 0.3)) * grain, 0, 2)
+    contrast = max(stains.appearance.contrast[2], 0.1)
+    amount = contrast * float(rng.uniform(0.12, 0.6))
+    return np.asarray(background + amount * field[..., None] * stains.hematoxylin, np.float32)
+
+
+def add_distractors(background: FloatArray, tissue: BoolMask, stains: Stains, mpp: float, rng: np.random.Generator) -> FloatArray:
+    """Draw red cells, pigment, debris and folds, each in a small share of patches.
+
+    Parameters
+    ----------
+    background : ndarray of float32, shape (H, W, 3)
+        Optical density.
+    tissue : ndarray of bool, shape (H, W)
+    stains : Stains
+    mpp : float
+        Micrometres per pixel.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    ndarray of float32, shape (H, W, 3)
+    """
+    appearance = stains.appearance
+    blood = RED_CELL_SHARE + min(1.0, 20 * appearance.red_cell_fraction) * (RED_CELLS_SEEN - RED_CELL_SHARE)
+    blood *= appearance.stains_measured  # else the colour of eosin is a guess
+    red, brown, debris, fold = rng.random(4) < (blood, PIGMENT_SHARE, DEBRIS_SHARE, FOLD_SHARE)
+    if not (red or brown or debris or fold):
+        return background
+    drawn = background.copy()
+    if red:
+        _add_red_cells(drawn, appearance, mpp, rng)
+    ys, xs = np.nonzero(tissue[::4, ::4])
+    if brown and len(ys):
+        colour = PIGMENT * float(rng.uniform(0.5, 1.2))
+        _add_specks(drawn, ys, xs, int(rng.integers(4, 30)), (0.3, 1.1), colour, float(rng.uniform(3, 12)), mpp, rng)
+    if debris and len(ys):
+        colour = stains.hematoxylin * max(appearance.contrast[3], 0.2) * float(rng.uniform(0.7, 1.4))
+        _add_specks(drawn, ys, xs, int(rng.integers(1, 8)), (0.35, 1.2), colour, 60.0, mpp, rng)
+    if fold:
+        drawn *= _fold(tissue.shape, mpp, rng)[..., None]
+    return drawn
+
+
+def _add_red_cells(drawn: FloatArray, appearance: Appearance, mpp: float, rng: np.random.Generator) -> None:
+    height, width = drawn.shape[:2]
+    eosin = np.asarray(appearance.stain_matrix[1], np.float32) * max(appearance.eosin[4], 0.3) * float(rng.uniform(0.9, 1.7))
+    radius = float(rng.uniform(2.4, 3.8)) / mpp
+    centre = rng.uniform(0, 1, 2) * (height, width)
+    spread = radius * float(rng.uniform(1.5, 8))
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    for _ in range(int(rng.integers(2, 25))):
+        at = centre + rng.normal(0, spread, 2)
+        reach = int(radius * 1.6) + 3
+        top, left = max(0, int(at[0]) - reach), max(0, int(at[1]) - reach)
+        box = (slice(top, max(top, int(at[0]) + reach)), slice(left, max(left, int(at[1]) + reach)))
+        if drawn[box].size == 0:
+            continue
+        turn, squash = float(rng.uniform(0, np.pi)), float(rng.uniform(0.7, 1))
+        dy, dx = y[box] - at[0], x[box] - at[1]
+        u, v = dx * np.cos(turn) + dy * np.sin(turn), (dy * np.cos(turn) - dx * np.sin(turn)) / squash
+        r = np.hypot(u, v) / radius
+        cover = _sigmoid((1 - r) * radius / float(rng.uniform(0.5, 1.2)))
+        cover = cover * (1 - float(rng.uniform(0, 0.5)) * np.exp(-((r / 0.5) ** 2)))
+        drawn[box] = drawn[box] * (1 - 0.8 * cover[..., None]) + cover[..., None] * eosin
+
+
+def _add_specks(
+    drawn: FloatArray,
+    ys: np.ndarray,
+    xs: np.ndarray,
+    count: int,
+    radius_um: tuple[float, float],
+    colour: FloatArray,
+    spread_um: float,
+    mpp: float,
+    rng: np.random.Generator,
+) -> None:
+    height, width = drawn.shape[:2]
+    chosen = int(rng.integers(len(ys)))
+    centre = np.array([ys[chosen] * 4.0, xs[chosen] * 4.0])
+    field = np.zeros((height, width), np.float32)
+    for _ in range(count):
+        y, x = centre + rng.normal(0, spread_um / mpp, 2)
+        axes = rng.uniform(*radius_um, 2) / mpp
+        # sixteenths of a pixel: specks are a few pixels wide
+        cv2.ellipse(
+            field,
+            (round(x * 16), round(y * 16)),
+            (max(8, round(axes[0] * 16)), max(8, round(axes[1] * 16))),
+            float(rng.uniform(0, 180)),
+            0,
+            360,
+            float(rng.uniform(0.6, 1.0)),
+            -1,
+            cv2.LINE_8,
+            4,
+        )
+    field = cv2.GaussianBlur(field, (0, 0), float(rng.uniform(0.6, 1.2)))
+    drawn += field[..., None] * colour
+
+
+def _fold(shape: tuple[int, ...], mpp: float, rng: np.random.Generator) -> FloatArray:
+    """Return the factor of absorbance of a band of tissue that lies double."""
+    height, width = shape
+    turn = float(rng.uniform(0, np.pi))
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    across = (y - rng.uniform(0, height)) * np.cos(turn) - (x - rng.uniform(0, width)) * np.sin(turn)
+    across += 6 / mpp * np.sin(((y * np.sin(turn) + x * np.cos(turn)) * mpp / 30) + rng.uniform(0, 7))
+    half = float(rng.uniform(3, 12)) / mpp
+    band = _sigmoid((half - np.abs(across)) / float(rng.uniform(1.5, 5)))
+    return np.asarray(1 + float(rng.uniform(0.3, 0.9)) * band, np.float32)
+
+
+def _smooth_noise(shape: tuple[int, int], sigma_px: float, rng: np.random.Generator) -> FloatArray:
+    """Draw Gaussian noise of unit spread, smooth over ``sigma_px``; coarse noise is drawn coarsely."""
+    factor = max(1, int(sigma_px // 2))
+    small = (shape[0] // factor + 3, shape[1] // factor + 3)
+    noise = rng.standard_normal(small, dtype=np.float32)
+    noise = cv2.GaussianBlur(noise, (0, 0), max(sigma_px / factor, 0.3), borderType=cv2.BORDER_REFLECT)
+    noise = noise / max(float(noise.std()), 1e-6)
+    if factor > 1:
+        noise = cv2.resize(noise, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(noise[: shape[0], : shape[1]], np.float32)
+
+
+def _sigmoid(x: np.ndarray) -> FloatArray:
+    return np.asarray(1 / (1 + np.exp(-np.clip(x, -30, 30))), np.float32)
