@@ -207,7 +207,7 @@ def score(data: Path, name: str, predictor: Predictor) -> dict[str, Any]:
         "mean": {key: round(value, 4) for key, value in summary.mean.items()},
         "recall_by_contrast": [round(value, 3) for value in recall],
         "precision": round(float(matched[0] / max(matched[1], 1)), 3),
-        "per_image": [[round(value, 3) for value in (item.aji, item.pq)] for item in counts],
+        "per_image": [[round(value, 3) for value in (item.aji, item.panoptic_quality)] for item in counts],
     }
 
 
