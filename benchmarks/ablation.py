@@ -12,7 +12,7 @@ plain      Every component of the synthesis off.
 Pools
 -----
 adapted    References: ``references/tcga`` and the images (not the labels) of all sets.
-foreign    ``references/tcga`` and ``references/nuinsseg``: none of the laboratories of the sets but NuInsSeg, which is not scored.
+foreign    ``references/tcga`` and ``references/nuinsseg``: of the sets, only NuInsSeg shares a laboratory and is not scored.
 
 Patches stay in memory and references are taken apart once (``--work``). A row per arm, pool, set, seed, commit and steps is
 appended to ``--results``; rows that exist are not made again, so the command can be stopped and repeated. Each run's weights and
@@ -158,8 +158,8 @@ def patches_of(folders: list[Path], recipe: Recipe, n: int, seed: int) -> PatchS
     labels = np.empty((n, PATCH_PX, PATCH_PX), np.int32)
     distance = np.empty((n, PATCH_PX, PATCH_PX), np.uint8)
     for job, drawn in map_unordered(draw, jobs, available_cpus(), "stopped"):
-        for target, part in zip((images, labels, distance), drawn, strict=True):
-            target[list(job.indices)] = part
+        here = list(job.indices)
+        images[here], labels[here], distance[here] = drawn
     return PatchSet(images, labels > 0, labels >= 0, distance, np.ones(n, np.float32), np.full(n, 1 / n))
 
 

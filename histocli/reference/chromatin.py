@@ -49,7 +49,8 @@ def estimate_mixture(nuclei: Measurements, textures: NuclearTextures, softness: 
     row = textures.nucleus
     area, elongation = nuclei.area_um2[row], nuclei.elongation[row]
     contrast = textures.colour[:, 0] - textures.surround[:, 0]
-    dark = contrast > VERY_DARK * np.median(contrast)
+    median = float(np.median(contrast))
+    dark = contrast > VERY_DARK * median
     single = textures.single
     weight = np.sqrt(area)  # fragments are many and small
     broken = BROKEN * float(weight[~single].sum() / weight.sum())
@@ -58,11 +59,7 @@ def estimate_mixture(nuclei: Measurements, textures: NuclearTextures, softness: 
         Kind.MITOTIC: ~single & dark & (area > SMALL * typical_area_um2),
         Kind.SPINDLE: elongation > LONG,
         Kind.LYMPHOCYTE: (
-            single
-            & (area > LYMPHOCYTE_UM2[0])
-            & (area < LYMPHOCYTE_UM2[1])
-            & (elongation < 1.35)
-            & (contrast > np.median(contrast))
+            single & (area > LYMPHOCYTE_UM2[0]) & (area < LYMPHOCYTE_UM2[1]) & (elongation < 1.35) & (contrast > median)
         ),
         Kind.VESICULAR: single & (textures.core_to_rim < PALE_CORE),
         Kind.BLURRED: single & (softness > SOFT),

@@ -299,11 +299,8 @@ def _appearance(
     softness = edge_softness(rough.darkness, rough.labels, nuclei, textures)
     clean = textures.residual[single, 0] if single.any() else textures.residual[:, 0]
     eosin = concentrations[:, 1]
-    red = (
-        (eosin > RED_CELL_EOSIN * float(np.median(eosin))) & (concentrations[:, 0] < float(np.median(concentrations[:, 0])))
-        if (eosin.size)
-        else np.zeros(0, bool)
-    )
+    typical = np.median(concentrations, axis=0) if eosin.size else np.zeros(2)
+    red = (eosin > RED_CELL_EOSIN * typical[1]) & (concentrations[:, 0] < typical[0])
     contrast = textures.colour[:, 0] - textures.surround[:, 0]
     return Appearance(
         white_level=white,

@@ -123,7 +123,7 @@ class _Look:
     def of(cls, n: int, mpp: float, rng: np.random.Generator) -> "_Look":
         """Draw dense nuclei.
 
-        Patches differ more than nuclei of one patch, and weaker than measured is common: the rough map knows the strong ones only.
+        Patches differ more than nuclei of one patch, and weaker than measured is common: the rough map knows only the strong.
         """
         return cls(
             strength=np.clip(rng.normal(rng.uniform(0.65, 1.1), rng.uniform(0.05, 0.2), size=n), 0.3, 1.2),

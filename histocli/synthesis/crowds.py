@@ -56,10 +56,7 @@ def plan_epithelium(
     diameter = 2 * np.sqrt(area_px / np.pi)
     spacing = diameter * float(rng.uniform(0.85, 1.15))
     form = rng.choice(3, p=(0.4, 0.35, 0.25))
-    if form == 2:
-        places = _sheet(shape, spacing, rng)
-    else:
-        places = _along_curve(shape, spacing, elongation, closed=form == 1, rng=rng)
+    places = _sheet(shape, spacing, rng) if form == 2 else _along_curve(shape, spacing, elongation, closed=form == 1, rng=rng)
     if len(places) > LARGEST_CROWD:
         places = places[np.argsort(np.hypot(*(places[:, :2] - places[rng.integers(len(places)), :2]).T))[:LARGEST_CROWD]]
     members = []
@@ -171,11 +168,11 @@ def _along_curve(
     side = float(min(shape))
     rows = int(rng.integers(1, 3 if closed else 5))
     if closed:
-        turn = np.linspace(0, 2 * np.pi, 256, endpoint=False)
+        bearing = np.linspace(0, 2 * np.pi, 256, endpoint=False)
         radius = max(float(rng.uniform(0.12, 0.4)) * side, 2.2 * spacing)
-        radii = radius * (1 + 0.2 * np.cos(2 * turn + rng.uniform(0, 7)) + 0.1 * np.cos(3 * turn + rng.uniform(0, 7)))
+        radii = radius * (1 + 0.2 * np.cos(2 * bearing + rng.uniform(0, 7)) + 0.1 * np.cos(3 * bearing + rng.uniform(0, 7)))
         centre = rng.uniform(0.1, 0.9, 2) * shape
-        curve = np.stack([centre[0] + radii * np.sin(turn), centre[1] + radii * np.cos(turn)], axis=1)
+        curve = np.stack([centre[0] + radii * np.sin(bearing), centre[1] + radii * np.cos(bearing)], axis=1)
         curve = np.vstack([curve, curve[:1]])
     else:
         t = np.linspace(-0.7, 0.7, 256) * np.hypot(*shape)

@@ -26,8 +26,8 @@ COLUMNS = (
     "grain_gain",
 )
 """Of the table of nuclei: colour as optical density, opacity, opacity of the middle relative to the border, width of the rim in
-pixels, share of the background that a clear middle lets through less, width over which an edge out of focus fades inwards, index and gain of the texture, gain of the drawn grain of
-chromatin."""
+pixels, share of the background that a clear middle lets through less, width in pixels over which an edge out of focus fades
+inwards, index and gain of the texture, gain of the drawn grain of chromatin."""
 NUCLEOLUS_STRENGTH = 0.8
 CLUMP_STRENGTH = 0.35
 

@@ -51,13 +51,13 @@ def add_cytoplasm(
         return background
     height, width = labels.shape
     coarse = (max(2, width // COARSE), max(2, height // COARSE))
-    near = cv2.resize((labels > 0).astype(np.float32), coarse, interpolation=cv2.INTER_AREA)
+    near = np.asarray(cv2.resize((labels > 0).astype(np.float32), coarse, interpolation=cv2.INTER_AREA), np.float32)
     reach = float(rng.uniform(1.5, 4.0)) / mpp / COARSE
-    near = cv2.GaussianBlur(near, (0, 0), reach)
+    near = np.asarray(cv2.GaussianBlur(near, (0, 0), reach), np.float32)
     patchy = _smooth_noise((coarse[1], coarse[0]), float(rng.uniform(8, 25)) / mpp / COARSE, rng)
     steep = float(rng.uniform(3, 20))  # some cells have clear borders
     field = _sigmoid(steep * (near - float(rng.uniform(0.1, 0.35)))) * _sigmoid(3 * (patchy - float(rng.uniform(-1, 0.7))))
-    field = cv2.resize(np.asarray(field, np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+    field = np.asarray(cv2.resize(field, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
     grain = _smooth_noise((height, width), float(rng.uniform(0.25, 0.8)) / mpp, rng)
     field *= np.clip(1 + float(rng.uniform(0.05, 0.3)) * grain, 0, 2)
     contrast = max(stains.appearance.contrast[2], 0.1)
@@ -157,8 +157,8 @@ def _add_specks(
             cv2.LINE_8,
             4,
         )
-    field = cv2.GaussianBlur(field, (0, 0), float(rng.uniform(0.6, 1.2)))
-    drawn += field[..., None] * colour
+    soft = np.asarray(cv2.GaussianBlur(field, (0, 0), float(rng.uniform(0.6, 1.2))), np.float32)
+    drawn += soft[..., None] * colour
 
 
 def _fold(shape: tuple[int, ...], mpp: float, rng: np.random.Generator) -> FloatArray:
@@ -178,10 +178,11 @@ def _smooth_noise(shape: tuple[int, int], sigma_px: float, rng: np.random.Genera
     factor = max(1, int(sigma_px // 2))
     small = (shape[0] // factor + 3, shape[1] // factor + 3)
     noise = rng.standard_normal(small, dtype=np.float32)
-    noise = cv2.GaussianBlur(noise, (0, 0), max(sigma_px / factor, 0.3), borderType=cv2.BORDER_REFLECT)
-    noise = noise / max(float(noise.std()), 1e-6)
+    smooth = cv2.GaussianBlur(noise, (0, 0), max(sigma_px / factor, 0.3), borderType=cv2.BORDER_REFLECT)
+    noise = np.asarray(smooth, np.float32)
+    noise /= max(float(noise.std()), 1e-6)
     if factor > 1:
-        noise = cv2.resize(noise, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
+        noise = np.asarray(cv2.resize(noise, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR), np.float32)
     return np.asarray(noise[: shape[0], : shape[1]], np.float32)
 
 
