@@ -163,11 +163,11 @@ def patches_of(folders: list[Path], recipe: Recipe, n: int, seed: int) -> PatchS
     return PatchSet(images, labels > 0, labels >= 0, distance, np.ones(n, np.float32), np.full(n, 1 / n))
 
 
-def train(patches: PatchSet, arm: Arm, steps: int, seed: int, size: str) -> tuple[Predictor, float]:
+def train(patches: PatchSet, arm: Arm, steps: int, seed: int, size: str, batch: int) -> tuple[Predictor, float]:
     """Train for a number of steps; returns the network and its last loss."""
     torch.manual_seed(seed)
     segmenter = build_segmenter(architecture_of_size(size)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    schedule = Schedule(batch=16, crop_px=128, learning_rate=3e-3, seed=seed, augmentation=arm.augmentation)
+    schedule = Schedule(batch=batch, crop_px=128, learning_rate=3e-3, seed=seed, augmentation=arm.augmentation)
     training = start_training(segmenter, schedule)
     losses = [record.loss for record in train_steps(training, patches, schedule, lambda step: step / steps, torch.bfloat16)]
     predictor = Predictor(training.segmenter, mpp=MPP, device=torch.device("cpu"), dtype=torch.bfloat16)
@@ -175,14 +175,8 @@ def train(patches: PatchSet, arm: Arm, steps: int, seed: int, size: str) -> tupl
 
 
 def segment(predictor: Predictor, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
-    """Segment a whole image, mirrored at its borders."""
-    white = glass_to_white(image, white_level(image))
-    height, width = white.shape[:2]
-    multiple, margin = predictor.multiple_px, 32
-    sides = [(margin, margin + (-side - 2 * margin) % multiple) for side in (height, width)]
-    padded = np.pad(white, [*sides, (0, 0)], mode="symmetric")
-    maps = predictor.maps(padded[None])[0][margin : margin + height, margin : margin + width]
-    return predictor.instances(np.ascontiguousarray(maps))
+    """Segment a whole image, its glass made white."""
+    return predictor.segment(glass_to_white(image, white_level(image)))
 
 
 def dev_images(data: Path, name: str) -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]]:
@@ -218,8 +212,9 @@ def main() -> None:
     parser.add_argument("--arms", default=",".join(arms()))
     parser.add_argument("--pools", default="adapted,foreign")
     parser.add_argument("--seeds", default="0")
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--n", type=int, default=1000, help="patches")
+    parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--size", default="S")
     parser.add_argument("--work", type=Path, default=ROOT / "work" / "ablation")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "ablation.jsonl")
@@ -227,22 +222,26 @@ def main() -> None:
     reuse_freed_memory()
     state = commit()
     rows = [json.loads(line) for line in options.results.read_text().splitlines()] if options.results.exists() else []
-    common = {"commit": state, "steps": options.steps, "n": options.n, "size": options.size}
+    common = {"commit": state, "steps": options.steps, "n": options.n, "size": options.size, "batch": options.batch}
     for seed in map(int, options.seeds.split(",")):
         for pool in options.pools.split(","):
             scored = [name for name in SETS if pool == "adapted" or name != "nuinsseg"]
             for name in options.arms.split(","):
                 key = {"arm": name, "pool": pool, "seed": seed} | common
-                done = {row["set"] for row in rows if all(row[field] == value for field, value in key.items())}
+                done = {row["set"] for row in rows if all(row.get(field) == value for field, value in key.items())}
                 if done >= set(scored):
                     continue
                 arm, started = arm_of(name), time.monotonic()
                 folders = references(options.data, pool, options.work / f"references-{state}")
                 patches = patches_of(folders, arm.recipe, options.n, seed)
                 drawn = time.monotonic()
-                predictor, loss = train(patches, arm, options.steps, seed, options.size)
+                predictor, loss = train(patches, arm, options.steps, seed, options.size, options.batch)
                 trained = time.monotonic()
-                weights = options.work / "models" / f"{name}-{pool}-{seed}-{state}-{options.steps}-{options.size}.safetensors"
+                weights = (
+                    options.work
+                    / "models"
+                    / f"{name}-{pool}-{seed}-{state}-{options.steps}-{options.batch}-{options.size}.safetensors"
+                )
                 weights.parent.mkdir(parents=True, exist_ok=True)
                 save_file({key: value.contiguous() for key, value in predictor.segmenter.state_dict().items()}, weights)
                 about = {"loss": round(loss, 4), "draw_s": round(drawn - started, 1), "train_s": round(trained - drawn, 1)}
@@ -252,9 +251,9 @@ def main() -> None:
                     with options.results.open("a") as stream:
                         stream.write(json.dumps(row) + "\n")
                     rows.append(row)
-                table([row for row in rows if all(row[field] == value for field, value in key.items())])
+                table([row for row in rows if all(row.get(field) == value for field, value in key.items())])
     print()
-    table([row for row in rows if all(row[field] == value for field, value in common.items())])
+    table([row for row in rows if all(row.get(field) == value for field, value in common.items())])
 
 
 def references(data: Path, pool: str, work: Path) -> list[Path]:

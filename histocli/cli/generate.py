@@ -24,6 +24,15 @@ def generate(
             "--reference-mpp", help="Micrometres per pixel of the references; overrides what they record.", show_default=False
         ),
     ] = GenerateConfig.reference_mpp,
+    priors: Annotated[
+        str | None,
+        o.option(
+            "--priors",
+            metavar="MODEL",
+            help="Measure the nuclei that this model finds in the references, instead of the roughly found ones.",
+            show_default=False,
+        ),
+    ] = GenerateConfig.priors,
     seed: o.Seed = GenerateConfig.seed,
     device: o.Device = o.DEFAULTS.device,
     workers: o.Workers = "auto",
@@ -40,7 +49,7 @@ def generate(
     """Draw synthetic H&E patches with nucleus labels, in the likeness of reference images."""
     screen: Screen = context.obj
     screen.configure(as_json=as_json, verbose=verbose, quiet=quiet)
-    settings = GenerateConfig(n=n, patch_px=patch_px, mpp=mpp, reference_mpp=reference_mpp, seed=seed)
+    settings = GenerateConfig(n=n, patch_px=patch_px, mpp=mpp, reference_mpp=reference_mpp, priors=priors, seed=seed)
     running = o.execution(device=device, workers=workers, resume=resume, overwrite=overwrite, on_error=on_error, dry_run=dry_run)
     if print_config:
         print_settings(context)

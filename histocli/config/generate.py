@@ -18,6 +18,8 @@ class GenerateConfig:
     """Pixel size of the patches, in micrometres per pixel."""
     reference_mpp: float | None = None
     """Pixel size of the references, in micrometres per pixel, where they do not record it; a recorded one is overridden."""
+    priors: str | None = None
+    """Model whose nuclei of the references are measured and taken out, instead of the rough ones."""
     seed: int = 0
     """Seed of everything that is drawn."""
 

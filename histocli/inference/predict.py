@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from histocli.base.types import FloatArray, InstanceLabels
+from histocli.base.types import FloatArray, InstanceLabels, RGBImage
 from histocli.instances.targets import DEFAULT_THRESHOLDS, Thresholds, maps_to_instances
 from histocli.model.segmenter import Segmenter, channels_last
 
@@ -72,6 +72,26 @@ class Predictor:
             maps = torch.sigmoid(self.segmenter(pixels).float())
         found: FloatArray = maps.permute(0, 2, 3, 1).cpu().numpy()
         return found
+
+    def segment(self, image: RGBImage) -> InstanceLabels:
+        """Segment one small image at once, mirrored at its borders.
+
+        Parameters
+        ----------
+        image : ndarray of uint8, shape (H, W, 3)
+            sRGB at ``mpp``, glass made white; what fits into memory, larger ones go through ``inference.tiling``.
+
+        Returns
+        -------
+        ndarray of int32, shape (H, W)
+            0 = background, 1..n.
+        """
+        height, width = image.shape[:2]
+        margin = min(self.halo_px, height, width)
+        sides = [(margin, margin + (-side - 2 * margin) % self.multiple_px) for side in (height, width)]
+        padded = np.pad(image, [*sides, (0, 0)], mode="symmetric")
+        maps = self.maps(padded[None])[0][margin : margin + height, margin : margin + width]
+        return self.instances(np.ascontiguousarray(maps))
 
     def instances(self, maps: FloatArray) -> InstanceLabels:
         """Decode the maps of one tile, shape (H, W, 2), into labels 1..n."""

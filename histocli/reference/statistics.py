@@ -8,66 +8,19 @@ import numpy as np
 import numpy.typing as npt
 
 from histocli.base.types import BoolMask, FloatArray, InstanceLabels, Json, RGBImage
+from histocli.instances.histograms import AREA_EDGES_UM2, ELONGATION_EDGES, shares
 from histocli.instances.measurements import Measurements, local_direction, measure
 from histocli.optics.density import rgb_to_optical_density, white_level
 from histocli.optics.stains import StainEstimate, estimate_stains, unmix
+from histocli.reference.calibration import UNCALIBRATED, Calibration
 from histocli.reference.chromatin import edge_softness, estimate_mixture
+from histocli.reference.morphology import Morphology
 from histocli.reference.rough import SMOOTHING_UM, RoughNuclei, find_rough_nuclei
 from histocli.reference.texture import NuclearTextures, cut_textures, remove_nuclei
 
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 RED_CELL_EOSIN = 2.2  # eosin of red cells, in units of the tissue's median
 COMPACT = 0.92  # area over that of the ellipse with the same moments: 1 for an ellipse, less for a fused pair or a crescent
-
-
-@dataclass(frozen=True, kw_only=True)
-class Morphology:
-    """Priors of number, size and shape, measured from any label image: the rough one or a model's."""
-
-    n_nuclei: int
-    density_per_mm2: float
-    """Nuclei in a square millimetre of tissue."""
-    nuclear_fraction: float
-    """Share of the tissue that is nucleus."""
-    area_um2: tuple[float, ...]
-    """Quantiles (0.1, 0.25, 0.5, 0.75, 0.9) of the area, square micrometres."""
-    typical_area_um2: tuple[float, float]
-    """Median and area-weighted median of the areas of compact nuclei, square micrometres. Fragments pull the first down, fused
-    nuclei the second up; the truth mostly lies between."""
-    log_area_sd: float
-    """Spread of the natural log of the area, from its inner quartiles."""
-    elongation: tuple[float, ...]
-    """Quantiles of major over minor axis."""
-    direction_sharing: float
-    """0: neighbours point anywhere; 1: they are parallel."""
-    touching_share: float
-    """Share of nuclei that touch another."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Calibration:
-    """How a source of nuclei errs, measured on synthetic patches whose truth is known."""
-
-    area_factor: float = 1.0
-    """Predicted over true area, median over matched nuclei."""
-    recall: float = 1.0
-    """Predicted over true number of nuclei."""
-
-    def correct(self, morphology: Morphology) -> Morphology:
-        """Return priors as they would be without the error, so that iterating them does not shrink masks."""
-        area, number = 1 / self.area_factor, 1 / self.recall
-        median, weighted = morphology.typical_area_um2
-        return replace(
-            morphology,
-            n_nuclei=round(morphology.n_nuclei * number),
-            density_per_mm2=morphology.density_per_mm2 * number,
-            nuclear_fraction=min(morphology.nuclear_fraction * area * number, 1.0),
-            area_um2=tuple(value * area for value in morphology.area_um2),
-            typical_area_um2=(median * area, weighted * area),
-        )
-
-
-UNCALIBRATED = Calibration()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,6 +151,8 @@ def _morphology(nuclei: Measurements, tissue: BoolMask, mpp: float) -> Morpholog
         elongation=quantiles(nuclei.elongation[whole], 1.4),
         direction_sharing=local_direction(nuclei),
         touching_share=float(nuclei.touches_other.mean()) if len(nuclei) else 0.0,
+        area_shares=shares(nuclei.area_um2[whole], AREA_EDGES_UM2),
+        elongation_shares=shares(nuclei.elongation[whole], ELONGATION_EDGES),
     )
 
 

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
@@ -20,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from histocli.base.device import resolve_device
+from histocli.base.device import resolve_device, resolve_precision
 from histocli.base.errors import HistosynthError, InputNotFound
 from histocli.base.interrupts import raise_if_stopped
 from histocli.base.parallel import map_unordered
@@ -30,13 +31,20 @@ from histocli.base.system import resolve_workers
 from histocli.base.types import Json
 from histocli.config.common import Execution, as_dict, config_hash
 from histocli.config.generate import GenerateConfig
+from histocli.inference.predict import Predictor
+from histocli.instances.targets import Thresholds
+from histocli.model.normalisation import glass_to_white
+from histocli.model.segmenter import build_segmenter
+from histocli.optics.density import white_level
+from histocli.reference.calibration import UNCALIBRATED, Calibration, calibration_of, compare_areas
 from histocli.reference.statistics import Reference, analyse_reference
 from histocli.stages.common import StageResult, Stopwatch, content_hash
 from histocli.stores.inputs import InputImage, expand_with_mpp
+from histocli.stores.models import read_model, read_model_header
 from histocli.stores.patches import CONTRACT, PatchStore, PatchStoreWriter, ReferenceRecord
 from histocli.stores.provenance import Provenance, disk_errors, prepare_output
 from histocli.stores.scratch import load_arrays, save_arrays
-from histocli.stores.slides import IMAGE_SUFFIXES, read_image, read_pixel_size, resample
+from histocli.stores.slides import IMAGE_SUFFIXES, read_image, read_pixel_size, resample, resample_labels
 from histocli.synthesis.patch import Drawing, draw_patch, paint_patches
 
 logger = logging.getLogger(__name__)
@@ -44,6 +52,8 @@ logger = logging.getLogger(__name__)
 REGION_PX = 1024  # larger references are cut into regions of about this side, each measured on its own
 MOST_REGIONS = 512  # regions taken apart in one run; evenly spread over the references
 LEAST_TISSUE = 0.05  # regions with less tissue teach nothing and are left out, unless there is nothing else
+CALIBRATION_REFERENCES = 32
+CALIBRATION_PATCHES = 64
 COARSE = 1.3  # a reference this much coarser than the patches makes blurred patches
 
 
@@ -104,6 +114,9 @@ class _AnalyseJob:
     most_regions: int
     tolerant: bool
     """Leave the reference out if it cannot be decoded."""
+    priors: Path | None = None
+    """Model whose nuclei are measured instead of the rough ones."""
+    calibration: Calibration = UNCALIBRATED
 
 
 @dataclass(frozen=True)
@@ -162,7 +175,12 @@ def generate(
         keep_missing=execution.on_error == "continue",
     )
     sources, failed = _identify(images, config, execution)
-    fingerprint = config_hash(config, references=[[source.sha256, source.mpp] for source in sources])
+    priors = Path(config.priors) if config.priors is not None else None
+    used: dict[str, object] = {"references": [[source.sha256, source.mpp] for source in sources]}
+    if priors is not None:
+        read_model_header(priors)  # refuses what is no model before any work is done
+        used["priors"] = content_hash(priors)
+    fingerprint = config_hash(config, **used)
     result = GenerateResult(
         output=str(out),
         status="planned",
@@ -187,7 +205,10 @@ def generate(
     if execution.dry_run:
         return replace(result, seconds=watch.seconds)
     with tempfile.TemporaryDirectory(prefix="histosynth-") as scratch:
-        regions, damaged = _analyse(sources, config, execution, Path(scratch), track)
+        calibration = UNCALIBRATED
+        if priors is not None:
+            calibration = _calibrate(sources, priors, config, execution, Path(scratch) / "rough", track)
+        regions, damaged = _analyse(sources, config, execution, Path(scratch), track, priors, calibration)
         result = replace(result, references=len(sources) - len(damaged), failed=(*failed, *damaged))
         provenance = Provenance(
             contract=CONTRACT, command="generate", config=as_dict(config), config_hash=fingerprint, seed=config.seed
@@ -268,7 +289,13 @@ def _identify(images: Sequence[InputImage], config: GenerateConfig, execution: E
 
 
 def _analyse(
-    sources: Sequence[_Source], config: GenerateConfig, execution: Execution, scratch: Path, track: Track
+    sources: Sequence[_Source],
+    config: GenerateConfig,
+    execution: Execution,
+    scratch: Path,
+    track: Track,
+    priors: Path | None = None,
+    calibration: Calibration = UNCALIBRATED,
 ) -> tuple[list[_Region], list[str]]:
     """Take the references apart that patches will follow; the others of a long list are not needed.
 
@@ -283,7 +310,10 @@ def _analyse(
         )
     most_regions = max(1, limit // len(used))
     tolerant = execution.on_error == "continue"
-    jobs = [_AnalyseJob(sources[int(i)], int(i), config.mpp, config.seed, scratch, most_regions, tolerant) for i in used]
+    jobs = [
+        _AnalyseJob(sources[int(i)], int(i), config.mpp, config.seed, scratch, most_regions, tolerant, priors, calibration)
+        for i in used
+    ]
     found: list[_Region] = []
     damaged: list[str] = []
     workers = min(resolve_workers(execution.workers), max(1, len(jobs) // 4))  # a process takes seconds to start
@@ -322,7 +352,9 @@ def _analyse_source(job: _AnalyseJob) -> list[_Region] | str:
     regions = []
     for number, (top, left, bottom, right) in enumerate(boxes):
         rng = rng_for(job.seed, job.source.sha256, number)
-        reference = analyse_reference(pixels[top:bottom, left:right], job.mpp, job.source.path.name, rng)
+        part = np.ascontiguousarray(pixels[top:bottom, left:right])
+        predicted = None if job.priors is None else _predict(job.priors, part, job.mpp)
+        reference = analyse_reference(part, job.mpp, job.source.path.name, rng, predicted=predicted, calibration=job.calibration)
         folder = job.scratch / f"{job.index}-{number}"
         save_arrays(folder, *reference.to_arrays())
         statistics = reference.statistics
@@ -337,6 +369,55 @@ def _analyse_source(job: _AnalyseJob) -> list[_Region] | str:
             )
         )
     return regions
+
+
+@lru_cache(maxsize=1)
+def _predictor(path: Path) -> Predictor:
+    """Load a model once per process."""
+    header, tensors = read_model(path)
+    segmenter = build_segmenter(header.architecture)
+    segmenter.load_state_dict(tensors)
+    device = torch.device("cpu")  # in worker processes, beside each other
+    dtype = resolve_precision("auto", device)
+    return Predictor(segmenter, mpp=header.mpp, device=device, dtype=dtype, thresholds=Thresholds(**header.thresholds))
+
+
+def _predict(model: Path, image: npt.NDArray[np.uint8], mpp: float) -> npt.NDArray[np.int32]:
+    """Segment an image by a model, at the model's pixel size."""
+    predictor = _predictor(model)
+    pixels = resample(glass_to_white(image, white_level(image)), mpp, predictor.mpp)
+    return resample_labels(predictor.segment(pixels), predictor.mpp, mpp, image.shape[:2]).astype(np.int32)
+
+
+def _calibrate(
+    sources: Sequence[_Source], model: Path, config: GenerateConfig, execution: Execution, scratch: Path, track: Track
+) -> Calibration:
+    """Learn how a model errs in area and number from patches whose truth is known.
+
+    They follow the same references by rough priors. Without this, each round of measuring a model's nuclei and drawing new ones
+    would shrink them to what models are sure of.
+    """
+    few = [sources[int(i)] for i in np.linspace(0, len(sources) - 1, min(len(sources), CALIBRATION_REFERENCES)).astype(int)]
+    regions, _ = _analyse(few, replace(config, n=len(few)), replace(execution, on_error="continue"), scratch, track)
+    ratios: list[float] = []
+    found = drawn = 0
+    with track("calibrating priors", CALIBRATION_PATCHES) as bar:
+        for index in range(CALIBRATION_PATCHES):
+            raise_if_stopped("generate: stopped before anything was drawn; run it again")
+            reference = Reference.from_arrays(*load_arrays(regions[index % len(regions)].folder))
+            drawing = draw_patch(reference, config.patch_px, rng_for(config.seed, "calibration", index))
+            image = paint_patches([drawing], torch.device("cpu"))[0]
+            areas, n_found, n_drawn = compare_areas(drawing.instance_labels, _predict(model, image, config.mpp))
+            ratios += areas
+            found, drawn = found + n_found, drawn + n_drawn
+            bar.advance()
+    calibration = calibration_of(ratios, found, drawn)
+    logger.info(
+        "on synthetic patches the model's nuclei have %.2f of the true area and it finds %.2f of them; both are corrected",
+        calibration.area_factor,
+        calibration.recall,
+    )
+    return calibration
 
 
 def _parts(length: int, longest: int) -> list[tuple[int, int]]:

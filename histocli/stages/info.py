@@ -16,6 +16,8 @@ from histocli.base.types import Json, RGBImage
 from histocli.config.common import Execution
 from histocli.config.info import InfoConfig
 from histocli.figures.sheets import patch_sheet
+from histocli.instances.histograms import AREA_EDGES_UM2, ELONGATION_EDGES, bars, shares
+from histocli.instances.measurements import Measurements, measure
 from histocli.stages.common import StageResult, Status, Stopwatch
 from histocli.stores import labels as label_stores
 from histocli.stores import models, patches
@@ -27,6 +29,7 @@ Rows: TypeAlias = list[tuple[str, str]]
 """Names and values, as text."""
 
 PERCENTILES = (5, 25, 50, 75, 95)
+DENSITY_EDGES = (0, 250, 500, 1000, 1500, 2000, 3000, 4000, 6000, 8000, 12000, 20000)
 _SUMMARY_KEYS = {"n", "mean", "min", *(f"p{percent}" for percent in PERCENTILES), "max"}
 LINE_ITEMS = 8  # a longer list of numbers is summed up in the table; the JSON holds it whole
 
@@ -53,8 +56,11 @@ class InfoResult(StageResult):
     def describe(self) -> list[tuple[str, Rows]]:
         """Return titled tables of names and values for people: all numbers, the long lists summed up."""
         provenance = {key: value for key, value in self.provenance.items() if key != "config"}
+        contents = {key: value for key, value in self.contents.items() if key != "histograms"}
+        histograms = self.contents.get("histograms", {})
         sections = [
-            (f"{self.kind} · {self.contract}", [("path", self.output), *flatten(self.contents)]),
+            (f"{self.kind} · {self.contract}", [("path", self.output), *flatten(contents)]),
+            ("references beside patches", [row for name, both in histograms.items() for row in _bar_rows(name, both)]),
             ("made by", list(flatten(provenance))),
             ("settings", list(flatten(self.provenance.get("config") or {}))),
         ]
@@ -172,15 +178,18 @@ def _open(path: Path) -> _Opened:
 def _open_patches(path: Path) -> _Opened:
     store = PatchStore.open(path)
     counts: list[npt.NDArray[np.int64]] = []
-    areas: list[npt.NDArray[np.float64]] = []
+    nuclei: list[Measurements] = []
     n_foreground = n_ignored = 0
     for batch in store.batches():
         _, labels = store.read(batch)
         counts.append(np.maximum(labels.max(axis=(1, 2)), 0).astype(np.int64))
-        areas.extend(_whole_areas_px(patch) for patch in labels)
+        nuclei.extend(measure(patch, store.mpp) for patch in labels)
         n_foreground += int((labels > 0).sum())
         n_ignored += int((labels < 0).sum())
     per_patch = np.concatenate(counts)
+    whole = np.concatenate([~one.touches_border for one in nuclei])
+    area = np.concatenate([one.area_um2 for one in nuclei])[whole]
+    elongation = np.concatenate([one.elongation for one in nuclei])[whole]
     n_pixels = len(store) * store.patch_px**2
     contents = {
         "patches": len(store),
@@ -194,11 +203,12 @@ def _open_patches(path: Path) -> _Opened:
         "nuclei": int(per_patch.sum()),
         "nuclei_per_patch": _summary(per_patch),
         "patches_without_nuclei": int((per_patch == 0).sum()),
-        "area_um2": _summary(np.concatenate(areas) * store.mpp**2),
+        "area_um2": _summary(area),
         "share_nuclei": n_foreground / max(1, n_pixels - n_ignored),
         "share_ignored": n_ignored / n_pixels,
         "megabytes": _megabytes(path),
         "content_hash": store.content_hash(),
+        "histograms": _histograms(store, area, elongation, per_patch),
     }
     return _Opened(
         kind="patches",
@@ -209,13 +219,37 @@ def _open_patches(path: Path) -> _Opened:
     )
 
 
-def _whole_areas_px(labels: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
-    """Return the areas, in pixels, of the nuclei that the patch border does not cut, float64, shape (n,)."""
-    areas = np.bincount(np.maximum(labels, 0).ravel()).astype(float)
-    border = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
-    areas[np.maximum(border, 0)] = 0
-    areas[0] = 0
-    return areas[areas > 0]
+def _histograms(
+    store: PatchStore, area_um2: npt.NDArray[np.float64], elongation: npt.NDArray[np.float64], per_patch: npt.NDArray[np.int64]
+) -> Json:
+    """Lay what was measured in the references beside what was drawn: each reference counts as often as it was followed."""
+    followed = np.bincount(store.reference, minlength=len(store.references))
+    morphologies = [record.statistics.get("morphology") or {} for record in store.references]
+
+    def of_references(name: str) -> list[float]:
+        known = [(followed[i] * found.get("n_nuclei", 0), found[name]) for i, found in enumerate(morphologies) if found.get(name)]
+        weight = sum(count for count, _ in known)
+        return [float(share) for share in sum(count * np.asarray(part) for count, part in known) / weight] if weight else []
+
+    density = np.array([found.get("density_per_mm2", 0.0) for found in morphologies] or [0.0])[store.reference]
+    drawn = per_patch / (store.patch_px * store.mpp / 1000) ** 2
+    return {
+        "area_um2": {
+            "edges": list(AREA_EDGES_UM2),
+            "references": of_references("area_shares"),
+            "patches": list(shares(area_um2, AREA_EDGES_UM2)),
+        },
+        "elongation": {
+            "edges": list(ELONGATION_EDGES),
+            "references": of_references("elongation_shares"),
+            "patches": list(shares(elongation, ELONGATION_EDGES)),
+        },
+        "nuclei_per_mm2": {
+            "edges": list(DENSITY_EDGES),
+            "references": list(shares(density, DENSITY_EDGES)),
+            "patches": list(shares(drawn, DENSITY_EDGES)),
+        },
+    }
 
 
 def _draw_patches(store: PatchStore, config: InfoConfig) -> RGBImage:
@@ -305,6 +339,16 @@ def _write_sheet(path: Path, sheet: RGBImage, *, overwrite: bool) -> None:
             return
         raise StoreExists(f"{path}: exists and is another picture; replace it with --overwrite or choose another --sheet")
     write_png(path, sheet)
+
+
+def _bar_rows(name: str, both: Json) -> Rows:
+    """Draw two histograms under each other, with the range of their bins."""
+    low, high = both["edges"][0], both["edges"][-1]
+    return [
+        (f"{name} {_as_text(float(low))} to {_as_text(float(high))}, {side}", f"|{bars(both[side])}|")
+        for side in ("references", "patches")
+        if both[side]
+    ]
 
 
 def _as_text(value: Any) -> str:

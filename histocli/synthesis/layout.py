@@ -9,7 +9,7 @@ import numpy.typing as npt
 from histocli.base.types import BoolMask, FloatArray, InstanceLabels
 from histocli.instances.kinds import N_KINDS, Kind
 from histocli.reference.chromatin import Mixture
-from histocli.reference.statistics import Morphology
+from histocli.reference.morphology import Morphology
 from histocli.synthesis.crowds import LYMPHOCYTE_AREA_UM2, Member, plan_epithelium, plan_lymphocytes
 from histocli.synthesis.directions import DirectionField
 from histocli.synthesis.recipe import FULL_RECIPE, Recipe
