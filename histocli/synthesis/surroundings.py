@@ -57,6 +57,7 @@ def add_cytoplasm(
     patchy = _smooth_noise((coarse[1], coarse[0]), float(rng.uniform(8, 25)) / mpp / COARSE, rng)
     steep = float(rng.uniform(3, 20))  # some cells have clear borders
     field = _sigmoid(steep * (near - float(rng.uniform(0.1, 0.35)))) * _sigmoid(3 * (patchy - float(rng.uniform(-1, 0.7))))
+    field *= np.clip(8 * near, 0, 1)  # none where no nucleus is near
     field = np.asarray(cv2.resize(field, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
     grain = _smooth_noise((height, width), float(rng.uniform(0.25, 0.8)) / mpp, rng)
     field *= np.clip(1 + float(rng.uniform(0.05, 0.3)) * grain, 0, 2)
