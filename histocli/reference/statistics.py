@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 from histocli.base.types import BoolMask, FloatArray, InstanceLabels, Json, RGBImage
+from histocli.instances.components import disk
 from histocli.instances.histograms import AREA_EDGES_UM2, ELONGATION_EDGES, shares
 from histocli.instances.measurements import Measurements, local_direction, measure
 from histocli.optics.density import rgb_to_optical_density, white_level
@@ -15,11 +17,14 @@ from histocli.optics.stains import StainEstimate, estimate_stains, unmix
 from histocli.reference.calibration import UNCALIBRATED, Calibration
 from histocli.reference.chromatin import edge_softness, estimate_mixture
 from histocli.reference.morphology import Morphology
-from histocli.reference.rough import SMOOTHING_UM, RoughNuclei, find_rough_nuclei
+from histocli.reference.rough import SMOOTHING_UM, RoughNuclei, blur_um, find_rough_nuclei
 from histocli.reference.texture import NuclearTextures, cut_textures, remove_nuclei
 
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 RED_CELL_EOSIN = 2.2  # eosin of red cells, in units of the tissue's median
+FINE_UM = 0.5
+TYPICAL_GRAIN = 0.2
+FEWEST_PIXELS = 200
 COMPACT = 0.92  # area over that of the ellipse with the same moments: 1 for an ellipse, less for a fused pair or a crescent
 
 
@@ -47,6 +52,8 @@ class Appearance:
     """Share of each ``instances.kinds.Kind`` of nucleus; sums to 1."""
     grain_sd: float
     """Standard deviation of the absorbance of red within nuclei: how coarse their chromatin looks."""
+    fine_grain: float
+    """Spread of the absorbance of red within nuclei at less than half a micrometre, relative to the median contrast."""
     red_cell_fraction: float
     """Share of the tissue that is strongly eosinophilic and lets red through, as red cells do."""
     tissue_fraction: float
@@ -270,10 +277,20 @@ def _appearance(
         edge_um=edge_blur_um(rough, textures, mpp),
         mixture=estimate_mixture(nuclei, textures, softness, morphology.typical_area_um2[0]),
         grain_sd=float(clean[clean != 0].std()) if np.any(clean) else 0.1,
+        fine_grain=_fine_grain(optical_density, rough, float(np.median(contrast)) if len(contrast) else 0.0, mpp),
         red_cell_fraction=float(red.mean()) if red.size else 0.0,
         tissue_fraction=float(rough.tissue.mean()),
         suspicious_fraction=float(rough.suspicious.mean()),
     )
+
+
+def _fine_grain(optical_density: FloatArray, rough: RoughNuclei, contrast: float, mpp: float) -> float:
+    inside = cv2.erode((rough.labels > 0).astype(np.uint8), disk(FINE_UM / mpp)).astype(bool)
+    if inside.sum() < FEWEST_PIXELS or contrast <= 0:
+        return TYPICAL_GRAIN
+    red = np.ascontiguousarray(optical_density[..., 0])
+    fine = (red - blur_um(red, FINE_UM, mpp))[inside]
+    return float(np.clip(fine.std() / max(contrast, 0.05), 0.03, 0.5))
 
 
 def _rounded(value: object) -> object:

@@ -17,6 +17,7 @@ from histocli.synthesis.recipe import Recipe
 FEWEST_TEXTURES = 6  # with fewer clean nuclei than this, all rough ones lend their colour
 LEAST_CONTRAST = 0.10  # absorbance of red over the background that a nucleus must have to be told from nothing
 GHOST = 0.45  # a nucleus with less than this share of the reference's typical contrast is one that annotators disagree on
+MISSING_GRAIN = 0.7
 NOISE_TEXTURES = 12
 PALE_PATCHES, MOST_PALE = 0.5, 0.35  # share of patches with pale nuclei, and their largest share in one
 
@@ -94,8 +95,12 @@ def draw_appearances(
         pale = rng.random(n) < rng.uniform(0, MOST_PALE)
         look.strength[pale] = rng.uniform(0.15, 0.65, size=int(pale.sum()))
     _shape_chromatin(look, texture_gain, kinds, reference.mpp, rng)
+    if recipe.grain:
+        # textures are stretched and carry little of what is finer than half a micrometre: about two thirds is missing
+        missing = MISSING_GRAIN * appearance.fine_grain * float(rng.uniform(0.5, 1.5))
+        look.grain[:] = np.where(kinds == Kind.BLURRED, 0, np.hypot(look.grain, missing))
     look.strength[restored] = rng.uniform(0.9, 1.05, size=int(restored.sum()))
-    look.core[restored], texture_gain[restored], look.grain[restored] = 1, 1, 0
+    look.core[restored], texture_gain[restored], look.grain[restored] = 1, 1, 0.5 * look.grain[restored] if recipe.grain else 0
     around = _local_background(layout, background)
     visible = look.strength * (colour[:, 0] - around[:, 0]) * (0.45 + 0.55 * look.core)
     typical = appearance.contrast[2]

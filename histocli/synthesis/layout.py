@@ -119,7 +119,7 @@ def draw_arrangement(
         large_share=float(rng.uniform(0, 0.5) if rng.random() < 0.5 else 0.0),
         large_factor=float(rng.uniform(1.5, 3.0)),
         elongation=float(np.clip(rng.normal(np.clip(morphology.elongation[2], 1.1, 2.0) - 0.1, 0.2), 1.05, 2.4)),
-        irregularity=float(rng.uniform(0.01, 0.07)),
+        irregularity=float(rng.uniform(0.01, 0.11 if recipe.grain else 0.07)),
         direction_rad=float(rng.uniform(-np.pi, np.pi)),
         direction_turn=float(rng.normal(0, 0.6)),
         direction_sharing=float(np.clip(morphology.direction_sharing + rng.normal(0, 0.25), 0, 0.98)),

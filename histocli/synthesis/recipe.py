@@ -11,6 +11,8 @@ class Recipe:
     """Some nuclei are faint, down to barely visible; the faintest are ignored."""
     chromatin: bool = True
     """Kinds of nuclei in the mixture measured in the reference; off: vesicular ones in a random share."""
+    grain: bool = True
+    """Chromatin as coarse as measured, which stretched textures are not; outlines less perfect than ellipses."""
     crowds: bool = True
     """Epithelium in ribbons, glands and sheets, nuclei pressed against their neighbours; clusters of lymphocytes."""
     fibres: bool = True
