@@ -26,9 +26,9 @@ COLUMNS = 4
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def tiles_of(paths: list[Path], count: int, seed: int) -> list[tuple[str, npt.NDArray[np.uint8]]]:
+def tiles_of(paths: list[Path], name: str, count: int, seed: int) -> list[tuple[str, npt.NDArray[np.uint8]]]:
     """Return half real crops, half patches, each pair from one image, in a random order."""
-    rng = rng_for(seed, "sheet")
+    rng = rng_for(seed, "sheet", name)
     chosen = [paths[i] for i in np.linspace(0, len(paths) - 1, count // 2).round().astype(int)]
     tiles = []
     for index, path in enumerate(chosen):
@@ -55,7 +55,7 @@ def main() -> None:
     for folder in options.sets.split(","):
         where = options.data / folder
         paths = sorted((where / "images" if (where / "images").exists() else where).glob("*.png"))
-        tiles = tiles_of(paths, options.tiles, options.seed)
+        tiles = tiles_of(paths, folder, options.tiles, options.seed)
         rows = [np.hstack([tile for _, tile in tiles[i : i + COLUMNS]]) for i in range(0, len(tiles), COLUMNS)]
         stem = folder.replace("/", "-")
         cv2.imwrite(str(options.out / f"{stem}.png"), np.vstack(rows)[..., ::-1])

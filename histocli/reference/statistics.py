@@ -17,7 +17,7 @@ from histocli.optics.stains import StainEstimate, estimate_stains, unmix
 from histocli.reference.calibration import UNCALIBRATED, Calibration
 from histocli.reference.chromatin import edge_softness, estimate_mixture
 from histocli.reference.morphology import Morphology
-from histocli.reference.rough import SMOOTHING_UM, RoughNuclei, blur_um, find_rough_nuclei
+from histocli.reference.rough import SMALLEST_UM2, SMOOTHING_UM, RoughNuclei, blur_um, find_rough_nuclei
 from histocli.reference.texture import NuclearTextures, cut_textures, remove_nuclei
 
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
@@ -59,6 +59,8 @@ class Appearance:
     tissue_fraction: float
     suspicious_fraction: float
     """Share of the image that may be missed nuclei, and is ignored."""
+    left_behind: int
+    """Such places as large as a nucleus: how many the background may still hold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,7 +283,13 @@ def _appearance(
         red_cell_fraction=float(red.mean()) if red.size else 0.0,
         tissue_fraction=float(rough.tissue.mean()),
         suspicious_fraction=float(rough.suspicious.mean()),
+        left_behind=_count_places(rough.suspicious, SMALLEST_UM2 / mpp**2),
     )
+
+
+def _count_places(mask: BoolMask, smallest_px: float) -> int:
+    _, _, statistics, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
+    return int((statistics[1:, cv2.CC_STAT_AREA] >= smallest_px).sum())
 
 
 def _fine_grain(optical_density: FloatArray, rough: RoughNuclei, contrast: float, mpp: float) -> float:

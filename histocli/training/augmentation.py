@@ -132,18 +132,30 @@ def vary_appearance(light: Tensor, settings: Augmentation, generator: torch.Gene
     if settings.transfer > 0:
         density = transfer_colours(density, settings.transfer, generator)
     density = torch.einsum("bij,bjhw->bihw", mixing.to(device), density) + offset.to(device)[:, :, None, None]
-    sigma = sometimes(batch, 0.35, generator) * uniform(batch, 0.3, settings.blur_px, generator)
-    varied = blur_each(optical_density_to_light(density), sigma.to(device))
-    strength = sometimes(batch, 0.35, generator) * uniform(batch, 0, 255 * settings.noise, generator)
-    noise = torch.randn(light.shape, generator=generator).to(device)
-    soft = sometimes(batch, 0.5, generator) * 0.8  # half the noise is coarse, as demosaicking and JPEG leave it
-    noise = blur_each(noise, soft.to(device)) * (1 + 1.5 * soft).to(device)[:, None, None, None]
-    varied = (varied + strength.to(device)[:, None, None, None] * noise).clamp(0, 255)
-    compressed = sometimes(batch, settings.jpeg, generator).nonzero()[:, 0]
-    quality = uniform(batch, *settings.jpeg_quality, generator)[compressed]
+    varied = optical_density_to_light(density)
+    # what a third of the crops goes through is computed for that third only
+    blurred = _chosen(batch, 0.35, generator)
+    if len(blurred):
+        sigma = uniform(len(blurred), 0.3, settings.blur_px, generator).to(device)
+        varied[blurred.to(device)] = blur_each(varied[blurred.to(device)], sigma)
+    noisy = _chosen(batch, 0.35, generator)
+    if len(noisy):
+        strength = uniform(len(noisy), 0, 255 * settings.noise, generator)
+        noise = torch.randn((len(noisy), *light.shape[1:]), generator=generator).to(device)
+        soft = sometimes(len(noisy), 0.5, generator) * 0.8  # half the noise is coarse, as demosaicking leaves it
+        noise = blur_each(noise, soft.to(device)) * (strength * (1 + 1.5 * soft)).to(device)[:, None, None, None]
+        varied[noisy.to(device)] += noise
+    varied = varied.clamp(0, 255)
+    compressed = _chosen(batch, settings.jpeg, generator)
     if len(compressed):
-        varied[compressed.to(device)] = compress_jpeg(varied[compressed.to(device)], quality.to(device))
+        quality = uniform(len(compressed), *settings.jpeg_quality, generator).to(device)
+        varied[compressed.to(device)] = compress_jpeg(varied[compressed.to(device)], quality)
     return varied
+
+
+def _chosen(batch: int, share: float, generator: torch.Generator) -> Tensor:
+    """Draw which of a batch something happens to."""
+    return sometimes(batch, share, generator).nonzero()[:, 0]
 
 
 def transfer_colours(density: Tensor, share: float, generator: torch.Generator) -> Tensor:

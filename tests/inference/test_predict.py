@@ -68,8 +68,8 @@ def test_thresholds_are_its_own():
     torch.manual_seed(0)
     segmenter = Segmenter(Architecture(channels=(4, 6)))
     maps = np.zeros((24, 24, 2), np.float32)
-    maps[4:20, 4:20] = 0.6
-    strict = Predictor(segmenter, mpp=0.5, device=CPU, dtype=torch.float32, thresholds=Thresholds(probability=0.7))
+    maps[4:20, 4:20] = 0.8
+    strict = Predictor(segmenter, mpp=0.5, device=CPU, dtype=torch.float32, thresholds=Thresholds(probability=0.9))
     plain = Predictor(segmenter, mpp=0.5, device=CPU, dtype=torch.float32)
     assert strict.instances(maps).max() == 0
     assert plain.instances(maps).max() == 1
