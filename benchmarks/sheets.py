@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def tiles_of(paths: list[Path], name: str, count: int, seed: int) -> list[tuple[str, npt.NDArray[np.uint8]]]:
     """Return half real crops, half patches, each pair from one image, in a random order."""
-    rng = rng_for(seed, "sheet", name)
+    rng = rng_for(seed, f"sheet of {name}")
     chosen = [paths[i] for i in np.linspace(0, len(paths) - 1, count // 2).round().astype(int)]
     tiles = []
     for index, path in enumerate(chosen):

@@ -57,7 +57,7 @@ def estimate_mixture(nuclei: Measurements, textures: NuclearTextures, softness: 
     kinds: dict[Kind, npt.NDArray[np.bool_]] = {
         Kind.APOPTOTIC: single & dark & (area < SMALL * typical_area_um2) & (elongation < 1.5),
         Kind.MITOTIC: ~single & dark & (area > SMALL * typical_area_um2),
-        Kind.SPINDLE: elongation > LONG,
+        Kind.SPINDLE: single & (elongation > LONG),  # a fused pair is long too
         Kind.LYMPHOCYTE: (
             single & (area > LYMPHOCYTE_UM2[0]) & (area < LYMPHOCYTE_UM2[1]) & (elongation < 1.35) & (contrast > median)
         ),

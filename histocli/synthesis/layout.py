@@ -25,6 +25,7 @@ RESTORED_JITTER_UM = 0.1
 LARGEST_MARGIN_UM = 0.2
 AREA_RANGE_UM2 = (8.0, 420.0)
 EVENNESS = 2.5  # of the mixture over patches: concentration of a Dirichlet distribution
+VESICULAR_PATCHES = 0.4
 ALONG_FIBRES = 1.8  # elongation from which nuclei follow the fibres
 LEAST_COHERENCE = 0.2
 EVEN_KIND: Mixture = tuple(float(kind is Kind.DENSE) for kind in Kind)
@@ -136,7 +137,13 @@ def draw_arrangement(
 def _vary(mixture: Mixture, rng: np.random.Generator) -> Mixture:
     """Draw the mixture of one patch widely around the reference's: one gland or one nodule is mostly of one kind."""
     shares = rng.gamma(np.maximum(np.asarray(mixture) * EVENNESS, 1e-3))
-    return tuple((shares / max(float(shares.sum()), 1e-9)).tolist())
+    shares /= max(float(shares.sum()), 1e-9)
+    if rng.random() < VESICULAR_PATCHES:
+        # the rough map hardly sees these, so every reference gets some patches that are full of them
+        vesicular = float(rng.uniform(0, 0.8))
+        shares *= 1 - vesicular
+        shares[Kind.VESICULAR] += vesicular
+    return tuple(shares.tolist())
 
 
 def place_nuclei(
