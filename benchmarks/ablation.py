@@ -253,6 +253,7 @@ def main() -> None:
                     rows.append(row)
                 table([row for row in rows if all(row.get(field) == value for field, value in key.items())])
     print()
+    print(report([row for row in rows if all(row.get(field) == value for field, value in common.items())]), "\n")
     table([row for row in rows if all(row.get(field) == value for field, value in common.items())])
 
 
@@ -263,6 +264,48 @@ def references(data: Path, pool: str, work: Path) -> list[Path]:
     for _ in map_unordered(analyse, missing, available_cpus(), "stopped"):
         pass
     return [folder for _, folder in wanted]
+
+
+def differences(full: list[dict[str, Any]], other: list[dict[str, Any]]) -> npt.NDArray[np.float64]:
+    """Bootstrap the mean over sets of the paired difference of AJI and PQ, other minus full; shape (3, 2): mean, low, high."""
+    rng = rng_for(0, "bootstrap")
+    by_set: dict[str, list[npt.NDArray[np.float64]]] = {}
+    for name in {row["set"] for row in other}:
+        for seed in {row["seed"] for row in other}:
+            pair = [[row for row in side if (row["set"], row["seed"]) == (name, seed)] for side in (full, other)]
+            if all(pair):
+                by_set.setdefault(name, []).append(np.array(pair[1][-1]["per_image"]) - np.array(pair[0][-1]["per_image"]))
+    of_sets = [np.mean(seeds, axis=0) for seeds in by_set.values()]
+    draws = [
+        np.mean([part[rng.integers(len(part), size=len(part))].mean(axis=0) for part in of_sets], axis=0) for _ in range(1000)
+    ]
+    mean = np.mean([part.mean(axis=0) for part in of_sets], axis=0)
+    return np.stack([mean, *np.percentile(draws, [2.5, 97.5], axis=0)])
+
+
+def report(rows: list[dict[str, Any]]) -> str:
+    """Return the rows of one commit as a table in Markdown, each arm against full."""
+    lines = [
+        "| arm | pool | seeds | AJI | PQ | difference of AJI | of PQ | worst set | lowest third | precision |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for pool in ("adapted", "foreign"):
+        mine = [row for row in rows if row["pool"] == pool]
+        full = [row for row in mine if row["arm"] == "full"]
+        for arm in dict.fromkeys(row["arm"] for row in mine):
+            part = [row for row in mine if row["arm"] == arm]
+            aji, pq = (float(np.mean([row["mean"][key] for row in part])) for key in ("aji", "pq"))
+            mean, low, high = differences(full, part) if full else np.zeros((3, 2))
+            gaps = [f"{mean[k]:+.3f} ({low[k]:+.3f} to {high[k]:+.3f})" if arm != "full" else "" for k in (0, 1)]
+            worst = min(part, key=lambda row: row["mean"]["aji"])
+            third = np.mean([row["recall_by_contrast"][0] for row in part])
+            precision = np.mean([row["precision"] for row in part])
+            seeds = ",".join(str(seed) for seed in sorted({row["seed"] for row in part}))
+            lines.append(
+                f"| {arm} | {pool} | {seeds} | {aji:.3f} | {pq:.3f} | {gaps[0]} | {gaps[1]} | {worst['set']} "
+                f"{worst['mean']['aji']:.3f} | {third:.2f} | {precision:.2f} |"
+            )
+    return "\n".join(lines)
 
 
 def table(rows: list[dict[str, Any]]) -> None:

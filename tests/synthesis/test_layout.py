@@ -9,22 +9,26 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from histocli.base.rng import rng_for
+from histocli.instances.kinds import Kind
 from histocli.instances.measurements import local_direction, measure
 from histocli.reference.statistics import measure_morphology
+from histocli.synthesis.directions import STEP_PX, DirectionField
 from histocli.synthesis.layout import (
+    EVEN_KIND,
     LEAST_TISSUE,
     MOST_HIDDEN,
     Sites,
     draw_arrangement,
     place_nuclei,
 )
+from histocli.synthesis.recipe import Recipe
 from tests.tissue import make_tissue
 
 MPP = 0.5
 NOWHERE = Sites(*(np.zeros(0, np.float32) for _ in range(5)), np.zeros(0, np.int64))
 TYPICAL = measure_morphology(np.zeros((8, 8), np.int32), np.ones((8, 8), bool), MPP)
 PLAIN = replace(
-    draw_arrangement(TYPICAL, rng_for(0, "plain")),
+    draw_arrangement(TYPICAL, EVEN_KIND, rng_for(0, "plain")),
     coverage=0.25,
     area_um2=45.0,
     log_area_sd=0.3,
@@ -38,13 +42,16 @@ PLAIN = replace(
     touching_share=0.3,
     in_place_share=0.0,
     restored_share=0.0,
+    mixture=EVEN_KIND,
+    crowds=0,
+    clusters=0,
 )
 
 
-def place(arrangement=PLAIN, *, side=128, tissue=None, sites=NOWHERE, mpp=MPP, seed=0):
+def place(arrangement=PLAIN, *, side=128, tissue=None, sites=NOWHERE, mpp=MPP, seed=0, fibres=None):
     if tissue is None:
         tissue = np.ones((side, side), bool)
-    return place_nuclei(arrangement, tissue, sites, mpp, rng_for(seed, "place"))
+    return place_nuclei(arrangement, tissue, sites, mpp, rng_for(seed, "place"), fibres)
 
 
 @settings(max_examples=25)
@@ -179,7 +186,7 @@ def test_what_is_drawn_follows_what_was_measured():
     def aims(**changes):
         tissue = make_tissue(192, **changes)
         morphology = measure_morphology(tissue.labels, np.ones(tissue.labels.shape, bool), MPP)
-        return [draw_arrangement(morphology, rng_for(seed, "aim")) for seed in range(60)]
+        return [draw_arrangement(morphology, EVEN_KIND, rng_for(seed, "aim")) for seed in range(60)]
 
     base, sparse, large, parallel = aims(), aims(spacing_um=28), aims(area_um2=100), aims(angle=0.3, elongation=2.0)
     assert np.mean([a.coverage for a in sparse]) < 0.5 * np.mean([a.coverage for a in base])
@@ -190,6 +197,7 @@ def test_what_is_drawn_follows_what_was_measured():
         assert 0 < aim.coverage < 1
         assert 0 <= aim.direction_sharing < 1
         assert 0 <= aim.touching_share <= 1
+        assert sum(aim.mixture) == pytest.approx(1)
 
 
 def test_restored_nuclei_are_those_of_the_reference_again():
@@ -208,3 +216,88 @@ def test_restored_nuclei_are_those_of_the_reference_again():
     assert np.abs(np.sin(found.orientation_rad - turned[own])).max() < 0.25
     # without the cause, no texture is bound to a place
     assert set(place(replace(arrangement, restored_share=0.0), sites=sites).own_textures) == {-1}
+
+
+def only(kind):
+    return tuple(float(each is kind) for each in Kind)
+
+
+def test_kinds_come_in_the_shares_asked_for():
+    mixture = tuple(0.5 * float(kind in (Kind.DENSE, Kind.SPINDLE)) for kind in Kind)
+    kinds = []
+    for seed in range(6):
+        layout = place(replace(PLAIN, mixture=mixture), side=160, seed=seed)
+        assert len(layout.kinds) == len(layout.outlines)
+        kinds += layout.kinds
+    assert set(kinds) == {Kind.DENSE, Kind.SPINDLE}
+    assert np.mean(np.equal(kinds, Kind.SPINDLE)) == pytest.approx(0.5, abs=0.12)
+
+
+def test_kinds_differ_in_size_and_shape():
+    """Measured on the labels, against dense nuclei of 45 um2."""
+
+    def shapes(kind):
+        layouts = (
+            place(replace(PLAIN, mixture=only(kind), touching_share=0, coverage=0.15, log_area_sd=0.05), side=192, seed=seed)
+            for seed in range(3)
+        )
+        found = [measure(layout.instance_labels, MPP) for layout in layouts]
+        area, elongation = (
+            np.concatenate([getattr(each, name)[~each.touches_border] for each in found]) for name in ("area_um2", "elongation")
+        )
+        return np.median(area), np.median(elongation)
+
+    dense, vesicular, spindle, lymphocyte, apoptotic = (
+        shapes(kind) for kind in (Kind.DENSE, Kind.VESICULAR, Kind.SPINDLE, Kind.LYMPHOCYTE, Kind.APOPTOTIC)
+    )
+    assert dense[0] == pytest.approx(45, rel=0.1)
+    assert vesicular[0] > 1.15 * dense[0]
+    assert spindle[1] > 2.2 > 1.9 > dense[1]
+    assert lymphocyte[0] == pytest.approx(28, rel=0.15)
+    assert lymphocyte[1] < 1.4
+    assert apoptotic[0] < 20
+
+
+def test_spindles_lie_along_fibres_and_round_nuclei_do_not():
+    def alignment(kind, fibres):
+        """Cosine of twice the angle between nuclei and the fibres at 0.7: 1 is along, 0 is any way."""
+        found = [
+            measure(
+                place(replace(PLAIN, mixture=only(kind), touching_share=0), side=160, seed=seed, fibres=fibres).instance_labels,
+                MPP,
+            )
+            for seed in range(3)
+        ]
+        return np.mean(np.cos(2 * (np.concatenate([each.orientation_rad[~each.touches_border] for each in found]) - 0.7)))
+
+    coarse = (160 // STEP_PX, 160 // STEP_PX)
+    field = DirectionField(np.full(coarse, 0.7, np.float32), np.full(coarse, 0.9, np.float32))
+    vague = replace(field, coherence=np.full(coarse, 0.05, np.float32))
+    assert alignment(Kind.SPINDLE, field) > 0.8
+    for loose in (vague, None):
+        assert alignment(Kind.SPINDLE, loose) < 0.65
+    assert alignment(Kind.LYMPHOCYTE, field) < 0.65
+
+
+def test_crowds_and_clusters_are_added_where_asked():
+    alone = place(replace(PLAIN, coverage=0.01), side=160)
+    assert len(alone.outlines) < 5
+    crowded = [place(replace(PLAIN, coverage=0.01, crowds=2), side=160, seed=seed) for seed in range(6)]
+    assert np.median([len(layout.outlines) for layout in crowded]) > 12
+    infiltrated = [place(replace(PLAIN, coverage=0.01, clusters=1), side=160, seed=seed) for seed in range(6)]
+    assert np.mean(np.concatenate([np.equal(layout.kinds, Kind.LYMPHOCYTE) for layout in infiltrated])) > 0.7
+
+
+def test_what_the_recipe_leaves_out_is_not_aimed_at():
+    mixture = tuple(np.full(len(Kind), 1 / len(Kind)).tolist())
+    plain = [draw_arrangement(TYPICAL, mixture, rng_for(seed, "aim"), Recipe.plain()) for seed in range(40)]
+    assert {(aim.crowds, aim.clusters, aim.mixture) for aim in plain} == {(0, 0, EVEN_KIND)}
+    full = [draw_arrangement(TYPICAL, mixture, rng_for(seed, "aim")) for seed in range(40)]
+    assert {aim.crowds for aim in full} >= {0, 1}
+    assert {aim.clusters for aim in full} == {0, 1}
+    for aim in full:
+        assert sum(aim.mixture) == pytest.approx(1)
+        assert min(aim.mixture) >= 0
+    # the mixture of patches varies around the reference's
+    np.testing.assert_allclose(np.mean([aim.mixture for aim in full], axis=0), mixture, atol=0.12)
+    assert np.std([aim.mixture[0] for aim in full]) > 0.1

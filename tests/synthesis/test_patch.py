@@ -1,6 +1,6 @@
 """Patches: labels and picture tell the same, each patch for itself."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -10,16 +10,18 @@ from scipy import ndimage
 from histocli.base.rng import rng_for
 from histocli.optics.density import optical_density_to_rgb, rgb_to_optical_density
 from histocli.reference.statistics import analyse_reference
+from histocli.synthesis import chromatin
 from histocli.synthesis import patch as module
 from histocli.synthesis.patch import draw_patch, paint_patches
+from histocli.synthesis.recipe import FULL_RECIPE, Recipe
 from tests.tissue import make_tissue
 
 CPU = torch.device("cpu")
 SIDE = 64
 
 
-def draw(reference, index=0, side=SIDE, seed=0):
-    return draw_patch(reference, side, rng_for(seed, "patch", index))
+def draw(reference, index=0, side=SIDE, seed=0, recipe=FULL_RECIPE):
+    return draw_patch(reference, side, rng_for(seed, "patch", index), recipe)
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +106,9 @@ def test_without_nuclei_the_picture_is_the_background(reference, glass, monkeypa
     assert drawing.instance_labels.max() == 0
     assert paint_patches([drawing], CPU).min() >= 254
     original = module.draw_arrangement
-    monkeypatch.setattr(module, "draw_arrangement", lambda *given: replace(original(*given), coverage=0.0))
-    drawing = draw(reference)
+    monkeypatch.setattr(module, "draw_arrangement", lambda *given: replace(original(*given), coverage=0.0, crowds=0))
+    # red cells, pigment, debris and folds are drawn into the background
+    drawing = draw(reference, recipe=FULL_RECIPE.without("distractors"))
     assert drawing.instance_labels.max() == 0
     assert np.abs(paint_patches([drawing], CPU)[0].astype(int) - bare(drawing)).max() <= 1
     # ...and the background is a piece of the reference, turned or mirrored
@@ -120,9 +123,22 @@ def test_patches_with_and_without_nuclei_share_a_batch(reference, glass):
     assert np.abs(together[1].astype(int) - paint_patches([draw(reference)], CPU)[0]).max() <= 1
 
 
-def test_a_reference_without_nuclei_lends_its_background(empty_reference):
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        FULL_RECIPE.without("crowds"),
+        pytest.param(
+            FULL_RECIPE,
+            marks=pytest.mark.xfail(
+                strict=True, reason="crowds are planned where the reference shows no nucleus, beyond the coverage"
+            ),
+        ),
+    ],
+    ids=["without crowds", "full"],
+)
+def test_a_reference_without_nuclei_lends_its_background(empty_reference, recipe):
     """Its nuclei, if any, are drawn in the colour of hematoxylin."""
-    drawings = [draw(empty_reference, index) for index in range(6)]
+    drawings = [draw(empty_reference, index, recipe=recipe) for index in range(6)]
     painted = paint_patches(drawings, CPU)
     for drawing, image in zip(drawings, painted, strict=True):
         check_labels(drawing.instance_labels)
@@ -151,7 +167,7 @@ def test_what_may_be_a_missed_nucleus_is_ignored_unless_covered(reference):
 
 
 def test_nuclei_too_pale_to_call_are_ignored(reference, monkeypatch):
-    monkeypatch.setattr(module, "LEAST_CONTRAST", 100.0)
+    monkeypatch.setattr(chromatin, "LEAST_CONTRAST", 100.0)
     drawing = draw(reference)
     assert drawing.instance_labels.max() == 0
     assert (drawing.instance_labels[drawing.layout.instance_labels > 0] == -1).all()
@@ -181,6 +197,76 @@ def test_sites_turn_and_mirror_with_the_crop():
         assert np.median(along[inside]) > np.median(across[inside]) + 0.1
         shapes.add(red.tobytes())
     assert len(shapes) == 16
+
+
+COMPONENTS = [field.name for field in fields(Recipe)]
+
+
+def test_a_plain_recipe_has_everything_off_and_each_component_switches_alone():
+    plain = Recipe.plain()
+    assert set(COMPONENTS) >= {"pale", "chromatin", "crowds", "fibres", "cytoplasm", "distractors", "noise_textures"}
+    for name in COMPONENTS:
+        assert getattr(plain, name) is False
+        on, off = plain.with_component(name), FULL_RECIPE.without(name)
+        assert [each for each in COMPONENTS if getattr(on, each)] == [name]
+        assert [each for each in COMPONENTS if getattr(off, each) != getattr(FULL_RECIPE, each)] == [name]
+        assert off.with_component(name) == FULL_RECIPE
+
+
+def seen(drawing):
+    """Return everything of a drawing that can differ, as bytes."""
+    looks = (drawing.nuclei, drawing.textures, drawing.grain, drawing.nucleoli)
+    return b"".join(values.tobytes() for values in (drawing.instance_labels, drawing.background, *looks))
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_each_component_changes_some_patch(reference, component):
+    if component == "noise_textures":  # it stands in only where hardly any nucleus is a clean one
+        few = replace(reference.textures, single=np.zeros_like(reference.textures.single))
+        reference = replace(reference, textures=few)
+    if component == "fibres":  # the background of the others has no direction
+        rows = np.arange(reference.background.shape[0])[:, None, None]
+        striped = (reference.background + 0.2 + 0.2 * np.sin(2 * np.pi * rows / 24)).astype(np.float32)
+        reference = replace(reference, background=striped)
+    changed = [
+        seen(draw(reference, index)) != seen(draw(reference, index, recipe=FULL_RECIPE.without(component))) for index in range(12)
+    ]
+    assert any(changed)
+
+
+def test_ghosts_are_ignored_and_the_others_are_labelled(reference, monkeypatch):
+    """Which nuclei are too pale to call is decided by hand here: every other one."""
+    original = chromatin.draw_appearances
+
+    def every_other(*given):
+        looks = original(*given)
+        return replace(looks, ghosts=np.arange(len(looks.ghosts)) % 2 == 1)
+
+    monkeypatch.setattr(module, "draw_appearances", every_other)
+    for index in range(4):
+        drawing = draw(reference, index)
+        owner = drawing.layout.instance_labels
+        odd = (owner > 0) & (owner % 2 == 1)
+        assert odd.any()
+        assert (drawing.instance_labels[odd] == -1).all()
+        assert (drawing.instance_labels[(owner > 0) & ~odd] > 0).all()
+        check_labels(drawing.instance_labels)
+
+
+def test_pale_nuclei_are_ghosts_and_strong_ones_are_not(reference):
+    """What is ignored adds less absorbance of red than what is labelled."""
+    strength = module.COLUMNS.index("strength")
+    ghosts, labelled = [], []
+    for index in range(16):
+        drawing = draw(reference, index)
+        for number in range(1, len(drawing.layout.outlines) + 1):
+            inside = drawing.layout.instance_labels == number
+            if inside.any():
+                group = ghosts if (drawing.instance_labels[inside] == -1).all() else labelled
+                group.append(drawing.nuclei[number, strength])
+    assert len(ghosts) > 3
+    assert len(labelled) > 20
+    assert np.median(ghosts) < 0.6 * np.median(labelled)
 
 
 @pytest.mark.gpu
