@@ -298,6 +298,8 @@ def test_what_the_recipe_leaves_out_is_not_aimed_at():
     for aim in full:
         assert sum(aim.mixture) == pytest.approx(1)
         assert min(aim.mixture) >= 0
-    # the mixture of patches varies around the reference's
-    np.testing.assert_allclose(np.mean([aim.mixture for aim in full], axis=0), mixture, atol=0.12)
-    assert np.std([aim.mixture[0] for aim in full]) > 0.1
+    # the mixture of patches follows the reference's, and varies widely around it
+    spindly = tuple(0.5 * float(kind in (Kind.DENSE, Kind.SPINDLE)) for kind in Kind)
+    drawn = [draw_arrangement(TYPICAL, spindly, rng_for(seed, "aim")).mixture[Kind.SPINDLE] for seed in range(60)]
+    assert np.mean(drawn) > np.mean([aim.mixture[Kind.SPINDLE] for aim in full]) + 0.15
+    assert np.std(drawn) > 0.1

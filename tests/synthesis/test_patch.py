@@ -8,6 +8,7 @@ import torch
 from scipy import ndimage
 
 from histocli.base.rng import rng_for
+from histocli.instances.kinds import Kind
 from histocli.optics.density import optical_density_to_rgb, rgb_to_optical_density
 from histocli.reference.statistics import analyse_reference
 from histocli.synthesis import chromatin
@@ -224,10 +225,13 @@ def test_each_component_changes_some_patch(reference, component):
     if component == "noise_textures":  # it stands in only where hardly any nucleus is a clean one
         few = replace(reference.textures, single=np.zeros_like(reference.textures.single))
         reference = replace(reference, textures=few)
-    if component == "fibres":  # the background of the others has no direction
+    if component == "fibres":  # neither are there spindle cells in this reference, nor has its background a direction
+        mixture = tuple(0.5 * float(kind in (Kind.DENSE, Kind.SPINDLE)) for kind in Kind)
+        statistics = reference.statistics
+        statistics = replace(statistics, appearance=replace(statistics.appearance, mixture=mixture))
         rows = np.arange(reference.background.shape[0])[:, None, None]
         striped = (reference.background + 0.2 + 0.2 * np.sin(2 * np.pi * rows / 24)).astype(np.float32)
-        reference = replace(reference, background=striped)
+        reference = replace(reference, background=striped, statistics=statistics)
     changed = [
         seen(draw(reference, index)) != seen(draw(reference, index, recipe=FULL_RECIPE.without(component))) for index in range(12)
     ]
