@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from histocli.base.rng import rng_for
+from histocli.instances.histograms import AREA_EDGES_UM2, ELONGATION_EDGES
+from histocli.reference.calibration import Calibration
 from histocli.reference.statistics import (
     QUANTILES,
     Reference,
@@ -135,6 +137,61 @@ def test_the_parts_of_a_reference_fit_each_other(reference):
     assert reference.ignored.shape == reference.tissue.shape == shape
     assert reference.textures.residual.shape[1:] == (3, FRAME_PX, FRAME_PX)
     assert len(reference.nuclei) == reference.statistics.morphology.n_nuclei
+
+
+def test_a_prediction_takes_the_place_of_the_rough_nuclei():
+    """The truth with every third nucleus left out is given as prediction: the numbers are those of its labels."""
+    tissue = make_tissue(192)
+    predicted = np.where(tissue.labels % 3 == 0, 0, tissue.labels).astype(np.int32)
+    rough = analyse(tissue.image)
+    found = analyse_reference(tissue.image, 0.5, "tissue.png", rng_for(0, "analyse"), predicted=predicted)
+    measured = measure_morphology(predicted, found.tissue, 0.5)
+    assert found.statistics.morphology == measured
+    assert measured.n_nuclei == len(np.unique(predicted)) - 1 < rough.statistics.morphology.n_nuclei
+    assert sorted(found.nuclei.id) == sorted(set(np.unique(predicted)) - {0})
+    # what only the rough map takes for nuclei is ignored; it stays in the background
+    left_out = (tissue.labels > 0) & (predicted == 0)
+    assert found.ignored[left_out].mean() > 0.9
+    assert not found.ignored[predicted > 0].any()
+    assert found.background[left_out, 0].mean() > 0.5
+    assert found.background[predicted > 0, 0].mean() < 0.3
+    # the rough map ignores none of these
+    assert rough.ignored[left_out].mean() < 0.1
+
+
+def test_a_prediction_may_find_what_the_rough_map_does_not():
+    tissue = make_tissue(128, nuclei=False, glass=True)
+    predicted = np.zeros((128, 128), np.int32)
+    predicted[60:72, 80:92], predicted[60:72, 8:20] = 1, 2  # the second on glass
+    found = analyse_reference(tissue.image, 0.5, "tissue.png", rng_for(0, "analyse"), predicted=predicted)
+    assert found.statistics.morphology.n_nuclei == 2
+    assert found.tissue[predicted > 0].all()
+    nothing = analyse_reference(tissue.image, 0.5, "tissue.png", rng_for(0, "analyse"), predicted=np.zeros((128, 128), np.int32))
+    assert nothing.statistics.morphology.n_nuclei == 0
+    assert len(nothing.textures) == 0
+
+
+def test_a_calibration_corrects_the_priors_and_nothing_else():
+    tissue = make_tissue(128)
+    plain = analyse(tissue.image)
+    calibration = Calibration(area_factor=0.8, recall=0.7)
+    corrected = analyse_reference(tissue.image, 0.5, "tissue.png", rng_for(0, "analyse"), calibration=calibration)
+    assert corrected.statistics.morphology == calibration.correct(plain.statistics.morphology)
+    np.testing.assert_array_equal(corrected.background, plain.background)
+    np.testing.assert_array_equal(corrected.nuclei.area_um2, plain.nuclei.area_um2)
+
+
+def test_histograms_and_mixture_are_shares(reference):
+    statistics = reference.statistics
+    assert sum(statistics.appearance.mixture) == pytest.approx(1)
+    for shares, edges in (
+        (statistics.morphology.area_shares, AREA_EDGES_UM2),
+        (statistics.morphology.elongation_shares, ELONGATION_EDGES),
+    ):
+        assert len(shares) == len(edges) - 1
+        assert sum(shares) == pytest.approx(1)
+    fullest = int(np.argmax(statistics.morphology.area_shares))
+    assert AREA_EDGES_UM2[fullest] / 1.3 <= 50 <= AREA_EDGES_UM2[fullest + 1] * 1.3
 
 
 def test_quantiles_of_nothing_are_the_fallback():

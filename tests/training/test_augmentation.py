@@ -1,11 +1,20 @@
 """Image and labels move together, and the generator decides all."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
-from histocli.training.augmentation import Augmentation, cut_crops, sometimes, uniform, vary_appearance
-from tests.tissue import paint_ellipses
+from histocli.training.augmentation import (
+    Augmentation,
+    compress_jpeg,
+    cut_crops,
+    sometimes,
+    transfer_colours,
+    uniform,
+    vary_appearance,
+)
+from tests.tissue import make_tissue, paint_ellipses
 
 
 def seeded(seed=0):
@@ -134,3 +143,119 @@ def test_draws_lie_where_they_should():
     chances = sometimes(2000, 0.2, seeded())
     assert set(chances.tolist()) == {0.0, 1.0}
     assert chances.mean() == pytest.approx(0.2, abs=0.04)
+
+
+def picture(height=96, width=128, seed=0):
+    """Return an image with edges, colours and noise, float32 of whole numbers, (1, 3, H, W)."""
+    rng = np.random.default_rng(seed)
+    tissue = make_tissue(128, seed=seed).image[:height, :width].astype(float)
+    return torch.from_numpy(np.clip(np.rint(tissue + rng.normal(0, 4, tissue.shape)), 0, 255).astype(np.float32)).permute(
+        2, 0, 1
+    )[None]
+
+
+def by_opencv(light, quality):
+    """Compress by libjpeg, with chroma at half resolution."""
+    image = np.ascontiguousarray(light[0].permute(1, 2, 0).numpy().astype(np.uint8)[..., ::-1])
+    settings = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]
+    coded = cv2.imencode(".jpg", image, settings)[1]
+    return torch.from_numpy(cv2.imdecode(coded, cv2.IMREAD_COLOR)[..., ::-1].astype(np.float32)).permute(2, 0, 1)[None]
+
+
+@pytest.mark.parametrize("quality", [25, 40, 50, 75, 90])
+def test_jpeg_is_what_the_reference_implementation_gives(quality):
+    light = picture()
+    found, expected = compress_jpeg(light, torch.tensor([float(quality)])), by_opencv(light, quality)
+    lost, lost_there = ((image - light).abs().mean().item() for image in (found, expected))
+    assert lost_there > 1
+    assert lost == pytest.approx(lost_there, rel=0.1)
+    assert (found - expected).abs().mean() < min(2.0, 0.5 * lost_there)
+
+
+def test_jpeg_of_the_highest_quality_loses_hardly_anything():
+    """All but the fine chroma, which an even hue does not have."""
+    grey = picture().mean(dim=1, keepdim=True).round().expand(-1, 3, -1, -1)
+    assert (compress_jpeg(grey, torch.tensor([100.0])) - grey).abs().mean() < 0.5
+    colour = picture()
+    best, good, bad = ((compress_jpeg(colour, torch.tensor([q])) - colour).abs().mean() for q in (100.0, 80.0, 25.0))
+    assert best < good < bad
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (7, 33), (16, 16), (50, 41)])
+def test_jpeg_keeps_the_shape(height, width):
+    light = picture(height, width)
+    found = compress_jpeg(light, torch.tensor([60.0]))
+    assert found.shape == light.shape
+    assert found.min() >= 0
+    assert found.max() <= 255
+    assert (found - light).abs().mean() < 12
+
+
+def test_each_image_has_its_own_quality():
+    light = picture().expand(3, -1, -1, -1)
+    together = compress_jpeg(light, torch.tensor([20.0, 60.0, 95.0]))
+    for index, quality in enumerate((20.0, 60.0, 95.0)):
+        torch.testing.assert_close(
+            together[index : index + 1], compress_jpeg(light[:1], torch.tensor([quality])), atol=1e-3, rtol=0
+        )
+
+
+def stained(batch=8):
+    """Densities whose means and spreads differ from image to image."""
+    base = torch.rand(batch, 3, 24, 24, generator=seeded(4))
+    amount = torch.linspace(0.2, 0.9, batch)[:, None, None, None]
+    return base * amount + amount
+
+
+def test_no_transfer_is_identity():
+    density = stained()
+    torch.testing.assert_close(transfer_colours(density, 0.0, seeded()), density, atol=1e-6, rtol=0)
+
+
+def test_transfer_moves_means_towards_those_of_another_image():
+    """After it, every mean lies between the image's own and that of one other, the same for all three colours."""
+    density = stained()
+    for seed in range(5):
+        moved = transfer_colours(density, 1.0, seeded(seed))
+        assert moved.shape == density.shape
+        own, new = density.mean(dim=(2, 3)), moved.mean(dim=(2, 3))
+        for k in range(len(own)):
+            ways = own - own[k]  # from this image's to each other's
+            step = new[k] - own[k]
+            if step.abs().max() < 1e-5:  # its own donor
+                continue
+            shares = step / torch.where(ways.abs() > 1e-6, ways, torch.inf)
+            fits = (shares.amax(dim=1) - shares.amin(dim=1) < 1e-3) & (shares.amin(dim=1) > 0.199) & (shares.amax(dim=1) < 1.001)
+            assert fits.any()
+        assert ((new - own).abs().max(dim=1).values > 0.01).sum() >= len(own) // 2
+
+
+def test_transfer_keeps_what_the_image_shows():
+    """Only mean and spread change: within a colour, moved is a rising straight line of what was."""
+    density = stained()
+    moved = transfer_colours(density, 1.0, seeded(1))
+    for before, after in zip(density.flatten(0, 1).flatten(1), moved.flatten(0, 1).flatten(1), strict=True):
+        assert torch.corrcoef(torch.stack([before, after]))[0, 1] > 0.9999
+        assert 0.59 < after.std() / before.std() < 1.61
+
+
+def test_transfer_and_jpeg_are_decided_by_the_generator():
+    density = stained()
+    first, again, other = (transfer_colours(density, 1.0, seeded(seed)) for seed in (1, 1, 2))
+    torch.testing.assert_close(first, again, atol=0, rtol=0)
+    assert not torch.equal(first, other)
+    light = picture().expand(6, -1, -1, -1)
+    all_settings = Augmentation(jpeg=1.0, transfer=1.0)
+    torch.testing.assert_close(
+        vary_appearance(light, all_settings, seeded(3)), vary_appearance(light, all_settings, seeded(3)), atol=0, rtol=0
+    )
+    torch.testing.assert_close(light, picture().expand(6, -1, -1, -1), atol=0, rtol=0)  # the input is left alone
+
+
+def test_jpeg_is_a_setting():
+    light = picture().expand(4, -1, -1, -1)
+    still = {"stain_gain": 0, "stain_mixing": 0, "underexposure": 0, "blur_px": 0.3, "noise": 0, "transfer": 0}
+    without, compressed = (
+        vary_appearance(light, Augmentation(**still, jpeg=share, jpeg_quality=(20, 20)), seeded(2)) for share in (0.0, 1.0)
+    )
+    torch.testing.assert_close(compressed, compress_jpeg(without, torch.full((4,), 20.0)), atol=0.01, rtol=0)
