@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from histocli.inference.predict import Predictor
 from histocli.instances.targets import Thresholds
@@ -90,3 +91,56 @@ def test_bfloat16_is_float32_up_to_rounding(predictor):
     found = half.maps(tiles)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, predictor.maps(tiles), atol=0.02)
+
+
+def blobs(height, width, seed=0):
+    """Return pale pixels with dark blobs, so that an image has something to decode."""
+    smooth = ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal((height, width)), 3)
+    level = np.where(smooth > 0.05, 60, 220)
+    return np.repeat(level[..., None], 3, axis=2).astype(np.uint8)
+
+
+def decoding(predictor):
+    """Let the predictor find nuclei in half of an untrained network's values."""
+    maps = predictor.maps(blobs(64, 64)[None])[0]
+    predictor.thresholds = Thresholds(
+        probability=float(np.median(maps[..., 0])), confidence=0.0, smallest_um2=0.5, smallest_core_um2=0.1
+    )
+    return predictor
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (61, 83), (17, 40), (1, 1), (3, 90)])
+def test_an_image_of_any_size_is_segmented(predictor, shape):
+    labels = decoding(predictor).segment(blobs(*shape))
+    assert labels.shape == shape
+    assert set(np.unique(labels)) == set(range(labels.max() + 1))
+
+
+def test_segmenting_is_cutting_from_the_mirrored_image(predictor):
+    """The oracle mirrors by index arithmetic, further than needed, and cuts the maps out of the middle."""
+    decoding(predictor)
+    found_any = False
+    for height, width in ((64, 64), (61, 83)):
+        image = blobs(height, width)
+        margin = predictor.halo_px + predictor.multiple_px
+        rows, columns = (
+            [
+                min(k % (2 * side), 2 * side - 1 - k % (2 * side))
+                for k in range(-margin, side + margin + -side % predictor.multiple_px)
+            ]
+            for side in (height, width)
+        )
+        mirrored = np.ascontiguousarray(image[rows][:, columns])
+        maps = predictor.maps(mirrored[None])[0, margin : margin + height, margin : margin + width]
+        expected = predictor.instances(np.ascontiguousarray(maps))
+        labels = predictor.segment(image)
+        assert ((labels > 0) == (expected > 0)).mean() > 0.999  # a hair may tip a pixel
+        found_any |= labels.max() > 3
+    assert found_any
+
+
+def test_segmenting_leaves_the_image_alone(predictor):
+    image = blobs(40, 50)
+    image.setflags(write=False)
+    first, again = decoding(predictor).segment(image), predictor.segment(image)
+    np.testing.assert_array_equal(first, again)

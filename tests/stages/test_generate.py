@@ -11,14 +11,26 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+import torch
 
 from histocli.base import interrupts
-from histocli.base.errors import InputNotFound, InvalidInput, Stopped, StoreExists, UnknownPixelSize, UnsupportedSlide
+from histocli.base.errors import (
+    InputNotFound,
+    InvalidInput,
+    InvalidStore,
+    Stopped,
+    StoreExists,
+    StoreNotFound,
+    UnknownPixelSize,
+    UnsupportedSlide,
+)
 from histocli.config.common import Execution
 from histocli.config.generate import GenerateConfig
+from histocli.model.segmenter import build_segmenter
 from histocli.stages import generate as stage
 from histocli.stages.generate import generate, reference_order
 from histocli.stores import patches
+from histocli.stores.models import ModelHeader, write_model
 from histocli.stores.patches import PatchStore
 from histocli.stores.provenance import partial_path
 from tests.tissue import make_tissue
@@ -352,3 +364,120 @@ def test_nothing_is_left_in_the_scratch_folder(folder, monkeypatch, tmp_path_fac
     with monkeypatch.context() as patched, pytest.raises(Stopped):
         run(folder, "b.zarr", track=stopping_after(0, patched), n=2)
     assert list(scratch.iterdir()) == []
+
+
+def write_network(path, seed, *, bias=0.0):
+    """Write an untrained network of the smallest size."""
+    torch.manual_seed(seed)
+    architecture = {"family": "unet", "channels": [2, 2]}
+    network = build_segmenter(architecture)
+    with torch.no_grad():
+        network.head.bias[:] = bias
+    write_model(path, network.state_dict(), ModelHeader(architecture=architecture, mpp=MPP, config_hash=str(seed)))
+    return path
+
+
+def dark_network(path):
+    """Write a network whose maps are the darkness of the stem's pixels: what is dark is nucleus."""
+    architecture = {"family": "unet", "channels": [2, 2]}
+    network = build_segmenter(architecture)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.ndim == 4 or parameter is network.head.bias:
+                parameter.zero_()
+        network.stem.convolution.weight[:, :, 1, 1] = -1 / 12
+        network.stem.normalisation.bias.fill_(1.0)
+        first, second = network.encoder[0]
+        level = network.decoder[0]
+        for block, offset in ((first, 0), (second, 0), (level["reduce"], 2), (level["mix"], 0)):
+            block.convolution.weight[0, offset, 1, 1] = 1
+            block.convolution.weight[1, offset + 1] = 1 / 9
+        network.head.weight[:4, 0, 1, 1] = 30
+        network.head.weight[4:, 1, 1, 1] = 4
+        network.head.bias[:4] = -30 * 1.35
+        network.head.bias[4:] = -4 * 1.35
+    write_model(path, network.state_dict(), ModelHeader(architecture=architecture, mpp=MPP, config_hash="dark"))
+    return path
+
+
+@pytest.fixture
+def few_calibrations(monkeypatch):
+    monkeypatch.setattr(stage, "CALIBRATION_PATCHES", 3)
+
+
+def test_priors_of_a_model_make_patches(folder, few_calibrations):
+    model = write_network(folder / "m.safetensors", 0, bias=-20)  # finds nothing
+    result = run(folder, n=2, priors=str(model))
+    assert result.status == "done"
+    store = PatchStore.open(folder / "a.zarr")
+    assert len(store) == 2
+    assert store.provenance.config["priors"] == str(model)
+    assert {record.statistics["morphology"]["n_nuclei"] for record in store.references} == {0}
+    run(folder, "again.zarr", n=2, priors=str(model))
+    assert_same(folder / "a.zarr", folder / "again.zarr")
+    # without it, the references do show nuclei
+    run(folder, "rough.zarr", n=2)
+    assert min(record.statistics["morphology"]["n_nuclei"] for record in PatchStore.open(folder / "rough.zarr").references) > 3
+
+
+def test_a_model_that_finds_what_is_dark_is_measured(folder, few_calibrations):
+    model = dark_network(folder / "m.safetensors")
+    run(folder, n=2, priors=str(model))
+    for record, side in zip(PatchStore.open(folder / "a.zarr").references, ((96, 96), (128, 80)), strict=True):
+        truth = make_tissue(96).labels if side == (96, 96) else make_tissue(128, seed=1).labels[:, :80]
+        found = record.statistics["morphology"]["n_nuclei"]
+        assert found == pytest.approx(len(np.unique(truth)) - 1, rel=0.4)
+
+
+def test_the_calibration_corrects_what_is_measured(folder, monkeypatch):
+    """Calibration patches whose comparison is decided by hand: half of the area, two thirds of the nuclei."""
+    model = dark_network(folder / "m.safetensors")
+    monkeypatch.setattr(stage, "CALIBRATION_PATCHES", 3)
+    found = {}
+    for name, answer in (("plain", ([], 0, 0)), ("half", ([0.5] * 20, 20, 30))):
+        monkeypatch.setattr(stage, "compare_areas", lambda *given, answer=answer: answer)
+        run(folder, f"{name}.zarr", n=2, priors=str(model))
+        found[name] = [record.statistics["morphology"] for record in PatchStore.open(folder / f"{name}.zarr").references]
+    for plain, half in zip(found["plain"], found["half"], strict=True):
+        assert plain["n_nuclei"] > 3
+        assert half["area_um2"] == pytest.approx([2 * area for area in plain["area_um2"]], rel=1e-3)
+        assert half["n_nuclei"] == round(plain["n_nuclei"] * 1.5)
+
+
+def test_another_model_is_another_store(folder, few_calibrations):
+    first, other = (write_network(folder / f"{seed}.safetensors", seed, bias=-20) for seed in (0, 1))
+    run(folder, n=1, priors=str(first))
+    assert run(folder, n=1, priors=str(first)).status == "skipped"
+    hashes = {PatchStore.open(folder / "a.zarr").provenance.config_hash}
+    with pytest.raises(StoreExists, match="other settings or inputs"):
+        run(folder, n=1, priors=str(other))
+    with pytest.raises(StoreExists, match="other settings or inputs"):
+        run(folder, n=1)
+    # the same file name with other contents is another model too
+    first.write_bytes(other.read_bytes())
+    with pytest.raises(StoreExists, match="other settings or inputs"):
+        run(folder, n=1, priors=str(first))
+    run(folder, n=1, priors=str(first), execution={"overwrite": True})
+    hashes.add(PatchStore.open(folder / "a.zarr").provenance.config_hash)
+    assert len(hashes) == 2
+
+
+def test_what_is_no_model_is_refused_before_any_work(folder, monkeypatch):
+    monkeypatch.setattr(stage, "_analyse", lambda *given: pytest.fail("work was done"))
+    with pytest.raises(StoreNotFound, match=r"gone.safetensors: no such model") as failure:
+        run(folder, priors=str(folder / "gone.safetensors"))
+    assert failure.value.exit_code == 3
+    (folder / "text.safetensors").write_text("no model at all, but a letter to a friend")
+    with pytest.raises(InvalidStore, match=r"text.safetensors"):
+        run(folder, priors=str(folder / "text.safetensors"))
+    assert not (folder / "a.zarr").exists()
+
+
+@pytest.mark.xfail(strict=True, reason="stages.generate._predictor keeps a model by its path, whatever the file holds later")
+def test_a_model_that_changes_under_its_name_is_read_again(folder, few_calibrations):
+    """Within one process: what a caller segmented before has no say."""
+    path = write_network(folder / "m.safetensors", 0, bias=-20)
+    run(folder, "nothing.zarr", n=2, priors=str(path))
+    dark_network(path)
+    run(folder, "dark.zarr", n=2, priors=str(path))
+    assert min(record.statistics["morphology"]["n_nuclei"] for record in PatchStore.open(folder / "dark.zarr").references) > 3

@@ -16,6 +16,7 @@ from histocli.base.errors import InvalidOption, InvalidStore, StoreExists, Store
 from histocli.config.common import Execution
 from histocli.config.info import InfoConfig
 from histocli.figures.sheets import MARGIN_PX
+from histocli.instances.histograms import AREA_EDGES_UM2, ELONGATION_EDGES
 from histocli.stages import info as stage
 from histocli.stages.info import info
 from histocli.stores import labels as label_stores
@@ -123,6 +124,64 @@ def test_a_patch_store_is_counted(patch_store):
     rows = rows_of(result)["patches · histosynth-patches/1"]
     assert rows["area_um2"] == "mean 6.5, median 6.5, 90 % within 4.25 to 8.75, all within 4 to 9"
     assert contents["content_hash"] == patches.PatchStore.open(patch_store).content_hash()
+
+
+def test_references_are_laid_beside_patches(patch_store):
+    """Patches: 4 and 9 um2, two squares that no border cuts; 2, 1 and 0 nuclei on 100 um2 each."""
+    result = describe(patch_store)
+    histograms = result.contents["histograms"]
+    assert set(histograms) == {"area_um2", "elongation", "nuclei_per_mm2"}
+    for both in histograms.values():
+        assert len(both["patches"]) == len(both["edges"]) - 1
+        assert sum(both["patches"]) == pytest.approx(1)
+    assert histograms["area_um2"]["patches"][0] == 1  # 4 lies below the first bin and counts in it
+    assert histograms["elongation"]["patches"][0] == 1
+    density = histograms["nuclei_per_mm2"]
+    assert density["patches"][0] == pytest.approx(1 / 3)
+    assert density["patches"][-1] == pytest.approx(1 / 3)  # 20000
+    # these references were measured without histograms
+    assert histograms["area_um2"]["references"] == []
+    titles = rows_of(result)
+    assert not [name for name in titles["references beside patches"] if name.startswith("area_um2") and "references" in name]
+    assert not [name for name in titles["patches · histosynth-patches/1"] if name.startswith("histograms")]
+
+
+def test_each_reference_counts_as_often_as_it_was_followed(tmp_path):
+    """One patch follows a reference with 10 nuclei in the first bin, two follow one with 30 nuclei in the second."""
+
+    def measured(n_nuclei, where, density):
+        bins = [0.0] * (len(AREA_EDGES_UM2) - 1)
+        bins[where] = 1.0
+        longs = [1.0] + [0.0] * (len(ELONGATION_EDGES) - 2)
+        return {
+            "morphology": {
+                "n_nuclei": n_nuclei, "density_per_mm2": density, "area_shares": bins, "elongation_shares": longs,
+            }
+        }  # fmt: skip
+
+    target = tmp_path / "patches.zarr"
+    references = [
+        patches.ReferenceRecord(name=name, sha256=name, mpp=0.5, mpp_source="given", statistics=statistics)
+        for name, statistics in (("a", measured(10, 0, 300.0)), ("b", measured(30, 1, 1200.0)))
+    ]
+    with patches.PatchStoreWriter.create(
+        target, n=3, patch_px=20, mpp=0.5, origin="initial", references=references,
+        provenance=provenance(patches.CONTRACT), resume=False, shippable=True,
+    ) as writer:  # fmt: skip
+        image, labels = np.zeros((3, 20, 20, 3), np.uint8), np.zeros((3, 20, 20), np.int32)
+        writer.write(range(3), image, labels, np.ones(3, np.float32), np.array([0, 1, 1], np.int32))
+        writer.finish()
+    result = describe(target)
+    histograms = result.contents["histograms"]
+    assert histograms["area_um2"]["references"][:3] == pytest.approx([10 / 70, 60 / 70, 0])
+    assert histograms["area_um2"]["patches"] == [0.0] * (len(AREA_EDGES_UM2) - 1)  # without nuclei
+    assert histograms["elongation"]["references"][0] == pytest.approx(1)
+    # 250 to 500 and 1000 to 1500 nuclei
+    assert histograms["nuclei_per_mm2"]["references"][:5] == pytest.approx([0, 1 / 3, 0, 2 / 3, 0])
+    rows = rows_of(result)["references beside patches"]
+    line = next(value for name, value in rows.items() if name.startswith("area_um2") and name.endswith("references"))
+    assert line == "|" + "▁█" + " " * (len(AREA_EDGES_UM2) - 3) + "|"
+    assert json.loads(json.dumps(result.to_json(), allow_nan=False))["contents"]["histograms"] == histograms
 
 
 def test_every_number_measured_on_a_reference_is_told(patch_store):
