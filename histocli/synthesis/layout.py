@@ -111,7 +111,9 @@ def draw_arrangement(
     median, weighted = morphology.typical_area_um2
     smallest, largest = np.clip([0.9 * median, 1.2 * weighted], 14, 150)
     typical = np.exp(rng.uniform(np.log(smallest), np.log(largest)))
-    crowded = recipe.crowds and rng.random() < np.clip(0.1 + 0.8 * morphology.touching_share, 0.1, 0.6)
+    # sparse tissue has few crowds: more of them everywhere helped dense laboratories and hurt sparse ones
+    crowding = 0.15 + 1.5 * morphology.nuclear_fraction + 0.4 * morphology.touching_share
+    crowded = recipe.crowds and rng.random() < np.clip(crowding, 0.2, 0.85)
     infiltrated = recipe.crowds and rng.random() < np.clip(1.5 * mixture[Kind.LYMPHOCYTE], 0.04, 0.35)
     return Arrangement(
         coverage=float(np.clip(morphology.nuclear_fraction * rng.uniform(0.6, 1.6), 0.02, 0.6)),
@@ -129,7 +131,7 @@ def draw_arrangement(
         in_place_share=float(rng.uniform(0.2, 0.9)),
         restored_share=float(rng.uniform(0, 1)),
         mixture=_vary(mixture, rng) if recipe.chromatin else EVEN_KIND,
-        crowds=int(crowded) * int(rng.integers(1, 3)),
+        crowds=int(crowded) * int(rng.integers(1, 4)),
         clusters=int(infiltrated),
     )
 
@@ -203,7 +205,7 @@ def _plan_crowds(arrangement: Arrangement, shape: tuple[int, ...], mpp: float, r
     size = (shape[0], shape[1])
     members: list[Member] = []
     for _ in range(arrangement.crowds):
-        vesicular = arrangement.mixture[Kind.VESICULAR] > rng.random()
+        vesicular = max(0.3, arrangement.mixture[Kind.VESICULAR]) > rng.random()
         area = arrangement.area_um2 * float(rng.uniform(0.9, 1.8 if vesicular else 1.3))
         kind = Kind.VESICULAR if vesicular else Kind.DENSE
         area_px = float(np.clip(area, *AREA_RANGE_UM2)) / mpp**2

@@ -13,7 +13,7 @@ from histocli.reference.statistics import Appearance
 
 COARSE = 4  # cytoplasm is smooth: it is drawn at a quarter of the resolution
 PIGMENT = np.array([0.55, 0.95, 1.45], np.float32)  # absorbances of brown
-CYTOPLASM_SHARE, RED_CELL_SHARE, PIGMENT_SHARE, DEBRIS_SHARE, FOLD_SHARE = 0.45, 0.04, 0.04, 0.2, 0.04
+CYTOPLASM_SHARE, RED_CELL_SHARE, PIGMENT_SHARE, DEBRIS_SHARE, FOLD_SHARE = 0.7, 0.04, 0.04, 0.2, 0.04
 RED_CELLS_SEEN = 0.3  # share of patches with red cells where the reference shows many
 
 
