@@ -371,9 +371,14 @@ def _analyse_source(job: _AnalyseJob) -> list[_Region] | str:
     return regions
 
 
-@lru_cache(maxsize=1)
 def _predictor(path: Path) -> Predictor:
-    """Load a model once per process."""
+    """Load a model once per process, and again when the file was rewritten."""
+    facts = path.stat()
+    return _load_predictor(path, facts.st_mtime_ns, facts.st_size)
+
+
+@lru_cache(maxsize=1)
+def _load_predictor(path: Path, modified_ns: int, size: int) -> Predictor:
     header, tensors = read_model(path)
     segmenter = build_segmenter(header.architecture)
     segmenter.load_state_dict(tensors)

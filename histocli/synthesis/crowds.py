@@ -116,10 +116,10 @@ def press(members: Sequence[Member], gap: float) -> list[Member]:
     opposite = (index + DIRECTIONS // 2) % DIRECTIONS
     mine, theirs = radii[first, index], radii[second, opposite]
     apart = distance[first, second]
-    line = apart * mine / (mine + theirs) * (1 - gap / 2)
+    meet = apart < (mine + theirs) * 1.05  # long nuclei may cross beside the line between centres that do not meet on it
+    line = apart * mine / (mine + theirs) * np.where(meet, 1 - gap / 2, 1)
     cosine = np.cos(ANGLES[None] - towards[:, None])
     limit = np.where(cosine > 0.05, line[:, None] / np.maximum(cosine, 0.05), np.inf)
-    limit[apart >= (mine + theirs) * 1.05] = np.inf  # neighbours that do not meet
     limits = np.full(radii.shape, np.inf)
     np.minimum.at(limits, first, limit)
     pressed = np.minimum(radii, limits)

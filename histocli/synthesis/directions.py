@@ -8,7 +8,8 @@ import numpy as np
 from histocli.base.types import FloatArray
 
 STEP_PX = 4  # the field is coarse: fibres turn over tens of micrometres
-GRADIENT_UM = 0.75
+GRADIENT_UM = 0.5
+GRADIENT_STEP_UM = 0.5
 NEIGHBOURHOOD_UM = 6.0
 
 
@@ -42,15 +43,21 @@ def fibre_directions(background: FloatArray, mpp: float) -> DirectionField:
     -------
     DirectionField
     """
-    step = STEP_PX if min(background.shape[:2]) >= 8 * STEP_PX else 1
-    small = cv2.resize(np.ascontiguousarray(background[..., 1]), None, fx=1 / step, fy=1 / step, interpolation=cv2.INTER_AREA)
-    small = cv2.GaussianBlur(small, (0, 0), GRADIENT_UM / mpp / step)
-    dy, dx = np.gradient(small)
-    sigma = NEIGHBOURHOOD_UM / mpp / step
-    xx, yy, xy = (cv2.GaussianBlur(np.asarray(part, np.float32), (0, 0), sigma) for part in (dx * dx, dy * dy, dx * dy))
+    green = np.ascontiguousarray(background[..., 1])
+    step = max(1, round(GRADIENT_STEP_UM / mpp))
+    if min(green.shape) < 8 * STEP_PX:
+        step = 1
+    if step > 1:
+        green = np.asarray(cv2.resize(green, None, fx=1 / step, fy=1 / step, interpolation=cv2.INTER_AREA), np.float32)
+    dy, dx = np.gradient(cv2.GaussianBlur(green, (0, 0), GRADIENT_UM / mpp / step))
+    # only the products may be shrunk further: gradients of fine fibres would alias
+    size = (max(1, background.shape[1] // STEP_PX), max(1, background.shape[0] // STEP_PX))
+    sigma = NEIGHBOURHOOD_UM / mpp / STEP_PX
+    xx, yy, xy = (
+        cv2.GaussianBlur(cv2.resize(np.asarray(part, np.float32), size, interpolation=cv2.INTER_AREA), (0, 0), sigma)
+        for part in (dx * dx, dy * dy, dx * dy)
+    )
     across = 0.5 * np.arctan2(2 * xy, xx - yy)
     coherence = np.hypot(xx - yy, 2 * xy) / np.maximum(xx + yy, 1e-9)
     angle = across + np.pi / 2
-    if step == 1:
-        angle, coherence = angle[::STEP_PX, ::STEP_PX], coherence[::STEP_PX, ::STEP_PX]
     return DirectionField(np.asarray(angle, np.float32), np.asarray(coherence, np.float32))

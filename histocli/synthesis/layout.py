@@ -25,6 +25,7 @@ RESTORED_JITTER_UM = 0.1
 LARGEST_MARGIN_UM = 0.2
 AREA_RANGE_UM2 = (8.0, 420.0)
 EVENNESS = 2.5  # of the mixture over patches: concentration of a Dirichlet distribution
+FEWEST_FOR_CROWDS = 3  # a reference without nuclei gets none
 VESICULAR_PATCHES = 0.4
 ALONG_FIBRES = 1.8  # elongation from which nuclei follow the fibres
 LEAST_COHERENCE = 0.2
@@ -113,8 +114,9 @@ def draw_arrangement(
     typical = np.exp(rng.uniform(np.log(smallest), np.log(largest)))
     # sparse tissue has few crowds: more of them everywhere helped dense laboratories and hurt sparse ones
     crowding = 0.15 + 1.5 * morphology.nuclear_fraction + 0.4 * morphology.touching_share
-    crowded = recipe.crowds and rng.random() < np.clip(crowding, 0.2, 0.85)
-    infiltrated = recipe.crowds and rng.random() < np.clip(1.5 * mixture[Kind.LYMPHOCYTE], 0.04, 0.35)
+    inhabited = recipe.crowds and morphology.n_nuclei >= FEWEST_FOR_CROWDS
+    crowded = inhabited and rng.random() < np.clip(crowding, 0.2, 0.85)
+    infiltrated = inhabited and rng.random() < np.clip(1.5 * mixture[Kind.LYMPHOCYTE], 0.04, 0.35)
     return Arrangement(
         coverage=float(np.clip(morphology.nuclear_fraction * rng.uniform(0.6, 1.6), 0.02, 0.6)),
         area_um2=float(typical),

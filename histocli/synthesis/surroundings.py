@@ -61,6 +61,7 @@ def add_cytoplasm(
     field = np.asarray(cv2.resize(field, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
     grain = _smooth_noise((height, width), float(rng.uniform(0.25, 0.8)) / mpp, rng)
     field *= np.clip(1 + float(rng.uniform(0.05, 0.3)) * grain, 0, 2)
+    field = np.minimum(field, 1)
     contrast = max(stains.appearance.contrast[2], 0.1)
     amount = contrast * float(rng.uniform(0.12, 0.6))
     return np.asarray(background + amount * field[..., None] * stains.hematoxylin, np.float32)
@@ -98,7 +99,7 @@ def add_distractors(background: FloatArray, tissue: BoolMask, stains: Stains, mp
         _add_specks(drawn, ys, xs, int(rng.integers(4, 30)), (0.3, 1.1), colour, float(rng.uniform(3, 12)), mpp, rng)
     if debris and len(ys):
         colour = stains.hematoxylin * max(appearance.contrast[3], 0.2) * float(rng.uniform(0.7, 1.4))
-        _add_specks(drawn, ys, xs, int(rng.integers(1, 8)), (0.35, 1.2), colour, 60.0, mpp, rng)
+        _add_specks(drawn, ys, xs, int(rng.integers(1, 8)), (0.35, 1.2), colour, 25.0, mpp, rng)
     if fold:
         drawn *= _fold(tissue.shape, mpp, rng)[..., None]
     return drawn
