@@ -180,7 +180,7 @@ def generate(
     if priors is not None:
         read_model_header(priors)  # refuses what is no model before any work is done
         used["priors"] = content_hash(priors)
-    fingerprint = config_hash(config, **used)
+    fingerprint = config_hash(replace(config, priors=None), **used)  # its content counts, not where it lies
     result = GenerateResult(
         output=str(out),
         status="planned",

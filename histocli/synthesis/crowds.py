@@ -57,6 +57,9 @@ def plan_epithelium(
     spacing = diameter * float(rng.uniform(0.85, 1.15))
     form = rng.choice(3, p=(0.4, 0.35, 0.25))
     places = _sheet(shape, spacing, rng) if form == 2 else _along_curve(shape, spacing, elongation, closed=form == 1, rng=rng)
+    margin = 1.5 * spacing  # what lies further outside neither shows nor presses
+    near = ((places[:, :2] > -margin) & (places[:, :2] < np.array(shape) + margin)).all(axis=1)
+    places = places[near]
     if len(places) > LARGEST_CROWD:
         places = places[np.argsort(np.hypot(*(places[:, :2] - places[rng.integers(len(places)), :2]).T))[:LARGEST_CROWD]]
     members = []

@@ -17,6 +17,7 @@ import numpy as np
 import orjson
 import pytest
 import tifffile
+import zarr
 
 from histocli.cli.app import run
 from histocli.cli.console import Screen
@@ -335,3 +336,12 @@ def test_a_full_disk_is_exit_6_and_loses_nothing_earlier(words, capsys, verb):
     with files_of_at_most(4096):
         one_error(capsys, 6, words[verb])
     assert run([*words[verb], "--resume"]) == 0
+
+
+def test_priors_come_from_a_model_on_the_command_line(house, tmp_path, capsys):
+    out = tmp_path / "second.zarr"
+    arguments = ["generate", str(house / "images"), "-o", str(out), *GENERATE]
+    assert run([*arguments, "--priors", str(house / "model.safetensors")]) == 0
+    assert zarr.open_group(out, mode="r").attrs["histosynth"]["config"]["priors"] == str(house / "model.safetensors")
+    capsys.readouterr()
+    one_error(capsys, 3, [*arguments, "--overwrite", "--priors", str(tmp_path / "none.safetensors")], "none.safetensors")

@@ -139,3 +139,14 @@ def test_small_holes_are_filled_by_their_size_in_micrometres(hole_px, filled):
     maps[40 : 40 + hole_px, 40 : 40 + hole_px, 0] = 0
     found = maps_to_instances(maps, MPP, Thresholds(largest_hole_um2=5.0))
     assert (found[41, 41] > 0) == filled
+
+
+def test_objects_of_low_mean_probability_are_dropped():
+    """One pixel above the cut is not enough: the mean over the object decides, at each object's own."""
+    maps = np.zeros((40, 80, 2), np.float32)
+    maps[10:30, 10:30] = 0.9
+    maps[10:30, 50:70] = 0.6
+    maps[20, 60] = 1.0
+    assert maps_to_instances(maps, 0.5).max() == 1
+    assert maps_to_instances(maps, 0.5, Thresholds(confidence=0.5)).max() == 2
+    assert maps_to_instances(maps, 0.5, Thresholds(confidence=0.95)).max() == 0

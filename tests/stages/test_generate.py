@@ -473,7 +473,6 @@ def test_what_is_no_model_is_refused_before_any_work(folder, monkeypatch):
     assert not (folder / "a.zarr").exists()
 
 
-@pytest.mark.xfail(strict=True, reason="stages.generate._predictor keeps a model by its path, whatever the file holds later")
 def test_a_model_that_changes_under_its_name_is_read_again(folder, few_calibrations):
     """Within one process: what a caller segmented before has no say."""
     path = write_network(folder / "m.safetensors", 0, bias=-20)

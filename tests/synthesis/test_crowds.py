@@ -53,12 +53,7 @@ def scattered(seed, elongation, n=25):
     [
         1.0,
         1.3,
-        pytest.param(
-            3.0,
-            marks=pytest.mark.xfail(
-                strict=True, reason="press: long nuclei that cross beside the line between their centres are not pressed"
-            ),
-        ),
+        3.0,
     ],
 )
 def test_what_is_pressed_does_not_overlap(elongation, gap):

@@ -26,13 +26,7 @@ def apart(angle, other):
     [
         (0.25, 6.0),
         (0.5, 12.0),
-        pytest.param(
-            0.5,
-            5.0,
-            marks=pytest.mark.xfail(
-                strict=True, reason="a quarter of the resolution is too coarse at 0.5 um: the gradient of fine fibres is biased"
-            ),
-        ),
+        (0.5, 5.0),
     ],
 )
 @pytest.mark.parametrize("angle", [-1.2, 0.3, 0.9])

@@ -27,6 +27,7 @@ from tests.tissue import make_tissue
 MPP = 0.5
 NOWHERE = Sites(*(np.zeros(0, np.float32) for _ in range(5)), np.zeros(0, np.int64))
 TYPICAL = measure_morphology(np.zeros((8, 8), np.int32), np.ones((8, 8), bool), MPP)
+INHABITED = replace(TYPICAL, n_nuclei=40, nuclear_fraction=0.2)
 PLAIN = replace(
     draw_arrangement(TYPICAL, EVEN_KIND, rng_for(0, "plain")),
     coverage=0.25,
@@ -292,7 +293,7 @@ def test_what_the_recipe_leaves_out_is_not_aimed_at():
     mixture = tuple(np.full(len(Kind), 1 / len(Kind)).tolist())
     plain = [draw_arrangement(TYPICAL, mixture, rng_for(seed, "aim"), Recipe.plain()) for seed in range(40)]
     assert {(aim.crowds, aim.clusters, aim.mixture) for aim in plain} == {(0, 0, EVEN_KIND)}
-    full = [draw_arrangement(TYPICAL, mixture, rng_for(seed, "aim")) for seed in range(40)]
+    full = [draw_arrangement(INHABITED, mixture, rng_for(seed, "aim")) for seed in range(40)]
     assert {aim.crowds for aim in full} >= {0, 1}
     assert {aim.clusters for aim in full} == {0, 1}
     for aim in full:

@@ -136,3 +136,12 @@ def test_textures_are_read_bilinearly(extent):
         square = textures[index[k], :, top : top + 2, left : left + 2].numpy()
         weights = np.outer([1 - (y - top), y - top], [1 - (x - left), x - left])
         np.testing.assert_allclose(found[k], (square * weights).sum(axis=(1, 2)), atol=2e-3)
+
+
+def test_an_edge_out_of_focus_fades_inwards():
+    """The middle keeps its colour, the border is paler, and nothing outside changes."""
+    sharp, soft = painted(canvas())[..., 0], painted(canvas(softness_px=4))[..., 0]
+    assert abs(sharp[MIDDLE] - soft[MIDDLE]) <= 1
+    border = (MIDDLE[0], MIDDLE[1] - RADIUS + 1)
+    assert soft[border] > sharp[border] + 15
+    assert abs(sharp[OUTSIDE] - soft[OUTSIDE]) <= 1

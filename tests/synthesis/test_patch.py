@@ -128,12 +128,7 @@ def test_patches_with_and_without_nuclei_share_a_batch(reference, glass):
     "recipe",
     [
         FULL_RECIPE.without("crowds"),
-        pytest.param(
-            FULL_RECIPE,
-            marks=pytest.mark.xfail(
-                strict=True, reason="crowds are planned where the reference shows no nucleus, beyond the coverage"
-            ),
-        ),
+        FULL_RECIPE,
     ],
     ids=["without crowds", "full"],
 )
@@ -270,7 +265,9 @@ def test_pale_nuclei_are_ghosts_and_strong_ones_are_not(reference):
                 group.append(drawing.nuclei[number, strength])
     assert len(ghosts) > 3
     assert len(labelled) > 20
-    assert np.median(ghosts) < 0.6 * np.median(labelled)
+    assert np.median(ghosts) < 0.75 * np.median(
+        labelled
+    )  # not of the strength alone: in dark cytoplasm stronger nuclei are ghosts too
 
 
 @pytest.mark.gpu

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from histocli.base.rng import rng_for
-from histocli.synthesis.shapes import ANGLES, DIRECTIONS, draw_outline
+from histocli.synthesis.shapes import ANGLES, DIRECTIONS, draw_outline, turned
 
 
 def polygon_area(outline):
@@ -71,3 +71,12 @@ def test_the_generator_decides_all():
     first, again, other = (draw_outline(500, 1.5, 0, 0.05, rng_for(seed, "outline")).radii_px for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
+
+
+def test_a_turned_outline_is_the_same_outline_elsewhere():
+    outline = draw_outline(400.0, 2.5, 0.2, 0.05, rng_for(0, "outline"))
+    turned_by = turned(outline, 0.2 + np.pi / 2)
+    np.testing.assert_allclose(np.sort(turned_by.radii_px), np.sort(outline.radii_px))
+    assert turned_by.radius_towards(0.9 + np.pi / 2) == pytest.approx(outline.radius_towards(0.9))
+    # to the nearest of the directions
+    assert abs(turned(outline, 1.0).orientation_rad - 1.0) <= np.pi / DIRECTIONS

@@ -1,0 +1,53 @@
+"""Laws of the label-free signs."""
+
+import numpy as np
+import pytest
+
+from histocli.metrics.selection import agreement, count_stability, reduce_contrast, selection_score, stability
+from histocli.optics.density import rgb_to_optical_density
+
+
+def grid(n: int, side: int = 5) -> np.ndarray:
+    """Return ``n`` squares in a row."""
+    labels = np.zeros((12, 12 * n + 12), np.int32)
+    for k in range(n):
+        labels[3 : 3 + side, 12 * k + 3 : 12 * k + 3 + side] = k + 1
+    return labels
+
+
+def test_agreement_is_one_with_itself_and_symmetric():
+    one, other = grid(4), grid(4)
+    other[other == 2] = 0
+    assert agreement(one, [one, one]) == 1
+    assert agreement(one, [other]) == pytest.approx(agreement(other, [one]))
+    # 3 of 3 + half a missed one: PQ = 3 / 3.5
+    assert agreement(one, [other]) == pytest.approx(3 / 3.5)
+    assert agreement(one, [one, other]) == pytest.approx((1 + 3 / 3.5) / 2)
+
+
+def test_stability_falls_with_every_nucleus_that_is_lost():
+    before = grid(5)
+    values, counts = [], []
+    for lost in range(6):
+        after = np.where(before <= lost, 0, before)
+        values.append(stability(before, after))
+        counts.append(count_stability(before, after))
+    assert values == sorted(values, reverse=True)
+    assert counts == pytest.approx([1, 4 / 5, 3 / 5, 2 / 5, 1 / 5, 0])
+    nothing = np.zeros_like(before)
+    assert count_stability(nothing, nothing) == 1
+
+
+def test_reduced_contrast_scales_absorbance():
+    image = np.arange(20, 236, dtype=np.uint8).reshape(8, 9, 3)
+    thin = reduce_contrast(image, 0.5)
+    before, after = rgb_to_optical_density(image, 256.0), rgb_to_optical_density(thin, 256.0)
+    np.testing.assert_allclose(after, 0.5 * before, atol=0.012)  # rounding to 8 bits
+    np.testing.assert_array_equal(reduce_contrast(image, 1.0), image)
+    assert reduce_contrast(np.full((1, 1, 3), 255, np.uint8)).min() == 255
+
+
+def test_a_model_that_misses_either_sign_is_no_choice():
+    assert selection_score(1, 1) == 1
+    assert selection_score(0.9, 0) == 0
+    assert selection_score(0.4, 0.9) == pytest.approx(0.6)
