@@ -21,7 +21,6 @@ its label-free scores stay in ``--work`` for ``benchmarks/selection.py``. Labels
 
 import argparse
 import json
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
@@ -32,6 +31,7 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 import torch
+from accuracy import commit
 from safetensors.torch import save_file
 
 from histocli.base.parallel import map_unordered
@@ -95,13 +95,6 @@ def arm_of(name: str) -> Arm:
 def arms() -> list[str]:
     """Return all arms, the most telling first."""
     return ["full", "plain", *(f"-{field.name}" for field in fields(Recipe)), *(f"-{name}" for name in WITHOUT)]
-
-
-def commit() -> str:
-    """Name the state of the code; ``+`` marks changes that are not committed."""
-    name = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
-    changed = subprocess.run(["git", "status", "--porcelain", "--", "histocli"], cwd=ROOT, capture_output=True, check=True)
-    return name.stdout.strip() + ("+" if changed.stdout.strip() else "")
 
 
 def images_of(data: Path, pool: str) -> list[Path]:

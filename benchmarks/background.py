@@ -11,7 +11,6 @@ control: it cannot do better than chance.
 
 import argparse
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
+from accuracy import commit
 from scipy.stats import rankdata
 from torch import nn
 from torch.nn import functional
@@ -119,14 +119,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "background.jsonl")
     options = parser.parse_args()
-    name = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
     paths: list[Path] = []
     for folder in options.sets.split(","):
         where = options.data / folder
         found = sorted((where / "images" if (where / "images").exists() else where).glob("*.png"))
         paths += found[:: max(1, len(found) // 30)]
     for kind in ("filled", "control"):
-        row = {"commit": name.stdout.strip(), "sets": options.sets, "steps": options.steps, "kind": kind}
+        row = {"commit": commit(), "sets": options.sets, "steps": options.steps, "kind": kind}
         row |= measure(paths, options.steps, kind == "control")
         print(row, flush=True)
         with options.results.open("a") as stream:
