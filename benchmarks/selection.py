@@ -21,13 +21,13 @@ from scipy.stats import spearmanr
 from histocli.base.system import reuse_freed_memory
 from histocli.inference.predict import Predictor
 from histocli.metrics.counts import count
-from histocli.metrics.selection import agreement, count_stability, reduce_contrast, selection_score, stability
+from histocli.metrics.selection import agreement, count_stability, reduce_contrast, stability
 from histocli.model.normalisation import glass_to_white
 from histocli.model.segmenter import architecture_of_size, build_segmenter
 from histocli.optics.density import white_level
 
 ROOT = Path(__file__).resolve().parent.parent
-SIGNS = ("agreement", "stability", "count_stability", "score")
+SIGNS = ("agreement", "stability", "count_stability", "product")
 
 
 def load(path: Path) -> Predictor:
@@ -77,7 +77,7 @@ def main() -> None:
     for name, of_set in values.items():
         means = {candidate: {key: float(np.mean(found)) for key, found in mine.items()} for candidate, mine in of_set.items()}
         for mine in means.values():
-            mine["score"] = selection_score(mine["agreement"], mine["stability"])
+            mine["product"] = mine["agreement"] * mine["stability"]
         truth_of = {key: [mine[key] for mine in means.values()] for key in ("aji", "pq")}
         report["sets"][name] = {
             "spearman": {

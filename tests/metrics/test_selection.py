@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from histocli.metrics.selection import agreement, count_stability, reduce_contrast, selection_score, stability
+from histocli.metrics.selection import agreement, count_stability, reduce_contrast, stability
 from histocli.optics.density import rgb_to_optical_density
 
 
@@ -45,9 +45,3 @@ def test_reduced_contrast_scales_absorbance():
     np.testing.assert_allclose(after, 0.5 * before, atol=0.012)  # rounding to 8 bits
     np.testing.assert_array_equal(reduce_contrast(image, 1.0), image)
     assert reduce_contrast(np.full((1, 1, 3), 255, np.uint8)).min() == 255
-
-
-def test_a_model_that_misses_either_sign_is_no_choice():
-    assert selection_score(1, 1) == 1
-    assert selection_score(0.9, 0) == 0
-    assert selection_score(0.4, 0.9) == pytest.approx(0.6)
