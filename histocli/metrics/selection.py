@@ -2,9 +2,9 @@
 
 Networks that learnt from differently made patches make different mistakes, so where they agree they are probably right:
 ``agreement`` is the score to choose by. Over 23 models it ranked the panoptic quality with a Spearman correlation of 0.63 to
-0.85 on three of five development sets, and of 0.27 and 0.42 on the other two, where the models differ least. Stability when contrast is
-lowered looked as plausible and ranked hardly anything, alone or together with agreement (``benchmarks/selection.py``); it is kept
-to be reported, not to choose by.
+0.85 on three of five development sets, and of 0.27 and 0.42 on the other two. Stability when
+contrast is lowered looked as plausible and ranked hardly anything, alone or together with agreement
+(``benchmarks/selection.py``); it is kept to be reported, not to choose by.
 """
 
 from collections.abc import Sequence
