@@ -20,6 +20,7 @@ FRAME_PX = 24  # side of a nuclear texture; the ellipse of the nucleus touches t
 FRAME_EXTENT = 1.2  # the frame shows the ellipse times this
 MOST_FRAGMENTS = 256  # textures kept per reference
 SCALES_UM = (1.5, 3.0, 6.0, 12.0, 40.0)  # of the guess behind a nucleus, from near to far
+DETAIL_UM = 2.5  # what is finer than this is copied; at 1 a critic found filled places with an AUC of 0.75, so with 0.66
 SURROUND_UM = 2.0  # the ring around a nucleus that its contrast is measured against
 
 
@@ -80,7 +81,7 @@ def remove_nuclei(optical_density: FloatArray, rough: RoughNuclei, mpp: float, r
         low += take[..., None] * estimate
         missing -= take
     low += missing[..., None] * (optical_density[trusted].mean(axis=0) if trusted.any() else optical_density.mean(axis=(0, 1)))
-    fine = blur_um(known, 1.0, mpp) / np.maximum(blur_um(weight, 1.0, mpp), 0.05)[..., None]
+    fine = blur_um(known, DETAIL_UM, mpp) / np.maximum(blur_um(weight, DETAIL_UM, mpp), 0.05)[..., None]
     detail = np.where(trusted[..., None], optical_density - fine, 0).astype(np.float32)
     filled = low + _borrow_detail(detail, trusted, hole, rng)
     soft = blur_um(hole.astype(np.float32), 0.4, mpp)[..., None]
