@@ -1,6 +1,7 @@
 """What is dark and no nucleus: basophilic cytoplasm, red cells, pigment, debris and folds.
 
-All are drawn in optical density on the background, before nuclei; their colours are the reference's own stains.
+All are drawn in optical density on the background, before nuclei; their colours are the reference's own stains, but for
+pigment, which is brown.
 """
 
 from dataclasses import dataclass

@@ -147,6 +147,7 @@ def test_objects_of_low_mean_probability_are_dropped():
     maps[10:30, 10:30] = 0.9
     maps[10:30, 50:70] = 0.6
     maps[20, 60] = 1.0
-    assert maps_to_instances(maps, 0.5).max() == 1
+    assert maps_to_instances(maps, 0.5).max() == 2
+    assert maps_to_instances(maps, 0.5, Thresholds(confidence=0.75)).max() == 1
     assert maps_to_instances(maps, 0.5, Thresholds(confidence=0.5)).max() == 2
     assert maps_to_instances(maps, 0.5, Thresholds(confidence=0.95)).max() == 0
