@@ -14,7 +14,7 @@ Pools
 adapted    References: ``references/tcga`` and the images (not the labels) of all sets.
 foreign    ``references/tcga`` and ``references/nuinsseg``: of the sets, only NuInsSeg shares a laboratory and is not scored.
 
-Patches stay in memory and references are taken apart once (``--work``). A row per arm, pool, set, seed, commit and steps is
+Patches stay in memory, arms of training alone share them, and references are taken apart once (``--work``). A row per arm, pool, set, seed, commit and steps is
 appended to ``--results``; rows that exist are not made again, so the command can be stopped and repeated. Each run's weights and
 its label-free scores stay in ``--work`` for ``benchmarks/selection.py``. Labels are read for scoring only.
 """
@@ -215,6 +215,7 @@ def main() -> None:
     reuse_freed_memory()
     state = commit()
     rows = [json.loads(line) for line in options.results.read_text().splitlines()] if options.results.exists() else []
+    kept: tuple[tuple[Recipe, str, int], PatchSet] | None = None
     common = {"commit": state, "steps": options.steps, "n": options.n, "size": options.size, "batch": options.batch}
     for seed in map(int, options.seeds.split(",")):
         for pool in options.pools.split(","):
@@ -226,9 +227,10 @@ def main() -> None:
                     continue
                 arm, started = arm_of(name), time.monotonic()
                 folders = references(options.data, pool, options.work / f"references-{state}")
-                patches = patches_of(folders, arm.recipe, options.n, seed)
+                if kept is None or kept[0] != (arm.recipe, pool, seed):
+                    kept = (arm.recipe, pool, seed), patches_of(folders, arm.recipe, options.n, seed)
                 drawn = time.monotonic()
-                predictor, loss = train(patches, arm, options.steps, seed, options.size, options.batch)
+                predictor, loss = train(kept[1], arm, options.steps, seed, options.size, options.batch)
                 trained = time.monotonic()
                 weights = (
                     options.work
