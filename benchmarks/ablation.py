@@ -14,9 +14,10 @@ Pools
 adapted    References: ``references/tcga`` and the images (not the labels) of all sets.
 foreign    ``references/tcga`` and ``references/nuinsseg``: of the sets, only NuInsSeg shares a laboratory and is not scored.
 
-Patches stay in memory, arms of training alone share them, and references are taken apart once (``--work``). A row per arm, pool, set, seed, commit and steps is
-appended to ``--results``; rows that exist are not made again, so the command can be stopped and repeated. Each run's weights and
-its label-free scores stay in ``--work`` for ``benchmarks/selection.py``. Labels are read for scoring only.
+Patches stay in memory, arms of training alone share them, and references are taken apart once (``--work``). A row per
+arm, pool, set, seed, commit and steps is appended to ``--results``; rows that exist are not made again, so the command can be
+stopped and repeated. Each run's weights and its label-free scores stay in ``--work`` for ``benchmarks/selection.py``. Labels
+are read for scoring only.
 """
 
 import argparse
