@@ -18,6 +18,7 @@ from histocli.reference.calibration import UNCALIBRATED, Calibration
 from histocli.reference.chromatin import edge_softness, estimate_mixture
 from histocli.reference.morphology import Morphology
 from histocli.reference.rough import SMALLEST_UM2, SMOOTHING_UM, RoughNuclei, blur_um, find_rough_nuclei
+from histocli.reference.sharpness import fine_detail
 from histocli.reference.texture import NuclearTextures, cut_textures, remove_nuclei
 
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
@@ -54,6 +55,10 @@ class Appearance:
     """Standard deviation of the absorbance of red within nuclei: how coarse their chromatin looks."""
     fine_grain: float
     """Spread of the absorbance of red within nuclei at less than half a micrometre, relative to the median contrast."""
+    fine_core: float
+    """Spread of transmitted light at less than about a pixel within nuclei, as a share of white: grain of sensor and chromatin."""
+    fine_edge: float
+    """The same along their borders: how sharp the image is there."""
     red_cell_fraction: float
     """Share of the tissue that is strongly eosinophilic and lets red through, as red cells do."""
     tissue_fraction: float
@@ -259,6 +264,7 @@ def _appearance(
     mpp: float,
 ) -> Appearance:
     concentrations = unmix(optical_density, stains.stain_matrix)[rough.tissue]
+    fine_core, fine_edge = fine_detail(np.exp(-optical_density), rough.labels > 0)
     single = textures.single
     softness = edge_softness(rough.darkness, rough.labels, nuclei, textures)
     clean = textures.residual[single, 0] if single.any() else textures.residual[:, 0]
@@ -280,6 +286,8 @@ def _appearance(
         mixture=estimate_mixture(nuclei, textures, softness, morphology.typical_area_um2[0]),
         grain_sd=float(clean[clean != 0].std()) if np.any(clean) else 0.1,
         fine_grain=_fine_grain(optical_density, rough, float(np.median(contrast)) if len(contrast) else 0.0, mpp),
+        fine_core=fine_core,
+        fine_edge=fine_edge,
         red_cell_fraction=float(red.mean()) if red.size else 0.0,
         tissue_fraction=float(rough.tissue.mean()),
         suspicious_fraction=float(rough.suspicious.mean()),

@@ -14,12 +14,16 @@ import numpy.typing as npt
 from histocli.base.types import BoolMask, FloatArray, InstanceLabels
 from histocli.instances.components import disk
 from histocli.instances.measurements import Measurements
-from histocli.reference.rough import RoughNuclei, blur_um
+from histocli.reference.rough import HALO_UM, RoughNuclei, blur_um
 
 FRAME_PX = 24  # side of a nuclear texture; the ellipse of the nucleus touches the sides of the inner 10/12
 FRAME_EXTENT = 1.2  # the frame shows the ellipse times this
 MOST_FRAGMENTS = 256  # textures kept per reference
 SCALES_UM = (1.5, 3.0, 6.0, 12.0, 40.0)  # of the guess behind a nucleus, from near to far
+FADE_UM = 0.5
+MOST_DONORS = 3  # places that one hole borrows from
+PENUMBRA = 0.2  # of the way from tissue to nuclei in darkness
+PENUMBRA_UM = 2.0  # from a rough nucleus
 DETAIL_UM = 2.5  # what is finer than this is copied; at 1 a critic found filled places with an AUC of 0.75, so with 0.66
 SURROUND_UM = 2.0  # the ring around a nucleus that its contrast is measured against
 
@@ -64,9 +68,9 @@ def remove_nuclei(optical_density: FloatArray, rough: RoughNuclei, mpp: float, r
         Optical density; untouched away from nuclei.
     """
     nuclei = rough.labels > 0
-    hole = cv2.dilate(nuclei.astype(np.uint8), disk(0.9 / mpp)).astype(bool)
-    if not hole.any():
+    if not nuclei.any():
         return optical_density.copy()
+    hole = _holes(rough, mpp)
     trusted = ~hole & ~rough.suspicious
     if trusted.mean() < 0.02:
         trusted = ~nuclei
@@ -82,31 +86,53 @@ def remove_nuclei(optical_density: FloatArray, rough: RoughNuclei, mpp: float, r
         missing -= take
     low += missing[..., None] * (optical_density[trusted].mean(axis=0) if trusted.any() else optical_density.mean(axis=(0, 1)))
     fine = blur_um(known, DETAIL_UM, mpp) / np.maximum(blur_um(weight, DETAIL_UM, mpp), 0.05)[..., None]
-    detail = np.where(trusted[..., None], optical_density - fine, 0).astype(np.float32)
-    filled = low + _borrow_detail(detail, trusted, hole, rng)
+    # next to a hole the image still holds the nucleus's border: detail fades out there, else arcs would be copied along
+    sure = np.clip(2.5 * blur_um(weight, FADE_UM, mpp) - 1.5, 0, 1)
+    sure = np.where(trusted, sure, 0).astype(np.float32)
+    filled = low + _borrow_detail((optical_density - fine).astype(np.float32), sure, hole, rng)
     soft = blur_um(hole.astype(np.float32), 0.4, mpp)[..., None]
     soft = np.where(nuclei[..., None], 1, soft)
     return np.maximum(optical_density * (1 - soft) + filled * soft, 0).astype(np.float32)
 
 
-def _borrow_detail(detail: FloatArray, trusted: BoolMask, hole: BoolMask, rng: np.random.Generator) -> FloatArray:
-    """Copy high frequencies into each hole from the shift of it, out of some, that meets the fewest holes."""
+def _holes(rough: RoughNuclei, mpp: float) -> BoolMask:
+    """Return what is taken out: nuclei, the ring of their edge, and their penumbra where focus is poor."""
+    nuclei = (rough.labels > 0).astype(np.uint8)
+    hole = cv2.dilate(nuclei, disk(HALO_UM / mpp)).astype(bool)
+    elsewhere = rough.darkness[rough.tissue & ~hole]
+    if elsewhere.size:
+        base, nuclear = float(np.median(elsewhere)), float(np.median(rough.darkness[nuclei > 0]))
+        dim = rough.darkness > base + PENUMBRA * (nuclear - base)
+        near = cv2.dilate(nuclei, disk(PENUMBRA_UM / mpp)).astype(bool) & dim
+        hole |= cv2.dilate(near.astype(np.uint8), disk(0.5 / mpp)).astype(bool)
+    return np.asarray(hole)
+
+
+def _borrow_detail(detail: FloatArray, sure: FloatArray, hole: BoolMask, rng: np.random.Generator) -> FloatArray:
+    """Copy high frequencies into each hole from shifts of it that meet few holes; later ones where the earlier are not sure."""
     count, labels, statistics, _ = cv2.connectedComponentsWithStats(hole.astype(np.uint8), connectivity=4)
     height, width = hole.shape
     result = np.zeros_like(detail)
     for k in range(1, count):
         left, top, w, h = statistics[k, :4]
         inside = labels[top : top + h, left : left + w] == k
-        best_share, best = -1.0, (0, 0)
-        for _ in range(10):
-            y, x = int(rng.integers(0, max(1, height - h + 1))), int(rng.integers(0, max(1, width - w + 1)))
-            share = float(trusted[y : y + h, x : x + w][inside].mean())
-            if share > best_share:
-                best_share, best = share, (y, x)
-            if share > 0.98:
+        missing = inside.astype(np.float32)
+        wanted = float(missing.sum())
+        for _ in range(MOST_DONORS):
+            best_gain, best = -1.0, (0, 0)
+            for _ in range(10):
+                y, x = int(rng.integers(0, max(1, height - h + 1))), int(rng.integers(0, max(1, width - w + 1)))
+                gain = float((missing * sure[y : y + h, x : x + w]).sum())
+                if gain > best_gain:
+                    best_gain, best = gain, (y, x)
+                if gain > 0.95 * float(missing.sum()):
+                    break
+            donor = slice(best[0], best[0] + h), slice(best[1], best[1] + w)
+            share = missing * sure[donor]
+            result[top : top + h, left : left + w] += share[..., None] * detail[donor]
+            missing -= share
+            if float(missing.sum()) < 0.1 * wanted:
                 break
-        source = detail[best[0] : best[0] + h, best[1] : best[1] + w]
-        result[top : top + h, left : left + w][inside] = source[inside]
     return result
 
 

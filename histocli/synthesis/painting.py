@@ -8,9 +8,11 @@ from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from histocli.optics.blur import blur_each
 from histocli.optics.density import optical_density_to_light
+from histocli.reference.sharpness import BORDER_PX, FEWEST_PIXELS, FINEST_PX
 
 COLUMNS = (
     "red",
@@ -30,6 +32,9 @@ pixels, share of the background that a clear middle lets through less, width in 
 inwards, index and gain of the texture, gain of the drawn grain of chromatin."""
 NUCLEOLUS_STRENGTH = 0.8
 CLUMP_STRENGTH = 0.35
+SHOWS = 0.6  # strength from which a nucleus is one that a rough map would have measured
+LEAST_KEPT = 0.15  # of the finest detail: below, a patch looks smeared
+MOST_NOISE = 3.0  # times that of the background
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,8 @@ class Canvas:
     """(B,) float32, standard deviation of the edges' blur."""
     white: Tensor
     """(B,) float32, level of glass."""
+    fine: Tensor
+    """(B, 2) float32, finest detail to reach within nuclei and along their borders, as a share of white; 0 leaves it alone."""
 
     def to(self, device: torch.device) -> "Canvas":
         """Move all tensors."""
@@ -95,23 +102,75 @@ def paint(canvas: Canvas, frame_extent: float) -> Tensor:
     clumps = CLUMP_STRENGTH * grain_gain * (grain - 0.5).clamp(min=0)  # chromatin that shows in a pale middle too
     opacity = profile * (1 + grain_gain * grain).clamp(0.2, 1.8) + clumps
     opacity = body * strength * (opacity + NUCLEOLUS_STRENGTH * at(canvas.nucleoli) * (1.15 - profile).clamp(min=0))
+    residual = sample_textures(
+        canvas.textures, texture[:, 0].long(), at(canvas.frame_u)[:, 0], at(canvas.frame_v)[:, 0], frame_extent
+    )
     drawn = place.new_zeros((5, batch * height * width), dtype=torch.float32)
     drawn[0, place] = opacity[:, 0]
-    drawn[1:4, place] = (opacity * colour).T
+    drawn[1:4, place] = (opacity * colour + residual * texture_gain * (body * opacity).clamp(0, 1)).T
     drawn[4, place] = (body * clearing * (1 - rimmed))[:, 0]
     drawn = blur_each(drawn.view(5, batch, height, width).transpose(0, 1), canvas.edge_px)
     cover, pigment, cleared = drawn[:, :1].clamp(max=1.3), drawn[:, 1:4], drawn[:, 4:]
 
-    residual = sample_textures(
-        canvas.textures, texture[:, 0].long(), at(canvas.frame_u)[:, 0], at(canvas.frame_v)[:, 0], frame_extent
-    )
-    detail = place.new_zeros((3, batch * height * width), dtype=torch.float32)
-    detail[:, place] = (residual * texture_gain * strength.clamp(max=1)).T
-    detail = detail.view(3, batch, height, width).transpose(0, 1) * cover.clamp(max=1)
-
-    density = canvas.background * (1 - cover) * (1 - cleared) + pigment + detail
+    density = canvas.background * (1 - cover) * (1 - cleared) + pigment
     light = optical_density_to_light(density.clamp(min=0), canvas.white[:, None, None, None])
-    return light.round().to(torch.uint8)
+    if bool((canvas.fine > 0).any()):
+        visible = drawn.new_zeros(batch * height * width)
+        visible[place] = (strength * (0.45 + 0.55 * core))[:, 0]
+        light = match_sharpness(light, canvas, visible.view(batch, 1, height, width), cover)
+    return light.round().clamp(0, 255).to(torch.uint8)
+
+
+def match_sharpness(light: Tensor, canvas: Canvas, visible: Tensor, cover: Tensor) -> Tensor:
+    """Bring the finest detail of painted nuclei to what the reference has, within them and along their borders.
+
+    Too much is taken away; within nuclei, too little is made up for by the detail of another place of the background, which
+    carries the noise of the sensor and the grain of the compression.
+
+    Parameters
+    ----------
+    light : Tensor of float32, shape (B, 3, H, W)
+        Painted, 0..255.
+    canvas : Canvas
+    visible : Tensor of float32, shape (B, 1, H, W)
+        How strongly the nucleus of each pixel shows; the faint are not measured, as the reference's are not.
+    cover : Tensor of float32, shape (B, 1, H, W)
+        Opacity.
+
+    Returns
+    -------
+    Tensor of float32, shape (B, 3, H, W)
+    """
+    batch = len(light)
+    sigma = torch.full((batch,), FINEST_PX, device=light.device)
+    fine = light - blur_each(light, sigma)
+    power = fine.square().mean(dim=1, keepdim=True)
+    owner = (canvas.owner > 0)[:, None].float()
+    span = 2 * BORDER_PX + 1
+    core = -functional.max_pool2d(-owner, span, stride=1, padding=BORDER_PX)
+    edge = functional.max_pool2d(owner, span, stride=1, padding=BORDER_PX) - core
+    shows = functional.max_pool2d((visible > SHOWS).float(), span, stride=1, padding=BORDER_PX)
+    change = torch.zeros_like(light)
+    for region, target in ((core, canvas.fine[:, 0]), (edge, canvas.fine[:, 1])):
+        judged = region * shows
+        pixels = judged.sum(dim=(1, 2, 3))
+        found = ((power * judged).sum(dim=(1, 2, 3)) / pixels.clamp(min=1)).sqrt() / canvas.white
+        known = (target > 0) & (pixels >= FEWEST_PIXELS) & (found > 0)
+        kept = torch.where(known, (target / found.clamp(min=1e-6)).clamp(LEAST_KEPT, 1), 1.0)
+        change = change - region * (1 - kept)[:, None, None, None] * fine
+        if region is core:
+            missing = torch.where(known, (target.square() - found.square()).clamp(min=0).sqrt(), 0.0) * canvas.white
+            noise = background_detail(canvas, sigma)
+            spread = noise.square().mean(dim=(1, 2, 3)).sqrt().clamp(min=1e-3)
+            change = change + (missing / spread).clamp(max=MOST_NOISE)[:, None, None, None] * noise * cover.clamp(max=1)
+    return light + change
+
+
+def background_detail(canvas: Canvas, sigma: Tensor) -> Tensor:
+    """Return the finest detail of the background, moved by half a patch so that it does not lie where it came from."""
+    height, width = canvas.owner.shape[1:]
+    light = optical_density_to_light(canvas.background, canvas.white[:, None, None, None])
+    return (light - blur_each(light, sigma)).roll((height // 2, width // 2), dims=(2, 3))
 
 
 def sample_textures(textures: Tensor, index: Tensor, u: Tensor, v: Tensor, extent: float) -> Tensor:

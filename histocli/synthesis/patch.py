@@ -21,6 +21,7 @@ from histocli.synthesis.painting import COLUMNS, Canvas, paint
 from histocli.synthesis.recipe import FULL_RECIPE, Recipe
 from histocli.synthesis.surroundings import Stains, add_cytoplasm, add_distractors
 
+SHARPNESS_SD = 0.2  # of the logarithm
 WORTH_DRAWING = 0.3  # share of tissue that a crop should have, if some tries find one
 
 
@@ -42,6 +43,8 @@ class Drawing:
     """(T, 3, FRAME_PX, FRAME_PX)."""
     edge_px: float
     white: float
+    fine: tuple[float, float]
+    """Finest detail to reach within nuclei and along their borders; 0 leaves it as it is."""
 
 
 def draw_patch(reference: Reference, patch_px: int, rng: np.random.Generator, recipe: Recipe = FULL_RECIPE) -> Drawing:
@@ -75,6 +78,8 @@ def draw_patch(reference: Reference, patch_px: int, rng: np.random.Generator, re
     looks = draw_appearances(reference, layout, background, stains.hematoxylin, recipe, rng)
     labels = np.where((layout.instance_labels == 0) & ignored, -1, layout.instance_labels)
     labels = renumber(np.where(looks.ghosts[np.maximum(labels, 0)], -1, labels).astype(np.int32))
+    edge_px = float(np.clip(appearance.edge_um * rng.uniform(0.8, 1.8) / reference.mpp, 0.35, 1.7))
+    sharper = np.exp(rng.normal(0, SHARPNESS_SD, size=2)).tolist()  # focus differs from place to place
     return Drawing(
         instance_labels=labels,
         layout=layout,
@@ -83,8 +88,9 @@ def draw_patch(reference: Reference, patch_px: int, rng: np.random.Generator, re
         grain=draw_grain(patch_px, reference.mpp, rng),
         nuclei=looks.table,
         textures=looks.textures,
-        edge_px=float(np.clip(appearance.edge_um * rng.uniform(0.8, 1.8) / reference.mpp, 0.35, 1.7)),
+        edge_px=edge_px,
         white=appearance.white_level,
+        fine=(appearance.fine_core * sharper[0], appearance.fine_edge * sharper[1]) if recipe.sharpness else (0.0, 0.0),
     )
 
 
@@ -127,6 +133,7 @@ def paint_patches(drawings: Sequence[Drawing], device: torch.device) -> np.ndarr
         textures=torch.from_numpy(np.concatenate(textures)),
         edge_px=torch.tensor([drawing.edge_px for drawing in drawings], dtype=torch.float32),
         white=torch.tensor([drawing.white for drawing in drawings], dtype=torch.float32),
+        fine=torch.tensor([drawing.fine for drawing in drawings], dtype=torch.float32),
     )
     with torch.inference_mode():
         painted = paint(canvas.to(device), FRAME_EXTENT)

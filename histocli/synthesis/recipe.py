@@ -23,6 +23,8 @@ class Recipe:
     """Red cells, pigment, debris and folds: dark, and not nuclei."""
     noise_textures: bool = True
     """Where hardly any fragment is one nucleus, chromatin is fitted noise instead of pieces of several nuclei."""
+    sharpness: bool = True
+    """Nuclei as sharp and as noisy as the reference's, within and along their borders."""
 
     @classmethod
     def plain(cls) -> "Recipe":

@@ -1,0 +1,162 @@
+"""The refiner: it repaints the nuclei of a synthetic patch in the manner of a reference image.
+
+Residual and fully convolutional: what it returns is a change of optical density, zero before training, and zero wherever the
+gate is closed. The style of the reference, pooled inside its nuclei and between them, modulates every block (feature-wise
+affine modulation, Perez et al. 2018). It sees optical density, in which stains add up.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from histocli.base.errors import InvalidStore
+
+SLOPE = 0.1  # of the leaky rectifiers
+LARGEST_CHANGE = 0.7  # of optical density: a dense nucleus absorbs about 1.2
+NOISE_CHANNELS = 1
+CHANNELS_IN = 3 + 1 + NOISE_CHANNELS  # optical density, nuclei, noise: chromatin is not a function of its outline
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefinerArchitecture:
+    """What has to be known to build a refiner before its weights are loaded."""
+
+    family: str = "modulated-residual"
+    width: int = 24
+    blocks: int = 4
+    style: int = 64
+
+
+class ModulatedBlock(nn.Module):
+    """Two convolutions whose features between them are scaled and shifted by a style, added to the input."""
+
+    def __init__(self, width: int, style: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+        self.modulation = nn.Linear(style, 2 * width)
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        """Map (N, C, H, W) and (N, S) to (N, C, H, W)."""
+        scale, shift = self.modulation(style)[:, :, None, None].chunk(2, dim=1)
+        hidden = self.first(functional.leaky_relu(x, SLOPE)) * (1 + scale) + shift
+        changed: Tensor = x + self.second(functional.leaky_relu(hidden, SLOPE))
+        return changed
+
+
+class StyleEncoder(nn.Module):
+    """What an image looks like inside its nuclei and between them, as one vector."""
+
+    def __init__(self, width: int, style: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(48, 2 * width, 3, padding=1),
+            nn.LeakyReLU(SLOPE),
+            nn.Conv2d(2 * width, 2 * width, 3, padding=1),
+            nn.LeakyReLU(SLOPE),
+        )
+        self.head = nn.Linear(4 * width, style)
+
+    def forward(self, optical_density: Tensor, nuclei: Tensor) -> Tensor:
+        """Map (N, 3, H, W) and (N, 1, H, W), 1 in nuclei, to (N, style); sides are multiples of 4."""
+        features = self.features(functional.pixel_unshuffle(optical_density, 4)).float()
+        inside = functional.avg_pool2d(nuclei.float(), 4)
+        pooled = [(features * mask).sum(dim=(2, 3)) / (mask.sum(dim=(2, 3)) + 1) for mask in (inside, 1 - inside)]
+        encoded: Tensor = self.head(torch.cat(pooled, dim=1))
+        return encoded
+
+
+class Refiner(nn.Module):
+    """Changes the optical density of nuclei.
+
+    Parameters
+    ----------
+    architecture : RefinerArchitecture
+    """
+
+    def __init__(self, architecture: RefinerArchitecture) -> None:
+        super().__init__()
+        self.architecture = architecture
+        width, style = architecture.width, architecture.style
+        self.encoder = StyleEncoder(width, style)
+        self.stem = nn.Conv2d(4 * CHANNELS_IN, width, 3, padding=1)
+        self.down = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)
+        self.blocks = nn.ModuleList(ModulatedBlock(2 * width, style) for _ in range(architecture.blocks))
+        self.up = nn.Conv2d(2 * width, width, 3, padding=1)
+        self.fine = ModulatedBlock(width, style)
+        self.head = nn.Conv2d(width, 12, 3, padding=1)
+        nn.init.zeros_(self.head.weight)
+        assert self.head.bias is not None
+        nn.init.zeros_(self.head.bias)
+
+    @property
+    def multiple_px(self) -> int:
+        """Sides of the input must be multiples of this."""
+        return 4
+
+    def forward(
+        self,
+        optical_density: Tensor,
+        nuclei: Tensor,
+        noise: Tensor,
+        gate: Tensor,
+        style_density: Tensor,
+        style_nuclei: Tensor,
+    ) -> Tensor:
+        """Return the change of optical density.
+
+        Parameters
+        ----------
+        optical_density : Tensor of float, shape (N, 3, H, W)
+            Of the initial patch.
+        nuclei : Tensor of float, shape (N, 1, H, W)
+            1 in labelled nuclei.
+        noise : Tensor of float, shape (N, 1, H, W)
+            Standard normal.
+        gate : Tensor of float, shape (N, 1, H, W)
+            How far each pixel may change, 0..1.
+        style_density : Tensor of float, shape (N, 3, h, w)
+            Optical density of the reference; any sides that are multiples of 4.
+        style_nuclei : Tensor of float, shape (N, 1, h, w)
+            1 in nuclei of the reference, as far as they are known.
+
+        Returns
+        -------
+        Tensor of float32, shape (N, 3, H, W)
+        """
+        style = self.encoder(style_density, style_nuclei)
+        planes = torch.cat([optical_density, nuclei, noise], dim=1)
+        fine = self.stem(functional.pixel_unshuffle(planes, 2))
+        x = self.down(functional.leaky_relu(fine, SLOPE))
+        for block in self.blocks:
+            x = block(x, style)
+        x = self.up(functional.interpolate(functional.leaky_relu(x, SLOPE), scale_factor=2, mode="nearest"))
+        x = self.fine(x + fine, style)
+        raw = functional.pixel_shuffle(self.head(functional.leaky_relu(x, SLOPE)), 2).float()
+        return gate * LARGEST_CHANGE * torch.tanh(raw)
+
+
+def build_refiner(architecture: dict[str, Any] | None = None) -> Refiner:
+    """Build a refiner, its change zero everywhere, from its JSON description; the usual one without.
+
+    Raises
+    ------
+    InvalidStore
+        A family or shape that this version does not know.
+    """
+    if architecture is None:
+        return Refiner(RefinerArchitecture())
+    sizes = {name: architecture.get(name) for name in ("width", "blocks", "style")}
+    if architecture.get("family") != "modulated-residual" or not all(
+        isinstance(n, int) and 0 < n <= 1024 for n in sizes.values()
+    ):
+        raise InvalidStore(f"refiner architecture {architecture} is not known to this version; update histosynth")
+    return Refiner(RefinerArchitecture(**sizes))  # type: ignore[arg-type]  # checked above
+
+
+def describe_refiner(refiner: Refiner) -> dict[str, Any]:
+    """Return the JSON description that ``build_refiner`` takes."""
+    return asdict(refiner.architecture)

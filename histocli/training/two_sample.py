@@ -1,0 +1,272 @@
+"""Two samples of pictures: can a network tell them apart? Used to judge realism and to weigh patches.
+
+A classifier is never asked about pictures whose image it has learnt from: folds are made of whole images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.stats import rankdata
+from torch import Tensor
+from torch.nn import functional
+
+from histocli.base.rng import rng_for
+from histocli.model.classifier import Classifier
+
+WEIGHT_DECAY = 1e-2
+WARM_UP = 0.1
+
+
+def area_under_curve(real: npt.ArrayLike, synthetic: npt.ArrayLike) -> float:
+    """Return the chance that a real item scores above a synthetic one, ties counting half (Mann and Whitney 1947).
+
+    Parameters
+    ----------
+    real, synthetic : array_like, 1-D
+        Scores; NaN is left out.
+
+    Returns
+    -------
+    float
+        0..1; 0.5 where nothing can be told, NaN where one side is empty.
+    """
+    first, second = (np.asarray(values, np.float64) for values in (real, synthetic))
+    first, second = first[~np.isnan(first)], second[~np.isnan(second)]
+    if not len(first) or not len(second):
+        return float("nan")
+    ranks = rankdata(np.concatenate([first, second]))[: len(first)]
+    return float((ranks.sum() - len(first) * (len(first) + 1) / 2) / (len(first) * len(second)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoSampleSchedule:
+    """How a classifier is trained."""
+
+    folds: int = 3
+    steps: int = 200
+    batch: int = 16
+    """Crops of each kind in a step."""
+    crop_px: int = 128
+    learning_rate: float = 2e-3
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What classifiers say about pictures that they have not learnt from."""
+
+    real: npt.NDArray[np.float64]
+    """(n,), logits of being real."""
+    synthetic: npt.NDArray[np.float64]
+    """(m,)."""
+    real_images: npt.NDArray[np.int64]
+    """(n,), which image each comes from."""
+    synthetic_images: npt.NDArray[np.int64]
+
+    @property
+    def auc(self) -> float:
+        """Area under the curve; 0.5 means that the two cannot be told apart."""
+        return area_under_curve(self.real, self.synthetic)
+
+    def interval(self, draws: int = 1000, seed: int = 0) -> tuple[float, float]:
+        """Return the 95 % bootstrap interval of the AUC, drawing whole images."""
+        rng = rng_for(seed, "auc")
+        values = []
+        for _ in range(draws):
+            sides = []
+            for scores, images in ((self.real, self.real_images), (self.synthetic, self.synthetic_images)):
+                names, inverse = np.unique(images, return_inverse=True)
+                times = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))
+                sides.append(np.repeat(scores, times[inverse]))
+            values.append(area_under_curve(*sides))
+        low, high = np.nanpercentile(values, [2.5, 97.5])
+        return float(low), float(high)
+
+
+def folds_of(images: npt.NDArray[np.integer], folds: int, seed: int) -> npt.NDArray[np.int64]:
+    """Give every image number one of ``folds`` folds, evenly and at random; patches of an image share its fold."""
+    names = np.unique(images)
+    fold = rng_for(seed, "folds").permutation(len(names)) % folds
+    return np.asarray(fold[np.searchsorted(names, images)], np.int64)
+
+
+def judge(
+    real: npt.NDArray[np.uint8],
+    synthetic: npt.NDArray[np.uint8],
+    real_images: npt.NDArray[np.integer],
+    synthetic_images: npt.NDArray[np.integer],
+    schedule: TwoSampleSchedule,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Verdict:
+    """Train one fresh classifier per fold on the other folds, and let it judge its own.
+
+    Parameters
+    ----------
+    real : ndarray of uint8, shape (n, H, W, 3)
+        Real patches.
+    synthetic : ndarray of uint8, shape (m, H, W, 3)
+    real_images, synthetic_images : ndarray of int
+        Which image each patch shows or was made from, in one numbering: the two kinds share folds.
+    schedule : TwoSampleSchedule
+    device : torch.device
+    dtype : torch.dtype
+        Number format of the convolutions.
+
+    Returns
+    -------
+    Verdict
+
+    Raises
+    ------
+    ValueError
+        There are fewer images than two: nothing can be held out.
+    """
+    numbers = np.concatenate([real_images, synthetic_images])
+    folds = min(schedule.folds, len(np.unique(numbers)))
+    if folds < 2:
+        raise ValueError("patches of at least two images are needed to hold one out")
+    fold = folds_of(numbers, folds, schedule.seed)
+    real_fold, synthetic_fold = fold[: len(real)], fold[len(real) :]
+    scores = [np.full(len(real), np.nan), np.full(len(synthetic), np.nan)]
+    for number in range(folds):
+        learn = [np.flatnonzero(real_fold != number), np.flatnonzero(synthetic_fold != number)]
+        if not all(map(len, learn)):
+            continue
+        classifier = train_classifier(real, synthetic, learn[0], learn[1], schedule, number, device, dtype)
+        for scored, side, own in zip(scores, (real, synthetic), (real_fold == number, synthetic_fold == number), strict=True):
+            scored[own] = classify(classifier, side[own], device, dtype)
+    return Verdict(scores[0], scores[1], np.asarray(real_images, np.int64), np.asarray(synthetic_images, np.int64))
+
+
+def train_classifier(
+    real: npt.NDArray[np.uint8],
+    synthetic: npt.NDArray[np.uint8],
+    learn_real: npt.NDArray[np.integer],
+    learn_synthetic: npt.NDArray[np.integer],
+    schedule: TwoSampleSchedule,
+    number: int,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Classifier:
+    """Train a fresh classifier on the patches that are given by their indices."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(schedule.seed * 1000 + number)
+        classifier = Classifier()
+    classifier = classifier.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    classifier.train()
+    optimizer = torch.optim.AdamW(classifier.parameters(), lr=schedule.learning_rate, weight_decay=WEIGHT_DECAY)
+    truth = torch.cat([torch.ones(schedule.batch), torch.zeros(schedule.batch)]).to(device)
+    for step in range(schedule.steps):
+        progress = step / schedule.steps
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.learning_rate * min(1, (step + 1) / (WARM_UP * schedule.steps), 2 * (1 - progress))
+        rng = rng_for(schedule.seed, f"two-sample {number}", step)
+        crops = [
+            crop_and_turn(side, rng.choice(learn, schedule.batch), schedule.crop_px, rng)
+            for side, learn in ((real, learn_real), (synthetic, learn_synthetic))
+        ]
+        logits = _logits(classifier, np.concatenate(crops), device, dtype)
+        loss = functional.binary_cross_entropy_with_logits(logits, truth)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    return classifier.eval()
+
+
+def classify(
+    classifier: Classifier, patches: npt.NDArray[np.uint8], device: torch.device, dtype: torch.dtype, batch: int = 32
+) -> npt.NDArray[np.float64]:
+    """Return the logits of being real of whole patches, shape (n,)."""
+    with torch.inference_mode():
+        parts = [
+            _logits(classifier, patches[start : start + batch], device, dtype).cpu().numpy()
+            for start in range(0, len(patches), batch)
+        ]
+    return np.concatenate(parts).astype(np.float64) if parts else np.zeros(0)
+
+
+def crop_and_turn(
+    patches: npt.NDArray[np.generic], chosen: npt.NDArray[np.integer], crop_px: int, rng: np.random.Generator
+) -> npt.NDArray[np.uint8]:
+    """Cut a random crop from each chosen patch, turned by quarters and mirrored: nothing is resampled."""
+    height, width = patches.shape[1:3]
+    side = min(crop_px, height, width)
+    crops = []
+    for index in chosen:
+        top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
+        crop = patches[index, top : top + side, left : left + side]
+        crop = np.rot90(crop, rng.integers(4))
+        crops.append(crop[:, ::-1] if rng.random() < 0.5 else crop)
+    return np.stack(crops).astype(np.uint8)
+
+
+def _logits(classifier: Classifier, pixels: npt.NDArray[np.uint8], device: torch.device, dtype: torch.dtype) -> Tensor:
+    light = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float() / 255
+    with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+        logits: Tensor = classifier(light)
+    return logits.float()
+
+
+def calibrate(verdict: Verdict) -> tuple[float, float]:
+    """Fit slope and offset that turn held-out logits into calibrated log odds (Platt 1999).
+
+    Returns
+    -------
+    slope, offset : float
+        Of the log odds that a patch is real if both kinds were equally many.
+    """
+    scores = np.concatenate([verdict.real, verdict.synthetic])
+    truth = np.concatenate([np.ones(len(verdict.real)), np.zeros(len(verdict.synthetic))])
+    known = np.isfinite(scores)
+    scores, truth = scores[known], truth[known]
+    balance = np.where(truth == 1, 0.5 / max(truth.sum(), 1), 0.5 / max((1 - truth).sum(), 1))
+    slope, offset = 1.0, 0.0
+    for _ in range(50):  # Newton's method with a little ridge, so that separable scores end somewhere
+        probability = 1 / (1 + np.exp(-np.clip(slope * scores + offset, -30, 30)))
+        error = balance * (probability - truth)
+        curvature = balance * probability * (1 - probability)
+        gradient = np.array([(error * scores).sum() + 1e-3 * (slope - 1), error.sum() + 1e-3 * offset])
+        cross = (curvature * scores).sum()
+        hessian = np.array([[(curvature * scores**2).sum() + 1e-3, cross], [cross, curvature.sum() + 1e-3]])
+        step = np.linalg.solve(hessian, gradient)
+        slope, offset = slope - step[0], offset - step[1]
+        if np.abs(step).max() < 1e-6:
+            break
+    return float(slope), float(offset)
+
+
+def importance_weights(verdict: Verdict, limits: tuple[float, float] = (0.1, 10.0)) -> tuple[npt.NDArray[np.float64], float]:
+    """Weigh synthetic patches by how much likelier they are among real ones (Hou et al. 2019).
+
+    Parameters
+    ----------
+    verdict : Verdict
+        Of classifiers that have not seen the patches they judge.
+    limits : tuple of float
+        Smallest and largest ratio, before the mean is made 1.
+
+    Returns
+    -------
+    weights : ndarray of float64, shape (m,)
+        Mean 1; patches that could not be judged weigh as much as the mean.
+    effective : float
+        Effective sample size over their number, 1 / (1 + variance of the weights), in 0..1 (Kish 1965).
+    """
+    slope, offset = calibrate(verdict)
+    odds = slope * verdict.synthetic + offset
+    ratio = np.clip(np.exp(np.clip(odds, -30, 30)), *limits)
+    ratio = np.where(np.isnan(verdict.synthetic), np.nanmean(ratio) if np.isfinite(ratio).any() else 1.0, ratio)
+    weights = ratio / ratio.mean()
+    return weights, effective_share(weights)
+
+
+def effective_share(weights: Sequence[float] | npt.NDArray[np.floating]) -> float:
+    """Return the effective sample size of weights over their number (Kish 1965)."""
+    values = np.asarray(weights, np.float64)
+    return float(values.sum() ** 2 / (len(values) * (values**2).sum())) if len(values) and values.any() else 0.0
