@@ -26,6 +26,7 @@ from histocli.cli.evaluate import evaluate
 from histocli.cli.generate import generate
 from histocli.cli.info import info
 from histocli.cli.pack import pack
+from histocli.cli.refine import refine
 from histocli.cli.segment import segment
 from histocli.cli.train import train
 
@@ -80,7 +81,7 @@ app = typer.Typer(
     epilog=EXIT_CODES,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-COMMANDS: tuple[Callable[..., None], ...] = (generate, train, segment, evaluate, pack, info)
+COMMANDS: tuple[Callable[..., None], ...] = (generate, refine, train, segment, evaluate, pack, info)
 for _command in COMMANDS:
     app.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})(_command)
 

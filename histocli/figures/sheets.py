@@ -67,6 +67,36 @@ def patch_sheet(
     return sheet
 
 
+def picture_rows(rows: Sequence[Sequence[RGBImage]]) -> RGBImage:
+    """Lay rows of pictures of one size out on a sheet, such as initial, refined and reference side by side.
+
+    Parameters
+    ----------
+    rows : sequence of sequence of ndarray of uint8, shape (H, W, 3)
+        At least one; all pictures have one shape, and all rows one length.
+
+    Returns
+    -------
+    ndarray of uint8, shape (H, W, 3)
+        Two rows stand beside each other, with white between them.
+    """
+    if not rows or not rows[0]:
+        raise ValueError("at least one row of one picture is needed")
+    height, width = rows[0][0].shape[:2]
+    lines = [np.concatenate([_framed(picture, height, width) for picture in row], axis=1) for row in rows]
+    if len(lines) % 2:
+        lines.append(np.full_like(lines[0], PAPER))
+    pairs = [np.concatenate(lines[index : index + 2], axis=1) for index in range(0, len(lines), 2)]
+    return np.concatenate(pairs, axis=0)
+
+
+def _framed(picture: RGBImage, height: int, width: int) -> RGBImage:
+    """Return a picture with a thin white margin."""
+    framed = np.full((height + PAIR_GAP_PX, width + PAIR_GAP_PX, 3), PAPER, np.uint8)
+    framed[:height, :width] = picture
+    return framed
+
+
 def _pair(image: RGBImage, labels: npt.NDArray[np.integer], zoom: int) -> RGBImage:
     """Return a patch beside its outlines; lines stay thin however far the patch is enlarged."""
     size = (image.shape[1] * zoom, image.shape[0] * zoom)

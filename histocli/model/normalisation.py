@@ -34,6 +34,24 @@ def glass_to_white(image: RGBImage, glass_level: float) -> RGBImage:
     return np.asarray(cv2.LUT(flat, table), np.uint8).reshape(image.shape) if flat.size else image
 
 
+def white_to_glass(image: RGBImage, glass_level: float) -> RGBImage:
+    """Darken an image whose glass is white such that its glass has a level; the inverse of ``glass_to_white`` but for rounding.
+
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (..., 3)
+    glass_level : float
+        In 1..256.
+
+    Returns
+    -------
+    ndarray of uint8, shape (..., 3)
+    """
+    table = np.clip(np.rint((np.arange(256) + 1) * (glass_level / WHITE_LEVEL) - 1), 0, 255).astype(np.uint8)
+    flat = np.ascontiguousarray(image).reshape(-1, 3)
+    return np.asarray(cv2.LUT(flat, table), np.uint8).reshape(image.shape) if flat.size else image
+
+
 def standardise(pixels: Tensor) -> Tensor:
     """Bring sRGB values in 0..1, shape (N, 3, H, W), to about zero mean and unit spread."""
     return (pixels - PIXEL_MEAN) / PIXEL_STD

@@ -15,7 +15,8 @@ from torch.nn import functional
 from histocli.base.errors import InvalidStore
 
 SLOPE = 0.1  # of the leaky rectifiers
-LARGEST_CHANGE = 0.7  # of optical density: a dense nucleus absorbs about 1.2
+LARGEST_CHANGE = 0.7  # share of the stain that is added or taken away
+LARGEST_TINT = 0.06  # of optical density, in each colour: the noise of a sensor
 NOISE_CHANNELS = 1
 CHANNELS_IN = 3 + 1 + NOISE_CHANNELS  # optical density, nuclei, noise: chromatin is not a function of its outline
 
@@ -87,7 +88,8 @@ class Refiner(nn.Module):
         self.blocks = nn.ModuleList(ModulatedBlock(2 * width, style) for _ in range(architecture.blocks))
         self.up = nn.Conv2d(2 * width, width, 3, padding=1)
         self.fine = ModulatedBlock(width, style)
-        self.head = nn.Conv2d(width, 12, 3, padding=1)
+        self.mix = nn.Conv2d(width + CHANNELS_IN, width // 2, 3, padding=1)
+        self.head = nn.Conv2d(width // 2, 1 + 3, 3, padding=1)
         nn.init.zeros_(self.head.weight)
         assert self.head.bias is not None
         nn.init.zeros_(self.head.bias)
@@ -135,8 +137,13 @@ class Refiner(nn.Module):
             x = block(x, style)
         x = self.up(functional.interpolate(functional.leaky_relu(x, SLOPE), scale_factor=2, mode="nearest"))
         x = self.fine(x + fine, style)
-        raw = functional.pixel_shuffle(self.head(functional.leaky_relu(x, SLOPE)), 2).float()
-        return gate * LARGEST_CHANGE * torch.tanh(raw)
+        # at full resolution in the end: shuffled pixels would leave a chequerboard that every critic sees
+        wide = functional.interpolate(functional.leaky_relu(x, SLOPE), scale_factor=2, mode="bilinear", align_corners=False)
+        mixed = functional.leaky_relu(self.mix(torch.cat([wide, planes.to(wide.dtype)], dim=1)), SLOPE)
+        raw = self.head(mixed).float()
+        more, tint = torch.tanh(raw[:, :1]), torch.tanh(raw[:, 1:])
+        # more or less of the stain that is there, and hardly another colour: free to choose, it turned purple nuclei green
+        return gate * (LARGEST_CHANGE * more * optical_density.float().clamp(min=0) + LARGEST_TINT * tint)
 
 
 def build_refiner(architecture: dict[str, Any] | None = None) -> Refiner:

@@ -92,3 +92,29 @@ def unmix(optical_density: npt.NDArray[np.floating], stain_matrix: npt.NDArray[n
 def mix(concentrations: npt.NDArray[np.floating], stain_matrix: npt.NDArray[np.floating]) -> FloatArray:
     """Return the optical density, shape (..., 3), of stain amounts, shape (..., 2)."""
     return (concentrations @ stain_matrix).astype(np.float32)
+
+
+def restain(
+    optical_density: npt.NDArray[np.floating],
+    stain_matrix: npt.NDArray[np.floating],
+    other_matrix: npt.NDArray[np.floating],
+    gains: npt.NDArray[np.floating],
+) -> FloatArray:
+    """Give tissue the stains of another image: their colours, and more or less of each (Vahadane et al. 2016, without sparsity).
+
+    Parameters
+    ----------
+    optical_density : ndarray of float, shape (..., 3)
+    stain_matrix, other_matrix : ndarray of float, shape (2, 3)
+        Colours of the stains now and afterwards.
+    gains : ndarray of float, shape (2,)
+        Amount of hematoxylin and eosin afterwards over that of now.
+
+    Returns
+    -------
+    ndarray of float32, shape (..., 3)
+        What the stains do not explain is kept.
+    """
+    amounts = unmix(optical_density, stain_matrix)
+    changed = optical_density - mix(amounts, stain_matrix) + mix(amounts * np.asarray(gains, np.float32), other_matrix)
+    return np.asarray(np.maximum(changed, 0), np.float32)

@@ -56,7 +56,7 @@ class Appearance:
     fine_grain: float
     """Spread of the absorbance of red within nuclei at less than half a micrometre, relative to the median contrast."""
     fine_core: float
-    """Spread of transmitted light at less than about a pixel within nuclei, as a share of white: grain of sensor and chromatin."""
+    """Spread of transmitted light at less than about a pixel within nuclei, as a share of white."""
     fine_edge: float
     """The same along their borders: how sharp the image is there."""
     red_cell_fraction: float

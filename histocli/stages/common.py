@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, TypeAlias
@@ -12,11 +14,18 @@ from typing import ClassVar, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from histocli.base.errors import InputNotFound, InvalidInput
+from histocli.base.errors import HistosynthError, InputNotFound, InvalidInput
+from histocli.base.interrupts import raise_if_stopped
 from histocli.base.system import available_cpus, reuse_freed_memory
 from histocli.base.types import Json
+from histocli.stores.inputs import InputImage
 from histocli.stores.patches import PatchStore
 from histocli.stores.provenance import plain_json
+from histocli.stores.slides import read_pixel_size
+
+logger = logging.getLogger(__name__)
+
+COARSE = 1.3  # a reference this much coarser than the patches makes blurred patches
 
 Status: TypeAlias = Literal["done", "skipped", "planned", "failed"]
 """``skipped``: it was there already; ``planned``: a dry run."""
@@ -45,6 +54,16 @@ class StageResult:
         return values
 
 
+@dataclass(frozen=True)
+class Source:
+    """One reference file, as it will be read."""
+
+    path: Path
+    sha256: str
+    mpp: float
+    mpp_source: str
+
+
 class Stopwatch:
     """Counts seconds from its making."""
 
@@ -55,6 +74,33 @@ class Stopwatch:
     def seconds(self) -> float:
         """Seconds since then."""
         return time.perf_counter() - self._start
+
+
+class Clock:
+    """Tells how far a training is, by steps or by seconds."""
+
+    def __init__(self, steps: int, time_budget_s: float | None, reserve_s: float, watch: Stopwatch) -> None:
+        """Count ``steps``, or the seconds of a budget less what is reserved for the end, but at least half of it."""
+        self.steps = steps
+        self.budget_s = None if time_budget_s is None else max(time_budget_s - reserve_s, 0.5 * time_budget_s)
+        self.watch = watch
+        self.earlier_s = 0.0
+        """Of the same training, before it was resumed."""
+        self.begun_s: float | None = None
+
+    @property
+    def trained_s(self) -> float:
+        """Seconds of training, resumed ones included; 0 before the first step."""
+        return self.earlier_s + (self.watch.seconds - self.begun_s if self.begun_s is not None else 0)
+
+    def progress(self, step: int) -> float:
+        """Share of the training that is done."""
+        if self.begun_s is None:
+            self.begun_s = self.watch.seconds
+        if self.budget_s is None:
+            return step / self.steps
+        available = max(self.budget_s - self.begun_s, 1.0)  # reading the patches has taken its part
+        return max(self.trained_s / (available + self.earlier_s), 0.0)
 
 
 def content_hash(path: Path) -> str:
@@ -92,6 +138,67 @@ def content_hash(path: Path) -> str:
         raise InputNotFound(f"{path}: no such file; check the path") from None
     except OSError as error:
         raise InvalidInput(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from error
+
+
+def identify_references(
+    images: Sequence[InputImage], *, mpp: float, reference_mpp: float | None, tolerant: bool, command: str
+) -> tuple[list[Source], list[str]]:
+    """Hash references and find their pixel sizes, before any work is done.
+
+    Parameters
+    ----------
+    images : sequence of InputImage
+    mpp : float
+        Of the patches; coarser references are warned of.
+    reference_mpp : float, optional
+        Overrides what the references record.
+    tolerant : bool
+        Leave out what cannot be read.
+    command : str
+        For messages.
+
+    Returns
+    -------
+    sources : list of Source
+    failed : list of str
+        Paths that were left out.
+
+    Raises
+    ------
+    InputNotFound, InvalidInput
+        A reference cannot be read, or none can.
+    """
+    sources, failed = [], []
+    for image in images:
+        raise_if_stopped(f"{command}: stopped before anything was made; run it again")
+        try:
+            size, mpp_source = read_pixel_size(image.path, mpp=image.mpp or reference_mpp)
+            sources.append(Source(image.path, content_hash(image.path), size, mpp_source))
+        except HistosynthError as error:
+            if not tolerant:
+                raise
+            logger.warning("%s", error)
+            failed.append(str(image.path))
+            continue
+        if size > COARSE * mpp:
+            logger.warning(
+                "%s: has %.3g um/px, coarser than the patches' %.3g; they will be blurred. Set --mpp %.3g",
+                image.path,
+                size,
+                mpp,
+                size,
+            )
+    if not sources:
+        raise InputNotFound(f"none of the {len(images)} references can be read; see the messages above")
+    assumed = sum(source.mpp_source == "assumed" for source in sources)
+    if assumed:
+        logger.warning(
+            "%d of %d references record no pixel size; %.3g um/px is assumed. Give --reference-mpp where that is wrong",
+            assumed,
+            len(sources),
+            next(source.mpp for source in sources if source.mpp_source == "assumed"),
+        )
+    return sources, failed
 
 
 def patch_glass_levels(store: PatchStore, patches: range, images: npt.NDArray[np.uint8]) -> list[float]:

@@ -38,13 +38,13 @@ from histocli.model.segmenter import build_segmenter
 from histocli.optics.density import white_level
 from histocli.reference.calibration import UNCALIBRATED, Calibration, calibration_of, compare_areas
 from histocli.reference.statistics import Reference, analyse_reference
-from histocli.stages.common import StageResult, Stopwatch, content_hash
-from histocli.stores.inputs import InputImage, expand_with_mpp
+from histocli.stages.common import Source, StageResult, Stopwatch, content_hash, identify_references
+from histocli.stores.inputs import expand_with_mpp
 from histocli.stores.models import read_model, read_model_header
 from histocli.stores.patches import CONTRACT, PatchStore, PatchStoreWriter, ReferenceRecord
 from histocli.stores.provenance import Provenance, disk_errors, prepare_output
 from histocli.stores.scratch import load_arrays, save_arrays
-from histocli.stores.slides import IMAGE_SUFFIXES, read_image, read_pixel_size, resample, resample_labels
+from histocli.stores.slides import IMAGE_SUFFIXES, read_image, resample, resample_labels
 from histocli.synthesis.patch import Drawing, draw_patch, paint_patches
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,6 @@ MOST_REGIONS = 512  # regions taken apart in one run; evenly spread over the ref
 LEAST_TISSUE = 0.05  # regions with less tissue teach nothing and are left out, unless there is nothing else
 CALIBRATION_REFERENCES = 32
 CALIBRATION_PATCHES = 64
-COARSE = 1.3  # a reference this much coarser than the patches makes blurred patches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,20 +73,10 @@ class GenerateResult(StageResult):
 
 
 @dataclass(frozen=True)
-class _Source:
-    """One reference file, as it will be read."""
-
-    path: Path
-    sha256: str
-    mpp: float
-    mpp_source: str
-
-
-@dataclass(frozen=True)
 class _Region:
     """One part of a reference file, taken apart."""
 
-    source: _Source
+    source: Source
     index: int
     """Of the source."""
     box: tuple[int, int, int, int]
@@ -106,7 +95,7 @@ class _Region:
 
 @dataclass(frozen=True)
 class _AnalyseJob:
-    source: _Source
+    source: Source
     index: int
     mpp: float
     seed: int
@@ -174,7 +163,9 @@ def generate(
         what="reference image",
         keep_missing=execution.on_error == "continue",
     )
-    sources, failed = _identify(images, config, execution)
+    sources, failed = identify_references(
+        images, mpp=config.mpp, reference_mpp=config.reference_mpp, tolerant=execution.on_error == "continue", command="generate"
+    )
     priors = Path(config.priors) if config.priors is not None else None
     used: dict[str, object] = {"references": [[source.sha256, source.mpp] for source in sources]}
     if priors is not None:
@@ -220,6 +211,7 @@ def generate(
                 mpp=region.source.mpp,
                 mpp_source=region.source.mpp_source,
                 statistics=region.statistics,
+                path=str(region.source.path.absolute()),
             )
             for region in regions
         ]
@@ -253,43 +245,8 @@ def reference_order(seed: int, n_references: int, n: int) -> npt.NDArray[np.int3
     return np.concatenate(orders)[:n].astype(np.int32)
 
 
-def _identify(images: Sequence[InputImage], config: GenerateConfig, execution: Execution) -> tuple[list[_Source], list[str]]:
-    """Hash the references and find their pixel sizes, before any work is done."""
-    sources, failed = [], []
-    for image in images:
-        raise_if_stopped("generate: stopped before anything was drawn; run it again")
-        try:
-            mpp, mpp_source = read_pixel_size(image.path, mpp=image.mpp or config.reference_mpp)
-            sources.append(_Source(image.path, content_hash(image.path), mpp, mpp_source))
-        except HistosynthError as error:
-            if execution.on_error == "stop":
-                raise
-            logger.warning("%s", error)
-            failed.append(str(image.path))
-            continue
-        if mpp > COARSE * config.mpp:
-            logger.warning(
-                "%s: has %.3g um/px, coarser than the patches' %.3g; they will be blurred. Set --mpp %.3g",
-                image.path,
-                mpp,
-                config.mpp,
-                mpp,
-            )
-    if not sources:
-        raise InputNotFound(f"none of the {len(images)} references can be read; see the messages above")
-    assumed = sum(source.mpp_source == "assumed" for source in sources)
-    if assumed:
-        logger.warning(
-            "%d of %d references record no pixel size; %.3g um/px is assumed. Give --reference-mpp where that is wrong",
-            assumed,
-            len(sources),
-            next(source.mpp for source in sources if source.mpp_source == "assumed"),
-        )
-    return sources, failed
-
-
 def _analyse(
-    sources: Sequence[_Source],
+    sources: Sequence[Source],
     config: GenerateConfig,
     execution: Execution,
     scratch: Path,
@@ -395,7 +352,7 @@ def _predict(model: Path, image: npt.NDArray[np.uint8], mpp: float) -> npt.NDArr
 
 
 def _calibrate(
-    sources: Sequence[_Source], model: Path, config: GenerateConfig, execution: Execution, scratch: Path, track: Track
+    sources: Sequence[Source], model: Path, config: GenerateConfig, execution: Execution, scratch: Path, track: Track
 ) -> Calibration:
     """Learn how a model errs in area and number from patches whose truth is known.
 

@@ -38,7 +38,7 @@ from histocli.metrics.counts import count
 from histocli.metrics.summary import summarise
 from histocli.model.normalisation import PIXEL_MEAN, PIXEL_STD, glass_to_white
 from histocli.model.segmenter import architecture_of_size, build_segmenter, channels_last
-from histocli.stages.common import StageResult, Stopwatch, patch_glass_levels, prepare_process
+from histocli.stages.common import Clock, StageResult, Stopwatch, patch_glass_levels, prepare_process
 from histocli.stores.inputs import expand_inputs
 from histocli.stores.logs import append_metrics, preview_path, start_log
 from histocli.stores.models import (
@@ -177,7 +177,7 @@ def train(
             seed=config.seed,
         )
         training = start_training(segmenter, schedule)
-        clock = _Clock(config, watch)
+        clock = Clock(config.steps, config.time_budget_s, RESERVE_S, watch)
         run = _Run(out, fingerprint, training, clock, held_out, result.mpp, dtype, stop_after)
         if action == "resume":
             run.restore(checkpoint_path(out))
@@ -306,34 +306,6 @@ def _choose_held_out(synthetic: npt.NDArray[np.bool_], config: TrainConfig) -> n
     return np.sort(rng_for(config.seed, "validation").choice(candidates, count, replace=False))
 
 
-class _Clock:
-    """Tells how far a training is, by steps or by seconds."""
-
-    def __init__(self, config: TrainConfig, watch: Stopwatch) -> None:
-        self.steps = config.steps
-        self.budget_s = (
-            None if config.time_budget_s is None else max(config.time_budget_s - RESERVE_S, 0.5 * config.time_budget_s)
-        )
-        self.watch = watch
-        self.earlier_s = 0.0
-        """Of the same training, before it was resumed."""
-        self.begun_s: float | None = None
-
-    @property
-    def trained_s(self) -> float:
-        """Seconds of training, resumed ones included; 0 before the first step."""
-        return self.earlier_s + (self.watch.seconds - self.begun_s if self.begun_s is not None else 0)
-
-    def progress(self, step: int) -> float:
-        """Share of the training that is done."""
-        if self.begun_s is None:
-            self.begun_s = self.watch.seconds
-        if self.budget_s is None:
-            return step / self.steps
-        available = max(self.budget_s - self.begun_s, 1.0)  # reading the patches has taken its part
-        return max(self.trained_s / (available + self.earlier_s), 0.0)
-
-
 class _Run:
     """One training with its files: metrics, previews, checkpoints."""
 
@@ -342,7 +314,7 @@ class _Run:
         out: Path,
         fingerprint: str,
         training: Training,
-        clock: _Clock,
+        clock: Clock,
         held_out: _HeldOut,
         mpp: float,
         dtype: torch.dtype,

@@ -8,12 +8,14 @@
     ├── weight           float32  (patch,)                how often training draws the patch, >= 0
     ├── reference        int32    (patch,)                which item of ``references`` the patch follows
     ├── batches_done     uint8    (batch,)                1 once a shard of every array is on disk
+    ├── networks/<name>/<parameter>  float32              of a refined store: what repainted it, and its critics
     └── attributes       histosynth: {contract, command, config, config_hash, seed, package_version, created, complete,
                                       files: {<array>: [number of files, bytes]}}
                          mpp         micrometres per pixel of all patches
                          origin      initial (drawn), refined (after the GAN) or labelled (by a person)
                          shippable   false when a licence forbids giving away weights that learned from it
-                         references  [{name, sha256, mpp, mpp_source, statistics}, ...]
+                         references  [{name, sha256, mpp, mpp_source, statistics, path}, ...]
+                         initial, refinement  of a refined store: the store it came from, and how it went
 
 Two writers in one shard would lose data silently. So work is cut along the shards (:meth:`PatchStoreWriter.pending`), and all
 metadata is made up front by one process. ``files`` is recorded at the end, because Zarr reads a missing shard as zeros.
@@ -25,7 +27,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -43,6 +45,7 @@ from histocli.stores.inputs import MPP_RANGE
 from histocli.stores.provenance import DAMAGED, OutputLock, Provenance, disk_errors, one_line, plain_json
 
 CONTRACT = "histosynth-patches/1"
+NETWORKS = "networks"
 ORIGINS = ("initial", "refined", "labelled")
 SHARD_PATCHES = 32
 SHARD_PIXELS = SHARD_PATCHES * 256 * 256  # a shard is held in memory while it is written
@@ -73,6 +76,8 @@ class ReferenceRecord:
     """Where that came from, such as ``given``, ``ome-xml`` or ``assumed``."""
     statistics: Json = field(default_factory=dict)
     """Everything measured on it: nested objects, lists and numbers."""
+    path: str = ""
+    """Where it lay; empty when unknown. ``sha256`` says whether it still is the same."""
 
     def to_json(self) -> Json:
         """Return plain JSON values."""
@@ -82,6 +87,7 @@ class ReferenceRecord:
             "mpp": float(self.mpp),
             "mpp_source": self.mpp_source,
             "statistics": plain_json(self.statistics),
+            "path": self.path,
         }
 
     @classmethod
@@ -98,7 +104,7 @@ class ReferenceRecord:
         }  # fmt: skip
         if not isinstance(values, dict) or not all(isinstance(values.get(name), kind) for name, kind in kinds.items()):
             raise InvalidStore(f"{where}: an item of references lacks one of {', '.join(kinds)}; {DAMAGED}")
-        return cls(**{name: values[name] for name in kinds})
+        return cls(**{name: values[name] for name in kinds}, path=str(values.get("path") or ""))
 
 
 def shard_patches(patch_px: int) -> int:
@@ -279,6 +285,53 @@ class PatchStoreWriter:
                 self._marks[number] = 1
                 self._arrays["batches_done"][:] = self._marks
 
+    def read_back(self, batch: range) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
+        """Return images and labels of a batch that was written."""
+        where = slice(batch.start, batch.stop)
+        with readable(self.target):
+            return np.asarray(self._arrays["image"][where]), np.asarray(self._arrays["instance_labels"][where])
+
+    def weights(self) -> npt.NDArray[np.float32]:
+        """Return the weights written so far."""
+        with readable(self.target):
+            return np.asarray(self._arrays["weight"][:], np.float32)
+
+    def replace_weights(self, weight: npt.NDArray[np.float32]) -> None:
+        """Write the weights of all patches anew, once they are known.
+
+        Parameters
+        ----------
+        weight : ndarray of float32, shape (n,)
+            Finite, >= 0.
+        """
+        if weight.shape != (self.n,) or not (np.isfinite(weight).all() and (weight >= 0).all()):
+            raise ValueError(f"weight must be finite, not negative and of shape ({self.n},)")
+        with disk_errors(self.target):
+            self._arrays["weight"][:] = weight.astype(np.float32)
+
+    def add_attributes(self, values: Json) -> None:
+        """Add attributes beside ``references``; keys of the contract are not to be changed."""
+        with disk_errors(self.target):
+            self._group.update_attributes(plain_json(values))
+
+    def write_networks(self, networks: Mapping[str, Mapping[str, npt.NDArray[np.float32]]]) -> None:
+        """Write networks under ``networks/<name>/<parameter>``; those of an interrupted run are replaced.
+
+        Parameters
+        ----------
+        networks : mapping of name to mapping of parameter to array
+        """
+        with disk_errors(self.target):
+            root = self._group.require_group(NETWORKS)
+            for name, parameters in networks.items():
+                group = root.create_group(name, overwrite=True)
+                for parameter, value in parameters.items():
+                    array = group.create_array(
+                        parameter, shape=value.shape, dtype="float32", chunks=tuple(max(1, side) for side in value.shape),
+                        fill_value=0, config={"write_empty_chunks": True},
+                    )  # fmt: skip
+                    array[...] = value
+
     def finish(self) -> None:
         """Mark the store complete and put it in its place.
 
@@ -293,7 +346,8 @@ class PatchStoreWriter:
             raise ValueError(f"{len(missing)} batches are not written yet, the first is {missing[0]}")
         with disk_errors(self.target):
             records.remove_temporaries(self._partial)
-            records.update_attribute(self._partial, {"files": {name: _count_files(self._partial / name) for name in _ARRAYS}})
+            names = [*_ARRAYS, *_network_arrays(self._partial)]
+            records.update_attribute(self._partial, {"files": {name: _count_files(self._partial / name) for name in names}})
         records.finish(self._partial, self.target)
         self.close()
 
@@ -336,6 +390,7 @@ class PatchStore:
         _check_origin(path, attributes)
         _check_files(path, attributes)
         self.path = path
+        self._group = group
         self.provenance = provenance
         self.references = _check_references(path, attributes)
         self.image = _array(group, "image")
@@ -396,6 +451,22 @@ class PatchStore:
         with readable(self.path):
             return np.asarray(self.image[where]), np.asarray(self.instance_labels[where])
 
+    def networks(self) -> dict[str, dict[str, npt.NDArray[np.float32]]]:
+        """Return the networks that refinement left in the store, by name and parameter; empty in other stores."""
+        found: dict[str, dict[str, npt.NDArray[np.float32]]] = {}
+        with readable(self.path):
+            for path in _network_arrays(self.path):
+                _, name, parameter = path.split("/")
+                array = self._group[path]
+                assert isinstance(array, zarr.Array)
+                found.setdefault(name, {})[parameter] = np.asarray(array[...], np.float32)
+        return found
+
+    @property
+    def attributes(self) -> Json:
+        """All attributes of the store."""
+        return dict(self._group.attrs.asdict())
+
     @cached_property
     def _hash(self) -> str:
         digest = hashlib.sha256()
@@ -403,7 +474,7 @@ class PatchStore:
             "mpp": self.mpp,
             "origin": self.origin,
             "shippable": self.shippable,
-            "references": [record.to_json() for record in self.references],
+            "references": [record.to_json() | {"path": ""} for record in self.references],  # where they lay does not count
             "shape": list(self.image.shape),
         }
         digest.update(json.dumps(identity, sort_keys=True).encode())
@@ -503,6 +574,12 @@ def _chunk_files(array: Path) -> Iterator[Path]:
             yield Path(parent, name)
 
 
+def _network_arrays(store: Path) -> list[str]:
+    """Return the arrays of a store's networks, as paths within it."""
+    folder = store / NETWORKS
+    return sorted(file.parent.relative_to(store).as_posix() for file in folder.glob(f"*/*/{records.METADATA_FILE}"))
+
+
 def _count_files(array: Path) -> list[int]:
     sizes = [file.stat().st_size for file in _chunk_files(array)]
     return [len(sizes), sum(sizes)]
@@ -569,7 +646,7 @@ def _check_files(path: Path, attributes: Json) -> None:
     files = attributes[records.ATTRIBUTE].get("files")
     if not isinstance(files, dict):
         raise InvalidStore(f"{path}: {records.ATTRIBUTE}.files is missing; {DAMAGED}")
-    for name in _ARRAYS:
+    for name in [*_ARRAYS, *(name for name in files if name.startswith(f"{NETWORKS}/"))]:
         found = _count_files(path / name)
         if found != files.get(name):
             expected = files.get(name) or [0, 0]

@@ -1,8 +1,7 @@
 """The adversarial training of the refiner, on two unpaired sets: initial patches and real reference patches.
 
-The critic proves itself first and the refiner moves only while the critic is right often enough. Critic and refiner look at
-nuclei only, at those that the rough map finds in both kinds of patches: without that, real nuclei would be the dark ones that
-a rough map finds, synthetic ones also the pale, and the refiner would learn to darken instead of to look real.
+The critic proves itself first and the refiner moves only while the critic is right often enough. The critic looks at nuclei
+only and at their texture only (``model.discriminator``); the refiner may change texture freely and tone at a price.
 
 All losses are means over what they judge, so that their weights compare:
 
@@ -33,7 +32,7 @@ from histocli.training.two_sample import area_under_curve
 
 RING_UM = 1.0  # around a nucleus: its blurred edge, where painting shows first
 SOFT_UM = 0.3  # standard deviation of the gate's edge
-TONE_PX = 5  # changes that survive a mean over this side are tone, finer ones texture
+TONE_PX = 9  # changes that survive a mean over this side are tone, finer ones texture
 SKILL_MEMORY = 0.95  # of the running skill of the critic
 FAKE_FROM_HISTORY = 0.5
 
@@ -43,7 +42,7 @@ class Weights:
     """Weights of the refiner's losses against that of being taken for real."""
 
     style: float = 0.2
-    identity: float = 4.0
+    identity: float = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +53,10 @@ class AdversarialSchedule:
     crop_px: int = 128
     warm_up: int = 200
     """Steps of the critics alone."""
-    refiner_rate: float = 4e-4
+    refiner_rate: float = 1e-3
     critic_rate: float = 1e-3
+    later_critic_rate: float = 2e-4
+    """Once the refiner moves: a critic that learns faster than the refiner only tells it that it is wrong."""
     least_skill: float = 0.6
     """Share of nuclear pixels that the critic must judge rightly for the refiner to move."""
     averaging: float = 0.99
@@ -86,8 +87,6 @@ class InitialPatches:
     """(n, H, W, 3)."""
     labels: npt.NDArray[np.int32]
     """(n, H, W)."""
-    rough: npt.NDArray[np.bool_]
-    """(n, H, W), what the rough map finds in them."""
     style_of: npt.NDArray[np.int64]
     """(n,), which reference each is refined towards, in the numbering of ``RealPatches.image_of``."""
 
@@ -146,6 +145,8 @@ class AdversarialTraining:
     """Networks, their optimisers, the history, and how far the training is."""
 
     networks: Networks
+    wrapped: dict[str, Callable[..., Tensor]]
+    """The same networks as they are called when they learn: with several processes, each in a wrapper that averages gradients."""
     optimizers: dict[str, torch.optim.Optimizer]
     history: History
     step: int = 0
@@ -179,15 +180,20 @@ class History:
         return out_pixels, out_regions
 
 
-def start_adversarial(networks: Networks, schedule: AdversarialSchedule) -> AdversarialTraining:
-    """Give the networks their optimisers."""
+def start_adversarial(
+    networks: Networks,
+    schedule: AdversarialSchedule,
+    wrap: Callable[[nn.Module], Callable[..., Tensor]] = lambda network: network,
+) -> AdversarialTraining:
+    """Give the networks their optimisers, and each that learns its wrapper."""
     betas = (0.5, 0.99)
     optimizers: dict[str, torch.optim.Optimizer] = {
         "refiner": torch.optim.Adam(networks.refiner.parameters(), lr=schedule.refiner_rate, betas=betas),
         "realism": torch.optim.AdamW(networks.realism.parameters(), lr=schedule.critic_rate, betas=betas, weight_decay=1e-3),
         "style": torch.optim.AdamW(networks.style.parameters(), lr=schedule.critic_rate, betas=betas, weight_decay=1e-3),
     }
-    return AdversarialTraining(networks, optimizers, History(schedule.history, schedule.crop_px))
+    wrapped = {name: wrap(network) for name, network in networks.items().items() if name != "averaged"}
+    return AdversarialTraining(networks, wrapped, optimizers, History(schedule.history, schedule.crop_px))
 
 
 @dataclass(frozen=True)
@@ -242,12 +248,12 @@ class Sampler:
         pairs = [self._two_parts(int(image), crop, rng) for image in images]
         noise = torch.from_numpy(rng.standard_normal((size, 1, crop, crop), np.float32)).to(device)
         stack = [_stack(crops, device) for crops in (painted, styles, [a for a, _ in pairs], [b for _, b in pairs])]
-        nuclei, rough, gate = stack[0][:, 3:4], stack[0][:, 4:5], stack[0][:, 5:6] / 255
+        nuclei, gate = stack[0][:, 3:4], stack[0][:, 4:5] / 255
         return Pairing(
             density=light_to_optical_density(stack[0][:, :3]),
             nuclei=nuclei,
             gate=gate,
-            region=judged_region(rough * (gate > 0.5)),
+            region=judged_region((gate > 0.5).float()),
             noise=noise,
             reference=stack[1][:, :3] / 255,
             reference_nuclei=stack[1][:, 3:4],
@@ -264,8 +270,7 @@ class Sampler:
     def _initial_planes(self, patch: int) -> npt.NDArray[np.uint8]:
         nuclei = (self.initial.labels[patch] > 0).astype(np.uint8)
         gate = np.rint(255 * edit_gate(self.initial.labels[patch], self.mpp)).astype(np.uint8)
-        region = _widen(self.initial.rough[patch], self.mpp)
-        return np.dstack([self.initial.images[patch], nuclei, region, gate])
+        return np.dstack([self.initial.images[patch], nuclei, gate])
 
     def _real_planes(self, patch: int) -> npt.NDArray[np.uint8]:
         nuclei = self.real.nuclei[patch]
@@ -281,9 +286,9 @@ class Sampler:
 
     @staticmethod
     def _cut(planes: npt.NDArray[np.uint8], crop: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-        top, left = (rng.integers(side - crop + 1) for side in planes.shape[:2])
-        part = np.rot90(planes[top : top + crop, left : left + crop], rng.integers(4))
-        return part[:, ::-1] if rng.random() < 0.5 else part
+        top, left = (int(rng.integers(side - crop + 1)) for side in planes.shape[:2])
+        part = np.rot90(planes[top : top + crop, left : left + crop], int(rng.integers(4)))
+        return np.asarray(part[:, ::-1] if rng.random() < 0.5 else part)
 
 
 def _stack(crops: list[npt.NDArray[np.uint8]], device: torch.device) -> Tensor:
@@ -327,6 +332,8 @@ def train_adversarial(
     schedule: AdversarialSchedule,
     progress: Callable[[int], float],
     dtype: torch.dtype,
+    rank: int = 0,
+    mean: Callable[[float], float] = float,
 ) -> Iterator[StepReport]:
     """Train until the progress is 1.
 
@@ -340,6 +347,10 @@ def train_adversarial(
         Tells from the number of steps done which share of the training is behind us; >= 1 ends it.
     dtype : torch.dtype
         Number format of the convolutions; losses are float32.
+    rank : int
+        Of several processes, each of which draws batches of its own.
+    mean : callable
+        Averages a number over the processes, so that all agree on whether the refiner moves.
 
     Yields
     ------
@@ -354,14 +365,18 @@ def train_adversarial(
         ):
             for group in training.optimizers[name].param_groups:
                 group["lr"] = peak * min(1.0, 2.5 * (1 - done) + 0.02)  # level, then down to nothing
-        rng = rng_for(schedule.seed, "refine", training.step)
+        rng = rng_for(schedule.seed, f"refine {rank}" if rank else "refine", training.step)
         batch = sampler.draw(schedule.batch, rng, device)
-        report = _step(training, batch, schedule, rng, dtype)
-        yield report
+        yield _step(training, batch, schedule, rng, dtype, mean)
 
 
 def _step(
-    training: AdversarialTraining, batch: Pairing, schedule: AdversarialSchedule, rng: np.random.Generator, dtype: torch.dtype
+    training: AdversarialTraining,
+    batch: Pairing,
+    schedule: AdversarialSchedule,
+    rng: np.random.Generator,
+    dtype: torch.dtype,
+    mean: Callable[[float], float],
 ) -> StepReport:
     networks = training.networks
     device = batch.density.device
@@ -378,7 +393,7 @@ def _step(
         taken = _move_refiner(training, batch, change, repainted, schedule, autocast)
     critic, right = _teach_critic(training, batch, repainted.detach(), rng, autocast)
     style = _teach_style(training, batch, repainted.detach(), autocast)
-    training.skill = SKILL_MEMORY * training.skill + (1 - SKILL_MEMORY) * right
+    training.skill = SKILL_MEMORY * training.skill + (1 - SKILL_MEMORY) * mean(right)
     training.step += 1
     return StepReport(training.step, critic, style, taken, size, training.skill)
 
@@ -421,10 +436,10 @@ def _teach_critic(
     training: AdversarialTraining, batch: Pairing, repainted: Tensor, rng: np.random.Generator, autocast: torch.autocast
 ) -> tuple[float, float]:
     """Return the critic's loss, and the share of pixels it judged rightly before it learnt."""
-    critic = training.networks.realism.train()
+    training.networks.realism.train()
     shown, region = training.history.exchange(repainted, batch.region, rng)
     with autocast:  # both kinds in one batch, so that its statistics do not give them away
-        logits = critic(torch.cat([batch.real, shown]))
+        logits = training.wrapped["realism"](torch.cat([batch.real, shown]))
     regions = torch.cat([batch.real_region, region])[:, 0].float()
     signs = torch.ones(len(logits), 1, 1, device=logits.device)
     signs[len(batch.real) :] = -1
@@ -448,7 +463,7 @@ def _teach_style(training: AdversarialTraining, batch: Pairing, repainted: Tenso
     mismatched = torch.stack([first, first.roll(1) + size], dim=1)
     repainted_pairs = torch.stack([first + 2 * size, first + 3 * size], dim=1)
     with autocast:
-        logits = training.networks.style(pixels, nuclei, torch.cat([matched, mismatched, repainted_pairs])).float()
+        logits = training.wrapped["style"](pixels, nuclei, torch.cat([matched, mismatched, repainted_pairs])).float()
     yes, no, fake = logits.chunk(3)
     loss = functional.softplus(-yes).mean() + 0.5 * (functional.softplus(no).mean() + functional.softplus(fake).mean())
     _descend(training.optimizers["style"], loss)
@@ -525,7 +540,7 @@ def refine_patches(
     mpp: float,
     device: torch.device,
     dtype: torch.dtype,
-) -> npt.NDArray[np.uint8]:
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
     """Repaint the nuclei of patches.
 
     Parameters
@@ -546,8 +561,10 @@ def refine_patches(
 
     Returns
     -------
-    ndarray of uint8, shape (B, H, W, 3)
+    images : ndarray of uint8, shape (B, H, W, 3)
         Equal to the initial patches wherever the gate is closed.
+    closed : ndarray of bool, shape (B, H, W)
+        Where it is.
     """
     gate = torch.from_numpy(np.stack([edit_gate(label, mpp) for label in labels]))[:, None].to(device)
     noise = torch.from_numpy(np.stack([rng.standard_normal(labels.shape[1:], np.float32) for rng in seeds]))[:, None].to(device)
@@ -560,5 +577,5 @@ def refine_patches(
         change = refiner(density, nuclei, noise, gate, style, masks)
     light = optical_density_to_light(density + change).round()
     repainted = light.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    closed = (gate == 0).permute(0, 2, 3, 1).cpu().numpy()
-    return np.where(closed, images, repainted)
+    closed = (gate == 0)[:, 0].cpu().numpy()
+    return np.where(closed[..., None], images, repainted), closed

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.optimize import minimize
 from scipy.stats import rankdata
 from torch import Tensor
 from torch.nn import functional
@@ -20,6 +21,7 @@ from histocli.model.classifier import Classifier
 
 WEIGHT_DECAY = 1e-2
 WARM_UP = 0.1
+RIDGE = 1e-4  # so that scores which part the two completely end somewhere
 
 
 def area_under_curve(real: npt.ArrayLike, synthetic: npt.ArrayLike) -> float:
@@ -157,8 +159,8 @@ def train_classifier(
     """Train a fresh classifier on the patches that are given by their indices."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(schedule.seed * 1000 + number)
-        classifier = Classifier()
-    classifier = classifier.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        classifier = Classifier().to(device)
+    classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     classifier.train()
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=schedule.learning_rate, weight_decay=WEIGHT_DECAY)
     truth = torch.cat([torch.ones(schedule.batch), torch.zeros(schedule.batch)]).to(device)
@@ -176,7 +178,8 @@ def train_classifier(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    return classifier.eval()
+    classifier.eval()
+    return classifier
 
 
 def classify(
@@ -199,9 +202,9 @@ def crop_and_turn(
     side = min(crop_px, height, width)
     crops = []
     for index in chosen:
-        top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
+        top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
         crop = patches[index, top : top + side, left : left + side]
-        crop = np.rot90(crop, rng.integers(4))
+        crop = np.rot90(crop, int(rng.integers(4)))
         crops.append(crop[:, ::-1] if rng.random() < 0.5 else crop)
     return np.stack(crops).astype(np.uint8)
 
@@ -226,22 +229,22 @@ def calibrate(verdict: Verdict) -> tuple[float, float]:
     known = np.isfinite(scores)
     scores, truth = scores[known], truth[known]
     balance = np.where(truth == 1, 0.5 / max(truth.sum(), 1), 0.5 / max((1 - truth).sum(), 1))
-    slope, offset = 1.0, 0.0
-    for _ in range(50):  # Newton's method with a little ridge, so that separable scores end somewhere
-        probability = 1 / (1 + np.exp(-np.clip(slope * scores + offset, -30, 30)))
-        error = balance * (probability - truth)
-        curvature = balance * probability * (1 - probability)
-        gradient = np.array([(error * scores).sum() + 1e-3 * (slope - 1), error.sum() + 1e-3 * offset])
-        cross = (curvature * scores).sum()
-        hessian = np.array([[(curvature * scores**2).sum() + 1e-3, cross], [cross, curvature.sum() + 1e-3]])
-        step = np.linalg.solve(hessian, gradient)
-        slope, offset = slope - step[0], offset - step[1]
-        if np.abs(step).max() < 1e-6:
-            break
+    spread = max(float(scores.std()), 1e-6)
+    unit = scores / spread
+
+    def loss(values: npt.NDArray[np.float64]) -> float:
+        odds = values[0] * unit + values[1]
+        entropy = np.logaddexp(0, np.where(truth == 1, -odds, odds))
+        return float((balance * entropy).sum() + RIDGE * (values**2).sum())
+
+    found = minimize(loss, np.array([1.0, 0.0]), method="BFGS").x
+    slope, offset = found[0] / spread, found[1]
     return float(slope), float(offset)
 
 
-def importance_weights(verdict: Verdict, limits: tuple[float, float] = (0.1, 10.0)) -> tuple[npt.NDArray[np.float64], float]:
+def importance_weights(
+    verdict: Verdict, limits: tuple[float, float] = (0.1, 10.0), least_effective: float = 0.0
+) -> tuple[npt.NDArray[np.float64], float]:
     """Weigh synthetic patches by how much likelier they are among real ones (Hou et al. 2019).
 
     Parameters
@@ -250,6 +253,9 @@ def importance_weights(verdict: Verdict, limits: tuple[float, float] = (0.1, 10.
         Of classifiers that have not seen the patches they judge.
     limits : tuple of float
         Smallest and largest ratio, before the mean is made 1.
+    least_effective : float
+        Smallest effective share, 0..1: where a classifier is nearly perfect, a few patches would count for all, so the log
+        odds are shrunk until this share is reached.
 
     Returns
     -------
@@ -259,11 +265,16 @@ def importance_weights(verdict: Verdict, limits: tuple[float, float] = (0.1, 10.
         Effective sample size over their number, 1 / (1 + variance of the weights), in 0..1 (Kish 1965).
     """
     slope, offset = calibrate(verdict)
-    odds = slope * verdict.synthetic + offset
-    ratio = np.clip(np.exp(np.clip(odds, -30, 30)), *limits)
-    ratio = np.where(np.isnan(verdict.synthetic), np.nanmean(ratio) if np.isfinite(ratio).any() else 1.0, ratio)
-    weights = ratio / ratio.mean()
-    return weights, effective_share(weights)
+    odds = np.clip(slope * verdict.synthetic + offset, -30, 30)
+    shrink = 1.0
+    while True:
+        ratio = np.clip(np.exp(shrink * odds), *limits)
+        ratio = np.where(np.isnan(ratio), np.nanmean(ratio) if np.isfinite(ratio).any() else 1.0, ratio)
+        weights = ratio / ratio.mean()
+        effective = effective_share(weights)
+        if effective >= least_effective or shrink < 0.01:
+            return weights, effective
+        shrink *= 0.8
 
 
 def effective_share(weights: Sequence[float] | npt.NDArray[np.floating]) -> float:

@@ -35,7 +35,7 @@ def test_help_imports_nothing_heavy():
 def test_without_arguments_shows_help(capsys):
     assert run([]) == 0
     shown = capsys.readouterr()
-    assert all(verb in shown.out for verb in ("generate", "train", "segment", "evaluate", "pack", "info"))
+    assert all(verb in shown.out for verb in ("generate", "refine", "train", "segment", "evaluate", "pack", "info"))
     assert "Exit codes" in shown.out
     assert not shown.err
 

@@ -24,6 +24,7 @@ from histocli.cli.console import Screen
 
 GENERATE = ["--n", "8", "--patch-px", "64", "--mpp", "0.5", "--reference-mpp", "0.5", "--device", "cpu", "--workers", "1", "-q"]
 TRAIN = ["--steps", "2", "--batch", "2", "--crop-px", "32", "--device", "cpu", "--precision", "fp32", "--workers", "1", "-q"]
+REFINE = ["--steps", "2", "--batch", "2", "--no-weights", "--device", "cpu", "--precision", "fp32", "--workers", "1", "-q"]
 SEGMENT = ["--device", "cpu", "--precision", "fp32", "--workers", "1", "--mpp", "0.5", "-q"]
 
 
@@ -53,6 +54,7 @@ def words(house, tmp_path):
     images, store, model = str(house / "images"), str(house / "synth.zarr"), str(house / "model.safetensors")
     return {
         "generate": ["generate", images, "-o", str(tmp_path / "a.zarr"), *GENERATE],
+        "refine": ["refine", store, "-o", str(tmp_path / "r.zarr"), *REFINE],
         "train": ["train", store, "-o", str(tmp_path / "m.safetensors"), *TRAIN],
         "segment": ["segment", images, "--model", model, "-o", str(tmp_path / "out"), *SEGMENT],
     }
@@ -90,7 +92,7 @@ def test_the_chain_from_images_to_scores(house, words, tmp_path, capsys):
 
 
 def test_a_second_run_skips_and_prints_the_same(house, words, capsys):
-    for verb in ("generate", "train", "segment"):
+    for verb in ("generate", "refine", "train", "segment"):
         assert run(words[verb]) == 0
         first = capsys.readouterr().out
         assert run([*words[verb], "--json"]) == 0
@@ -100,7 +102,8 @@ def test_a_second_run_skips_and_prints_the_same(house, words, capsys):
 
 
 @pytest.mark.parametrize(
-    ("verb", "change"), [("generate", ["--seed", "1"]), ("train", ["--seed", "1"]), ("segment", ["--mpp", "0.6"])]
+    ("verb", "change"),
+    [("generate", ["--seed", "1"]), ("refine", ["--seed", "1"]), ("train", ["--seed", "1"]), ("segment", ["--mpp", "0.6"])],
 )
 def test_other_settings_do_not_replace_what_is_there(words, capsys, verb, change):
     assert run(words[verb]) == 0
@@ -108,7 +111,7 @@ def test_other_settings_do_not_replace_what_is_there(words, capsys, verb, change
     assert run([*words[verb], *change, "--overwrite"]) == 0
 
 
-@pytest.mark.parametrize("verb", ["generate", "train", "segment"])
+@pytest.mark.parametrize("verb", ["generate", "refine", "train", "segment"])
 def test_a_dry_run_writes_nothing(words, tmp_path, capsys, verb):
     assert run([*words[verb], "--dry-run", "--json"]) == 0
     assert all(orjson.loads(line)["status"] == "planned" for line in capsys.readouterr().out.splitlines())
@@ -126,7 +129,17 @@ def test_stores_and_models_are_described(house, capsys, tmp_path):
     assert orjson.loads(capsys.readouterr().out)["kind"] == "model"
 
 
+def test_refined_patches_train_a_segmenter(house, words, tmp_path, capsys):
+    assert run([*words["refine"], "--json", "--refs", str(house / "images"), "--reference-mpp", "0.5"]) == 0
+    result = orjson.loads(capsys.readouterr().out)
+    assert (result["schema"], result["status"], result["patches"]) == ("histosynth.refine/1", "done", 8)
+    assert run(["train", str(tmp_path / "r.zarr"), *words["train"][2:]]) == 0
+
+
 def test_pipes_carry_paths(house, words, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{house / 'synth.zarr'}\n"))
+    assert run(["refine", "-", *words["refine"][2:]]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'r.zarr'}\n"
     monkeypatch.setattr(sys, "stdin", io.StringIO(f"{house / 'synth.zarr'}\n"))
     assert run(["train", "-", *words["train"][2:]]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'm.safetensors'}\n"
@@ -331,7 +344,7 @@ def files_of_at_most(n_bytes: int):
         signal.signal(signal.SIGXFSZ, handler)
 
 
-@pytest.mark.parametrize("verb", ["generate", "train", "segment"])
+@pytest.mark.parametrize("verb", ["generate", "refine", "train", "segment"])
 def test_a_full_disk_is_exit_6_and_loses_nothing_earlier(words, capsys, verb):
     with files_of_at_most(4096):
         one_error(capsys, 6, words[verb])

@@ -1,0 +1,259 @@
+"""Refinement as a stage: labels bit for bit, nothing outside nuclei, a stop loses nothing, and bad references are named.
+
+``initial``: 8 patches of 64 px drawn from four images that are made in code.
+"""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from histocli.base.errors import InputNotFound, InvalidInput, InvalidOption, InvalidStore, Stopped, StoreExists
+from histocli.config.common import Execution
+from histocli.config.generate import GenerateConfig
+from histocli.config.refine import RefineConfig
+from histocli.stages import refine as stage
+from histocli.stages.generate import generate
+from histocli.stages.refine import refine
+from histocli.stores.models import checkpoint_path
+from histocli.stores.patches import PatchStore
+from histocli.stores.provenance import log_path
+from histocli.training.adversarial import StepReport
+from tests.tissue import make_tissue
+
+MPP = 0.5
+CONFIG = {"steps": 6, "batch": 2}
+RUN = Execution(device="cpu", precision="fp32", workers=1)
+
+
+@pytest.fixture(scope="module")
+def references(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("references")
+    for seed in range(4):
+        Image.fromarray(make_tissue(seed=seed).image).save(folder / f"{seed}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def initial(references, tmp_path_factory):
+    path = tmp_path_factory.mktemp("initial") / "synth.zarr"
+    generate([str(references)], path, GenerateConfig(n=8, patch_px=64, mpp=MPP, reference_mpp=MPP), RUN)
+    return str(path)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick():
+    """A classifier of three steps, and a critic that need not prove itself: what is learnt does not matter here."""
+    with pytest.MonkeyPatch.context() as patch:
+        classifier, adversarial = stage.TwoSampleSchedule, stage.AdversarialSchedule
+        patch.setattr(stage, "TwoSampleSchedule", lambda **values: classifier(**values, steps=3, batch=2, folds=2))
+        patch.setattr(stage, "AdversarialSchedule", lambda **values: adversarial(**values, least_skill=0.0))
+        yield
+
+
+@pytest.fixture(scope="module")
+def refined(quick, initial, tmp_path_factory):
+    out = tmp_path_factory.mktemp("refined") / "refined.zarr"
+    return refine(initial, [], out, RefineConfig(**CONFIG), RUN), out
+
+
+def test_labels_are_kept_bit_for_bit_and_only_nuclei_change(refined, initial):
+    result, out = refined
+    before, after = PatchStore.open(initial), PatchStore.open(out)
+    image, labels = before.read(range(8))
+    new, new_labels = after.read(range(8))
+    assert result.status == "done"
+    assert after.origin == "refined"
+    assert after.mpp == before.mpp
+    assert np.array_equal(labels, new_labels)
+    far = np.stack([stage_gate_is_closed(label) for label in labels])
+    assert np.array_equal(image[far], new[far])
+    assert not np.array_equal(image, new)
+
+
+def stage_gate_is_closed(labels):
+    from histocli.training.adversarial import edit_gate
+
+    return edit_gate(labels, MPP) == 0
+
+
+def test_the_store_says_where_it_came_from_and_holds_the_networks(refined, initial):
+    result, out = refined
+    before, after = PatchStore.open(initial), PatchStore.open(out)
+    assert after.attributes["initial"]["sha256"] == before.content_hash()
+    assert {"refiner", "realism", "style", "averaged"} == set(after.networks())
+    assert np.array_equal(after.reference, before.reference)  # each is refined towards its own
+    assert after.weight.mean() == pytest.approx((after.weight > 0).mean(), abs=1e-5)
+    assert result.rejected == (after.weight == 0).sum()
+    assert {"initial", "refined"} == set(result.agreement)
+    assert not checkpoint_path(out).exists()
+
+
+def test_losses_are_json_lines_and_sheets_are_pictures(refined):
+    _, out = refined
+    lines = [json.loads(line) for line in (log_path(out) / "metrics.jsonl").read_text().splitlines()]
+    judged = [line["held_out"] for line in lines if "held_out" in line]
+    assert judged
+    assert all(0 <= judged[-1][key] <= 1 for key in ("auc_initial", "auc_refined", "style_matched"))
+    assert any("auc" in line for line in lines)
+    sheet = np.asarray(Image.open(sorted(log_path(out).glob("preview-*.png"))[-1]))
+    assert sheet.shape[2] == 3
+    assert sheet.std() > 5
+
+
+def test_the_same_run_gives_the_same_store_and_is_skipped_when_repeated(refined, initial, tmp_path):
+    _, out = refined
+    again = refine(initial, [], tmp_path / "b.zarr", RefineConfig(**CONFIG), RUN)
+    assert PatchStore.open(again.output).content_hash() == PatchStore.open(out).content_hash()
+    assert refine(initial, [], tmp_path / "b.zarr", RefineConfig(**CONFIG), RUN).status == "skipped"
+    with pytest.raises(StoreExists):
+        refine(initial, [], tmp_path / "b.zarr", RefineConfig(steps=5, batch=2), RUN)
+
+
+def test_a_stop_keeps_a_checkpoint_and_resuming_gives_the_same_patches(refined, initial, tmp_path):
+    _, whole = refined
+    out = tmp_path / "stopped.zarr"
+    with pytest.raises(Stopped, match="--resume"):
+        refine(initial, [], out, RefineConfig(**CONFIG), RUN, stop_after=3)
+    assert checkpoint_path(out).exists()
+    assert not out.exists()
+    with pytest.raises(StoreExists, match="--resume"):
+        refine(initial, [], out, RefineConfig(**CONFIG), RUN)
+    resumed = Execution(device="cpu", precision="fp32", workers=1, resume=True)
+    refine(initial, [], out, RefineConfig(**CONFIG), resumed)
+    first, second = PatchStore.open(whole), PatchStore.open(out)
+    assert np.array_equal(first.read(range(8))[0], second.read(range(8))[0])
+    for name, value in first.networks()["refiner"].items():
+        assert np.array_equal(value, second.networks()["refiner"][name]), name
+
+
+def test_an_interruption_while_patches_are_repainted_costs_no_training(initial, tmp_path, monkeypatch):
+    out = tmp_path / "late.zarr"
+
+    def stop(*_, **__):
+        raise Stopped("now")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "refine_patches", stop)
+        patch.setattr(stage._Run, "_show", lambda *_: None)
+        with pytest.raises(Stopped, match="now"):
+            refine(initial, [], out, RefineConfig(**CONFIG), RUN)
+    taken = []
+    full = stage.train_adversarial
+    monkeypatch.setattr(stage, "train_adversarial", lambda *values: (taken.append(report) or report for report in full(*values)))
+    refine(initial, [], out, RefineConfig(**CONFIG), Execution(device="cpu", precision="fp32", workers=1, resume=True))
+    assert not taken
+    assert PatchStore.open(out).origin == "refined"
+
+
+def test_a_trained_refiner_is_applied_to_other_patches(refined, initial, references, tmp_path):
+    _, out = refined
+    result = refine(initial, [str(references)], tmp_path / "applied.zarr", RefineConfig(model=str(out), reference_mpp=MPP), RUN)
+    assert result.moves is None
+    assert result.critic_auc is None
+    applied = PatchStore.open(result.output)
+    assert np.array_equal(applied.read(range(8))[0], PatchStore.open(out).read(range(8))[0])
+    with pytest.raises(InvalidStore, match="holds no refiner"):
+        refine(initial, [], tmp_path / "c.zarr", RefineConfig(model=initial), RUN)
+
+
+def test_restyled_patches_record_the_reference_that_lent_its_style(initial, refined, tmp_path):
+    _, out = refined
+    result = refine(initial, [], tmp_path / "restyled.zarr", RefineConfig(model=str(out), restyle=True), RUN)
+    before, after = PatchStore.open(initial), PatchStore.open(result.output)
+    changed = after.reference != before.reference
+    assert changed.any()
+    assert np.array_equal(before.read(range(8))[1], after.read(range(8))[1])
+
+
+def test_other_references_join_the_records_and_are_announced(initial, refined, tmp_path, caplog):
+    _, out = refined
+    for seed in (7, 8):
+        Image.fromarray(make_tissue(seed=seed).image).save(tmp_path / f"new{seed}.png")
+    config = RefineConfig(model=str(out), reference_mpp=MPP)
+    result = refine(initial, [str(tmp_path / "new*.png")], tmp_path / "other.zarr", config, RUN)
+    store = PatchStore.open(result.output)
+    names = {store.references[number].name for number in store.reference}
+    assert names <= {"new7.png", "new8.png"}
+    assert "appearance" in store.references[-1].statistics
+    assert "not among the references" in caplog.text
+
+
+def test_one_reference_works_and_says_what_it_cannot_do(initial, references, tmp_path, caplog):
+    result = refine(
+        initial, [str(references / "0.png")], tmp_path / "one.zarr", RefineConfig(steps=2, batch=2, reference_mpp=MPP), RUN
+    )
+    assert result.auc is None
+    assert "one reference" in caplog.text
+    assert "at least two references" in caplog.text
+
+
+def test_white_references_are_refused_by_name(initial, tmp_path):
+    Image.fromarray(np.full((64, 64, 3), 250, np.uint8)).save(tmp_path / "white.png")
+    with pytest.raises(InvalidInput, match="shows nuclei"):
+        refine(initial, [str(tmp_path / "white.png")], tmp_path / "x.zarr", RefineConfig(reference_mpp=MPP, **CONFIG), RUN)
+
+
+def test_references_that_are_gone_or_changed_are_named(initial, references, tmp_path):
+    lost = references / "3.png"
+    content = lost.read_bytes()
+    try:
+        lost.write_bytes(content + b" ")
+        with pytest.raises(InputNotFound, match=r"3\.png.*--refs"):
+            refine(initial, [], tmp_path / "x.zarr", RefineConfig(**CONFIG), RUN)
+    finally:
+        lost.write_bytes(content)
+
+
+def test_only_initial_patches_are_taken(refined, tmp_path):
+    _, out = refined
+    with pytest.raises(InvalidStore, match="holds refined patches"):
+        refine(str(out), [], tmp_path / "x.zarr", RefineConfig(**CONFIG), RUN)
+
+
+def test_a_dry_run_writes_nothing(initial, tmp_path):
+    dry = Execution(device="cpu", workers=1, dry_run=True)
+    assert refine(initial, [], tmp_path / "x.zarr", RefineConfig(**CONFIG), dry).status == "planned"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("report", "word"),
+    [
+        (StepReport(3, float("nan"), 0.5, 0.5, 0.01, 0.8), "not a number"),
+        (StepReport(3, 0.5, 0.5, 0.5, 0.9, 0.8), "has left what it was given"),
+    ],
+)
+def test_a_training_that_goes_wrong_is_stopped_with_the_last_good_weights(initial, tmp_path, monkeypatch, caplog, report, word):
+    full = stage.train_adversarial
+
+    def sabotaged(training, *values):
+        for number, true in enumerate(full(training, *values)):
+            if number == 2:
+                for parameter in training.networks.averaged.parameters():
+                    parameter.data.fill_(float("nan"))
+                yield report
+            yield true
+
+    monkeypatch.setattr(stage, "train_adversarial", sabotaged)
+    result = refine(initial, [], tmp_path / "x.zarr", RefineConfig(**CONFIG), RUN)
+    assert word in caplog.text
+    assert result.steps == 3
+    values = PatchStore.open(result.output).networks()["averaged"].values()
+    assert all(np.isfinite(value).all() for value in values)
+
+
+def test_a_critic_that_is_never_fooled_ends_the_training():
+    guard = stage._Guard.__new__(stage._Guard)
+    guard.saturated = 0
+    perfect = StepReport(1, 0.0, 0.5, 5.0, 0.01, 1.0)
+    found = [guard.look(perfect) for _ in range(stage.SATURATED_STEPS)]
+    assert found[:-1] == [None] * (stage.SATURATED_STEPS - 1)
+    assert "never fooled" in found[-1]
+
+
+def test_settings_that_make_no_sense_are_refused():
+    for wrong in ({"steps": 0}, {"batch": 1}, {"identity": -1.0}, {"style": -0.1}, {"time_budget_s": 0.0}, {"seed": -1}):
+        with pytest.raises(InvalidOption):
+            RefineConfig(**wrong)
