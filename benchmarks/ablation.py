@@ -8,6 +8,7 @@ full       Everything on.
 plain      Every component of the synthesis off.
 -NAME      Full without one component: a field of ``Recipe`` (``-crowds``) or of ``Augmentation`` (``-jpeg``).
 +NAME      Plain with one component of the synthesis on.
+second     Full, with the priors of a model's nuclei (``--first WEIGHTS``, such as those of ``full``) instead of the rough ones.
 
 Pools
 -----
@@ -33,7 +34,7 @@ import numpy.typing as npt
 import tifffile
 import torch
 from accuracy import commit
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from histocli.base.parallel import map_unordered
 from histocli.base.rng import rng_for
@@ -46,6 +47,7 @@ from histocli.metrics.summary import summarise
 from histocli.model.normalisation import glass_to_white
 from histocli.model.segmenter import architecture_of_size, build_segmenter
 from histocli.optics.density import white_level
+from histocli.reference.calibration import calibration_of, compare_areas
 from histocli.reference.statistics import Reference, analyse_reference
 from histocli.stores.scratch import load_arrays, save_arrays
 from histocli.stores.slides import read_image
@@ -81,7 +83,7 @@ class Arm:
 def arm_of(name: str) -> Arm:
     """Return the setting of an arm's name."""
     components = {field.name for field in fields(Recipe)}
-    if name == "full":
+    if name in ("full", "second"):
         return Arm(FULL_RECIPE, Augmentation())
     if name == "plain":
         return Arm(Recipe.plain(), Augmentation())
@@ -210,6 +212,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=1000, help="patches")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--size", default="S")
+    parser.add_argument("--first", type=Path, help="weights whose nuclei are the priors of the arm 'second'")
     parser.add_argument("--work", type=Path, default=ROOT / "work" / "ablation")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "ablation.jsonl")
     options = parser.parse_args()
@@ -228,6 +231,10 @@ def main() -> None:
                     continue
                 arm, started = arm_of(name), time.monotonic()
                 folders = references(options.data, pool, options.work / f"references-{state}")
+                if name == "second":
+                    tag = f"second-{options.first.stem}-{pool}"
+                    folders = second_references(folders, options.data, pool, options.first, options.work / tag)
+                    kept = None
                 if kept is None or kept[0] != (arm.recipe, pool, seed):
                     kept = (arm.recipe, pool, seed), patches_of(folders, arm.recipe, options.n, seed)
                 drawn = time.monotonic()
@@ -260,6 +267,36 @@ def references(data: Path, pool: str, work: Path) -> list[Path]:
     for _ in map_unordered(analyse, missing, available_cpus(), "stopped"):
         pass
     return [folder for _, folder in wanted]
+
+
+def second_references(first: list[Path], data: Path, pool: str, weights: Path, work: Path) -> list[Path]:
+    """Take the references apart again, by the nuclei that a model finds in them; its errors are known from synthetic patches."""
+    segmenter = build_segmenter(architecture_of_size(weights.stem.rsplit("-", 1)[1]))
+    segmenter.load_state_dict(load_file(weights))
+    predictor = Predictor(segmenter, mpp=MPP, device=torch.device("cpu"), dtype=torch.bfloat16)
+    ratios: list[float] = []
+    found = drawn = 0
+    for index in range(64):
+        reference = Reference.from_arrays(*load_arrays(first[index * 7 % len(first)]))
+        drawing = draw_patch(reference, PATCH_PX, rng_for(0, "calibration", index))
+        areas, n_found, n_drawn = compare_areas(
+            drawing.instance_labels, segment(predictor, paint_patches([drawing], torch.device("cpu"))[0])
+        )
+        ratios, found, drawn = ratios + areas, found + n_found, drawn + n_drawn
+    calibration = calibration_of(ratios, found, drawn)
+    print(f"calibration: area {calibration.area_factor:.3f}, recall {calibration.recall:.3f}", flush=True)
+    folders = []
+    for path in images_of(data, pool):
+        folder = work / path.parent.parent.name / path.parent.name / path.stem
+        folders.append(folder)
+        if (folder / "about.json").exists():
+            continue
+        pixels = read_image(path).pixels
+        nuclei = segment(predictor, pixels)
+        rng = rng_for(0, path.name)
+        reference = analyse_reference(pixels, MPP, path.name, rng, predicted=nuclei, calibration=calibration)
+        save_arrays(folder, *reference.to_arrays())
+    return folders
 
 
 def differences(full: list[dict[str, Any]], other: list[dict[str, Any]]) -> npt.NDArray[np.float64]:
