@@ -29,7 +29,8 @@ class Thresholds:
     smallest_core_um2: float = 0.6
     """Smaller cores do not seed a nucleus, in square micrometres."""
     confidence: float = 0.0
-    """Objects with a lower mean probability are dropped; 0 keeps all, until a value is chosen without labels."""
+    """Objects with a lower mean probability are dropped; 0 keeps all. ``train`` chooses it from held-out synthetic
+    patches."""
     largest_hole_um2: float = 12.0
     """Smaller holes in the nucleus mask are filled, in square micrometres."""
 

@@ -28,13 +28,14 @@ from histocli.base.interrupts import raise_if_stopped, stop_requested
 from histocli.base.progress import Bar, Track, silent
 from histocli.base.rng import rng_for
 from histocli.base.system import resolve_workers
-from histocli.base.types import InstanceLabels, Json, RGBImage
+from histocli.base.types import FloatArray, InstanceLabels, Json, RGBImage
 from histocli.config.common import Execution, as_dict, config_hash
 from histocli.config.train import TrainConfig
 from histocli.figures.sheets import patch_sheet
 from histocli.inference.predict import Predictor
-from histocli.instances.targets import DEFAULT_THRESHOLDS, normalised_distance
+from histocli.instances.targets import DEFAULT_THRESHOLDS, Thresholds, normalised_distance
 from histocli.metrics.counts import count
+from histocli.metrics.selection import choose_confidence
 from histocli.metrics.summary import summarise
 from histocli.model.normalisation import PIXEL_MEAN, PIXEL_STD, glass_to_white
 from histocli.model.segmenter import architecture_of_size, build_segmenter, channels_last
@@ -64,7 +65,7 @@ CHECKPOINT_S = 60.0  # seconds between checkpoints
 VALIDATIONS = 4  # times the held-out patches are scored in the course of a training
 MOST_HELD_OUT = 64  # held-out patches; more cost time and tell little more
 PREVIEW_PATCHES = 8
-RESERVE_S = 8.0  # of a time budget, kept for starting the interpreter, the last scoring and writing the model
+RESERVE_S = 12.0  # of a time budget, kept for starting the interpreter, the last scoring and writing the model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,16 +183,18 @@ def train(
         if action == "resume":
             run.restore(checkpoint_path(out))
         loss, scores = run.train(patches, schedule, track)
+        thresholds, chosen_by = run.choose_thresholds()
         header = ModelHeader(
             architecture=asdict(segmenter.architecture),
             mpp=result.mpp,
             config_hash=fingerprint,
             normalisation={"glass": "white, measured per image", "mean": PIXEL_MEAN, "std": PIXEL_STD, "range": "sRGB 0..1"},
-            thresholds=asdict(DEFAULT_THRESHOLDS),
+            thresholds=asdict(thresholds),
             training={
                 "steps": training.step,
                 "loss": loss,
                 "held_out": scores,
+                "thresholds": chosen_by,
                 "device": str(device),
                 "precision": result.precision,
             },
@@ -405,6 +408,21 @@ class _Run:
                 f"{path}: the checkpoint does not fit this training ({one_line(error)}); start anew with --overwrite"
             ) from error
 
+    def choose_thresholds(self) -> tuple[Thresholds, Json | None]:
+        """Choose below which mean probability objects are dropped, from held-out synthetic patches: no label is needed."""
+        if not len(self.held_out.images):
+            return DEFAULT_THRESHOLDS, None
+        segmenter = self.training.segmenter
+        device = next(segmenter.parameters()).device
+        predictor = Predictor(segmenter, mpp=self.mpp, device=device, dtype=self.dtype)
+        maps = predict_maps(predictor, self.held_out.images)
+        found = [predictor.instances(each) for each in maps]
+        confidence, score = choose_confidence(list(self.held_out.labels), found, [each[..., 0] for each in maps])
+        return replace(DEFAULT_THRESHOLDS, confidence=confidence), {
+            "by": "AJI + PQ, held-out synthetic",
+            "score": round(score, 4),
+        }
+
     def _validate(self) -> Json | None:
         """Score the held-out patches, and show some of them."""
         if not len(self.held_out.images):
@@ -424,14 +442,18 @@ class _Run:
         return scores
 
 
-def predict_patches(predictor: Predictor, images: npt.NDArray[np.uint8]) -> list[InstanceLabels]:
-    """Segment patches (n, H, W, 3) one by one; sides are mirrored up to what the network takes."""
+def predict_maps(predictor: Predictor, images: npt.NDArray[np.uint8]) -> list[FloatArray]:
+    """Return the maps of patches (n, H, W, 3) one by one; sides are mirrored up to what the network takes."""
     height, width = images.shape[1:3]
     multiple = predictor.multiple_px
     more_y, more_x = -height % multiple, -width % multiple
     found = []
     for image in images:
         padded = cv2.copyMakeBorder(image, 0, more_y, 0, more_x, cv2.BORDER_REFLECT)
-        maps = predictor.maps(padded[None])[0, :height, :width]
-        found.append(predictor.instances(maps))
+        found.append(np.ascontiguousarray(predictor.maps(padded[None])[0, :height, :width]))
     return found
+
+
+def predict_patches(predictor: Predictor, images: npt.NDArray[np.uint8]) -> list[InstanceLabels]:
+    """Segment patches (n, H, W, 3) one by one."""
+    return [predictor.instances(maps) for maps in predict_maps(predictor, images)]

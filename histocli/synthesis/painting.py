@@ -34,6 +34,7 @@ NUCLEOLUS_STRENGTH = 0.8
 CLUMP_STRENGTH = 0.35
 SHOWS = 0.6  # strength from which a nucleus is one that a rough map would have measured
 LEAST_KEPT = 0.15  # of the finest detail: below, a patch looks smeared
+EDGE_RESPONSE = 0.55  # of the finest detail of a blurred step, what a second blur of the same width takes away again
 MOST_NOISE = 3.0  # times that of the background
 
 
@@ -157,7 +158,8 @@ def match_sharpness(light: Tensor, canvas: Canvas, visible: Tensor, cover: Tenso
         found = ((power * judged).sum(dim=(1, 2, 3)) / pixels.clamp(min=1)).sqrt() / canvas.white
         known = (target > 0) & (pixels >= FEWEST_PIXELS) & (found > 0)
         kept = torch.where(known, (target / found.clamp(min=1e-6)).clamp(LEAST_KEPT, 1), 1.0)
-        change = change - region * (1 - kept)[:, None, None, None] * fine
+        response = EDGE_RESPONSE if region is edge else 1.0
+        change = change - region * ((1 - kept) / response).clamp(max=1)[:, None, None, None] * fine
         if region is core:
             missing = torch.where(known, (target.square() - found.square()).clamp(min=0).sqrt(), 0.0) * canvas.white
             noise = background_detail(canvas, sigma)

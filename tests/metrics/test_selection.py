@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from histocli.metrics.selection import agreement, count_stability, reduce_contrast, stability
+from histocli.metrics.selection import agreement, choose_confidence, count_stability, mean_within, reduce_contrast, stability
 from histocli.optics.density import rgb_to_optical_density
 
 
@@ -45,3 +45,28 @@ def test_reduced_contrast_scales_absorbance():
     np.testing.assert_allclose(after, 0.5 * before, atol=0.012)  # rounding to 8 bits
     np.testing.assert_array_equal(reduce_contrast(image, 1.0), image)
     assert reduce_contrast(np.full((1, 1, 3), 255, np.uint8)).min() == 255
+
+
+def test_the_threshold_parts_false_objects_from_true_ones():
+    """Four true squares of probability 0.9 and four false ones of 0.6; without false ones, no threshold is needed."""
+    found = grid(8)
+    truth = np.where(found <= 4, found, 0)
+    probability = np.where(found == 0, 0.1, np.where(found <= 4, 0.9, 0.6)).astype(np.float32)
+    threshold, score = choose_confidence([truth, truth], [found, found], [probability, probability])
+    assert 0.6 < threshold <= 0.9
+    assert score == pytest.approx(2)
+    assert choose_confidence([found], [found], [probability]) == (0.0, pytest.approx(2))
+
+
+def test_pale_true_nuclei_keep_the_threshold_low():
+    """True squares of probability 0.55 are worth more than one false one of 0.6."""
+    found = grid(6)
+    truth = np.where(found <= 5, found, 0)
+    probability = np.where(found == 0, 0.1, np.where(found <= 5, 0.55, 0.6)).astype(np.float32)
+    assert choose_confidence([truth], [found], [probability])[0] <= 0.5
+
+
+def test_means_are_taken_within_objects():
+    labels = np.array([[0, 1, 1], [2, 2, 0]], np.int32)
+    values = np.array([[9, 1, 3], [5, 7, 9]], np.float32)
+    assert mean_within(labels, values).tolist() == [0, 2, 6]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from histocli.model.normalisation import glass_to_white
+from histocli.model.normalisation import glass_to_white, white_to_glass
 from histocli.optics.density import WHITE_LEVEL, rgb_to_optical_density, white_level
 
 
@@ -33,3 +33,9 @@ def test_a_dim_copy_of_an_image_is_normalised_to_the_same():
     both = [glass_to_white(one, white_level(one)).astype(int) for one in (image, dim)]
     assert np.abs(both[0] - both[1]).max() <= 3
     assert np.abs(image.astype(int) - dim).max() > 60  # which they were not before
+
+
+def test_a_microscope_is_dimmed_back_to_what_it_was():
+    image = np.random.default_rng(2).integers(0, 180, (16, 16, 3)).astype(np.uint8)
+    back = white_to_glass(glass_to_white(image, 181.0), 181.0)
+    assert np.abs(back.astype(int) - image).max() <= 1

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from histocli.optics.density import optical_density_to_rgb, rgb_to_optical_density
-from histocli.optics.stains import TYPICAL_STAINS, StainEstimate, estimate_stains, mix, unmix
+from histocli.optics.stains import TYPICAL_STAINS, StainEstimate, estimate_stains, mix, restain, unmix
 from tests.tissue import make_tissue
 
 
@@ -118,3 +118,12 @@ def test_tissue_shows_its_stains():
     amounts = unmix(rgb_to_optical_density(tissue.image), found.stain_matrix)
     inside = tissue.labels > 0
     assert amounts[inside, 0].mean() > 4 * abs(amounts[~inside, 0].mean())
+
+
+def test_restained_tissue_has_the_other_stains_in_the_amounts_asked_for():
+    other = unit([[0.55, 0.8, 0.25], [0.15, 0.95, 0.3]])
+    amounts = np.random.default_rng(0).uniform(0.1, 1, (6, 7, 2))
+    before = mix(amounts, TYPICAL_STAINS)
+    after = restain(before, TYPICAL_STAINS, other, np.array([1.5, 0.8]))
+    assert np.allclose(unmix(after, other), amounts * [1.5, 0.8], atol=1e-4)
+    assert np.allclose(restain(before, TYPICAL_STAINS, TYPICAL_STAINS, np.ones(2)), before, atol=1e-5)

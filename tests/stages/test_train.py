@@ -16,6 +16,7 @@ from histocli.model.normalisation import glass_to_white
 from histocli.model.segmenter import build_segmenter
 from histocli.optics.density import white_level
 from histocli.stages import train as stage
+from histocli.stages.common import Clock
 from histocli.stages.train import split_weight, train
 from histocli.stores import patches
 from histocli.stores.models import checkpoint_path, read_checkpoint, read_model, read_model_header, write_checkpoint
@@ -365,22 +366,22 @@ def test_a_time_budget_plans_the_steps_and_is_kept(store, tmp_path, monkeypatch,
 def test_the_clock_counts_seconds_of_training_from_the_first_step():
     watch = FakeWatch()
     watch.now = 5.0  # reading took its time
-    clock = stage._Clock(TrainConfig(time_budget_s=100.0), watch)
+    clock = Clock(0, 100.0, stage.RESERVE_S, watch)
     done = [clock.progress(step) for step in range(2000)]
     assert done[0] < 0.01
     assert (np.diff(done) > 0).all()
     assert done[-1] > 1
     end = next(step for step, share in enumerate(done) if share >= 1)
     assert 5.0 + 0.1 * end <= 100.0 - stage.RESERVE_S + 0.5
-    by_steps = stage._Clock(TrainConfig(steps=8), FakeWatch())
+    by_steps = Clock(8, None, stage.RESERVE_S, FakeWatch())
     assert [by_steps.progress(step) for step in (0, 2, 8)] == [0, 0.25, 1]
 
 
 def test_a_resumed_clock_goes_on_where_it_was():
-    first = stage._Clock(TrainConfig(time_budget_s=100.0), FakeWatch())
+    first = Clock(0, 100.0, stage.RESERVE_S, FakeWatch())
     for _ in range(100):
         before = first.progress(0)
-    second = stage._Clock(TrainConfig(time_budget_s=100.0), FakeWatch())
+    second = Clock(0, 100.0, stage.RESERVE_S, FakeWatch())
     second.earlier_s = first.trained_s
     assert 0.5 * before < second.progress(0) < 1.2 * before
 

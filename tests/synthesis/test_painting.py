@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from histocli.optics.density import optical_density_to_rgb
+from histocli.reference.sharpness import fine_detail
 from histocli.synthesis.painting import COLUMNS, Canvas, paint, sample_textures
 
 SIDE, RADIUS = 48, 12
@@ -42,6 +43,7 @@ def canvas(*, background=BACKGROUND, **columns):
         textures=torch.zeros(1, 3, 8, 8),
         edge_px=torch.tensor([0.8]),
         white=torch.tensor([256.0]),
+        fine=torch.zeros(1, 2),
     )
 
 
@@ -145,3 +147,39 @@ def test_an_edge_out_of_focus_fades_inwards():
     border = (MIDDLE[0], MIDDLE[1] - RADIUS + 1)
     assert soft[border] > sharp[border] + 15
     assert abs(sharp[OUTSIDE] - soft[OUTSIDE]) <= 1
+
+
+def noisy_canvas(fine):
+    """Background with noise, a disk without, and the finest detail that it is to reach."""
+    drawn = canvas()
+    generator = torch.Generator().manual_seed(0)
+    noise = 0.04 * torch.randn(1, 3, SIDE, SIDE, generator=generator)
+    return replace(drawn, background=drawn.background + noise, fine=torch.tensor([fine]))
+
+
+def detail(image, mask):
+    light = (image.astype(np.float32) + 1) / 256
+    return fine_detail(light, mask)
+
+
+@pytest.mark.parametrize("target", [0.01, 0.02, 0.03])
+def test_nuclei_get_the_noise_that_the_reference_has(target):
+    mask = canvas().owner[0].numpy() > 0
+    before = detail(painted(noisy_canvas((0.0, 0.0))), mask)[0]
+    after = detail(painted(noisy_canvas((target, 0.0))), mask)[0]
+    assert before < 0.005
+    assert after == pytest.approx(target, rel=0.25)
+
+
+def test_borders_that_are_too_sharp_are_softened_and_soft_ones_stay():
+    mask = canvas().owner[0].numpy() > 0
+    sharp = detail(painted(canvas()), mask)[1]
+    softened = detail(painted(replace(canvas(), fine=torch.tensor([[0.0, 0.5 * sharp]]))), mask)[1]
+    assert 0.35 * sharp < softened < 0.75 * sharp
+    assert np.array_equal(painted(replace(canvas(), fine=torch.tensor([[0.0, 2 * sharp]]))), painted(canvas()))
+
+
+def test_a_faint_nucleus_is_no_measure_of_sharpness():
+    """The reference's rough map would not have seen it, so nothing is known and nothing changes."""
+    faint = canvas(strength=0.4)
+    assert np.array_equal(painted(replace(faint, fine=torch.tensor([[0.02, 0.001]]))), painted(faint))
