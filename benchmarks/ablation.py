@@ -43,6 +43,7 @@ from histocli.inference.predict import Predictor
 from histocli.instances.targets import normalised_distance
 from histocli.metrics.contrast import contrast_and_found, recall_by_tercile
 from histocli.metrics.counts import count
+from histocli.metrics.selection import choose_confidence
 from histocli.metrics.summary import summarise
 from histocli.model.normalisation import glass_to_white
 from histocli.model.segmenter import architecture_of_size, build_segmenter
@@ -274,17 +275,29 @@ def second_references(first: list[Path], data: Path, pool: str, weights: Path, w
     segmenter = build_segmenter(architecture_of_size(weights.stem.rsplit("-", 1)[1]))
     segmenter.load_state_dict(load_file(weights))
     predictor = Predictor(segmenter, mpp=MPP, device=torch.device("cpu"), dtype=torch.bfloat16)
+    drawings = [
+        draw_patch(Reference.from_arrays(*load_arrays(first[index * 7 % len(first)])), PATCH_PX, rng_for(0, "calibration", index))
+        for index in range(64)
+    ]
+    images = [
+        glass_to_white(image, drawing.white)
+        for image, drawing in zip(paint_patches(drawings, torch.device("cpu")), drawings, strict=True)
+    ]
+    truths = [drawing.instance_labels for drawing in drawings]
+    maps = [predictor.maps(image[None])[0] for image in images]
+    # what ``train`` does with its held-out patches: doubtful objects are no priors
+    found = [predictor.instances(each) for each in maps]
+    confidence, _ = choose_confidence(truths, found, [each[..., 0] for each in maps])
+    predictor.thresholds = replace(predictor.thresholds, confidence=confidence)
     ratios: list[float] = []
-    found = drawn = 0
-    for index in range(64):
-        reference = Reference.from_arrays(*load_arrays(first[index * 7 % len(first)]))
-        drawing = draw_patch(reference, PATCH_PX, rng_for(0, "calibration", index))
-        areas, n_found, n_drawn = compare_areas(
-            drawing.instance_labels, segment(predictor, paint_patches([drawing], torch.device("cpu"))[0])
-        )
-        ratios, found, drawn = ratios + areas, found + n_found, drawn + n_drawn
-    calibration = calibration_of(ratios, found, drawn)
-    print(f"calibration: area {calibration.area_factor:.3f}, recall {calibration.recall:.3f}", flush=True)
+    n_found = n_drawn = 0
+    for truth, each in zip(truths, maps, strict=True):
+        areas, here, drawn = compare_areas(truth, predictor.instances(each))
+        ratios, n_found, n_drawn = ratios + areas, n_found + here, n_drawn + drawn
+    calibration = calibration_of(ratios, n_found, n_drawn)
+    print(
+        f"confidence {confidence}, calibration: area {calibration.area_factor:.3f}, recall {calibration.recall:.3f}", flush=True
+    )
     folders = []
     for path in images_of(data, pool):
         folder = work / path.parent.parent.name / path.parent.name / path.stem

@@ -1,0 +1,85 @@
+"""What an image set is compared by: numbers with a meaning, and random convolutions without one.
+
+Both are fixed: nothing is downloaded and nothing is fitted to the images that are compared.
+"""
+
+import itertools
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional
+
+from histocli.base.types import FloatArray
+from histocli.optics.density import rgb_to_optical_density
+
+SCALES_PX = (1.0, 2.0, 4.0)
+NAMES = (
+    *(f"{what} of {colour}" for what in ("mean", "spread") for colour in ("red", "green", "blue")),
+    "red and green",
+    "green and blue",
+    *(f"detail below {scale:g} px" for scale in SCALES_PX),
+    "dark share",
+    "skewness of red",
+)
+"""Of the columns of :func:`stain_and_texture`: absorbances, their correlations, grain, how much is dark, and how unevenly."""
+RANDOM_FEATURES = 96
+
+
+def stain_and_texture(images: npt.NDArray[np.uint8]) -> FloatArray:
+    """Describe patches by stain and texture.
+
+    Parameters
+    ----------
+    images : ndarray of uint8, shape (n, H, W, 3)
+        Glass made white.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, len(NAMES))
+    """
+    rows = []
+    for image in images:
+        density = rgb_to_optical_density(image)
+        flat = density.reshape(-1, 3)
+        mean, spread = flat.mean(axis=0), flat.std(axis=0) + 1e-4
+        unit = (flat - mean) / spread
+        red = np.ascontiguousarray(density[..., 0])
+        fine = [float((red - cv2.GaussianBlur(red, (0, 0), scale)).std()) for scale in SCALES_PX]
+        dark = float((flat[:, 0] > mean[0] + spread[0]).mean())
+        pairs = [float((unit[:, 0] * unit[:, 1]).mean()), float((unit[:, 1] * unit[:, 2]).mean())]
+        rows.append([*mean, *spread, *pairs, *fine, dark, float((unit[:, 0] ** 3).mean())])
+    return np.asarray(rows, np.float32).reshape(-1, len(NAMES))
+
+
+def random_convolutions(images: npt.NDArray[np.uint8], seed: int = 0, batch: int = 32) -> FloatArray:
+    """Describe patches by the means and spreads of three layers of random convolutions.
+
+    Parameters
+    ----------
+    images : ndarray of uint8, shape (n, H, W, 3)
+    seed : int
+        Of the weights; the same seed gives the same features everywhere.
+    batch : int
+        Images at a time.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, RANDOM_FEATURES)
+    """
+    generator = torch.Generator().manual_seed(seed)
+    widths = (3, 16, 16, 16)
+    weights = [
+        torch.randn(out, into, 3, 3, generator=generator) * (2 / (9 * into)) ** 0.5 for into, out in itertools.pairwise(widths)
+    ]
+    rows = []
+    with torch.inference_mode():
+        for start in range(0, len(images), batch):
+            x = torch.from_numpy(np.ascontiguousarray(images[start : start + batch])).permute(0, 3, 1, 2).float() / 255 - 0.65
+            found = []
+            for layer, weight in enumerate(weights):
+                x = functional.leaky_relu(functional.conv2d(x, weight, stride=1 if layer == 0 else 2, padding=1), 0.2)
+                found += [x.mean(dim=(2, 3)), x.std(dim=(2, 3))]
+            rows.append(torch.cat(found, dim=1))
+    return torch.cat(rows).numpy().astype(np.float32) if rows else np.zeros((0, RANDOM_FEATURES), np.float32)
