@@ -322,12 +322,16 @@ class _Canvas:
             return False
         dy = np.arange(top, bottom, dtype=np.float32)[:, None] - np.float32(y)
         dx = np.arange(left, right, dtype=np.float32)[None] - np.float32(x)
-        radius = np.sqrt(dy * dy + dx * dx)
-        direction = np.arctan2(dy, dx) * np.float32(TURN)
-        below = np.floor(direction).astype(np.int32)
+        span = (bottom - top, right - left)
+        radius, angle = cv2.cartToPolar(
+            np.ascontiguousarray(np.broadcast_to(dx, span)), np.ascontiguousarray(np.broadcast_to(dy, span))
+        )
+        direction = angle * np.float32(TURN)
+        below = direction.astype(np.int32)
         share = direction - below
-        radii = outline.radii_px
-        border = radii[below % DIRECTIONS] * (1 - share) + radii[(below + 1) % DIRECTIONS] * share
+        around = np.concatenate([outline.radii_px, outline.radii_px[:2]])  # a full turn ends where it begins
+        border = around[below]
+        border += (around[below + 1] - border) * share
         depth = border - radius
         inside = depth > 0
         depth -= self.margin_px

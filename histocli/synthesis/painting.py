@@ -8,7 +8,6 @@ from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from histocli.optics.blur import blur_each
 from histocli.optics.density import optical_density_to_light
@@ -33,6 +32,7 @@ inwards, index and gain of the texture, gain of the drawn grain of chromatin."""
 NUCLEOLUS_STRENGTH = 0.8
 CLUMP_STRENGTH = 0.35
 SHOWS = 0.6  # strength from which a nucleus is one that a rough map would have measured
+VISIBLE = 0.03  # opacity from which a blurred border is seen
 LEAST_KEPT = 0.15  # of the finest detail: below, a patch looks smeared
 EDGE_RESPONSE = 0.55  # of the finest detail of a blurred step, what a second blur of the same width takes away again
 MOST_NOISE = 3.0  # times that of the background
@@ -106,23 +106,24 @@ def paint(canvas: Canvas, frame_extent: float) -> Tensor:
     residual = sample_textures(
         canvas.textures, texture[:, 0].long(), at(canvas.frame_u)[:, 0], at(canvas.frame_v)[:, 0], frame_extent
     )
-    drawn = place.new_zeros((5, batch * height * width), dtype=torch.float32)
+    drawn = place.new_zeros((6, batch * height * width), dtype=torch.float32)
     drawn[0, place] = opacity[:, 0]
     drawn[1:4, place] = (opacity * colour + residual * texture_gain * (body * opacity).clamp(0, 1)).T
     drawn[4, place] = (body * clearing * (1 - rimmed))[:, 0]
-    drawn = blur_each(drawn.view(5, batch, height, width).transpose(0, 1), canvas.edge_px)
-    cover, pigment, cleared = drawn[:, :1].clamp(max=1.3), drawn[:, 1:4], drawn[:, 4:]
+    shown = strength * (0.45 + 0.55 * core) > SHOWS  # as a rough map would have measured it
+    drawn[5, place] = (body * shown)[:, 0]
+    drawn = blur_each(drawn.view(6, batch, height, width).transpose(0, 1), canvas.edge_px)
+    cover, pigment, cleared = drawn[:, :1].clamp(max=1.3), drawn[:, 1:4], drawn[:, 4:5]
 
     density = canvas.background * (1 - cover) * (1 - cleared) + pigment
     light = optical_density_to_light(density.clamp(min=0), canvas.white[:, None, None, None])
     if bool((canvas.fine > 0).any()):
-        visible = drawn.new_zeros(batch * height * width)
-        visible[place] = (strength * (0.45 + 0.55 * core))[:, 0]
-        light = match_sharpness(light, canvas, visible.view(batch, 1, height, width), cover)
+        within = canvas.depth[:, None] >= BORDER_PX
+        light = match_sharpness(light, canvas, within.float(), drawn[:, 5:], cover)
     return light.round().clamp(0, 255).to(torch.uint8)
 
 
-def match_sharpness(light: Tensor, canvas: Canvas, visible: Tensor, cover: Tensor) -> Tensor:
+def match_sharpness(light: Tensor, canvas: Canvas, core: Tensor, shown: Tensor, cover: Tensor) -> Tensor:
     """Bring the finest detail of painted nuclei to what the reference has, within them and along their borders.
 
     Too much is taken away; within nuclei, too little is made up for by the detail of another place of the background, which
@@ -133,8 +134,10 @@ def match_sharpness(light: Tensor, canvas: Canvas, visible: Tensor, cover: Tenso
     light : Tensor of float32, shape (B, 3, H, W)
         Painted, 0..255.
     canvas : Canvas
-    visible : Tensor of float32, shape (B, 1, H, W)
-        How strongly the nucleus of each pixel shows; the faint are not measured, as the reference's are not.
+    core : Tensor of float32, shape (B, 1, H, W)
+        1 well within nuclei.
+    shown : Tensor of float32, shape (B, 1, H, W)
+        Opacity of the nuclei that show well; the faint are not measured, as the reference's are not.
     cover : Tensor of float32, shape (B, 1, H, W)
         Opacity.
 
@@ -146,11 +149,8 @@ def match_sharpness(light: Tensor, canvas: Canvas, visible: Tensor, cover: Tenso
     sigma = torch.full((batch,), FINEST_PX, device=light.device)
     fine = light - blur_each(light, sigma)
     power = fine.square().mean(dim=1, keepdim=True)
-    owner = (canvas.owner > 0)[:, None].float()
-    span = 2 * BORDER_PX + 1
-    core = -functional.max_pool2d(-owner, span, stride=1, padding=BORDER_PX)
-    edge = functional.max_pool2d(owner, span, stride=1, padding=BORDER_PX) - core
-    shows = functional.max_pool2d((visible > SHOWS).float(), span, stride=1, padding=BORDER_PX)
+    edge = (cover > VISIBLE).float() * (1 - core)
+    shows = (shown > VISIBLE).float()
     change = torch.zeros_like(light)
     for region, target in ((core, canvas.fine[:, 0]), (edge, canvas.fine[:, 1])):
         judged = region * shows
@@ -162,17 +162,28 @@ def match_sharpness(light: Tensor, canvas: Canvas, visible: Tensor, cover: Tenso
         change = change - region * ((1 - kept) / response).clamp(max=1)[:, None, None, None] * fine
         if region is core:
             missing = torch.where(known, (target.square() - found.square()).clamp(min=0).sqrt(), 0.0) * canvas.white
-            noise = background_detail(canvas, sigma)
-            spread = noise.square().mean(dim=(1, 2, 3)).sqrt().clamp(min=1e-3)
-            change = change + (missing / spread).clamp(max=MOST_NOISE)[:, None, None, None] * noise * cover.clamp(max=1)
+            short = (missing > 0).nonzero()[:, 0]
+            if len(short):
+                noise = background_detail(canvas.background[short], canvas.white[short])
+                spread = noise.square().mean(dim=(1, 2, 3)).sqrt().clamp(min=1e-3)
+                gain = (missing[short] / spread).clamp(max=MOST_NOISE)[:, None, None, None]
+                change[short] += gain * noise * cover[short].clamp(max=1)
     return light + change
 
 
-def background_detail(canvas: Canvas, sigma: Tensor) -> Tensor:
-    """Return the finest detail of the background, moved by half a patch so that it does not lie where it came from."""
-    height, width = canvas.owner.shape[1:]
-    light = optical_density_to_light(canvas.background, canvas.white[:, None, None, None])
-    return (light - blur_each(light, sigma)).roll((height // 2, width // 2), dims=(2, 3))
+def background_detail(background: Tensor, white: Tensor) -> Tensor:
+    """Return the finest detail of backgrounds, moved by half a patch so that it does not lie where it came from.
+
+    Parameters
+    ----------
+    background : Tensor of float32, shape (B, 3, H, W)
+        Optical density.
+    white : Tensor of float32, shape (B,)
+    """
+    height, width = background.shape[2:]
+    light = optical_density_to_light(background, white[:, None, None, None])
+    fine = light - blur_each(light, torch.full((len(light),), FINEST_PX, device=light.device))
+    return fine.roll((height // 2, width // 2), dims=(2, 3))
 
 
 def sample_textures(textures: Tensor, index: Tensor, u: Tensor, v: Tensor, extent: float) -> Tensor:

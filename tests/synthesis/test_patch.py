@@ -211,7 +211,7 @@ def test_a_plain_recipe_has_everything_off_and_each_component_switches_alone():
 
 def seen(drawing):
     """Return everything of a drawing that can differ, as bytes."""
-    looks = (drawing.nuclei, drawing.textures, drawing.grain, drawing.nucleoli)
+    looks = (drawing.nuclei, drawing.textures, drawing.grain, drawing.nucleoli, np.array(drawing.fine))
     return b"".join(values.tobytes() for values in (drawing.instance_labels, drawing.background, *looks))
 
 
