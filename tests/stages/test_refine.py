@@ -48,7 +48,7 @@ def quick():
     with pytest.MonkeyPatch.context() as patch:
         classifier, adversarial = stage.TwoSampleSchedule, stage.AdversarialSchedule
         patch.setattr(stage, "TwoSampleSchedule", lambda **values: classifier(**values, steps=3, batch=2, folds=2))
-        patch.setattr(stage, "AdversarialSchedule", lambda **values: adversarial(**values, least_skill=0.0))
+        patch.setattr(stage, "AdversarialSchedule", lambda **values: adversarial(**values, least_skill=0.0, refiner_rate=0.05))
         yield
 
 
