@@ -26,6 +26,7 @@ RED_CELL_EOSIN = 2.2  # eosin of red cells, in units of the tissue's median
 FINE_UM = 0.5
 TYPICAL_GRAIN = 0.2
 FEWEST_PIXELS = 200
+AGREED = 0.5  # share of a model's nucleus that the rough map must hold, for its texture to be lent to others
 COMPACT = 0.92  # area over that of the ellipse with the same moments: 1 for an ellipse, less for a fused pair or a crescent
 
 
@@ -234,11 +235,16 @@ def analyse_reference(
     optical_density = rgb_to_optical_density(image, white)
     stains = estimate_stains(optical_density)
     rough = find_rough_nuclei(optical_density, mpp)
+    dark = rough.labels > 0
     if predicted is not None:
         doubtful = (rough.suspicious | (rough.labels > 0)) & (predicted == 0)
         rough = replace(rough, labels=predicted, suspicious=doubtful, tissue=rough.tissue | (predicted > 0))
     nuclei = measure(rough.labels, mpp)
     textures = cut_textures(optical_density, rough.labels, nuclei, mpp, rng)
+    if predicted is not None:  # what the model alone takes for a nucleus may be none, and is no example of how nuclei look
+        share = np.bincount(rough.labels.ravel(), dark.ravel()) / np.maximum(np.bincount(rough.labels.ravel()), 1)
+        agreed = share[nuclei.id[textures.nucleus]] > AGREED
+        textures = replace(textures, single=textures.single & agreed)
     morphology = calibration.correct(_morphology(nuclei, rough.tissue, mpp))
     appearance = _appearance(optical_density, white, stains, rough, nuclei, textures, morphology, mpp)
     return Reference(

@@ -171,6 +171,24 @@ def test_a_prediction_may_find_what_the_rough_map_does_not():
     assert len(nothing.textures) == 0
 
 
+def test_what_a_model_alone_takes_for_a_nucleus_is_no_example_of_one():
+    """The model also finds round places of even tissue: they count, and lend no texture."""
+    tissue = make_tissue(192)
+    centres = [
+        (y, x) for y in range(10, 190, 12) for x in range(10, 190, 12) if not tissue.labels[y - 5 : y + 5, x - 5 : x + 5].any()
+    ]
+    invented = tissue.labels.copy()
+    grid_y, grid_x = np.mgrid[:192, :192]
+    for number, (y, x) in enumerate(centres[:6], start=1):
+        invented[(grid_y - y) ** 2 + (grid_x - x) ** 2 < 20] = tissue.labels.max() + number
+    found = analyse_reference(tissue.image, 0.5, "tissue.png", rng_for(0, "analyse"), predicted=invented)
+    of = found.nuclei.id[found.textures.nucleus]
+    false = of > tissue.labels.max()
+    assert false.sum() >= 3
+    assert not found.textures.single[false].any()
+    assert found.textures.single[~false].mean() > 0.5
+
+
 def test_a_calibration_corrects_the_priors_and_nothing_else():
     tissue = make_tissue(128)
     plain = analyse(tissue.image)
