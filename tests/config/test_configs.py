@@ -16,11 +16,12 @@ from histocli.config.evaluate import EvaluateConfig
 from histocli.config.generate import GenerateConfig
 from histocli.config.info import InfoConfig
 from histocli.config.pack import PackConfig
+from histocli.config.refine import RefineConfig
 from histocli.config.segment import SegmentConfig
 from histocli.config.train import TrainConfig
 from histocli.stores import inputs
 
-ALL = (Execution, EvaluateConfig, GenerateConfig, InfoConfig, PackConfig, SegmentConfig, TrainConfig)
+ALL = (Execution, EvaluateConfig, GenerateConfig, InfoConfig, PackConfig, RefineConfig, SegmentConfig, TrainConfig)
 
 WRONG = [
     (Execution, "on_error", "ignore", "--on-error"),
@@ -32,6 +33,13 @@ WRONG = [
     (GenerateConfig, "mpp", float("nan"), "--mpp"),
     (GenerateConfig, "reference_mpp", 6.0, "mpp"),
     (GenerateConfig, "seed", -1, "--seed"),
+    (RefineConfig, "steps", 0, "--steps"),
+    (RefineConfig, "batch", 1, "--batch"),
+    (RefineConfig, "identity", -1.0, "--identity"),
+    (RefineConfig, "style", float("nan"), "--style"),
+    (RefineConfig, "reference_mpp", 0.01, "--mpp"),
+    (RefineConfig, "time_budget_s", 0.0, "--time-budget"),
+    (RefineConfig, "seed", -1, "--seed"),
     (TrainConfig, "size", "XL", "--size"),
     (TrainConfig, "steps", 0, "--steps"),
     (TrainConfig, "batch", 0, "--batch"),
