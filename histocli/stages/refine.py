@@ -92,6 +92,7 @@ JUDGEMENTS = 6  # times that held-out crops are judged in the course of a traini
 SATURATED = 0.995  # skill at which the critic is never fooled any more, and teaches nothing
 SATURATED_STEPS = 200
 LARGEST_CHANGE = 0.35  # mean change of optical density within nuclei at which a refiner has left what it was given
+COLLAPSED = 0.25  # of the initial patches' diversity of texture, below which a refiner makes all nuclei alike
 LOST = 0.1  # agreement of labels with the picture that a patch may lose
 RESERVE_S, RESERVE_PER_PATCH_S, WEIGHTS_S = 12.0, 0.045, 60.0  # of a time budget, for what comes after the training
 JUDGED_PX = 128  # side of the middle of each patch that the classifier of weights sees
@@ -620,9 +621,7 @@ class _Run:
                 recent = [*recent[-(RECORD_EVERY - 1) :], report]
                 trouble = guard.look(report)
                 if trouble:
-                    logger.warning("step %d: %s; the last good weights are kept", report.step, trouble)
-                    self._log({"step": report.step, "trouble": trouble})
-                    guard.restore()
+                    self._give_up(guard, report.step, trouble)
                     break
                 if report.step % RECORD_EVERY == 0:
                     self._log(_summary(recent) | {"seconds": self.clock.trained_s})
@@ -633,7 +632,10 @@ class _Run:
                     shown = round(progress * total)
                 if done < int(progress * JUDGEMENTS):
                     done = int(progress * JUDGEMENTS)
-                    self._judge(training, judged, styles)
+                    trouble = self._judge(training, judged, styles)
+                    if trouble:
+                        self._give_up(guard, report.step, trouble)
+                        break
                     guard.remember()
                 self._maybe_stop(training, progress)
         if self.held is None:
@@ -653,8 +655,14 @@ class _Run:
         if self.members.leads:
             append_metrics(self.out, values)
 
-    def _judge(self, training: AdversarialTraining, sampler: Sampler, styles: _Styles) -> None:
-        """Judge held-out crops, and show some patches."""
+    def _give_up(self, guard: _Guard, step: int, trouble: str) -> None:
+        """Go back to the last good weights, and say why."""
+        logger.warning("step %d: %s; the last good weights are kept", step, trouble)
+        self._log({"step": step, "trouble": trouble})
+        guard.restore()
+
+    def _judge(self, training: AdversarialTraining, sampler: Sampler, styles: _Styles) -> str | None:
+        """Judge held-out crops, and show some patches; returns what is wrong, if anything is."""
         self.held = judge_held_out(training, sampler, self.config.seed, 6, 8, self.dtype)
         self._log(
             {
@@ -665,6 +673,9 @@ class _Run:
         )
         if self.members.leads:
             self._show(training, styles)
+        if self.held.diversity < COLLAPSED:
+            return f"refined nuclei look alike: their texture varies {self.held.diversity:.2f} times as much as before"
+        return None
 
     def _show(self, training: AdversarialTraining, styles: _Styles) -> None:
         patches = np.linspace(0, len(self.initial) - 1, min(6, len(self.initial))).astype(int)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from histocli.base.rng import rng_for
-from histocli.model.discriminator import RealismCritic, StyleCritic
+from histocli.model.discriminator import RealismCritic, StyleCritic, texture_of
 from histocli.model.refiner import Refiner
 from histocli.optics.density import light_to_optical_density, optical_density_to_light
 from histocli.training.two_sample import area_under_curve
@@ -497,6 +497,8 @@ class HeldOut:
     auc_refined: float
     style_matched: float
     """Of the style critic: matched pairs of real crops against shuffled ones, AUC."""
+    diversity: float
+    """How much refined crops differ from each other in texture, over how much initial ones do; near 0 all are alike."""
 
 
 def judge_held_out(
@@ -505,7 +507,8 @@ def judge_held_out(
     """Judge crops of held-out images; the same crops each time."""
     networks = training.networks
     device = next(networks.refiner.parameters()).device
-    scores: dict[str, list[npt.NDArray[np.float64]]] = {name: [] for name in ("real", "initial", "refined", "yes", "no")}
+    names = ("real", "initial", "refined", "yes", "no", "initial texture", "refined texture")
+    scores: dict[str, list[npt.NDArray[np.float64]]] = {name: [] for name in names}
     for number in range(batches):
         batch = sampler.draw(size, rng_for(seed, "held out", number), device)
         with torch.inference_mode(), torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
@@ -518,6 +521,7 @@ def judge_held_out(
         for name, density in (("initial", batch.density), ("refined", batch.density + change)):
             light = optical_density_to_light(density) / 255
             scores[name].append(critic_scores(networks.realism, light, batch.region, dtype))
+            scores[f"{name} texture"].append(_strength_of_texture(light, batch.gate))
         scores["real"].append(critic_scores(networks.realism, batch.real, batch.real_region, dtype))
         scores["yes"].append(yes.cpu().double().numpy())
         scores["no"].append(no.cpu().double().numpy())
@@ -527,7 +531,15 @@ def judge_held_out(
         auc_initial=area_under_curve(joined["real"], joined["initial"]),
         auc_refined=area_under_curve(joined["real"], joined["refined"]),
         style_matched=area_under_curve(joined["yes"], joined["no"]),
+        diversity=float(np.std(joined["refined texture"])) / max(float(np.std(joined["initial texture"])), 1e-6),
     )
+
+
+def _strength_of_texture(pixels: Tensor, gate: Tensor) -> npt.NDArray[np.float64]:
+    """Mean size of the texture where the gate is open, for each crop."""
+    strength = texture_of(pixels).abs().mean(dim=1, keepdim=True) * gate
+    mean = strength.sum(dim=(1, 2, 3)) / gate.sum(dim=(1, 2, 3)).clamp(min=1)
+    return np.asarray(mean.cpu().double().numpy())
 
 
 def refine_patches(

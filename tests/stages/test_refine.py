@@ -19,7 +19,7 @@ from histocli.stages.refine import refine
 from histocli.stores.models import checkpoint_path
 from histocli.stores.patches import PatchStore
 from histocli.stores.provenance import log_path
-from histocli.training.adversarial import StepReport
+from histocli.training.adversarial import HeldOut, StepReport
 from tests.tissue import make_tissue
 
 MPP = 0.5
@@ -242,6 +242,15 @@ def test_a_training_that_goes_wrong_is_stopped_with_the_last_good_weights(initia
     assert result.steps == 3
     values = PatchStore.open(result.output).networks()["averaged"].values()
     assert all(np.isfinite(value).all() for value in values)
+
+
+def test_a_refiner_that_makes_all_nuclei_alike_is_stopped(initial, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(stage, "judge_held_out", lambda *_: HeldOut(0.95, 0.5, 0.8, 0.1))
+    result = refine(initial, [], tmp_path / "x.zarr", RefineConfig(**CONFIG), RUN)
+    assert "look alike" in caplog.text
+    assert result.steps < CONFIG["steps"]
+    weights = PatchStore.open(result.output).networks()["averaged"]
+    assert not weights["head.weight"].any()  # those of the beginning: nothing was good yet
 
 
 def test_a_critic_that_is_never_fooled_ends_the_training():

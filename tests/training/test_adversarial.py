@@ -139,6 +139,7 @@ def test_matched_pairs_score_above_shuffled_ones(trained):
     found = judge_held_out(training, sampler, 0, 6, 8, torch.float32)
     assert found.style_matched > 0.75
     assert found.auc_initial > 0.8
+    assert 0.2 < found.diversity < 10
 
 
 def test_a_run_that_was_interrupted_is_the_run_that_was_not(world):
