@@ -162,12 +162,11 @@ def match_sharpness(light: Tensor, canvas: Canvas, core: Tensor, shown: Tensor, 
         change = change - region * ((1 - kept) / response).clamp(max=1)[:, None, None, None] * fine
         if region is core:
             missing = torch.where(known, (target.square() - found.square()).clamp(min=0).sqrt(), 0.0) * canvas.white
-            short = (missing > 0).nonzero()[:, 0]
-            if len(short):
-                noise = background_detail(canvas.background[short], canvas.white[short])
+            if bool((missing > 0).any()):
+                noise = background_detail(canvas.background, canvas.white)
                 spread = noise.square().mean(dim=(1, 2, 3)).sqrt().clamp(min=1e-3)
-                gain = (missing[short] / spread).clamp(max=MOST_NOISE)[:, None, None, None]
-                change[short] += gain * noise * cover[short].clamp(max=1)
+                gain = (missing / spread).clamp(max=MOST_NOISE)[:, None, None, None]
+                change += gain * noise * cover.clamp(max=1)
     return light + change
 
 
