@@ -7,7 +7,7 @@ Arms
 initial     ``generate`` and ``train``.
 more        The same, with the refiner's time spent on more patches and more training.
 refined     ``generate``, ``refine`` (``--seconds``), ``train``: weighted patches.
-unweighted  The same patches, all weights 1.
+unweighted  The same patches, all weights 1 (0 where the labels no longer fit).
 restyled    ``refine --restyle``: each patch in the style of another reference.
 
 Every stage's output is kept in ``--work`` and found again, so the command can be stopped and repeated; a row per arm, seed and

@@ -84,7 +84,6 @@ MOST_SOURCES = 512
 HELD_OUT = 1 / 6  # of the references: critics are judged on them and never learn from them
 FEW_SOURCES = 4  # with fewer references, patches are held out instead of references
 CROP_PX = 128
-WARM_UP_SHARE = 0.17  # of the steps, in which the critics prove themselves
 PROVEN = 0.9  # held-out AUC of real against initial nuclei from which a critic is to be trusted
 RECORD_EVERY = 20
 CHECKPOINT_S = 60.0
@@ -535,7 +534,6 @@ class _Run:
         schedule = AdversarialSchedule(
             batch=self.config.batch,
             crop_px=crop,
-            warm_up=max(1, round(WARM_UP_SHARE * self.config.steps)),
             weights=Weights(style=self.config.style, identity=self.config.identity),
             seed=self.config.seed,
         )
@@ -888,11 +886,12 @@ class _Guard:
 
     def remember(self) -> None:
         """Call the present weights good."""
-        self.good = copy.deepcopy(self.training.networks.averaged.state_dict())
+        self.good = {name: copy.deepcopy(network.state_dict()) for name, network in self.training.networks.items().items()}
 
     def restore(self) -> None:
         """Go back to the last good weights."""
-        self.training.networks.averaged.load_state_dict(self.good)
+        for name, network in self.training.networks.items().items():
+            network.load_state_dict(self.good[name])
 
     def look(self, report: StepReport) -> str | None:
         """Return what is wrong after a step, or None."""

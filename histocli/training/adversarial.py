@@ -51,8 +51,8 @@ class AdversarialSchedule:
 
     batch: int = 8
     crop_px: int = 128
-    warm_up: int = 200
-    """Steps of the critics alone."""
+    warm_up: float = 0.17
+    """Share of the training in which the critics learn alone, whether steps or seconds count."""
     refiner_rate: float = 1e-3
     critic_rate: float = 1e-3
     later_critic_rate: float = 2e-4
@@ -367,7 +367,7 @@ def train_adversarial(
                 group["lr"] = peak * min(1.0, 2.5 * (1 - done) + 0.02)  # level, then down to nothing
         rng = rng_for(schedule.seed, f"refine {rank}" if rank else "refine", training.step)
         batch = sampler.draw(schedule.batch, rng, device)
-        yield _step(training, batch, schedule, rng, dtype, mean)
+        yield _step(training, batch, schedule, rng, dtype, mean, may_move=done >= schedule.warm_up)
 
 
 def _step(
@@ -377,11 +377,13 @@ def _step(
     rng: np.random.Generator,
     dtype: torch.dtype,
     mean: Callable[[float], float],
+    *,
+    may_move: bool,
 ) -> StepReport:
     networks = training.networks
     device = batch.density.device
     autocast = torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
-    moving = training.step >= schedule.warm_up and training.skill >= schedule.least_skill
+    moving = may_move and training.skill >= schedule.least_skill
     reference_density = light_to_optical_density(batch.reference * 255)
     with torch.set_grad_enabled(moving), autocast:
         change = networks.refiner(batch.density, batch.nuclei, batch.noise, batch.gate, reference_density, batch.reference_nuclei)

@@ -231,8 +231,9 @@ def test_a_training_that_goes_wrong_is_stopped_with_the_last_good_weights(initia
     def sabotaged(training, *values):
         for number, true in enumerate(full(training, *values)):
             if number == 2:
-                for parameter in training.networks.averaged.parameters():
-                    parameter.data.fill_(float("nan"))
+                for network in training.networks.items().values():
+                    for parameter in network.parameters():
+                        parameter.data.fill_(float("nan"))
                 yield report
             yield true
 
@@ -240,8 +241,8 @@ def test_a_training_that_goes_wrong_is_stopped_with_the_last_good_weights(initia
     result = refine(initial, [], tmp_path / "x.zarr", RefineConfig(**CONFIG), RUN)
     assert word in caplog.text
     assert result.steps == 3
-    values = PatchStore.open(result.output).networks()["averaged"].values()
-    assert all(np.isfinite(value).all() for value in values)
+    networks = PatchStore.open(result.output).networks()
+    assert all(np.isfinite(value).all() for network in networks.values() for value in network.values())
 
 
 def test_a_refiner_that_makes_all_nuclei_alike_is_stopped(initial, tmp_path, monkeypatch, caplog):

@@ -27,7 +27,7 @@ from histocli.training.adversarial import (
 
 CPU = torch.device("cpu")
 SIDE, MPP = 64, 0.5
-SCHEDULE = AdversarialSchedule(batch=4, crop_px=32, warm_up=40, history=8, critic_rate=5e-3, seed=3)
+SCHEDULE = AdversarialSchedule(batch=4, crop_px=32, warm_up=40 / 140, history=8, critic_rate=5e-3, seed=3)
 
 
 def disks(rng, n):
@@ -108,7 +108,7 @@ def test_patches_without_their_reference_are_not_drawn(world):
 
 def test_the_critic_proves_itself_before_the_refiner_moves(trained):
     _, _, _, reports = trained
-    waiting, later = reports[: SCHEDULE.warm_up], reports[SCHEDULE.warm_up :]
+    waiting, later = reports[:40], reports[40:]
     assert all(report.refiner is None and report.change == 0 for report in waiting)
     assert waiting[-1].skill > 0.75 > waiting[0].skill
     assert sum(report.refiner is not None for report in later) > 30
