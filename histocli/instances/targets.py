@@ -114,12 +114,25 @@ def maps_to_instances(maps: FloatArray, mpp: float, thresholds: Thresholds = DEF
 
 
 def _drop_doubtful(labels: InstanceLabels, probability: FloatArray, confidence: float) -> InstanceLabels:
-    owner = labels.ravel()
-    area = np.bincount(owner)
-    mean = np.bincount(owner, probability.ravel()) / np.maximum(area, 1)
-    kept = mean >= confidence
+    kept = mean_within(labels, probability) >= confidence
     kept[0] = False
     return np.where(kept[labels], labels, 0)
 
 
-__all__ = ["DEFAULT_THRESHOLDS", "Thresholds", "areas_px", "border_distance", "maps_to_instances", "normalised_distance"]
+def mean_within(labels: InstanceLabels, values: FloatArray) -> FloatArray:
+    """Mean of values within every object, shape (n + 1,); 0 for the background."""
+    owner = labels.ravel()
+    mean = np.bincount(owner, values.ravel()) / np.maximum(np.bincount(owner), 1)
+    mean[0] = 0
+    return np.asarray(mean, np.float32)
+
+
+__all__ = [
+    "DEFAULT_THRESHOLDS",
+    "Thresholds",
+    "areas_px",
+    "border_distance",
+    "maps_to_instances",
+    "mean_within",
+    "normalised_distance",
+]

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from histocli.base.types import FloatArray, InstanceLabels, RGBImage
+from histocli.instances.targets import mean_within
 from histocli.metrics.counts import count
 
 REDUCED_CONTRAST = 0.75
@@ -96,11 +97,3 @@ def choose_confidence(
         if score > best[1]:
             best = (threshold, score)
     return best
-
-
-def mean_within(labels: InstanceLabels, values: FloatArray) -> FloatArray:
-    """Mean of values within every object, shape (n + 1,); 0 for the background."""
-    owner = labels.ravel()
-    mean = np.bincount(owner, values.ravel()) / np.maximum(np.bincount(owner), 1)
-    mean[0] = 0
-    return mean.astype(np.float32)

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from histocli.metrics.selection import agreement, choose_confidence, count_stability, mean_within, reduce_contrast, stability
+from histocli.instances.targets import mean_within
+from histocli.metrics.selection import agreement, choose_confidence, count_stability, reduce_contrast, stability
 from histocli.optics.density import rgb_to_optical_density
 
 
