@@ -33,6 +33,9 @@ def generate(
             show_default=False,
         ),
     ] = GenerateConfig.priors,
+    rounds: Annotated[
+        int, o.option("--rounds", help="Rounds of re-sampling parameters of the synthesis by a classifier of real patches.")
+    ] = GenerateConfig.rounds,
     seed: o.Seed = GenerateConfig.seed,
     device: o.Device = o.DEFAULTS.device,
     workers: o.Workers = "auto",
@@ -49,7 +52,9 @@ def generate(
     """Draw synthetic H&E patches with nucleus labels, in the likeness of reference images."""
     screen: Screen = context.obj
     screen.configure(as_json=as_json, verbose=verbose, quiet=quiet)
-    settings = GenerateConfig(n=n, patch_px=patch_px, mpp=mpp, reference_mpp=reference_mpp, priors=priors, seed=seed)
+    settings = GenerateConfig(
+        n=n, patch_px=patch_px, mpp=mpp, reference_mpp=reference_mpp, priors=priors, rounds=rounds, seed=seed
+    )
     running = o.execution(device=device, workers=workers, resume=resume, overwrite=overwrite, on_error=on_error, dry_run=dry_run)
     if print_config:
         print_settings(context)

@@ -34,6 +34,18 @@ def refine(
         float, o.option("--identity", help="Price of changing the tone of nuclei; texture is free.")
     ] = RefineConfig.identity,
     style: Annotated[float, o.option("--style", help="Weight of looking like the reference.")] = RefineConfig.style,
+    edits: Annotated[
+        str,
+        o.option("--edits", metavar="nuclei|patch", help="Change nuclei and a narrow ring, or the whole patch."),
+    ] = RefineConfig.edits,
+    objective: Annotated[
+        str,
+        o.option("--objective", metavar="fooling|matching", help="Fool the critic, or match what it sees in the reference."),
+    ] = RefineConfig.objective,
+    proof: Annotated[
+        float,
+        o.option("--proof", help="Held-out AUC that the critic must reach before the refiner moves; 0 asks for none."),
+    ] = RefineConfig.proof,
     restyle: Annotated[
         bool, o.option("--restyle", help="Give each patch the stains and style of another reference than its own.")
     ] = RefineConfig.restyle,
@@ -84,6 +96,9 @@ def refine(
         batch=batch,
         identity=identity,
         style=style,
+        edits=edits,
+        objective=objective,
+        proof=proof,
         restyle=restyle,
         weights=weights,
         model=model,

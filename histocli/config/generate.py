@@ -20,6 +20,8 @@ class GenerateConfig:
     """Pixel size of the references, in micrometres per pixel, where they do not record it; a recorded one is overridden."""
     priors: str | None = None
     """Model whose nuclei of the references are measured and taken out, instead of the rough ones."""
+    rounds: int = 0
+    """Rounds in which parameters of the synthesis are re-sampled towards patches that a classifier takes for real."""
     seed: int = 0
     """Seed of everything that is drawn."""
 
@@ -28,6 +30,8 @@ class GenerateConfig:
         if self.reference_mpp is not None:
             check_mpp(self.reference_mpp)
         check_seed(self.seed)
+        if self.rounds < 0:
+            raise InvalidOption(f"--rounds must not be negative, got {self.rounds}")
         if self.n < 1:
             raise InvalidOption(f"--n must be at least 1, got {self.n}")
         if not 32 <= self.patch_px <= 2048:

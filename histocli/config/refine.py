@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from histocli.base.errors import InvalidOption
 from histocli.config.common import check_mpp, check_seed
 
+EDITS = ("nuclei", "patch")
+OBJECTIVES = ("fooling", "matching")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RefineConfig:
@@ -18,6 +21,12 @@ class RefineConfig:
     """Price of changing the tone of nuclei, against being taken for real; texture is free."""
     style: float = 0.2
     """Weight of looking like the reference, against being taken for real."""
+    edits: str = "nuclei"
+    """Where the refiner may change a patch: ``nuclei`` and a narrow ring, or the whole ``patch``."""
+    objective: str = "fooling"
+    """What the refiner is after: ``fooling`` the critic, or ``matching`` what the critic sees in the reference."""
+    proof: float = 0.9
+    """Held-out AUC of real against initial patches that the critic must reach before the refiner moves; 0 asks for none."""
     restyle: bool = False
     """Give each patch the stains and the style of another reference than its own."""
     weights: bool = True
@@ -35,11 +44,16 @@ class RefineConfig:
         check_seed(self.seed)
         if self.reference_mpp is not None:
             check_mpp(self.reference_mpp)
-        for name, value in (("--steps", self.steps), ("--batch", self.batch)):
-            if value < 1:
-                raise InvalidOption(f"{name} must be at least 1, got {value}")
+        for name, count in (("--steps", self.steps), ("--batch", self.batch)):
+            if count < 1:
+                raise InvalidOption(f"{name} must be at least 1, got {count}")
         if self.batch < 2:
             raise InvalidOption("--batch must be at least 2: the style critic compares crops of two images")
+        for name, value, allowed in (("--edits", self.edits, EDITS), ("--objective", self.objective, OBJECTIVES)):
+            if value not in allowed:
+                raise InvalidOption(f"{name} must be one of {', '.join(allowed)}, got {value}")
+        if not 0 <= self.proof <= 1:
+            raise InvalidOption(f"--proof is an AUC and must lie between 0 and 1, got {self.proof}")
         for name, number in (("--identity", self.identity), ("--style", self.style)):
             if not 0 <= number < float("inf"):
                 raise InvalidOption(f"{name} must not be negative, got {number}")

@@ -56,17 +56,22 @@ class RealismCritic(nn.Module):
         """Sides of the input must be multiples of this."""
         return int(2 ** len(self.encoder))
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Map sRGB in 0..1, shape (N, 3, H, W), to logits of being real, float32 (N, H/2, W/2)."""
+    def features(self, pixels: Tensor) -> list[Tensor]:
+        """Return what the critic sees in sRGB (N, 3, H, W): one map per level, at 1/2, 1/4, 1/8 and again 1/2 resolution."""
         x = functional.pixel_unshuffle(texture_of(pixels), 2)
         skips: list[Tensor] = []
         for i, level in enumerate(self.encoder):
             x = level(x if i == 0 else functional.max_pool2d(x, 2))
             skips.append(x)
+        seen = list(skips)
         skips.pop()
         for level in self.decoder:
             x = level(torch.cat([functional.interpolate(x, scale_factor=2, mode="nearest"), skips.pop()], dim=1))
-        logits: Tensor = self.head(x)[:, 0].float()
+        return [*seen, x]
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Map sRGB in 0..1, shape (N, 3, H, W), to logits of being real, float32 (N, H/2, W/2)."""
+        logits: Tensor = self.head(self.features(pixels)[-1])[:, 0].float()
         return logits
 
 

@@ -18,6 +18,7 @@ SLOPE = 0.1  # of the leaky rectifiers
 LARGEST_CHANGE = 0.7  # share of the stain that is added or taken away
 LARGEST_TINT = 0.06  # of optical density, in each colour: the noise of a sensor
 NOISE_CHANNELS = 1
+EDITS = ("nuclei", "patch")  # where a refiner may change a patch
 CHANNELS_IN = 3 + 1 + NOISE_CHANNELS  # optical density, nuclei, noise: chromatin is not a function of its outline
 
 
@@ -29,6 +30,8 @@ class RefinerArchitecture:
     width: int = 24
     blocks: int = 4
     style: int = 64
+    edits: str = "nuclei"
+    """Where it may change a patch: ``nuclei`` and a narrow ring, or the whole ``patch``."""
 
 
 class ModulatedBlock(nn.Module):
@@ -156,12 +159,15 @@ def build_refiner(architecture: dict[str, Any] | None = None) -> Refiner:
     """
     if architecture is None:
         return Refiner(RefinerArchitecture())
+    edits = architecture.get("edits", "nuclei")
     sizes = {name: architecture.get(name) for name in ("width", "blocks", "style")}
-    if architecture.get("family") != "modulated-residual" or not all(
-        isinstance(n, int) and 0 < n <= 1024 for n in sizes.values()
+    if (
+        architecture.get("family") != "modulated-residual"
+        or edits not in EDITS
+        or not all(isinstance(n, int) and 0 < n <= 1024 for n in sizes.values())
     ):
         raise InvalidStore(f"refiner architecture {architecture} is not known to this version; update histosynth")
-    return Refiner(RefinerArchitecture(**sizes))  # type: ignore[arg-type]  # checked above
+    return Refiner(RefinerArchitecture(edits=edits, **sizes))  # type: ignore[arg-type]  # checked above
 
 
 def describe_refiner(refiner: Refiner) -> dict[str, Any]:

@@ -39,6 +39,7 @@ from histocli.optics.density import white_level
 from histocli.reference.calibration import UNCALIBRATED, Calibration, calibration_of, compare_areas
 from histocli.reference.statistics import Reference, analyse_reference
 from histocli.stages.common import Source, StageResult, Stopwatch, content_hash, identify_references
+from histocli.stages.real_patches import cut_real_patches
 from histocli.stores.inputs import expand_with_mpp
 from histocli.stores.models import read_model, read_model_header
 from histocli.stores.patches import CONTRACT, PatchStore, PatchStoreWriter, ReferenceRecord
@@ -46,6 +47,8 @@ from histocli.stores.provenance import Provenance, disk_errors, prepare_output
 from histocli.stores.scratch import load_arrays, save_arrays
 from histocli.stores.slides import IMAGE_SUFFIXES, read_image, resample, resample_labels
 from histocli.synthesis.patch import Drawing, draw_patch, paint_patches
+from histocli.synthesis.variation import AS_MEASURED, Spread, Variation
+from histocli.training.two_sample import TwoSampleSchedule, judge
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +57,9 @@ MOST_REGIONS = 512  # regions taken apart in one run; evenly spread over the ref
 LEAST_TISSUE = 0.05  # regions with less tissue teach nothing and are left out, unless there is nothing else
 CALIBRATION_REFERENCES = 32
 CALIBRATION_PATCHES = 64
+PILOTS = 512  # patches that are judged in a round of re-sampling
+PILOT_BATCH = 16
+JUDGED_PX = 128  # side of the middle of a patch that is judged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +123,19 @@ class _BatchJob:
     seed: int
     paint: bool
     """Paint in the worker too; False where a GPU in the parent does it."""
+    purpose: str = "patch"
+    """Of the random numbers: patches of different purposes differ."""
+    spread: Spread | None = None
+    """How parameters vary from patch to patch; None leaves them as measured."""
+
+
+@dataclass(frozen=True)
+class _RealJob:
+    source: Source
+    mpp: float
+    side: int
+    most: int
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -225,7 +244,10 @@ def generate(
             provenance=provenance,
             resume=action == "resume",
         ) as writer:
-            _draw_all(writer, regions, config, execution, device, track)
+            spread = _resample_parameters(regions, config, execution, device, track) if config.rounds else None
+            if spread is not None:
+                writer.add_attributes({"variation": spread.to_json()})
+            _draw_all(writer, regions, config, execution, device, track, spread)
             writer.finish()
     return replace(result, status="done", seconds=watch.seconds, nuclei=_count_nuclei(out))
 
@@ -388,6 +410,78 @@ def _parts(length: int, longest: int) -> list[tuple[int, int]]:
     return [(int(start), int(stop)) for start, stop in pairwise(edges)]
 
 
+def _resample_parameters(
+    regions: Sequence[_Region], config: GenerateConfig, execution: Execution, device: torch.device, track: Track
+) -> Spread | None:
+    """Draw pilot patches, let classifiers that have not seen them tell how real they look, and draw the next around the best."""
+    sources = list({region.source.sha256: region.source for region in regions}.values())
+    if len(sources) < 2:
+        logger.warning("--rounds needs at least two references, so that a classifier can be asked about unseen ones")
+        return None
+    number = {source.sha256: index for index, source in enumerate(sources)}
+    source_of = np.array([number[region.source.sha256] for region in regions])
+    side = min(JUDGED_PX, config.patch_px)
+    real, real_of = _judged_references(sources, config, execution, side, track)
+    if len(np.unique(real_of)) < 2:
+        logger.warning("--rounds needs at least two references that show nuclei; parameters stay as measured")
+        return None
+    dtype = resolve_precision("auto", device)
+    spread = Spread()
+    with track("re-sampling parameters", config.rounds) as bar:
+        for turn in range(config.rounds):
+            purpose = f"pilot {turn}"
+            order = reference_order(config.seed, len(regions), PILOTS)
+            jobs = [
+                _BatchJob(
+                    range(start, min(start + PILOT_BATCH, PILOTS)),
+                    tuple(regions[k].folder for k in order[start : start + PILOT_BATCH]),
+                    config.patch_px,
+                    config.seed,
+                    paint=True,
+                    purpose=purpose,
+                    spread=spread,
+                )
+                for start in range(0, PILOTS, PILOT_BATCH)
+            ]
+            stopped = "generate: stopped while parameters were re-sampled; nothing was drawn yet, run it again"
+            pilots = np.empty((PILOTS, side, side, 3), np.uint8)
+            middle = slice((config.patch_px - side) // 2, (config.patch_px - side) // 2 + side)
+            for job, drawn in map_unordered(_draw_batch, jobs, resolve_workers(execution.workers), stopped):
+                assert drawn.image is not None
+                for index, image, region in zip(job.batch, drawn.image, order[job.batch.start : job.batch.stop], strict=True):
+                    level = float(regions[region].statistics["appearance"]["white_level"])
+                    pilots[index] = glass_to_white(image[middle, middle], level)
+            verdict = judge(
+                real, pilots, real_of, source_of[order], TwoSampleSchedule(seed=config.seed, crop_px=side), device, dtype
+            )
+            variations = [_variation(spread, config.seed, purpose, index) for index in range(PILOTS)]
+            spread = spread.refit(variations, verdict.synthetic, source_of[order])
+            bar.advance(1, f"round {turn + 1}, AUC {verdict.auc:.3f}")
+            logger.info("round %d: held-out AUC of real against synthetic %.3f; %s", turn + 1, verdict.auc, spread.to_json())
+    return spread
+
+
+def _judged_references(
+    sources: Sequence[Source], config: GenerateConfig, execution: Execution, side: int, track: Track
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Return patches of the references, and which of them each shows."""
+    jobs = [_RealJob(source, config.mpp, side, max(2, PILOTS // len(sources)), config.seed) for source in sources]
+    stopped = "generate: stopped while parameters were re-sampled; nothing was drawn yet, run it again"
+    number = {id(job): index for index, job in enumerate(jobs)}
+    found: dict[int, npt.NDArray[np.uint8]] = {}
+    workers = min(resolve_workers(execution.workers), max(1, len(jobs) // 4))
+    with track("reading references", len(jobs)) as bar:
+        for job, images in map_unordered(_cut, jobs, workers, stopped):
+            found[number[id(job)]] = images
+            bar.advance()
+    parts = [found[index] for index in range(len(jobs))]
+    return np.concatenate(parts), np.repeat(np.arange(len(jobs)), [len(part) for part in parts])
+
+
+def _cut(job: _RealJob) -> npt.NDArray[np.uint8]:
+    return cut_real_patches(job.source, job.mpp, job.side, job.most, job.seed).images
+
+
 def _draw_all(
     writer: PatchStoreWriter,
     regions: Sequence[_Region],
@@ -395,13 +489,19 @@ def _draw_all(
     execution: Execution,
     device: torch.device,
     track: Track,
+    spread: Spread | None = None,
 ) -> None:
     order = reference_order(config.seed, len(regions), config.n)
     pending = writer.pending()
     paint_here = device.type != "cpu"
     jobs = (
         _BatchJob(
-            batch, tuple(regions[k].folder for k in order[batch.start : batch.stop]), config.patch_px, config.seed, not paint_here
+            batch,
+            tuple(regions[k].folder for k in order[batch.start : batch.stop]),
+            config.patch_px,
+            config.seed,
+            not paint_here,
+            spread=spread,
         )
         for batch in pending
     )
@@ -417,13 +517,18 @@ def _draw_all(
             bar.advance(size)
 
 
+def _variation(spread: Spread | None, seed: int, purpose: str, index: int) -> Variation:
+    return AS_MEASURED if spread is None else spread.draw(rng_for(seed, f"variation of {purpose}", index))
+
+
 def _draw_batch(job: _BatchJob) -> _BatchResult:
     loaded: dict[Path, Reference] = {}
     drawings = []
     for index, folder in zip(job.batch, job.folders, strict=True):
         if folder not in loaded:
             loaded[folder] = Reference.from_arrays(*load_arrays(folder))
-        drawings.append(draw_patch(loaded[folder], job.patch_px, rng_for(job.seed, "patch", index)))
+        variation = _variation(job.spread, job.seed, job.purpose, index)
+        drawings.append(draw_patch(loaded[folder], job.patch_px, rng_for(job.seed, job.purpose, index), variation=variation))
     labels = np.stack([drawing.instance_labels for drawing in drawings])
     if job.paint:
         return _BatchResult(labels, paint_patches(drawings, torch.device("cpu")), None)

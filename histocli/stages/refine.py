@@ -9,6 +9,7 @@ patches and, until the store is written, the checkpoint that ``--resume`` goes o
 from __future__ import annotations
 
 import copy
+import hashlib
 import logging
 import math
 import sys
@@ -37,7 +38,7 @@ from histocli.config.refine import RefineConfig
 from histocli.figures.sheets import picture_rows
 from histocli.metrics.counts import count
 from histocli.model.normalisation import glass_to_white, white_to_glass
-from histocli.model.refiner import Refiner, build_refiner, describe_refiner
+from histocli.model.refiner import Refiner, RefinerArchitecture, build_refiner, describe_refiner
 from histocli.optics.density import optical_density_to_rgb, rgb_to_optical_density, white_level
 from histocli.optics.stains import restain
 from histocli.reference.rough import find_rough_nuclei
@@ -52,13 +53,14 @@ from histocli.stages.common import (
     patch_glass_levels,
     prepare_process,
 )
+from histocli.stages.real_patches import cut_real_patches
 from histocli.stores.inputs import InputImage, expand_inputs, expand_with_mpp
 from histocli.stores.logs import append_metrics, preview_path, start_log
 from histocli.stores.models import checkpoint_path, read_checkpoint, remove_checkpoint, write_checkpoint
 from histocli.stores.patches import CONTRACT, PatchStore, PatchStoreWriter, ReferenceRecord
 from histocli.stores.pictures import write_png
 from histocli.stores.provenance import Provenance, one_line, prepare_output
-from histocli.stores.slides import IMAGE_SUFFIXES, read_image, resample
+from histocli.stores.slides import IMAGE_SUFFIXES
 from histocli.training.adversarial import (
     AdversarialSchedule,
     AdversarialTraining,
@@ -84,7 +86,7 @@ MOST_SOURCES = 512
 HELD_OUT = 1 / 6  # of the references: critics are judged on them and never learn from them
 FEW_SOURCES = 4  # with fewer references, patches are held out instead of references
 CROP_PX = 128
-PROVEN = 0.9  # held-out AUC of real against initial nuclei from which a critic is to be trusted
+PROOFS = 40  # times in the course of a training that a critic which has not proven itself is judged again
 RECORD_EVERY = 20
 CHECKPOINT_S = 60.0
 JUDGEMENTS = 6  # times that held-out crops are judged in the course of a training
@@ -313,36 +315,15 @@ def _trained_refiner(path: Path) -> Refiner:
 def _read_source(job: _ReadJob) -> _Real | str:
     """Cut patches of a reference that do not overlap; a message where it cannot be read."""
     try:
-        pixels = resample(read_image(job.source.path, mpp=job.source.mpp).pixels, job.source.mpp, job.mpp)
+        cut = cut_real_patches(job.source, job.mpp, job.patch_px, job.most, job.seed)
     except HistosynthError as error:
         return str(error)
-    level = white_level(pixels)
-    density = rgb_to_optical_density(pixels, level)
-    rough = find_rough_nuclei(density, job.mpp)
-    white = glass_to_white(pixels, level)
-    nuclei = rough.labels > 0
-    side = job.patch_px
-    missing = [max(0, side - length) for length in pixels.shape[:2]]
-    if any(missing):  # a small reference is mirrored
-        white = np.pad(white, [(0, missing[0]), (0, missing[1]), (0, 0)], mode="symmetric")
-        nuclei = np.pad(nuclei, [(0, missing[0]), (0, missing[1])], mode="symmetric")
-    height, width = nuclei.shape
-    cells = [(top, left) for top in range(0, height - side + 1, side) for left in range(0, width - side + 1, side)]
-    cells = [(top, left) for top, left in cells if nuclei[top : top + side, left : left + side].any()]
-    if len(cells) > job.most:
-        chosen = rng_for(job.seed, f"cells of {job.source.sha256}").choice(len(cells), job.most, replace=False)
-        cells = [cells[i] for i in np.sort(chosen)]
     statistics = None
     if job.measure:
-        part = pixels[:1024, :1024]
+        part = cut.pixels[:1024, :1024]
         rng = rng_for(job.seed, job.source.sha256)
         statistics = analyse_reference(np.ascontiguousarray(part), job.mpp, job.source.path.name, rng).statistics.to_json()
-    images = np.zeros((len(cells), side, side, 3), np.uint8)
-    masks = np.zeros((len(cells), side, side), bool)
-    for index, (top, left) in enumerate(cells):
-        images[index] = white[top : top + side, left : left + side]
-        masks[index] = nuclei[top : top + side, left : left + side]
-    return _Real(images, masks, statistics)
+    return _Real(cut.images, cut.nuclei, statistics)
 
 
 class _Run:
@@ -535,6 +516,8 @@ class _Run:
             batch=self.config.batch,
             crop_px=crop,
             weights=Weights(style=self.config.style, identity=self.config.identity),
+            edits=self.config.edits,
+            objective=self.config.objective,
             seed=self.config.seed,
         )
         rng = rng_for(self.config.seed, "held out")
@@ -602,14 +585,17 @@ class _Run:
     def _train(self, styles: _Styles, *, restore: bool) -> AdversarialTraining:
         learn, judged, schedule = self._samplers(styles)
         torch.manual_seed(self.config.seed)
-        networks = Networks.fresh(build_refiner(), self.config.seed).to(self.device)
+        refiner = Refiner(RefinerArchitecture(edits=self.config.edits))
+        networks = Networks.fresh(refiner, self.config.seed).to(self.device)
         training = start_adversarial(networks, schedule, self.members.wrap)
+        training.proven = self.config.proof == 0
         checkpoint = checkpoint_path(self.out)
         if restore and checkpoint.exists():
             self._restore(training, checkpoint)
         guard = _Guard(training)
         shown = 0
         done = int(self.clock.progress(training.step) * JUDGEMENTS)
+        proofs = 0
         recent: list[StepReport] = []
         total = 1000 if self.clock.budget_s is not None else self.config.steps
         with self.track("training the refiner", total) as bar:
@@ -628,6 +614,9 @@ class _Run:
                     note = f"step {report.step}, critic {report.critic:.2f}, skill {report.skill:.2f}"
                     bar.advance(round(progress * total) - shown, note)
                     shown = round(progress * total)
+                if not training.proven and progress >= schedule.warm_up and proofs < int(progress * PROOFS):
+                    proofs = int(progress * PROOFS)
+                    self._prove(training, judged)
                 if done < int(progress * JUDGEMENTS):
                     done = int(progress * JUDGEMENTS)
                     trouble = self._judge(training, judged, styles)
@@ -638,6 +627,15 @@ class _Run:
                 self._maybe_stop(training, progress)
         if self.held is None:
             self._judge(training, judged, styles)
+        if not training.moves:
+            logger.warning(
+                "the refiner never moved: the critic told real from initial patches with a held-out AUC of %.2f, and %.2f is "
+                "asked for (--proof); train longer, or take the initial patches as they are",
+                self.held.auc_initial if self.held else math.nan,
+                self.config.proof,
+            )
+        digests = self.members.gather(_digest(training.networks.averaged))
+        self._log({"processes": len(digests), "processes_agree": len(set(digests)) == 1})
         if self.members.leads and not self.finished:
             self.finished = True
             self._save(training)  # an interruption while patches are repainted costs no training
@@ -666,7 +664,7 @@ class _Run:
             {
                 "step": training.step,
                 "held_out": {key: _number(value) for key, value in asdict(self.held).items()},
-                "critic_proven": self.held.auc_initial >= PROVEN,
+                "critic_proven": training.proven,
             }
         )
         if self.members.leads:
@@ -674,6 +672,12 @@ class _Run:
         if self.held.diversity < COLLAPSED:
             return f"refined nuclei look alike: their texture varies {self.held.diversity:.2f} times as much as before"
         return None
+
+    def _prove(self, training: AdversarialTraining, sampler: Sampler) -> None:
+        """Let the refiner move once the critic tells held-out real patches from initial ones well enough."""
+        held = judge_held_out(training, sampler, self.config.seed, 6, 8, self.dtype)
+        training.proven = bool(self.members.from_leader(held.auc_initial >= self.config.proof))
+        self._log({"step": training.step, "critic_auc": _number(held.auc_initial), "critic_proven": training.proven})
 
     def _show(self, training: AdversarialTraining, styles: _Styles) -> None:
         patches = np.linspace(0, len(self.initial) - 1, min(6, len(self.initial))).astype(int)
@@ -725,6 +729,7 @@ class _Run:
             "step": training.step,
             "moves": training.moves,
             "skill": training.skill,
+            "proven": training.proven,
             "trained_s": self.clock.trained_s,
             "held": None if self.held is None else asdict(self.held),
             "finished": self.finished,
@@ -748,6 +753,7 @@ class _Run:
             history.filled = int(state["history"]["filled"])
             training.step, training.moves = int(state["step"]), int(state["moves"])
             training.skill = float(state["skill"])
+            training.proven = bool(state["proven"])
             self.clock.earlier_s = float(state["trained_s"])
             self.held = None if state["held"] is None else HeldOut(**state["held"])
             self.finished = bool(state["finished"])
@@ -903,6 +909,14 @@ class _Guard:
         if self.saturated >= SATURATED_STEPS:
             return "the critic is never fooled any more and teaches nothing"
         return None
+
+
+def _digest(network: torch.nn.Module) -> str:
+    """Return a fingerprint of weights."""
+    digest = hashlib.sha256()
+    for value in network.state_dict().values():
+        digest.update(value.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _agreement(

@@ -13,6 +13,7 @@ from histocli.reference.texture import FRAME_PX
 from histocli.synthesis.layout import Layout
 from histocli.synthesis.painting import COLUMNS
 from histocli.synthesis.recipe import Recipe
+from histocli.synthesis.variation import AS_MEASURED, Variation
 
 FEWEST_TEXTURES = 6  # with fewer clean nuclei than this, all rough ones lend their colour
 LEAST_CONTRAST = 0.10  # absorbance of red over the background that a nucleus must have to be told from nothing
@@ -41,6 +42,7 @@ def draw_appearances(
     hematoxylin: FloatArray,
     recipe: Recipe,
     rng: np.random.Generator,
+    variation: Variation = AS_MEASURED,
 ) -> Appearances:
     """Draw colour, strength, chromatin and texture of every nucleus.
 
@@ -55,6 +57,8 @@ def draw_appearances(
         What nuclei add to it.
     recipe : Recipe
     rng : numpy.random.Generator
+    variation : Variation
+        Of this patch.
 
     Returns
     -------
@@ -101,6 +105,9 @@ def draw_appearances(
         look.grain[:] = np.where(kinds == Kind.BLURRED, 0, np.hypot(look.grain, missing))
     look.strength[restored] = rng.uniform(0.9, 1.05, size=int(restored.sum()))
     look.core[restored], texture_gain[restored], look.grain[restored] = 1, 1, 0.5 * look.grain[restored] if recipe.grain else 0
+    look.strength[:] *= variation.strength
+    look.grain[:] *= variation.grain
+    texture_gain *= variation.texture
     around = _local_background(layout, background)
     visible = look.strength * (colour[:, 0] - around[:, 0]) * (0.45 + 0.55 * look.core)
     typical = appearance.contrast[2]

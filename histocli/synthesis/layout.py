@@ -14,6 +14,7 @@ from histocli.synthesis.crowds import LYMPHOCYTE_AREA_UM2, Member, plan_epitheli
 from histocli.synthesis.directions import DirectionField
 from histocli.synthesis.recipe import FULL_RECIPE, Recipe
 from histocli.synthesis.shapes import DIRECTIONS, Outline, draw_outline, turned
+from histocli.synthesis.variation import AS_MEASURED, Variation
 
 SKIRT_PX = 2  # beyond the largest radius that a nucleus's window reaches
 TRIES = 6  # places tried for a nucleus before it is given up
@@ -102,7 +103,11 @@ class Sites:
 
 
 def draw_arrangement(
-    morphology: Morphology, mixture: Mixture, rng: np.random.Generator, recipe: Recipe = FULL_RECIPE
+    morphology: Morphology,
+    mixture: Mixture,
+    rng: np.random.Generator,
+    recipe: Recipe = FULL_RECIPE,
+    variation: Variation = AS_MEASURED,
 ) -> Arrangement:
     """Draw what a patch aims at, around what its reference shows.
 
@@ -118,8 +123,8 @@ def draw_arrangement(
     crowded = inhabited and rng.random() < np.clip(crowding, 0.2, 0.85)
     infiltrated = inhabited and rng.random() < np.clip(1.5 * mixture[Kind.LYMPHOCYTE], 0.04, 0.35)
     return Arrangement(
-        coverage=float(np.clip(morphology.nuclear_fraction * rng.uniform(0.6, 1.6), 0.02, 0.6)),
-        area_um2=float(typical),
+        coverage=float(np.clip(variation.coverage * morphology.nuclear_fraction * rng.uniform(0.6, 1.6), 0.02, 0.6)),
+        area_um2=float(variation.area * typical),
         log_area_sd=float(rng.uniform(0.15, np.clip(morphology.log_area_sd, 0.3, 0.6))),
         large_share=float(rng.uniform(0, 0.5) if rng.random() < 0.5 else 0.0),
         large_factor=float(rng.uniform(1.5, 3.0)),

@@ -20,6 +20,7 @@ from histocli.synthesis.layout import Layout, Sites, draw_arrangement, place_nuc
 from histocli.synthesis.painting import COLUMNS, Canvas, paint
 from histocli.synthesis.recipe import FULL_RECIPE, Recipe
 from histocli.synthesis.surroundings import Stains, add_cytoplasm, add_distractors
+from histocli.synthesis.variation import AS_MEASURED, Variation
 
 SHARPNESS_SD = 0.2  # of the logarithm
 WORTH_DRAWING = 0.3  # share of tissue that a crop should have, if some tries find one
@@ -47,7 +48,13 @@ class Drawing:
     """Finest detail to reach within nuclei and along their borders; 0 leaves it as it is."""
 
 
-def draw_patch(reference: Reference, patch_px: int, rng: np.random.Generator, recipe: Recipe = FULL_RECIPE) -> Drawing:
+def draw_patch(
+    reference: Reference,
+    patch_px: int,
+    rng: np.random.Generator,
+    recipe: Recipe = FULL_RECIPE,
+    variation: Variation = AS_MEASURED,
+) -> Drawing:
     """Draw what a patch shows.
 
     Parameters
@@ -60,6 +67,8 @@ def draw_patch(reference: Reference, patch_px: int, rng: np.random.Generator, re
         Of this patch.
     recipe : Recipe
         Which components are on.
+    variation : Variation
+        Factors on what was measured.
 
     Returns
     -------
@@ -67,7 +76,7 @@ def draw_patch(reference: Reference, patch_px: int, rng: np.random.Generator, re
     """
     background, ignored, tissue, sites = _crop(reference, patch_px, rng)
     appearance = reference.statistics.appearance
-    arrangement = draw_arrangement(reference.statistics.morphology, appearance.mixture, rng, recipe)
+    arrangement = draw_arrangement(reference.statistics.morphology, appearance.mixture, rng, recipe, variation)
     fibres = fibre_directions(background, reference.mpp) if recipe.fibres else None
     layout = place_nuclei(arrangement, tissue, sites, reference.mpp, rng, fibres)
     stains = Stains(hematoxylin_direction(reference), appearance)
@@ -75,10 +84,10 @@ def draw_patch(reference: Reference, patch_px: int, rng: np.random.Generator, re
         background = add_cytoplasm(background, layout.instance_labels, stains, reference.mpp, rng)
     if recipe.distractors:
         background = add_distractors(background, tissue, stains, reference.mpp, rng)
-    looks = draw_appearances(reference, layout, background, stains.hematoxylin, recipe, rng)
+    looks = draw_appearances(reference, layout, background, stains.hematoxylin, recipe, rng, variation)
     labels = np.where((layout.instance_labels == 0) & ignored, -1, layout.instance_labels)
     labels = renumber(np.where(looks.ghosts[np.maximum(labels, 0)], -1, labels).astype(np.int32))
-    edge_px = float(np.clip(appearance.edge_um * rng.uniform(0.8, 1.8) / reference.mpp, 0.35, 1.7))
+    edge_px = float(np.clip(variation.edge * appearance.edge_um * rng.uniform(0.8, 1.8) / reference.mpp, 0.35, 1.7))
     sharper = np.exp(rng.normal(0, SHARPNESS_SD, size=2)).tolist()  # focus differs from place to place
     return Drawing(
         instance_labels=labels,
@@ -90,7 +99,10 @@ def draw_patch(reference: Reference, patch_px: int, rng: np.random.Generator, re
         textures=looks.textures,
         edge_px=edge_px,
         white=appearance.white_level,
-        fine=(appearance.fine_core * sharper[0], appearance.fine_edge * sharper[1]) if recipe.sharpness else (0.0, 0.0),
+        fine=(
+            appearance.fine_core * sharper[0] * variation.fine_core if recipe.sharpness else 0.0,
+            appearance.fine_edge * sharper[1] * variation.fine_edge if recipe.sharpness else 0.0,
+        ),
     )
 
 

@@ -64,6 +64,10 @@ class AdversarialSchedule:
     history: int = 512
     """Repainted crops that are kept to remind the critic."""
     weights: Weights = field(default_factory=Weights)
+    edits: str = "nuclei"
+    """Where the refiner may change a patch, and where realism is judged: ``nuclei`` or the whole ``patch``."""
+    objective: str = "fooling"
+    """What the refiner is after: ``fooling`` the critic, or ``matching`` what the critic sees in the reference's nuclei."""
     seed: int = 0
 
 
@@ -153,6 +157,8 @@ class AdversarialTraining:
     moves: int = 0
     """Steps in which the refiner moved."""
     skill: float = 0.5
+    proven: bool = True
+    """Whether the critic is worth listening to; who trains says when it is."""
 
 
 class History:
@@ -212,6 +218,7 @@ class Pairing:
     reference: Tensor
     """(B, 3, h, w), sRGB 0..1, a crop of the reference that each initial crop is refined towards."""
     reference_nuclei: Tensor
+    reference_region: Tensor
     real: Tensor
     """(B, 3, h, w), sRGB 0..1: crops that realism is learnt from."""
     real_nuclei: Tensor
@@ -257,6 +264,7 @@ class Sampler:
             noise=noise,
             reference=stack[1][:, :3] / 255,
             reference_nuclei=stack[1][:, 3:4],
+            reference_region=judged_region(stack[1][:, 4:5]),
             real=stack[2][:, :3] / 255,
             real_nuclei=stack[2][:, 3:4],
             real_region=judged_region(stack[2][:, 4:5]),
@@ -269,12 +277,13 @@ class Sampler:
 
     def _initial_planes(self, patch: int) -> npt.NDArray[np.uint8]:
         nuclei = (self.initial.labels[patch] > 0).astype(np.uint8)
-        gate = np.rint(255 * edit_gate(self.initial.labels[patch], self.mpp)).astype(np.uint8)
+        gate = np.rint(255 * edit_gate(self.initial.labels[patch], self.mpp, self.schedule.edits)).astype(np.uint8)
         return np.dstack([self.initial.images[patch], nuclei, gate])
 
     def _real_planes(self, patch: int) -> npt.NDArray[np.uint8]:
         nuclei = self.real.nuclei[patch]
-        return np.dstack([self.real.images[patch], nuclei.astype(np.uint8), _widen(nuclei, self.mpp)])
+        judged = _widen(nuclei, self.mpp) if self.schedule.edits == "nuclei" else np.ones(nuclei.shape, np.uint8)
+        return np.dstack([self.real.images[patch], nuclei.astype(np.uint8), judged])
 
     def _two_parts(self, image: int, crop: int, rng: np.random.Generator) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
         """Cut two crops of an image that do not overlap: halves of its patches."""
@@ -302,7 +311,7 @@ def _widen(mask: npt.NDArray[np.bool_], mpp: float) -> npt.NDArray[np.uint8]:
     return np.asarray(cv2.dilate(mask.astype(np.uint8), disk), np.uint8)
 
 
-def edit_gate(labels: npt.NDArray[np.int32], mpp: float) -> npt.NDArray[np.float32]:
+def edit_gate(labels: npt.NDArray[np.int32], mpp: float, edits: str = "nuclei") -> npt.NDArray[np.float32]:
     """Return how far each pixel may change: nuclei and a narrow ring with a soft edge; never what is ignored.
 
     Parameters
@@ -310,12 +319,16 @@ def edit_gate(labels: npt.NDArray[np.int32], mpp: float) -> npt.NDArray[np.float
     labels : ndarray of int, shape (H, W)
     mpp : float
         Micrometres per pixel.
+    edits : str
+        ``nuclei``, or the whole ``patch``: then a trace of the refiner lies on everything and gives no nucleus away.
 
     Returns
     -------
     ndarray of float32, shape (H, W)
-        0..1; exactly 0 away from nuclei.
+        0..1; exactly 0 away from nuclei, or where pixels are ignored.
     """
+    if edits == "patch":
+        return (labels >= 0).astype(np.float32)
     gate = cv2.GaussianBlur(_widen(labels > 0, mpp).astype(np.float32), (0, 0), max(SOFT_UM / mpp, 0.3))
     gate[labels < 0] = 0
     return np.asarray(np.where(gate > 0.02, gate, 0), np.float32)
@@ -383,10 +396,11 @@ def _step(
     networks = training.networks
     device = batch.density.device
     autocast = torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
-    moving = may_move and training.skill >= schedule.least_skill
+    moving = may_move and training.proven and training.skill >= schedule.least_skill
     reference_density = light_to_optical_density(batch.reference * 255)
+    repaint = training.wrapped["refiner"] if moving else networks.refiner  # the wrapper expects gradients
     with torch.set_grad_enabled(moving), autocast:
-        change = networks.refiner(batch.density, batch.nuclei, batch.noise, batch.gate, reference_density, batch.reference_nuclei)
+        change = repaint(batch.density, batch.nuclei, batch.noise, batch.gate, reference_density, batch.reference_nuclei)
     repainted = optical_density_to_light(batch.density + change) / 255
     inside = batch.nuclei
     size = float(((change.detach().abs().mean(dim=1, keepdim=True) * inside).sum() / inside.sum().clamp(min=1)).cpu())
@@ -413,13 +427,19 @@ def _move_refiner(
     size = len(repainted)
     own = torch.stack([torch.arange(size), torch.arange(size, 2 * size)], dim=1).to(repainted.device)
     with autocast:
-        logits = networks.realism(repainted)
+        seen = networks.realism.features(repainted)
+        logits = networks.realism.head(seen[-1])[:, 0]
         pairs = networks.style(torch.cat([repainted, batch.reference]), torch.cat([batch.nuclei, batch.reference_nuclei]), own)
     region = batch.region[:, 0].float()
     real = functional.softplus(-logits.float())
     taken = (real * region).sum() / region.sum().clamp(min=1)
     tone = functional.avg_pool2d(change, TONE_PX, stride=1, padding=TONE_PX // 2)
-    identity = (tone.abs().mean(dim=1, keepdim=True) * batch.nuclei).sum() / batch.nuclei.sum().clamp(min=1)
+    held = batch.nuclei if schedule.edits == "nuclei" else torch.ones_like(batch.nuclei)
+    identity = (tone.abs().mean(dim=1, keepdim=True) * held).sum() / held.sum().clamp(min=1)
+    if schedule.objective == "matching":
+        with torch.no_grad(), autocast:
+            wanted = networks.realism.features(batch.reference)
+        taken = feature_distance(seen, wanted, batch.region, batch.reference_region)
     loss = taken + schedule.weights.style * functional.softplus(-pairs.float()).mean() + schedule.weights.identity * identity
     optimizer = training.optimizers["refiner"]
     optimizer.zero_grad(set_to_none=True)
@@ -432,6 +452,43 @@ def _move_refiner(
         for mean, value in zip(networks.averaged.parameters(), networks.refiner.parameters(), strict=True):
             mean.lerp_(value, 1 - keep)
     return float(taken.detach().cpu())
+
+
+def feature_distance(found: list[Tensor], wanted: list[Tensor], region: Tensor, wanted_region: Tensor) -> Tensor:
+    """Return how far means and spreads of features within two regions lie apart, in units of the wanted spread.
+
+    Matching what a critic sees, rather than its verdict, cannot be won by a trace that the critic has not met yet (Salimans et
+    al. 2016).
+
+    Parameters
+    ----------
+    found, wanted : list of Tensor, shape (N, C, h, w)
+        Features at the resolution of the regions or at a whole fraction of it.
+    region, wanted_region : Tensor of bool, shape (N, 1, H, W)
+
+    Returns
+    -------
+    Tensor
+        Scalar; pairs in which a region is empty do not count.
+    """
+    counted = (region.flatten(1).any(dim=1) & wanted_region.flatten(1).any(dim=1)).float()
+    total = found[0].new_zeros((), dtype=torch.float32)
+    for first, second in zip(found, wanted, strict=True):
+        moments = [_moments(features.float(), mask.float()) for features, mask in ((first, region), (second, wanted_region))]
+        (mean, spread), (wanted_mean, wanted_spread) = moments
+        unit = (wanted_spread.mean(dim=0, keepdim=True) ** 2) + 1e-4
+        apart = ((mean - wanted_mean) ** 2 / unit + (spread - wanted_spread) ** 2 / unit).mean(dim=1)
+        total = total + (apart * counted).sum() / counted.sum().clamp(min=1)
+    return total / len(found)
+
+
+def _moments(features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and spread of features (N, C, h, w) within masks (N, 1, H, W), both (N, C)."""
+    share = functional.adaptive_avg_pool2d(mask, (features.shape[2], features.shape[3]))
+    total = share.sum(dim=(2, 3)).clamp(min=1e-3)
+    mean = (features * share).sum(dim=(2, 3)) / total
+    variance = ((features - mean[:, :, None, None]) ** 2 * share).sum(dim=(2, 3)) / total
+    return mean, (variance + 1e-6).sqrt()
 
 
 def _teach_critic(
@@ -580,7 +637,7 @@ def refine_patches(
     closed : ndarray of bool, shape (B, H, W)
         Where it is.
     """
-    gate = torch.from_numpy(np.stack([edit_gate(label, mpp) for label in labels]))[:, None].to(device)
+    gate = torch.from_numpy(np.stack([edit_gate(label, mpp, refiner.architecture.edits) for label in labels]))[:, None].to(device)
     noise = torch.from_numpy(np.stack([rng.standard_normal(labels.shape[1:], np.float32) for rng in seeds]))[:, None].to(device)
     nuclei = torch.from_numpy(labels > 0)[:, None].to(device).float()
     density, style = (

@@ -33,6 +33,7 @@ from histocli.stores import patches
 from histocli.stores.models import ModelHeader, write_model
 from histocli.stores.patches import PatchStore
 from histocli.stores.provenance import partial_path
+from histocli.training.two_sample import Verdict
 from tests.tissue import make_tissue
 
 MPP = 0.5
@@ -480,3 +481,43 @@ def test_a_model_that_changes_under_its_name_is_read_again(folder, few_calibrati
     dark_network(path)
     run(folder, "dark.zarr", n=2, priors=str(path))
     assert min(record.statistics["morphology"]["n_nuclei"] for record in PatchStore.open(folder / "dark.zarr").references) > 3
+
+
+@pytest.fixture
+def few_pilots(monkeypatch):
+    """Rounds of sixteen patches, judged by classifiers of three steps."""
+    monkeypatch.setattr(stage, "PILOTS", 16)
+    monkeypatch.setattr(stage, "PILOT_BATCH", 8)
+    schedule = stage.TwoSampleSchedule
+    monkeypatch.setattr(stage, "TwoSampleSchedule", lambda **values: schedule(**values, steps=3, batch=2, folds=2))
+
+
+def test_parameters_are_resampled_and_recorded(folder, few_pilots):
+    run(folder, rounds=2)
+    recorded = PatchStore.open(folder / "a.zarr").attributes["variation"]
+    assert recorded["strength"]["factor"] > 0
+    assert any(value["factor"] != 1 for value in recorded.values())
+    run(folder, "b.zarr", rounds=2, workers=2)
+    assert_same(folder / "a.zarr", folder / "b.zarr")
+    run(folder, "plain.zarr")
+    assert "variation" not in PatchStore.open(folder / "plain.zarr").attributes
+    assert not np.array_equal(contents(folder / "plain.zarr")["image"], contents(folder / "a.zarr")["image"])
+
+
+def test_patches_are_drawn_around_the_pilots_that_looked_real(folder, few_pilots, monkeypatch):
+    """A judge who likes what is pale, pilot by pilot."""
+
+    def judge_by_lightness(real, pilots, real_of, style_of, *_):
+        return Verdict(np.zeros(len(real)), pilots.mean(axis=(1, 2, 3)), real_of, style_of)
+
+    monkeypatch.setattr(stage, "PILOTS", 64)
+    monkeypatch.setattr(stage, "judge", judge_by_lightness)
+    run(folder, rounds=3)
+    factors = {name: value["factor"] for name, value in PatchStore.open(folder / "a.zarr").attributes["variation"].items()}
+    assert factors["strength"] * factors["coverage"] < 0.85
+
+
+def test_one_reference_leaves_parameters_as_measured(folder, few_pilots, caplog):
+    run(folder, refs=[str(folder / "refs" / "a.png")], rounds=1)
+    assert "at least two references" in caplog.text
+    assert "variation" not in PatchStore.open(folder / "a.zarr").attributes

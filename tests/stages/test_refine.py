@@ -23,7 +23,7 @@ from histocli.training.adversarial import HeldOut, StepReport
 from tests.tissue import make_tissue
 
 MPP = 0.5
-CONFIG = {"steps": 6, "batch": 2}
+CONFIG = {"steps": 6, "batch": 2, "proof": 0.0}
 RUN = Execution(device="cpu", precision="fp32", workers=1)
 
 
@@ -108,7 +108,7 @@ def test_the_same_run_gives_the_same_store_and_is_skipped_when_repeated(refined,
     assert PatchStore.open(again.output).content_hash() == PatchStore.open(out).content_hash()
     assert refine(initial, [], tmp_path / "b.zarr", RefineConfig(**CONFIG), RUN).status == "skipped"
     with pytest.raises(StoreExists):
-        refine(initial, [], tmp_path / "b.zarr", RefineConfig(steps=5, batch=2), RUN)
+        refine(initial, [], tmp_path / "b.zarr", RefineConfig(**CONFIG | {"steps": 5}), RUN)
 
 
 def test_a_stop_keeps_a_checkpoint_and_resuming_gives_the_same_patches(refined, initial, tmp_path):
@@ -182,7 +182,11 @@ def test_other_references_join_the_records_and_are_announced(initial, refined, t
 
 def test_one_reference_works_and_says_what_it_cannot_do(initial, references, tmp_path, caplog):
     result = refine(
-        initial, [str(references / "0.png")], tmp_path / "one.zarr", RefineConfig(steps=2, batch=2, reference_mpp=MPP), RUN
+        initial,
+        [str(references / "0.png")],
+        tmp_path / "one.zarr",
+        RefineConfig(steps=2, batch=2, proof=0.0, reference_mpp=MPP),
+        RUN,
     )
     assert result.auc is None
     assert "one reference" in caplog.text
@@ -254,6 +258,42 @@ def test_a_refiner_that_makes_all_nuclei_alike_is_stopped(initial, tmp_path, mon
     assert not weights["head.weight"].any()  # those of the beginning: nothing was good yet
 
 
+def test_the_refiner_moves_once_the_critic_has_proven_itself(initial, tmp_path, monkeypatch, caplog):
+    judged = iter([0.7, 0.8, 0.95, *[0.6] * 50])
+    monkeypatch.setattr(stage, "judge_held_out", lambda *_: HeldOut(next(judged), 0.5, 0.8, 1.0))
+    monkeypatch.setattr(stage, "JUDGEMENTS", 0)
+    monkeypatch.setattr(stage, "LARGEST_CHANGE", 9.0)
+    out = tmp_path / "x.zarr"
+    result = refine(initial, [], out, RefineConfig(steps=9, batch=2), RUN)
+    lines = [json.loads(line) for line in (log_path(out) / "metrics.jsonl").read_text().splitlines()]
+    proofs = [(line["step"], line["critic_proven"]) for line in lines if "critic_auc" in line]
+    assert [proven for _, proven in proofs] == [False, False, True]
+    assert result.moves == 9 - proofs[-1][0]
+    assert "never moved" not in caplog.text
+
+
+def test_a_critic_that_proves_nothing_leaves_patches_as_they_are(initial, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(stage, "judge_held_out", lambda *_: HeldOut(0.7, 0.5, 0.8, 1.0))
+    result = refine(initial, [], tmp_path / "x.zarr", RefineConfig(steps=6, batch=2), RUN)
+    assert result.moves == 0
+    assert "never moved" in caplog.text
+    assert np.array_equal(PatchStore.open(result.output).read(range(8))[0], PatchStore.open(initial).read(range(8))[0])
+
+
+@pytest.mark.parametrize("changed", [{"edits": "patch"}, {"objective": "matching"}])
+def test_other_ways_to_refine(initial, tmp_path, changed):
+    result = refine(initial, [], tmp_path / "x.zarr", RefineConfig(**CONFIG, **changed), RUN)
+    before, after = PatchStore.open(initial), PatchStore.open(result.output)
+    image, labels = before.read(range(8))
+    new, _ = after.read(range(8))
+    assert result.moves
+    assert np.array_equal(image[labels < 0], new[labels < 0])
+    far = np.stack([stage_gate_is_closed(label) for label in labels]) & (labels >= 0)
+    assert (image[far] != new[far]).any() == ("edits" in changed)
+    applied = refine(initial, [], tmp_path / "y.zarr", RefineConfig(model=str(result.output)), RUN)
+    assert np.array_equal(PatchStore.open(applied.output).read(range(8))[0], new)  # the refiner knows where it may edit
+
+
 def test_a_critic_that_is_never_fooled_ends_the_training():
     guard = stage._Guard.__new__(stage._Guard)
     guard.saturated = 0
@@ -263,7 +303,11 @@ def test_a_critic_that_is_never_fooled_ends_the_training():
     assert "never fooled" in found[-1]
 
 
-def test_settings_that_make_no_sense_are_refused():
-    for wrong in ({"steps": 0}, {"batch": 1}, {"identity": -1.0}, {"style": -0.1}, {"time_budget_s": 0.0}, {"seed": -1}):
-        with pytest.raises(InvalidOption):
-            RefineConfig(**wrong)
+@pytest.mark.parametrize(
+    "wrong",
+    [{"steps": 0}, {"batch": 1}, {"identity": -1.0}, {"style": -0.1}, {"time_budget_s": 0.0}, {"seed": -1}, {"edits": "glass"},
+     {"objective": "beauty"}, {"proof": 1.5}],
+)  # fmt: skip
+def test_settings_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(InvalidOption):
+        RefineConfig(**wrong)

@@ -17,7 +17,22 @@ from histocli.stores.provenance import log_path
 from tests.tissue import make_tissue
 
 MPP = 0.5
-REFINE = ["--steps", "12", "--batch", "2", "--no-weights", "--device", "cpu", "--precision", "fp32", "--workers", "1", "-q"]
+REFINE = [
+    "--steps",
+    "12",
+    "--batch",
+    "2",
+    "--proof",
+    "0",
+    "--no-weights",
+    "--device",
+    "cpu",
+    "--precision",
+    "fp32",
+    "--workers",
+    "1",
+    "-q",
+]
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +61,7 @@ def refine(folder, name, processes):
 
 def judged(folder, name):
     lines = [json.loads(line) for line in (log_path(folder / name) / "metrics.jsonl").read_text().splitlines()]
+    assert [line["processes_agree"] for line in lines if "processes_agree" in line] == [True]
     return [line["held_out"] for line in lines if "held_out" in line][-1], [line for line in lines if "skill" in line]
 
 

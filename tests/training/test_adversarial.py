@@ -19,6 +19,7 @@ from histocli.training.adversarial import (
     RealPatches,
     Sampler,
     edit_gate,
+    feature_distance,
     judge_held_out,
     refine_patches,
     start_adversarial,
@@ -83,6 +84,30 @@ def test_the_gate_is_open_on_nuclei_and_their_ring_only():
     assert 0 < gate[13, 20] < 1.01
     assert not gate[:8].any()
     assert not gate[labels < 0].any()
+
+
+def test_the_gate_of_the_whole_patch_leaves_out_what_is_ignored():
+    labels = np.zeros((20, 20), np.int32)
+    labels[3:6, 3:6] = -1
+    assert np.array_equal(edit_gate(labels, 0.5, "patch"), (labels >= 0).astype(np.float32))
+
+
+def test_features_are_compared_within_their_regions():
+    rng = torch.Generator().manual_seed(0)
+    first, second = torch.randn(3, 5, 8, 8, generator=rng), torch.randn(3, 5, 8, 8, generator=rng)
+    region = torch.zeros(3, 1, 16, 16, dtype=torch.bool)
+    region[..., :8, :] = True
+    assert feature_distance([first], [first], region, region) == 0
+    outside = first.clone()
+    outside[:, :, 4:] = second[:, :, 4:]  # the other half of the map
+    assert feature_distance([outside], [first], region, region) == 0
+    assert feature_distance([first + 1], [first], region, region) > 0.5
+    assert feature_distance([2 * first], [first], region, region) > 0.1
+    # a permutation of the pixels keeps means and spreads
+    turned = first[:, :, :4].flip(2, 3)
+    assert feature_distance([torch.cat([turned, second[:, :, 4:]], 2)], [first], region, region) == pytest.approx(0, abs=1e-10)
+    empty = torch.zeros_like(region)
+    assert feature_distance([first + 1], [first], empty, region) == 0
 
 
 def test_partners_are_other_parts_of_the_same_image(world):

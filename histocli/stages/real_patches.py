@@ -1,0 +1,71 @@
+"""Patches of reference images, cut so that they can be held beside synthetic ones."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from histocli.base.rng import rng_for
+from histocli.model.normalisation import glass_to_white
+from histocli.optics.density import rgb_to_optical_density, white_level
+from histocli.reference.rough import find_rough_nuclei
+from histocli.stages.common import Source
+from histocli.stores.slides import read_image, resample
+
+
+@dataclass(frozen=True)
+class CutPatches:
+    """Patches of one reference."""
+
+    images: npt.NDArray[np.uint8]
+    """(n, side, side, 3), glass made white."""
+    nuclei: npt.NDArray[np.bool_]
+    """(n, side, side), rough."""
+    pixels: npt.NDArray[np.uint8]
+    """(H, W, 3), the whole reference at the pixel size of the patches, its glass as it was."""
+
+
+def cut_real_patches(source: Source, mpp: float, side: int, most: int, seed: int) -> CutPatches:
+    """Cut patches with nuclei from a reference; they do not overlap.
+
+    Parameters
+    ----------
+    source : Source
+    mpp : float
+        Pixel size of the patches, micrometres.
+    side : int
+        Of a patch; a smaller reference is mirrored.
+    most : int
+        More are drawn from at random.
+    seed : int
+
+    Returns
+    -------
+    CutPatches
+
+    Raises
+    ------
+    InputNotFound, InvalidInput
+        The reference cannot be read.
+    """
+    pixels = resample(read_image(source.path, mpp=source.mpp).pixels, source.mpp, mpp)
+    level = white_level(pixels)
+    rough = find_rough_nuclei(rgb_to_optical_density(pixels, level), mpp)
+    white = glass_to_white(pixels, level)
+    nuclei = rough.labels > 0
+    missing = [max(0, side - length) for length in pixels.shape[:2]]
+    if any(missing):
+        white = np.pad(white, [(0, missing[0]), (0, missing[1]), (0, 0)], mode="symmetric")
+        nuclei = np.pad(nuclei, [(0, missing[0]), (0, missing[1])], mode="symmetric")
+    height, width = nuclei.shape
+    cells = [(top, left) for top in range(0, height - side + 1, side) for left in range(0, width - side + 1, side)]
+    cells = [(top, left) for top, left in cells if nuclei[top : top + side, left : left + side].any()]
+    if len(cells) > most:
+        chosen = rng_for(seed, f"cells of {source.sha256}").choice(len(cells), most, replace=False)
+        cells = [cells[i] for i in np.sort(chosen)]
+    images = np.zeros((len(cells), side, side, 3), np.uint8)
+    masks = np.zeros((len(cells), side, side), bool)
+    for index, (top, left) in enumerate(cells):
+        images[index] = white[top : top + side, left : left + side]
+        masks[index] = nuclei[top : top + side, left : left + side]
+    return CutPatches(images, masks, pixels)
