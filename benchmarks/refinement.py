@@ -14,8 +14,9 @@ matching    ``refine --objective matching``: features of the critic are matched,
 resampled   ``generate --rounds 3``: the classifier re-samples parameters of the synthesis instead of weighing patches.
 
 Every stage's output is kept in ``--work`` and found again, so the command can be stopped and repeated; a row per arm, seed and
-commit is appended to ``--results``, and ``--report`` gets the table. All arms but ``more`` train the same number of steps. Realism
-is judged on patches: AUC of fresh classifiers, cross-validated by reference (0.5 is ideal), kernel distance over stain and
+commit is appended to ``--results``, and ``--report`` gets the table. All arms but ``more`` train the same number of steps.
+
+Realism is judged on patches: AUC of fresh classifiers, cross-validated by reference (0.5 is ideal), kernel distance over stain and
 texture and over random convolutions, distance of the radial spectra; representation by the distance of each patch to its own
 reference against the others. Labels of the sets are read for scoring only.
 """
