@@ -23,7 +23,7 @@ MOST_HIDDEN = 0.3  # of an earlier nucleus may lie under later ones
 LEAST_TISSUE = 0.75  # of the pixels of a nucleus must lie on tissue
 SITE_JITTER_UM = 0.8  # standard deviation of a place around the reference's nucleus
 RESTORED_JITTER_UM = 0.1
-LARGEST_MARGIN_UM = 0.2
+MARGIN_UM = (-0.2, 0.1)  # how far labels reach over the painted edge: annotators draw on its inner side rather
 AREA_RANGE_UM2 = (8.0, 420.0)
 EVENNESS = 2.5  # of the mixture over patches: concentration of a Dirichlet distribution
 FEWEST_FOR_CROWDS = 3  # a reference without nuclei gets none
@@ -76,7 +76,7 @@ class Arrangement:
     direction_sharing: float
     touching_share: float
     margin_um: float
-    """How far the label reaches over the painted edge: people outline nuclei on the outer side of the blurred rim."""
+    """How far the label reaches over the painted edge; negative where it stays inside."""
     in_place_share: float
     """Share of nuclei put where the reference had one: glands, rows and clusters come from there."""
     restored_share: float
@@ -134,7 +134,7 @@ def draw_arrangement(
         direction_turn=float(rng.normal(0, 0.6)),
         direction_sharing=float(np.clip(morphology.direction_sharing + rng.normal(0, 0.25), 0, 0.98)),
         touching_share=float(np.clip(morphology.touching_share + rng.uniform(0, 0.4), 0, 0.8)),
-        margin_um=float(rng.uniform(0, LARGEST_MARGIN_UM)),
+        margin_um=float(rng.uniform(*MARGIN_UM)),
         in_place_share=float(rng.uniform(0.2, 0.9)),
         restored_share=float(rng.uniform(0, 1)),
         mixture=_vary(mixture, rng) if recipe.chromatin else EVEN_KIND,
@@ -182,7 +182,7 @@ def place_nuclei(
     Layout
         A nucleus may be cut by the border of the patch. Nothing lies outside tissue.
     """
-    canvas = _Canvas(tissue, arrangement.margin_um / mpp)
+    canvas = _Canvas(tissue, max(arrangement.margin_um, 0) / mpp)
     target_px = arrangement.coverage * float(tissue.sum())
     ys, xs = np.nonzero(tissue[::4, ::4])
     if len(ys) == 0:

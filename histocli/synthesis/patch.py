@@ -85,7 +85,9 @@ def draw_patch(
     if recipe.distractors:
         background = add_distractors(background, tissue, stains, reference.mpp, rng)
     looks = draw_appearances(reference, layout, background, stains.hematoxylin, recipe, rng, variation)
-    labels = np.where((layout.instance_labels == 0) & ignored, -1, layout.instance_labels)
+    inset_px = max(-arrangement.margin_um, 0) / reference.mpp
+    labels = np.where(layout.depth_px < inset_px, 0, layout.instance_labels) if inset_px else layout.instance_labels
+    labels = np.where((labels == 0) & ignored, -1, labels)
     labels = renumber(np.where(looks.ghosts[np.maximum(labels, 0)], -1, labels).astype(np.int32))
     edge_px = float(np.clip(variation.edge * appearance.edge_um * rng.uniform(0.8, 1.8) / reference.mpp, 0.35, 1.7))
     sharper = np.exp(rng.normal(0, SHARPNESS_SD, size=2)).tolist()  # focus differs from place to place
