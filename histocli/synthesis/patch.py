@@ -88,7 +88,8 @@ def draw_patch(
     inset_px = max(-arrangement.margin_um, 0) / reference.mpp
     labels = np.where(layout.depth_px < inset_px, 0, layout.instance_labels) if inset_px else layout.instance_labels
     labels = np.where((labels == 0) & ignored, -1, labels)
-    labels = renumber(np.where(looks.ghosts[np.maximum(labels, 0)], -1, labels).astype(np.int32))
+    ghosts = looks.ghosts[np.maximum(layout.instance_labels, 0)]  # with their rims
+    labels = renumber(np.where(ghosts, -1, labels).astype(np.int32))
     edge_px = float(np.clip(variation.edge * appearance.edge_um * rng.uniform(0.8, 1.8) / reference.mpp, 0.35, 1.7))
     sharper = np.exp(rng.normal(0, SHARPNESS_SD, size=2)).tolist()  # focus differs from place to place
     return Drawing(

@@ -233,6 +233,20 @@ def test_each_component_changes_some_patch(reference, component):
     assert any(changed)
 
 
+@pytest.mark.parametrize("margin_um", [-0.5, 0.0, 0.5])
+def test_labels_reach_as_far_over_the_painted_edge_as_the_margin_says(reference, monkeypatch, margin_um):
+    original = module.draw_arrangement
+    monkeypatch.setattr(module, "draw_arrangement", lambda *given: replace(original(*given), margin_um=margin_um))
+    for index in range(3):
+        drawing = draw(reference, index, recipe=FULL_RECIPE.without("pale"))
+        labelled, depth_px = drawing.instance_labels > 0, drawing.layout.depth_px  # 0 at the painted edge
+        margin_px = margin_um / reference.mpp
+        assert depth_px[labelled].min() >= -margin_px
+        assert depth_px[labelled].min() < 1 - margin_px  # and no further
+        owned = (drawing.layout.instance_labels > 0) & (drawing.instance_labels >= 0)
+        assert labelled[owned & (depth_px >= -margin_px)].all()
+
+
 def test_ghosts_are_ignored_and_the_others_are_labelled(reference, monkeypatch):
     """Which nuclei are too pale to call is decided by hand here: every other one."""
     original = chromatin.draw_appearances
@@ -248,7 +262,7 @@ def test_ghosts_are_ignored_and_the_others_are_labelled(reference, monkeypatch):
         odd = (owner > 0) & (owner % 2 == 1)
         assert odd.any()
         assert (drawing.instance_labels[odd] == -1).all()
-        assert (drawing.instance_labels[(owner > 0) & ~odd] > 0).all()
+        assert (drawing.instance_labels[(owner > 0) & ~odd & (drawing.layout.depth_px > 1)] > 0).all()
         check_labels(drawing.instance_labels)
 
 
