@@ -92,6 +92,7 @@ CHECKPOINT_S = 60.0
 JUDGEMENTS = 6  # times that held-out crops are judged in the course of a training
 SATURATED = 0.995  # skill at which the critic is never fooled any more, and teaches nothing
 SATURATED_STEPS = 200
+SLOWEST = 0.125  # of the refiner's learning rate: a training that still runs away is given up
 LARGEST_CHANGE = 0.35  # mean change of optical density within nuclei at which a refiner has left what it was given
 COLLAPSED = 0.25  # of the initial patches' diversity of texture, below which a refiner makes all nuclei alike
 LOST = 0.1  # agreement of labels with the picture that a patch may lose
@@ -605,8 +606,11 @@ class _Run:
                 recent = [*recent[-(RECORD_EVERY - 1) :], report]
                 trouble = guard.look(report)
                 if trouble:
-                    self._give_up(guard, report.step, trouble)
-                    break
+                    self._go_back(guard, report.step, trouble)
+                    if training.pace <= SLOWEST or guard.saturated:
+                        break
+                    guard.slow_down()
+                    continue
                 if report.step % RECORD_EVERY == 0:
                     self._log(_summary(recent) | {"seconds": self.clock.trained_s})
                 progress = min(self._progress(report.step), 1.0)
@@ -621,10 +625,15 @@ class _Run:
                     done = int(progress * JUDGEMENTS)
                     trouble = self._judge(training, judged, styles)
                     if trouble:
-                        self._give_up(guard, report.step, trouble)
+                        self._go_back(guard, report.step, trouble)
                         break
                     guard.remember()
                 self._maybe_stop(training, progress)
+        self._conclude(training, judged, styles)
+        return training
+
+    def _conclude(self, training: AdversarialTraining, judged: Sampler, styles: _Styles) -> None:
+        """Say what came of the training, and keep it: an interruption while patches are repainted costs no training."""
         if self.held is None:
             self._judge(training, judged, styles)
         if not training.moves:
@@ -638,8 +647,7 @@ class _Run:
         self._log({"processes": len(digests), "processes_agree": len(set(digests)) == 1})
         if self.members.leads and not self.finished:
             self.finished = True
-            self._save(training)  # an interruption while patches are repainted costs no training
-        return training
+            self._save(training)
 
     def _progress(self, step: int) -> float:
         """Share of the training that is done; all processes go by the first one's clock."""
@@ -651,7 +659,7 @@ class _Run:
         if self.members.leads:
             append_metrics(self.out, values)
 
-    def _give_up(self, guard: _Guard, step: int, trouble: str) -> None:
+    def _go_back(self, guard: _Guard, step: int, trouble: str) -> None:
         """Go back to the last good weights, and say why."""
         logger.warning("step %d: %s; the last good weights are kept", step, trouble)
         self._log({"step": step, "trouble": trouble})
@@ -730,6 +738,7 @@ class _Run:
             "moves": training.moves,
             "skill": training.skill,
             "proven": training.proven,
+            "pace": training.pace,
             "trained_s": self.clock.trained_s,
             "held": None if self.held is None else asdict(self.held),
             "finished": self.finished,
@@ -753,7 +762,7 @@ class _Run:
             history.filled = int(state["history"]["filled"])
             training.step, training.moves = int(state["step"]), int(state["moves"])
             training.skill = float(state["skill"])
-            training.proven = bool(state["proven"])
+            training.proven, training.pace = bool(state["proven"]), float(state["pace"])
             self.clock.earlier_s = float(state["trained_s"])
             self.held = None if state["held"] is None else HeldOut(**state["held"])
             self.finished = bool(state["finished"])
@@ -898,6 +907,12 @@ class _Guard:
         """Go back to the last good weights."""
         for name, network in self.training.networks.items().items():
             network.load_state_dict(self.good[name])
+
+    def slow_down(self) -> None:
+        """Go on from the last good weights with half the learning rate, and without the momentum that led astray."""
+        self.training.pace /= 2
+        for optimizer in self.training.optimizers.values():
+            optimizer.state.clear()
 
     def look(self, report: StepReport) -> str | None:
         """Return what is wrong after a step, or None."""

@@ -157,6 +157,8 @@ class AdversarialTraining:
     moves: int = 0
     """Steps in which the refiner moved."""
     skill: float = 0.5
+    pace: float = 1.0
+    """Factor of the refiner's learning rate; lowered where the training ran away."""
     proven: bool = True
     """Whether the critic is worth listening to; who trains says when it is."""
 
@@ -377,7 +379,8 @@ def train_adversarial(
             ("style", schedule.critic_rate),
         ):
             for group in training.optimizers[name].param_groups:
-                group["lr"] = peak * min(1.0, 2.5 * (1 - done) + 0.02)  # level, then down to nothing
+                pace = training.pace if name == "refiner" else 1.0
+                group["lr"] = pace * peak * min(1.0, 2.5 * (1 - done) + 0.02)  # level, then down to nothing
         rng = rng_for(schedule.seed, f"refine {rank}" if rank else "refine", training.step)
         batch = sampler.draw(schedule.batch, rng, device)
         yield _step(training, batch, schedule, rng, dtype, mean, may_move=done >= schedule.warm_up)

@@ -229,12 +229,15 @@ def test_a_dry_run_writes_nothing(initial, tmp_path):
         (StepReport(3, 0.5, 0.5, 0.5, 0.9, 0.8), "has left what it was given"),
     ],
 )
-def test_a_training_that_goes_wrong_is_stopped_with_the_last_good_weights(initial, tmp_path, monkeypatch, caplog, report, word):
+@pytest.mark.parametrize("always", [False, True])
+def test_a_training_that_goes_wrong_goes_back_and_slows_down(initial, tmp_path, monkeypatch, caplog, report, word, always):
     full = stage.train_adversarial
+    paces = []
 
     def sabotaged(training, *values):
         for number, true in enumerate(full(training, *values)):
-            if number == 2:
+            paces.append(training.pace)
+            if number == 2 or (always and number > 2):
                 for network in training.networks.items().values():
                     for parameter in network.parameters():
                         parameter.data.fill_(float("nan"))
@@ -244,7 +247,8 @@ def test_a_training_that_goes_wrong_is_stopped_with_the_last_good_weights(initia
     monkeypatch.setattr(stage, "train_adversarial", sabotaged)
     result = refine(initial, [], tmp_path / "x.zarr", RefineConfig(**CONFIG), RUN)
     assert word in caplog.text
-    assert result.steps == 3
+    assert paces == ([1, 1, 1, 0.5, 0.25, 0.125] if always else [1, 1, 1, 0.5, 0.5, 0.5])
+    assert result.steps == 6
     networks = PatchStore.open(result.output).networks()
     assert all(np.isfinite(value).all() for network in networks.values() for value in network.values())
 
