@@ -29,7 +29,34 @@ def train(
     steps: Annotated[int, o.option("--steps", help="Optimisation steps.")] = TrainConfig.steps,
     batch: Annotated[int, o.option("--batch", help="Crops in a step.")] = TrainConfig.batch,
     crop_px: Annotated[int, o.option("--crop-px", help="Side of a training crop, in pixels.")] = TrainConfig.crop_px,
-    learning_rate: Annotated[float, o.option("--learning-rate", help="Peak learning rate.")] = TrainConfig.learning_rate,
+    learning_rate: Annotated[
+        float | None,
+        o.option("--learning-rate", help="Peak learning rate; 0.003, or 0.001 with --init, by default.", show_default=False),
+    ] = TrainConfig.learning_rate,
+    init: Annotated[
+        str | None,
+        o.option("--init", metavar="MODEL", help="Start from the weights of this model (fine-tuning).", show_default=False),
+    ] = TrainConfig.init,
+    refs: Annotated[
+        list[str] | None,
+        o.option(
+            "--refs",
+            metavar="REFS",
+            help="Unlabelled images, folders or slides for self-training; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    rounds: Annotated[int, o.option("--rounds", help="Rounds of self-training, with --refs.")] = TrainConfig.rounds,
+    reference_mpp: Annotated[
+        float | None,
+        o.option(
+            "--reference-mpp", help="Micrometres per pixel of the references; overrides what they record.", show_default=False
+        ),
+    ] = TrainConfig.reference_mpp,
+    shippable: Annotated[
+        bool,
+        o.option("--shippable/--not-shippable", help="Whether the licence of the references lets trained weights be given away."),
+    ] = TrainConfig.shippable,
     validation: Annotated[
         float, o.option("--validation", help="Share of the patches held out to watch the training.")
     ] = TrainConfig.validation,
@@ -51,6 +78,7 @@ def train(
     workers: o.Workers = "auto",
     resume: o.Resume = False,
     overwrite: o.Overwrite = False,
+    on_error: o.OnError = o.DEFAULTS.on_error,
     dry_run: o.DryRun = False,
     config: o.Config = None,
     print_config: o.PrintConfig = False,
@@ -67,6 +95,10 @@ def train(
         batch=batch,
         crop_px=crop_px,
         learning_rate=learning_rate,
+        init=init,
+        rounds=rounds,
+        reference_mpp=reference_mpp,
+        shippable=shippable,
         validation=validation,
         time_budget_s=o.parse_duration(time_budget, "--time-budget"),
         seed=seed,
@@ -74,7 +106,13 @@ def train(
     if stop_after is not None and stop_after < 1:
         raise InvalidOption(f"--stop-after must be at least 1 step, got {stop_after}")
     running = o.execution(
-        device=device, precision=precision, workers=workers, resume=resume, overwrite=overwrite, dry_run=dry_run
+        device=device,
+        precision=precision,
+        workers=workers,
+        resume=resume,
+        overwrite=overwrite,
+        on_error=on_error,
+        dry_run=dry_run,
     )
     if print_config:
         print_settings(context)
@@ -89,4 +127,5 @@ def train(
     )
     from histocli.stages.train import train as run  # late: keeps --help free of torch
 
-    screen.result(run(stores, out, settings, running, stop_after=stop_after, track=screen.track))
+    screen.result(run(stores, out, settings, running, refs=refs or [], stop_after=stop_after, track=screen.track))
+    screen.raise_if_any_failed()

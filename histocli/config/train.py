@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 from histocli.base.errors import InvalidOption
-from histocli.config.common import check_seed
+from histocli.config.common import check_mpp, check_seed
 
 SIZES = ("S", "M", "L")
+LEARNING_RATE = 3e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,14 +21,29 @@ class TrainConfig:
     """Crops in a step; at equal time, more and smaller steps learn more."""
     crop_px: int = 128
     """Side of a training crop, in pixels."""
-    learning_rate: float = 3e-3
-    """Peak of the one-cycle schedule."""
+    learning_rate: float | None = None
+    """Peak of the one-cycle schedule; by default 0.003, and a third of it for weights that have learnt already."""
+    init: str | None = None
+    """Model whose weights the training starts from."""
+    rounds: int = 2
+    """Rounds of self-training on unlabelled references, where some are given."""
+    reference_mpp: float | None = None
+    """Pixel size of the references, in micrometres per pixel, where they do not record it."""
+    shippable: bool = True
+    """Whether the licence of the references lets trained weights be given away."""
     validation: float = 0.05
     """Share of the synthetic patches that is held out to watch the training."""
     time_budget_s: float | None = None
     """Seconds within which the command ends with its model written; plans the number of steps."""
     seed: int = 0
     """Seed of initial weights, crops and augmentation."""
+
+    @property
+    def peak_rate(self) -> float:
+        """Learning rate at the peak of the first schedule."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return LEARNING_RATE if self.init is None else LEARNING_RATE / 3
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
@@ -38,7 +54,13 @@ class TrainConfig:
                 raise InvalidOption(f"{name} must be at least 1, got {value}")
         if self.crop_px < 32 or self.crop_px % 16:
             raise InvalidOption(f"--crop-px must be a multiple of 16 and at least 32, got {self.crop_px}")
-        if not 0 < self.learning_rate < 1:
+        if self.reference_mpp is not None:
+            check_mpp(self.reference_mpp)
+        if self.rounds < 1:
+            raise InvalidOption(
+                f"--rounds must be at least 1, got {self.rounds}; leave --refs out to train without self-training"
+            )
+        if self.learning_rate is not None and not 0 < self.learning_rate < 1:
             raise InvalidOption(f"--learning-rate must lie between 0 and 1, got {self.learning_rate}")
         if not 0 <= self.validation < 1:
             raise InvalidOption(f"--validation must lie in [0, 1), got {self.validation}")

@@ -1,6 +1,8 @@
-"""``histosynth train``: patch stores become a segmenter.
+"""``histosynth train``: patch stores become a segmenter, and unlabelled tissue adapts it.
 
-Patches and their targets are held in memory; a share of the synthetic ones is held out and scored as real images would be.
+Patches and their targets are held in memory; a share of the synthetic ones is held out and scored as real images would be. With
+unlabelled references, rounds of self-training follow: the segmenter labels them, and goes on learning from what it is sure of
+together with the patches. A round that moves the size or the number of nuclei too far is taken back.
 Beside the model, ``<out>.log/`` holds ``metrics.jsonl``, preview pictures of held-out patches and, until the model is written,
 the checkpoint that ``--resume`` goes on from.
 """
@@ -14,6 +16,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -39,14 +42,25 @@ from histocli.metrics.selection import choose_confidence
 from histocli.metrics.summary import summarise
 from histocli.model.normalisation import PIXEL_MEAN, PIXEL_STD, glass_to_white
 from histocli.model.segmenter import architecture_of_size, build_segmenter, channels_last
-from histocli.stages.common import Clock, StageResult, Stopwatch, patch_glass_levels, prepare_process
-from histocli.stores.inputs import expand_inputs
+from histocli.stages.common import (
+    Clock,
+    Source,
+    StageResult,
+    Stopwatch,
+    content_hash,
+    identify_references,
+    patch_glass_levels,
+    prepare_process,
+)
+from histocli.stages.unlabelled import Findings, compare, disagreements, find_nuclei, mixed, pseudo_labelled, read_unlabelled
+from histocli.stores.inputs import expand_inputs, expand_with_mpp
 from histocli.stores.logs import append_metrics, preview_path, start_log
 from histocli.stores.models import (
     ModelHeader,
     checkpoint_path,
     prepare_model_output,
     read_checkpoint,
+    read_model,
     remove_checkpoint,
     write_checkpoint,
     write_model,
@@ -54,8 +68,11 @@ from histocli.stores.models import (
 from histocli.stores.patches import PatchStore
 from histocli.stores.pictures import write_png
 from histocli.stores.provenance import OutputLock, one_line
+from histocli.stores.slides import IMAGE_SUFFIXES
 from histocli.training.loop import Schedule, StepRecord, Training, start_training, train_steps
 from histocli.training.sampling import PatchSet
+from histocli.training.self_training import Acceptance, AveragedWeights
+from histocli.training.two_sample import effective_share
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +82,12 @@ CHECKPOINT_S = 60.0  # seconds between checkpoints
 VALIDATIONS = 4  # times the held-out patches are scored in the course of a training
 MOST_HELD_OUT = 64  # held-out patches; more cost time and tell little more
 PREVIEW_PATCHES = 8
+SELF_TRAINING = 0.4  # of a training with references, the part that self-training takes
+PSEUDO_SHARE = 0.5  # of the crops in a step of self-training
+LATER_RATE = 1 / 3  # of the peak learning rate, in self-training
+AVERAGING = 0.99
+AREA_DRIFT, COUNT_DRIFT = 0.10, 0.15  # of the first teacher's findings: a round that moves them further is taken back
+LEAST_EFFECTIVE = 0.3  # share of the patches that weights must leave effective
 RESERVE_S = 12.0  # of a time budget, kept for starting the interpreter, the last scoring and writing the model
 
 
@@ -85,6 +108,23 @@ class TrainResult(StageResult):
     device: str
     precision: str
     shippable: bool
+    effective_share: float | None
+    """Effective sample size of the patches' weights over their number; below 0.3, weights are not used."""
+    rounds: list[Json]
+    """What each round of self-training did."""
+    failed: tuple[str, ...] = ()
+    """References that could not be read, under ``--on-error continue``."""
+
+
+@dataclass(frozen=True)
+class _Phase:
+    """A part of the training, with a learning rate that rises and falls once."""
+
+    name: str
+    begin: float
+    end: float
+    """Of the whole training, 0..1."""
+    peak: float
 
 
 @dataclass(frozen=True)
@@ -105,6 +145,7 @@ def train(
     config: TrainConfig,
     execution: Execution,
     *,
+    refs: Sequence[str] = (),
     stop_after: int | None = None,
     track: Track = silent,
 ) -> TrainResult:
@@ -118,6 +159,8 @@ def train(
         Model file to make.
     config : TrainConfig
     execution : Execution
+    refs : sequence of str
+        Unlabelled images for self-training: files, folders, globs, ``@list``, manifests.
     stop_after : int, optional
         Save a checkpoint and stop after this many steps in all.
     track : Track
@@ -143,9 +186,18 @@ def train(
          "patches": len(item.store)}
         for item in inputs
     ]  # fmt: skip
+    learnt = _open_init(config.init, inputs[0].store) if config.init is not None else None
+    sources, failed = _identify(refs, inputs[0].store.mpp, config, execution) if refs else ([], [])
     device = resolve_device(execution.device)
     dtype = resolve_precision(execution.precision, device)
-    fingerprint = config_hash(config, stores=[[entry["sha256"], entry["weight"]] for entry in data])
+    used: Json = {"stores": [[entry["sha256"], entry["weight"]] for entry in data]}
+    if sources:
+        used["references"] = [[source.sha256, source.mpp] for source in sources]
+        data += [{"name": source.path.name, "sha256": source.sha256, "origin": "reference"} for source in sources]
+    if config.init is not None:
+        used["init"] = content_hash(Path(config.init))
+        data.append({"name": Path(config.init).name, "sha256": used["init"], "origin": "model"})
+    fingerprint = config_hash(replace(config, init=None), **used)
     result = TrainResult(
         output=str(out),
         status="planned",
@@ -157,7 +209,12 @@ def train(
         mpp=inputs[0].store.mpp,
         device=str(device),
         precision="bf16" if dtype == torch.bfloat16 else "fp32",
-        shippable=all(item.store.shippable for item in inputs),
+        shippable=all(item.store.shippable for item in inputs)
+        and (config.shippable or not sources)
+        and (learnt is None or learnt[0].shippable),
+        effective_share=None,
+        rounds=[],
+        failed=tuple(failed),
     )
     action = prepare_model_output(
         out, config_hash=fingerprint, resume=execution.resume, overwrite=execution.overwrite, dry_run=execution.dry_run
@@ -168,13 +225,21 @@ def train(
     with OutputLock(out):
         start_log(out, keep=action == "resume")
         patches, held_out = _load(inputs, config, execution, track)
+        patches, effective = _use_weights(patches)
+        unlabelled = None
+        if sources:
+            unlabelled, damaged = read_unlabelled(sources, result.mpp, inputs[0].store.patch_px, config.seed, execution, track)
+            result = replace(result, failed=(*result.failed, *damaged))
         torch.manual_seed(config.seed)
-        segmenter = channels_last(build_segmenter(architecture_of_size(config.size)), device)
+        segmenter = build_segmenter(architecture_of_size(config.size) if learnt is None else learnt[0].architecture)
+        if learnt is not None:
+            segmenter.load_state_dict(learnt[1])
+        segmenter = channels_last(segmenter, device)
         multiple = segmenter.multiple_px  # of the sides that the network takes; patches may have any
         schedule = Schedule(
             batch=config.batch,
             crop_px=min(config.crop_px, *patches.nucleus.shape[1:]) // multiple * multiple,
-            learning_rate=config.learning_rate,
+            learning_rate=config.peak_rate,
             seed=config.seed,
         )
         training = start_training(segmenter, schedule)
@@ -182,7 +247,7 @@ def train(
         run = _Run(out, fingerprint, training, clock, held_out, result.mpp, dtype, stop_after)
         if action == "resume":
             run.restore(checkpoint_path(out))
-        loss, scores = run.train(patches, schedule, track)
+        loss, scores = run.train(patches, unlabelled, schedule, _phases(config, unlabelled is not None), track)
         thresholds, chosen_by = run.choose_thresholds()
         header = ModelHeader(
             architecture=asdict(segmenter.architecture),
@@ -191,8 +256,10 @@ def train(
             normalisation={"glass": "white, measured per image", "mean": PIXEL_MEAN, "std": PIXEL_STD, "range": "sRGB 0..1"},
             thresholds=asdict(thresholds),
             training={
-                "steps": training.step,
+                "steps": run.training.step,
                 "loss": loss,
+                "effective_share": effective,
+                "self_training": run.rounds,
                 "held_out": scores,
                 "thresholds": chosen_by,
                 "device": str(device),
@@ -205,7 +272,61 @@ def train(
         )
         write_model(out, segmenter.state_dict(), header)
         remove_checkpoint(out)
-    return replace(result, status="done", seconds=watch.seconds, steps=training.step, loss=loss, held_out=scores)
+    return replace(
+        result,
+        status="done",
+        seconds=watch.seconds,
+        steps=run.training.step,
+        loss=loss,
+        held_out=scores,
+        effective_share=effective,
+        rounds=run.rounds,
+    )
+
+
+def _phases(config: TrainConfig, self_training: bool) -> list[_Phase]:
+    """Return the parts of a training, one after the other."""
+    if not self_training:
+        return [_Phase("patches", 0, 1, config.peak_rate)]
+    edges = np.linspace(1 - SELF_TRAINING, 1, config.rounds + 1).tolist()
+    rounds = [
+        _Phase(f"self-training {number}", begin, end, LATER_RATE * config.peak_rate)
+        for number, (begin, end) in enumerate(pairwise(edges), 1)
+    ]
+    return [_Phase("patches", 0, edges[0], config.peak_rate), *rounds]
+
+
+def _open_init(word: str, store: PatchStore) -> tuple[ModelHeader, dict[str, torch.Tensor]]:
+    """Read the model to start from, and see that it goes together with the patches."""
+    header, tensors = read_model(Path(word))
+    if header.kind != "segmenter":
+        raise InvalidOption(f"--init {word}: is a {header.kind}, but a segmenter is needed")
+    if abs(header.mpp / store.mpp - 1) > SAME_MPP:
+        raise InvalidInput(
+            f"--init {word}: was trained at {header.mpp:.4g} um/px but {store.path} has {store.mpp:.4g}; "
+            "make the store with the model's --mpp"
+        )
+    return header, tensors
+
+
+def _identify(words: Sequence[str], mpp: float, config: TrainConfig, execution: Execution) -> tuple[list[Source], list[str]]:
+    tolerant = execution.on_error == "continue"
+    images = expand_with_mpp(words, suffixes=IMAGE_SUFFIXES, stdin=sys.stdin, what="reference image", keep_missing=tolerant)
+    return identify_references(images, mpp=mpp, reference_mpp=config.reference_mpp, tolerant=tolerant, command="train")
+
+
+def _use_weights(patches: PatchSet) -> tuple[PatchSet, float]:
+    """Return the patches, and how many of them their weights leave effective; degenerate weights are switched off."""
+    kept = patches.weight > 0
+    share = effective_share(patches.weight[kept])
+    if share < LEAST_EFFECTIVE:
+        logger.warning(
+            "the weights leave %.0f %% of the patches effective, less than %.0f %%: they are not used",
+            100 * share,
+            100 * LEAST_EFFECTIVE,
+        )
+        patches = replace(patches, weight=kept.astype(np.float32))
+    return patches, round(share, 4)
 
 
 def split_weight(word: str) -> tuple[str, float]:
@@ -333,23 +454,151 @@ class _Run:
         self.stop_after = stop_after
         self.recent: list[float] = []
         self.saved_at = time.monotonic()
+        self.phase = 0
+        self.teacher: dict[str, torch.Tensor] | None = None
+        """What labelled the unlabelled patches of this round; None between rounds."""
+        self.averaged: AveragedWeights | None = None
+        self.first: Json | None = None
+        """What the first teacher found, and the confidence that all rounds share."""
+        self.rounds: list[Json] = []
 
-    def train(self, patches: PatchSet, schedule: Schedule, track: Track) -> tuple[float | None, Json | None]:
+    def train(
+        self,
+        patches: PatchSet,
+        unlabelled: npt.NDArray[np.uint8] | None,
+        schedule: Schedule,
+        phases: Sequence[_Phase],
+        track: Track,
+    ) -> tuple[float | None, Json | None]:
         """Train to the end; return the mean of the last losses and the held-out scores."""
         timed = self.clock.budget_s is not None
         total = 1000 if timed else self.clock.steps  # a timed training counts thousandths, since its steps are not known
-        shown = 0
-        validated = int(self.clock.progress(self.training.step) * VALIDATIONS)
-        with track("training", total) as bar:
-            for record in train_steps(self.training, patches, schedule, self.clock.progress, self.dtype):
-                self._note(record)
-                progress = min(self.clock.progress(record.step), 1.0)
-                shown = self._show(bar, shown, round(progress * total))
-                if validated < int(progress * VALIDATIONS) < VALIDATIONS:
-                    validated = int(progress * VALIDATIONS)
-                    self._validate()
-                self._maybe_stop(progress)
+        findings: Findings | None = None
+        for index, phase in enumerate(phases):
+            if index < self.phase:
+                continue
+            data = patches
+            if index > 0:
+                assert unlabelled is not None
+                findings = self._begin_round(index, findings, unlabelled, phase, schedule, track)
+                pseudo, about = pseudo_labelled(unlabelled, findings, self.mpp, Acceptance())
+                data = mixed(patches, pseudo, PSEUDO_SHARE)
+                logger.info("%s: %s", phase.name, about)
+            with track(phase.name if index else "training", round((phase.end - phase.begin) * total)) as bar:
+                self._train_phase(data, replace(schedule, learning_rate=phase.peak), phase, bar, total)
+            if index > 0:
+                assert unlabelled is not None
+                assert findings is not None
+                findings = self._end_round(index, findings, about, unlabelled, track)
+                if findings is None:
+                    break
         return (float(np.mean(self.recent)) if self.recent else None), self._validate()
+
+    def _train_phase(self, data: PatchSet, schedule: Schedule, phase: _Phase, bar: Bar, total: int) -> None:
+        def of_phase(step: int) -> float:
+            return (self.clock.progress(step) - phase.begin) / (phase.end - phase.begin)
+
+        shown = 0
+        validated = int(max(of_phase(self.training.step), 0) * VALIDATIONS)
+        for record in train_steps(self.training, data, schedule, of_phase, self.dtype):
+            if self.averaged is not None:
+                self.averaged.update(self.training.segmenter)
+            self._note(record)
+            progress = min(of_phase(record.step), 1.0)
+            shown = self._show(bar, shown, round(progress * (phase.end - phase.begin) * total))
+            if self.phase == 0 and validated < int(progress * VALIDATIONS) < VALIDATIONS:
+                validated = int(progress * VALIDATIONS)
+                self._validate()
+            self._maybe_stop(min(self.clock.progress(record.step), 1.0))
+
+    def _find(self, unlabelled: npt.NDArray[np.uint8], track: Track) -> Findings:
+        """Look at unlabelled tissue with the weights as they are."""
+        assert self.first is not None
+        segmenter = self.training.segmenter
+        predictor = Predictor(
+            segmenter,
+            mpp=self.mpp,
+            device=next(segmenter.parameters()).device,
+            dtype=self.dtype,
+            thresholds=replace(DEFAULT_THRESHOLDS, confidence=self.first["confidence"]),
+        )
+        return find_nuclei(
+            predictor,
+            unlabelled,
+            track,
+            f"{self.out}: stopped after {self.training.step} steps; run the same command with --resume",
+        )
+
+    def _begin_round(
+        self,
+        index: int,
+        findings: Findings | None,
+        unlabelled: npt.NDArray[np.uint8],
+        phase: _Phase,
+        schedule: Schedule,
+        track: Track,
+    ) -> Findings:
+        """Make the present weights the teacher, or take up those of an interrupted round; returns what the teacher finds."""
+        segmenter = self.training.segmenter
+        if self.phase == index and self.teacher is not None:  # resumed within this round
+            student = {name: value.clone() for name, value in segmenter.state_dict().items()}
+            segmenter.load_state_dict(self.teacher)
+            findings = self._find(unlabelled, track)
+            segmenter.load_state_dict(student)
+            return findings
+        if self.first is None:
+            self.first = {"confidence": self.choose_thresholds()[0].confidence}
+        if findings is None:
+            findings = self._find(unlabelled, track)
+        if "count" not in self.first:
+            self.first |= {"count": findings.count(), "area": findings.median_area_px()}
+        self.phase = index
+        self.teacher = {name: value.clone() for name, value in segmenter.state_dict().items()}
+        self.averaged = AveragedWeights(segmenter, AVERAGING)
+        step = self.training.step
+        self.training = start_training(segmenter, replace(schedule, learning_rate=phase.peak))
+        self.training.step = step
+        return findings
+
+    def _end_round(
+        self, index: int, before: Findings, about: Json, unlabelled: npt.NDArray[np.uint8], track: Track
+    ) -> Findings | None:
+        """Take the averaged weights, and go back to the teacher's where they call something else a nucleus; None ends it."""
+        assert self.first is not None
+        assert self.teacher is not None
+        assert self.averaged is not None
+        segmenter = self.training.segmenter
+        if self.averaged.steps:
+            segmenter.load_state_dict(self.averaged.values)
+        after = self._find(unlabelled, track)
+        agree, each = compare(before, after)
+        area = after.median_area_px() / max(self.first["area"], 1e-9) - 1
+        number = after.count() / max(self.first["count"], 1) - 1
+        drifted = abs(area) > AREA_DRIFT or abs(number) > COUNT_DRIFT
+        found: Json = about | {
+            "round": index,
+            "agreement": round(agree, 4),
+            "area_drift": round(area, 4),
+            "count_drift": round(number, 4),
+            "kept": not drifted,
+        }
+        self.rounds.append(found)
+        append_metrics(self.out, {"step": self.training.step, "self_training": found})
+        images, labels = disagreements(unlabelled, before, after, each, PREVIEW_PATCHES)
+        name = preview_path(self.out, self.training.step)
+        write_png(name.with_name(f"disagreement-{index}.png"), patch_sheet(images, labels, columns=2))
+        self.averaged = None
+        if drifted:
+            logger.warning(
+                "round %d of self-training moved the median area of nuclei by %+.0f %% and their number by %+.0f %%; "
+                "the weights before it are kept",
+                index,
+                100 * area,
+                100 * number,
+            )
+            segmenter.load_state_dict(self.teacher)
+        self.teacher = None
+        return None if drifted else after
 
     def _note(self, record: StepRecord) -> None:
         if not math.isfinite(record.loss):
@@ -390,6 +639,11 @@ class _Run:
             "step": self.training.step,
             "trained_s": self.clock.trained_s,
             "recent": self.recent,
+            "phase": self.phase,
+            "teacher": self.teacher,
+            "averaged": None if self.averaged is None else {"steps": self.averaged.steps, "values": self.averaged.values},
+            "first": self.first,
+            "rounds": self.rounds,
         }
         write_checkpoint(checkpoint_path(self.out), state, config_hash=self.fingerprint)
         self.saved_at = time.monotonic()
@@ -403,6 +657,14 @@ class _Run:
             self.training.step = int(state["step"])
             self.clock.earlier_s = float(state["trained_s"])
             self.recent = [float(loss) for loss in state["recent"]]
+            self.phase, self.first, self.rounds = int(state["phase"]), state["first"], list(state["rounds"])
+            self.teacher = state["teacher"]
+            if state["averaged"] is not None:
+                self.averaged = AveragedWeights(self.training.segmenter, AVERAGING)
+                self.averaged.steps = int(state["averaged"]["steps"])
+                self.averaged.values = {
+                    name: value.to(self.averaged.values[name].device) for name, value in state["averaged"]["values"].items()
+                }
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InvalidStore(
                 f"{path}: the checkpoint does not fit this training ({one_line(error)}); start anew with --overwrite"

@@ -8,6 +8,7 @@ import pickle
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from histocli.base.errors import InputNotFound, InvalidInput, InvalidOption, InvalidStore, Stopped, StoreExists
 from histocli.config.common import Execution
@@ -22,6 +23,7 @@ from histocli.stores import patches
 from histocli.stores.models import checkpoint_path, read_checkpoint, read_model, read_model_header, write_checkpoint
 from histocli.stores.patches import PatchStoreWriter
 from histocli.stores.provenance import Provenance, log_path
+from tests.tissue import make_tissue
 from tests.training.easy import easy_patches
 
 MPP = 0.5
@@ -59,12 +61,13 @@ def store(tmp_path):
     return make_store(tmp_path / "a.zarr")
 
 
-def run(stores, out, *, stop_after=None, execution=None, **config):
+def run(stores, out, *, stop_after=None, execution=None, refs=(), **config):
     return train(
         [stores] if isinstance(stores, str) else stores,
         out,
         TrainConfig(**{**CONFIG, **config}),
         Execution(device="cpu", precision="fp32", workers=1, **(execution or {})),
+        refs=refs,
         stop_after=stop_after,
     )
 
@@ -414,3 +417,153 @@ def test_a_loss_that_is_no_number_ends_the_training_with_advice(store, tmp_path,
     with pytest.raises(InvalidInput, match="--learning-rate"):
         run(store, tmp_path / "m.safetensors")
     assert not (tmp_path / "m.safetensors").exists()
+
+
+def test_weights_that_leave_few_patches_effective_are_not_used(tmp_path, monkeypatch, caplog):
+    stores = [
+        make_store(tmp_path / f"{seed}.zarr", seed=seed, weight=weight)
+        for seed, weight in enumerate((1.0, 1000.0, 1.0, 1.0, 1.0))
+    ]
+    seen = []
+    original = stage.train_steps
+    monkeypatch.setattr(
+        stage, "train_steps", lambda training, data, *rest: seen.append(data.weight) or original(training, data, *rest)
+    )
+    result = run(stores, tmp_path / "m.safetensors")
+    assert result.effective_share == pytest.approx(0.2, abs=0.06)
+    assert "not used" in caplog.text
+    assert (seen[0] == 1).all()
+    assert read_model_header(tmp_path / "m.safetensors").training["effective_share"] == result.effective_share
+
+
+def test_weights_that_leave_enough_are_used(tmp_path, monkeypatch, caplog):
+    stores = [make_store(tmp_path / f"{weight}.zarr", seed=seed, weight=weight) for seed, weight in enumerate((1.0, 3.0))]
+    seen = []
+    original = stage.train_steps
+    monkeypatch.setattr(
+        stage, "train_steps", lambda training, data, *rest: seen.append(data.weight) or original(training, data, *rest)
+    )
+    result = run(stores, tmp_path / "m.safetensors")
+    assert set(seen[0].tolist()) == {1.0, 3.0}
+    values = seen[0].astype(float)
+    assert result.effective_share == pytest.approx(values.sum() ** 2 / (len(values) * (values**2).sum()), abs=1e-3)
+    assert "not used" not in caplog.text
+
+
+def test_training_goes_on_from_a_model(store, tmp_path, monkeypatch):
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    run(store, first, steps=2)
+    seen = []
+    original = stage.train_steps
+
+    def watch(training, data, schedule, *rest):
+        seen.append(({name: value.clone() for name, value in training.segmenter.state_dict().items()}, schedule.learning_rate))
+        return original(training, data, schedule, *rest)
+
+    monkeypatch.setattr(stage, "train_steps", watch)
+    run(store, second, steps=2, init=str(first))
+    _, tensors = read_model(first)
+    weights, rate = seen[0]
+    assert all((weights[name] == value).all() for name, value in tensors.items())
+    assert rate == pytest.approx(1e-3)
+    header = read_model_header(second)
+    assert [entry["origin"] for entry in header.data] == ["initial", "model"]
+    other = make_store(tmp_path / "other.zarr", mpp=0.25)
+    with pytest.raises(InvalidInput, match=r"--init .*was trained at 0\.5 um/px"):
+        run(other, tmp_path / "x.safetensors", init=str(first))
+
+
+def test_a_model_that_must_not_ship_hands_that_on(store, tmp_path):
+    secret = make_store(tmp_path / "secret.zarr", shippable=False, seed=3)
+    run(secret, tmp_path / "secret.safetensors", steps=1)
+    assert not run(store, tmp_path / "m.safetensors", steps=1, init=str(tmp_path / "secret.safetensors")).shippable
+
+
+@pytest.fixture
+def references(tmp_path):
+    (tmp_path / "refs").mkdir()
+    for seed in range(3):
+        Image.fromarray(make_tissue(seed=seed).image).save(tmp_path / "refs" / f"{seed}.png")
+    return [str(tmp_path / "refs")]
+
+
+@pytest.fixture
+def loose(monkeypatch):
+    """What is found may move as it likes: nothing sensible is learnt in some steps."""
+    monkeypatch.setattr(stage, "AREA_DRIFT", 1e9)
+    monkeypatch.setattr(stage, "COUNT_DRIFT", 1e9)
+
+
+SELF = {"steps": 10, "reference_mpp": MPP}
+
+
+def test_rounds_of_self_training_follow(store, tmp_path, references, loose):
+    out = tmp_path / "m.safetensors"
+    result = run(store, out, refs=references, **SELF)
+    assert [found["round"] for found in result.rounds] == [1, 2]
+    for found in result.rounds:
+        assert found["accepted"] <= found["objects"]
+        assert 0 <= found["agreement"] <= 1
+        assert found["kept"]
+    header = read_model_header(out)
+    assert header.training["self_training"] == result.rounds
+    assert header.training["steps"] == 10
+    assert [entry["origin"] for entry in header.data].count("reference") == 3
+    assert header.shippable
+    assert not run(store, tmp_path / "n.safetensors", refs=references, shippable=False, **SELF).shippable
+    names = {path.name for path in log_path(out).iterdir()}
+    assert {"disagreement-1.png", "disagreement-2.png"} <= names
+
+
+def test_references_change_what_is_learnt(store, tmp_path, references, loose):
+    run(store, tmp_path / "with.safetensors", refs=references, **SELF)
+    run(store, tmp_path / "again.safetensors", refs=references, **SELF)
+    run(store, tmp_path / "without.safetensors", **SELF)
+    assert_same_weights(tmp_path / "with.safetensors", tmp_path / "again.safetensors")
+    with pytest.raises(AssertionError):
+        assert_same_weights(tmp_path / "with.safetensors", tmp_path / "without.safetensors")
+
+
+@pytest.mark.parametrize("stop_after", [3, 7, 8, 9])
+def test_self_training_that_is_stopped_goes_on_as_if_it_had_not_been(store, tmp_path, references, loose, stop_after):
+    """In the first part, at the beginning of a round, between two, and in the last one."""
+    whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
+    expected = run(store, whole, refs=references, **SELF)
+    with pytest.raises(Stopped):
+        run(store, cut, refs=references, stop_after=stop_after, **SELF)
+    found = run(store, cut, refs=references, execution={"resume": True}, **SELF)
+    assert_same_weights(whole, cut)
+    assert found.rounds == expected.rounds
+
+
+def test_a_round_that_changes_what_a_nucleus_is_is_taken_back(store, tmp_path, references, monkeypatch, caplog):
+    monkeypatch.setattr(stage, "AREA_DRIFT", -1.0)  # nothing is small enough
+    out = tmp_path / "m.safetensors"
+    teachers = []
+    original = stage._Run._begin_round
+
+    def watch(self, *given):
+        found = original(self, *given)
+        teachers.append(self.teacher)
+        return found
+
+    monkeypatch.setattr(stage._Run, "_begin_round", watch)
+    result = run(store, out, refs=references, **SELF)
+    assert [found["kept"] for found in result.rounds] == [False]
+    assert "the weights before it are kept" in caplog.text
+    _, tensors = read_model(out)
+    assert all((tensors[name] == value).all() for name, value in teachers[0].items())
+
+
+def test_references_that_cannot_be_read_stop_or_are_left_out(store, tmp_path, references, loose):
+    (tmp_path / "refs" / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(InvalidInput, match=r"broken\.png"):
+        run(store, tmp_path / "m.safetensors", refs=references, **SELF)
+    result = run(store, tmp_path / "m.safetensors", refs=references, execution={"on_error": "continue"}, **SELF)
+    assert [name.rsplit("/", 1)[-1] for name in result.failed] == ["broken.png"]
+
+
+def test_references_without_tissue_are_refused(store, tmp_path):
+    Image.fromarray(np.full((64, 64, 3), 255, np.uint8)).save(tmp_path / "white.png")
+    with pytest.raises(InvalidInput, match="none of the 1 references shows nuclei"):
+        run(store, tmp_path / "m.safetensors", refs=[str(tmp_path / "white.png")], **SELF)
