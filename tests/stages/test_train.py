@@ -430,7 +430,7 @@ def test_weights_that_leave_few_patches_effective_are_not_used(tmp_path, monkeyp
         stage, "train_steps", lambda training, data, *rest: seen.append(data.weight) or original(training, data, *rest)
     )
     result = run(stores, tmp_path / "m.safetensors")
-    assert result.effective_share == pytest.approx(0.2, abs=0.06)
+    assert result.effective_share == pytest.approx(0.2, abs=0.1)  # a fifth, less what is held out
     assert "not used" in caplog.text
     assert (seen[0] == 1).all()
     assert read_model_header(tmp_path / "m.safetensors").training["effective_share"] == result.effective_share
