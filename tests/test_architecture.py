@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 
 ROOMS = {
     "base": set(),
+    "weights": set(),
     "config": {"base"},
     "optics": {"base"},
     "instances": {"base"},

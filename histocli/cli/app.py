@@ -25,6 +25,7 @@ from histocli.cli.console import Screen, ScreenHandler
 from histocli.cli.evaluate import evaluate
 from histocli.cli.generate import generate
 from histocli.cli.info import info
+from histocli.cli.models import models
 from histocli.cli.pack import pack
 from histocli.cli.refine import refine
 from histocli.cli.segment import segment
@@ -81,7 +82,7 @@ app = typer.Typer(
     epilog=EXIT_CODES,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-COMMANDS: tuple[Callable[..., None], ...] = (generate, refine, train, segment, evaluate, pack, info)
+COMMANDS: tuple[Callable[..., None], ...] = (generate, refine, train, segment, evaluate, pack, info, models)
 for _command in COMMANDS:
     app.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})(_command)
 

@@ -16,7 +16,13 @@ def segment(
     slides: Annotated[list[str], typer.Argument(metavar="SLIDES", help=f"Images, or one patch store. {o.INPUTS}")],
     out: Annotated[Path, o.option("-o", "--out", help="Folder for the results, one set a slide, named after it.")],
     model: Annotated[
-        Path | None, o.option("--model", metavar="MODEL", help="Model file that 'histosynth train' made.", show_default=False)
+        Path | None,
+        o.option(
+            "--model",
+            metavar="MODEL",
+            help="Model file that 'histosynth train' made, or a name from 'histosynth models'; without it, the default one.",
+            show_default=False,
+        ),
     ] = None,
     format: Annotated[
         str, o.option("--format", metavar="LIST", help="What to write, comma-separated: ome-zarr, tiff, overlay.")

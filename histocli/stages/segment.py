@@ -48,6 +48,7 @@ from histocli.model.segmenter import build_segmenter
 from histocli.optics.density import white_level
 from histocli.stages.common import StageResult, Stopwatch, content_hash, patch_glass_levels, prepare_process
 from histocli.stores import exports, labels, patches
+from histocli.stores.box import find_box_model
 from histocli.stores.inputs import InputImage, expand_with_mpp
 from histocli.stores.models import read_model, read_model_header
 from histocli.stores.provenance import Action, Provenance, partial_path, peek, prepare_output
@@ -156,7 +157,7 @@ def segment(
     slides : sequence of str
         Words as in :mod:`histocli.stores.inputs`; a manifest may give pixel sizes.
     model : Path or None
-        Model file that ``histosynth train`` made.
+        Model file that ``histosynth train`` made, or the name of one that comes with the package; None takes the default one.
     out : Path
         Folder for the results, named after the slides.
     config : SegmentConfig
@@ -175,14 +176,13 @@ def segment(
     Raises
     ------
     InvalidOption
-        No model.
+        No segmenter.
     InputNotFound, InvalidInput, StoreExists
         As in all commands; with ``on_error="continue"`` those of one slide go into its result.
     OutOfResources, Stopped
         Whatever ``on_error`` says; slides that were finished before stay.
     """
-    if model is None:
-        raise InvalidOption("segment needs a model: give one with --model (histosynth train makes it; none ships yet)")
+    model = _find_model(model)
     header = read_model_header(model)
     if header.kind != "segmenter":
         raise InvalidOption(f"--model {model}: is a {header.kind}, but a segmenter is needed")
@@ -213,6 +213,16 @@ def segment(
         with Pipeline(predictor, tile_px=config.tile_px, workers=workers, **batch) as pipeline:
             _run(todo, pipeline, header.mpp, ledger, track)
     return ledger.results
+
+
+def _find_model(model: Path | None) -> Path:
+    """Return the file of a model: a path, the name of one that comes with the package, or nothing for the default one."""
+    if model is not None and (model.exists() or model.suffix or len(model.parts) > 1):
+        return model
+    shipped = find_box_model(None if model is None else str(model))
+    if model is None:
+        logger.info("segmenting with %s, which comes with histosynth; a model of the tissue itself finds more", shipped.name)
+    return shipped.path
 
 
 def _run(jobs: Sequence[_Job], pipeline: Pipeline, mpp: float, ledger: _Ledger, track: Track) -> None:

@@ -1,0 +1,41 @@
+"""``histosynth models``: the models that come with the package."""
+
+from typing import Annotated
+
+import typer
+
+from histocli.cli import options as o
+from histocli.cli.console import Screen
+from histocli.config.models import ModelsConfig
+
+
+def models(
+    context: typer.Context,
+    action: Annotated[
+        str, typer.Argument(metavar="list|path|verify", help="List them, print where one lies, or compare checksums.")
+    ] = ModelsConfig.action,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Which one; path takes the default one.", show_default=False)
+    ] = ModelsConfig.name,
+    as_json: o.AsJson = False,
+    verbose: o.Verbose = 0,
+    quiet: o.Quiet = False,
+) -> None:
+    """List the models that come with histosynth, or say where they lie.
+
+    The table goes to stderr, paths and --json to stdout.
+    """
+    screen: Screen = context.obj
+    screen.configure(as_json=as_json, verbose=verbose, quiet=quiet)
+    settings = ModelsConfig(action=action, name=name)
+    from histocli.stages.models import models as run  # late: keeps --help free of torch
+
+    found = run(settings)
+    if settings.action == "list":
+        rows = [(f"{each.name}{' (default)' if each.default else ''}", f"{each.mpp:g} um/px", each.description) for each in found]
+        screen.table("Models", ("name", "pixel size", "what it is"), rows, numbers_from=3)
+    for each in found:
+        if as_json:
+            screen.print_json(each.to_json())
+        else:
+            screen.print_path(each.output)

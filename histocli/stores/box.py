@@ -1,0 +1,96 @@
+"""The models that come with the package, so that slides can be segmented without training anything first.
+
+``histocli/weights``::
+
+    models.json           {"default": name, "models": [{"name", "file", "sha256", "description"}, ...]}
+    <file>.safetensors    a model file as ``histosynth train`` makes it
+    MODEL_CARD.md         data, attribution, method, figures, intended use and limits
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from histocli.base.errors import InvalidOption, InvalidStore, StoreNotFound
+from histocli.base.types import Json
+
+WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
+LIST = "models.json"
+CARD = "MODEL_CARD.md"
+
+
+@dataclass(frozen=True)
+class BoxModel:
+    """A model that comes with the package."""
+
+    name: str
+    path: Path
+    sha256: str
+    description: str
+    default: bool
+
+    def to_json(self) -> Json:
+        """Return plain values."""
+        return asdict(self) | {"path": str(self.path), "bytes": self.path.stat().st_size if self.path.exists() else None}
+
+
+def box_models(folder: Path = WEIGHTS) -> list[BoxModel]:
+    """Return the models that come with the package, the default one first.
+
+    Raises
+    ------
+    InvalidStore
+        The list of models is damaged.
+    """
+    file = folder / LIST
+    try:
+        listed = json.loads(file.read_text(encoding="utf-8"))
+        found = [
+            BoxModel(
+                entry["name"], folder / entry["file"], entry["sha256"], entry["description"], entry["name"] == listed["default"]
+            )
+            for entry in listed["models"]
+        ]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidStore(f"{file}: the list of models is damaged ({error}); install histosynth again") from error
+    return sorted(found, key=lambda model: not model.default)
+
+
+def find_box_model(name: str | None = None, folder: Path = WEIGHTS) -> BoxModel:
+    """Return a model by its name; the default one without.
+
+    Raises
+    ------
+    InvalidOption
+        There is none of that name.
+    """
+    models = box_models(folder)
+    for model in models:
+        if name in (None, model.name):
+            return model
+    known = ", ".join(model.name for model in models) or "none"
+    raise InvalidOption(f"{name or 'default model'}: no such model comes with histosynth (there are: {known}); train one instead")
+
+
+def verify_box_model(model: BoxModel) -> None:
+    """Compare a model's file with its checksum.
+
+    Raises
+    ------
+    StoreNotFound
+        It is not there.
+    InvalidStore
+        It is another file.
+    """
+    try:
+        with model.path.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise StoreNotFound(f"{model.path}: cannot be read ({error.strerror}); install histosynth again") from error
+    if found != model.sha256:
+        raise InvalidStore(f"{model.path}: is not the file it should be (SHA-256 {found[:12]}...); install histosynth again")

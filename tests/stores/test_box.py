@@ -1,0 +1,57 @@
+"""The models in the box: listed, found by name, and checked against their checksums."""
+
+import hashlib
+import json
+
+import pytest
+
+from histocli.base.errors import InvalidOption, InvalidStore, StoreNotFound
+from histocli.stores.box import box_models, find_box_model, verify_box_model
+
+
+@pytest.fixture
+def folder(tmp_path):
+    entries = []
+    for name in "SM":
+        (tmp_path / f"{name}.safetensors").write_bytes(name.encode() * 10)
+        digest = hashlib.sha256(name.encode() * 10).hexdigest()
+        entries.append({"name": name, "file": f"{name}.safetensors", "sha256": digest, "description": f"size {name}"})
+    (tmp_path / "models.json").write_text(json.dumps({"default": "M", "models": entries}))
+    return tmp_path
+
+
+def test_the_default_comes_first(folder):
+    assert [(model.name, model.default) for model in box_models(folder)] == [("M", True), ("S", False)]
+    assert find_box_model(folder=folder).name == "M"
+    assert find_box_model("S", folder).path == folder / "S.safetensors"
+    assert find_box_model("S", folder).to_json()["bytes"] == 10
+
+
+def test_an_unknown_name_is_refused_with_those_that_there_are(folder):
+    with pytest.raises(InvalidOption, match=r"XL: no such model comes with histosynth \(there are: M, S\)"):
+        find_box_model("XL", folder)
+
+
+def test_an_empty_box(tmp_path):
+    assert box_models(tmp_path) == []
+    with pytest.raises(InvalidOption, match="there are: none"):
+        find_box_model(folder=tmp_path)
+
+
+def test_a_file_that_was_changed_or_lost_is_found_out(folder):
+    for model in box_models(folder):
+        verify_box_model(model)
+    (folder / "S.safetensors").write_bytes(b"something else")
+    with pytest.raises(InvalidStore, match="is not the file it should be"):
+        verify_box_model(find_box_model("S", folder))
+    (folder / "S.safetensors").unlink()
+    with pytest.raises(StoreNotFound, match="install histosynth again"):
+        verify_box_model(find_box_model("S", folder))
+
+
+@pytest.mark.parametrize("text", ["{", "{}", '{"default": "S", "models": [{"name": "S"}]}'])
+def test_a_damaged_list_is_one_line(tmp_path, text):
+    (tmp_path / "models.json").write_text(text)
+    with pytest.raises(InvalidStore, match="the list of models is damaged") as error:
+        box_models(tmp_path)
+    assert "\n" not in str(error.value)
