@@ -36,6 +36,10 @@ def generate(
     rounds: Annotated[
         int, o.option("--rounds", help="Rounds of re-sampling parameters of the synthesis by a classifier of real patches.")
     ] = GenerateConfig.rounds,
+    shippable: Annotated[
+        bool,
+        o.option("--shippable/--not-shippable", help="Whether the licence of the references lets trained weights be given away."),
+    ] = GenerateConfig.shippable,
     seed: o.Seed = GenerateConfig.seed,
     device: o.Device = o.DEFAULTS.device,
     workers: o.Workers = "auto",
@@ -53,7 +57,14 @@ def generate(
     screen: Screen = context.obj
     screen.configure(as_json=as_json, verbose=verbose, quiet=quiet)
     settings = GenerateConfig(
-        n=n, patch_px=patch_px, mpp=mpp, reference_mpp=reference_mpp, priors=priors, rounds=rounds, seed=seed
+        n=n,
+        patch_px=patch_px,
+        mpp=mpp,
+        reference_mpp=reference_mpp,
+        priors=priors,
+        rounds=rounds,
+        shippable=shippable,
+        seed=seed,
     )
     running = o.execution(device=device, workers=workers, resume=resume, overwrite=overwrite, on_error=on_error, dry_run=dry_run)
     if print_config:

@@ -22,6 +22,8 @@ class GenerateConfig:
     """Model whose nuclei of the references are measured and taken out, instead of the rough ones."""
     rounds: int = 0
     """Rounds in which parameters of the synthesis are re-sampled towards patches that a classifier takes for real."""
+    shippable: bool = True
+    """Whether the licence of the references lets weights that learnt from the patches be given away."""
     seed: int = 0
     """Seed of everything that is drawn."""
 

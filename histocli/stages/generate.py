@@ -243,6 +243,7 @@ def generate(
             references=records,
             provenance=provenance,
             resume=action == "resume",
+            shippable=config.shippable,
         ) as writer:
             spread = _resample_parameters(regions, config, execution, device, track) if config.rounds else None
             if spread is not None:

@@ -37,7 +37,7 @@ class BoxModel:
         return asdict(self) | {"path": str(self.path), "bytes": self.path.stat().st_size if self.path.exists() else None}
 
 
-def box_models(folder: Path = WEIGHTS) -> list[BoxModel]:
+def box_models(folder: Path | None = None) -> list[BoxModel]:
     """Return the models that come with the package, the default one first.
 
     Raises
@@ -45,6 +45,7 @@ def box_models(folder: Path = WEIGHTS) -> list[BoxModel]:
     InvalidStore
         The list of models is damaged.
     """
+    folder = WEIGHTS if folder is None else folder
     file = folder / LIST
     try:
         listed = json.loads(file.read_text(encoding="utf-8"))
@@ -61,7 +62,7 @@ def box_models(folder: Path = WEIGHTS) -> list[BoxModel]:
     return sorted(found, key=lambda model: not model.default)
 
 
-def find_box_model(name: str | None = None, folder: Path = WEIGHTS) -> BoxModel:
+def find_box_model(name: str | None = None, folder: Path | None = None) -> BoxModel:
     """Return a model by its name; the default one without.
 
     Raises
@@ -74,7 +75,10 @@ def find_box_model(name: str | None = None, folder: Path = WEIGHTS) -> BoxModel:
         if name in (None, model.name):
             return model
     known = ", ".join(model.name for model in models) or "none"
-    raise InvalidOption(f"{name or 'default model'}: no such model comes with histosynth (there are: {known}); train one instead")
+    raise InvalidOption(
+        f"{name or 'default model'}: no such model comes with histosynth (there are: {known}); give a file with --model, as "
+        "'histosynth train' makes it"
+    )
 
 
 def verify_box_model(model: BoxModel) -> None:

@@ -35,6 +35,7 @@ SOFT_UM = 0.3  # standard deviation of the gate's edge
 TONE_PX = 9  # changes that survive a mean over this side are tone, finer ones texture
 SKILL_MEMORY = 0.95  # of the running skill of the critic
 FAKE_FROM_HISTORY = 0.5
+LEAST_UNIT = 0.5  # of the mean spread of a layer's channels, added to that of each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ class AdversarialSchedule:
     crop_px: int = 128
     warm_up: float = 0.17
     """Share of the training in which the critics learn alone, whether steps or seconds count."""
-    refiner_rate: float = 1e-3
+    refiner_rate: float = 3e-4
     critic_rate: float = 1e-3
     later_critic_rate: float = 2e-4
     """Once the refiner moves: a critic that learns faster than the refiner only tells it that it is wrong."""
@@ -479,8 +480,10 @@ def feature_distance(found: list[Tensor], wanted: list[Tensor], region: Tensor, 
     for first, second in zip(found, wanted, strict=True):
         moments = [_moments(features.float(), mask.float()) for features, mask in ((first, region), (second, wanted_region))]
         (mean, spread), (wanted_mean, wanted_spread) = moments
-        unit = (wanted_spread.mean(dim=0, keepdim=True) ** 2) + 1e-4
-        apart = ((mean - wanted_mean) ** 2 / unit + (spread - wanted_spread) ** 2 / unit).mean(dim=1)
+        unit = wanted_spread.mean(dim=0, keepdim=True)
+        unit = unit + unit.mean() * LEAST_UNIT + 1e-3  # a channel that hardly varies must not decide
+        apart = functional.smooth_l1_loss(mean / unit, wanted_mean / unit, reduction="none").mean(dim=1)
+        apart = apart + functional.smooth_l1_loss(spread / unit, wanted_spread / unit, reduction="none").mean(dim=1)
         total = total + (apart * counted).sum() / counted.sum().clamp(min=1)
     return total / len(found)
 

@@ -4,6 +4,7 @@ Two small pieces of the tissue image that scikit-image bundles, eight patches of
 every path, too little for a good model.
 """
 
+import hashlib
 import io
 import os
 import shutil
@@ -134,6 +135,62 @@ def test_refined_patches_train_a_segmenter(house, words, tmp_path, capsys):
     result = orjson.loads(capsys.readouterr().out)
     assert (result["schema"], result["status"], result["patches"]) == ("histosynth.refine/1", "done", 8)
     assert run(["train", str(tmp_path / "r.zarr"), *words["train"][2:]]) == 0
+
+
+def test_unlabelled_references_adapt_a_model(house, words, capsys):
+    more = [
+        "--init",
+        str(house / "model.safetensors"),
+        "--refs",
+        str(house / "images"),
+        "--reference-mpp",
+        "0.5",
+        "--not-shippable",
+    ]
+    assert run([*words["train"], *more, "--json"]) == 0
+    result = orjson.loads(capsys.readouterr().out)
+    assert (result["schema"], result["status"], result["shippable"]) == ("histosynth.train/1", "done", False)
+    assert result["rounds"][0]["round"] == 1
+    assert result["effective_share"] == 1
+    assert result["failed"] == []
+
+
+@pytest.fixture
+def box(house, tmp_path, monkeypatch):
+    """A box that holds the model of the house."""
+    folder = tmp_path / "box"
+    folder.mkdir()
+    shutil.copy(house / "model.safetensors", folder / "tiny.safetensors")
+    digest = hashlib.sha256((folder / "tiny.safetensors").read_bytes()).hexdigest()
+    entry = {"name": "tiny", "file": "tiny.safetensors", "sha256": digest, "description": "for tests"}
+    (folder / "models.json").write_bytes(orjson.dumps({"default": "tiny", "models": [entry]}))
+    monkeypatch.setattr("histocli.stores.box.WEIGHTS", folder)
+    return folder
+
+
+def test_the_model_in_the_box_segments_without_being_named(box, house, words, tmp_path, capsys):
+    images = str(house / "images")
+    assert run(["segment", images, "-o", str(tmp_path / "out"), *SEGMENT]) == 0
+    assert run(["segment", images, "--model", "tiny", "-o", str(tmp_path / "named"), *SEGMENT]) == 0
+    assert run([*words["segment"][: -len(SEGMENT)], *SEGMENT]) == 0
+    capsys.readouterr()
+    one_error(capsys, 2, ["segment", images, "--model", "huge", "-o", str(tmp_path / "x"), *SEGMENT], "huge", "tiny")
+    one_error(
+        capsys, 3, ["segment", images, "--model", "gone.safetensors", "-o", str(tmp_path / "x"), *SEGMENT], "gone.safetensors"
+    )
+
+
+def test_models_are_listed_found_and_verified(box, capsys):
+    file = str(box / "tiny.safetensors")
+    for words in (["list"], ["path"], ["path", "tiny"], ["verify"], []):
+        assert run(["models", *words]) == 0
+        assert capsys.readouterr().out == f"{file}\n"
+    assert run(["models", "verify", "--json"]) == 0
+    found = orjson.loads(capsys.readouterr().out)
+    assert (found["schema"], found["name"], found["default"], found["verified"]) == ("histosynth.models/1", "tiny", True, True)
+    (box / "tiny.safetensors").write_bytes(b"\0" * 100)
+    one_error(capsys, 3, ["models", "verify"], "tiny.safetensors")
+    one_error(capsys, 2, ["models", "burn"], "list, path, verify")
 
 
 def test_pipes_carry_paths(house, words, monkeypatch, tmp_path, capsys):

@@ -37,7 +37,7 @@ CONFIGS = {
     "info": InfoConfig,
 }
 SPELLED_OTHERWISE = {"time_budget_s": "time_budget", "minimum": "min", "formats": "format"}  # field: option
-NO_FIELD = {"out", "model", "stop_after"}  # decide where, with what and how far, not what is made
+NO_FIELD = {"out", "model", "refs", "stop_after"}  # decide where, with what and how far, not what is made
 EXECUTION = {field.name for field in dataclasses.fields(Execution)}
 
 

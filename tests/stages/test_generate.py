@@ -521,3 +521,9 @@ def test_one_reference_leaves_parameters_as_measured(folder, few_pilots, caplog)
     run(folder, refs=[str(folder / "refs" / "a.png")], rounds=1)
     assert "at least two references" in caplog.text
     assert "variation" not in PatchStore.open(folder / "a.zarr").attributes
+
+
+@pytest.mark.parametrize("shippable", [True, False])
+def test_a_licence_that_forbids_giving_weights_away_is_handed_on(folder, shippable):
+    run(folder, n=1, shippable=shippable)
+    assert PatchStore.open(folder / "a.zarr").shippable is shippable

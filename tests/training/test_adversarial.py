@@ -101,7 +101,7 @@ def test_features_are_compared_within_their_regions():
     outside = first.clone()
     outside[:, :, 4:] = second[:, :, 4:]  # the other half of the map
     assert feature_distance([outside], [first], region, region) == 0
-    assert feature_distance([first + 1], [first], region, region) > 0.5
+    assert feature_distance([first + 1], [first], region, region) > 0.15
     assert feature_distance([2 * first], [first], region, region) > 0.1
     # a permutation of the pixels keeps means and spreads
     turned = first[:, :, :4].flip(2, 3)
