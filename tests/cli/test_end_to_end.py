@@ -275,7 +275,8 @@ def test_a_tiff_of_unknown_pixel_size_names_the_flag(words, tissue, tmp_path, ca
     one_error(capsys, 3, ["segment", str(tmp_path / "t.tif"), *without], "t.tif", "--mpp")
 
 
-def test_segment_without_a_model_names_the_flag(words, capsys):
+def test_segment_without_a_model_names_the_flag_where_the_box_is_empty(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("histocli.stores.box.WEIGHTS", tmp_path)
     at = words["segment"].index("--model")
     one_error(capsys, 2, words["segment"][:at] + words["segment"][at + 2 :], "--model")
 
