@@ -16,8 +16,8 @@ resampled   ``generate --rounds 3``: the classifier re-samples parameters of the
 Every stage's output is kept in ``--work`` and found again, so the command can be stopped and repeated; a row per arm, seed and
 commit is appended to ``--results``, and ``--report`` gets the table. All arms but ``more`` train the same number of steps.
 
-Realism is judged on patches: AUC of fresh classifiers, cross-validated by reference (0.5 is ideal), kernel distance over stain and
-texture and over random convolutions, distance of the radial spectra; representation by the distance of each patch to its own
+Realism is judged on patches: AUC of fresh classifiers, cross-validated by reference (0.5 is ideal), kernel distance over stain
+and texture and over random convolutions, distance of the radial spectra; representation by the distance of each patch to its own
 reference against the others. Labels of the sets are read for scoring only.
 """
 
