@@ -6,7 +6,8 @@ import json
 import pytest
 
 from histocli.base.errors import InvalidOption, InvalidStore, StoreNotFound
-from histocli.stores.box import box_models, find_box_model, verify_box_model
+from histocli.stores.box import CARD, WEIGHTS, box_models, find_box_model, verify_box_model
+from histocli.stores.models import read_model_header
 
 
 @pytest.fixture
@@ -55,3 +56,16 @@ def test_a_damaged_list_is_one_line(tmp_path, text):
     with pytest.raises(InvalidStore, match="the list of models is damaged") as error:
         box_models(tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_what_comes_with_the_package_is_whole():
+    models = box_models()
+    assert [model.name for model in models if model.default] == ["S"]
+    card = (WEIGHTS / CARD).read_text(encoding="utf-8")
+    for model in models:
+        verify_box_model(model)
+        assert model.path.stat().st_size < 10_000_000
+        header = read_model_header(model.path)
+        assert header.shippable
+        assert {entry["origin"] for entry in header.data} == {"initial"}
+        assert f"`{model.name}`" in card
