@@ -181,6 +181,7 @@ def pseudo_labelled(
         np.stack([target.distance for target in targets]),
         np.ones(size, np.float32),
         np.full(size, 1 / size),
+        borders=np.zeros(size, bool),  # a teacher that joins two nuclei must not teach that there is no border
     )
     about: Json = {
         "objects": len(accepted),
@@ -201,6 +202,7 @@ def mixed(first: PatchSet, second: PatchSet, share: float) -> PatchSet:
         np.concatenate([first.distance, second.distance]),
         np.concatenate([first.weight, second.weight]),
         np.concatenate([(1 - share) * first.share, share * second.share]),
+        np.concatenate([np.ones(len(each), bool) if each.borders is None else each.borders for each in (first, second)]),
     )
 
 

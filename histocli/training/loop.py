@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
 from histocli.base.rng import rng_for
 from histocli.model.segmenter import Segmenter
 from histocli.training.augmentation import Augmentation
 from histocli.training.losses import segmentation_loss
-from histocli.training.sampling import PatchSet, draw_batch
+from histocli.training.sampling import Batch, PatchSet, draw_batch
 
 WARM_UP = 0.1  # share of the schedule in which the learning rate rises
 WEIGHT_DECAY = 1e-3
@@ -105,19 +104,17 @@ def train_steps(
             group["lr"] = rate
         rng = rng_for(schedule.seed, "train", training.step)
         batch = draw_batch(patches, schedule.batch, schedule.crop_px, schedule.augmentation, rng, device)
-        loss = train_step(training, batch.pixels, batch.nucleus, batch.distance, batch.valid, batch.weight, dtype)
+        loss = train_step(training, batch, dtype)
         training.step += 1
         yield StepRecord(training.step, loss, rate)
 
 
-def train_step(
-    training: Training, pixels: Tensor, nucleus: Tensor, distance: Tensor, valid: Tensor, weight: Tensor, dtype: torch.dtype
-) -> float:
+def train_step(training: Training, batch: Batch, dtype: torch.dtype) -> float:
     """Take one step and return its loss."""
-    pixels = pixels.contiguous(memory_format=torch.channels_last)
+    pixels = batch.pixels.contiguous(memory_format=torch.channels_last)
     with torch.autocast(pixels.device.type, dtype=dtype, enabled=dtype != torch.float32):
         logits = training.segmenter(pixels)
-    loss = segmentation_loss(logits, nucleus, distance, valid, weight)
+    loss = segmentation_loss(logits, batch.nucleus, batch.distance, batch.valid, batch.weight, batch.borders)
     training.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(training.segmenter.parameters(), LARGEST_GRADIENT)

@@ -7,7 +7,9 @@ from torch.nn import functional
 DISTANCE_WEIGHT = 2.0  # the distance error is small in numbers, but it alone parts touching nuclei
 
 
-def segmentation_loss(logits: Tensor, nucleus: Tensor, distance: Tensor, valid: Tensor, weight: Tensor) -> Tensor:
+def segmentation_loss(
+    logits: Tensor, nucleus: Tensor, distance: Tensor, valid: Tensor, weight: Tensor, borders: Tensor | None = None
+) -> Tensor:
     """Cross-entropy + soft Dice of the mask, and a robust error of the border distance.
 
     Parameters
@@ -22,6 +24,8 @@ def segmentation_loss(logits: Tensor, nucleus: Tensor, distance: Tensor, valid: 
         0 where pixels are ignored.
     weight : Tensor of float32, shape (B,)
         Importance of each patch.
+    borders : Tensor of float32, shape (B,), optional
+        0 where the distance is not learnt.
 
     Returns
     -------
@@ -38,5 +42,7 @@ def segmentation_loss(logits: Tensor, nucleus: Tensor, distance: Tensor, valid: 
     dice = 1 - (2 * shared + 1) / (probability.sum(dim=(1, 2)) + (nucleus * valid).sum(dim=(1, 2)) + 1)
     error = functional.smooth_l1_loss(torch.sigmoid(logits[:, 1]), distance, beta=0.1, reduction="none")
     error = (error * valid).sum(dim=(1, 2)) / counted
+    if borders is not None:
+        error = error * borders
     each = entropy + dice + DISTANCE_WEIGHT * error
     return (each * weight).sum() / weight.sum().clamp(min=1e-6)

@@ -29,6 +29,8 @@ class PatchSet:
     """(n,), in the loss."""
     share: npt.NDArray[np.float64]
     """(n,), chance of being drawn; sums to 1."""
+    borders: npt.NDArray[np.bool_] | None = None
+    """(n,), whether distances to borders are known and learnt; None where they are known in all."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -46,6 +48,8 @@ class Batch:
     """(B, H, W) float32."""
     weight: Tensor
     """(B,) float32."""
+    borders: Tensor
+    """(B,) float32, 1 where distances to borders are learnt."""
 
 
 def draw_batch(
@@ -86,4 +90,7 @@ def draw_batch(
         distance=crops[:, 4] / 255 * nucleus,
         valid=(crops[:, 5] > 0.99).float(),
         weight=torch.from_numpy(patches.weight[chosen]).to(device),
+        borders=torch.ones(size, device=device)
+        if patches.borders is None
+        else torch.from_numpy(patches.borders[chosen].astype(np.float32)).to(device),
     )

@@ -69,3 +69,16 @@ def test_weights_choose_among_patches():
         found = segmentation_loss(logits, nucleus, distance, valid, torch.tensor([float(first), float(second)]))
         assert found.item() == pytest.approx((first * each[0] + second * each[1]) / (first + second), rel=1e-4, abs=1e-5)
     assert segmentation_loss(logits, nucleus, distance, valid, torch.zeros(2)) == 0
+
+
+def test_distances_that_are_not_known_cost_nothing():
+    nucleus, distance = torch.zeros(2, 8, 8), torch.zeros(2, 8, 8)
+    nucleus[:, 2:6, 2:6], distance[:, 2:6, 2:6] = 1, 0.7
+    valid, weight = torch.ones(2, 8, 8), torch.ones(2)
+    right = perfect(nucleus, distance)
+    wrong = right.clone()
+    wrong[1, 1] = -8.0  # the second patch: no distance at all
+    known = segmentation_loss(wrong, nucleus, distance, valid, weight)
+    unknown = segmentation_loss(wrong, nucleus, distance, valid, weight, torch.tensor([1.0, 0.0]))
+    assert known > 0.05
+    assert unknown == pytest.approx(segmentation_loss(right, nucleus, distance, valid, weight).item(), abs=1e-4)
