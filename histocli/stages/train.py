@@ -82,6 +82,7 @@ CHECKPOINT_S = 60.0  # seconds between checkpoints
 VALIDATIONS = 4  # times the held-out patches are scored in the course of a training
 MOST_HELD_OUT = 64  # held-out patches; more cost time and tell little more
 PREVIEW_PATCHES = 8
+LABELLING_S = 0.06  # of the same, for each unlabelled patch of 256 px that is looked at after the last round
 SELF_TRAINING = 0.4  # of a training with references, the part that self-training takes
 PSEUDO_SHARE = 0.5  # of the crops in a step of self-training
 LATER_RATE = 1 / 3  # of the peak learning rate, in self-training
@@ -243,7 +244,8 @@ def train(
             seed=config.seed,
         )
         training = start_training(segmenter, schedule)
-        clock = Clock(config.steps, config.time_budget_s, RESERVE_S, watch)
+        last_look_s = 0.0 if unlabelled is None else LABELLING_S * len(unlabelled) * (unlabelled.shape[1] / 256) ** 2
+        clock = Clock(config.steps, config.time_budget_s, RESERVE_S + last_look_s, watch)
         run = _Run(out, fingerprint, training, clock, held_out, result.mpp, dtype, stop_after)
         if action == "resume":
             run.restore(checkpoint_path(out))
