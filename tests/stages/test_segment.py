@@ -522,7 +522,8 @@ class Kicking:
 
 
 class TestRefusals:
-    def test_no_model(self, tmp_path):
+    def test_no_model_where_none_came_with_the_package(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("histocli.stores.box.WEIGHTS", tmp_path)
         with pytest.raises(InvalidOption, match="--model") as caught:
             run(write_png(tmp_path / "a.png", tissue()), None, tmp_path / "out")
         assert caught.value.exit_code == 2
