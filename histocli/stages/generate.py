@@ -39,7 +39,7 @@ from histocli.optics.density import white_level
 from histocli.reference.calibration import UNCALIBRATED, Calibration, calibration_of, compare_areas
 from histocli.reference.statistics import Reference, analyse_reference
 from histocli.stages.common import Source, StageResult, Stopwatch, content_hash, identify_references
-from histocli.stages.real_patches import cut_real_patches
+from histocli.stages.real_patches import cut_each
 from histocli.stores.inputs import expand_with_mpp
 from histocli.stores.models import read_model, read_model_header
 from histocli.stores.patches import CONTRACT, PatchStore, PatchStoreWriter, ReferenceRecord
@@ -127,15 +127,6 @@ class _BatchJob:
     """Of the random numbers: patches of different purposes differ."""
     spread: Spread | None = None
     """How parameters vary from patch to patch; None leaves them as measured."""
-
-
-@dataclass(frozen=True)
-class _RealJob:
-    source: Source
-    mpp: float
-    side: int
-    most: int
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -465,22 +456,12 @@ def _resample_parameters(
 def _judged_references(
     sources: Sequence[Source], config: GenerateConfig, execution: Execution, side: int, track: Track
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Return patches of the references, and which of them each shows."""
-    jobs = [_RealJob(source, config.mpp, side, max(2, PILOTS // len(sources)), config.seed) for source in sources]
+    """Return patches of the references that can be read, and which of them each shows."""
+    most = max(2, PILOTS // len(sources))
     stopped = "generate: stopped while parameters were re-sampled; nothing was drawn yet, run it again"
-    number = {id(job): index for index, job in enumerate(jobs)}
-    found: dict[int, npt.NDArray[np.uint8]] = {}
-    workers = min(resolve_workers(execution.workers), max(1, len(jobs) // 4))
-    with track("reading references", len(jobs)) as bar:
-        for job, images in map_unordered(_cut, jobs, workers, stopped):
-            found[number[id(job)]] = images
-            bar.advance()
-    parts = [found[index] for index in range(len(jobs))]
-    return np.concatenate(parts), np.repeat(np.arange(len(jobs)), [len(part) for part in parts])
-
-
-def _cut(job: _RealJob) -> npt.NDArray[np.uint8]:
-    return cut_real_patches(job.source, job.mpp, job.side, job.most, job.seed).images
+    cut = cut_each(sources, config.mpp, side, most, config.seed, workers=execution.workers, track=track, stopped=stopped)
+    parts = [found if isinstance(found, np.ndarray) else np.zeros((0, side, side, 3), np.uint8) for found in cut]
+    return np.concatenate(parts), np.repeat(np.arange(len(parts)), [len(part) for part in parts])
 
 
 def _draw_all(

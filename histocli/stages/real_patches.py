@@ -1,11 +1,16 @@
 """Patches of reference images, cut so that they can be held beside synthetic ones."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from histocli.base.errors import HistosynthError
+from histocli.base.parallel import map_unordered
+from histocli.base.progress import Track
 from histocli.base.rng import rng_for
+from histocli.base.system import resolve_workers
 from histocli.model.normalisation import glass_to_white
 from histocli.optics.density import rgb_to_optical_density, white_level
 from histocli.reference.rough import find_rough_nuclei
@@ -69,3 +74,50 @@ def cut_real_patches(source: Source, mpp: float, side: int, most: int, seed: int
         images[index] = white[top : top + side, left : left + side]
         masks[index] = nuclei[top : top + side, left : left + side]
     return CutPatches(images, masks, pixels)
+
+
+@dataclass(frozen=True)
+class _CutJob:
+    source: Source
+    mpp: float
+    side: int
+    most: int
+    seed: int
+
+
+def cut_each(
+    sources: Sequence[Source], mpp: float, side: int, most: int, seed: int, *, workers: int, track: Track, stopped: str
+) -> list[npt.NDArray[np.uint8] | HistosynthError]:
+    """Cut patches from several references beside each other.
+
+    Parameters
+    ----------
+    sources, mpp, side, most, seed
+        As for ``cut_real_patches``; ``most`` is of each reference.
+    workers : int
+        Processes; 0 takes as many as there are processors.
+    track : Track
+    stopped : str
+        Message of an interruption.
+
+    Returns
+    -------
+    list
+        In the order of the sources: patches (n, side, side, 3), glass made white, or why a reference cannot be read.
+    """
+    jobs = [_CutJob(source, mpp, side, most, seed) for source in sources]
+    number = {id(job): index for index, job in enumerate(jobs)}
+    found: dict[int, npt.NDArray[np.uint8] | HistosynthError] = {}
+    processes = min(resolve_workers(workers), max(1, len(jobs) // 4))  # a process takes seconds to start
+    with track("reading references", len(jobs)) as bar:
+        for job, cut in map_unordered(_cut, jobs, processes, stopped):
+            found[number[id(job)]] = cut
+            bar.advance()
+    return [found[index] for index in range(len(jobs))]
+
+
+def _cut(job: _CutJob) -> npt.NDArray[np.uint8] | HistosynthError:
+    try:
+        return cut_real_patches(job.source, job.mpp, job.side, job.most, job.seed).images
+    except HistosynthError as error:
+        return error

@@ -12,9 +12,7 @@ import numpy.typing as npt
 
 from histocli.base.errors import HistosynthError, InvalidInput
 from histocli.base.interrupts import raise_if_stopped
-from histocli.base.parallel import map_unordered
 from histocli.base.progress import Track
-from histocli.base.system import resolve_workers
 from histocli.base.types import Json, RGBImage
 from histocli.config.common import Execution
 from histocli.inference.predict import Predictor
@@ -22,7 +20,7 @@ from histocli.instances.targets import mean_within
 from histocli.metrics.contrast import nuclear_contrast
 from histocli.metrics.selection import agreement
 from histocli.stages.common import Source
-from histocli.stages.real_patches import cut_real_patches
+from histocli.stages.real_patches import cut_each
 from histocli.training.sampling import PatchSet
 from histocli.training.self_training import Acceptance, accept_within_strata, pseudo_targets
 
@@ -30,15 +28,6 @@ logger = logging.getLogger(__name__)
 
 MOST_PATCHES = 640  # of unlabelled tissue in a round
 VIEWS = 2  # of each patch that a teacher looks at: as it is, and turned and mirrored
-
-
-@dataclass(frozen=True)
-class _CutJob:
-    source: Source
-    mpp: float
-    side: int
-    most: int
-    seed: int
 
 
 def read_unlabelled(
@@ -70,34 +59,22 @@ def read_unlabelled(
         A reference cannot be read, or none shows tissue.
     """
     most = max(1, -(-MOST_PATCHES // len(sources)))
-    jobs = [_CutJob(source, mpp, side, most, seed) for source in sources]
-    number = {id(job): index for index, job in enumerate(jobs)}
-    found: dict[int, npt.NDArray[np.uint8]] = {}
-    failed = []
-    workers = min(resolve_workers(execution.workers), max(1, len(jobs) // 4))
-    with track("reading references", len(jobs)) as bar:
-        for job, cut in map_unordered(_cut, jobs, workers, "train: stopped before the first step; run it again"):
-            if isinstance(cut, str):
-                if execution.on_error == "stop":
-                    raise InvalidInput(cut)
-                logger.warning("%s", cut)
-                failed.append(str(job.source.path))
-            else:
-                found[number[id(job)]] = cut
-            bar.advance()
-    parts = [found[index] for index in sorted(found) if len(found[index])]
+    stopped = "train: stopped before the first step; run it again"
+    cut = cut_each(sources, mpp, side, most, seed, workers=execution.workers, track=track, stopped=stopped)
+    failed, parts = [], []
+    for source, found in zip(sources, cut, strict=True):
+        if isinstance(found, HistosynthError):
+            if execution.on_error == "stop":
+                raise found
+            logger.warning("%s", found)
+            failed.append(str(source.path))
+        elif len(found):
+            parts.append(found)
     if not parts:
         raise InvalidInput(
             f"{sources[0].path}: none of the {len(sources)} references shows nuclei; give images of stained tissue"
         )
     return np.concatenate(parts)[:MOST_PATCHES], sorted(failed)
-
-
-def _cut(job: _CutJob) -> npt.NDArray[np.uint8] | str:
-    try:
-        return cut_real_patches(job.source, job.mpp, job.side, job.most, job.seed).images
-    except HistosynthError as error:
-        return str(error)
 
 
 @dataclass(frozen=True)
