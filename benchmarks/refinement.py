@@ -6,7 +6,7 @@ Arms
 ----
 initial     ``generate`` and ``train``.
 more        The same with twice the patches, and the refiner's time spent on more training.
-refined     ``generate``, ``refine`` (``--seconds``), ``train``: weighted patches.
+refined     ``generate``, ``refine --objective fooling`` (``--seconds``), ``train``: weighted patches.
 unweighted  The same patches, all weights 1 (0 where the labels no longer fit).
 restyled    ``refine --restyle``: each patch in the style of another reference.
 patch       ``refine --edits patch``: the refiner may change everything, so that its trace gives no nucleus away.
@@ -94,8 +94,8 @@ def realism(store: PatchStore) -> dict[str, Any]:
 
 
 REFINED: dict[str, list[str]] = {
-    "refined": [],
-    "patch": ["--edits", "patch", "--no-weights"],
+    "refined": ["--objective", "fooling"],
+    "patch": ["--objective", "fooling", "--edits", "patch", "--no-weights"],
     "matching": ["--objective", "matching", "--no-weights"],
 }
 """Arms that train a refiner, and how."""

@@ -23,8 +23,9 @@ class RefineConfig:
     """Weight of looking like the reference, against being taken for real."""
     edits: str = "nuclei"
     """Where the refiner may change a patch: ``nuclei`` and a narrow ring, or the whole ``patch``."""
-    objective: str = "fooling"
-    """What the refiner is after: ``fooling`` the critic, or ``matching`` what the critic sees in the reference."""
+    objective: str = "matching"
+    """What the refiner is after: ``fooling`` the critic, or ``matching`` what the critic sees in the reference, which costs the
+    segmenter less."""
     proof: float = 0.9
     """Held-out AUC of real against initial patches that the critic must reach before the refiner moves; 0 asks for none."""
     restyle: bool = False

@@ -284,7 +284,7 @@ def test_a_critic_that_proves_nothing_leaves_patches_as_they_are(initial, tmp_pa
     assert np.array_equal(PatchStore.open(result.output).read(range(8))[0], PatchStore.open(initial).read(range(8))[0])
 
 
-@pytest.mark.parametrize("changed", [{"edits": "patch"}, {"objective": "matching"}])
+@pytest.mark.parametrize("changed", [{"edits": "patch"}, {"objective": "fooling"}])
 def test_other_ways_to_refine(initial, tmp_path, changed):
     result = refine(initial, [], tmp_path / "x.zarr", RefineConfig(**CONFIG, **changed), RUN)
     before, after = PatchStore.open(initial), PatchStore.open(result.output)
