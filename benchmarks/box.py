@@ -21,7 +21,7 @@ from histocli.stores.models import read_model_header
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("references/tcga", "references/nuinsseg", "dev/tnbc/images")
-SEEN = {"tnbc": "images", "nuinsseg": "laboratory, some images", "monuseg13": "archive (TCGA)"}
+SEEN = {"tnbc": "images", "nuinsseg": "laboratory, some images", "monuseg13": "archive (TCGA)", "pannuke": "archive (TCGA)"}
 DESCRIPTION = "{size}: {n} synthetic patches after TCGA, NuInsSeg and TNBC images, no labels; {steps} steps"
 
 

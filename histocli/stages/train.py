@@ -548,6 +548,7 @@ class _Run:
             findings = self._find(unlabelled, track)
             segmenter.load_state_dict(student)
             return findings
+        self._save()  # an interruption while tissue is labelled costs no training
         if self.first is None:
             self.first = {"confidence": self.choose_thresholds()[0].confidence}
         if findings is None:
@@ -569,6 +570,7 @@ class _Run:
         assert self.first is not None
         assert self.teacher is not None
         assert self.averaged is not None
+        self._save()
         segmenter = self.training.segmenter
         if self.averaged.steps:
             segmenter.load_state_dict(self.averaged.values)

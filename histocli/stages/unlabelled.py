@@ -74,7 +74,9 @@ def read_unlabelled(
         raise InvalidInput(
             f"{sources[0].path}: none of the {len(sources)} references shows nuclei; give images of stained tissue"
         )
-    return np.concatenate(parts)[:MOST_PATCHES], sorted(failed)
+    patches = np.concatenate(parts)
+    even = np.linspace(0, len(patches) - 1, min(len(patches), MOST_PATCHES)).astype(int)  # of all references, not of the first
+    return patches[even], sorted(failed)
 
 
 @dataclass(frozen=True)

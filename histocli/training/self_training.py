@@ -8,7 +8,6 @@ and would wander.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import cv2
@@ -19,7 +18,6 @@ from torch import nn
 
 from histocli.base.types import FloatArray, InstanceLabels
 from histocli.instances.targets import border_distance, normalised_distance
-from histocli.model.segmenter import Segmenter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,33 +137,3 @@ class AveragedWeights:
                 self.values[name].lerp_(value.detach(), 1 - keep)
             else:
                 self.values[name].copy_(value)
-
-
-@torch.no_grad()
-def refresh_normalisation(segmenter: Segmenter, batches: Iterable[npt.NDArray[np.uint8]], dtype: torch.dtype) -> None:
-    """Measure the statistics of batch normalisation anew on given tissue; weights stay (Li et al. 2017).
-
-    Parameters
-    ----------
-    segmenter : Segmenter
-        Changed in place.
-    batches : iterable of ndarray of uint8, shape (N, H, W, 3)
-        Glass made white.
-    dtype : torch.dtype
-        Number format of the convolutions.
-    """
-    layers = [module for module in segmenter.modules() if isinstance(module, nn.BatchNorm2d)]
-    before = [layer.momentum for layer in layers]
-    device = next(segmenter.parameters()).device
-    training = segmenter.training
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None  # the mean over all batches
-    segmenter.train()
-    for batch in batches:
-        pixels = torch.from_numpy(batch).to(device).permute(0, 3, 1, 2).float() / 255
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-            segmenter(pixels.contiguous(memory_format=torch.channels_last))
-    for layer, momentum in zip(layers, before, strict=True):
-        layer.momentum = momentum
-    segmenter.train(training)

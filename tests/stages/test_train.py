@@ -536,6 +536,32 @@ def test_self_training_that_is_stopped_goes_on_as_if_it_had_not_been(store, tmp_
     assert found.rounds == expected.rounds
 
 
+def test_a_stop_while_tissue_is_labelled_costs_no_training(store, tmp_path, references, loose, monkeypatch):
+    whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
+    run(store, whole, refs=references, **SELF)
+
+    def stopped(message):
+        raise Stopped(message)
+
+    original = stage.find_nuclei
+
+    def stopping_at(look):
+        looks = iter(range(1, 10))
+        return lambda *given: stopped(given[-1]) if next(looks) == look else original(*given)
+
+    for look in (1, 2):  # of the first teacher, and at the end of its round
+        with monkeypatch.context() as patch:
+            patch.setattr(stage, "find_nuclei", stopping_at(look))
+            with pytest.raises(Stopped, match="--resume"):
+                run(store, cut, refs=references, execution={"resume": look > 1}, **SELF)
+    steps = []
+    original_steps = stage.train_steps
+    monkeypatch.setattr(stage, "train_steps", lambda *given: (steps.append(r.step) or r for r in original_steps(*given)))
+    run(store, cut, refs=references, execution={"resume": True}, **SELF)
+    assert_same_weights(whole, cut)
+    assert steps == [9, 10]  # only the second round was left
+
+
 def test_a_round_that_changes_what_a_nucleus_is_is_taken_back(store, tmp_path, references, monkeypatch, caplog):
     monkeypatch.setattr(stage, "AREA_DRIFT", -1.0)  # nothing is small enough
     out = tmp_path / "m.safetensors"

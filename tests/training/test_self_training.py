@@ -4,16 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from histocli.model.segmenter import build_segmenter
 from histocli.training.self_training import (
     Acceptance,
     AveragedWeights,
     accept_within_strata,
     pseudo_targets,
-    refresh_normalisation,
 )
-
-TINY = {"family": "unet", "channels": [4, 4, 6, 6]}
 
 
 def test_pale_and_small_nuclei_are_accepted_as_often_as_dark_and_large_ones():
@@ -90,25 +86,3 @@ def test_counters_are_copied_and_not_averaged():
     network(torch.randn(4, 2, 3, 3))
     averaged.update(network)
     assert averaged.values["num_batches_tracked"] == 1
-
-
-def test_normalisation_takes_the_statistics_of_the_tissue():
-    torch.manual_seed(0)
-    segmenter = build_segmenter(TINY)
-    weights = {name: value.clone() for name, value in segmenter.named_parameters()}
-    batches = [np.random.default_rng(i).integers(100, 255, (4, 32, 32, 3)).astype(np.uint8) for i in range(3)]
-    refresh_normalisation(segmenter, batches, torch.float32)
-    assert segmenter.training
-    layer = segmenter.stem.normalisation
-    assert layer.momentum == 0.1
-    seen = []
-    handle = segmenter.stem.convolution.register_forward_hook(lambda *given: seen.append(given[2].detach()))
-    with torch.no_grad():
-        for batch in batches:
-            segmenter(torch.from_numpy(batch).permute(0, 3, 1, 2).float() / 255)
-    handle.remove()
-    mean = torch.stack([each.mean(dim=(0, 2, 3)) for each in seen]).mean(dim=0)
-    refresh_normalisation(segmenter, batches, torch.float32)
-    assert torch.allclose(layer.running_mean, mean, atol=1e-5)
-    for name, value in segmenter.named_parameters():
-        assert torch.equal(value, weights[name])
