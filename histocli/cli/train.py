@@ -26,6 +26,14 @@ def train(
     size: Annotated[
         str, o.option("--size", metavar="S|M|L", help="Size of the network: S laptop, M workstation, L GPU.")
     ] = TrainConfig.size,
+    targets: Annotated[
+        str,
+        o.option(
+            "--targets",
+            metavar="distance|contact",
+            help="What is predicted beside the nucleus mask: distance to the border, or also where nuclei meet.",
+        ),
+    ] = TrainConfig.targets,
     steps: Annotated[int, o.option("--steps", help="Optimisation steps.")] = TrainConfig.steps,
     batch: Annotated[int, o.option("--batch", help="Crops in a step.")] = TrainConfig.batch,
     crop_px: Annotated[int, o.option("--crop-px", help="Side of a training crop, in pixels.")] = TrainConfig.crop_px,
@@ -91,6 +99,7 @@ def train(
     screen.configure(as_json=as_json, verbose=verbose, quiet=quiet)
     settings = TrainConfig(
         size=size,
+        targets=targets,
         steps=steps,
         batch=batch,
         crop_px=crop_px,

@@ -6,6 +6,7 @@ from histocli.base.errors import InvalidOption
 from histocli.config.common import check_mpp, check_seed
 
 SIZES = ("S", "M", "L")
+TARGETS = ("distance", "contact")
 LEARNING_RATE = 3e-3
 
 
@@ -15,6 +16,8 @@ class TrainConfig:
 
     size: str = "S"
     """Size of the segmenter: S (laptop), M (workstation) or L (GPU)."""
+    targets: str = "distance"
+    """What the segmenter predicts beside the nucleus mask: ``distance`` to the border, or also ``contact`` of nuclei."""
     steps: int = 3000
     """Optimisation steps; a time budget may lower or raise it."""
     batch: int = 8
@@ -49,6 +52,8 @@ class TrainConfig:
         check_seed(self.seed)
         if self.size not in SIZES:
             raise InvalidOption(f"--size must be one of {', '.join(SIZES)}, got {self.size!r}")
+        if self.targets not in TARGETS:
+            raise InvalidOption(f"--targets must be one of {', '.join(TARGETS)}, got {self.targets!r}")
         for name, value in (("--steps", self.steps), ("--batch", self.batch)):
             if value < 1:
                 raise InvalidOption(f"{name} must be at least 1, got {value}")

@@ -6,7 +6,7 @@ import torch
 
 from histocli.base.types import FloatArray, InstanceLabels, RGBImage
 from histocli.instances.targets import DEFAULT_THRESHOLDS, Thresholds, maps_to_instances
-from histocli.model.segmenter import Segmenter, channels_last
+from histocli.model.segmenter import Segmenter, channels_last, to_maps
 
 
 class Predictor:
@@ -69,7 +69,7 @@ class Predictor:
         """
         with torch.inference_mode(), torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
             pixels = torch.from_numpy(tiles).to(self.device).permute(0, 3, 1, 2).float() / 255  # channels last already
-            maps = torch.sigmoid(self.segmenter(pixels).float())
+            maps = to_maps(self.segmenter(pixels))
         found: FloatArray = maps.permute(0, 2, 3, 1).cpu().numpy()
         return found
 

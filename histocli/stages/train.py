@@ -36,7 +36,7 @@ from histocli.config.common import Execution, as_dict, config_hash
 from histocli.config.train import TrainConfig
 from histocli.figures.sheets import patch_sheet
 from histocli.inference.predict import Predictor
-from histocli.instances.targets import DEFAULT_THRESHOLDS, Thresholds, normalised_distance
+from histocli.instances.targets import DEFAULT_THRESHOLDS, Thresholds, contacts, normalised_distance
 from histocli.metrics.counts import count
 from histocli.metrics.selection import choose_confidence
 from histocli.metrics.summary import summarise
@@ -225,14 +225,15 @@ def train(
     prepare_process()
     with OutputLock(out):
         start_log(out, keep=action == "resume")
-        patches, held_out = _load(inputs, config, execution, track)
+        architecture = architecture_of_size(config.size, config.targets) if learnt is None else learnt[0].architecture
+        patches, held_out = _load(inputs, config, architecture.get("targets") == "contact", execution, track)
         patches, effective = _use_weights(patches)
         unlabelled = None
         if sources:
             unlabelled, damaged = read_unlabelled(sources, result.mpp, inputs[0].store.patch_px, config.seed, execution, track)
             result = replace(result, failed=(*result.failed, *damaged))
         torch.manual_seed(config.seed)
-        segmenter = build_segmenter(architecture_of_size(config.size) if learnt is None else learnt[0].architecture)
+        segmenter = build_segmenter(architecture)
         if learnt is not None:
             segmenter.load_state_dict(learnt[1])
         segmenter = channels_last(segmenter, device)
@@ -375,13 +376,16 @@ def _open_all(words: Sequence[str]) -> list[_Input]:
     return inputs
 
 
-def _load(inputs: Sequence[_Input], config: TrainConfig, execution: Execution, track: Track) -> tuple[PatchSet, _HeldOut]:
+def _load(
+    inputs: Sequence[_Input], config: TrainConfig, learns_contacts: bool, execution: Execution, track: Track
+) -> tuple[PatchSet, _HeldOut]:
     """Read all patches, part off the held-out ones, and compute the targets of the rest."""
     side = inputs[0].store.patch_px
     total = sum(len(item.store) for item in inputs)
     images = np.empty((total, side, side, 3), np.uint8)
     labels = np.empty((total, side, side), np.int32)
     distance = np.empty((total, side, side), np.uint8)
+    contact = np.empty((total, side, side), bool) if learns_contacts else None
     weight, share = np.empty(total, np.float32), np.empty(total, np.float64)
     synthetic = np.zeros(total, bool)
     spans: list[tuple[_Input, range, int]] = []
@@ -403,6 +407,8 @@ def _load(inputs: Sequence[_Input], config: TrainConfig, execution: Execution, t
         ):
             images[index] = glass_to_white(images[index], level)
             distance[index] = normalised_distance(labels[index])
+            if contact is not None:
+                contact[index] = contacts(labels[index], item.store.mpp)
         return len(batch)
 
     with track("reading patches", total) as bar, ThreadPoolExecutor(resolve_workers(execution.workers)) as pool:
@@ -419,8 +425,9 @@ def _load(inputs: Sequence[_Input], config: TrainConfig, execution: Execution, t
     held_out = _HeldOut(images[held], labels[held])
     if len(held):  # a view where nothing is held out, to spare the memory of a copy
         images, labels, distance = images[kept], labels[kept], distance[kept]
+        contact = None if contact is None else contact[kept]
     share = share[kept] / share[kept].sum()
-    return PatchSet(images, labels > 0, labels >= 0, distance, weight[kept], share), held_out
+    return PatchSet(images, labels > 0, labels >= 0, distance, weight[kept], share, contact=contact), held_out
 
 
 def _choose_held_out(synthetic: npt.NDArray[np.bool_], config: TrainConfig) -> npt.NDArray[np.int64]:

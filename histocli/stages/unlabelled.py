@@ -182,6 +182,11 @@ def mixed(first: PatchSet, second: PatchSet, share: float) -> PatchSet:
         np.concatenate([first.weight, second.weight]),
         np.concatenate([(1 - share) * first.share, share * second.share]),
         np.concatenate([np.ones(len(each), bool) if each.borders is None else each.borders for each in (first, second)]),
+        None
+        if first.contact is None
+        else np.concatenate(
+            [np.zeros(each.nucleus.shape, bool) if each.contact is None else each.contact for each in (first, second)]
+        ),
     )
 
 

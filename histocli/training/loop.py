@@ -114,7 +114,7 @@ def train_step(training: Training, batch: Batch, dtype: torch.dtype) -> float:
     pixels = batch.pixels.contiguous(memory_format=torch.channels_last)
     with torch.autocast(pixels.device.type, dtype=dtype, enabled=dtype != torch.float32):
         logits = training.segmenter(pixels)
-    loss = segmentation_loss(logits, batch.nucleus, batch.distance, batch.valid, batch.weight, batch.borders)
+    loss = segmentation_loss(logits, batch.nucleus, batch.distance, batch.valid, batch.weight, batch.borders, batch.contact)
     training.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(training.segmenter.parameters(), LARGEST_GRADIENT)

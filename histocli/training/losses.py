@@ -7,15 +7,25 @@ from torch.nn import functional
 DISTANCE_WEIGHT = 2.0  # the distance error is small in numbers, but it alone parts touching nuclei
 
 
+CONTACT_WEIGHT = 1.0
+CONTACT_RARITY = 4.0  # contacts are a few percent of the pixels
+
+
 def segmentation_loss(
-    logits: Tensor, nucleus: Tensor, distance: Tensor, valid: Tensor, weight: Tensor, borders: Tensor | None = None
+    logits: Tensor,
+    nucleus: Tensor,
+    distance: Tensor,
+    valid: Tensor,
+    weight: Tensor,
+    borders: Tensor | None = None,
+    contact: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy + soft Dice of the mask, and a robust error of the border distance.
 
     Parameters
     ----------
-    logits : Tensor of float, shape (B, 2, H, W)
-        Nucleus, border distance.
+    logits : Tensor of float, shape (B, 2 or 3, H, W)
+        Nucleus, border distance, contact.
     nucleus : Tensor of float32, shape (B, H, W)
         1 in nuclei.
     distance : Tensor of float32, shape (B, H, W)
@@ -25,7 +35,9 @@ def segmentation_loss(
     weight : Tensor of float32, shape (B,)
         Importance of each patch.
     borders : Tensor of float32, shape (B,), optional
-        0 where the distance is not learnt.
+        0 where distance and contacts are not learnt.
+    contact : Tensor of float32, shape (B, H, W), optional
+        1 where two nuclei meet; needed for three logits.
 
     Returns
     -------
@@ -41,8 +53,13 @@ def segmentation_loss(
     # one pixel on both sides, so that a patch without nuclei is judged by what is falsely found
     dice = 1 - (2 * shared + 1) / (probability.sum(dim=(1, 2)) + (nucleus * valid).sum(dim=(1, 2)) + 1)
     error = functional.smooth_l1_loss(torch.sigmoid(logits[:, 1]), distance, beta=0.1, reduction="none")
-    error = (error * valid).sum(dim=(1, 2)) / counted
+    error = DISTANCE_WEIGHT * (error * valid).sum(dim=(1, 2)) / counted
+    if contact is not None:
+        rare = functional.binary_cross_entropy_with_logits(
+            logits[:, 2], contact, reduction="none", pos_weight=logits.new_tensor(CONTACT_RARITY)
+        )
+        error = error + CONTACT_WEIGHT * (rare * valid).sum(dim=(1, 2)) / counted
     if borders is not None:
         error = error * borders
-    each = entropy + dice + DISTANCE_WEIGHT * error
+    each = entropy + dice + error
     return (each * weight).sum() / weight.sum().clamp(min=1e-6)

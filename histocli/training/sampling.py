@@ -31,6 +31,8 @@ class PatchSet:
     """(n,), chance of being drawn; sums to 1."""
     borders: npt.NDArray[np.bool_] | None = None
     """(n,), whether distances to borders are known and learnt; None where they are known in all."""
+    contact: npt.NDArray[np.bool_] | None = None
+    """(n, H, W), where two nuclei meet; None where that is not learnt."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -50,6 +52,8 @@ class Batch:
     """(B,) float32."""
     borders: Tensor
     """(B,) float32, 1 where distances to borders are learnt."""
+    contact: Tensor | None = None
+    """(B, H, W) float32, 1 where two nuclei meet."""
 
 
 def draw_batch(
@@ -74,7 +78,7 @@ def draw_batch(
     chosen = rng.choice(len(patches), size=size, p=patches.share)
     height, width = patches.nucleus.shape[1:]
     side_y, side_x = (min(side, round(crop_px * WINDOW)) for side in (height, width))
-    planes = torch.empty((size, 6, side_y, side_x), dtype=torch.float32)
+    planes = torch.empty((size, 6 if patches.contact is None else 7, side_y, side_x), dtype=torch.float32)
     corners = rng.integers(0, [height - side_y + 1, width - side_x + 1], size=(size, 2))
     for plane, patch, (top, left) in zip(planes, chosen, corners, strict=True):
         window = (patch, slice(top, top + side_y), slice(left, left + side_x))
@@ -82,6 +86,8 @@ def draw_batch(
         plane[3] = torch.from_numpy(patches.nucleus[window])
         plane[4] = torch.from_numpy(patches.distance[window])
         plane[5] = torch.from_numpy(patches.valid[window])
+        if patches.contact is not None:
+            plane[6] = torch.from_numpy(patches.contact[window])
     crops = cut_crops(planes.to(device), crop_px, augmentation.scale, generator)
     nucleus = (crops[:, 3] > INSIDE).float()
     return Batch(
@@ -93,4 +99,5 @@ def draw_batch(
         borders=torch.ones(size, device=device)
         if patches.borders is None
         else torch.from_numpy(patches.borders[chosen].astype(np.float32)).to(device),
+        contact=None if patches.contact is None else (crops[:, 6] > INSIDE).float(),
     )

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from histocli.instances.targets import Thresholds, border_distance, maps_to_instances, normalised_distance
+from histocli.instances.targets import CONTACT_UM, Thresholds, border_distance, contacts, maps_to_instances, normalised_distance
 from tests.tissue import paint_ellipses
 
 MPP = 0.25
@@ -151,3 +151,24 @@ def test_objects_of_low_mean_probability_are_dropped():
     assert maps_to_instances(maps, 0.5, Thresholds(confidence=0.75)).max() == 1
     assert maps_to_instances(maps, 0.5, Thresholds(confidence=0.5)).max() == 2
     assert maps_to_instances(maps, 0.5, Thresholds(confidence=0.95)).max() == 0
+
+
+def test_contacts_are_where_two_nuclei_are_near():
+    """Against every pair of pixels: a contact has two nuclei within the radius, and only then."""
+    rng = np.random.default_rng(0)
+    centres = rng.uniform(4, 44, (14, 2))
+    labels = paint_ellipses((48, 48), [tuple(each) for each in centres], 7, 5, rng.uniform(0, np.pi, 14))
+    labels[:6] = -1
+    radius = round(CONTACT_UM / MPP)
+    rows, columns = np.nonzero(labels > 0)
+    found = contacts(labels, MPP)
+    assert found.any()
+    for y, x in np.ndindex(labels.shape):
+        near = np.hypot(rows - y, columns - x)
+        surely = len(np.unique(labels[rows, columns][near <= radius - 0.5])) > 1
+        perhaps = len(np.unique(labels[rows, columns][near <= radius + 0.5])) > 1
+        assert surely <= found[y, x] <= perhaps
+
+
+def test_a_lonely_nucleus_has_no_contact():
+    assert not contacts(paint_ellipses((40, 40), [(20, 20)], 10, 6, [0.3]), MPP).any()

@@ -8,13 +8,14 @@ import torch
 from histocli.base.errors import InvalidStore
 from histocli.model.normalisation import PIXEL_MEAN, PIXEL_STD, standardise
 from histocli.model.segmenter import (
-    OUTPUTS,
     SIZES,
+    TARGETS,
     Architecture,
     Segmenter,
     architecture_of_size,
     build_segmenter,
     channels_last,
+    to_maps,
 )
 
 CPU = torch.device("cpu")
@@ -36,7 +37,7 @@ def test_the_output_is_as_large_as_the_input(size):
     multiple = segmenter.multiple_px
     with torch.inference_mode():
         logits = segmenter(noise(1, 3, 2 * multiple, 3 * multiple))
-    assert logits.shape == (1, OUTPUTS, 2 * multiple, 3 * multiple)
+    assert logits.shape == (1, TARGETS["distance"], 2 * multiple, 3 * multiple)
     assert torch.isfinite(logits).all()
 
 
@@ -120,3 +121,29 @@ def test_every_weight_learns(tiny):
     tiny.train()
     tiny(noise(2, 3, 32, 32)).square().mean().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in tiny.parameters())
+
+
+@pytest.mark.parametrize(("resolution", "multiple"), [("half", 8), ("full", 4)])
+@pytest.mark.parametrize("targets", sorted(TARGETS))
+def test_every_design_keeps_the_shape_and_has_as_many_maps_as_targets(resolution, multiple, targets):
+    segmenter = build_segmenter({"family": "unet", "channels": [4, 6, 8], "resolution": resolution, "targets": targets}).eval()
+    assert segmenter.multiple_px == multiple
+    with torch.inference_mode():
+        logits = segmenter(noise(1, 3, 24, 32))
+    assert logits.shape == (1, TARGETS[targets], 24, 32)
+    assert to_maps(logits).shape == (1, 2, 24, 32)
+
+
+@pytest.mark.parametrize("wrong", [{"resolution": "double"}, {"targets": "stars"}, {"family": "vit"}])
+def test_a_design_of_another_version_is_refused(wrong):
+    with pytest.raises(InvalidStore, match="not known to this version"):
+        build_segmenter({"family": "unet", "channels": [4, 6], **wrong})
+
+
+def test_a_contact_speaks_against_depth_and_not_against_the_mask():
+    logits = torch.tensor([2.0, 1.0, 100.0])[None, :, None, None]
+    nucleus, depth = to_maps(logits)[0, :, 0, 0]
+    assert nucleus == torch.sigmoid(torch.tensor(2.0))
+    assert depth == 0
+    logits[:, 2] = -100
+    assert to_maps(logits)[0, 1, 0, 0] == torch.sigmoid(torch.tensor(1.0))

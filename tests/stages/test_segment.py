@@ -28,7 +28,7 @@ from histocli.base.errors import (
 )
 from histocli.config.common import Execution
 from histocli.config.segment import SegmentConfig
-from histocli.model.segmenter import OUTPUTS, build_segmenter
+from histocli.model.segmenter import TARGETS, build_segmenter
 from histocli.stages import segment as module
 from histocli.stages.segment import SegmentResult, segment
 from histocli.stores import labels as label_stores
@@ -70,7 +70,7 @@ def model(tmp_path_factory) -> Path:
         network.head.weight[4:, 1, 1, 1] = 4
         network.head.bias[:4] = -8 * 1.35
         network.head.bias[4:] = -4 * 1.35
-    assert OUTPUTS == 2
+    assert TARGETS["distance"] == 2
     path = tmp_path_factory.mktemp("model") / "dark.safetensors"
     write_model(path, network.state_dict(), ModelHeader(architecture=architecture, mpp=MPP, config_hash="x"))
     return path

@@ -53,7 +53,11 @@ def make_store(
 @pytest.fixture(autouse=True)
 def tiny_segmenter(monkeypatch):
     """The shape of size S with a quarter of its channels, since what is learnt does not matter here."""
-    monkeypatch.setattr(stage, "architecture_of_size", lambda size: {"family": "unet", "channels": [4, 4, 6, 6]})
+    monkeypatch.setattr(
+        stage,
+        "architecture_of_size",
+        lambda size, targets: {"family": "unet", "channels": [4, 4, 6, 6], "targets": targets},
+    )
 
 
 @pytest.fixture
@@ -296,6 +300,23 @@ def test_targets_are_those_of_the_labels(store, tmp_path, monkeypatch):
     np.testing.assert_array_equal(seen[0].nucleus, labels > 0)
     assert seen[0].valid.all()
     assert ((seen[0].distance > 0) == (labels > 0)).all()
+
+
+def test_contacts_are_learnt_where_they_are_wanted(store, tmp_path, monkeypatch):
+    seen = []
+    steps = stage.train_steps
+    monkeypatch.setattr(stage, "train_steps", lambda training, data, *rest: seen.append(data) or steps(training, data, *rest))
+    run(store, tmp_path / "a.safetensors")
+    run(store, tmp_path / "b.safetensors", targets="contact")
+    without, with_ = seen
+    assert without.contact is None
+    assert with_.contact.any()
+    assert with_.contact.shape == with_.nucleus.shape
+    header, tensors = read_model(tmp_path / "b.safetensors")
+    assert header.architecture["targets"] == "contact"
+    build_segmenter(header.architecture).load_state_dict(tensors)
+    with pytest.raises(InvalidOption, match="--targets"):
+        TrainConfig(targets="stars")
 
 
 @pytest.mark.parametrize("side", [33, 50, 40])
