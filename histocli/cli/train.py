@@ -34,6 +34,14 @@ def train(
             help="What is predicted beside the nucleus mask: distance to the border, or also where nuclei meet.",
         ),
     ] = TrainConfig.targets,
+    hard: Annotated[
+        str,
+        o.option(
+            "--hard",
+            metavar="none|appearance|refiner",
+            help="Hard examples made while training: by moving appearance, or by the refiner of a refined store.",
+        ),
+    ] = TrainConfig.hard,
     steps: Annotated[int, o.option("--steps", help="Optimisation steps.")] = TrainConfig.steps,
     batch: Annotated[int, o.option("--batch", help="Crops in a step.")] = TrainConfig.batch,
     crop_px: Annotated[int, o.option("--crop-px", help="Side of a training crop, in pixels.")] = TrainConfig.crop_px,
@@ -100,6 +108,7 @@ def train(
     settings = TrainConfig(
         size=size,
         targets=targets,
+        hard=hard,
         steps=steps,
         batch=batch,
         crop_px=crop_px,

@@ -7,6 +7,7 @@ from histocli.config.common import check_mpp, check_seed
 
 SIZES = ("S", "M", "L")
 TARGETS = ("distance", "contact")
+HARD = ("none", "appearance", "refiner")
 LEARNING_RATE = 3e-3
 
 
@@ -18,6 +19,8 @@ class TrainConfig:
     """Size of the segmenter: S (laptop), M (workstation) or L (GPU)."""
     targets: str = "distance"
     """What the segmenter predicts beside the nucleus mask: ``distance`` to the border, or also ``contact`` of nuclei."""
+    hard: str = "none"
+    """Hard examples made on the fly: ``none``, by moving ``appearance``, or by the ``refiner`` of a refined store."""
     steps: int = 3000
     """Optimisation steps; a time budget may lower or raise it."""
     batch: int = 8
@@ -54,6 +57,8 @@ class TrainConfig:
             raise InvalidOption(f"--size must be one of {', '.join(SIZES)}, got {self.size!r}")
         if self.targets not in TARGETS:
             raise InvalidOption(f"--targets must be one of {', '.join(TARGETS)}, got {self.targets!r}")
+        if self.hard not in HARD:
+            raise InvalidOption(f"--hard must be one of {', '.join(HARD)}, got {self.hard!r}")
         for name, value in (("--steps", self.steps), ("--batch", self.batch)):
             if value < 1:
                 raise InvalidOption(f"{name} must be at least 1, got {value}")

@@ -11,6 +11,7 @@ from histocli.base.parallel import map_unordered
 from histocli.base.progress import Track
 from histocli.base.rng import rng_for
 from histocli.base.system import resolve_workers
+from histocli.metrics.counts import count
 from histocli.model.normalisation import glass_to_white
 from histocli.optics.density import rgb_to_optical_density, white_level
 from histocli.reference.rough import find_rough_nuclei
@@ -28,6 +29,26 @@ class CutPatches:
     """(n, side, side), rough."""
     pixels: npt.NDArray[np.uint8]
     """(H, W, 3), the whole reference at the pixel size of the patches, its glass as it was."""
+
+
+def label_agreement(labels: npt.NDArray[np.int32], image: npt.NDArray[np.uint8], mpp: float) -> float:
+    """Tell how well labels fit a picture: the AJI of the labels with the rough nuclei that are found in it.
+
+    Parameters
+    ----------
+    labels : ndarray of int32, shape (H, W)
+        -1 is ignored.
+    image : ndarray of uint8, shape (H, W, 3)
+        Glass made white.
+    mpp : float
+        Micrometres per pixel.
+
+    Returns
+    -------
+    float
+        0..1. Rough nuclei are rough: only differences between two pictures with the same labels say something.
+    """
+    return count(labels, find_rough_nuclei(rgb_to_optical_density(image), mpp).labels).aji
 
 
 def cut_real_patches(source: Source, mpp: float, side: int, most: int, seed: int) -> CutPatches:

@@ -36,12 +36,10 @@ from histocli.base.types import Json
 from histocli.config.common import Execution, as_dict, config_hash
 from histocli.config.refine import RefineConfig
 from histocli.figures.sheets import picture_rows
-from histocli.metrics.counts import count
 from histocli.model.normalisation import glass_to_white, white_to_glass
 from histocli.model.refiner import Refiner, RefinerArchitecture, build_refiner, describe_refiner
 from histocli.optics.density import optical_density_to_rgb, rgb_to_optical_density, white_level
 from histocli.optics.stains import restain
-from histocli.reference.rough import find_rough_nuclei
 from histocli.reference.statistics import analyse_reference
 from histocli.stages.common import (
     Clock,
@@ -53,7 +51,7 @@ from histocli.stages.common import (
     patch_glass_levels,
     prepare_process,
 )
-from histocli.stages.real_patches import cut_real_patches
+from histocli.stages.real_patches import cut_real_patches, label_agreement
 from histocli.stores.inputs import InputImage, expand_inputs, expand_with_mpp
 from histocli.stores.logs import append_metrics, preview_path, start_log
 from histocli.stores.models import checkpoint_path, read_checkpoint, remove_checkpoint, write_checkpoint
@@ -937,9 +935,8 @@ def _digest(network: torch.nn.Module) -> str:
 def _agreement(
     labels: npt.NDArray[np.int32], before: npt.NDArray[np.uint8], after: npt.NDArray[np.uint8], mpp: float
 ) -> tuple[float, float]:
-    """Return the AJI of the labels with the rough nuclei of a patch, before and after refinement."""
-    found = [find_rough_nuclei(rgb_to_optical_density(image), mpp).labels for image in (before, after)]
-    return count(labels, found[0]).aji, count(labels, found[1]).aji
+    """Return how well labels fit a patch, before and after refinement."""
+    return label_agreement(labels, before, mpp), label_agreement(labels, after, mpp)
 
 
 def _summary(reports: list[StepReport]) -> Json:

@@ -52,6 +52,7 @@ from histocli.stages.common import (
     patch_glass_levels,
     prepare_process,
 )
+from histocli.stages.hardness import judge_hardness
 from histocli.stages.unlabelled import Findings, compare, disagreements, find_nuclei, mixed, pseudo_labelled, read_unlabelled
 from histocli.stores.inputs import expand_inputs, expand_with_mpp
 from histocli.stores.logs import append_metrics, preview_path, start_log
@@ -69,6 +70,7 @@ from histocli.stores.patches import PatchStore
 from histocli.stores.pictures import write_png
 from histocli.stores.provenance import OutputLock, one_line
 from histocli.stores.slides import IMAGE_SUFFIXES
+from histocli.training.hard_examples import AppearanceAscent, Hardening, Hardness, bounds_from_references
 from histocli.training.loop import Schedule, StepRecord, Training, start_training, train_steps
 from histocli.training.sampling import PatchSet
 from histocli.training.self_training import Acceptance, AveragedWeights
@@ -113,6 +115,8 @@ class TrainResult(StageResult):
     """Effective sample size of the patches' weights over their number; below 0.3, weights are not used."""
     rounds: list[Json]
     """What each round of self-training did."""
+    hard: Json | None = None
+    """How hard the hard examples are on held-out patches, and how far they stray."""
     failed: tuple[str, ...] = ()
     """References that could not be read, under ``--on-error continue``."""
 
@@ -243,14 +247,16 @@ def train(
             crop_px=min(config.crop_px, *patches.nucleus.shape[1:]) // multiple * multiple,
             learning_rate=config.peak_rate,
             seed=config.seed,
+            hard=_hardening(config, inputs),
         )
         training = start_training(segmenter, schedule)
         last_look_s = 0.0 if unlabelled is None else LABELLING_S * len(unlabelled) * (unlabelled.shape[1] / 256) ** 2
         clock = Clock(config.steps, config.time_budget_s, RESERVE_S + last_look_s, watch)
-        run = _Run(out, fingerprint, training, clock, held_out, result.mpp, dtype, stop_after)
+        run = _Run(out, fingerprint, training, clock, held_out, result.mpp, dtype, stop_after, config.seed)
         if action == "resume":
             run.restore(checkpoint_path(out))
         loss, scores = run.train(patches, unlabelled, schedule, _phases(config, unlabelled is not None), track)
+        hardness = run.judge_hardness(schedule.hard)
         thresholds, chosen_by = run.choose_thresholds()
         header = ModelHeader(
             architecture=asdict(segmenter.architecture),
@@ -263,6 +269,7 @@ def train(
                 "loss": loss,
                 "effective_share": effective,
                 "self_training": run.rounds,
+                "hard": hardness,
                 "held_out": scores,
                 "thresholds": chosen_by,
                 "device": str(device),
@@ -283,6 +290,7 @@ def train(
         loss=loss,
         held_out=scores,
         effective_share=effective,
+        hard=hardness,
         rounds=run.rounds,
     )
 
@@ -316,6 +324,14 @@ def _identify(words: Sequence[str], mpp: float, config: TrainConfig, execution: 
     tolerant = execution.on_error == "continue"
     images = expand_with_mpp(words, suffixes=IMAGE_SUFFIXES, stdin=sys.stdin, what="reference image", keep_missing=tolerant)
     return identify_references(images, mpp=mpp, reference_mpp=config.reference_mpp, tolerant=tolerant, command="train")
+
+
+def _hardening(config: TrainConfig, inputs: Sequence[_Input]) -> Hardening | None:
+    """Return what makes hard examples, if anything does."""
+    if config.hard == "none":
+        return None
+    records = [record for item in inputs for record in item.store.references]
+    return AppearanceAscent(bounds_from_references([record.statistics.get("appearance", {}) for record in records]))
 
 
 def _use_weights(patches: PatchSet) -> tuple[PatchSet, float]:
@@ -452,8 +468,10 @@ class _Run:
         mpp: float,
         dtype: torch.dtype,
         stop_after: int | None,
+        seed: int,
     ) -> None:
         self.out = out
+        self.seed = seed
         self.fingerprint = fingerprint
         self.training = training
         self.clock = clock
@@ -462,6 +480,7 @@ class _Run:
         self.dtype = dtype
         self.stop_after = stop_after
         self.recent: list[float] = []
+        self.hardness: Hardness | None = None
         self.saved_at = time.monotonic()
         self.phase = 0
         self.teacher: dict[str, torch.Tensor] | None = None
@@ -617,6 +636,7 @@ class _Run:
                 f"{self.out}: the loss is not a number at step {record.step}; lower --learning-rate, or use --precision fp32"
             )
         self.recent = [*self.recent[-(RECORD_EVERY - 1) :], record.loss]
+        self.hardness = record.hardness or self.hardness
         if record.step % RECORD_EVERY == 0:
             append_metrics(
                 self.out,
@@ -625,7 +645,8 @@ class _Run:
                     "loss": float(np.mean(self.recent)),
                     "learning_rate": record.learning_rate,
                     "seconds": self.clock.trained_s,
-                },
+                }
+                | ({} if self.hardness is None else {"hard": asdict(self.hardness)}),
             )
 
     def _show(self, bar: Bar, shown: int, now: int) -> int:
@@ -680,6 +701,21 @@ class _Run:
             raise InvalidStore(
                 f"{path}: the checkpoint does not fit this training ({one_line(error)}); start anew with --overwrite"
             ) from error
+
+    def judge_hardness(self, hard: Hardening | None) -> Json | None:
+        """Say how hard the hard examples are by now, and show some: each held-out patch, and what it became."""
+        if hard is None or not len(self.held_out.images):
+            return None
+        segmenter = self.training.segmenter
+        device = next(segmenter.parameters()).device
+        predictor = Predictor(segmenter, mpp=self.mpp, device=device, dtype=self.dtype)
+        about, ordinary, harder = judge_hardness(hard, predictor, self.held_out.images, self.held_out.labels, self.seed)
+        append_metrics(self.out, {"step": self.training.step, "hard": about})
+        pictures = [picture for pair in zip(ordinary, harder, strict=True) for picture in pair][: 2 * PREVIEW_PATCHES]
+        empty = [np.zeros(picture.shape[:2], np.int32) for picture in pictures]
+        name = preview_path(self.out, self.training.step)
+        write_png(name.with_name("hard.png"), patch_sheet(pictures, empty, columns=4))
+        return about
 
     def choose_thresholds(self) -> tuple[Thresholds, Json | None]:
         """Choose below which mean probability objects are dropped, from held-out synthetic patches: no label is needed."""

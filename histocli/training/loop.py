@@ -12,12 +12,14 @@ import torch
 from histocli.base.rng import rng_for
 from histocli.model.segmenter import Segmenter
 from histocli.training.augmentation import Augmentation
+from histocli.training.hard_examples import Hardening, Hardness
 from histocli.training.losses import segmentation_loss
 from histocli.training.sampling import Batch, PatchSet, draw_batch
 
 WARM_UP = 0.1  # share of the schedule in which the learning rate rises
 WEIGHT_DECAY = 1e-3
 LARGEST_GRADIENT = 5.0
+MEASURE_EVERY = 20  # steps between two looks at how hard hard examples are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,8 @@ class Schedule:
     """Peak."""
     seed: int
     augmentation: Augmentation = field(default_factory=Augmentation)
+    hard: Hardening | None = None
+    """Makes a part of each batch harder."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,8 @@ class StepRecord:
     """Steps done, this one included."""
     loss: float
     learning_rate: float
+    hardness: Hardness | None = None
+    """Of the hard examples, where that was measured."""
 
 
 @dataclass
@@ -104,9 +110,13 @@ def train_steps(
             group["lr"] = rate
         rng = rng_for(schedule.seed, "train", training.step)
         batch = draw_batch(patches, schedule.batch, schedule.crop_px, schedule.augmentation, rng, device)
+        hardness = None
+        if schedule.hard is not None:
+            measure = training.step % MEASURE_EVERY == 0
+            batch, hardness = schedule.hard.harden(segmenter, batch, rng, done, dtype, measure=measure)
         loss = train_step(training, batch, dtype)
         training.step += 1
-        yield StepRecord(training.step, loss, rate)
+        yield StepRecord(training.step, loss, rate, hardness)
 
 
 def train_step(training: Training, batch: Batch, dtype: torch.dtype) -> float:

@@ -44,6 +44,14 @@ def segmentation_loss(
     Tensor
         Scalar: the weighted mean over the patches.
     """
+    each = segmentation_losses(logits, nucleus, distance, valid, borders, contact)
+    return (each * weight).sum() / weight.sum().clamp(min=1e-6)
+
+
+def segmentation_losses(
+    logits: Tensor, nucleus: Tensor, distance: Tensor, valid: Tensor, borders: Tensor | None = None, contact: Tensor | None = None
+) -> Tensor:
+    """Return the loss of every patch, shape (B,); parameters as those of ``segmentation_loss``."""
     logits = logits.float()
     counted = valid.sum(dim=(1, 2)).clamp(min=1)
     entropy = functional.binary_cross_entropy_with_logits(logits[:, 0], nucleus, reduction="none")
@@ -61,5 +69,4 @@ def segmentation_loss(
         error = error + CONTACT_WEIGHT * (rare * valid).sum(dim=(1, 2)) / counted
     if borders is not None:
         error = error * borders
-    each = entropy + dice + error
-    return (each * weight).sum() / weight.sum().clamp(min=1e-6)
+    return entropy + dice + error

@@ -1,6 +1,6 @@
 """Patches in memory, and the batches drawn from them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +54,11 @@ class Batch:
     """(B,) float32, 1 where distances to borders are learnt."""
     contact: Tensor | None = None
     """(B, H, W) float32, 1 where two nuclei meet."""
+
+    def part(self, where: slice) -> "Batch":
+        """Return some of the crops."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return replace(self, **{name: value[where] for name, value in values.items() if value is not None})
 
 
 def draw_batch(

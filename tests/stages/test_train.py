@@ -319,6 +319,24 @@ def test_contacts_are_learnt_where_they_are_wanted(store, tmp_path, monkeypatch)
         TrainConfig(targets="stars")
 
 
+def test_hard_examples_change_what_is_learnt_and_are_reported(store, tmp_path):
+    ordinary, hard = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    run(store, ordinary, steps=25)
+    result = run(store, hard, steps=25, hard="appearance", validation=0.3)
+    (_, first), (_, second) = read_model(ordinary), read_model(hard)
+    assert any((first[name] != second[name]).any() for name in first)
+    assert result.hard.keys() == {"patches", "loss", "aji", "change", "label_agreement"}
+    assert result.hard["loss"]["hard"] > result.hard["loss"]["ordinary"]
+    assert result.hard["change"] > 0
+    assert 0 <= result.hard["label_agreement"]["hard"] <= 1
+    assert read_model(hard)[0].training["hard"] == result.hard
+    assert any("hard" in line for line in metrics(hard))
+    assert list(log_path(hard).rglob("hard.png"))
+    assert run(store, tmp_path / "c.safetensors").hard is None
+    with pytest.raises(InvalidOption, match="--hard"):
+        TrainConfig(hard="style")
+
+
 @pytest.mark.parametrize("side", [33, 50, 40])
 def test_patches_of_any_side_are_learnt_from(tmp_path, side):
     """Crops must be multiples of 16; patches need not be."""
