@@ -51,7 +51,7 @@ ROOMS = {
 }
 """Beside itself, a room may import these."""
 
-SHARED_BY_STAGES = {
+SHARED_BY_STAGES = {"common", "drawing", "fresh", "hardness", "real_patches", "unlabelled"}  # no stage imports another one...
     "common",
     "hardness",
     "real_patches",

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from histocli.base.distributed import leads
 from histocli.base.errors import InvalidOption
 from histocli.cli import options as o
 from histocli.cli.console import Screen
@@ -42,6 +43,12 @@ def train(
             help="Hard examples made while training: by moving appearance, or by the refiner of a refined store.",
         ),
     ] = TrainConfig.hard,
+    fresh: Annotated[
+        bool, o.option("--fresh", help="Draw new patches while training goes on, in the place of those of the store.")
+    ] = TrainConfig.fresh,
+    fresh_per_step: Annotated[
+        float, o.option("--fresh-per-step", help="New patches that each step brings, with --fresh.")
+    ] = TrainConfig.fresh_per_step,
     steps: Annotated[int, o.option("--steps", help="Optimisation steps.")] = TrainConfig.steps,
     batch: Annotated[int, o.option("--batch", help="Crops in a step.")] = TrainConfig.batch,
     crop_px: Annotated[int, o.option("--crop-px", help="Side of a training crop, in pixels.")] = TrainConfig.crop_px,
@@ -104,11 +111,13 @@ def train(
 ) -> None:
     """Train a nucleus segmenter on synthetic, refined or labelled patches."""
     screen: Screen = context.obj
-    screen.configure(as_json=as_json, verbose=verbose, quiet=quiet)
+    screen.configure(as_json=as_json, verbose=verbose, quiet=quiet or not leads())
     settings = TrainConfig(
         size=size,
         targets=targets,
         hard=hard,
+        fresh=fresh,
+        fresh_per_step=fresh_per_step,
         steps=steps,
         batch=batch,
         crop_px=crop_px,
@@ -145,5 +154,7 @@ def train(
     )
     from histocli.stages.train import train as run  # late: keeps --help free of torch
 
-    screen.result(run(stores, out, settings, running, refs=refs or [], stop_after=stop_after, track=screen.track))
+    result = run(stores, out, settings, running, refs=refs or [], stop_after=stop_after, track=screen.track)
+    if leads():
+        screen.result(result)
     screen.raise_if_any_failed()

@@ -21,6 +21,10 @@ class TrainConfig:
     """What the segmenter predicts beside the nucleus mask: ``distance`` to the border, or also ``contact`` of nuclei."""
     hard: str = "none"
     """Hard examples made on the fly: ``none``, by moving ``appearance``, or by the ``refiner`` of a refined store."""
+    fresh: bool = False
+    """Draw new patches while training goes on, in the place of the store's."""
+    fresh_per_step: float = 0.5
+    """New patches that each step brings, with ``fresh``."""
     steps: int = 3000
     """Optimisation steps; a time budget may lower or raise it."""
     batch: int = 8
@@ -59,6 +63,8 @@ class TrainConfig:
             raise InvalidOption(f"--targets must be one of {', '.join(TARGETS)}, got {self.targets!r}")
         if self.hard not in HARD:
             raise InvalidOption(f"--hard must be one of {', '.join(HARD)}, got {self.hard!r}")
+        if not 0 < self.fresh_per_step <= 64:
+            raise InvalidOption(f"--fresh-per-step must lie between 0 and 64, got {self.fresh_per_step}")
         for name, value in (("--steps", self.steps), ("--batch", self.batch)):
             if value < 1:
                 raise InvalidOption(f"{name} must be at least 1, got {value}")

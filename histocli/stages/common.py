@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,9 @@ from histocli.stores.inputs import InputImage
 from histocli.stores.patches import PatchStore
 from histocli.stores.provenance import plain_json
 from histocli.stores.slides import read_pixel_size
+
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger(__name__)
 
@@ -228,3 +231,11 @@ def prepare_process() -> None:
     reuse_freed_memory()
     if torch.get_num_threads() > available_cpus():
         torch.set_num_threads(available_cpus())
+
+
+def weights_digest(network: torch.nn.Module) -> str:
+    """Return a fingerprint of what a network has learnt: its parameters, not the statistics it gathered."""
+    digest = hashlib.sha256()
+    for value in network.parameters():
+        digest.update(value.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()

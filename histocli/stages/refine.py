@@ -9,7 +9,6 @@ patches and, until the store is written, the checkpoint that ``--resume`` goes o
 from __future__ import annotations
 
 import copy
-import hashlib
 import logging
 import math
 import sys
@@ -26,7 +25,7 @@ import torch
 
 from histocli.base.device import resolve_device, resolve_precision
 from histocli.base.distributed import Team, local_device, team
-from histocli.base.errors import HistosynthError, InputNotFound, InvalidInput, InvalidStore, Stopped
+from histocli.base.errors import HistosynthError, InvalidInput, InvalidStore, Stopped
 from histocli.base.interrupts import raise_if_stopped, stop_requested
 from histocli.base.parallel import map_unordered
 from histocli.base.progress import Track, silent
@@ -46,19 +45,19 @@ from histocli.stages.common import (
     Source,
     StageResult,
     Stopwatch,
-    content_hash,
     identify_references,
     patch_glass_levels,
     prepare_process,
+    weights_digest,
 )
+from histocli.stages.drawing import recorded_references
 from histocli.stages.real_patches import cut_real_patches, label_agreement
-from histocli.stores.inputs import InputImage, expand_inputs, expand_with_mpp
+from histocli.stores.inputs import expand_inputs
 from histocli.stores.logs import append_metrics, preview_path, start_log
 from histocli.stores.models import checkpoint_path, read_checkpoint, remove_checkpoint, write_checkpoint
 from histocli.stores.patches import CONTRACT, PatchStore, PatchStoreWriter, ReferenceRecord
 from histocli.stores.pictures import write_png
 from histocli.stores.provenance import Provenance, one_line, prepare_output
-from histocli.stores.slides import IMAGE_SUFFIXES
 from histocli.training.adversarial import (
     AdversarialSchedule,
     AdversarialTraining,
@@ -210,7 +209,7 @@ def refine(
     watch = Stopwatch()
     initial = _open(store)
     tolerant = execution.on_error == "continue"
-    images = _reference_images(initial, references, keep_missing=tolerant)
+    images = recorded_references(initial, references, keep_missing=tolerant)
     sources, failed = identify_references(
         images, mpp=initial.mpp, reference_mpp=config.reference_mpp, tolerant=tolerant, command="refine"
     )
@@ -278,23 +277,6 @@ def _open(word: str) -> PatchStore:
             f"{store.path}: patches of {store.patch_px} px cannot be refined; at least 64 and a multiple of 4 is needed"
         )
     return store
-
-
-def _reference_images(initial: PatchStore, words: Sequence[str], *, keep_missing: bool) -> list[InputImage]:
-    """Return the references that the user names, or those that the store remembers."""
-    if words:
-        return expand_with_mpp(words, suffixes=IMAGE_SUFFIXES, stdin=sys.stdin, what="reference image", keep_missing=keep_missing)
-    paths: dict[str, ReferenceRecord] = {record.path: record for record in initial.references if record.path}
-    if not paths:
-        raise InputNotFound(f"{initial.path}: does not record where its references lay; name them with --refs")
-    found = []
-    for path, record in paths.items():
-        if not Path(path).exists() or content_hash(Path(path)) != record.sha256:
-            raise InputNotFound(
-                f"{path}: the reference that {initial.path.name} records is gone or has changed; name the references with --refs"
-            )
-        found.append(InputImage(Path(path), record.mpp))
-    return found
 
 
 def _trained_refiner(path: Path) -> Refiner:
@@ -641,7 +623,7 @@ class _Run:
                 self.held.auc_initial if self.held else math.nan,
                 self.config.proof,
             )
-        digests = self.members.gather(_digest(training.networks.averaged))
+        digests = self.members.gather(weights_digest(training.networks.averaged))
         self._log({"processes": len(digests), "processes_agree": len(set(digests)) == 1})
         if self.members.leads and not self.finished:
             self.finished = True
@@ -922,14 +904,6 @@ class _Guard:
         if self.saturated >= SATURATED_STEPS:
             return "the critic is never fooled any more and teaches nothing"
         return None
-
-
-def _digest(network: torch.nn.Module) -> str:
-    """Return a fingerprint of weights."""
-    digest = hashlib.sha256()
-    for value in network.state_dict().values():
-        digest.update(value.detach().float().cpu().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _agreement(

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -26,6 +27,7 @@ import numpy.typing as npt
 import torch
 
 from histocli.base.device import resolve_device, resolve_precision
+from histocli.base.distributed import Team, local_device, team
 from histocli.base.errors import InvalidInput, InvalidOption, InvalidStore, Stopped
 from histocli.base.interrupts import raise_if_stopped, stop_requested
 from histocli.base.progress import Bar, Track, silent
@@ -51,7 +53,9 @@ from histocli.stages.common import (
     identify_references,
     patch_glass_levels,
     prepare_process,
+    weights_digest,
 )
+from histocli.stages.fresh import FreshPatches
 from histocli.stages.hardness import judge_hardness
 from histocli.stages.unlabelled import Findings, compare, disagreements, find_nuclei, mixed, pseudo_labelled, read_unlabelled
 from histocli.stores.inputs import expand_inputs, expand_with_mpp
@@ -117,6 +121,8 @@ class TrainResult(StageResult):
     """What each round of self-training did."""
     hard: Json | None = None
     """How hard the hard examples are on held-out patches, and how far they stray."""
+    fresh: Json | None = None
+    """How many patches were drawn while training went on, and how long it waited for them."""
     failed: tuple[str, ...] = ()
     """References that could not be read, under ``--on-error continue``."""
 
@@ -185,6 +191,47 @@ def train(
         A signal came, or ``stop_after`` was reached; a checkpoint is kept for ``--resume``.
     """
     watch = Stopwatch()
+    plan = _plan(stores, refs, out, config, execution)
+    result = plan.result
+    with team(plan.device) as members:
+        action = members.from_leader(
+            prepare_model_output(
+                out,
+                config_hash=plan.fingerprint,
+                resume=execution.resume,
+                overwrite=execution.overwrite,
+                dry_run=execution.dry_run,
+            )
+            if members.leads
+            else None
+        )
+        if action == "skip" or execution.dry_run:
+            return replace(result, status="skipped" if action == "skip" else "planned", seconds=watch.seconds)
+        prepare_process()
+        with OutputLock(out) if members.leads else nullcontext():
+            if members.leads:
+                start_log(out, keep=action == "resume")
+            found = _make(plan, out, config, execution, members, watch, stop_after, track, resume=action == "resume")
+    return replace(found, status="done", seconds=watch.seconds)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is known before any work is done."""
+
+    inputs: list[_Input]
+    sources: list[Source]
+    learnt: tuple[ModelHeader, dict[str, torch.Tensor]] | None
+    """The model to start from."""
+    data: list[Json]
+    fingerprint: str
+    device: torch.device
+    dtype: torch.dtype
+    result: TrainResult
+
+
+def _plan(stores: Sequence[str], refs: Sequence[str], out: Path, config: TrainConfig, execution: Execution) -> _Plan:
+    """Open and check everything that goes in."""
     inputs = _open_all(stores)
     data: list[Json] = [
         {"name": item.store.path.name, "sha256": item.store.content_hash(), "weight": item.weight, "origin": item.store.origin,
@@ -202,7 +249,6 @@ def train(
     if config.init is not None:
         used["init"] = content_hash(Path(config.init))
         data.append({"name": Path(config.init).name, "sha256": used["init"], "origin": "model"})
-    fingerprint = config_hash(replace(config, init=None), **used)
     result = TrainResult(
         output=str(out),
         status="planned",
@@ -221,77 +267,124 @@ def train(
         rounds=[],
         failed=tuple(failed),
     )
-    action = prepare_model_output(
-        out, config_hash=fingerprint, resume=execution.resume, overwrite=execution.overwrite, dry_run=execution.dry_run
+    fingerprint = config_hash(replace(config, init=None), **used)
+    return _Plan(inputs, sources, learnt, data, fingerprint, local_device(device), dtype, result)
+
+
+def _make(
+    plan: _Plan,
+    out: Path,
+    config: TrainConfig,
+    execution: Execution,
+    members: Team,
+    watch: Stopwatch,
+    stop_after: int | None,
+    track: Track,
+    *,
+    resume: bool,
+) -> TrainResult:
+    """Train, and write the model."""
+    result, learnt, store = plan.result, plan.learnt, plan.inputs[0].store
+    architecture = architecture_of_size(config.size, config.targets) if learnt is None else learnt[0].architecture
+    learns_contacts = architecture.get("targets") == "contact"
+    patches, held_out, owner = _load(plan.inputs, config, learns_contacts, execution, track)
+    patches, effective = _use_weights(patches)
+    unlabelled = None
+    if plan.sources:
+        unlabelled, damaged = read_unlabelled(plan.sources, result.mpp, store.patch_px, config.seed, execution, track)
+        result = replace(result, failed=(*result.failed, *damaged))
+    torch.manual_seed(config.seed)
+    segmenter = build_segmenter(architecture)
+    if learnt is not None:
+        segmenter.load_state_dict(learnt[1])
+    segmenter = channels_last(segmenter, plan.device)
+    multiple = segmenter.multiple_px  # of the sides that the network takes; patches may have any
+    schedule = Schedule(
+        batch=config.batch,
+        crop_px=min(config.crop_px, *patches.nucleus.shape[1:]) // multiple * multiple,
+        learning_rate=config.peak_rate,
+        seed=config.seed,
+        hard=_hardening(config, plan.inputs),
     )
-    if action == "skip" or execution.dry_run:
-        return replace(result, status="skipped" if action == "skip" else "planned", seconds=watch.seconds)
-    prepare_process()
-    with OutputLock(out):
-        start_log(out, keep=action == "resume")
-        architecture = architecture_of_size(config.size, config.targets) if learnt is None else learnt[0].architecture
-        patches, held_out = _load(inputs, config, architecture.get("targets") == "contact", execution, track)
-        patches, effective = _use_weights(patches)
-        unlabelled = None
-        if sources:
-            unlabelled, damaged = read_unlabelled(sources, result.mpp, inputs[0].store.patch_px, config.seed, execution, track)
-            result = replace(result, failed=(*result.failed, *damaged))
-        torch.manual_seed(config.seed)
-        segmenter = build_segmenter(architecture)
-        if learnt is not None:
-            segmenter.load_state_dict(learnt[1])
-        segmenter = channels_last(segmenter, device)
-        multiple = segmenter.multiple_px  # of the sides that the network takes; patches may have any
-        schedule = Schedule(
-            batch=config.batch,
-            crop_px=min(config.crop_px, *patches.nucleus.shape[1:]) // multiple * multiple,
-            learning_rate=config.peak_rate,
-            seed=config.seed,
-            hard=_hardening(config, inputs),
-        )
-        training = start_training(segmenter, schedule)
-        last_look_s = 0.0 if unlabelled is None else LABELLING_S * len(unlabelled) * (unlabelled.shape[1] / 256) ** 2
-        clock = Clock(config.steps, config.time_budget_s, RESERVE_S + last_look_s, watch)
-        run = _Run(out, fingerprint, training, clock, held_out, result.mpp, dtype, stop_after, config.seed)
-        if action == "resume":
-            run.restore(checkpoint_path(out))
+    training = start_training(segmenter, schedule, members.wrap(segmenter))
+    last_look_s = 0.0 if unlabelled is None else LABELLING_S * len(unlabelled) * (unlabelled.shape[1] / 256) ** 2
+    clock = Clock(config.steps, config.time_budget_s, RESERVE_S + last_look_s, watch)
+    run = _Run(out, plan.fingerprint, training, clock, held_out, result.mpp, plan.dtype, stop_after, config.seed, members)
+    if resume:
+        run.restore(checkpoint_path(out))
+    drawn: Json | None = None
+    with _fresh(config, plan, owner, learns_contacts, execution, members, track) as fresh:
+        if fresh is not None:
+            schedule = replace(schedule, refresh=fresh.refresh)
         loss, scores = run.train(patches, unlabelled, schedule, _phases(config, unlabelled is not None), track)
-        hardness = run.judge_hardness(schedule.hard)
+        if fresh is not None:
+            drawn = fresh.about(clock.trained_s)
+    found = replace(
+        result,
+        steps=run.training.step,
+        loss=loss,
+        held_out=scores,
+        effective_share=effective,
+        hard=run.judge_hardness(schedule.hard) if members.leads else None,
+        fresh=drawn,
+        rounds=run.rounds,
+    )
+    digests = members.gather(weights_digest(segmenter))
+    if members.leads:
+        if members.size > 1:
+            append_metrics(out, {"processes": members.size, "processes_agree": len(set(digests)) == 1})
         thresholds, chosen_by = run.choose_thresholds()
         header = ModelHeader(
             architecture=asdict(segmenter.architecture),
             mpp=result.mpp,
-            config_hash=fingerprint,
+            config_hash=plan.fingerprint,
             normalisation={"glass": "white, measured per image", "mean": PIXEL_MEAN, "std": PIXEL_STD, "range": "sRGB 0..1"},
             thresholds=asdict(thresholds),
             training={
-                "steps": run.training.step,
+                "steps": found.steps,
                 "loss": loss,
                 "effective_share": effective,
-                "self_training": run.rounds,
-                "hard": hardness,
+                "self_training": found.rounds,
+                "hard": found.hard,
+                "fresh": drawn,
                 "held_out": scores,
                 "thresholds": chosen_by,
-                "device": str(device),
+                "device": result.device,
+                "processes": members.size,
                 "precision": result.precision,
             },
-            data=data,
+            data=plan.data,
             shippable=result.shippable,
             config=as_dict(config),
             seed=config.seed,
         )
         write_model(out, segmenter.state_dict(), header)
         remove_checkpoint(out)
-    return replace(
-        result,
-        status="done",
-        seconds=watch.seconds,
-        steps=run.training.step,
-        loss=loss,
-        held_out=scores,
-        effective_share=effective,
-        hard=hardness,
-        rounds=run.rounds,
+    return found
+
+
+def _fresh(
+    config: TrainConfig,
+    plan: _Plan,
+    owner: npt.NDArray[np.int64],
+    learns_contacts: bool,
+    execution: Execution,
+    members: Team,
+    track: Track,
+) -> AbstractContextManager[FreshPatches | None]:
+    """Return what draws new patches, if anything does; ``owner`` tells which store each patch is of."""
+    if not config.fresh:
+        return nullcontext()
+    number = next((i for i, item in enumerate(plan.inputs) if item.store.origin == "initial"), 0)
+    return FreshPatches(
+        plan.inputs[number].store,
+        np.flatnonzero(owner == number),
+        config.fresh_per_step,
+        learns_contacts=learns_contacts,
+        execution=execution,
+        track=track,
+        rank=members.rank,
+        size=members.size,
     )
 
 
@@ -394,8 +487,8 @@ def _open_all(words: Sequence[str]) -> list[_Input]:
 
 def _load(
     inputs: Sequence[_Input], config: TrainConfig, learns_contacts: bool, execution: Execution, track: Track
-) -> tuple[PatchSet, _HeldOut]:
-    """Read all patches, part off the held-out ones, and compute the targets of the rest."""
+) -> tuple[PatchSet, _HeldOut, npt.NDArray[np.int64]]:
+    """Read all patches, part off the held-out ones, and compute the targets of the rest; also tells whose each is."""
     side = inputs[0].store.patch_px
     total = sum(len(item.store) for item in inputs)
     images = np.empty((total, side, side, 3), np.uint8)
@@ -404,10 +497,12 @@ def _load(
     contact = np.empty((total, side, side), bool) if learns_contacts else None
     weight, share = np.empty(total, np.float32), np.empty(total, np.float64)
     synthetic = np.zeros(total, bool)
+    owner = np.empty(total, np.int64)
     spans: list[tuple[_Input, range, int]] = []
     start = 0
-    for item in inputs:
+    for number, item in enumerate(inputs):
         size = len(item.store)
+        owner[start : start + size] = number
         weight[start : start + size] = item.store.weight
         share[start : start + size] = item.weight / size  # the word's weight is the store's, however many patches it has
         synthetic[start : start + size] = item.store.origin != "labelled"
@@ -443,7 +538,7 @@ def _load(
         images, labels, distance = images[kept], labels[kept], distance[kept]
         contact = None if contact is None else contact[kept]
     share = share[kept] / share[kept].sum()
-    return PatchSet(images, labels > 0, labels >= 0, distance, weight[kept], share, contact=contact), held_out
+    return PatchSet(images, labels > 0, labels >= 0, distance, weight[kept], share, contact=contact), held_out, owner[kept]
 
 
 def _choose_held_out(synthetic: npt.NDArray[np.bool_], config: TrainConfig) -> npt.NDArray[np.int64]:
@@ -469,9 +564,11 @@ class _Run:
         dtype: torch.dtype,
         stop_after: int | None,
         seed: int,
+        members: Team,
     ) -> None:
         self.out = out
         self.seed = seed
+        self.members = members
         self.fingerprint = fingerprint
         self.training = training
         self.clock = clock
@@ -514,6 +611,7 @@ class _Run:
                 logger.info("%s: %s", phase.name, about)
             with track(phase.name if index else "training", round((phase.end - phase.begin) * total)) as bar:
                 self._train_phase(data, replace(schedule, learning_rate=phase.peak), phase, bar, total)
+            patches = data.part(slice(0, len(patches)))  # with what was put in place meanwhile
             if index > 0:
                 assert unlabelled is not None
                 assert findings is not None
@@ -524,20 +622,31 @@ class _Run:
 
     def _train_phase(self, data: PatchSet, schedule: Schedule, phase: _Phase, bar: Bar, total: int) -> None:
         def of_phase(step: int) -> float:
-            return (self.clock.progress(step) - phase.begin) / (phase.end - phase.begin)
+            return (self._progress(step) - phase.begin) / (phase.end - phase.begin)
 
         shown = 0
         validated = int(max(of_phase(self.training.step), 0) * VALIDATIONS)
-        for record in train_steps(self.training, data, schedule, of_phase, self.dtype):
+        for record in train_steps(self.training, data, schedule, of_phase, self.dtype, self.members.rank):
             if self.averaged is not None:
                 self.averaged.update(self.training.segmenter)
             self._note(record)
-            progress = min(of_phase(record.step), 1.0)
+            overall = self._progress(record.step)
+            progress = min((overall - phase.begin) / (phase.end - phase.begin), 1.0)
             shown = self._show(bar, shown, round(progress * (phase.end - phase.begin) * total))
             if self.phase == 0 and validated < int(progress * VALIDATIONS) < VALIDATIONS:
                 validated = int(progress * VALIDATIONS)
                 self._validate()
-            self._maybe_stop(min(self.clock.progress(record.step), 1.0))
+            self._maybe_stop(min(overall, 1.0))
+
+    def _progress(self, step: int) -> float:
+        """Share of the training that is done; all processes go by the first one's clock."""
+        return float(self.members.from_leader(self.clock.progress(step)))
+
+    def _agree(self) -> None:
+        """Give all processes the first one's weights and statistics: the latter are gathered by each on its own."""
+        if self.members.size > 1:
+            state = {name: value.cpu() for name, value in self.training.segmenter.state_dict().items()}
+            self.training.segmenter.load_state_dict(self.members.from_leader(state))
 
     def _find(self, unlabelled: npt.NDArray[np.uint8], track: Track) -> Findings:
         """Look at unlabelled tissue with the weights as they are."""
@@ -575,8 +684,10 @@ class _Run:
             segmenter.load_state_dict(student)
             return findings
         self._save()  # an interruption while tissue is labelled costs no training
+        self._agree()
         if self.first is None:
-            self.first = {"confidence": self.choose_thresholds()[0].confidence}
+            chosen = self.choose_thresholds()[0].confidence if self.members.leads else None
+            self.first = {"confidence": self.members.from_leader(chosen)}
         if findings is None:
             findings = self._find(unlabelled, track)
         if "count" not in self.first:
@@ -585,7 +696,7 @@ class _Run:
         self.teacher = {name: value.clone() for name, value in segmenter.state_dict().items()}
         self.averaged = AveragedWeights(segmenter, AVERAGING)
         step = self.training.step
-        self.training = start_training(segmenter, replace(schedule, learning_rate=phase.peak))
+        self.training = start_training(segmenter, replace(schedule, learning_rate=phase.peak), self.training.called)
         self.training.step = step
         return findings
 
@@ -600,6 +711,7 @@ class _Run:
         segmenter = self.training.segmenter
         if self.averaged.steps:
             segmenter.load_state_dict(self.averaged.values)
+        self._agree()
         after = self._find(unlabelled, track)
         agree, each = compare(before, after)
         area = after.median_area_px() / max(self.first["area"], 1e-9) - 1
@@ -613,10 +725,11 @@ class _Run:
             "kept": not drifted,
         }
         self.rounds.append(found)
-        append_metrics(self.out, {"step": self.training.step, "self_training": found})
-        images, labels = disagreements(unlabelled, before, after, each, PREVIEW_PATCHES)
-        name = preview_path(self.out, self.training.step)
-        write_png(name.with_name(f"disagreement-{index}.png"), patch_sheet(images, labels, columns=2))
+        if self.members.leads:
+            append_metrics(self.out, {"step": self.training.step, "self_training": found})
+            images, labels = disagreements(unlabelled, before, after, each, PREVIEW_PATCHES)
+            name = preview_path(self.out, self.training.step)
+            write_png(name.with_name(f"disagreement-{index}.png"), patch_sheet(images, labels, columns=2))
         self.averaged = None
         if drifted:
             logger.warning(
@@ -637,7 +750,7 @@ class _Run:
             )
         self.recent = [*self.recent[-(RECORD_EVERY - 1) :], record.loss]
         self.hardness = record.hardness or self.hardness
-        if record.step % RECORD_EVERY == 0:
+        if record.step % RECORD_EVERY == 0 and self.members.leads:
             append_metrics(
                 self.out,
                 {
@@ -656,6 +769,7 @@ class _Run:
 
     def _maybe_stop(self, progress: float) -> None:
         asked = stop_requested() or (self.stop_after is not None and self.training.step >= self.stop_after)
+        asked = any(self.members.gather(asked))
         if (asked and progress < 1) or time.monotonic() - self.saved_at > CHECKPOINT_S:
             self._save()
         if asked and progress < 1:
@@ -665,6 +779,10 @@ class _Run:
             )
 
     def _save(self) -> None:
+        """Write a checkpoint; weights that are no numbers do not replace an earlier one that is good."""
+        finite = all(bool(torch.isfinite(value).all()) for value in self.training.segmenter.parameters())
+        if not self.members.leads or not finite:
+            return
         state = {
             "segmenter": self.training.segmenter.state_dict(),
             "optimizer": self.training.optimizer.state_dict(),
@@ -734,7 +852,7 @@ class _Run:
 
     def _validate(self) -> Json | None:
         """Score the held-out patches, and show some of them."""
-        if not len(self.held_out.images):
+        if not len(self.held_out.images) or not self.members.leads:
             return None
         segmenter = self.training.segmenter
         device = next(segmenter.parameters()).device

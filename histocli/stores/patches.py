@@ -379,6 +379,8 @@ class PatchStore:
     origin : str
     shippable : bool
     provenance : Provenance
+    variation : dict or None
+        How parameters vary from patch to patch, where they were re-sampled.
     """
 
     def __init__(self, path: Path, group: zarr.Group, provenance: Provenance) -> None:
@@ -405,6 +407,8 @@ class PatchStore:
         self.origin = str(attributes["origin"])
         self.shippable = bool(attributes["shippable"])
         self.patch_px = int(self.image.shape[1])
+        varied = attributes.get("variation")
+        self.variation: Json | None = varied if isinstance(varied, dict) else None
 
     @classmethod
     def open(cls, path: Path | str) -> PatchStore:

@@ -100,3 +100,10 @@ class Spread:
             name: {"factor": round(float(np.exp(mean)), 4), "log_sd": round(sd, 4)}
             for name, mean, sd in zip(NAMES, self.mean, self.sd, strict=True)
         }
+
+    @classmethod
+    def from_json(cls, values: Json) -> Spread:
+        """Return what ``to_json`` told of, as exactly as it was told."""
+        return cls(
+            tuple(float(np.log(values[name]["factor"])) for name in NAMES), tuple(float(values[name]["log_sd"]) for name in NAMES)
+        )

@@ -34,6 +34,8 @@ class Schedule:
     augmentation: Augmentation = field(default_factory=Augmentation)
     hard: Hardening | None = None
     """Makes a part of each batch harder."""
+    refresh: Callable[[PatchSet, int], None] | None = None
+    """Puts new patches into the set; called with the number of steps done before each."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,25 @@ class Training:
 
     segmenter: Segmenter
     optimizer: torch.optim.AdamW
+    called: Callable[[torch.Tensor], torch.Tensor]
+    """The segmenter as it is called when it learns: with several processes, in a wrapper that averages gradients."""
     step: int = 0
 
 
-def start_training(segmenter: Segmenter, schedule: Schedule) -> Training:
-    """Give a segmenter an optimiser."""
-    return Training(segmenter, torch.optim.AdamW(segmenter.parameters(), lr=schedule.learning_rate, weight_decay=WEIGHT_DECAY))
+def start_training(
+    segmenter: Segmenter, schedule: Schedule, called: Callable[[torch.Tensor], torch.Tensor] | None = None
+) -> Training:
+    """Give a segmenter an optimiser.
+
+    Parameters
+    ----------
+    segmenter : Segmenter
+    schedule : Schedule
+    called : callable, optional
+        The segmenter in a wrapper that averages gradients over processes.
+    """
+    optimizer = torch.optim.AdamW(segmenter.parameters(), lr=schedule.learning_rate, weight_decay=WEIGHT_DECAY)
+    return Training(segmenter, optimizer, called or segmenter)
 
 
 def learning_rate_at(progress: float, peak: float) -> float:
@@ -82,6 +97,7 @@ def train_steps(
     schedule: Schedule,
     progress: Callable[[int], float],
     dtype: torch.dtype,
+    rank: int = 0,
 ) -> Iterator[StepRecord]:
     """Train until the progress is 1.
 
@@ -96,6 +112,8 @@ def train_steps(
         whether steps or seconds count.
     dtype : torch.dtype
         Number format of the convolutions.
+    rank : int
+        Of several processes, each of which draws batches of its own.
 
     Yields
     ------
@@ -108,7 +126,9 @@ def train_steps(
         rate = learning_rate_at(done, schedule.learning_rate)
         for group in training.optimizer.param_groups:
             group["lr"] = rate
-        rng = rng_for(schedule.seed, "train", training.step)
+        if schedule.refresh is not None:
+            schedule.refresh(patches, training.step)
+        rng = rng_for(schedule.seed, f"train {rank}" if rank else "train", training.step)
         batch = draw_batch(patches, schedule.batch, schedule.crop_px, schedule.augmentation, rng, device)
         hardness = None
         if schedule.hard is not None:
@@ -123,7 +143,7 @@ def train_step(training: Training, batch: Batch, dtype: torch.dtype) -> float:
     """Take one step and return its loss."""
     pixels = batch.pixels.contiguous(memory_format=torch.channels_last)
     with torch.autocast(pixels.device.type, dtype=dtype, enabled=dtype != torch.float32):
-        logits = training.segmenter(pixels)
+        logits = training.called(pixels)
     loss = segmentation_loss(logits, batch.nucleus, batch.distance, batch.valid, batch.weight, batch.borders, batch.contact)
     training.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]

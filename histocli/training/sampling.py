@@ -37,6 +37,12 @@ class PatchSet:
     def __len__(self) -> int:
         return len(self.images)
 
+    def part(self, where: slice) -> "PatchSet":
+        """Return some of the patches, as views; their shares sum to 1 again."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        chosen = {name: value[where] for name, value in values.items() if value is not None}
+        return replace(self, **chosen | {"share": chosen["share"] / chosen["share"].sum()})
+
 
 @dataclass(frozen=True)
 class Batch:

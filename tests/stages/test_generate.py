@@ -28,7 +28,8 @@ from histocli.config.common import Execution
 from histocli.config.generate import GenerateConfig
 from histocli.model.segmenter import build_segmenter
 from histocli.stages import generate as stage
-from histocli.stages.generate import generate, reference_order
+from histocli.stages.drawing import reference_order
+from histocli.stages.generate import generate
 from histocli.stores import patches
 from histocli.stores.models import ModelHeader, write_model
 from histocli.stores.patches import PatchStore
@@ -186,8 +187,8 @@ def test_what_is_interrupted_goes_on_as_if_it_had_not_been(folder, small_shards,
     with pytest.raises(StoreExists, match="--resume"):
         run(folder, "cut.zarr")
     drawn = []
-    original = stage._draw_batch
-    monkeypatch.setattr(stage, "_draw_batch", lambda job: drawn.append(job.batch) or original(job))
+    original = stage.draw_batch
+    monkeypatch.setattr(stage, "draw_batch", lambda job: drawn.append(job.batch) or original(job))
     assert run(folder, "cut.zarr", execution={"resume": True}).status == "done"
     assert drawn == [range(3, 4), range(4, 5), range(5, 6)]
     assert_same(folder / "whole.zarr", folder / "cut.zarr")
