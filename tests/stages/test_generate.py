@@ -27,6 +27,7 @@ from histocli.base.errors import (
 from histocli.config.common import Execution
 from histocli.config.generate import GenerateConfig
 from histocli.model.segmenter import build_segmenter
+from histocli.stages import drawing
 from histocli.stages import generate as stage
 from histocli.stages.drawing import reference_order
 from histocli.stages.generate import generate
@@ -305,7 +306,7 @@ def test_a_manifest_gives_each_reference_its_own_pixel_size(folder, caplog):
 
 
 def test_a_large_reference_is_cut_into_regions(folder, monkeypatch):
-    monkeypatch.setattr(stage, "REGION_PX", 64)
+    monkeypatch.setattr(drawing, "REGION_PX", 64)
     run(folder, refs=[str(folder / "refs" / "b.tif")], n=8)
     store = PatchStore.open(folder / "a.zarr")
     names = [record.name for record in store.references]
@@ -341,7 +342,7 @@ def test_an_even_reference_gives_patches(folder, caplog, colour, said):
 
 
 def test_regions_of_glass_are_left_out(folder, monkeypatch):
-    monkeypatch.setattr(stage, "REGION_PX", 64)
+    monkeypatch.setattr(drawing, "REGION_PX", 64)
     image = np.full((64, 128, 3), 255, np.uint8)
     image[:, :64] = make_tissue(64).image
     run(folder, refs=[str(write_png(folder / "half.png", image))])
@@ -404,7 +405,7 @@ def dark_network(path):
 
 @pytest.fixture
 def few_calibrations(monkeypatch):
-    monkeypatch.setattr(stage, "CALIBRATION_PATCHES", 3)
+    monkeypatch.setattr(drawing, "CALIBRATION_PATCHES", 3)
 
 
 def test_priors_of_a_model_make_patches(folder, few_calibrations):
@@ -434,10 +435,10 @@ def test_a_model_that_finds_what_is_dark_is_measured(folder, few_calibrations):
 def test_the_calibration_corrects_what_is_measured(folder, monkeypatch):
     """Calibration patches whose comparison is decided by hand: half of the area, two thirds of the nuclei."""
     model = dark_network(folder / "m.safetensors")
-    monkeypatch.setattr(stage, "CALIBRATION_PATCHES", 3)
+    monkeypatch.setattr(drawing, "CALIBRATION_PATCHES", 3)
     found = {}
     for name, answer in (("plain", ([], 0, 0)), ("half", ([0.5] * 20, 20, 30))):
-        monkeypatch.setattr(stage, "compare_areas", lambda *given, answer=answer: answer)
+        monkeypatch.setattr(drawing, "compare_areas", lambda *given, answer=answer: answer)
         run(folder, f"{name}.zarr", n=2, priors=str(model))
         found[name] = [record.statistics["morphology"] for record in PatchStore.open(folder / f"{name}.zarr").references]
     for plain, half in zip(found["plain"], found["half"], strict=True):
@@ -465,7 +466,7 @@ def test_another_model_is_another_store(folder, few_calibrations):
 
 
 def test_what_is_no_model_is_refused_before_any_work(folder, monkeypatch):
-    monkeypatch.setattr(stage, "_analyse", lambda *given: pytest.fail("work was done"))
+    monkeypatch.setattr(stage, "take_apart", lambda *given: pytest.fail("work was done"))
     with pytest.raises(StoreNotFound, match=r"gone.safetensors: no such model") as failure:
         run(folder, priors=str(folder / "gone.safetensors"))
     assert failure.value.exit_code == 3
