@@ -12,8 +12,8 @@ both         Synthetic and labelled patches, drawn equally often (``train SYNTHE
 tuned        From the model of ``none``, a fifth of the steps on synthetic and labelled patches (``--init``).
 
 All have the same network, as many steps (``tuned`` a fifth more) and the same augmentation. Labelled images are of three patients
-of ``dev/tnbc``, taken in turns; the scores are of the two other patients (12 images), and of ``dev/monuseg13``, ``dev/pannuke`` and
-``dev/dsb2018``, from other laboratories. References are ``references/tcga`` and the images, never labels, of all sets. These
+of ``dev/tnbc``, taken in turns; the scores are of the two other patients (12 images), of ``dev/monuseg13``, ``dev/pannuke``,
+and ``dev/dsb2018``, from other laboratories. References are ``references/tcga`` and the images, never labels, of all sets. These
 networks are a measuring rod: no model that is shipped or chosen has seen a label. Rows are appended to ``--results``; those that
 are there are not done again.
 """
