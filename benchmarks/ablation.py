@@ -43,7 +43,7 @@ from histocli.inference.predict import Predictor
 from histocli.instances.targets import normalised_distance
 from histocli.metrics.contrast import contrast_and_found, recall_by_tercile
 from histocli.metrics.counts import count
-from histocli.metrics.selection import choose_confidence
+from histocli.metrics.selection import choose_thresholds
 from histocli.metrics.summary import summarise
 from histocli.model.normalisation import glass_to_white
 from histocli.model.segmenter import architecture_of_size, build_segmenter
@@ -287,8 +287,8 @@ def second_references(first: list[Path], data: Path, pool: str, weights: Path, w
     maps = [predictor.maps(image[None])[0] for image in images]
     # what ``train`` does with its held-out patches: doubtful objects are no priors
     found = [predictor.instances(each) for each in maps]
-    confidence, _ = choose_confidence(truths, found, [each[..., 0] for each in maps])
-    predictor.thresholds = replace(predictor.thresholds, confidence=confidence)
+    chosen = choose_thresholds(truths, found, [each[..., 0] for each in maps], MPP)
+    predictor.thresholds = replace(predictor.thresholds, confidence=chosen.confidence, smallest_um2=chosen.smallest_um2)
     ratios: list[float] = []
     n_found = n_drawn = 0
     for truth, each in zip(truths, maps, strict=True):
@@ -296,7 +296,8 @@ def second_references(first: list[Path], data: Path, pool: str, weights: Path, w
         ratios, n_found, n_drawn = ratios + areas, n_found + here, n_drawn + drawn
     calibration = calibration_of(ratios, n_found, n_drawn)
     print(
-        f"confidence {confidence}, calibration: area {calibration.area_factor:.3f}, recall {calibration.recall:.3f}", flush=True
+        f"confidence {chosen.confidence}, calibration: area {calibration.area_factor:.3f}, recall {calibration.recall:.3f}",
+        flush=True,
     )
     folders = []
     for path in images_of(data, pool):

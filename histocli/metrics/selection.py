@@ -8,6 +8,7 @@ contrast is lowered looked as plausible and ranked hardly anything, alone or tog
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -63,37 +64,56 @@ def reduce_contrast(image: RGBImage, factor: float = REDUCED_CONTRAST) -> RGBIma
 
 CONFIDENCES = (0.0, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)
 """Thresholds of the mean probability of an object that are compared."""
+SMALLEST_UM2 = (4.0, 7.0, 10.0, 14.0)
+"""Least areas of an object that are compared."""
 
 
-def choose_confidence(
-    truths: Sequence[InstanceLabels], found: Sequence[InstanceLabels], probabilities: Sequence[FloatArray]
-) -> tuple[float, float]:
-    """Choose below which mean probability objects are dropped, from patches whose truth is known because they were drawn.
+@dataclass(frozen=True)
+class ObjectThresholds:
+    """What an object has to have to be kept."""
+
+    confidence: float
+    """Mean probability."""
+    smallest_um2: float
+    """Area."""
+    score: float
+    """Mean of AJI + PQ on the patches that they were chosen on."""
+
+
+def choose_thresholds(
+    truths: Sequence[InstanceLabels], found: Sequence[InstanceLabels], probabilities: Sequence[FloatArray], mpp: float
+) -> ObjectThresholds:
+    """Choose what objects are dropped, from patches whose truth is known because they were drawn.
 
     Parameters
     ----------
     truths : sequence of ndarray of int, shape (H, W)
         Held-out synthetic patches; -1 is ignored.
     found : sequence of ndarray of int, shape (H, W)
-        What the segmenter finds without a threshold, 1..n.
+        What the segmenter finds without thresholds, 1..n.
     probabilities : sequence of ndarray of float32, shape (H, W)
         Of nucleus.
+    mpp : float
+        Micrometres per pixel.
 
     Returns
     -------
-    threshold : float
-        The one of ``CONFIDENCES`` with the largest mean of AJI + PQ: PQ alone would drop every doubtful nucleus, AJI none.
-    score : float
-        That mean.
+    ObjectThresholds
+        First the one of ``CONFIDENCES``, then the one of ``SMALLEST_UM2``, with the largest mean of AJI + PQ: PQ alone would drop
+        every doubtful nucleus, AJI none. The lower one where two are level.
     """
-    best = (0.0, -1.0)
     means = [mean_within(labels, probability) for labels, probability in zip(found, probabilities, strict=True)]
-    for threshold in CONFIDENCES:
-        scores = [
-            count(truth, np.where((mean >= threshold)[labels], labels, 0).astype(np.int32))
-            for truth, labels, mean in zip(truths, found, means, strict=True)
-        ]
-        score = float(np.mean([each.aji + each.panoptic_quality for each in scores])) if scores else 0.0
-        if score > best[1]:
-            best = (threshold, score)
-    return best
+    areas = [np.bincount(labels.ravel(), minlength=1) * mpp**2 for labels in found]
+
+    def score(confidence: float, smallest: float) -> float:
+        scores = []
+        for truth, labels, mean, area in zip(truths, found, means, areas, strict=True):
+            kept = (mean >= confidence) & (area >= smallest)
+            each = count(truth, np.where(kept[labels], labels, 0).astype(np.int32))
+            scores.append(each.aji + each.panoptic_quality)
+        return float(np.mean(scores)) if scores else 0.0
+
+    first = [score(confidence, SMALLEST_UM2[0]) for confidence in CONFIDENCES]
+    confidence = CONFIDENCES[int(np.argmax(first))]
+    second = [max(first), *(score(confidence, smallest) for smallest in SMALLEST_UM2[1:])]
+    return ObjectThresholds(confidence, SMALLEST_UM2[int(np.argmax(second))], max(second))

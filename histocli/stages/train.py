@@ -40,7 +40,7 @@ from histocli.figures.sheets import patch_sheet
 from histocli.inference.predict import Predictor
 from histocli.instances.targets import DEFAULT_THRESHOLDS, Thresholds, contacts, normalised_distance
 from histocli.metrics.counts import count
-from histocli.metrics.selection import choose_confidence
+from histocli.metrics.selection import ObjectThresholds, choose_thresholds
 from histocli.metrics.summary import summarise
 from histocli.model.normalisation import PIXEL_MEAN, PIXEL_STD, glass_to_white
 from histocli.model.segmenter import architecture_of_size, build_segmenter, channels_last
@@ -148,6 +148,14 @@ class _Input:
 class _HeldOut:
     images: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What a segmenter makes of the held-out patches."""
+
+    found: list[InstanceLabels]
+    probability: list[FloatArray]
 
 
 def train(
@@ -316,9 +324,11 @@ def _make(
     with _fresh(config, plan, owner, learns_contacts, execution, members, track) as fresh:
         if fresh is not None:
             schedule = replace(schedule, refresh=fresh.refresh)
-        loss, scores = run.train(patches, unlabelled, schedule, _phases(config, unlabelled is not None), track)
+        loss = run.train(patches, unlabelled, schedule, _phases(config, unlabelled is not None), track)
         if fresh is not None:
             drawn = fresh.about(clock.trained_s)
+    digests = members.gather(weights_digest(segmenter))
+    thresholds, chosen_by, scores = run.select() if members.leads else (DEFAULT_THRESHOLDS, None, None)
     found = replace(
         result,
         steps=run.training.step,
@@ -329,11 +339,9 @@ def _make(
         fresh=drawn,
         rounds=run.rounds,
     )
-    digests = members.gather(weights_digest(segmenter))
     if members.leads:
         if members.size > 1:
             append_metrics(out, {"processes": members.size, "processes_agree": len(set(digests)) == 1})
-        thresholds, chosen_by = run.choose_thresholds()
         header = ModelHeader(
             architecture=asdict(segmenter.architecture),
             mpp=result.mpp,
@@ -348,7 +356,7 @@ def _make(
                 "hard": found.hard,
                 "fresh": drawn,
                 "held_out": scores,
-                "thresholds": chosen_by,
+                "selection": chosen_by,
                 "device": result.device,
                 "processes": members.size,
                 "precision": result.precision,
@@ -583,6 +591,8 @@ class _Run:
         self.teacher: dict[str, torch.Tensor] | None = None
         """What labelled the unlabelled patches of this round; None between rounds."""
         self.averaged: AveragedWeights | None = None
+        self.smooth = AveragedWeights(training.segmenter, AVERAGING)
+        """Over the last steps on patches: a candidate for what is written."""
         self.first: Json | None = None
         """What the first teacher found, and the confidence that all rounds share."""
         self.rounds: list[Json] = []
@@ -594,8 +604,8 @@ class _Run:
         schedule: Schedule,
         phases: Sequence[_Phase],
         track: Track,
-    ) -> tuple[float | None, Json | None]:
-        """Train to the end; return the mean of the last losses and the held-out scores."""
+    ) -> float | None:
+        """Train to the end; return the mean of the last losses."""
         timed = self.clock.budget_s is not None
         total = 1000 if timed else self.clock.steps  # a timed training counts thousandths, since its steps are not known
         findings: Findings | None = None
@@ -618,7 +628,7 @@ class _Run:
                 findings = self._end_round(index, findings, about, unlabelled, track)
                 if findings is None:
                     break
-        return (float(np.mean(self.recent)) if self.recent else None), self._validate()
+        return float(np.mean(self.recent)) if self.recent else None
 
     def _train_phase(self, data: PatchSet, schedule: Schedule, phase: _Phase, bar: Bar, total: int) -> None:
         def of_phase(step: int) -> float:
@@ -629,6 +639,8 @@ class _Run:
         for record in train_steps(self.training, data, schedule, of_phase, self.dtype, self.members.rank):
             if self.averaged is not None:
                 self.averaged.update(self.training.segmenter)
+            if self.phase == 0:
+                self.smooth.update(self.training.segmenter)
             self._note(record)
             overall = self._progress(record.step)
             progress = min((overall - phase.begin) / (phase.end - phase.begin), 1.0)
@@ -686,7 +698,8 @@ class _Run:
         self._save()  # an interruption while tissue is labelled costs no training
         self._agree()
         if self.first is None:
-            chosen = self.choose_thresholds()[0].confidence if self.members.leads else None
+            known = self.members.leads and len(self.held_out.images)
+            chosen = self._choose(self._look()).confidence if known else DEFAULT_THRESHOLDS.confidence
             self.first = {"confidence": self.members.from_leader(chosen)}
         if findings is None:
             findings = self._find(unlabelled, track)
@@ -791,7 +804,8 @@ class _Run:
             "recent": self.recent,
             "phase": self.phase,
             "teacher": self.teacher,
-            "averaged": None if self.averaged is None else {"steps": self.averaged.steps, "values": self.averaged.values},
+            "averaged": None if self.averaged is None else self.averaged.state(),
+            "smooth": self.smooth.state(),
             "first": self.first,
             "rounds": self.rounds,
         }
@@ -811,10 +825,8 @@ class _Run:
             self.teacher = state["teacher"]
             if state["averaged"] is not None:
                 self.averaged = AveragedWeights(self.training.segmenter, AVERAGING)
-                self.averaged.steps = int(state["averaged"]["steps"])
-                self.averaged.values = {
-                    name: value.to(self.averaged.values[name].device) for name, value in state["averaged"]["values"].items()
-                }
+                self.averaged.restore(state["averaged"])
+            self.smooth.restore(state["smooth"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InvalidStore(
                 f"{path}: the checkpoint does not fit this training ({one_line(error)}); start anew with --overwrite"
@@ -824,10 +836,7 @@ class _Run:
         """Say how hard the hard examples are by now, and show some: each held-out patch, and what it became."""
         if hard is None or not len(self.held_out.images):
             return None
-        segmenter = self.training.segmenter
-        device = next(segmenter.parameters()).device
-        predictor = Predictor(segmenter, mpp=self.mpp, device=device, dtype=self.dtype)
-        about, ordinary, harder = judge_hardness(hard, predictor, self.held_out.images, self.held_out.labels, self.seed)
+        about, ordinary, harder = judge_hardness(hard, self._predictor(), self.held_out.images, self.held_out.labels, self.seed)
         append_metrics(self.out, {"step": self.training.step, "hard": about})
         pictures = [picture for pair in zip(ordinary, harder, strict=True) for picture in pair][: 2 * PREVIEW_PATCHES]
         empty = [np.zeros(picture.shape[:2], np.int32) for picture in pictures]
@@ -835,29 +844,61 @@ class _Run:
         write_png(name.with_name("hard.png"), patch_sheet(pictures, empty, columns=4))
         return about
 
-    def choose_thresholds(self) -> tuple[Thresholds, Json | None]:
-        """Choose below which mean probability objects are dropped, from held-out synthetic patches: no label is needed."""
-        if not len(self.held_out.images):
-            return DEFAULT_THRESHOLDS, None
+    def _predictor(self) -> Predictor:
         segmenter = self.training.segmenter
-        device = next(segmenter.parameters()).device
-        predictor = Predictor(segmenter, mpp=self.mpp, device=device, dtype=self.dtype)
+        return Predictor(segmenter, mpp=self.mpp, device=next(segmenter.parameters()).device, dtype=self.dtype)
+
+    def _look(self) -> _Look:
+        """See what the weights as they are make of the held-out patches."""
+        predictor = self._predictor()
         maps = predict_maps(predictor, self.held_out.images)
         found = [predictor.instances(each) for each in maps]
-        confidence, score = choose_confidence(list(self.held_out.labels), found, [each[..., 0] for each in maps])
-        return replace(DEFAULT_THRESHOLDS, confidence=confidence), {
-            "by": "AJI + PQ, held-out synthetic",
-            "score": round(score, 4),
-        }
+        self.training.segmenter.train()
+        return _Look(found, [each[..., 0] for each in maps])
 
-    def _validate(self) -> Json | None:
+    def _choose(self, look: _Look) -> ObjectThresholds:
+        """Choose what objects are dropped, from held-out synthetic patches: no label is needed."""
+        return choose_thresholds(list(self.held_out.labels), look.found, look.probability, self.mpp)
+
+    def select(self) -> tuple[Thresholds, Json | None, Json | None]:
+        """Choose among the last weights and those averaged over the last steps, and choose thresholds, without a label.
+
+        Returns
+        -------
+        thresholds : Thresholds
+        about : dict or None
+            What was chosen, by what and with which score; None where nothing is held out.
+        held_out : dict or None
+            Scores of what was chosen on the held-out patches, without its thresholds.
+        """
+        if not len(self.held_out.images):
+            return DEFAULT_THRESHOLDS, None, None
+        segmenter = self.training.segmenter
+        candidates = {"last": {name: value.clone() for name, value in segmenter.state_dict().items()}}
+        if self.smooth.steps and self.phase == 0:  # rounds of self-training end with averaged weights anyway
+            candidates["averaged"] = self.smooth.values
+        looks, chosen = {}, {}
+        for name, state in candidates.items():
+            segmenter.load_state_dict(state)
+            looks[name] = self._look()
+            chosen[name] = self._choose(looks[name])
+        best = max(chosen, key=lambda name: chosen[name].score)  # the first of equals: the last weights
+        segmenter.load_state_dict(candidates[best])
+        picked = chosen[best]
+        about: Json = {
+            "by": "AJI + PQ, held-out synthetic",
+            "weights": best,
+            "score": round(picked.score, 4),
+            "scores": {name: round(each.score, 4) for name, each in chosen.items()},
+        }
+        thresholds = replace(DEFAULT_THRESHOLDS, confidence=picked.confidence, smallest_um2=picked.smallest_um2)
+        return thresholds, about, self._validate(looks[best])
+
+    def _validate(self, look: _Look | None = None) -> Json | None:
         """Score the held-out patches, and show some of them."""
         if not len(self.held_out.images) or not self.members.leads:
             return None
-        segmenter = self.training.segmenter
-        device = next(segmenter.parameters()).device
-        found = predict_patches(Predictor(segmenter, mpp=self.mpp, device=device, dtype=self.dtype), self.held_out.images)
-        segmenter.train()
+        found = (look or self._look()).found
         counts = [count(truth, labels) for truth, labels in zip(self.held_out.labels, found, strict=True)]
         mean = summarise(counts, bootstrap=0).mean
         scores: Json = {name: round(mean[name], 4) for name in ("dice", "aji", "pq", "f1")}
@@ -879,8 +920,3 @@ def predict_maps(predictor: Predictor, images: npt.NDArray[np.uint8]) -> list[Fl
         padded = cv2.copyMakeBorder(image, 0, more_y, 0, more_x, cv2.BORDER_REFLECT)
         found.append(np.ascontiguousarray(predictor.maps(padded[None])[0, :height, :width]))
     return found
-
-
-def predict_patches(predictor: Predictor, images: npt.NDArray[np.uint8]) -> list[InstanceLabels]:
-    """Segment patches (n, H, W, 3) one by one."""
-    return [predictor.instances(maps) for maps in predict_maps(predictor, images)]

@@ -9,6 +9,7 @@ and would wander.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -137,3 +138,12 @@ class AveragedWeights:
                 self.values[name].lerp_(value.detach(), 1 - keep)
             else:
                 self.values[name].copy_(value)
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint has to keep."""
+        return {"steps": self.steps, "values": self.values}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up what a checkpoint kept."""
+        self.steps = int(state["steps"])
+        self.values = {name: value.to(self.values[name].device) for name, value in state["values"].items()}

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from histocli.instances.targets import mean_within
-from histocli.metrics.selection import agreement, choose_confidence, count_stability, reduce_contrast, stability
+from histocli.metrics.selection import (
+    SMALLEST_UM2,
+    ObjectThresholds,
+    agreement,
+    choose_thresholds,
+    count_stability,
+    reduce_contrast,
+    stability,
+)
 from histocli.optics.density import rgb_to_optical_density
 
 
@@ -53,10 +61,24 @@ def test_the_threshold_parts_false_objects_from_true_ones():
     found = grid(8)
     truth = np.where(found <= 4, found, 0)
     probability = np.where(found == 0, 0.1, np.where(found <= 4, 0.9, 0.6)).astype(np.float32)
-    threshold, score = choose_confidence([truth, truth], [found, found], [probability, probability])
-    assert 0.6 < threshold <= 0.9
-    assert score == pytest.approx(2)
-    assert choose_confidence([found], [found], [probability]) == (0.0, pytest.approx(2))
+    chosen = choose_thresholds([truth, truth], [found, found], [probability, probability], 1.0)
+    assert 0.6 < chosen.confidence <= 0.9
+    assert chosen.score == pytest.approx(2)
+    assert choose_thresholds([found], [found], [probability], 1.0) == ObjectThresholds(0.0, SMALLEST_UM2[0], 2.0)
+
+
+def test_the_least_area_parts_false_specks_from_true_nuclei():
+    """Specks of 2 x 2 pixels of one square micrometre are as sure as the nuclei, and none of them is one."""
+    truth = grid(6)
+    found = truth.copy()
+    side = found.shape[0]
+    specks = [(0, 0), (side - 2, side - 2)]
+    assert all((found[y : y + 2, x : x + 2] == 0).all() for y, x in specks)
+    for number, (y, x) in enumerate(specks, truth.max() + 1):
+        found[y : y + 2, x : x + 2] = number
+    probability = np.where(found > 0, 0.95, 0.1).astype(np.float32)
+    chosen = choose_thresholds([truth], [found], [probability], 1.0)
+    assert chosen == ObjectThresholds(0.0, SMALLEST_UM2[1], 2.0)
 
 
 def test_pale_true_nuclei_keep_the_threshold_low():
@@ -64,7 +86,7 @@ def test_pale_true_nuclei_keep_the_threshold_low():
     found = grid(6)
     truth = np.where(found <= 5, found, 0)
     probability = np.where(found == 0, 0.1, np.where(found <= 5, 0.55, 0.6)).astype(np.float32)
-    assert choose_confidence([truth], [found], [probability])[0] <= 0.5
+    assert choose_thresholds([truth], [found], [probability], 1.0).confidence <= 0.5
 
 
 def test_means_are_taken_within_objects():
