@@ -8,6 +8,9 @@ from histocli.base.types import FloatArray, InstanceLabels, RGBImage
 from histocli.instances.targets import DEFAULT_THRESHOLDS, Thresholds, maps_to_instances
 from histocli.model.segmenter import Segmenter, channels_last, to_maps
 
+VIEWS = ((0, False), (1, True), (2, False), (3, True), (1, False), (2, True), (3, False), (0, True))
+"""Quarter turns, and whether mirrored: the eight ways to look at a square tile; the first is as it is."""
+
 
 class Predictor:
     """A trained segmenter, ready for tiles.
@@ -22,6 +25,8 @@ class Predictor:
     dtype : torch.dtype
         Number format of the convolutions.
     thresholds : Thresholds
+    views : int
+        1 to 8: in how many orientations every tile is seen; the maps are averaged.
     """
 
     def __init__(
@@ -32,12 +37,14 @@ class Predictor:
         device: torch.device,
         dtype: torch.dtype,
         thresholds: Thresholds = DEFAULT_THRESHOLDS,
+        views: int = 1,
     ) -> None:
         self.segmenter = channels_last(segmenter, device).eval()
         self.mpp = mpp
         self.device = device
         self.dtype = dtype
         self.thresholds = thresholds
+        self.views = VIEWS[:views]
 
     @property
     def multiple_px(self) -> int:
@@ -69,9 +76,15 @@ class Predictor:
         """
         with torch.inference_mode(), torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
             pixels = torch.from_numpy(tiles).to(self.device).permute(0, 3, 1, 2).float() / 255  # channels last already
-            maps = to_maps(self.segmenter(pixels))
-        found: FloatArray = maps.permute(0, 2, 3, 1).cpu().numpy()
+            maps = sum((self._seen(pixels, turns, mirrored) for turns, mirrored in self.views[1:]), self._seen(pixels, 0, False))
+        found: FloatArray = (maps / len(self.views)).permute(0, 2, 3, 1).cpu().numpy()
         return found
+
+    def _seen(self, pixels: torch.Tensor, turns: int, mirrored: bool) -> torch.Tensor:
+        """Return the maps of tiles that are seen turned and mirrored, turned back."""
+        seen = torch.rot90(pixels.flip(3) if mirrored else pixels, turns, (2, 3))
+        maps = torch.rot90(to_maps(self.segmenter(seen.contiguous(memory_format=torch.channels_last))), -turns, (2, 3))
+        return maps.flip(3) if mirrored else maps
 
     def segment(self, image: RGBImage) -> InstanceLabels:
         """Segment one small image at once, mirrored at its borders.

@@ -92,6 +92,7 @@ LABELLING_S = 0.06  # of the same, for each unlabelled patch of 256 px that is l
 SELF_TRAINING = 0.4  # of a training with references, the part that self-training takes
 PSEUDO_SHARE = 0.5  # of the crops in a step of self-training
 LATER_RATE = 1 / 3  # of the peak learning rate, in self-training
+TEACHER_VIEWS = 2  # orientations in which unlabelled tissue is looked at
 AVERAGING = 0.99
 AREA_DRIFT, COUNT_DRIFT = 0.10, 0.15  # of the first teacher's findings: a round that moves them further is taken back
 LEAST_EFFECTIVE = 0.3  # share of the patches that weights must leave effective
@@ -670,6 +671,7 @@ class _Run:
             device=next(segmenter.parameters()).device,
             dtype=self.dtype,
             thresholds=replace(DEFAULT_THRESHOLDS, confidence=self.first["confidence"]),
+            views=TEACHER_VIEWS,
         )
         return find_nuclei(
             predictor,

@@ -27,7 +27,6 @@ from histocli.training.self_training import Acceptance, accept_within_strata, ps
 logger = logging.getLogger(__name__)
 
 MOST_PATCHES = 640  # of unlabelled tissue in a round
-VIEWS = 2  # of each patch that a teacher looks at: as it is, and turned and mirrored
 
 
 def read_unlabelled(
@@ -101,7 +100,7 @@ class Findings:
 
 
 def find_nuclei(predictor: Predictor, patches: npt.NDArray[np.uint8], track: Track, stopped: str) -> Findings:
-    """Let a model look at every patch in several orientations, and decode what it sees on average.
+    """Let a model look at every patch, in as many orientations as its predictor has, and decode what it sees.
 
     Parameters
     ----------
@@ -118,11 +117,7 @@ def find_nuclei(predictor: Predictor, patches: npt.NDArray[np.uint8], track: Tra
         for start in range(0, len(patches), batch):
             raise_if_stopped(stopped)
             part = patches[start : start + batch]
-            maps = np.zeros((*part.shape[:3], 2), np.float32)
-            for view in range(VIEWS):
-                turned = np.rot90(part, view, (1, 2))
-                seen = predictor.maps(np.ascontiguousarray(turned[:, :, ::-1] if view % 2 else turned))
-                maps += np.rot90(seen[:, :, ::-1] if view % 2 else seen, -view, (1, 2)) / VIEWS
+            maps = predictor.maps(np.ascontiguousarray(part))
             labels += pool.map(predictor.instances, [np.ascontiguousarray(each) for each in maps])
             probability += [each[..., 0].copy() for each in maps]
             bar.advance(len(part))

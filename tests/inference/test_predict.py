@@ -144,3 +144,24 @@ def test_segmenting_leaves_the_image_alone(predictor):
     image.setflags(write=False)
     first, again = decoding(predictor).segment(image), predictor.segment(image)
     np.testing.assert_array_equal(first, again)
+
+
+@pytest.mark.parametrize(("turns", "mirrored"), [(1, False), (2, True), (3, False)])
+def test_with_all_views_a_turned_tile_gives_turned_maps(turns, mirrored):
+    """One view does not: a network has learnt that light falls from nowhere, but never exactly."""
+    torch.manual_seed(0)
+    segmenter = Segmenter(Architecture(channels=(4, 6, 8)))
+    tile = pixels(1, 32, 32)
+
+    def turn(array):
+        turned = np.rot90(array, turns, (1, 2))
+        return np.ascontiguousarray(turned[:, :, ::-1] if mirrored else turned)
+
+    for views, same in ((8, True), (1, False)):
+        predictor = Predictor(segmenter, mpp=0.5, device=CPU, dtype=torch.float32, views=views)
+        assert np.allclose(predictor.maps(turn(tile)), turn(predictor.maps(tile)), atol=1e-5) == same
+
+
+def test_views_of_tiles_that_are_not_square_keep_their_shape(predictor):
+    several = Predictor(predictor.segmenter, mpp=0.5, device=CPU, dtype=torch.float32, views=4)
+    assert several.maps(pixels(2, 16, 40)).shape == (2, 16, 40, 2)
