@@ -64,8 +64,10 @@ class EvaluateConfig:
     """Resamplings for the 95 % intervals."""
     resample: str = "image"
     """What is drawn anew: images, or whole groups such as patients."""
+    realism_patches: int = 600
+    """Patches of each kind that realism is judged on, at most."""
     seed: int = 0
-    """Seed of the resampling."""
+    """Seed of everything that is drawn."""
 
     def __post_init__(self) -> None:
         for flag, gates, names in (("--min", self.minimum, QUALITIES), ("--max", self.maximum, ERRORS)):
@@ -74,6 +76,8 @@ class EvaluateConfig:
                     raise InvalidOption(f"{flag} takes one of {', '.join(names)}, got {name!r}")
         if self.bootstrap < 0:
             raise InvalidOption(f"--bootstrap must be 0 or larger, got {self.bootstrap}")
+        if self.realism_patches < 4:
+            raise InvalidOption(f"--realism-patches must be at least 4, got {self.realism_patches}")
         check_mpp(self.mpp)
         check_seed(self.seed)
         for flag, value in (("--radius-um", self.radius_um), ("--tolerance-um", self.tolerance_um)):

@@ -15,6 +15,7 @@ from histocli.instances.matching import LabelImage
 
 NEAR_EPSILON = 1e-4  # of float32 distances, so that a distance equal to the tolerance is within it
 PERCENTILE = 0.95
+STRIP_PX = 64
 BATCH_ELEMENTS = 2_000_000  # of padded point pairs that are compared at a time
 
 
@@ -29,12 +30,16 @@ def boundary_mask(labels: LabelImage, ignored: BoolMask | None = None) -> BoolMa
         Pixels that are no boundary and make none.
     """
     mask = np.zeros(labels.shape, bool)
-    for first, second in (((slice(None), slice(None, -1)), (slice(None), slice(1, None))), (np.s_[:-1], np.s_[1:])):
-        differs = labels[first] != labels[second]
-        if ignored is not None:
-            differs &= ~(ignored[first] | ignored[second])
-        mask[first] |= differs
-        mask[second] |= differs
+    for top in range(0, labels.shape[0], STRIP_PX):  # strips that fit the processor's cache
+        rows = slice(top, min(top + STRIP_PX, labels.shape[0]))
+        above = slice(top, min(top + STRIP_PX, labels.shape[0] - 1))
+        below = slice(above.start + 1, above.stop + 1)
+        for first, second in (((rows, slice(None, -1)), (rows, slice(1, None))), ((above,), (below,))):
+            differs = labels[first] != labels[second]
+            if ignored is not None:
+                differs &= ~(ignored[first] | ignored[second])
+            mask[first] |= differs
+            mask[second] |= differs
     mask &= labels > 0
     return mask
 
@@ -77,7 +82,13 @@ def boundary_hits(
     return found[0], found[1], found[2], found[3]
 
 
-def hausdorff95(truth: LabelImage, prediction: LabelImage, ignored: BoolMask | None, pairs: IntArray) -> npt.NDArray[np.float64]:
+def hausdorff95(
+    truth: LabelImage,
+    prediction: LabelImage,
+    ignored: BoolMask | None,
+    pairs: IntArray,
+    masks: tuple[BoolMask, BoolMask] | None = None,
+) -> npt.NDArray[np.float64]:
     """Return for pairs of nuclei the Hausdorff distance of their boundaries without the farthest 5 %.
 
     The larger of the two directed distances: for each boundary pixel of one nucleus the distance to the nearest one of the
@@ -89,6 +100,8 @@ def hausdorff95(truth: LabelImage, prediction: LabelImage, ignored: BoolMask | N
     ignored : ndarray of bool, shape (H, W), optional
     pairs : ndarray of int, shape (n, 2)
         Labels of each pair; no label is in two of them.
+    masks : (ndarray of bool, ndarray of bool), optional
+        The boundary pixels of both, where they are known.
 
     Returns
     -------
@@ -132,13 +145,20 @@ def _points_by_pair(labels: LabelImage, mask: BoolMask, ids: IntArray) -> tuple[
     """Return the boundary points of the given nuclei, grouped in the order of ``ids``, and how many each has."""
     place = np.flatnonzero(mask)
     who = labels.ravel()[place].astype(np.int64)
-    sorted_of = np.argsort(ids)
-    at = np.searchsorted(ids[sorted_of], who)
-    at[at == len(ids)] = 0
-    ours = ids[sorted_of][at] == who
-    pair = sorted_of[at[ours]]
-    order = np.argsort(pair, kind="stable")
-    y, x = np.divmod(place[ours][order], labels.shape[1])
+    lowest, highest = int(ids.min()), int(ids.max())
+    if highest - lowest <= 4 * labels.size:  # looking up is several times faster than searching
+        number = np.full(highest - lowest + 1, -1, np.int64)
+        number[ids - lowest] = np.arange(len(ids))
+        known = np.flatnonzero((who >= lowest) & (who <= highest))
+        pair = number[who[known] - lowest]
+        known, pair = known[pair >= 0], pair[pair >= 0]
+    else:
+        sorted_of = np.argsort(ids)
+        at = np.minimum(np.searchsorted(ids[sorted_of], who), len(ids) - 1)
+        known = np.flatnonzero(ids[sorted_of][at] == who)
+        pair = sorted_of[at[known]]
+    order = np.argsort(pair.astype(np.uint16) if len(ids) < 2**16 else pair, kind="stable")  # 16 bits are sorted by radix
+    y, x = np.divmod(place[known][order], labels.shape[1])
     return np.stack([y, x], axis=1).astype(np.float32), np.bincount(pair, minlength=len(ids))
 
 

@@ -26,7 +26,7 @@ from histocli.metrics.counts import Counts, count_table
 from histocli.metrics.detection import match_centroids
 from histocli.metrics.verdicts import Verdicts, judge_nuclei
 
-CORE_PX = 2048  # side of a window; the shard of our label stores, so that none is decoded twice
+CORE_PX = 4096  # side of a window; two shards of our label stores, so that few chunks are decoded twice
 OVERHANG_PX = 160  # nuclei that reach farther beyond their window are read by themselves
 
 Mapper = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
@@ -121,7 +121,7 @@ def compare(truth: LabelImage, prediction: LabelImage, rules: Rules | None = Non
     table = overlaps(truth, prediction)
     height, width = truth.shape
     whole = _Window(0, height, 0, width)
-    return _finish(table, InMemory(truth), InMemory(prediction), rules, [whole], {whole}, map)
+    return _finish(table, InMemory(truth), InMemory(prediction), rules, [whole], map)
 
 
 def compare_windows(truth: Windowed, prediction: Windowed, rules: Rules | None = None, mapper: Mapper = map) -> Comparison:
@@ -143,12 +143,7 @@ def compare_windows(truth: Windowed, prediction: Windowed, rules: Rules | None =
     rules = rules or Rules()
     if truth.shape != prediction.shape:
         raise InvalidInput(f"truth has shape {truth.shape} but prediction has {prediction.shape}; both must agree")
-    height, width = truth.shape
-    windows = [
-        _Window(top, min(top + CORE_PX, height), left, min(left + CORE_PX, width))
-        for top in range(0, height, CORE_PX)
-        for left in range(0, width, CORE_PX)
-    ]
+    windows = _windows(truth.shape, 0)
 
     def look(window: _Window) -> Overlaps | None:
         where = window.rows, window.columns
@@ -158,11 +153,11 @@ def compare_windows(truth: Windowed, prediction: Windowed, rules: Rules | None =
         return overlaps(true, found, origin=(window.top, window.left))
 
     tables = list(mapper(look, windows))
-    filled = {window for window, each in zip(windows, tables, strict=True) if each is not None}
+    filled = [window for window, each in zip(windows, tables, strict=True) if each is not None]
     nothing = overlaps(np.zeros((0, 0), np.int32), np.zeros((0, 0), np.int32))
     table = merge_overlaps([nothing, *(each for each in tables if each is not None)])
     del tables
-    return _finish(table, truth, prediction, rules, windows, filled, mapper)
+    return _finish(table, truth, prediction, rules, filled, mapper)
 
 
 @dataclass(frozen=True)
@@ -182,6 +177,10 @@ class _Window:
     def columns(self) -> slice:
         return slice(self.left, self.right)
 
+    def meets(self, other: "_Window") -> bool:
+        """Tell whether the two share a pixel."""
+        return self.top < other.bottom and other.top < self.bottom and self.left < other.right and other.left < self.right
+
     def grown(self, before: int, after: int, shape: tuple[int, int]) -> "_Window":
         """Return the window with a margin, cut at the border of the image."""
         return _Window(
@@ -192,13 +191,24 @@ class _Window:
         )
 
 
+def _windows(shape: tuple[int, int], shift: int) -> list[_Window]:
+    """Tile an image; all windows but the first of each axis begin ``shift`` pixels later.
+
+    So what is read with a margin of that many pixels before a window begins where chunks begin.
+    """
+    rows, columns = (
+        [(start + shift * (start > 0), min(start + CORE_PX + shift, side)) for start in range(0, max(side - shift, 1), CORE_PX)]
+        for side in shape
+    )
+    return [_Window(top, bottom, left, right) for top, bottom in rows for left, right in columns]
+
+
 def _finish(
     table: Overlaps,
     truth: Windowed,
     prediction: Windowed,
     rules: Rules,
-    windows: list[_Window],
-    filled: set[_Window],
+    filled: list[_Window],
     mapper: Mapper,
 ) -> Comparison:
     """Apply the border rule and count; the pixels are read again for boundaries only."""
@@ -209,10 +219,16 @@ def _finish(
         table = without(table, no_truth, no_prediction)
     verdicts = judge_nuclei(table)
     found, _ = match_centroids(table.centroids_truth, table.centroids_prediction, rules.radius_um / rules.mpp)
-    counts = replace(count_table(table), detections=len(found), detection_images=1)
+    counts = replace(
+        count_table(table),
+        detections=len(found),
+        detection_images=1,
+        splits=verdicts.splits,
+        merges=verdicts.merges,
+    )
     if rules.boundaries:
         left_out = everything.ids_truth[no_truth], everything.ids_prediction[no_prediction]
-        counts = _with_boundaries(counts, table, _Masked(truth, prediction, *left_out), rules, windows, filled, mapper)
+        counts = _with_boundaries(counts, table, _Masked(truth, prediction, *left_out), rules, filled, mapper)
     return Comparison(counts=counts, table=table, verdicts=verdicts)
 
 
@@ -269,8 +285,7 @@ def _with_boundaries(
     table: Overlaps,
     labels: _Masked,
     rules: Rules,
-    windows: list[_Window],
-    filled: set[_Window],
+    filled: list[_Window],
     mapper: Mapper,
 ) -> Counts:
     """Add what boundaries say; each window counts its own pixels, and the pairs of nuclei that begin in it."""
@@ -286,7 +301,7 @@ def _with_boundaries(
     def look(window: _Window) -> tuple[tuple[int, int, int, int], npt.NDArray[np.float64]]:
         mine = by_row[np.searchsorted(tops, window.top) : np.searchsorted(tops, window.bottom)]
         mine = mine[(box[mine, 1] >= window.left) & (box[mine, 1] < window.right)]
-        if window not in filled and not len(mine):  # the corner of a box may lie where no nucleus is
+        if not len(mine) and not any(window.meets(other) for other in filled):  # the corner of a box may lie beside its nuclei
             return (0, 0, 0, 0), np.zeros(0)
         area = window.grown(reach, max(reach, OVERHANG_PX), labels.shape)
         truth, prediction, ignored = labels.read(area)
@@ -294,13 +309,14 @@ def _with_boundaries(
             slice(window.top - area.top, window.bottom - area.top),
             slice(window.left - area.left, window.right - area.left),
         )
-        hits = boundary_hits(boundary_mask(truth, ignored), boundary_mask(prediction, ignored), rules.tolerance_px, core)
+        masks = boundary_mask(truth, ignored), boundary_mask(prediction, ignored)
+        hits = boundary_hits(*masks, rules.tolerance_px, core)
         # one pixel more than the box is needed to see its boundary, unless the image ends there
         inside = (np.minimum(box[mine, 2] + 1, labels.shape[0]) <= area.bottom) & (
             np.minimum(box[mine, 3] + 1, labels.shape[1]) <= area.right
         )
         distances = np.empty(len(mine))
-        distances[inside] = hausdorff95(truth, prediction, ignored, pairs[mine[inside]])
+        distances[inside] = hausdorff95(truth, prediction, ignored, pairs[mine[inside]], masks)
         for index in np.flatnonzero(~inside):
             top, left, bottom, right = (int(edge) for edge in box[mine[index]])
             alone = labels.read(_Window(top, bottom, left, right).grown(1, 1, labels.shape))
@@ -308,7 +324,7 @@ def _with_boundaries(
         return hits, distances
 
     hits_of, distances_of = [], []
-    for hits, distances in mapper(look, windows):
+    for hits, distances in mapper(look, _windows(labels.shape, reach) if len(filled) != 1 else filled):
         hits_of.append(hits)
         distances_of.append(distances)
     truth_px, truth_hits, prediction_px, prediction_hits = (sum(column) for column in zip((0, 0, 0, 0), *hits_of, strict=True))

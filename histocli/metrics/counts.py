@@ -58,6 +58,10 @@ class Counts:
     """How many images these counts are of."""
     matched_area_error_sum: float = 0.0
     """Sum over matched pairs of the difference of their areas relative to the true one."""
+    splits: int = 0
+    """True nuclei in several pieces; see :mod:`histocli.metrics.verdicts`."""
+    merges: int = 0
+    """Predictions over several true nuclei."""
     detections: int = 0
     """Pairs of centroids within the radius."""
     detection_images: int = 0
