@@ -152,7 +152,7 @@ def evaluate(
 
         more = {"ignore": ignore} if ignore is not None else {}
         result = run(predictions[0], truth, settings, running, track=screen.track, **more)
-        results = (result,)
+        results: tuple[EvaluateResult, ...] = (result,)
         _show(screen, result, title="")
     else:
         from histocli.stages.evaluate import compare_models

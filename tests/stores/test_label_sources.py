@@ -51,7 +51,7 @@ def test_ome_zarr_of_other_programs(tmp_path, version):
 def test_several_labels_must_be_told_apart(tmp_path):
     path = ome_zarr(tmp_path / "a.zarr", "0.5")
     ome_zarr(path, "0.5", name="cells")
-    with pytest.raises(InvalidInput, match="holds 2 label images .*labels/nuclei.*labels/cells"):
+    with pytest.raises(InvalidInput, match=r"holds 2 label images .*labels/nuclei.*labels/cells"):
         find_labels(str(path))
     assert len(find_labels(str(path / "labels" / "cells"))) == 1
 
@@ -73,7 +73,7 @@ def test_a_mask_per_nucleus(tmp_path):
         (tmp_path / name / "masks").mkdir(parents=True)
         (tmp_path / name / "images").mkdir()
         for k in (1, 2):
-            Image.fromarray(np.uint8(255 * (LABELS == k))).save(tmp_path / name / "masks" / f"{k}.png")
+            Image.fromarray(np.uint8(255 * (k == LABELS))).save(tmp_path / name / "masks" / f"{k}.png")
     found = find_labels(str(tmp_path))
     assert list(found) == ["img1", "img2"]
     assert (whole(found["img2"]) == LABELS).all()
