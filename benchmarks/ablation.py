@@ -195,7 +195,7 @@ def score(data: Path, name: str, predictor: Predictor) -> dict[str, Any]:
     summary = summarise(counts)
     recall = recall_by_tercile(np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts]))
     return {
-        "mean": {key: round(value, 4) for key, value in summary.mean.items()},
+        "mean": {key: round(value, 4) for key, value in summary.mean.items() if value == value},
         "recall_by_contrast": [round(value, 3) for value in recall],
         "precision": round(float(matched[0] / max(matched[1], 1)), 3),
         "per_image": [[round(value, 3) for value in (item.aji, item.panoptic_quality)] for item in counts],

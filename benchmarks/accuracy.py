@@ -116,8 +116,8 @@ def score(data: Path, name: str, predictions: dict[str, np.ndarray[Any, Any]]) -
     summary = summarise([count(truth, prediction) for _, truth, prediction in triples])
     recall = pooled_recall_by_contrast(triples)
     return {
-        "mean": {key: round(value, 4) for key, value in summary.mean.items()},
-        "ci95": {key: [round(edge, 4) for edge in edges] for key, edges in summary.ci95.items()},
+        "mean": {key: round(value, 4) for key, value in summary.mean.items() if value == value},
+        "ci95": {key: [round(edge, 4) for edge in edges] for key, edges in summary.ci95.items() if edges},
         "recall_by_contrast": [round(value, 3) for value in recall],
         "nuclei_per_image": [
             round(float(np.mean([len(np.unique(labels[labels > 0])) for labels in side])), 1)

@@ -29,67 +29,39 @@ from typing import Any
 
 import numpy as np
 import tifffile
-import torch
 from accuracy import MPP, SETS, commit, predict, references, run, score
 
-from histocli.base.device import resolve_precision
 from histocli.base.system import reuse_freed_memory
+from histocli.config.common import Execution
+from histocli.config.evaluate import EvaluateConfig
 from histocli.metrics.counts import count
-from histocli.model.normalisation import glass_to_white
-from histocli.optics.density import white_level
-from histocli.realism.distances import distance_to_references, kernel_distance, spectrum_distance
-from histocli.realism.features import random_convolutions, stain_and_texture
+from histocli.stages.realism import judge_realism
 from histocli.stores.patches import PatchStore
-from histocli.stores.slides import read_image
-from histocli.training.two_sample import TwoSampleSchedule, judge
 
 ROOT = Path(__file__).resolve().parent.parent
 ARMS = ("initial", "more", "refined", "unweighted", "restyled", "patch", "matching", "resampled")
-SIDE = 128
 MOST = 600
 REPORTED = ("steps", "agreement", "rejected", "auc", "effective_share")
 
 
-def real_patches(store: PatchStore) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Cut patches that do not overlap from the references of a store; returns them and which file each shows."""
-    files = sorted({record.path for record in store.references})
-    patches, image_of = [], []
-    for number, file in enumerate(files):
-        pixels = read_image(Path(file)).pixels
-        white = glass_to_white(pixels, white_level(pixels))
-        for top in range(0, white.shape[0] - SIDE + 1, 2 * SIDE):
-            for left in range(0, white.shape[1] - SIDE + 1, 2 * SIDE):
-                patches.append(white[top : top + SIDE, left : left + SIDE])
-                image_of.append(number)
-    chosen = np.sort(np.random.default_rng(0).permutation(len(patches))[:MOST])
-    return np.stack([patches[i] for i in chosen]), np.array(image_of)[chosen]
-
-
 def realism(store: PatchStore) -> dict[str, Any]:
-    """Judge the patches of a store against its references."""
-    files = sorted({record.path for record in store.references})
-    real, image_of = real_patches(store)
-    chosen = np.sort(np.random.default_rng(1).permutation(len(store))[:MOST])
-    style_of = np.array([files.index(store.references[store.reference[patch]].path) for patch in chosen])
-    middle = slice((store.patch_px - SIDE) // 2, (store.patch_px + SIDE) // 2)
-    patches = np.empty((len(chosen), SIDE, SIDE, 3), np.uint8)
-    for index, patch in enumerate(chosen):
-        level = store.references[store.reference[patch]].statistics["appearance"]["white_level"]
-        patches[index] = glass_to_white(np.asarray(store.image[int(patch)])[middle, middle], float(level))
-    cpu = torch.device("cpu")
-    verdict = judge(real, patches, image_of, style_of, TwoSampleSchedule(), cpu, resolve_precision("auto", cpu))
-    named = [stain_and_texture(side) for side in (real, patches)]
-    distances = {"stain and texture": kernel_distance(*named)}
-    distances["random convolutions"] = kernel_distance(random_convolutions(real), random_convolutions(patches))
-    own, others = distance_to_references(named[0], image_of, named[1], style_of)
-    known = np.isin(style_of, image_of)
+    """Judge the patches of a store against its references, as ``histosynth evaluate --realism STORE`` does."""
+    found = judge_realism(str(store.path), [], EvaluateConfig(realism_patches=MOST), Execution()).judgement
+    assert found is not None
+
+    def pair(key: str) -> list[float]:
+        """Return value and half the width of the interval."""
+        interval = found[key].ci95 or (0.0, 0.0)
+        return [round(found[key].value, 4), round((interval[1] - interval[0]) / 2, 4)]
+
     return {
-        "auc": round(verdict.auc, 4),
-        "auc_ci95": [round(edge, 4) for edge in verdict.interval()],
-        "kernel_distance": {name: [round(value, 4) for value in values] for name, values in distances.items()},
-        "spectrum_distance": round(spectrum_distance(real, patches), 4),
-        "to_own_reference": round(float(own[known].mean()), 4),
-        "to_other_references": round(float(others[known].mean()), 4),
+        "auc": round(found["auc"].value, 4),
+        "auc_ci95": [round(edge, 4) for edge in found["auc"].ci95 or ()],
+        "kernel_distance": {"stain and texture": pair("kid_named"), "random convolutions": pair("kid_random")},
+        "spectrum_distance": pair("spectrum")[0],
+        "to_own_reference": pair("own_reference")[0],
+        "to_other_references": pair("other_references")[0],
+        "measures": {measure.key: measure.to_json() for measure in found.measures},
     }
 
 

@@ -3,8 +3,43 @@
 from dataclasses import dataclass
 
 from histocli.base.errors import InvalidOption
+from histocli.config.common import check_mpp, check_seed
 
-METRICS = ("dice", "aji", "aji_plus", "pq", "dq", "sq", "f1")
+F1_AT = tuple(f"f1_{percent}" for percent in range(50, 100, 5))
+"""F1 where a match needs an IoU above 0.50, 0.55 ... 0.95."""
+
+QUALITIES = (
+    "dice",
+    "aji",
+    "aji_plus",
+    "pq",
+    "dq",
+    "sq",
+    "f1",
+    "dice2",
+    "ensemble_dice",
+    "precision",
+    "recall",
+    *F1_AT,
+    "f1_mean",
+    "dsb_ap",
+    "detection_f1",
+    "detection_precision",
+    "detection_recall",
+    "boundary_f1",
+)
+"""Metrics in 0..1 of which more is better; ``--min`` takes them."""
+
+ERRORS = ("hd95_um", "count_error_abs", "matched_area_error")
+"""Metrics of which less is better, 0 at best; ``--max`` takes them."""
+
+SIGNED = ("count_error", "count_error_relative", "area_error_relative")
+"""Differences, prediction minus truth: 0 at best, no gate."""
+
+METRICS = (*QUALITIES, *ERRORS, *SIGNED)
+
+BORDERS = ("count", "ignore")
+RESAMPLED = ("image", "group")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,14 +48,41 @@ class EvaluateConfig:
 
     minimum: tuple[tuple[str, float], ...] = ()
     """Gates: pairs of metric and the mean that must be reached."""
+    maximum: tuple[tuple[str, float], ...] = ()
+    """Gates: pairs of metric and the mean that must not be exceeded."""
+    mpp: float | None = None
+    """Micrometres per pixel of all images; None takes what each records."""
+    radius_um: float = 3.0
+    """A predicted centroid this near to a true one detects it."""
+    tolerance_um: float = 0.5
+    """A boundary pixel this near to one of the other side is right."""
+    boundaries: bool = True
+    """Whether boundaries are compared; they cost more than everything else."""
+    border: str = "count"
+    """What becomes of true nuclei that touch the border of an image: count, or ignore."""
     bootstrap: int = 1000
-    """Resamplings of the images for the 95 % interval."""
+    """Resamplings for the 95 % intervals."""
+    resample: str = "image"
+    """What is drawn anew: images, or whole groups such as patients."""
+    realism_patches: int = 600
+    """Patches of each kind that realism is judged on, at most."""
     seed: int = 0
-    """Seed of the resampling."""
+    """Seed of everything that is drawn."""
 
     def __post_init__(self) -> None:
-        for name, _ in self.minimum:
-            if name not in METRICS:
-                raise InvalidOption(f"--min takes one of {', '.join(METRICS)}, got {name!r}")
+        for flag, gates, names in (("--min", self.minimum, QUALITIES), ("--max", self.maximum, ERRORS)):
+            for name, _ in gates:
+                if name not in names:
+                    raise InvalidOption(f"{flag} takes one of {', '.join(names)}, got {name!r}")
         if self.bootstrap < 0:
             raise InvalidOption(f"--bootstrap must be 0 or larger, got {self.bootstrap}")
+        if self.realism_patches < 4:
+            raise InvalidOption(f"--realism-patches must be at least 4, got {self.realism_patches}")
+        check_mpp(self.mpp)
+        check_seed(self.seed)
+        for flag, value in (("--radius-um", self.radius_um), ("--tolerance-um", self.tolerance_um)):
+            if not 0 < value <= 100:
+                raise InvalidOption(f"{flag} must lie above 0 and be at most 100 micrometres, got {value}")
+        for flag, word, known in (("--border", self.border, BORDERS), ("--resample", self.resample, RESAMPLED)):
+            if word not in known:
+                raise InvalidOption(f"{flag} must be {' or '.join(known)}, got {word!r}")

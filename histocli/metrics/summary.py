@@ -1,15 +1,23 @@
-"""Scores of a set of images: mean over images, its confidence interval, and pooled."""
+"""Scores of a set of images: mean over images, its confidence interval, and pooled; and differences between two predictions."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
 
 import numpy as np
+import numpy.typing as npt
 
+from histocli.base.rng import rng_for
 from histocli.metrics.counts import Counts
 
 CONFIDENCE = 0.95
+EXACT_UP_TO = 12  # images whose sign patterns are all tried; beyond, as many are drawn
+SIGN_DRAWS = 10_000
+LESS_IS_BETTER = ("hd95_um", "count_error_abs", "matched_area_error")
+NO_ORDER = ("count_error", "count_error_relative", "area_error_relative")
+BLOCK = 256  # resamplings at a time: keeps the memory small where images are many
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,14 +25,33 @@ class Summary:
     """Scores of a set of images, by the short names of ``Counts.scores``."""
 
     mean: dict[str, float]
-    """Mean over images; each image counts the same, however many nuclei it holds."""
+    """Mean over images; each image counts the same, however many nuclei it holds. NaN where no image can say."""
     ci95: dict[str, tuple[float, float] | None]
     """Percentile interval of the mean when images are drawn anew; None with fewer than two images or no resampling."""
     pooled: dict[str, float]
     """The metric over the summed counts of all images; each nucleus or pixel counts the same."""
+    known: dict[str, int]
+    """How many images each mean is of: those where the metric is not NaN."""
 
 
-def summarise(counts: Sequence[Counts], *, bootstrap: int = 1000, seed: int = 0) -> Summary:
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """Of one metric between two predictions of the same images: second minus first."""
+
+    mean: float
+    """Mean over images of the difference of each."""
+    ci95: tuple[float, float] | None
+    """Percentile interval of that mean when images, or groups of them, are drawn anew."""
+    p_value: float
+    """Share of the ways to swap the two predictions in some images that part the means as far or farther (Fisher 1935)."""
+    better: int
+    """Images where the second prediction is better."""
+    worse: int
+    images: int
+    """Images where both are known."""
+
+
+def summarise(counts: Sequence[Counts], *, bootstrap: int = 1000, seed: int = 0, groups: Sequence[str] | None = None) -> Summary:
     """Summarise the counts of several images.
 
     Parameters
@@ -35,21 +62,123 @@ def summarise(counts: Sequence[Counts], *, bootstrap: int = 1000, seed: int = 0)
         Resamplings of the images for the 95 % interval; 0 leaves the interval out.
     seed : int
         Seed of the resampling.
+    groups : sequence of str, optional
+        The group of each image, such as its patient: then whole groups are drawn (Davison and Hinkley 1997, section 3.8),
+        because images of one patient resemble each other.
     """
     if not counts:
         raise ValueError("a summary needs at least one image")
-    names = list(counts[0].scores())
-    table = np.array([list(item.scores().values()) for item in counts])
-    interval: dict[str, tuple[float, float] | None] = dict.fromkeys(names)
-    if bootstrap and len(counts) > 1:
-        rng = np.random.default_rng(seed)
-        tail = 100 * (1 - CONFIDENCE) / 2
-        # One row of draws at a time keeps the memory small where both numbers are large.
-        means = np.stack([table[rng.integers(0, len(table), len(table))].mean(axis=0) for _ in range(bootstrap)])
-        low, high = np.percentile(means, [tail, 100 - tail], axis=0)
-        interval = {name: (float(low[i]), float(high[i])) for i, name in enumerate(names)}
+    names, table = _table(counts)
+    low, high = _interval(table, bootstrap, seed, groups)
+    mean, known = _means(table)
     return Summary(
-        mean=dict(zip(names, table.mean(axis=0).tolist(), strict=True)),
-        ci95=interval,
+        mean=dict(zip(names, mean.tolist(), strict=True)),
+        ci95={
+            name: None if math.isnan(low[i]) else (float(low[i]), float(high[i]))  # NaN: unknown, or no resampling
+            for i, name in enumerate(names)
+        },
         pooled=reduce(add, counts).scores(),
+        known=dict(zip(names, known.tolist(), strict=True)),
     )
+
+
+def paired_differences(
+    first: Sequence[Counts],
+    second: Sequence[Counts],
+    *,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    groups: Sequence[str] | None = None,
+) -> dict[str, Difference]:
+    """Say how much better the second of two predictions of the same images is, by the short names of ``Counts.scores``.
+
+    Parameters
+    ----------
+    first, second : sequence of Counts
+        Item i of both is of image i; at least one.
+    bootstrap, seed, groups
+        As in :func:`summarise`; signs are swapped for whole groups too.
+    """
+    names, one = _table(first)
+    _, two = _table(second)
+    table = two - one  # NaN where one of them is unknown
+    low, high = _interval(table, bootstrap, seed, groups)
+    mean, known = _means(table)
+    p_values = _sign_flip(table, seed, groups)
+    found = {}
+    for i, name in enumerate(names):
+        gains = table[:, i] * (-1 if name in LESS_IS_BETTER else 0 if name in NO_ORDER else 1)
+        found[name] = Difference(
+            mean=float(mean[i]),
+            ci95=None if math.isnan(low[i]) else (float(low[i]), float(high[i])),
+            p_value=float(p_values[i]),
+            better=int((gains > 0).sum()),
+            worse=int((gains < 0).sum()),
+            images=int(known[i]),
+        )
+    return found
+
+
+Table = npt.NDArray[np.float64]
+"""(image, metric)."""
+
+
+def _table(counts: Sequence[Counts]) -> tuple[list[str], Table]:
+    scores = [item.scores() for item in counts]
+    return list(scores[0]), np.array([list(item.values()) for item in scores], np.float64)
+
+
+def _means(table: Table) -> tuple[Table, npt.NDArray[np.int64]]:
+    """Return the mean of each column over what is known (NaN for nothing), and how many that are."""
+    finite = np.isfinite(table)
+    known = finite.sum(axis=0)
+    total = np.where(finite, table, 0).sum(axis=0)
+    return np.divide(total, known, out=np.full(len(known), np.nan), where=known > 0), known.astype(np.int64)
+
+
+def _interval(table: Table, bootstrap: int, seed: int, groups: Sequence[str] | None) -> tuple[Table, Table]:
+    """Return the percentile interval of the mean of each column; NaN where there is none."""
+    sums, numbers = _by_group(table, groups)
+    n = len(sums)
+    nothing = np.full(table.shape[1], np.nan)
+    if not bootstrap or n < 2:
+        return nothing, nothing
+    rng = np.random.default_rng(seed)
+    tail = 100 * (1 - CONFIDENCE) / 2
+    means = []
+    for begin in range(0, bootstrap, BLOCK):
+        draws = rng.integers(0, n, (min(BLOCK, bootstrap - begin), n))
+        times = np.stack([np.bincount(row, minlength=n) for row in draws]).astype(np.float64)
+        total, known = times @ sums, times @ numbers
+        means.append(np.divide(total, known, out=np.full(total.shape, np.nan), where=known > 0))
+    every = np.concatenate(means)
+    usable = np.isfinite(every).any(axis=0)
+    low, high = nothing.copy(), nothing.copy()
+    low[usable], high[usable] = np.nanpercentile(every[:, usable], [tail, 100 - tail], axis=0)
+    return low, high
+
+
+def _by_group(table: Table, groups: Sequence[str] | None) -> tuple[Table, Table]:
+    """Return sums and numbers of known values by group and column; each image is its own group by default."""
+    finite = np.isfinite(table)
+    sums, numbers = np.where(finite, table, 0), finite.astype(np.float64)
+    if groups is None:
+        return sums, numbers
+    names, index = np.unique(np.asarray(groups), return_inverse=True)
+    member = np.zeros((len(names), len(table)))
+    member[index.ravel(), np.arange(len(table))] = 1
+    return member @ sums, member @ numbers
+
+
+def _sign_flip(table: Table, seed: int, groups: Sequence[str] | None) -> Table:
+    """Return the two-sided p-value of the mean of each column against swapping the two predictions."""
+    sums, _ = _by_group(table, groups)
+    n = len(sums)
+    if n <= EXACT_UP_TO:
+        signs = 1.0 - 2.0 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
+    else:
+        signs = 1.0 - 2.0 * rng_for(seed, "sign flip").integers(0, 2, (SIGN_DRAWS, n))
+        signs[0] = 1  # the arrangement that was seen is one of them, so that no p-value is 0
+    slack = 1e-12 * np.abs(sums).sum(axis=0)
+    extreme = np.abs(signs @ sums) >= np.abs(sums.sum(axis=0)) - slack
+    return np.asarray(extreme.mean(axis=0))

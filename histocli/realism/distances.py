@@ -51,8 +51,8 @@ def _unbiased(first: FloatArray, second: FloatArray) -> float:
     return float(within - 2 * kernel(first, second).mean())
 
 
-def radial_spectrum(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-    """Mean logarithm of the power at each spatial frequency, over directions, colours and images.
+def patch_spectra(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """Logarithm of the power of each patch at each spatial frequency, over directions, of the mean of the colours.
 
     Parameters
     ----------
@@ -60,20 +60,25 @@ def radial_spectrum(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
 
     Returns
     -------
-    ndarray of float64, shape (S // 2,)
-        Frequencies 1..S/2 in cycles per patch.
+    ndarray of float64, shape (n, S // 2)
+        Frequencies 1..S/2 in cycles per patch; natural logarithm.
     """
     side = images.shape[1]
     window = np.hanning(side)[:, None] * np.hanning(side)[None]
     frequency = np.fft.fftfreq(side) * side
     radius = np.rint(np.hypot(frequency[:, None], frequency[None])).astype(int)
     count = np.bincount(radius.ravel())[1 : side // 2 + 1]
-    total = np.zeros(side // 2)
-    for image in images:
+    spectra = np.zeros((len(images), side // 2))
+    for row, image in zip(spectra, images, strict=True):
         light = image.astype(np.float64).mean(axis=-1)
         power = np.abs(np.fft.fft2((light - light.mean()) * window)) ** 2
-        total += np.log(np.bincount(radius.ravel(), power.ravel())[1 : side // 2 + 1] / count + 1e-6)
-    return total / max(len(images), 1)
+        row[:] = np.log(np.bincount(radius.ravel(), power.ravel())[1 : side // 2 + 1] / count + 1e-6)
+    return spectra
+
+
+def radial_spectrum(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """Mean over patches of :func:`patch_spectra`, shape (S // 2,); 0 without patches."""
+    return np.asarray(patch_spectra(images).sum(axis=0) / max(len(images), 1))
 
 
 def spectrum_distance(real: npt.NDArray[np.uint8], synthetic: npt.NDArray[np.uint8]) -> float:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import logging
-import re
-import sys
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial, reduce
@@ -26,35 +24,79 @@ from histocli.base.system import resolve_workers
 from histocli.base.types import Json
 from histocli.config.common import Execution, as_dict
 from histocli.config.evaluate import EvaluateConfig
-from histocli.metrics.counts import Counts, count
-from histocli.metrics.summary import Summary, summarise
-from histocli.stores.inputs import expand_inputs
-from histocli.stores.label_images import LABEL_SUFFIXES, read_label_image
-from histocli.stores.labels import open_labels
-from histocli.stores.patches import PatchStore
-from histocli.stores.provenance import peek
-from histocli.stores.slides import slide_stem
+from histocli.instances.histograms import AREA_EDGES_UM2
+from histocli.instances.matching import LabelImage, Overlaps
+from histocli.metrics.comparison import Comparison, Rules, compare, compare_windows
+from histocli.metrics.counts import Counts
+from histocli.metrics.summary import Difference, Summary, paired_differences, summarise
+from histocli.metrics.verdicts import Verdict
+from histocli.stores.label_sources import (
+    MANIFEST_SUFFIX,
+    LabelSource,
+    OpenLabels,
+    Pair,
+    Pairing,
+    find_labels,
+    pair_by_name,
+    pairs_of_manifest,
+    read_truth,
+)
 
 log = logging.getLogger(__name__)
 
 SCHEMA = "histosynth.evaluate/1"
-STORE_SUFFIX = ".zarr"
-OVERLAY_ENDING = ".overlay.png"  # pictures that segment writes beside labels
-MANIFEST_SUFFIX = ".csv"
-PATCH_LABELS_ENDING = ".labels"  # of the stem of a store with one label image per patch
-COLLISION = re.compile(r"^(?P<stem>.+)__[0-9a-f]{8}$")  # what segment appends where stems collide
-RULES = "IoU > 0.5 is a match; AJI reuses predictions, AJI+ does not; both sides empty is 1, one side empty is 0"
+COMPARISON_SCHEMA = "histosynth.evaluate-comparison/1"
+RULES = (
+    "IoU > 0.5 is a match (f1_NN: > 0.NN); AJI reuses predictions, AJI+ does not; both sides empty is 1, one side empty is 0; "
+    "detection: most centroid pairs within radius_um, then nearest; boundary_f1: boundary pixels within tolerance_um; "
+    "hd95_um: mean over matched nuclei; dsb_ap: mean over images of the mean over 0.50-0.95 of TP / (TP + FP + FN); "
+    "null is unknown and left out of means"
+)
+ASSUMED_MPP = 0.25
+LARGE_PX = 50_000_000  # from here on an image is compared window by window, all workers on one image
+SHOWN_NAMES = 10  # of a list in an error
+IOU_BINS = 20
+PROBABILITY_BINS = 10
+STOPPED = "evaluation stopped; nothing was written, run it again"
 
 
-@dataclass(frozen=True)
-class LabelItem:
-    """One label image, read when its turn comes."""
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What was found in one image."""
 
-    name: str
-    """What pairs it with its partner."""
-    source: str
-    """Where it is, for messages."""
-    read: Callable[[], npt.NDArray[np.integer[Any]]]
+    pair: Pair
+    counts: Counts
+    missed: int
+    """True nuclei that nothing was found of; neither matched, split nor merged."""
+    false: int
+    """Predicted nuclei where there is none."""
+    mpp: float
+    mpp_source: str
+    """``given``, ``manifest``, ``truth``, ``prediction`` or ``assumed``."""
+    ious: npt.NDArray[np.int64]
+    """(IOU_BINS,) true nuclei by the IoU of their best prediction, from 0 to 1."""
+    areas: npt.NDArray[np.int64]
+    """(2, n) true and predicted nuclei by area, in ``AREA_EDGES_UM2``."""
+    calibration: npt.NDArray[np.float64] | None
+    """(PROBABILITY_BINS, 3) predicted nuclei by their probability: number, sum of probabilities, matched; None where unknown."""
+
+    @property
+    def name(self) -> str:
+        """What pairs prediction and truth."""
+        return self.pair.name
+
+    def to_json(self) -> Json:
+        """Return the scores, counts and pixel size of the image."""
+        return {
+            **_image_json(self.name, self.counts),
+            "splits": self.counts.splits,
+            "merges": self.counts.merges,
+            "missed": self.missed,
+            "false": self.false,
+            "group": self.pair.group or None,
+            "mpp": self.mpp,
+            "mpp_source": self.mpp_source,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,21 +109,30 @@ class EvaluateResult:
     """done, or planned for a dry run."""
     names: tuple[str, ...]
     """Every image that was, or would be, compared."""
-    images: tuple[tuple[str, Counts], ...] = ()
-    """Name and counts of each image that could be compared."""
+    outcomes: tuple[Outcome, ...] = ()
+    """Of each image that could be compared, in the order of the truth."""
     summary: Summary | None = None
     """None for a dry run."""
+    groups: tuple[tuple[str, int, Summary], ...] = ()
+    """Name, number of images and scores of each group."""
     failures: tuple[tuple[str, str], ...] = ()
     """Name and error of each image that could not, under ``--on-error continue``."""
+    without_prediction: tuple[str, ...] = ()
+    without_truth: tuple[str, ...] = ()
     missed_gates: tuple[tuple[str, float, float], ...] = ()
-    """Metric, mean, and the minimum that it does not reach."""
+    """Metric, mean, and the bound that it does not keep."""
     settings: Json = field(default_factory=dict)
     seconds: float = 0.0
 
     @property
+    def images(self) -> tuple[tuple[str, Counts], ...]:
+        """Name and counts of each image that could be compared."""
+        return tuple((outcome.name, outcome.counts) for outcome in self.outcomes)
+
+    @property
     def pooled(self) -> Counts:
         """Counts of all images together."""
-        return reduce(add, (counts for _, counts in self.images), Counts())
+        return reduce(add, (outcome.counts for outcome in self.outcomes), Counts())
 
     def raise_if_any_failed(self) -> None:
         """Raise ``SomeFailed`` when an image could not be compared."""
@@ -94,11 +145,9 @@ class EvaluateResult:
         """Return the object that ``histosynth evaluate --json`` prints."""
         scores: Json = {}
         if self.summary is not None:
-            scores = {
-                "mean": self.summary.mean,
-                "ci95": {name: list(pair) if pair else None for name, pair in self.summary.ci95.items()},
-                "pooled": self.summary.pooled,
-            }
+            scores = _summary_json(self.summary)
+        if self.groups:
+            scores["groups"] = {name: {"images": n, **_summary_json(summary)} for name, n, summary in self.groups}
         return {
             "schema": SCHEMA,
             "input": self.prediction,
@@ -106,12 +155,63 @@ class EvaluateResult:
             "output": None,
             "status": self.status,
             **scores,
-            "images": [_image_json(name, counts) for name, counts in self.images],
+            "images": [outcome.to_json() for outcome in self.outcomes],
             "failed": [{"name": name, "error": error} for name, error in self.failures],
+            "unmatched": {"truth": list(self.without_prediction), "prediction": list(self.without_truth)},
             "settings": self.settings,
             "seconds": round(self.seconds, 3),
             "error": None,
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelsResult:
+    """Several predictions of the same images beside each other."""
+
+    results: tuple[EvaluateResult, ...]
+    """In the order they were named."""
+    differences: tuple[tuple[str, str, dict[str, Difference]], ...] = ()
+    """First prediction, second one, and by metric the second minus the first, over the images that both have."""
+    settings: Json = field(default_factory=dict)
+
+    def to_json(self) -> Json:
+        """Return the object that ``histosynth evaluate --json`` prints after those of the predictions."""
+        return {
+            "schema": COMPARISON_SCHEMA,
+            "input": [result.prediction for result in self.results],
+            "truth": self.results[0].truth,
+            "output": None,
+            "status": self.results[0].status,
+            "differences": [
+                {
+                    "first": first,
+                    "second": second,
+                    "metrics": {
+                        name: {
+                            "mean": each.mean,
+                            "ci95": list(each.ci95) if each.ci95 else None,
+                            "p_value": each.p_value,
+                            "better": each.better,
+                            "worse": each.worse,
+                            "images": each.images,
+                        }
+                        for name, each in metrics.items()
+                    },
+                }
+                for first, second, metrics in self.differences
+            ],
+            "settings": self.settings,
+            "error": None,
+        }
+
+
+def _summary_json(summary: Summary) -> Json:
+    return {
+        "mean": summary.mean,
+        "ci95": {name: list(pair) if pair else None for name, pair in summary.ci95.items()},
+        "pooled": summary.pooled,
+        "known": summary.known,
+    }
 
 
 def _image_json(name: str, counts: Counts) -> Json:
@@ -132,6 +232,7 @@ def evaluate(
     config: EvaluateConfig,
     execution: Execution,
     *,
+    ignore: str | None = None,
     track: Track = silent,
 ) -> EvaluateResult:
     """Compare predicted labels with true ones.
@@ -139,14 +240,17 @@ def evaluate(
     Parameters
     ----------
     prediction, truth : str
-        A label store, a patch store, a label image (TIFF, PNG, NPY), or a folder of these, such as an output folder of
+        Labels of any kind that :mod:`histocli.stores.label_sources` knows, or a folder of these, such as an output folder of
         ``segment``: each slide once, its store rather than its TIFF, never its overlay; or ``-`` for their paths on stdin.
         Images pair by name; two single images pair whatever their names. A patch store has one image a patch, paired by
-        number. Or ``prediction`` is a CSV with columns ``prediction`` and ``truth``, and ``truth`` is None.
+        number. ``truth`` may be a CSV with the column ``truth``; or ``prediction`` is one with columns ``prediction`` and
+        ``truth``, and ``truth`` is None. Both may have columns ``group``, ``mpp``, ``image`` and ``ignore``.
     config : EvaluateConfig
-        Gates and interval.
+        Rules, gates and interval.
     execution : Execution
         Workers, and what to do with a pair that cannot be compared.
+    ignore : str, optional
+        Masks with the names of the true images: what is not 0 is ignored.
     track : Track
         Progress.
 
@@ -164,205 +268,297 @@ def evaluate(
         so for all pairs.
     """
     start = time.monotonic()
-    pairs, unpaired = _pairs(prediction, truth)
-    names = tuple(name for name, _, _ in pairs) + tuple(unpaired)
-    if unpaired and (execution.on_error == "stop" or not pairs):
-        shown = ", ".join(unpaired[:5]) + (", ..." if len(unpaired) > 5 else "")
+    pairing = _with_ignored(_pairs(prediction, truth), ignore)
+    names = tuple(pair.name for pair in pairing.pairs) + pairing.without_prediction
+    if pairing.without_prediction and (execution.on_error == "stop" or not pairing.pairs):
         raise InputNotFound(
-            f"{prediction}: no prediction for {len(unpaired)} of {len(names)} true images ({shown}); names must agree, "
-            "or name the pairs in a CSV with columns prediction, truth"
+            f"{prediction}: no prediction for {len(pairing.without_prediction)} of {len(names)} true images "
+            f"({_some(pairing.without_prediction)})"
+            + (f", and no truth for the predictions {_some(pairing.without_truth)}" if pairing.without_truth else "")
+            + "; names must agree, or name the pairs in a CSV with columns prediction, truth"
         )
-    settings = {**as_dict(config), "rules": RULES}
-    result = EvaluateResult(prediction=prediction, truth=truth, status="planned", names=names, settings=settings)
+    if pairing.without_truth and pairing.pairs:
+        log.warning(
+            "%s: %d predictions have no truth and are left out: %s",
+            prediction,
+            len(pairing.without_truth),
+            _some(pairing.without_truth),
+        )
+    result = EvaluateResult(
+        prediction=prediction,
+        truth=truth,
+        status="planned",
+        names=names,
+        without_prediction=pairing.without_prediction,
+        without_truth=pairing.without_truth,
+        settings={**as_dict(config), "rules": RULES},
+    )
     if execution.dry_run:
         return result
 
-    images: list[tuple[str, Counts]] = []
-    failures = [(name, "has no prediction of this name") for name in unpaired]
-    compare = partial(_compare, tolerant=execution.on_error == "continue")
+    outcomes: list[Outcome] = []
+    failures = [(name, "has no prediction of this name") for name in pairing.without_prediction]
     workers = resolve_workers(execution.workers)
-    with track("comparing", len(pairs)) as bar, ThreadPoolExecutor(workers) as pool:
-        for begin in range(0, len(pairs), 8 * workers):  # in batches, so that a stop or an error does not wait for all
-            raise_if_stopped("evaluation stopped; nothing was written, run it again")
-            for name, outcome in pool.map(compare, pairs[begin : begin + 8 * workers]):
-                if isinstance(outcome, Counts):
-                    images.append((name, outcome))
-                else:
-                    failures.append((name, str(outcome)))
-                bar.advance()
-    if not images:
+    examine = partial(_compare, config=config, workers=workers, tolerant=execution.on_error == "continue")
+    with track("comparing", len(pairing.pairs)) as bar:
+        for name, outcome in map_in_threads(examine, pairing.pairs, workers):
+            if isinstance(outcome, Outcome):
+                outcomes.append(outcome)
+            else:
+                failures.append((name, str(outcome)))
+            bar.advance()
+    if not outcomes:
         raise InvalidInput(f"{prediction}: none of {len(names)} images could be compared; the first: {failures[0][1]}")
-    summary = summarise([counts for _, counts in images], bootstrap=config.bootstrap, seed=config.seed)
-    missed = tuple((name, summary.mean[name], least) for name, least in config.minimum if summary.mean[name] < least)
+    assumed = [outcome.name for outcome in outcomes if outcome.mpp_source == "assumed"]
+    if assumed:
+        log.warning(
+            "%d of %d images record no pixel size, %g um/px is assumed where distances count; say it with --mpp",
+            len(assumed),
+            len(outcomes),
+            ASSUMED_MPP,
+        )
     return dataclasses.replace(
         result,
         status="done",
-        images=tuple(images),
-        summary=summary,
+        outcomes=tuple(outcomes),
         failures=tuple(failures),
-        missed_gates=missed,
+        **_summaries(outcomes, config),
         seconds=time.monotonic() - start,
     )
 
 
-Pair = tuple[str, LabelItem, LabelItem]
-"""Name, prediction, truth."""
+def _summaries(outcomes: Sequence[Outcome], config: EvaluateConfig) -> dict[str, Any]:
+    """Return the fields of a result that sum its images up."""
+    counts = [outcome.counts for outcome in outcomes]
+    groups = [outcome.pair.group for outcome in outcomes]
+    named = sorted(set(groups))
+    if config.resample == "group" and named == [""]:
+        raise InvalidOption("--resample group draws whole groups, but none are named; give a CSV with a column group")
+    drawn = groups if config.resample == "group" else None
+    summary = summarise(counts, bootstrap=config.bootstrap, seed=config.seed, groups=drawn)
+    by_group = []
+    for name in named if named != [""] else []:
+        members = [item for item, group in zip(counts, groups, strict=True) if group == name]
+        by_group.append((name, len(members), summarise(members, bootstrap=config.bootstrap, seed=config.seed)))
+    low = [(name, summary.mean[name], bound) for name, bound in config.minimum if not summary.mean[name] >= bound]
+    high = [(name, summary.mean[name], bound) for name, bound in config.maximum if not summary.mean[name] <= bound]
+    return {"summary": summary, "groups": tuple(by_group), "missed_gates": (*low, *high)}
 
 
-def _compare(pair: Pair, *, tolerant: bool) -> tuple[str, Counts | HistosynthError]:
+def compare_models(
+    predictions: Sequence[str],
+    truth: str,
+    config: EvaluateConfig,
+    execution: Execution,
+    *,
+    ignore: str | None = None,
+    track: Track = silent,
+) -> ModelsResult:
+    """Compare several predictions with one truth, and with each other image by image.
+
+    Parameters and errors are those of :func:`evaluate`; every two predictions are compared over the images that both have.
+    """
+    repeated = {word for word in predictions if list(predictions).count(word) > 1}
+    if repeated:
+        raise InvalidOption(f"{sorted(repeated)[0]} is named twice; a prediction is compared with others, not with itself")
+    results = tuple(evaluate(word, truth, config, execution, ignore=ignore, track=track) for word in predictions)
+    differences = []
+    if all(result.summary is not None for result in results):
+        for number, one in enumerate(results):
+            for two in results[number + 1 :]:
+                of_one, of_two = ({outcome.name: outcome for outcome in result.outcomes} for result in (one, two))
+                both = [name for name in of_one if name in of_two]
+                if not both:
+                    raise InvalidInput(f"{one.prediction} and {two.prediction} have no image in common to be compared on")
+                groups = [of_one[name].pair.group for name in both] if config.resample == "group" else None
+                found = paired_differences(
+                    [of_one[name].counts for name in both],
+                    [of_two[name].counts for name in both],
+                    bootstrap=config.bootstrap,
+                    seed=config.seed,
+                    groups=groups,
+                )
+                differences.append((one.prediction, two.prediction, found))
+    return ModelsResult(results=results, differences=tuple(differences), settings=results[0].settings)
+
+
+def map_in_threads(function: Callable[[Any], Any], jobs: Iterable[Any], workers: int) -> Iterator[Any]:
+    """Apply a function in threads and yield results in order; few are under way at a time, so that a stop does not wait."""
+    waiting = iter(jobs)
+    with ThreadPoolExecutor(workers) as pool:
+        running: list[Any] = []
+        try:
+            while True:
+                raise_if_stopped(STOPPED)
+                while len(running) < 4 * workers and (job := next(waiting, None)) is not None:
+                    running.append(pool.submit(function, job))
+                if not running:
+                    return
+                yield running.pop(0).result()
+        finally:
+            for future in running:
+                future.cancel()
+
+
+_one_large = threading.Lock()
+"""Large images take all workers and much memory, so one is compared at a time."""
+
+
+def _compare(pair: Pair, *, config: EvaluateConfig, workers: int, tolerant: bool) -> tuple[str, Outcome | HistosynthError]:
     """Read and compare one pair; when tolerant, an error is a result."""
-    name, predicted, true = pair
     try:
-        truth, prediction = true.read(), predicted.read()
-        if truth.shape != prediction.shape:
-            raise InvalidInput(
-                f"{predicted.source} has {_size(prediction)} pixels but {true.source} has {_size(truth)}; labels are "
-                "compared pixel by pixel, so both must cover the same image at the same resolution"
-            )
-        return name, count(truth, prediction)
+        return pair.name, _outcome(pair, config, workers)
     except HistosynthError as error:
         if not tolerant:
             raise
-        return name, error
+        return pair.name, error
 
 
-def _size(labels: npt.NDArray[Any]) -> str:
-    return f"{labels.shape[0]} x {labels.shape[1]}"
+def _outcome(pair: Pair, config: EvaluateConfig, workers: int) -> Outcome:
+    true, predicted = pair.truth.open(), pair.prediction.open()
+    shape = true.shape or predicted.shape or (0, 0)  # two files of outlines: as large as what they hold
+    mpp, source = _pixel_size(pair, true, predicted, config)
+    rules = Rules(
+        mpp=mpp,
+        radius_um=config.radius_um,
+        tolerance_um=config.tolerance_um,
+        boundaries=config.boundaries,
+        border=config.border,
+    )
+    for side in (true, predicted):
+        if side.shape is not None and side.shape != shape:
+            raise InvalidInput(
+                f"{side.source} has {_size(side.shape)} pixels but {true.source} has {_size(shape)}; labels are compared "
+                "pixel by pixel, so both must cover the same image at the same resolution"
+            )
+    if shape[0] * shape[1] >= LARGE_PX and pair.ignore is None:
+        with _one_large:
+            found = compare_windows(
+                _Reader(true, shape), _Reader(predicted, shape), rules, partial(_map_windows, workers=workers)
+            )
+    else:
+        truth, prediction = read_pair(pair, true, predicted)
+        found = compare(truth, prediction, rules)
+    return _described(pair, found, rules, source)
 
 
-def _pairs(prediction: str, truth: str | None) -> tuple[list[Pair], list[str]]:
-    """Return the pairs in the order of the truth, and the names of true images without a prediction."""
+def _map_windows(function: Callable[[Any], Any], jobs: Iterable[Any], *, workers: int) -> Iterator[Any]:
+    return map_in_threads(function, jobs, workers)
+
+
+def read_pair(pair: Pair, true: OpenLabels, predicted: OpenLabels) -> tuple[LabelImage, LabelImage]:
+    """Read truth and prediction as arrays of one shape, with what is ignored as -1 in the truth."""
+    shape = true.shape or predicted.shape or (0, 0)
+    truth, prediction = true.read_whole(shape), predicted.read_whole(shape)
+    if true.shape is None and predicted.shape is None:
+        shape = max(truth.shape[0], prediction.shape[0]), max(truth.shape[1], prediction.shape[1])
+        truth, prediction = true.read_whole(shape), predicted.read_whole(shape)
+    if pair.ignore is not None:
+        mask = pair.ignore.open()
+        ignored = mask.read_whole((truth.shape[0], truth.shape[1])) != 0
+        if ignored.shape != truth.shape:
+            raise InvalidInput(
+                f"{mask.source} has {_size(ignored.shape)} pixels but {true.source} has {_size(truth.shape)}; a mask of what is "
+                "ignored covers the same image"
+            )
+        truth = np.where(ignored, -1, truth.astype(np.int64))
+    return truth, prediction
+
+
+class _Reader:
+    """Labels in windows; what cannot be read in parts is read whole once."""
+
+    def __init__(self, labels: OpenLabels, shape: tuple[int, int]) -> None:
+        self.shape = shape
+        if labels.read_window is not None:
+            self._read = labels.read_window
+        else:
+            whole = labels.read_whole(shape)
+            self._read = lambda rows, columns: whole[rows, columns]
+
+    def read(self, rows: slice, columns: slice) -> LabelImage:
+        return self._read(rows, columns)
+
+
+def _pixel_size(pair: Pair, true: OpenLabels, predicted: OpenLabels, config: EvaluateConfig) -> tuple[float, str]:
+    """Return micrometres per pixel and where they come from; labels that say different things are told apart by the truth."""
+    known = [(config.mpp, "given"), (pair.mpp, "manifest"), (true.mpp, "truth"), (predicted.mpp, "prediction")]
+    if true.mpp and predicted.mpp and abs(true.mpp - predicted.mpp) > 0.02 * true.mpp:
+        log.warning(
+            "%s says %.4g um/px but %s says %.4g; both have the same pixels, so one is wrong",
+            true.source,
+            true.mpp,
+            predicted.source,
+            predicted.mpp,
+        )
+    return next(((mpp, source) for mpp, source in known if mpp is not None), (ASSUMED_MPP, "assumed"))
+
+
+def _described(pair: Pair, found: Comparison, rules: Rules, mpp_source: str) -> Outcome:
+    """Keep of a comparison what summaries and reports need; the table of a large slide is let go."""
+    table, verdicts = found.table, found.verdicts
+    best = np.zeros(len(table.areas_truth))
+    np.maximum.at(best, table.rows, table.iou)
+    pixel = rules.mpp * rules.mpp
+    edges = np.array(AREA_EDGES_UM2)
+    areas = [
+        np.histogram(np.clip(side * pixel, edges[0], edges[-1]), edges)[0] for side in (table.areas_truth, table.areas_prediction)
+    ]
+    return Outcome(
+        pair=pair,
+        counts=found.counts,
+        missed=int((verdicts.truth == Verdict.LOST).sum()),
+        false=int((verdicts.prediction == Verdict.LOST).sum()),
+        mpp=rules.mpp,
+        mpp_source=mpp_source,
+        ious=np.histogram(best, IOU_BINS, (0, 1))[0].astype(np.int64),
+        areas=np.stack(areas).astype(np.int64),
+        calibration=_calibration(pair.prediction, table, verdicts.prediction == Verdict.MATCHED),
+    )
+
+
+def _calibration(prediction: LabelSource, table: Overlaps, matched: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64] | None:
+    """Count predicted nuclei by the probability that their store gives them."""
+    known = prediction.probabilities() if prediction.probabilities is not None else None
+    if known is None or not len(known[0]):
+        return None
+    ids, values = known
+    at = np.minimum(np.searchsorted(ids, table.ids_prediction), len(ids) - 1)
+    usable = (ids[at] == table.ids_prediction) & np.isfinite(values[at])
+    value, hit = np.clip(values[at][usable], 0, 1), matched[usable]
+    part = np.minimum((value * PROBABILITY_BINS).astype(np.int64), PROBABILITY_BINS - 1)
+    columns = (np.ones(len(part)), value, hit)
+    return np.stack([np.bincount(part, column, PROBABILITY_BINS) for column in columns], axis=1)
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[0]} x {shape[1]}"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN_NAMES]) + (f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else "")
+
+
+def _pairs(prediction: str, truth: str | None) -> Pairing:
+    """Return the pairs in the order of the truth, and what has no partner."""
     if prediction.lower().endswith(MANIFEST_SUFFIX):
         if truth is not None:
             raise InvalidOption(f"{prediction}: a CSV names predictions and truths, so TRUTH ({truth}) must not be given")
-        return _pairs_of_manifest(Path(prediction)), []
+        return pairs_of_manifest(Path(prediction))
     if truth is None:
         raise InvalidOption("TRUTH is missing; only a CSV with columns prediction, truth stands alone")
-    predicted, true = _items(prediction), _items(truth)
-    if len(predicted) == len(true) == 1:
-        (only_predicted,), (only_true,) = predicted.values(), true.values()
-        return [(only_true.name, only_predicted, only_true)], []
-    pairs, unpaired, taken = [], [], set()
-    for name, item in true.items():
-        partner = _partner(name, predicted)
-        if partner is None:
-            unpaired.append(name)
-        else:
-            taken.add(partner.name)
-            pairs.append((name, partner, item))
-    extra = [name for name in predicted if name not in taken]
-    if extra and pairs:
-        log.warning("%d predictions have no truth and are left out, such as %s", len(extra), extra[0])
-    return pairs, unpaired
+    return pair_by_name(prediction, read_truth(truth))
 
 
-def _partner(name: str, predicted: Mapping[str, LabelItem]) -> LabelItem | None:
-    """Find the prediction of a name; also the one that segment renamed because stems collided, if it is the only one."""
-    if name in predicted:
-        return predicted[name]
-    renamed = [item for other, item in predicted.items() if (match := COLLISION.match(other)) and match["stem"] == name]
-    return renamed[0] if len(renamed) == 1 else None
-
-
-def _items(word: str) -> dict[str, LabelItem]:
-    """Return the label images that a word names, by name."""
-    paths = expand_inputs([word], suffixes=(*LABEL_SUFFIXES, STORE_SUFFIX), stdin=sys.stdin, what="label image")
-    if len(paths) == 1:
-        return _by_name(_items_of(paths[0]))
-    paths = [path for path in paths if not path.name.lower().endswith(OVERLAY_ENDING)]
-    stores = {_stem(path) for path in paths if _is_store(path)}
-    chosen = [path for path in paths if _is_store(path) or _stem(path) not in stores]
-    if not chosen:
-        raise InputNotFound(f"{word}: holds overlays only, which are pictures; labels are *.zarr, {', '.join(LABEL_SUFFIXES)}")
-    if len(chosen) == 1:
-        return _by_name(_items_of(chosen[0]))
-    return _by_name(item for path in chosen for item in _items_of(path, prefix=True))
-
-
-def _by_name(items: Iterable[LabelItem]) -> dict[str, LabelItem]:
-    named: dict[str, LabelItem] = {}
-    for item in items:
-        if item.name in named:
-            raise InvalidInput(
-                f"{named[item.name].source} and {item.source} have the same name, so it is not clear which one counts; "
-                "keep one of them, or name the pairs in a CSV with columns prediction, truth"
-            )
-        named[item.name] = item
-    return named
-
-
-def _is_store(path: Path) -> bool:
-    return path.name.lower().endswith(STORE_SUFFIX) or path.is_dir()
-
-
-def _stem(path: Path) -> str:
-    return slide_stem(path).removesuffix(PATCH_LABELS_ENDING)
-
-
-def _items_of(path: Path, *, prefix: bool = False) -> list[LabelItem]:
-    """Return the label images of one file or store; ``prefix`` puts the store's name before the number of a patch."""
-    if not _is_store(path):
-        return [LabelItem(_stem(path), str(path), partial(read_label_image, path))]
-    known = peek(path)
-    if known is not None and known.contract_name == "histosynth-patches":
-        patches = PatchStore.open(path)
-        return _numbered(path, len(patches), prefix, partial(_read_patch, patches))
-    labels = open_labels(path)
-    if labels.layout == "slide":
-        return [LabelItem(_stem(path), str(path), labels.label_image)]
-    return _numbered(path, len(labels), prefix, labels.label_image)
-
-
-def _numbered(path: Path, n: int, prefix: bool, read: Callable[[int], npt.NDArray[np.integer[Any]]]) -> list[LabelItem]:
-    before = f"{_stem(path)}:" if prefix else ""
-    return [LabelItem(f"{before}{i:06d}", f"{path}, patch {i}", partial(read, i)) for i in range(n)]
-
-
-def _read_patch(store: PatchStore, index: int) -> npt.NDArray[np.integer[Any]]:
-    return np.asarray(store.read(range(index, index + 1))[1][0])
-
-
-def _pairs_of_manifest(path: Path) -> list[Pair]:
-    """Read pairs from a CSV; relative paths count from the working folder or, where nothing is there, from the CSV's."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            table = csv.DictReader(lines, skipinitialspace=True)
-            table.fieldnames = [name.strip().lower() for name in table.fieldnames or []]
-            header, rows = table.fieldnames, list(table)
-    except FileNotFoundError:
-        raise InputNotFound(f"{path}: no such file; a CSV with columns prediction, truth was expected") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InvalidInput(f"{path}: cannot be read as CSV ({' '.join(str(error).split())})") from error
-    if not {"prediction", "truth"} <= set(header):
-        raise InvalidInput(f"{path}: needs the columns prediction, truth; got {', '.join(header) or 'nothing'}")
-    if not rows:
-        raise InputNotFound(f"{path}: no input, the CSV names no pair; one a line is expected below the header")
-    pairs = []
-    for line, row in enumerate(rows, 2):
-        predicted, true = (_one_item(row.get(column), path, line, column) for column in ("prediction", "truth"))
-        pairs.append((predicted.name, predicted, true))
-    return _with_distinct_names(pairs)
-
-
-def _with_distinct_names(pairs: Sequence[Pair]) -> list[Pair]:
-    """Name pairs by both paths where the short names of several are equal."""
-    short = [name for name, _, _ in pairs]
-    if len(set(short)) == len(short):
-        return list(pairs)
-    return [(f"{predicted.source} | {true.source}", predicted, true) for _, predicted, true in pairs]
-
-
-def _one_item(word: str | None, manifest: Path, line: int, column: str) -> LabelItem:
-    name = (word or "").strip()
-    if not name:
-        raise InvalidInput(f"{manifest}: line {line} has no {column}; fill it or remove the line")
-    path = Path(name)
-    beside = manifest.parent / path
-    if not path.exists() and beside.exists():
-        path = beside
-    if not path.exists():
-        raise InputNotFound(f"{path}: no such label image (line {line} of {manifest}); check the path")
-    items = _items_of(path)
-    if len(items) != 1:
-        raise InvalidInput(f"{path}: holds {len(items)} label images, but a line of {manifest} names one; evaluate it by itself")
-    return items[0]
+def _with_ignored(pairing: Pairing, word: str | None) -> Pairing:
+    """Give each pair its mask of what is ignored."""
+    if word is None:
+        return pairing
+    masks = find_labels(word)
+    if len(masks) == len(pairing.pairs) == 1:
+        masks = {pairing.pairs[0].name: next(iter(masks.values()))}
+    missing = [pair.name for pair in pairing.pairs if pair.name not in masks]
+    if missing:
+        raise InputNotFound(f"--ignore {word}: no mask for {len(missing)} images ({_some(missing)}); names must agree")
+    pairs = tuple(dataclasses.replace(pair, ignore=masks[pair.name]) for pair in pairing.pairs)
+    return dataclasses.replace(pairing, pairs=pairs)

@@ -86,7 +86,12 @@ def _check(values: npt.NDArray[Any], path: Path) -> npt.NDArray[np.integer[Any]]
     if values.dtype.kind == "b":
         return values.astype(np.uint8)
     if values.dtype.kind == "f":
-        if not (np.isfinite(values).all() and (values == np.rint(values)).all() and (np.abs(values) <= LARGEST_EXACT).all()):
+        if not np.isfinite(values).all():
+            raise InvalidInput(
+                f"{path}: labels must be whole numbers, got {values.dtype} with NaN or infinity; write 0 for background and -1 "
+                "for what is to be ignored"
+            )
+        if not ((values == np.rint(values)).all() and (np.abs(values) <= LARGEST_EXACT).all()):
             raise InvalidInput(
                 f"{path}: labels must be whole numbers, got {values.dtype} with fractions; is it a probability map?"
             )

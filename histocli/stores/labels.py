@@ -425,6 +425,10 @@ class LabelStore:
             raise IndexError(index)
         return self.labels() if self.layout == "slide" else self._read(self._levels[0], index)
 
+    def window(self, rows: slice, columns: slice) -> npt.NDArray[np.uint32]:
+        """Read a part of a slide's labels, uint32; safe from several threads."""
+        return self._read(self._levels[0], (rows, columns))
+
     @property
     def table(self) -> dict[str, npt.NDArray[Any]]:
         """The columns of the nuclei of a slide, in the order of ids; empty for patches, whose labels say all."""

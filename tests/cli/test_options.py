@@ -36,8 +36,18 @@ CONFIGS = {
     "pack": PackConfig,
     "info": InfoConfig,
 }
-SPELLED_OTHERWISE = {"time_budget_s": "time_budget", "minimum": "min", "formats": "format"}  # field: option
-NO_FIELD = {"out", "model", "refs", "stop_after"}  # decide where, with what and how far, not what is made
+SPELLED_OTHERWISE = {"time_budget_s": "time_budget", "minimum": "min", "maximum": "max", "formats": "format"}  # field: option
+NO_FIELD = {
+    "out",
+    "model",
+    "refs",
+    "stop_after",
+    "truth",
+    "ignore",
+    "html",
+    "images",
+    "realism",
+}  # decide where, with what and how far, not what is made
 EXECUTION = {field.name for field in dataclasses.fields(Execution)}
 
 

@@ -24,6 +24,13 @@ from histocli.stores import inputs
 ALL = (Execution, EvaluateConfig, GenerateConfig, InfoConfig, PackConfig, RefineConfig, SegmentConfig, TrainConfig)
 
 WRONG = [
+    (EvaluateConfig, "mpp", 9.0, "--mpp"),
+    (EvaluateConfig, "radius_um", 0.0, "--radius-um"),
+    (EvaluateConfig, "tolerance_um", float("nan"), "--tolerance-um"),
+    (EvaluateConfig, "border", "cut", "--border"),
+    (EvaluateConfig, "resample", "pixel", "--resample"),
+    (EvaluateConfig, "maximum", (("pq", 1.0),), "--max"),
+    (EvaluateConfig, "realism_patches", 3, "--realism-patches"),
     (Execution, "on_error", "ignore", "--on-error"),
     (Execution, "workers", -1, "--workers"),
     (GenerateConfig, "n", 0, "--n"),

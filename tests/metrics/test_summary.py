@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from histocli.metrics.counts import Counts, count
-from histocli.metrics.summary import summarise
+from histocli.metrics.summary import paired_differences, summarise
 
 
 def some_counts(n: int) -> list[Counts]:
@@ -31,6 +31,9 @@ def test_interval_is_the_percentile_bootstrap_of_the_mean():
 def test_interval_holds_the_mean_and_needs_two_images():
     summary = summarise(some_counts(9))
     for name, mean in summary.mean.items():
+        if np.isnan(mean):
+            assert summary.ci95[name] is None
+            continue
         low, high = summary.ci95[name]
         assert low <= mean <= high
     assert set(summarise(some_counts(1)).ci95.values()) == {None}
@@ -38,7 +41,59 @@ def test_interval_holds_the_mean_and_needs_two_images():
 
 
 def test_same_seed_same_interval():
-    assert summarise(some_counts(5), seed=1) == summarise(some_counts(5), seed=1)
+    assert repr(summarise(some_counts(5), seed=1)) == repr(summarise(some_counts(5), seed=1))
+
+
+def test_what_an_image_cannot_say_is_left_out_of_the_mean():
+    """No truth: errors relative to it are unknown, in the mean and in each resampling."""
+    none, some = Counts(n_prediction=3, images=1), [Counts(n_truth=n, n_prediction=n + 1, images=1) for n in (1, 2, 4)]
+    summary = summarise([none, *some])
+    assert summary.mean["count_error_relative"] == pytest.approx((1 + 1 / 2 + 1 / 4) / 3)
+    assert summary.known["count_error_relative"] == 3
+    assert summary.known["pq"] == 4
+    low, high = summary.ci95["count_error_relative"]
+    assert 1 / 4 <= low < high <= 1
+
+
+def test_groups_are_drawn_whole():
+    """Two patients whose images agree among themselves: the interval knows two numbers, not twenty."""
+    counts = [Counts(n_truth=2, n_prediction=2, true_positives=k, matched_iou_sum=float(k), images=1) for k in (0, 2)]
+    counts, groups = [counts[0]] * 10 + [counts[1]] * 10, ["a"] * 10 + ["b"] * 10
+    by_image, by_group = summarise(counts), summarise(counts, groups=groups)
+    assert by_group.ci95["pq"] == (0, 1)
+    assert by_image.ci95["pq"][0] > 0.2
+    assert by_group.mean == pytest.approx(by_image.mean, nan_ok=True)
+
+
+def test_paired_differences_see_through_hard_and_easy_images():
+    """B is always 0.1 better than A, while images differ by far more: the interval of the difference excludes 0."""
+    rng = np.random.default_rng(0)
+    base = rng.uniform(0.1, 0.8, 30)
+    sets = [
+        [Counts(n_truth=1000, n_prediction=1000, true_positives=int(1000 * f), matched_iou_sum=1000 * f, images=1) for f in side]
+        for side in (base, base + 0.1)
+    ]
+    found = paired_differences(*sets)["pq"]
+    assert found.mean == pytest.approx(0.1, abs=0.002)
+    assert found.ci95[0] > 0.09
+    assert found.p_value < 0.001
+    assert (found.better, found.worse) == (30, 0)
+    back = paired_differences(*reversed(sets))["pq"]
+    assert (back.mean, back.better) == (pytest.approx(-found.mean), 0)
+    same = paired_differences(sets[0], sets[0])["pq"]
+    assert (same.mean, same.ci95, same.p_value) == (0, (0, 0), 1)
+
+
+def test_fewer_errors_are_better():
+    near, far = ([Counts(n_truth=5, n_prediction=n, images=1)] * 4 for n in (6, 9))
+    found = paired_differences(far, near)["count_error_abs"]
+    assert (found.mean, found.better, found.worse) == (-3, 4, 0)
+
+
+def test_the_sign_flip_test_is_exact_for_few_images():
+    """Three images, all better: 2 of 8 sign patterns are as extreme."""
+    one, two = ([Counts(n_truth=2, n_prediction=2, true_positives=k, matched_iou_sum=float(k), images=1)] * 3 for k in (1, 2))
+    assert paired_differences(one, two)["pq"].p_value == pytest.approx(2 / 8)
 
 
 def test_an_empty_set_has_no_mean():
