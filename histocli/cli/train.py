@@ -70,6 +70,15 @@ def train(
         ),
     ] = None,
     rounds: Annotated[int, o.option("--rounds", help="Rounds of self-training, with --refs.")] = TrainConfig.rounds,
+    teacher: Annotated[
+        str | None,
+        o.option(
+            "--teacher",
+            metavar="LABELS",
+            help="Labels of the references that teach the first round: label images, GeoJSON, stores; matched by name.",
+            show_default=False,
+        ),
+    ] = TrainConfig.teacher,
     reference_mpp: Annotated[
         float | None,
         o.option(
@@ -124,6 +133,7 @@ def train(
         learning_rate=learning_rate,
         init=init,
         rounds=rounds,
+        teacher=teacher,
         reference_mpp=reference_mpp,
         shippable=shippable,
         validation=validation,
@@ -132,6 +142,8 @@ def train(
     )
     if stop_after is not None and stop_after < 1:
         raise InvalidOption(f"--stop-after must be at least 1 step, got {stop_after}")
+    if teacher is not None and not refs:
+        raise InvalidOption("--teacher names labels of the references: name these with --refs")
     running = o.execution(
         device=device,
         precision=precision,

@@ -37,6 +37,8 @@ class TrainConfig:
     """Model whose weights the training starts from."""
     rounds: int = 2
     """Rounds of self-training on unlabelled references, where some are given."""
+    teacher: str | None = None
+    """Labels of the references, of any kind, that teach the first round of self-training in place of the network's own."""
     reference_mpp: float | None = None
     """Pixel size of the references, in micrometres per pixel, where they do not record it."""
     shippable: bool = True

@@ -59,6 +59,7 @@ from histocli.stages.fresh import FreshPatches
 from histocli.stages.hardness import judge_hardness
 from histocli.stages.unlabelled import Findings, compare, disagreements, find_nuclei, mixed, pseudo_labelled, read_unlabelled
 from histocli.stores.inputs import expand_inputs, expand_with_mpp
+from histocli.stores.label_sources import LabelSource, find_labels
 from histocli.stores.logs import append_metrics, preview_path, start_log
 from histocli.stores.models import (
     ModelHeader,
@@ -73,7 +74,7 @@ from histocli.stores.models import (
 from histocli.stores.patches import PatchStore
 from histocli.stores.pictures import write_png
 from histocli.stores.provenance import OutputLock, one_line
-from histocli.stores.slides import IMAGE_SUFFIXES
+from histocli.stores.slides import IMAGE_SUFFIXES, slide_stem
 from histocli.training.hard_examples import AppearanceAscent, Hardening, Hardness, bounds_from_references
 from histocli.training.loop import Schedule, StepRecord, Training, start_training, train_steps
 from histocli.training.sampling import PatchSet
@@ -230,6 +231,8 @@ class _Plan:
 
     inputs: list[_Input]
     sources: list[Source]
+    teacher: list[LabelSource] | None
+    """Labels of each source."""
     learnt: tuple[ModelHeader, dict[str, torch.Tensor]] | None
     """The model to start from."""
     data: list[Json]
@@ -255,6 +258,11 @@ def _plan(stores: Sequence[str], refs: Sequence[str], out: Path, config: TrainCo
     if sources:
         used["references"] = [[source.sha256, source.mpp] for source in sources]
         data += [{"name": source.path.name, "sha256": source.sha256, "origin": "reference"} for source in sources]
+    teacher = None
+    if config.teacher is not None:
+        sources, teacher = _match_teacher(config.teacher, sources)
+        used["teacher"] = content_hash(Path(config.teacher))
+        data.append({"name": Path(config.teacher).name, "sha256": used["teacher"], "origin": "teacher"})
     if config.init is not None:
         used["init"] = content_hash(Path(config.init))
         data.append({"name": Path(config.init).name, "sha256": used["init"], "origin": "model"})
@@ -276,8 +284,8 @@ def _plan(stores: Sequence[str], refs: Sequence[str], out: Path, config: TrainCo
         rounds=[],
         failed=tuple(failed),
     )
-    fingerprint = config_hash(replace(config, init=None), **used)
-    return _Plan(inputs, sources, learnt, data, fingerprint, local_device(device), dtype, result)
+    fingerprint = config_hash(replace(config, init=None, teacher=None), **used)
+    return _Plan(inputs, sources, teacher, learnt, data, fingerprint, local_device(device), dtype, result)
 
 
 def _make(
@@ -298,9 +306,11 @@ def _make(
     learns_contacts = architecture.get("targets") == "contact"
     patches, held_out, owner = _load(plan.inputs, config, learns_contacts, execution, track)
     patches, effective = _use_weights(patches)
-    unlabelled = None
+    unlabelled = given = None
     if plan.sources:
-        unlabelled, damaged = read_unlabelled(plan.sources, result.mpp, store.patch_px, config.seed, execution, track)
+        unlabelled, given, damaged = read_unlabelled(
+            plan.sources, result.mpp, store.patch_px, config.seed, execution, track, plan.teacher
+        )
         result = replace(result, failed=(*result.failed, *damaged))
     torch.manual_seed(config.seed)
     segmenter = build_segmenter(architecture)
@@ -319,6 +329,7 @@ def _make(
     last_look_s = 0.0 if unlabelled is None else LABELLING_S * len(unlabelled) * (unlabelled.shape[1] / 256) ** 2
     clock = Clock(config.steps, config.time_budget_s, RESERVE_S + last_look_s, watch)
     run = _Run(out, plan.fingerprint, training, clock, held_out, result.mpp, plan.dtype, stop_after, config.seed, members)
+    run.given = given
     if resume:
         run.restore(checkpoint_path(out))
     drawn: Json | None = None
@@ -420,6 +431,22 @@ def _open_init(word: str, store: PatchStore) -> tuple[ModelHeader, dict[str, tor
             "make the store with the model's --mpp"
         )
     return header, tensors
+
+
+def _match_teacher(word: str, sources: Sequence[Source]) -> tuple[list[Source], list[LabelSource]]:
+    """Give each reference the labels of its name; references without any are left out."""
+    labels = find_labels(word)
+    matched = [(source, labels[slide_stem(source.path)]) for source in sources if slide_stem(source.path) in labels]
+    if not matched:
+        raise InvalidInput(
+            f"--teacher {word}: none of its {len(labels)} label images is named like one of the {len(sources)} references; "
+            "labels are matched by the name without its ending"
+        )
+    if len(matched) < len(sources):
+        logger.warning(
+            "--teacher %s: %d of %d references have no labels and are left out", word, len(sources) - len(matched), len(sources)
+        )
+    return [source for source, _ in matched], [each for _, each in matched]
 
 
 def _identify(words: Sequence[str], mpp: float, config: TrainConfig, execution: Execution) -> tuple[list[Source], list[str]]:
@@ -597,6 +624,8 @@ class _Run:
         self.first: Json | None = None
         """What the first teacher found, and the confidence that all rounds share."""
         self.rounds: list[Json] = []
+        self.given: Findings | None = None
+        """What the user's own teacher found: the first round learns from it."""
 
     def train(
         self,
@@ -617,7 +646,10 @@ class _Run:
             if index > 0:
                 assert unlabelled is not None
                 findings = self._begin_round(index, findings, unlabelled, phase, schedule, track)
-                pseudo, about = pseudo_labelled(unlabelled, findings, self.mpp, Acceptance())
+                own = findings is self.given  # what a person gives as labels is learnt whole, borders too
+                pseudo, about = pseudo_labelled(
+                    unlabelled, findings, self.mpp, Acceptance(share=1.0) if own else Acceptance(), borders=own
+                )
                 data = mixed(patches, pseudo, PSEUDO_SHARE)
                 logger.info("%s: %s", phase.name, about)
             with track(phase.name if index else "training", round((phase.end - phase.begin) * total)) as bar:
@@ -691,7 +723,11 @@ class _Run:
     ) -> Findings:
         """Make the present weights the teacher, or take up those of an interrupted round; returns what the teacher finds."""
         segmenter = self.training.segmenter
+        if index == 1 and self.given is not None:
+            findings = self.given
         if self.phase == index and self.teacher is not None:  # resumed within this round
+            if findings is not None:
+                return findings
             student = {name: value.clone() for name, value in segmenter.state_dict().items()}
             segmenter.load_state_dict(self.teacher)
             findings = self._find(unlabelled, track)

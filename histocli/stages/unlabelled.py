@@ -20,7 +20,8 @@ from histocli.instances.targets import mean_within
 from histocli.metrics.contrast import nuclear_contrast
 from histocli.metrics.selection import agreement
 from histocli.stages.common import Source
-from histocli.stages.real_patches import cut_each
+from histocli.stages.real_patches import CutPatches, cut_all
+from histocli.stores.label_sources import LabelSource
 from histocli.training.sampling import PatchSet
 from histocli.training.self_training import Acceptance, accept_within_strata, pseudo_targets
 
@@ -30,8 +31,14 @@ MOST_PATCHES = 640  # of unlabelled tissue in a round
 
 
 def read_unlabelled(
-    sources: Sequence[Source], mpp: float, side: int, seed: int, execution: Execution, track: Track
-) -> tuple[npt.NDArray[np.uint8], list[str]]:
+    sources: Sequence[Source],
+    mpp: float,
+    side: int,
+    seed: int,
+    execution: Execution,
+    track: Track,
+    teacher: Sequence[LabelSource] | None = None,
+) -> tuple[npt.NDArray[np.uint8], Findings | None, list[str]]:
     """Read patches of unlabelled tissue, evenly from all references.
 
     Parameters
@@ -44,11 +51,15 @@ def read_unlabelled(
     seed : int
     execution : Execution
     track : Track
+    teacher : sequence of LabelSource, optional
+        What somebody or something found in each reference.
 
     Returns
     -------
     patches : ndarray of uint8, shape (n, side, side, 3)
         Glass made white; not in the order of any network.
+    findings : Findings or None
+        Of the teacher in these patches.
     failed : list of str
         References that could not be read.
 
@@ -59,23 +70,30 @@ def read_unlabelled(
     """
     most = max(1, -(-MOST_PATCHES // len(sources)))
     stopped = "train: stopped before the first step; run it again"
-    cut = cut_each(sources, mpp, side, most, seed, workers=execution.workers, track=track, stopped=stopped)
-    failed, parts = [], []
+    cut = cut_all(sources, mpp, side, most, seed, workers=execution.workers, track=track, stopped=stopped, labels=teacher)
+    failed: list[str] = []
+    parts: list[CutPatches] = []
     for source, found in zip(sources, cut, strict=True):
         if isinstance(found, HistosynthError):
             if execution.on_error == "stop":
                 raise found
             logger.warning("%s", found)
             failed.append(str(source.path))
-        elif len(found):
+        elif len(found.images):
             parts.append(found)
     if not parts:
         raise InvalidInput(
             f"{sources[0].path}: none of the {len(sources)} references shows nuclei; give images of stained tissue"
         )
-    patches = np.concatenate(parts)
+    patches = np.concatenate([part.images for part in parts])
     even = np.linspace(0, len(patches) - 1, min(len(patches), MOST_PATCHES)).astype(int)  # of all references, not of the first
-    return patches[even], sorted(failed)
+    findings = None
+    if teacher is not None:
+        labels = np.concatenate([part.labels for part in parts if part.labels is not None])[even]
+        findings = Findings(list(labels), [(each > 0).astype(np.float32) for each in labels])
+        if not findings.count():
+            raise InvalidInput(f"{teacher[0].source}: the teacher has outlined no nucleus in {len(sources)} references")
+    return patches[even], findings, sorted(failed)
 
 
 @dataclass(frozen=True)
@@ -125,9 +143,20 @@ def find_nuclei(predictor: Predictor, patches: npt.NDArray[np.uint8], track: Tra
 
 
 def pseudo_labelled(
-    patches: npt.NDArray[np.uint8], findings: Findings, mpp: float, acceptance: Acceptance
+    patches: npt.NDArray[np.uint8], findings: Findings, mpp: float, acceptance: Acceptance, *, borders: bool = False
 ) -> tuple[PatchSet, Json]:
     """Turn findings into patches to learn from.
+
+    Parameters
+    ----------
+    patches : ndarray of uint8, shape (n, H, W, 3)
+    findings : Findings
+    mpp : float
+        Micrometres per pixel.
+    acceptance : Acceptance
+    borders : bool
+        Whether the findings also teach where nuclei end against each other: a network that joins two nuclei must not teach that
+        there is no border, what a person uses as labels may.
 
     Returns
     -------
@@ -155,7 +184,7 @@ def pseudo_labelled(
         np.stack([target.distance for target in targets]),
         np.ones(size, np.float32),
         np.full(size, 1 / size),
-        borders=np.zeros(size, bool),  # a teacher that joins two nuclei must not teach that there is no border
+        borders=np.full(size, borders),
     )
     about: Json = {
         "objects": len(accepted),

@@ -8,6 +8,7 @@ import pickle
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from histocli.base.errors import InputNotFound, InvalidInput, InvalidOption, InvalidStore, Stopped, StoreExists
@@ -632,3 +633,64 @@ def test_references_without_tissue_are_refused(store, tmp_path):
     Image.fromarray(np.full((64, 64, 3), 255, np.uint8)).save(tmp_path / "white.png")
     with pytest.raises(InvalidInput, match="none of the 1 references shows nuclei"):
         run(store, tmp_path / "m.safetensors", refs=[str(tmp_path / "white.png")], **SELF)
+
+
+@pytest.mark.parametrize("kind", ["tiff", "geojson"])
+def test_a_persons_labels_may_be_the_first_teacher(store, tmp_path, references, loose, monkeypatch, kind):
+    """Labels of two of three references, as label images or as outlines; what the first round learns is what they say."""
+    folder = tmp_path / "found"
+    folder.mkdir()
+    for seed in range(2):
+        labels = make_tissue(seed=seed).labels
+        if kind == "tiff":
+            tifffile.imwrite(folder / f"{seed}.tif", labels.astype(np.uint16))
+        else:
+            features = []
+            for number in range(1, labels.max() + 1):
+                rows, columns = np.nonzero(labels == number)
+                box = [int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1]
+                ring = [[box[0], box[1]], [box[2], box[1]], [box[2], box[3]], [box[0], box[3]], [box[0], box[1]]]
+                features.append({"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}, "properties": {}})
+            (folder / f"{seed}.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    learnt = []
+    original = stage.pseudo_labelled
+    monkeypatch.setattr(
+        stage,
+        "pseudo_labelled",
+        lambda *given, **more: learnt.append((given[1], more, original(*given, **more))) or learnt[-1][2],
+    )
+    result = run(store, tmp_path / "m.safetensors", refs=references, teacher=str(folder), **SELF)
+    (given, options, (made, about)), (_, second, _) = learnt
+    assert options == {"borders": True}
+    assert second == {"borders": False}
+    assert about["accepted"] == about["objects"] == given.count() > 0
+    assert made.borders.all()
+    for truth, target, valid in zip(given.labels, made.nucleus, made.valid, strict=True):
+        assert (target[valid] == (truth > 0)[valid]).all()
+    if kind == "tiff":
+        wanted = {int((make_tissue(seed=seed).labels > 0).sum()) for seed in range(2)}
+        assert max((each > 0).sum() for each in given.labels) <= max(wanted)
+    assert result.rounds
+    origins = [entry["origin"] for entry in read_model_header(tmp_path / "m.safetensors").data]
+    assert origins == ["initial", "reference", "reference", "reference", "teacher"]
+
+
+def test_a_teacher_that_is_stopped_goes_on_as_if_it_had_not_been(store, tmp_path, references, loose):
+    folder = tmp_path / "found"
+    folder.mkdir()
+    for seed in range(3):
+        tifffile.imwrite(folder / f"{seed}.tif", make_tissue(seed=seed).labels.astype(np.uint16))
+    run(store, tmp_path / "whole.safetensors", refs=references, teacher=str(folder), **SELF)
+    with pytest.raises(Stopped):
+        run(store, tmp_path / "cut.safetensors", refs=references, teacher=str(folder), stop_after=7, **SELF)
+    run(store, tmp_path / "cut.safetensors", refs=references, teacher=str(folder), execution={"resume": True}, **SELF)
+    assert_same_weights(tmp_path / "whole.safetensors", tmp_path / "cut.safetensors")
+
+
+def test_a_teacher_of_other_images_is_refused(store, tmp_path, references):
+    tifffile.imwrite(tmp_path / "elsewhere.tif", make_tissue(seed=0).labels.astype(np.uint16))
+    with pytest.raises(InvalidInput, match="none of its 1 label images is named like one of the 3 references"):
+        run(store, tmp_path / "m.safetensors", refs=references, teacher=str(tmp_path / "elsewhere.tif"), **SELF)
+    tifffile.imwrite(tmp_path / "0.tif", np.ones((7, 9), np.uint16))
+    with pytest.raises(InvalidInput, match=r"0\.tif: is 7 x 9 px but .*labels must be of the reference's own size"):
+        run(store, tmp_path / "n.safetensors", refs=references, teacher=str(tmp_path / "0.tif"), **SELF)
