@@ -45,6 +45,7 @@ NO_ROOM = {
 }
 
 SHORT_WRITE = re.compile(r"requested and \d+ written")  # how NumPy reports a full disk, without its number
+DEVICE_LOST = re.compile(r"\b(CUDA|HIP|cuDNN|cuBLAS|NCCL|MPS) (driver |runtime |backend )?error", re.IGNORECASE)
 
 
 class Command(TyperCommand):
@@ -124,6 +125,11 @@ def out_of_resources(error: BaseException) -> OutOfResources | None:
         if isinstance(link, MemoryError) or kind.__name__ == "OutOfMemoryError" or "can't allocate memory" in message:
             where = "GPU memory" if "CUDA" in message else "memory"
             return OutOfResources(f"not enough {where}; use smaller tiles or batches, fewer --workers or another --device")
+        if kind.__name__ == "AcceleratorError" or (isinstance(link, RuntimeError) and DEVICE_LOST.search(message)):
+            said = message.strip().splitlines()[0] if message.strip() else kind.__name__
+            return OutOfResources(
+                f"the device failed ({said}); what was saved is kept, go on with --resume, or with --device cpu"
+            )
         if kind.__name__ == "BrokenProcessPool":
             return OutOfResources("a worker process died, most often for lack of memory; use fewer --workers")
         if isinstance(link, OSError) and link.errno is None and SHORT_WRITE.search(message):

@@ -133,6 +133,7 @@ class OutOfMemoryError(RuntimeError):
         OSError(errno.ENOSPC, "No space left on device", "a.zarr"),
         PermissionError(errno.EACCES, "Permission denied", "a.zarr"),
         OSError("61440 requested and 1984 written"),
+        RuntimeError("CUDA error: unspecified launch failure\nCUDA kernel errors might be asynchronously reported"),
     ],
 )
 def test_missing_memory_or_disk_is_exit_6(stages, capsys, error):
