@@ -117,26 +117,32 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def out_of_resources(error: BaseException) -> OutOfResources | None:
-    """Recognise an error that says that memory, disk or a place to write is missing, wherever it was raised."""
+    """Recognise an error that says that memory, disk, device or a place to write is missing, wherever it was raised."""
     for link in _causes(error):
-        kind, message = type(link), str(link)
         if isinstance(link, OutOfResources):
             return link
-        if isinstance(link, MemoryError) or kind.__name__ == "OutOfMemoryError" or "can't allocate memory" in message:
-            where = "GPU memory" if "CUDA" in message else "memory"
-            return OutOfResources(f"not enough {where}; use smaller tiles or batches, fewer --workers or another --device")
-        if kind.__name__ == "AcceleratorError" or (isinstance(link, RuntimeError) and DEVICE_LOST.search(message)):
-            said = message.strip().splitlines()[0] if message.strip() else kind.__name__
-            return OutOfResources(
-                f"the device failed ({said}); what was saved is kept, go on with --resume, or with --device cpu"
-            )
-        if kind.__name__ == "BrokenProcessPool":
-            return OutOfResources("a worker process died, most often for lack of memory; use fewer --workers")
-        if isinstance(link, OSError) and link.errno is None and SHORT_WRITE.search(message):
-            return OutOfResources(f"the disk is full ({message}); free some space, or write to another place with -o/--out")
-        if isinstance(link, OSError) and link.errno in NO_ROOM:
-            where = f"{os.fsdecode(link.filename)}: " if isinstance(link.filename, (str, bytes)) else ""
-            return OutOfResources(f"{where}{link.strerror or message}; free some space, or write to another place with -o/--out")
+        missing = _what_is_missing(link)
+        if missing is not None:
+            return OutOfResources(missing)
+    return None
+
+
+def _what_is_missing(link: BaseException) -> str | None:
+    """Return what to tell of an error that a missing resource made; None for any other error."""
+    kind, message = type(link), str(link)
+    if isinstance(link, MemoryError) or kind.__name__ == "OutOfMemoryError" or "can't allocate memory" in message:
+        where = "GPU memory" if "CUDA" in message else "memory"
+        return f"not enough {where}; use smaller tiles or batches, fewer --workers or another --device"
+    if kind.__name__ == "AcceleratorError" or (isinstance(link, RuntimeError) and DEVICE_LOST.search(message)):
+        said = message.strip().splitlines()[0] if message.strip() else kind.__name__
+        return f"the device failed ({said}); what was saved is kept, go on with --resume, or with --device cpu"
+    if kind.__name__ == "BrokenProcessPool":
+        return "a worker process died, most often for lack of memory; use fewer --workers"
+    if isinstance(link, OSError) and link.errno is None and SHORT_WRITE.search(message):
+        return f"the disk is full ({message}); free some space, or write to another place with -o/--out"
+    if isinstance(link, OSError) and link.errno in NO_ROOM:
+        where = f"{os.fsdecode(link.filename)}: " if isinstance(link.filename, (str, bytes)) else ""
+        return f"{where}{link.strerror or message}; free some space, or write to another place with -o/--out"
     return None
 
 

@@ -706,19 +706,7 @@ class _Run:
             )
 
     def _save(self, training: AdversarialTraining) -> None:
-        state = {
-            "networks": {name: network.state_dict() for name, network in training.networks.items().items()},
-            "optimizers": {name: optimizer.state_dict() for name, optimizer in training.optimizers.items()},
-            "history": {
-                "pixels": training.history.pixels,
-                "regions": training.history.regions,
-                "filled": training.history.filled,
-            },
-            "step": training.step,
-            "moves": training.moves,
-            "skill": training.skill,
-            "proven": training.proven,
-            "pace": training.pace,
+        state = training.state() | {
             "trained_s": self.clock.trained_s,
             "held": None if self.held is None else asdict(self.held),
             "finished": self.finished,
@@ -732,17 +720,7 @@ class _Run:
         try:
             if checkpoint.config_hash != self.fingerprint:
                 raise ValueError("it was made with other settings or inputs")
-            for name, network in training.networks.items().items():
-                network.load_state_dict(state["networks"][name])
-            for name, optimizer in training.optimizers.items():
-                optimizer.load_state_dict(state["optimizers"][name])
-            history = training.history
-            history.pixels.copy_(state["history"]["pixels"])
-            history.regions.copy_(state["history"]["regions"])
-            history.filled = int(state["history"]["filled"])
-            training.step, training.moves = int(state["step"]), int(state["moves"])
-            training.skill = float(state["skill"])
-            training.proven, training.pace = bool(state["proven"]), float(state["pace"])
+            training.restore(state)
             self.clock.earlier_s = float(state["trained_s"])
             self.held = None if state["held"] is None else HeldOut(**state["held"])
             self.finished = bool(state["finished"])

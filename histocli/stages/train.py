@@ -56,7 +56,7 @@ from histocli.stages.common import (
     weights_digest,
 )
 from histocli.stages.fresh import FreshPatches
-from histocli.stages.hardness import judge_hardness
+from histocli.stages.hardness import judge_hardness, refiner_hardening
 from histocli.stages.unlabelled import Findings, compare, disagreements, find_nuclei, mixed, pseudo_labelled, read_unlabelled
 from histocli.stores.inputs import expand_inputs, expand_with_mpp
 from histocli.stores.label_sources import LabelSource, find_labels
@@ -323,13 +323,14 @@ def _make(
         crop_px=min(config.crop_px, *patches.nucleus.shape[1:]) // multiple * multiple,
         learning_rate=config.peak_rate,
         seed=config.seed,
-        hard=_hardening(config, plan.inputs),
+        hard=_hardening(config, plan, execution, members, track, learns_contacts=learns_contacts),
     )
     training = start_training(segmenter, schedule, members.wrap(segmenter))
     last_look_s = 0.0 if unlabelled is None else LABELLING_S * len(unlabelled) * (unlabelled.shape[1] / 256) ** 2
     clock = Clock(config.steps, config.time_budget_s, RESERVE_S + last_look_s, watch)
     run = _Run(out, plan.fingerprint, training, clock, held_out, result.mpp, plan.dtype, stop_after, config.seed, members)
     run.given = given
+    run.hard = schedule.hard
     if resume:
         run.restore(checkpoint_path(out))
     drawn: Json | None = None
@@ -455,12 +456,22 @@ def _identify(words: Sequence[str], mpp: float, config: TrainConfig, execution: 
     return identify_references(images, mpp=mpp, reference_mpp=config.reference_mpp, tolerant=tolerant, command="train")
 
 
-def _hardening(config: TrainConfig, inputs: Sequence[_Input]) -> Hardening | None:
+def _hardening(
+    config: TrainConfig, plan: _Plan, execution: Execution, members: Team, track: Track, *, learns_contacts: bool
+) -> Hardening | None:
     """Return what makes hard examples, if anything does."""
     if config.hard == "none":
         return None
-    records = [record for item in inputs for record in item.store.references]
-    return AppearanceAscent(bounds_from_references([record.statistics.get("appearance", {}) for record in records]))
+    if config.hard == "appearance":
+        records = [record for item in plan.inputs for record in item.store.references]
+        return AppearanceAscent(bounds_from_references([record.statistics.get("appearance", {}) for record in records]))
+    refined = next((item.store for item in plan.inputs if item.store.origin == "refined"), None)
+    if refined is None:
+        raise InvalidInput(
+            f"{plan.inputs[0].store.path}: --hard refiner goes on with the networks of a refined store, and none is given; "
+            "make one with histosynth refine, or use --hard appearance"
+        )
+    return refiner_hardening(refined, [], config, execution, plan.device, members.wrap, track, learns_contacts=learns_contacts)
 
 
 def _use_weights(patches: PatchSet) -> tuple[PatchSet, float]:
@@ -626,6 +637,7 @@ class _Run:
         self.rounds: list[Json] = []
         self.given: Findings | None = None
         """What the user's own teacher found: the first round learns from it."""
+        self.hard: Hardening | None = None
 
     def train(
         self,
@@ -845,6 +857,7 @@ class _Run:
             "averaged": None if self.averaged is None else self.averaged.state(),
             "smooth": self.smooth.state(),
             "first": self.first,
+            "hard": {} if self.hard is None else self.hard.state(),
             "rounds": self.rounds,
         }
         write_checkpoint(checkpoint_path(self.out), state, config_hash=self.fingerprint)
@@ -865,6 +878,8 @@ class _Run:
                 self.averaged = AveragedWeights(self.training.segmenter, AVERAGING)
                 self.averaged.restore(state["averaged"])
             self.smooth.restore(state["smooth"])
+            if self.hard is not None:
+                self.hard.restore(state["hard"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InvalidStore(
                 f"{path}: the checkpoint does not fit this training ({one_line(error)}); start anew with --overwrite"

@@ -16,6 +16,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import cv2
 import numpy as np
@@ -163,6 +164,32 @@ class AdversarialTraining:
     proven: bool = True
     """Whether the critic is worth listening to; who trains says when it is."""
 
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint has to keep."""
+        return {
+            "networks": {name: network.state_dict() for name, network in self.networks.items().items()},
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "history": {"pixels": self.history.pixels, "regions": self.history.regions, "filled": self.history.filled},
+            "step": self.step,
+            "moves": self.moves,
+            "skill": self.skill,
+            "proven": self.proven,
+            "pace": self.pace,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up what a checkpoint kept."""
+        for name, network in self.networks.items().items():
+            network.load_state_dict(state["networks"][name])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        self.history.pixels.copy_(state["history"]["pixels"])
+        self.history.regions.copy_(state["history"]["regions"])
+        self.history.filled = int(state["history"]["filled"])
+        self.step, self.moves = int(state["step"]), int(state["moves"])
+        self.skill, self.pace = float(state["skill"]), float(state["pace"])
+        self.proven = bool(state["proven"])
+
 
 class History:
     """Repainted crops of earlier steps, uint8, at most ``size`` (Shrivastava et al. 2017)."""
@@ -229,6 +256,8 @@ class Pairing:
     partner: Tensor
     """(B, 3, h, w): another part of the same images as ``real``."""
     partner_nuclei: Tensor
+    targets: Tensor | None = None
+    """(B, k, h, w), whatever else the sampler cut from the initial patches."""
 
 
 class Sampler:
@@ -273,6 +302,7 @@ class Sampler:
             real_region=judged_region(stack[2][:, 4:5]),
             partner=stack[3][:, :3] / 255,
             partner_nuclei=stack[3][:, 3:4],
+            targets=stack[0][:, 5:] if stack[0].shape[1] > 5 else None,
         )
 
     def _any_of(self, image: int, rng: np.random.Generator) -> int:
@@ -384,10 +414,22 @@ def train_adversarial(
                 group["lr"] = pace * peak * min(1.0, 2.5 * (1 - done) + 0.02)  # level, then down to nothing
         rng = rng_for(schedule.seed, f"refine {rank}" if rank else "refine", training.step)
         batch = sampler.draw(schedule.batch, rng, device)
-        yield _step(training, batch, schedule, rng, dtype, mean, may_move=done >= schedule.warm_up)
+        yield adversarial_step(training, batch, schedule, rng, dtype, mean, may_move=done >= schedule.warm_up)
 
 
-def _step(
+@dataclass(frozen=True)
+class AgainstTask:
+    """What the refiner also works against: the loss of a network that shall find its patches hard."""
+
+    loss: Callable[[Tensor], Tensor]
+    """From repainted crops, sRGB 0..1, to the loss of each, shape (B,)."""
+    ratio: float
+    """Length of its gradient, on the change of the crops, against that of realism's."""
+    cap: float
+    """Of the loss of a crop: what is harder than this is hard enough."""
+
+
+def adversarial_step(
     training: AdversarialTraining,
     batch: Pairing,
     schedule: AdversarialSchedule,
@@ -396,7 +438,26 @@ def _step(
     mean: Callable[[float], float],
     *,
     may_move: bool,
+    against: AgainstTask | None = None,
 ) -> StepReport:
+    """Take one step of refiner and critics.
+
+    Parameters
+    ----------
+    training : AdversarialTraining
+        Changed in place.
+    batch : Pairing
+    schedule : AdversarialSchedule
+    rng : numpy.random.Generator
+        Of this step.
+    dtype : torch.dtype
+    mean : callable
+        Averages a number over processes.
+    may_move : bool
+        Whether the refiner learns, if the critic is good enough.
+    against : AgainstTask, optional
+        What the refiner also works against (Hou et al. 2019).
+    """
     networks = training.networks
     device = batch.density.device
     autocast = torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
@@ -410,7 +471,7 @@ def _step(
     size = float(((change.detach().abs().mean(dim=1, keepdim=True) * inside).sum() / inside.sum().clamp(min=1)).cpu())
     taken: float | None = None
     if moving:
-        taken = _move_refiner(training, batch, change, repainted, schedule, autocast)
+        taken = _move_refiner(training, batch, change, repainted, schedule, autocast, against)
     critic, right = _teach_critic(training, batch, repainted.detach(), rng, autocast)
     style = _teach_style(training, batch, repainted.detach(), autocast)
     training.skill = SKILL_MEMORY * training.skill + (1 - SKILL_MEMORY) * mean(right)
@@ -425,6 +486,7 @@ def _move_refiner(
     repainted: Tensor,
     schedule: AdversarialSchedule,
     autocast: torch.autocast,
+    against: AgainstTask | None = None,
 ) -> float:
     networks = training.networks
     networks.realism.eval()  # fixed statistics: a batch of repainted crops alone has others than the mixed ones it learnt with
@@ -445,6 +507,10 @@ def _move_refiner(
             wanted = networks.realism.features(batch.reference)
         taken = feature_distance(seen, wanted, batch.region, batch.reference_region)
     loss = taken + schedule.weights.style * functional.softplus(-pairs.float()).mean() + schedule.weights.identity * identity
+    if against is not None:
+        hard = against.loss(repainted).clamp(max=against.cap).mean()
+        lengths = [torch.autograd.grad(each, change, retain_graph=True)[0].norm() for each in (taken, hard)]
+        loss = loss - against.ratio * lengths[0] / lengths[1].clamp(min=1e-12) * hard
     optimizer = training.optimizers["refiner"]
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]

@@ -1,0 +1,113 @@
+"""``train --hard refiner``: the refiner of a refined store goes on learning, against the segmenter."""
+
+import shutil
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from PIL import Image
+
+from histocli.base.errors import InputNotFound, InvalidInput, InvalidStore, Stopped
+from histocli.config.common import Execution
+from histocli.config.generate import GenerateConfig
+from histocli.config.refine import RefineConfig
+from histocli.config.train import TrainConfig
+from histocli.stages import hardness
+from histocli.stages import train as stage
+from histocli.stages.generate import generate
+from histocli.stages.refine import refine
+from histocli.stages.train import train
+from histocli.stores.models import read_model
+from histocli.training.hard_refiner import RefinerAscent
+from tests.tissue import make_tissue
+
+MPP = 0.5
+EXECUTION = Execution(device="cpu", precision="fp32", workers=1)
+CONFIG = TrainConfig(steps=10, batch=4, crop_px=32, validation=0.25, hard="refiner")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hard")
+    (folder / "references").mkdir()
+    for seed in range(3):
+        Image.fromarray(make_tissue(seed=seed).image).save(folder / "references" / f"{seed}.png")
+    config = GenerateConfig(n=8, patch_px=64, mpp=MPP, reference_mpp=MPP)
+    generate([str(folder / "references")], folder / "synth.zarr", config, EXECUTION)
+    once = RefineConfig(steps=6, batch=2, proof=0, weights=False)
+    refine(str(folder / "synth.zarr"), [], folder / "refined.zarr", once, EXECUTION)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    monkeypatch.setattr(
+        stage, "architecture_of_size", lambda size, targets: {"family": "unet", "channels": [4, 4], "targets": targets}
+    )
+
+
+def run(folder, out, execution=EXECUTION, config=CONFIG, stop_after=None):
+    return train([str(folder / "refined.zarr")], out, config, execution, stop_after=stop_after)
+
+
+@pytest.mark.parametrize("targets", ["distance", "contact"])
+def test_the_refiner_learns_along_and_its_crops_are_learnt(folder, tmp_path, monkeypatch, targets):
+    made = []
+    original = hardness.RefinerAscent
+    monkeypatch.setattr(hardness, "RefinerAscent", lambda *given, **more: made.append(original(*given, **more)) or made[-1])
+    result = run(folder, tmp_path / "m.safetensors", config=replace(CONFIG, targets=targets))
+    (ascent,) = made
+    assert isinstance(ascent, RefinerAscent)
+    assert ascent.training.step == 2  # ten steps, two of them warm-up, one of the refiner for four of the segmenter
+    assert ascent.training.moves == 2
+    assert ascent.filled == 2 * hardness.REFINED_AT_ONCE
+    before = hardness.networks_of(hardness.PatchStore.open(folder / "refined.zarr"), 0).refiner.state_dict()
+    after = ascent.training.networks.refiner.state_dict()
+    assert any((before[name] != after[name]).any() for name in before)
+    assert result.hard.keys() == {"patches", "loss", "aji", "change", "label_agreement"}
+    assert 0 < result.hard["change"] < 1
+    run(folder, tmp_path / "without.safetensors", config=replace(CONFIG, hard="none", targets=targets))
+    first, second = (read_model(tmp_path / name)[1] for name in ("m.safetensors", "without.safetensors"))
+    assert any((first[name] != second[name]).any() for name in first)
+
+
+def test_it_works_against_the_segmenter(folder, tmp_path, monkeypatch):
+    """With all its weight on the segmenter's loss, steps of the refiner raise it; without, they do not as much."""
+    gains = {}
+    made = []
+    original = RefinerAscent
+    for ratio in (0.0, 50.0):
+        keep = partial(lambda ratio, *given, **more: made.append(original(*given, **more, ratio=ratio)) or made[-1], ratio)
+        monkeypatch.setattr(hardness, "RefinerAscent", keep)
+        run(folder, tmp_path / f"{ratio}.safetensors", config=replace(CONFIG, steps=5))
+        ascent = made[-1]
+        for group in ascent.training.optimizers["refiner"].param_groups:
+            group["lr"] = 5e-3
+        torch.manual_seed(0)
+        segmenter = stage.build_segmenter({"family": "unet", "channels": [4, 4]})
+        rng = stage.rng_for(0, "test")
+        found = [ascent._move(segmenter, rng, 1.0, torch.float32, measure=True) for _ in range(12)]
+        gains[ratio] = sum(each.after - each.before for each in found[6:]) / 6
+    assert gains[50.0] > gains[0.0]
+
+
+def test_a_stop_changes_nothing(folder, tmp_path):
+    run(folder, tmp_path / "whole.safetensors")
+    with pytest.raises(Stopped):
+        run(folder, tmp_path / "cut.safetensors", stop_after=7)
+    run(folder, tmp_path / "cut.safetensors", execution=replace(EXECUTION, resume=True))
+    whole, cut = (read_model(tmp_path / name)[1] for name in ("whole.safetensors", "cut.safetensors"))
+    assert all((whole[name] == cut[name]).all() for name in whole)
+
+
+def test_what_it_needs_is_asked_for(folder, tmp_path):
+    with pytest.raises(InvalidInput, match="--hard refiner goes on with the networks of a refined store"):
+        train([str(folder / "synth.zarr")], tmp_path / "m.safetensors", CONFIG, EXECUTION)
+    shutil.copytree(folder / "refined.zarr", tmp_path / "alone" / "refined.zarr")
+    with pytest.raises(InputNotFound, match=r"starts from the initial patches, but synth\.zarr does not lie beside it"):
+        run(tmp_path / "alone", tmp_path / "m.safetensors")
+    config = RefineConfig(model=str(folder / "refined.zarr"), weights=False)
+    refine(str(folder / "synth.zarr"), [], folder / "again.zarr", config, EXECUTION)
+    with pytest.raises(InvalidStore, match="the store holds no realism, refiner, style"):
+        train([str(folder / "again.zarr")], tmp_path / "m.safetensors", CONFIG, EXECUTION)
