@@ -16,6 +16,8 @@ COARSE = 4  # cytoplasm is smooth: it is drawn at a quarter of the resolution
 PIGMENT = np.array([0.55, 0.95, 1.45], np.float32)  # absorbances of brown
 CYTOPLASM_SHARE, RED_CELL_SHARE, PIGMENT_SHARE, DEBRIS_SHARE, FOLD_SHARE = 0.7, 0.04, 0.04, 0.2, 0.04
 RED_CELLS_SEEN = 0.3  # share of patches with red cells where the reference shows many
+REDNESS = (0.12, 0.5)  # of what red cells absorb of green light: of red light at most, of blue light at least
+POOL_SHARE = 0.3  # of the patches with red cells, those where they lie in a pool
 
 
 @dataclass(frozen=True)
@@ -108,12 +110,17 @@ def add_distractors(background: FloatArray, tissue: BoolMask, stains: Stains, mp
 
 def _add_red_cells(drawn: FloatArray, appearance: Appearance, mpp: float, rng: np.random.Generator) -> None:
     height, width = drawn.shape[:2]
-    eosin = np.asarray(appearance.stain_matrix[1], np.float32) * max(appearance.eosin[4], 0.3) * float(rng.uniform(0.9, 1.7))
+    colour = np.array(appearance.stain_matrix[1], np.float32)
+    if colour[0] > REDNESS[0] * colour[1]:  # where eosin is purple, cells of its colour would look like nuclei
+        colour[0], colour[2] = REDNESS[0] * colour[1], max(colour[2], REDNESS[1] * colour[1])
+    eosin = colour * max(appearance.eosin[4], 0.3) * float(rng.uniform(0.9, 1.7))
     radius = float(rng.uniform(2.4, 3.8)) / mpp
     centre = rng.uniform(0, 1, 2) * (height, width)
-    spread = radius * float(rng.uniform(1.5, 8))
+    pool = rng.random() < POOL_SHARE  # blood outside vessels: where cells lie over each other they are as dark as nuclei
+    spread = radius * float(rng.uniform(6, 14) if pool else rng.uniform(1.5, 8))
+    behind = float(rng.uniform(0.4, 0.9)) if pool else 0.2  # of what lies under a cell, how much shows through
     y, x = np.mgrid[:height, :width].astype(np.float32)
-    for _ in range(int(rng.integers(2, 25))):
+    for _ in range(int(rng.integers(60, 220) if pool else rng.integers(2, 25))):
         at = centre + rng.normal(0, spread, 2)
         reach = int(radius * 1.6) + 3
         top, left = max(0, int(at[0]) - reach), max(0, int(at[1]) - reach)
@@ -126,7 +133,7 @@ def _add_red_cells(drawn: FloatArray, appearance: Appearance, mpp: float, rng: n
         r = np.hypot(u, v) / radius
         cover = _sigmoid((1 - r) * radius / float(rng.uniform(0.5, 1.2)))
         cover = cover * (1 - float(rng.uniform(0, 0.5)) * np.exp(-((r / 0.5) ** 2)))
-        drawn[box] = drawn[box] * (1 - 0.8 * cover[..., None]) + cover[..., None] * eosin
+        drawn[box] = drawn[box] * (1 - (1 - behind) * cover[..., None]) + cover[..., None] * eosin
 
 
 def _add_specks(

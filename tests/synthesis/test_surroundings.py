@@ -147,3 +147,23 @@ def test_nothing_is_drawn_on_glass(background, stains, monkeypatch):
         unmeasured = replace(stains, appearance=replace(stains.appearance, stains_measured=False))
         drawn = add_distractors(background, ~TISSUE, unmeasured, MPP, rng_for(0, "glass"))
         np.testing.assert_array_equal(drawn, background)
+
+
+@pytest.mark.parametrize("eosin", [[0.07, 0.99, 0.11], [0.45, 0.85, 0.28]], ids=["red", "purple"])
+def test_red_cells_are_red_whatever_the_eosin_is(stains, monkeypatch, eosin):
+    """In a purple stain, cells of the colour of eosin would be taken for nuclei, and would teach that nuclei are none."""
+    monkeypatch.setattr(module, "RED_CELL_SHARE", 1.0)
+    for name in SHARES[1:]:
+        monkeypatch.setattr(module, name, 0.0)
+    matrix = np.array([stains.appearance.stain_matrix[0], eosin], np.float32)
+    appearance = replace(stains.appearance, stains_measured=True, red_cell_fraction=1.0, stain_matrix=matrix)
+    glass = np.zeros((*TISSUE.shape, 3), np.float32)
+    dark = 0.0
+    for seed in range(12):
+        drawn = add_distractors(glass, TISSUE, replace(stains, appearance=appearance), MPP, rng_for(seed, "red"))
+        dark = max(dark, float(drawn.max()))
+        red, green, blue = drawn[drawn.max(axis=-1) > 0.2].T
+        assert (red < 0.15 * green).all()
+        if eosin[0] > 0.2:
+            assert (blue > 0.45 * green).all()
+    assert dark > 0.5
