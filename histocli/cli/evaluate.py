@@ -14,7 +14,7 @@ from histocli.config.common import Execution
 from histocli.config.evaluate import BORDERS, ERRORS, METRICS, QUALITIES, RESAMPLED, EvaluateConfig
 
 if TYPE_CHECKING:
-    from histocli.stages.evaluate import EvaluateResult, ModelsResult
+    from histocli.stages.scores import EvaluateResult, ModelsResult
 
 MOST_POSITIONALS = 2  # of the form without --truth
 
@@ -82,6 +82,10 @@ def evaluate(
         str | None,
         o.option("--images", metavar="IMAGES", help="Pictures by name, for the report.", show_default=False),
     ] = None,
+    show: Annotated[
+        list[str] | None,
+        o.option("--show", metavar="PATH", help="Patch store or model for the report. Repeatable.", show_default=False),
+    ] = None,
     realism: Annotated[
         str | None,
         o.option("--realism", metavar="STORE", help="Judge this patch store against --refs.", show_default=False),
@@ -140,8 +144,8 @@ def evaluate(
         return
     if refs:
         raise InvalidOption("--refs belongs to --realism STORE; to score labels name PREDICTION and TRUTH")
-    if images is not None and html is None:
-        raise InvalidOption("--images are pictures for a report; name its file with --html")
+    if (images is not None or show) and html is None:
+        raise InvalidOption(f"{'--images' if images else '--show'} is for a report; name its file with --html")
     predictions, truth = _split(words, truth)
     if html is not None:
         from histocli.stages.report import check_report
@@ -169,7 +173,7 @@ def evaluate(
         from histocli.stages.report import write_report
 
         differences = models.differences if len(predictions) > 1 else ()
-        write_report(html, results, differences, settings, running, images=images, track=screen.track)
+        write_report(html, results, differences, settings, running, images=images, show=show or (), track=screen.track)
         screen.print_path(str(html))
     missed = [
         f"mean {name} is {got:.4f}, {'below --min' if name in QUALITIES else 'above --max'} {name}={want:g}"

@@ -65,8 +65,8 @@ def verdict_overlay(
     missed = of_truth == 1
     drawn[missed] = np.rint((1 - TINT) * drawn[missed] + TINT * np.array(COLOURS["missed"])).astype(np.uint8)
     true_line, predicted_line = outline_mask(truth, thickness_px), outline_mask(prediction, thickness_px)
-    rows, columns = np.indices(truth.shape, sparse=True)
-    dots = (rows + columns) % DOT_PX > 0
+    height, width = truth.shape
+    dots = (np.arange(height)[:, None] + np.arange(width)) % DOT_PX > 0
     for lines, kinds, kind, name in (
         (true_line, of_truth, 2, "split"),
         (true_line, of_truth, 3, "merged"),

@@ -254,7 +254,7 @@ class _Jackknife:
             name=name,
             value=value,
             ci95=None if interval is None else (max(interval[0], 0.0), interval[1]),
-            meaning="earth mover's distance of nuclei drawn to those measured in references, in doublings of area, bins of elongation",
+            meaning="earth mover's distance of nuclei drawn to those measured in references, in doublings or bins",
         )
 
 
