@@ -30,8 +30,8 @@ class Table:
     rows: Sequence[Sequence[str | float | int | None]]
     note: str = ""
     sortable: bool = False
-    anchors: bool = False
-    """Whether the first column links to the picture of that name, where there is one."""
+    pictures: str | None = None
+    """Of which galleries the first column links to the picture of that name, where there is one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +54,8 @@ class Gallery:
     """Whether the colours of verdicts are explained."""
     wide: bool = False
     """One picture a row."""
+    group: str = ""
+    """What tables call these pictures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,10 +121,8 @@ def render_report(title: str, lead: str, sections: Sequence[Section]) -> str:
         HTML 5, whole.
     """
     kept = [section for section in sections if _is_filled(section)]
-    anchors = {
-        picture.title: f"picture-{number}"
-        for number, picture in enumerate(p for s in kept if isinstance(s, Gallery) for p in s.pictures)
-    }
+    pictures = [(each.group, picture.title) for each in kept if isinstance(each, Gallery) for picture in each.pictures]
+    anchors = {key: f"picture-{number}" for number, key in enumerate(dict.fromkeys(pictures))}
     links = "".join(f'<li><a href="#section-{number}">{_text(section.title)}</a></li>' for number, section in enumerate(kept))
     body = "".join(
         f'<section id="section-{number}" aria-labelledby="heading-{number}"><h2 id="heading-{number}">{_text(section.title)}</h2>'
@@ -153,13 +153,13 @@ def _is_filled(section: Section) -> bool:
             return bool(section.items)
 
 
-def _body(section: Section, anchors: dict[str, str]) -> str:
+def _body(section: Section, anchors: dict[tuple[str, str], str]) -> str:
     match section:
         case Table():
             return _note(section.note) + _table(section, anchors)
         case Gallery():
             kind = "gallery wide" if section.wide else "gallery"
-            pictures = "".join(_picture(picture, anchors[picture.title]) for picture in section.pictures)
+            pictures = "".join(_picture(picture, anchors[section.group, picture.title]) for picture in section.pictures)
             return _note(section.note) + (_legend() if section.legend else "") + f'<div class="{kind}">{pictures}</div>'
         case Charts():
             drawn = "".join(_histogram(chart) if isinstance(chart, Histogram) else _lines(chart) for chart in section.charts)
@@ -195,7 +195,7 @@ def number(value: float | int | None) -> str:
     return f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}" if abs(value) < 1000 else f"{value:.0f}"
 
 
-def _table(table: Table, anchors: dict[str, str]) -> str:
+def _table(table: Table, anchors: dict[tuple[str, str], str]) -> str:
     head = "".join(
         f'<th scope="col"><button type="button">{_text(name)}<span aria-hidden="true"></span></button></th>'
         if table.sortable
@@ -208,9 +208,10 @@ def _table(table: Table, anchors: dict[str, str]) -> str:
         for column, value in enumerate(row):
             if isinstance(value, str):
                 shown = _text(value)
-                if table.anchors and column == 0 and value in anchors:
-                    shown = f'<a href="#{anchors[value]}">{shown}</a>'
-                cells.append(f'<th scope="row">{shown}</th>' if column == 0 else f"<td>{shown}</td>")
+                anchor = anchors.get((table.pictures, value)) if table.pictures is not None and column == 0 else None
+                if anchor is not None:
+                    shown = f'<a href="#{anchor}">{shown}</a>'
+                cells.append(f'<th scope="row">{shown}</th>' if column == 0 else f"<td{_short(value)}>{shown}</td>")
             else:
                 key = "" if value is None or not math.isfinite(value) else f"{value:.9g}"
                 cells.append(f'<td class="n" data-v="{key}">{number(value)}</td>')
@@ -221,6 +222,11 @@ def _table(table: Table, anchors: dict[str, str]) -> str:
         f'<div class="scroll" role="region" aria-label="{name}" tabindex="0"><table{kind}><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
+
+
+def _short(value: str) -> str:
+    """Keep short texts, such as intervals, on one line; long ones may break."""
+    return ' class="t"' if len(value) < 28 else ""
 
 
 def _picture(picture: Picture, anchor: str) -> str:
@@ -251,9 +257,9 @@ def _legend() -> str:
 # ----------------------------------------------------------------------------------------------------------------- charts
 
 
-def _chart(title: str, spoken: str, inner: str) -> str:
+def _chart(title: str, names: Sequence[str], spoken: str, inner: str) -> str:
     return (
-        f'<figure class="chart"><figcaption>{_text(title)}</figcaption>'
+        f'<figure class="chart"><figcaption>{_text(title)}{_key(names)}</figcaption>'
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{_text(title)}. {_text(spoken)}">{inner}</svg></figure>'
     )
 
@@ -284,14 +290,10 @@ def _ticks(low: float, high: float, most: int = 5) -> list[float]:
 
 
 def _key(names: Sequence[str]) -> str:
-    """Name the series in the upper right corner."""
+    """Name the series, where there are several."""
     if len(names) < 2:
         return ""
-    return "".join(
-        f'<rect class="s{k}" x="{WIDTH - RIGHT - 118}" y="{TOP + 14 * k}" width="9" height="9"/>'
-        f'<text x="{WIDTH - RIGHT - 104}" y="{TOP + 8 + 14 * k}">{_text(name[:22])}</text>'
-        for k, name in enumerate(names)
-    )
+    return "".join(f'<span class="key"><i class="k{k}"></i>{_text(name)}</span>' for k, name in enumerate(names))
 
 
 def _histogram(chart: Histogram) -> str:
@@ -317,8 +319,8 @@ def _histogram(chart: Histogram) -> str:
     shown = range(0, len(chart.edges), max(1, len(chart.edges) // 6))
     x = [(at(place[index]), f"{chart.edges[index]:.3g}") for index in shown]
     y = [(bottom - value / tallest * (bottom - TOP), f"{value:g}") for value in _ticks(0, tallest)]
-    inner = _axes(x, y, chart.x_label, chart.y_label) + "".join(bars) + _key([name for name, _ in chart.series])
-    return _chart(chart.title, "; ".join(spoken), inner)
+    inner = _axes(x, y, chart.x_label, chart.y_label) + "".join(bars)
+    return _chart(chart.title, [name for name, _ in chart.series], "; ".join(spoken), inner)
 
 
 def _lines(chart: Lines) -> str:
@@ -352,8 +354,8 @@ def _lines(chart: Lines) -> str:
             spoken.append(f"{name}: from {line[0][1]:.4g} to {line[-1][1]:.4g}")
     x = [(at((value, low[1]))[0], f"{value:g}") for value in _ticks(float(low[0]), float(high[0]))]
     y = [(at((low[0], value))[1], f"{value:g}") for value in _ticks(float(low[1]), float(high[1]))]
-    inner = _axes(x, y, chart.x_label, chart.y_label) + "".join(drawn) + _key([name for name, _ in chart.series])
-    return _chart(chart.title, "; ".join(spoken), inner)
+    inner = _axes(x, y, chart.x_label, chart.y_label) + "".join(drawn)
+    return _chart(chart.title, [name for name, _ in chart.series], "; ".join(spoken), inner)
 
 
 _STYLE = """
@@ -375,7 +377,7 @@ nav ul,.legend{list-style:none;display:flex;flex-wrap:wrap;gap:.25rem 1.1rem;pad
 .scroll{overflow:auto;max-height:36rem;border:1px solid var(--line);border-radius:6px}
 table{border-collapse:collapse;width:100%;font-size:.875rem;font-variant-numeric:tabular-nums}
 th,td{padding:.3rem .65rem;text-align:left;border-bottom:1px solid var(--line);vertical-align:top}
-td.n{text-align:right;white-space:nowrap}
+td{min-width:12rem}td.n,td.t{min-width:0;white-space:nowrap}td.n{text-align:right}
 tbody th{font-weight:600;overflow-wrap:anywhere;min-width:7rem;max-width:22rem}
 thead th{position:sticky;top:0;background:var(--panel);white-space:nowrap}
 thead button{all:unset;cursor:pointer;font-weight:600;padding:.1rem .2rem}
@@ -395,6 +397,8 @@ figcaption b{color:var(--ink)}
 .chart{background:var(--panel);border-radius:6px;padding:.5rem .75rem}
 svg{width:100%;height:auto;font:11px system-ui,sans-serif}
 svg text{fill:var(--ink)}.grid{stroke:var(--line)}.axis{stroke:var(--soft)}.even{stroke:var(--soft);stroke-dasharray:4 4}
+.key{display:inline-block;margin-left:.8rem}.key i{display:inline-block;width:.7rem;height:.7rem;margin-right:.3rem}
+.k0{background:var(--s0)}.k1{background:var(--s1)}.k2{background:var(--s2)}.k3{background:var(--s3)}
 .s0{fill:var(--s0)}.s1{fill:var(--s1)}.s2{fill:var(--s2)}.s3{fill:var(--s3)}
 polyline{fill:none;stroke-width:2}.l0{stroke:var(--s0)}.l1{stroke:var(--s1)}.l2{stroke:var(--s2)}.l3{stroke:var(--s3)}
 .swatch{display:inline-block;width:1.1rem;height:1.1rem;vertical-align:-.2rem;margin-right:.4rem;background:#c9a0c0;

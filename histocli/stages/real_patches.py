@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from histocli.base.errors import HistosynthError
+from histocli.base.errors import HistosynthError, InputNotFound
 from histocli.base.parallel import map_unordered
 from histocli.base.progress import Track
 from histocli.base.rng import rng_for
@@ -14,7 +15,9 @@ from histocli.base.system import resolve_workers
 from histocli.model.normalisation import glass_to_white
 from histocli.optics.density import rgb_to_optical_density, white_level
 from histocli.reference.rough import find_rough_nuclei
-from histocli.stages.common import Source
+from histocli.stages.common import Source, content_hash
+from histocli.stores.inputs import InputImage
+from histocli.stores.patches import PatchStore
 from histocli.stores.slides import read_image, resample
 
 
@@ -121,3 +124,22 @@ def _cut(job: _CutJob) -> npt.NDArray[np.uint8] | HistosynthError:
         return cut_real_patches(job.source, job.mpp, job.side, job.most, job.seed).images
     except HistosynthError as error:
         return error
+
+
+def recorded_references(store: PatchStore) -> list[InputImage]:
+    """Return the references that a store records, where they still are what they were.
+
+    Raises
+    ------
+    InputNotFound
+        The store does not say where they lay, or one is gone or has changed.
+    """
+    paths = {record.path: record for record in store.references if record.path}
+    if not paths:
+        raise InputNotFound(f"{store.path}: does not record where its references lay; name them with --refs")
+    for path, record in paths.items():
+        if not Path(path).exists() or content_hash(Path(path)) != record.sha256:
+            raise InputNotFound(
+                f"{path}: the reference that {store.path.name} records is gone or has changed; name the references with --refs"
+            )
+    return [InputImage(Path(path), record.mpp) for path, record in paths.items()]

@@ -30,12 +30,14 @@ from histocli.figures.report import (
     number,
     render_report,
 )
-from histocli.figures.sheets import patch_sheet
+from histocli.figures.sheets import patch_sheet, picture_rows
 from histocli.figures.verdicts import verdict_overlay
 from histocli.instances.histograms import AREA_EDGES_UM2
 from histocli.instances.matching import LabelImage, overlaps
 from histocli.metrics.summary import Difference
 from histocli.metrics.verdicts import judge_nuclei
+from histocli.stages.common import identify_references
+from histocli.stages.real_patches import cut_real_patches, recorded_references
 from histocli.stages.scores import IOU_BINS, PROBABILITY_BINS, EvaluateResult, Outcome, read_pair
 from histocli.stores.label_sources import find_pictures, read_picture
 from histocli.stores.logs import read_metrics
@@ -143,19 +145,19 @@ def write_report(
         The disk is full or the place cannot be written.
     """
     check_report(target, execution)
-    names = [result.prediction for result in results]
+    names = _short_names([result.prediction for result in results])
     first = results[0]
     lead = f"{len(first.images)} images, {first.pooled.n_truth} true nuclei. Truth: {first.truth or first.prediction}. " + (
-        f"Prediction: {names[0]}." if len(names) == 1 else f"Predictions: {', '.join(names)}."
+        f"Prediction: {first.prediction}." if len(names) == 1 else f"Predictions: {', '.join(names)}."
     )
     pictures = find_pictures(images, (outcome.name for outcome in first.outcomes)) if images is not None else {}
     sections: list[Section] = []
-    for result in results:
-        suffix = f" · {result.prediction}" if len(results) > 1 else ""
+    suffixes = [f" · {name}" if len(results) > 1 else "" for name in names]
+    for result, suffix in zip(results, suffixes, strict=True):
         sections += _scores(result, suffix)
-    sections += [_differences(*each) for each in differences]
-    for result in results:
-        suffix = f" · {result.prediction}" if len(results) > 1 else ""
+    short = dict(zip((result.prediction for result in results), names, strict=True))
+    sections += [_differences(short[one], short[two], metrics) for one, two, metrics in differences]
+    for result, suffix in zip(results, suffixes, strict=True):
         sections.append(_distributions(result, suffix))
         sections += _extremes(result, suffix, pictures, track)
         sections.append(_image_table(result, suffix))
@@ -165,6 +167,16 @@ def write_report(
     page = page.replace("<!DOCTYPE html>\n", f"<!DOCTYPE html>\n{MARK}\n", 1)
     with replace_atomically(target) as partial:
         partial.write_text(page, encoding="utf-8", errors="backslashreplace")
+
+
+def _short_names(words: Sequence[str]) -> list[str]:
+    """Return the last parts of paths, as many as tell them apart."""
+    parts = [Path(word).parts for word in words]
+    for n in range(1, max(map(len, parts), default=1) + 1):
+        names = [str(Path(*part[-n:])) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return list(words)
 
 
 def _scores(result: EvaluateResult, suffix: str) -> list[Section]:
@@ -278,7 +290,7 @@ def _extremes(result: EvaluateResult, suffix: str, pictures: dict[str, Path], tr
             for outcome in chosen:
                 shown.append(_overlay(outcome, pictures.get(outcome.name) or outcome.pair.image, suffix))
                 bar.advance()
-            yield Gallery(title=f"{title}{suffix}", pictures=shown, legend=True, note="By panoptic quality.")
+            yield Gallery(title=f"{title}{suffix}", pictures=shown, legend=True, note="By panoptic quality.", group=suffix)
 
 
 def _overlay(outcome: Outcome, picture: Path | None, suffix: str) -> Picture:
@@ -366,7 +378,7 @@ def _image_table(result: EvaluateResult, suffix: str) -> Table:
     if not any(outcome.pair.group for outcome in result.outcomes):
         header, rows = [header[0], *header[2:]], [[row[0], *row[2:]] for row in rows]
     note = "Press a heading to sort; names of shown images lead to their picture."
-    return Table(title=f"Images{suffix}", header=header, rows=rows, sortable=True, anchors=True, note=note)
+    return Table(title=f"Images{suffix}", header=header, rows=rows, sortable=True, pictures=suffix, note=note)
 
 
 def _shown(words: Sequence[str]) -> Iterator[Section]:
@@ -376,13 +388,22 @@ def _shown(words: Sequence[str]) -> Iterator[Section]:
         path = Path(word)
         known = peek(path) if path.is_dir() else None
         if path.is_dir() or known is not None:
-            sheets.append(_sheet(PatchStore.open(path)))
+            store = PatchStore.open(path)
+            sheets.append(_sheet(store))
+            real = _reference_sheet(store)
+            if real is not None and real.title not in {sheet.title for sheet in sheets}:
+                sheets.append(real)
         else:
             header = read_model_header(path)
             charts += _curves(path, str(header.kind))
-    kinds = ("initial", "refined", "labelled")
+    kinds = ("initial", "refined", "labelled", "reference")
     sheets.sort(key=lambda sheet: next((k for k, kind in enumerate(kinds) if sheet.caption.startswith(kind)), len(kinds)))
-    yield Gallery(title="Patches", pictures=sheets, wide=True, note="Patches drawn at random, each beside its nuclei.")
+    yield Gallery(
+        title="Patches",
+        pictures=sheets,
+        wide=True,
+        note="Patches, each beside its nuclei, and patches of the references that they follow.",
+    )
     yield Charts(title="Training", charts=charts)
 
 
@@ -391,6 +412,29 @@ def _sheet(store: PatchStore) -> Picture:
     read = [store.read(range(index, index + 1)) for index in map(int, chosen)]
     sheet = patch_sheet([image[0] for image, _ in read], [labels[0] for _, labels in read], columns=4, mpp=store.mpp)
     return Picture(png=png_bytes(sheet), title=str(store.path), caption=f"{store.origin} patches, {store.mpp:g} um/px")
+
+
+def _reference_sheet(store: PatchStore) -> Picture | None:
+    """Show patches of the references that a store records; None where they are no longer there."""
+    try:
+        images = recorded_references(store)
+        chosen = [images[index] for index in np.linspace(0, len(images) - 1, min(SHEET_PATCHES, len(images))).astype(int)]
+        sources, _ = identify_references(chosen, mpp=store.mpp, reference_mpp=None, tolerant=False, command="evaluate")
+        cut = [cut_real_patches(source, store.mpp, store.patch_px, 1, 0).images for source in sources]
+    except HistosynthError as error:
+        log.warning("%s; the report shows no references", error)
+        return None
+    pictures = [image for each in cut for image in each]
+    if not pictures:
+        return None
+    pictures[0] = add_scale_bar(pictures[0], store.mpp)
+    half = (len(pictures) + 1) // 2
+    rows = [pictures[:half], pictures[half:]] if len(pictures) % 2 == 0 else [pictures]  # rows stand beside each other
+    return Picture(
+        png=png_bytes(picture_rows(rows)),
+        title=", ".join(source.path.name for source in sources),
+        caption=f"reference patches, {store.mpp:g} um/px",
+    )
 
 
 def _curves(model: Path, kind: str) -> list[Lines]:
@@ -423,6 +467,12 @@ def _provenance(results: Sequence[EvaluateResult], config: EvaluateConfig) -> De
             known = peek(Path(word)) if word and Path(word).is_dir() else None
             if known is not None:
                 items.append((f"Provenance of {word}", json.dumps(known.to_json(), indent=2, ensure_ascii=False)))
+        source = Path(result.outcomes[0].pair.prediction.source)
+        known = peek(source) if source.is_dir() else None
+        if known is not None:
+            items.append(
+                (f"Provenance of {source}, the first of them", json.dumps(known.to_json(), indent=2, ensure_ascii=False))
+            )
         named = "\n".join(f"{outcome.pair.prediction.source}  |  {outcome.pair.truth.source}" for outcome in result.outcomes)
         items.append((f"Pairs of {result.prediction}", named))
     return Details(title="Where this comes from", items=list(dict(items).items()))

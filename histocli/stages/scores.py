@@ -19,7 +19,7 @@ from histocli.stores.label_sources import OpenLabels, Pair
 SCHEMA = "histosynth.evaluate/1"
 COMPARISON_SCHEMA = "histosynth.evaluate-comparison/1"
 IOU_BINS = 20
-PROBABILITY_BINS = 10
+PROBABILITY_BINS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
