@@ -27,7 +27,9 @@ from histocli.metrics.comparison import Comparison, Rules, compare, compare_wind
 from histocli.metrics.summary import paired_differences, summarise
 from histocli.metrics.verdicts import Verdict
 from histocli.stages.scores import (
+    CELL_PX,
     IOU_BINS,
+    LARGE_PX,
     PROBABILITY_BINS,
     EvaluateResult,
     ModelsResult,
@@ -56,7 +58,6 @@ RULES = (
     "null is unknown and left out of means"
 )
 ASSUMED_MPP = 0.25
-LARGE_PX = 50_000_000  # from here on an image is compared window by window, all workers on one image
 SHOWN_NAMES = 10  # of a list in an error
 STOPPED = "evaluation stopped; nothing was written, run it again"
 
@@ -327,10 +328,25 @@ def _described(pair: Pair, found: Comparison, rules: Rules, mpp_source: str) -> 
         false=int((verdicts.prediction == Verdict.LOST).sum()),
         mpp=rules.mpp,
         mpp_source=mpp_source,
+        worst=_worst_cell(found),
         ious=np.histogram(best, IOU_BINS, (0, 1))[0].astype(np.int64),
         areas=np.stack(areas).astype(np.int64),
         calibration=_calibration(pair.prediction, table, verdicts.prediction == Verdict.MATCHED),
     )
+
+
+def _worst_cell(found: Comparison) -> tuple[int, int]:
+    """Return where the square with most unmatched nuclei begins, on a grid of squares; the first of equals."""
+    sides = (
+        (found.table.centroids_truth, found.verdicts.truth),
+        (found.table.centroids_prediction, found.verdicts.prediction),
+    )
+    wrong = np.concatenate([places[kinds != Verdict.MATCHED] for places, kinds in sides])
+    if not len(wrong):
+        return 0, 0
+    cells, counts = np.unique((wrong // CELL_PX).astype(np.int64), axis=0, return_counts=True)
+    top, left = (int(number) * CELL_PX for number in cells[counts.argmax()])
+    return top, left
 
 
 def _calibration(prediction: LabelSource, table: Overlaps, matched: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64] | None:

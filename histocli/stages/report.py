@@ -38,7 +38,7 @@ from histocli.metrics.summary import Difference
 from histocli.metrics.verdicts import judge_nuclei
 from histocli.stages.common import identify_references
 from histocli.stages.real_patches import cut_real_patches, recorded_references
-from histocli.stages.scores import IOU_BINS, PROBABILITY_BINS, EvaluateResult, Outcome, read_pair
+from histocli.stages.scores import CELL_PX, IOU_BINS, LARGE_PX, PROBABILITY_BINS, EvaluateResult, Outcome, read_pair
 from histocli.stores.label_sources import find_pictures, read_picture
 from histocli.stores.logs import read_metrics
 from histocli.stores.models import read_model_header
@@ -50,7 +50,8 @@ log = logging.getLogger(__name__)
 
 MARK = "<!-- histosynth-report/1 -->"
 EXTREMES = 4  # images shown from each end
-MOST_PICTURE_PX = 640  # side of the picture of an image; of a larger one its worst part is shown
+MARGIN_PX = 128  # around the part of a slide that is shown, so that nuclei are judged whole
+MOST_PICTURE_PX = CELL_PX  # side of the picture of an image; of a larger one its worst part is shown
 SHEET_PATCHES = 8
 PLAIN_GREY = 236  # background where no picture is at hand
 PER_IMAGE = ("dice", "ensemble_dice", "aji", "aji_plus", "pq", "dq", "sq", "f1_75", "detection_f1", "boundary_f1", "hd95_um")
@@ -295,12 +296,14 @@ def _extremes(result: EvaluateResult, suffix: str, pictures: dict[str, Path], tr
 
 def _overlay(outcome: Outcome, picture: Path | None, suffix: str) -> Picture:
     """Draw one image; of a large one the square with most mistakes."""
-    true, predicted = outcome.pair.truth.open(), outcome.pair.prediction.open()
-    truth, prediction = read_pair(outcome.pair, true, predicted)
+    truth, prediction, core, large = _part_to_show(outcome)
     table = overlaps(truth, prediction)
     verdicts = judge_nuclei(table)
-    truth, prediction = _indexed(truth, table.ids_truth), _indexed(prediction, table.ids_prediction)
-    image = _picture_of(outcome, picture, truth.shape)
+    truth, prediction = _indexed(truth, table.ids_truth)[core], _indexed(prediction, table.ids_prediction)[core]
+    if large:  # a slide's pixels are not read for a picture
+        image: RGBImage = np.full((*truth.shape, 3), PLAIN_GREY, np.uint8)
+    else:
+        image = _picture_of(outcome, picture, truth.shape)
     window = _worst_window(truth, prediction, verdicts.truth, verdicts.prediction)
     truth, prediction, image = truth[window], prediction[window], image[window]
     zoom = max(1, min(3, MOST_PICTURE_PX // max(image.shape[:2])))
@@ -311,12 +314,35 @@ def _overlay(outcome: Outcome, picture: Path | None, suffix: str) -> Picture:
         image, truth, prediction, verdicts.truth, verdicts.prediction, thickness_px=2 if max(image.shape[:2]) > 300 else 1
     )
     counts = outcome.counts
-    part = "" if truth.shape == prediction.shape and window == (slice(None), slice(None)) else "; the part with most mistakes"
+    part = "" if window == (slice(None), slice(None)) and not large else "; the part with most mistakes"
     caption = (
         f"PQ {counts.panoptic_quality:.3f}, AJI {counts.aji:.3f}: {counts.true_positives} of {counts.n_truth} matched, "
         f"{outcome.missed} missed, {outcome.false} false, {counts.splits} split, {counts.merges} merged{part}{suffix}"
     )
     return Picture(png=png_bytes(add_scale_bar(drawn, outcome.mpp / zoom)), title=outcome.name, caption=caption)
+
+
+def _part_to_show(outcome: Outcome) -> tuple[LabelImage, LabelImage, tuple[slice, slice], bool]:
+    """Read the labels of an image; of a large one its worst square, with a margin so that nuclei are judged whole.
+
+    Returns
+    -------
+    truth, prediction : ndarray of integers, shape (H, W)
+    core : (slice, slice)
+        Of these, what is shown.
+    large : bool
+    """
+    true, predicted = outcome.pair.truth.open(), outcome.pair.prediction.open()
+    shape = true.shape or predicted.shape or (0, 0)
+    if shape[0] * shape[1] < LARGE_PX or true.read_window is None or predicted.read_window is None:
+        return *read_pair(outcome.pair, true, predicted), (slice(None), slice(None)), False
+    around, core = [], []
+    for at, side in zip(outcome.worst, shape, strict=True):
+        part = slice(max(at - MARGIN_PX, 0), min(at + CELL_PX + MARGIN_PX, side))
+        around.append(part)
+        core.append(slice(at - part.start, min(at + CELL_PX, side) - part.start))
+    rows, columns = around
+    return true.read_window(rows, columns), predicted.read_window(rows, columns), (core[0], core[1]), True
 
 
 def _indexed(labels: LabelImage, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:

@@ -19,6 +19,8 @@ from histocli.stores.label_sources import OpenLabels, Pair
 SCHEMA = "histosynth.evaluate/1"
 COMPARISON_SCHEMA = "histosynth.evaluate-comparison/1"
 IOU_BINS = 20
+CELL_PX = 640
+LARGE_PX = 50_000_000  # from here on an image is never in memory as a whole
 PROBABILITY_BINS = 20
 
 
@@ -35,6 +37,8 @@ class Outcome:
     mpp: float
     mpp_source: str
     """``given``, ``manifest``, ``truth``, ``prediction`` or ``assumed``."""
+    worst: tuple[int, int]
+    """Row and column where the square of ``CELL_PX`` with most unmatched nuclei begins."""
     ious: npt.NDArray[np.int64]
     """(IOU_BINS,) true nuclei by the IoU of their best prediction, from 0 to 1."""
     areas: npt.NDArray[np.int64]

@@ -504,6 +504,7 @@ def test_gates_of_errors(folders):
         (["a", "b", "--show", "s"], "--show is for a report"),
         (["a", "--realism", "s"], "compares no labels"),
         (["--realism", "s", "--min", "pq=1"], "gates of label metrics"),
+        (["--realism", "s", "--html", "r.html"], "for scores of labels"),
         (["m.safetensors", "t"], "histosynth segment"),
     ],
 )

@@ -9,7 +9,9 @@ import tifffile
 from PIL import Image
 
 from histocli.cli.app import run
+from histocli.stages import evaluate, report
 from histocli.stages.report import MARK, _short_names, _worst_window
+from histocli.stores.labels import LabelStore
 from tests.stages.test_evaluate import folders, prediction_of, truth_of, write_label_store, write_patch_store  # noqa: F401
 
 NASTY = "<script>alert('x')</script>&\"quoted\".tif".replace("/", "\u2215")
@@ -120,6 +122,19 @@ def test_of_a_large_image_the_part_with_most_mistakes_is_shown():
     assert rows.start <= 800
     assert (rows.stop, columns.stop) >= (890, 990)
     assert rows.stop - rows.start == columns.stop - columns.start == 640
+
+
+def test_a_slide_is_never_read_whole_for_its_picture(folders, tmp_path, monkeypatch):  # noqa: F811
+    """With a few pixels counting as large: the square with most mistakes, read with a margin."""
+    for name, make in (("p", prediction_of), ("t", truth_of)):
+        write_label_store(tmp_path / f"{name}.ome.zarr", make(2))
+    for module in (evaluate, report):
+        monkeypatch.setattr(module, "LARGE_PX", 9)
+        monkeypatch.setattr(module, "CELL_PX", 16)
+    monkeypatch.setattr(LabelStore, "labels", lambda *_: pytest.fail("read whole"))
+    page = page_of([str(tmp_path / "p.ome.zarr"), str(tmp_path / "t.ome.zarr")], tmp_path / "r.html")
+    assert "the part with most mistakes" in page
+    assert page.count("<img ") == 1
 
 
 def test_short_names_tell_apart():
