@@ -1,6 +1,7 @@
 """``histosynth evaluate``: predicted and true labels -> scores; synthetic and real patches -> realism."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,7 @@ from histocli.config.common import Execution
 from histocli.config.evaluate import BORDERS, ERRORS, METRICS, QUALITIES, RESAMPLED, EvaluateConfig
 
 if TYPE_CHECKING:
-    from histocli.stages.evaluate import EvaluateResult, ModelsResult
+    from histocli.stages.scores import EvaluateResult, ModelsResult
 
 MOST_POSITIONALS = 2  # of the form without --truth
 
@@ -82,6 +83,10 @@ def evaluate(
         str | None,
         o.option("--images", metavar="IMAGES", help="Pictures by name, for the report.", show_default=False),
     ] = None,
+    show: Annotated[
+        list[str] | None,
+        o.option("--show", metavar="PATH", help="Patch store or model for the report. Repeatable.", show_default=False),
+    ] = None,
     realism: Annotated[
         str | None,
         o.option("--realism", metavar="STORE", help="Judge this patch store against --refs.", show_default=False),
@@ -136,13 +141,29 @@ def evaluate(
         {(".safetensors",): "make labels with 'histosynth segment SLIDES --model MODEL -o OUT' first"},
     )
     if realism is not None:
+        if html is not None or images is not None or show:
+            raise InvalidOption("--html, --images and --show are for scores of labels; --realism prints a table, or --json")
         _judge(screen, words, realism, refs or [], settings, running)
         return
     if refs:
         raise InvalidOption("--refs belongs to --realism STORE; to score labels name PREDICTION and TRUTH")
-    if images is not None and html is None:
-        raise InvalidOption("--images are pictures for a report; name its file with --html")
-    predictions, truth = _split(words, truth)
+    if (images is not None or show) and html is None:
+        raise InvalidOption(f"{'--images' if images else '--show'} is for a report; name its file with --html")
+    _score(screen, *_split(words, truth), ignore, html, images, show or (), settings, running)
+
+
+def _score(
+    screen: Screen,
+    predictions: list[str],
+    truth: str | None,
+    ignore: str | None,
+    html: Path | None,
+    images: str | None,
+    show: Sequence[str],
+    settings: EvaluateConfig,
+    running: Execution,
+) -> None:
+    """Score one prediction, or several and their differences; report them; then fail gates."""
     if html is not None:
         from histocli.stages.report import check_report
 
@@ -163,13 +184,13 @@ def evaluate(
         for result in results:
             _show(screen, result, title=f"{result.prediction}: ")
         _show_differences(screen, models)
-        if as_json:
+        if screen.as_json:
             screen.print_json(models.to_json())
-    if html is not None and not dry_run:
+    if html is not None and not running.dry_run:
         from histocli.stages.report import write_report
 
         differences = models.differences if len(predictions) > 1 else ()
-        write_report(html, results, differences, settings, running, images=images, track=screen.track)
+        write_report(html, results, differences, settings, running, images=images, show=show, track=screen.track)
         screen.print_path(str(html))
     missed = [
         f"mean {name} is {got:.4f}, {'below --min' if name in QUALITIES else 'above --max'} {name}={want:g}"

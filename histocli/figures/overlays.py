@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -117,6 +118,52 @@ def outline_mask(instance_labels: npt.NDArray[np.integer], thickness_px: int = 1
         mask[above] |= differs
         mask[below] |= differs
     return mask & (instance_labels > 0)
+
+
+SCALE_BAR_UM = (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
+SCALE_BAR_SHARE = 0.3  # of the width of a picture, at most
+SMALLEST_FOR_BAR_PX = 48  # a smaller picture has no room for one
+
+
+def scale_bar_um(width_px: int, mpp: float) -> float:
+    """Return the longest round length, in um, that is at most 30 % of a picture's width; 0 where none is."""
+    return float(max((length for length in SCALE_BAR_UM if length / mpp <= SCALE_BAR_SHARE * width_px), default=0))
+
+
+def add_scale_bar(image: RGBImage, mpp: float) -> RGBImage:
+    """Draw a scale bar with its length into the lower left corner.
+
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (H, W, 3)
+    mpp : float
+        Micrometres per pixel of this picture.
+
+    Returns
+    -------
+    ndarray of uint8, shape (H, W, 3)
+        A new image; unchanged where it is too small for a bar.
+    """
+    drawn = image.copy()
+    height, width = image.shape[:2]
+    length = scale_bar_um(width, mpp)
+    if not length or min(height, width) < SMALLEST_FOR_BAR_PX:
+        return drawn
+    text = f"{length:g} um" if length < 1000 else f"{length / 1000:g} mm"
+    unit = max(1, round(min(height, width) / 256))  # larger pictures have thicker bars and letters
+    margin, thick, bar = 5 * unit, 3 * unit, round(length / mpp)
+    scale = 0.4 * unit
+    (text_width, text_height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, unit)
+    # a light plate: the bar is read on dark nuclei as well as on glass
+    top = height - margin - thick - text_height - 3 * unit
+    plate = drawn[
+        max(top - 2 * unit, 0) : height - margin + 2 * unit, margin - 2 * unit : margin + max(bar, text_width) + 2 * unit
+    ]
+    plate[...] = np.rint(0.25 * plate + 0.75 * 255).astype(np.uint8)
+    drawn[height - margin - thick : height - margin, margin : margin + bar] = 0
+    baseline = (margin, height - margin - thick - 3 * unit)
+    cv2.putText(drawn, text, baseline, cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), unit, cv2.LINE_AA)
+    return drawn
 
 
 def _hatch(picture: RGBImage, where: BoolMask) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from histocli.base.types import RGBImage
-from histocli.figures.overlays import outline_overlay
+from histocli.figures.overlays import add_scale_bar, outline_overlay
 
 MARGIN_PX = 12
 PAIR_GAP_PX = 2  # within a pair, so that the eye takes the two as one
@@ -24,6 +24,7 @@ def patch_sheet(
     *,
     columns: int | None = None,
     zoom: int | None = None,
+    mpp: float | None = None,
 ) -> RGBImage:
     """Lay patches out in rows, each beside the same patch with the outlines of its nuclei.
 
@@ -37,6 +38,8 @@ def patch_sheet(
         Pairs in a row; by default as many as make the sheet about half as wide again as high.
     zoom : int, optional
         Whole-number enlargement; by default such that the largest side is about 256 pixels, at least 1.
+    mpp : float, optional
+        Micrometres per pixel of the patches: then the first outlined patch has a scale bar.
 
     Returns
     -------
@@ -52,7 +55,10 @@ def patch_sheet(
         raise ValueError(f"{len(images)} images and {len(labels)} labels; at least one of each is needed")
     largest = max(max(image.shape[:2]) for image in images)
     zoom = zoom or max(1, round(CELL_PX / largest))
-    pairs = [_pair(image, label, zoom) for image, label in zip(images, labels, strict=True)]
+    pairs = [
+        _pair(image, label, zoom, mpp if number == 0 else None)
+        for number, (image, label) in enumerate(zip(images, labels, strict=True))
+    ]
     height = max(pair.shape[0] for pair in pairs)
     width = max(pair.shape[1] for pair in pairs)
     columns = min(columns or _pleasant_columns(len(pairs), height, width), len(pairs))
@@ -97,12 +103,14 @@ def _framed(picture: RGBImage, height: int, width: int) -> RGBImage:
     return framed
 
 
-def _pair(image: RGBImage, labels: npt.NDArray[np.integer], zoom: int) -> RGBImage:
+def _pair(image: RGBImage, labels: npt.NDArray[np.integer], zoom: int, mpp: float | None) -> RGBImage:
     """Return a patch beside its outlines; lines stay thin however far the patch is enlarged."""
     size = (image.shape[1] * zoom, image.shape[0] * zoom)
     shown: RGBImage = image if zoom == 1 else np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC), np.uint8)
     shown_labels = np.repeat(np.repeat(labels, zoom, axis=0), zoom, axis=1)
     outlined = outline_overlay(shown, shown_labels)
+    if mpp is not None:
+        outlined = add_scale_bar(outlined, mpp / zoom)
     gap = np.full((shown.shape[0], PAIR_GAP_PX, 3), PAPER, np.uint8)
     return np.concatenate([shown, gap, outlined], axis=1)
 

@@ -22,7 +22,7 @@ STAIN = tuple(range(8))
 """Columns of :func:`stain_and_texture` that describe colour: absorbances and their correlations."""
 TEXTURE = tuple(range(8, len(NAMES)))
 """Those that describe grain, and how much is dark."""
-COPY_PERCENTILE = 1.0  # of the distances between real patches of different images: nearer than that is suspicious
+COPY_PERCENTILE = 1.0  # of the distances of real patches to their nearest: nearer than that is suspicious
 Z95 = 1.959964
 
 Vector = npt.NDArray[np.float64]
@@ -193,7 +193,7 @@ def judge_patches(
             ("other_references", "distance to the others", others, "to the means of the other images; should be larger"),
         ):
             measures.append(leave.measure(key, name, mean_of(away, known), meaning))
-    measures += _memorisation(*_two(*blind), real_images, leave)
+    measures += _memorisation(*_two(*blind), leave)
     return Judgement(
         measures=tuple(measures),
         features={name: _earth_mover(first[:, k], second[:, k]) for k, name in enumerate(NAMES)},
@@ -254,7 +254,7 @@ class _Jackknife:
             name=name,
             value=value,
             ci95=None if interval is None else (max(interval[0], 0.0), interval[1]),
-            meaning="earth mover's distance of nuclei drawn to those measured in the references, in doublings of area or bins of elongation",
+            meaning="earth mover's distance of nuclei drawn to those measured in references, in doublings or bins",
         )
 
 
@@ -302,38 +302,25 @@ def _histogram_distance(first: npt.NDArray[np.floating], second: npt.NDArray[np.
     return float(np.abs(np.cumsum(first / first.sum() - second / second.sum())).sum())
 
 
-def _memorisation(
-    real: npt.NDArray[np.floating], synthetic: npt.NDArray[np.floating], real_images: npt.NDArray[np.int64], leave: _Jackknife
-) -> list[Measure]:
-    """Compare how near synthetic patches lie to a real one with how near real ones of other images do (Meehan et al. 2020)."""
-    nearest_real = np.full(len(real), np.inf)
-    for image in np.unique(real_images):
-        mine = real_images == image
-        if mine.all():
-            return []
-        nearest_real[mine] = _nearest(real[~mine], real[mine])
-    nearest = _nearest(real, synthetic)
+def _memorisation(real: npt.NDArray[np.floating], synthetic: npt.NDArray[np.floating], leave: "_Jackknife") -> list[Measure]:
+    """Compare how near synthetic patches lie to a real one with how near real ones lie to each other (Meehan et al. 2020)."""
+    tree = cKDTree(real)
+    nearest_real = np.asarray(tree.query(real, k=2)[0], np.float64)[:, 1]  # the first is the patch itself
+    nearest = np.asarray(tree.query(synthetic)[0], np.float64)
     limit = np.percentile(nearest_real, COPY_PERCENTILE)
     return [
         leave.measure(
             "memorisation",
             "memorisation",
             lambda a, b: area_under_curve(nearest_real[a], nearest[b]),
-            "chance that a synthetic patch lies nearer to some reference patch than a real patch of another image; "
-            "near 1: they are copies",
+            "chance that a synthetic patch lies nearer to some real patch than real ones to each other; near 1: copies",
             bounds=(0.0, 1.0),
         ),
         leave.measure(
             "copies",
             "suspected copies",
             lambda _, b: float((nearest[b] < limit).mean()),
-            "share of synthetic patches nearer to a reference patch than 99 % of real ones are to other images; 0.01 by chance",
+            "share of synthetic patches nearer to a real patch than 99 % of real ones are to each other; 0.01 by chance",
             bounds=(0.0, 1.0),
         ),
     ]
-
-
-def _nearest(points: npt.NDArray[np.floating], asked: npt.NDArray[np.floating]) -> Vector:
-    """Return the distance of each asked point to the nearest of the others."""
-    distance, _ = cKDTree(points).query(asked)
-    return np.asarray(distance, np.float64)

@@ -35,10 +35,11 @@ from histocli.model.segmenter import build_segmenter
 from histocli.optics.density import white_level
 from histocli.reference.calibration import UNCALIBRATED, Calibration, calibration_of, compare_areas
 from histocli.reference.statistics import Reference, analyse_reference
-from histocli.stages.common import Source, content_hash
+from histocli.stages.common import Source
+from histocli.stages.real_patches import recorded_references
 from histocli.stores.inputs import InputImage, expand_with_mpp
 from histocli.stores.models import read_model
-from histocli.stores.patches import PatchStore, ReferenceRecord
+from histocli.stores.patches import PatchStore
 from histocli.stores.provenance import disk_errors
 from histocli.stores.scratch import load_arrays, save_arrays
 from histocli.stores.slides import IMAGE_SUFFIXES, read_image, resample, resample_labels
@@ -291,18 +292,14 @@ def draw_batch(job: BatchJob) -> BatchResult:
     return BatchResult(labels, None, drawings)
 
 
-def recorded_references(initial: PatchStore, words: Sequence[str], *, keep_missing: bool) -> list[InputImage]:
-    """Return the references that the user names, or those that the store remembers."""
+def reference_images(store: PatchStore, words: Sequence[str], *, keep_missing: bool) -> list[InputImage]:
+    """Return the references that the user names, or those that the store remembers.
+
+    Raises
+    ------
+    InputNotFound
+        One is missing, or the store does not say where its references lay.
+    """
     if words:
         return expand_with_mpp(words, suffixes=IMAGE_SUFFIXES, stdin=sys.stdin, what="reference image", keep_missing=keep_missing)
-    paths: dict[str, ReferenceRecord] = {record.path: record for record in initial.references if record.path}
-    if not paths:
-        raise InputNotFound(f"{initial.path}: does not record where its references lay; name them with --refs")
-    found = []
-    for path, record in paths.items():
-        if not Path(path).exists() or content_hash(Path(path)) != record.sha256:
-            raise InputNotFound(
-                f"{path}: the reference that {initial.path.name} records is gone or has changed; name the references with --refs"
-            )
-        found.append(InputImage(Path(path), record.mpp))
-    return found
+    return recorded_references(store)

@@ -8,28 +8,35 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import partial, reduce
-from operator import add
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from histocli.base.errors import HistosynthError, InputNotFound, InvalidInput, InvalidOption, SomeFailed
+from histocli.base.errors import HistosynthError, InputNotFound, InvalidInput, InvalidOption
 from histocli.base.interrupts import raise_if_stopped
 from histocli.base.progress import Track, silent
 from histocli.base.system import resolve_workers
-from histocli.base.types import Json
 from histocli.config.common import Execution, as_dict
 from histocli.config.evaluate import EvaluateConfig
 from histocli.instances.histograms import AREA_EDGES_UM2
 from histocli.instances.matching import LabelImage, Overlaps
 from histocli.metrics.comparison import Comparison, Rules, compare, compare_windows
-from histocli.metrics.counts import Counts
-from histocli.metrics.summary import Difference, Summary, paired_differences, summarise
+from histocli.metrics.summary import paired_differences, summarise
 from histocli.metrics.verdicts import Verdict
+from histocli.stages.scores import (
+    CELL_PX,
+    IOU_BINS,
+    LARGE_PX,
+    PROBABILITY_BINS,
+    EvaluateResult,
+    ModelsResult,
+    Outcome,
+    read_pair,
+    size_text,
+)
 from histocli.stores.label_sources import (
     MANIFEST_SUFFIX,
     LabelSource,
@@ -44,8 +51,6 @@ from histocli.stores.label_sources import (
 
 log = logging.getLogger(__name__)
 
-SCHEMA = "histosynth.evaluate/1"
-COMPARISON_SCHEMA = "histosynth.evaluate-comparison/1"
 RULES = (
     "IoU > 0.5 is a match (f1_NN: > 0.NN); AJI reuses predictions, AJI+ does not; both sides empty is 1, one side empty is 0; "
     "detection: most centroid pairs within radius_um, then nearest; boundary_f1: boundary pixels within tolerance_um; "
@@ -53,177 +58,8 @@ RULES = (
     "null is unknown and left out of means"
 )
 ASSUMED_MPP = 0.25
-LARGE_PX = 50_000_000  # from here on an image is compared window by window, all workers on one image
 SHOWN_NAMES = 10  # of a list in an error
-IOU_BINS = 20
-PROBABILITY_BINS = 10
 STOPPED = "evaluation stopped; nothing was written, run it again"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What was found in one image."""
-
-    pair: Pair
-    counts: Counts
-    missed: int
-    """True nuclei that nothing was found of; neither matched, split nor merged."""
-    false: int
-    """Predicted nuclei where there is none."""
-    mpp: float
-    mpp_source: str
-    """``given``, ``manifest``, ``truth``, ``prediction`` or ``assumed``."""
-    ious: npt.NDArray[np.int64]
-    """(IOU_BINS,) true nuclei by the IoU of their best prediction, from 0 to 1."""
-    areas: npt.NDArray[np.int64]
-    """(2, n) true and predicted nuclei by area, in ``AREA_EDGES_UM2``."""
-    calibration: npt.NDArray[np.float64] | None
-    """(PROBABILITY_BINS, 3) predicted nuclei by their probability: number, sum of probabilities, matched; None where unknown."""
-
-    @property
-    def name(self) -> str:
-        """What pairs prediction and truth."""
-        return self.pair.name
-
-    def to_json(self) -> Json:
-        """Return the scores, counts and pixel size of the image."""
-        return {
-            **_image_json(self.name, self.counts),
-            "splits": self.counts.splits,
-            "merges": self.counts.merges,
-            "missed": self.missed,
-            "false": self.false,
-            "group": self.pair.group or None,
-            "mpp": self.mpp,
-            "mpp_source": self.mpp_source,
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateResult:
-    """Scores of a set of images."""
-
-    prediction: str
-    truth: str | None
-    status: str
-    """done, or planned for a dry run."""
-    names: tuple[str, ...]
-    """Every image that was, or would be, compared."""
-    outcomes: tuple[Outcome, ...] = ()
-    """Of each image that could be compared, in the order of the truth."""
-    summary: Summary | None = None
-    """None for a dry run."""
-    groups: tuple[tuple[str, int, Summary], ...] = ()
-    """Name, number of images and scores of each group."""
-    failures: tuple[tuple[str, str], ...] = ()
-    """Name and error of each image that could not, under ``--on-error continue``."""
-    without_prediction: tuple[str, ...] = ()
-    without_truth: tuple[str, ...] = ()
-    missed_gates: tuple[tuple[str, float, float], ...] = ()
-    """Metric, mean, and the bound that it does not keep."""
-    settings: Json = field(default_factory=dict)
-    seconds: float = 0.0
-
-    @property
-    def images(self) -> tuple[tuple[str, Counts], ...]:
-        """Name and counts of each image that could be compared."""
-        return tuple((outcome.name, outcome.counts) for outcome in self.outcomes)
-
-    @property
-    def pooled(self) -> Counts:
-        """Counts of all images together."""
-        return reduce(add, (outcome.counts for outcome in self.outcomes), Counts())
-
-    def raise_if_any_failed(self) -> None:
-        """Raise ``SomeFailed`` when an image could not be compared."""
-        if self.failures:
-            raise SomeFailed(
-                f"{len(self.failures)} of {len(self.names)} images could not be compared, see above; scores are of the others"
-            )
-
-    def to_json(self) -> Json:
-        """Return the object that ``histosynth evaluate --json`` prints."""
-        scores: Json = {}
-        if self.summary is not None:
-            scores = _summary_json(self.summary)
-        if self.groups:
-            scores["groups"] = {name: {"images": n, **_summary_json(summary)} for name, n, summary in self.groups}
-        return {
-            "schema": SCHEMA,
-            "input": self.prediction,
-            "truth": self.truth,
-            "output": None,
-            "status": self.status,
-            **scores,
-            "images": [outcome.to_json() for outcome in self.outcomes],
-            "failed": [{"name": name, "error": error} for name, error in self.failures],
-            "unmatched": {"truth": list(self.without_prediction), "prediction": list(self.without_truth)},
-            "settings": self.settings,
-            "seconds": round(self.seconds, 3),
-            "error": None,
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelsResult:
-    """Several predictions of the same images beside each other."""
-
-    results: tuple[EvaluateResult, ...]
-    """In the order they were named."""
-    differences: tuple[tuple[str, str, dict[str, Difference]], ...] = ()
-    """First prediction, second one, and by metric the second minus the first, over the images that both have."""
-    settings: Json = field(default_factory=dict)
-
-    def to_json(self) -> Json:
-        """Return the object that ``histosynth evaluate --json`` prints after those of the predictions."""
-        return {
-            "schema": COMPARISON_SCHEMA,
-            "input": [result.prediction for result in self.results],
-            "truth": self.results[0].truth,
-            "output": None,
-            "status": self.results[0].status,
-            "differences": [
-                {
-                    "first": first,
-                    "second": second,
-                    "metrics": {
-                        name: {
-                            "mean": each.mean,
-                            "ci95": list(each.ci95) if each.ci95 else None,
-                            "p_value": each.p_value,
-                            "better": each.better,
-                            "worse": each.worse,
-                            "images": each.images,
-                        }
-                        for name, each in metrics.items()
-                    },
-                }
-                for first, second, metrics in self.differences
-            ],
-            "settings": self.settings,
-            "error": None,
-        }
-
-
-def _summary_json(summary: Summary) -> Json:
-    return {
-        "mean": summary.mean,
-        "ci95": {name: list(pair) if pair else None for name, pair in summary.ci95.items()},
-        "pooled": summary.pooled,
-        "known": summary.known,
-    }
-
-
-def _image_json(name: str, counts: Counts) -> Json:
-    return {
-        "name": name,
-        **counts.scores(),
-        "n_truth": counts.n_truth,
-        "n_prediction": counts.n_prediction,
-        "true_positives": counts.true_positives,
-        "false_positives": counts.false_positives,
-        "false_negatives": counts.false_negatives,
-    }
 
 
 def evaluate(
@@ -428,7 +264,7 @@ def _outcome(pair: Pair, config: EvaluateConfig, workers: int) -> Outcome:
     for side in (true, predicted):
         if side.shape is not None and side.shape != shape:
             raise InvalidInput(
-                f"{side.source} has {_size(side.shape)} pixels but {true.source} has {_size(shape)}; labels are compared "
+                f"{side.source} has {size_text(side.shape)} pixels but {true.source} has {size_text(shape)}; labels are compared "
                 "pixel by pixel, so both must cover the same image at the same resolution"
             )
     if shape[0] * shape[1] >= LARGE_PX and pair.ignore is None:
@@ -444,25 +280,6 @@ def _outcome(pair: Pair, config: EvaluateConfig, workers: int) -> Outcome:
 
 def _map_windows(function: Callable[[Any], Any], jobs: Iterable[Any], *, workers: int) -> Iterator[Any]:
     return map_in_threads(function, jobs, workers)
-
-
-def read_pair(pair: Pair, true: OpenLabels, predicted: OpenLabels) -> tuple[LabelImage, LabelImage]:
-    """Read truth and prediction as arrays of one shape, with what is ignored as -1 in the truth."""
-    shape = true.shape or predicted.shape or (0, 0)
-    truth, prediction = true.read_whole(shape), predicted.read_whole(shape)
-    if true.shape is None and predicted.shape is None:
-        shape = max(truth.shape[0], prediction.shape[0]), max(truth.shape[1], prediction.shape[1])
-        truth, prediction = true.read_whole(shape), predicted.read_whole(shape)
-    if pair.ignore is not None:
-        mask = pair.ignore.open()
-        ignored = mask.read_whole((truth.shape[0], truth.shape[1])) != 0
-        if ignored.shape != truth.shape:
-            raise InvalidInput(
-                f"{mask.source} has {_size(ignored.shape)} pixels but {true.source} has {_size(truth.shape)}; a mask of what is "
-                "ignored covers the same image"
-            )
-        truth = np.where(ignored, -1, truth.astype(np.int64))
-    return truth, prediction
 
 
 class _Reader:
@@ -511,10 +328,25 @@ def _described(pair: Pair, found: Comparison, rules: Rules, mpp_source: str) -> 
         false=int((verdicts.prediction == Verdict.LOST).sum()),
         mpp=rules.mpp,
         mpp_source=mpp_source,
+        worst=_worst_cell(found),
         ious=np.histogram(best, IOU_BINS, (0, 1))[0].astype(np.int64),
         areas=np.stack(areas).astype(np.int64),
         calibration=_calibration(pair.prediction, table, verdicts.prediction == Verdict.MATCHED),
     )
+
+
+def _worst_cell(found: Comparison) -> tuple[int, int]:
+    """Return where the square with most unmatched nuclei begins, on a grid of squares; the first of equals."""
+    sides = (
+        (found.table.centroids_truth, found.verdicts.truth),
+        (found.table.centroids_prediction, found.verdicts.prediction),
+    )
+    wrong = np.concatenate([places[kinds != Verdict.MATCHED] for places, kinds in sides])
+    if not len(wrong):
+        return 0, 0
+    cells, counts = np.unique((wrong // CELL_PX).astype(np.int64), axis=0, return_counts=True)
+    top, left = (int(number) * CELL_PX for number in cells[counts.argmax()])
+    return top, left
 
 
 def _calibration(prediction: LabelSource, table: Overlaps, matched: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64] | None:
@@ -529,10 +361,6 @@ def _calibration(prediction: LabelSource, table: Overlaps, matched: npt.NDArray[
     part = np.minimum((value * PROBABILITY_BINS).astype(np.int64), PROBABILITY_BINS - 1)
     columns = (np.ones(len(part)), value, hit)
     return np.stack([np.bincount(part, column, PROBABILITY_BINS) for column in columns], axis=1)
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return f"{shape[0]} x {shape[1]}"
 
 
 def _some(names: Sequence[str]) -> str:

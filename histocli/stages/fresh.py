@@ -32,7 +32,7 @@ from histocli.instances.targets import contacts, normalised_distance
 from histocli.model.normalisation import glass_to_white
 from histocli.reference.calibration import UNCALIBRATED
 from histocli.stages.common import identify_references
-from histocli.stages.drawing import BatchJob, Region, calibrate, draw_batch, recorded_references, reference_order, take_apart
+from histocli.stages.drawing import BatchJob, Region, calibrate, draw_batch, reference_images, reference_order, take_apart
 from histocli.stores.patches import PatchStore
 from histocli.synthesis.variation import Spread
 from histocli.training.sampling import PatchSet
@@ -148,7 +148,7 @@ class FreshPatches:
         self._scratch.cleanup()
 
     def _take_apart(self, execution: Execution, track: Track) -> Sequence[Region]:
-        images = recorded_references(self.store, [], keep_missing=False)
+        images = reference_images(self.store, [], keep_missing=False)
         sources, _ = identify_references(images, mpp=self.store.mpp, reference_mpp=None, tolerant=False, command="train")
         folder = Path(self._scratch.name)
         priors, calibration = None, UNCALIBRATED

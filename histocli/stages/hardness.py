@@ -22,7 +22,7 @@ from histocli.model.normalisation import glass_to_white
 from histocli.model.refiner import build_refiner
 from histocli.optics.density import light_to_optical_density
 from histocli.stages.common import identify_references, patch_glass_levels
-from histocli.stages.drawing import recorded_references
+from histocli.stages.drawing import reference_images
 from histocli.stages.real_patches import cut_all, label_agreement
 from histocli.stores.patches import PatchStore
 from histocli.stores.provenance import one_line
@@ -166,7 +166,7 @@ def refiner_hardening(
     networks = networks_of(store, config.seed).to(device)
     initial = _initial_of(store)
     mpp, side = store.mpp, store.patch_px
-    images = recorded_references(store, refs, keep_missing=False)
+    images = reference_images(store, refs, keep_missing=False)
     sources, _ = identify_references(images, mpp=mpp, reference_mpp=config.reference_mpp, tolerant=False, command="train")
     most = max(2, MOST_REAL // len(sources))
     stopped = "train: stopped before the first step; run it again"

@@ -256,7 +256,7 @@ def _draw_patches(store: PatchStore, config: InfoConfig) -> RGBImage:
     n = min(config.sheet_patches, len(store))
     chosen = np.sort(rng_for(config.seed, "info").choice(len(store), n, replace=False))
     pairs = [store.read(range(index, index + 1)) for index in map(int, chosen)]
-    return patch_sheet([image[0] for image, _ in pairs], [labels[0] for _, labels in pairs])
+    return patch_sheet([image[0] for image, _ in pairs], [labels[0] for _, labels in pairs], mpp=store.mpp)
 
 
 def _open_labels(path: Path) -> _Opened:
@@ -292,7 +292,8 @@ def _draw_labels(store: label_stores.LabelStore) -> RGBImage:
     level = factor.bit_length() - 1  # levels halve
     labels = store.labels(level) if level < store.n_levels else label_stores.nearest_level(store.labels(), factor)
     height, width = (min(one, other) for one, other in zip(overview.shape, labels.shape, strict=False))
-    return patch_sheet([overview[:height, :width]], [labels[:height, :width].astype(np.int64)])
+    mpp = store.mpp * max(store.shape) / max(overview.shape[:2])
+    return patch_sheet([overview[:height, :width]], [labels[:height, :width].astype(np.int64)], mpp=mpp)
 
 
 def _open_model(path: Path) -> _Opened:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from histocli.base.device import resolve_device, resolve_precision
-from histocli.base.errors import HistosynthError, InputNotFound, InvalidInput
+from histocli.base.errors import HistosynthError, InvalidInput
 from histocli.base.interrupts import raise_if_stopped
 from histocli.base.progress import Track, silent
 from histocli.base.rng import rng_for
@@ -24,9 +24,9 @@ from histocli.instances.histograms import AREA_EDGES_UM2, ELONGATION_EDGES
 from histocli.instances.measurements import measure
 from histocli.model.normalisation import glass_to_white
 from histocli.realism.judgement import Histograms, Judgement, judge_patches
-from histocli.stages.common import StageResult, Stopwatch, content_hash, identify_references, patch_glass_levels, prepare_process
-from histocli.stages.real_patches import cut_each
-from histocli.stores.inputs import InputImage, expand_with_mpp
+from histocli.stages.common import StageResult, Stopwatch, identify_references, patch_glass_levels, prepare_process
+from histocli.stages.real_patches import cut_each, recorded_references
+from histocli.stores.inputs import expand_with_mpp
 from histocli.stores.patches import PatchStore
 from histocli.stores.slides import IMAGE_SUFFIXES
 from histocli.training.two_sample import TwoSampleSchedule
@@ -160,25 +160,6 @@ def judge_realism(
         )
         bar.advance()
     return replace(result, judgement=judgement, status="done", seconds=watch.seconds)
-
-
-def recorded_references(store: PatchStore) -> list[InputImage]:
-    """Return the references that a store records, where they still are what they were.
-
-    Raises
-    ------
-    InputNotFound
-        The store does not say where they lay, or one is gone or has changed.
-    """
-    paths = {record.path: record for record in store.references if record.path}
-    if not paths:
-        raise InputNotFound(f"{store.path}: does not record where its references lay; name them with --refs")
-    for path, record in paths.items():
-        if not Path(path).exists() or content_hash(Path(path)) != record.sha256:
-            raise InputNotFound(
-                f"{path}: the reference that {store.path.name} records is gone or has changed; name the references with --refs"
-            )
-    return [InputImage(Path(path), record.mpp) for path, record in paths.items()]
 
 
 def _read_patches(

@@ -50,7 +50,7 @@ from histocli.stages.common import (
     prepare_process,
     weights_digest,
 )
-from histocli.stages.drawing import recorded_references
+from histocli.stages.drawing import reference_images
 from histocli.stages.real_patches import cut_real_patches, label_agreement
 from histocli.stores.inputs import expand_inputs
 from histocli.stores.logs import append_metrics, preview_path, start_log
@@ -209,7 +209,7 @@ def refine(
     watch = Stopwatch()
     initial = _open(store)
     tolerant = execution.on_error == "continue"
-    images = recorded_references(initial, references, keep_missing=tolerant)
+    images = reference_images(initial, references, keep_missing=tolerant)
     sources, failed = identify_references(
         images, mpp=initial.mpp, reference_mpp=config.reference_mpp, tolerant=tolerant, command="refine"
     )

@@ -29,6 +29,23 @@ def append_metrics(out: Path, values: Json) -> None:
         stream.write(orjson.dumps(plain_json(values)) + b"\n")
 
 
+def read_metrics(out: Path) -> list[Json]:
+    """Return the lines of ``metrics.jsonl`` beside an output; none where there is no log, and what is cut off is left out."""
+    rows = []
+    try:
+        lines = (log_path(out) / METRICS_FILE).read_bytes().splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        try:
+            values = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            continue
+        if isinstance(values, dict):
+            rows.append(values)
+    return rows
+
+
 def preview_path(out: Path, step: int) -> Path:
     """Return where the preview picture of a training step goes."""
     return log_path(out) / f"preview-{step:06d}.png"

@@ -47,6 +47,7 @@ NO_FIELD = {
     "html",
     "images",
     "realism",
+    "show",
 }  # decide where, with what and how far, not what is made
 EXECUTION = {field.name for field in dataclasses.fields(Execution)}
 

@@ -12,15 +12,19 @@ import numpy as np
 import orjson
 import pytest
 import tifffile
+import zarr
 
 from histocli.base.errors import HistosynthError, InputNotFound, InvalidInput, InvalidOption, SomeFailed
 from histocli.cli.app import run
 from histocli.config.common import Execution
 from histocli.config.evaluate import METRICS, EvaluateConfig
+from histocli.metrics import comparison
 from histocli.metrics.comparison import Rules, compare
-from histocli.stages.evaluate import SCHEMA, evaluate
+from histocli.stages import evaluate as stage
+from histocli.stages.evaluate import compare_models, evaluate
+from histocli.stages.scores import SCHEMA
 from histocli.stores.labels import CONTRACT as LABELS_CONTRACT
-from histocli.stores.labels import PatchLabelsWriter, SlideLabelsWriter
+from histocli.stores.labels import LabelStore, PatchLabelsWriter, SlideLabelsWriter
 from histocli.stores.patches import CONTRACT as PATCHES_CONTRACT
 from histocli.stores.patches import PatchStoreWriter, ReferenceRecord
 from histocli.stores.provenance import Provenance
@@ -67,9 +71,10 @@ def provenance(contract: str) -> Provenance:
     return Provenance(contract=contract, command="test", config={}, config_hash="0" * 16, seed=0)
 
 
-def write_label_store(path: Path, labels: np.ndarray) -> None:
+def write_label_store(path: Path, labels: np.ndarray, **columns: np.ndarray) -> None:
     n = int(labels.max())
     table = {"id": np.arange(1, n + 1), "y_um": np.zeros(n), "x_um": np.zeros(n), "box": np.zeros((n, 4)), "area_um2": np.ones(n)}
+    table |= columns
     with SlideLabelsWriter(
         path,
         image=np.zeros((*labels.shape, 3), np.uint8),
@@ -326,3 +331,211 @@ def test_agrees_with_the_independent_scorer(tmp_path):
     for name in ("dice", "aji", "pq", "f1", "aji+"):
         mine = name.replace("+", "_plus")
         assert (ours.mean[mine], *ours.ci95[mine]) == pytest.approx(theirs[name], abs=1e-4)
+
+
+# ----------------------------------------------------------------------------------------------- formats, groups, models
+
+
+def geojson_of(labels: np.ndarray) -> str:
+    """Each nucleus as the rectangles of its rows."""
+    features = []
+    for k in np.unique(labels[labels > 0]):
+        boxes = [[[[x, y], [x + 1, y], [x + 1, y + 1], [x, y + 1], [x, y]]] for y, x in np.argwhere(labels == k).tolist()]
+        features.append({"type": "Feature", "geometry": {"type": "MultiPolygon", "coordinates": boxes}, "properties": {}})
+    return json.dumps({"type": "FeatureCollection", "features": features})
+
+
+def xml_of(labels: np.ndarray) -> str:
+    """The nuclei are squares."""
+    regions = ""
+    for k in np.unique(labels[labels > 0]):
+        (y0, x0), (y1, x1) = np.argwhere(labels == k).min(0), np.argwhere(labels == k).max(0) + 1
+        corners = "".join(f'<Vertex X="{x}" Y="{y}"/>' for x, y in ((x0, y0), (x1, y0), (x1, y1), (x0, y1)))
+        regions += f"<Region><Vertices>{corners}</Vertices></Region>"
+    return f'<Annotations MicronsPerPixel="0.25"><Annotation><Regions>{regions}</Regions></Annotation></Annotations>'
+
+
+@pytest.mark.parametrize("kind", ["geojson", "xml", "masks", "zarr"])
+def test_truth_in_any_format_scores_the_same(folders, tmp_path, kind):
+    (tmp_path / "other").mkdir()
+    for index, name in enumerate("abc"):
+        labels, target = truth_of(index), tmp_path / "other" / f"{name}.{kind}"
+        if kind in ("geojson", "xml"):
+            target.write_text({"geojson": geojson_of, "xml": xml_of}[kind](labels))
+        elif kind == "zarr":
+            zarr.save_array(target, labels)
+        else:
+            (tmp_path / "other" / name / "masks").mkdir(parents=True)
+            for k in range(1, labels.max() + 1):
+                np.save(tmp_path / "other" / name / "masks" / f"{k}.npy", labels == k)
+    assert score(folders[0], str(tmp_path / "other"), mpp=0.25).images == score(*folders).images
+
+
+def test_two_files_of_outlines_need_no_size(tmp_path):
+    for name in "pt":
+        (tmp_path / f"{name}.geojson").write_text(geojson_of(truth_of(0)))
+    assert score(str(tmp_path / "p.geojson"), str(tmp_path / "t.geojson")).summary.mean["pq"] == 1
+
+
+def test_groups_of_a_manifest(folders, tmp_path):
+    lines = ["truth,group,mpp", "truth/a.tif,one,0.5", "truth/b.tif,two,", "truth/c.tif,two,"]
+    (tmp_path / "truth.csv").write_text("\n".join(lines))
+    result = score(folders[0], str(tmp_path / "truth.csv"))
+    values = result.to_json()
+    assert {name: each["images"] for name, each in values["groups"].items()} == {"one": 1, "two": 2}
+    assert values["groups"]["one"]["mean"]["pq"] == result.images[0][1].panoptic_quality
+    assert [(each["mpp"], each["mpp_source"]) for each in values["images"]][:2] == [(0.5, "manifest"), (0.25, "assumed")]
+    by_group = score(folders[0], str(tmp_path / "truth.csv"), resample="group").summary.ci95["pq"]
+    assert by_group != result.summary.ci95["pq"]
+    with pytest.raises(InvalidOption, match="column group"):
+        score(*folders, resample="group")
+
+
+def test_what_has_no_partner_is_in_the_json(folders):
+    prediction, truth = folders
+    (Path(truth) / "b.tif").unlink()
+    (Path(prediction) / "c.tif").unlink()
+    with pytest.raises(InputNotFound, match=r"true images \(c\), and no truth for the predictions b"):
+        score(prediction, truth)
+    result = evaluate(prediction, truth, EvaluateConfig(), Execution(workers=1, on_error="continue"))
+    assert result.to_json()["unmatched"] == {"truth": ["c"], "prediction": ["b"]}
+
+
+def test_ignored_pixels_do_not_count(folders, tmp_path):
+    """What differs between truth and prediction is masked: everything that is left agrees."""
+    (tmp_path / "masks").mkdir()
+    for index, name in enumerate("abc"):
+        mask = (truth_of(index) != prediction_of(index)).astype(np.uint8)
+        tifffile.imwrite(tmp_path / "masks" / f"{name}.tif", mask)
+    result = evaluate(*folders, EvaluateConfig(), ONE, ignore=str(tmp_path / "masks"))
+    assert result.summary.mean["dice"] == result.summary.mean["pq"] == 1
+    (tmp_path / "masks" / "b.tif").unlink()
+    with pytest.raises(InputNotFound, match=r"no mask for 1 images \(b\)"):
+        evaluate(*folders, EvaluateConfig(), ONE, ignore=str(tmp_path / "masks"))
+    np.save(tmp_path / "one.npy", np.zeros((3, 3), np.uint8))
+    with pytest.raises(InvalidInput, match="3 x 3"):
+        evaluate(f"{folders[0]}/a.tif", f"{folders[1]}/a.tif", EvaluateConfig(), ONE, ignore=str(tmp_path / "one.npy"))
+
+
+def test_large_images_are_compared_in_windows(folders, tmp_path, monkeypatch):
+    """The same result for stores, label images and outlines; none is read whole when it need not be."""
+    write_label_store(tmp_path / "p.ome.zarr", prediction_of(1))
+    write_label_store(tmp_path / "t.ome.zarr", truth_of(1))
+    words = str(tmp_path / "p.ome.zarr"), str(tmp_path / "t.ome.zarr")
+    whole = score(*words)
+    monkeypatch.setattr(stage, "LARGE_PX", 100)
+    monkeypatch.setattr(comparison, "CORE_PX", 16)
+    mixed = evaluate(words[0], f"{folders[1]}/b.tif", EvaluateConfig(), Execution(workers=3))
+    monkeypatch.setattr(LabelStore, "labels", lambda *_: pytest.fail("read whole"))
+    windows = evaluate(*words, EvaluateConfig(), Execution(workers=3))
+    assert windows.images == whole.images
+    assert mixed.images[0][1] == whole.images[0][1]
+
+
+def test_probabilities_of_a_store_are_calibrated(folders, tmp_path):
+    write_label_store(tmp_path / "b.ome.zarr", prediction_of(1), probability=np.array([0.2, 0.9, 0.9, 0.9, 0.9], np.float32))
+    (outcome,) = score(str(tmp_path / "b.ome.zarr"), f"{folders[1]}/b.tif").outcomes
+    table = outcome.calibration
+    assert table[:, 0].sum() == 5
+    assert table[:, 2].sum() == outcome.counts.true_positives
+    assert table[:, 1].sum() == pytest.approx(0.2 + 4 * 0.9)
+
+
+def test_models_are_compared_image_by_image(folders, tmp_path):
+    (tmp_path / "perfect").mkdir()
+    for index, name in enumerate("abc"):
+        tifffile.imwrite(tmp_path / "perfect" / f"{name}.tif", truth_of(index))
+    models = compare_models([folders[0], str(tmp_path / "perfect")], folders[1], EvaluateConfig(), ONE)
+    ((first, second, metrics),) = models.differences
+    assert (first, second) == (folders[0], str(tmp_path / "perfect"))
+    means = [result.summary.mean["pq"] for result in models.results]
+    assert metrics["pq"].mean == pytest.approx(means[1] - means[0])
+    assert (metrics["pq"].better, metrics["pq"].worse, metrics["pq"].images) == (2, 0, 3)
+    assert metrics["hd95_um"].better == 2
+    values = json.loads(orjson.dumps(models.to_json()))
+    assert values["schema"] == "histosynth.evaluate-comparison/1"
+    assert values["differences"][0]["metrics"]["pq"]["ci95"]
+
+
+def test_models_that_cannot_be_compared(folders, tmp_path):
+    with pytest.raises(InvalidOption, match="named twice"):
+        compare_models([folders[0], folders[0]], folders[1], EvaluateConfig(), ONE)
+    (tmp_path / "only_a").mkdir()
+    (tmp_path / "only_b").mkdir()
+    tifffile.imwrite(tmp_path / "only_a" / "a.tif", truth_of(0))
+    tifffile.imwrite(tmp_path / "only_b" / "b.tif", truth_of(1))
+    lenient = Execution(workers=1, on_error="continue")
+    with pytest.raises(InvalidInput, match="no image in common"):
+        compare_models([str(tmp_path / "only_a"), str(tmp_path / "only_b")], folders[1], EvaluateConfig(), lenient)
+
+
+def test_command_with_several_predictions(folders, tmp_path, capsys):
+    (tmp_path / "perfect").mkdir()
+    for index, name in enumerate("abc"):
+        tifffile.imwrite(tmp_path / "perfect" / f"{name}.tif", truth_of(index))
+    words = [folders[0], str(tmp_path / "perfect"), "--truth", folders[1]]
+    assert run(["evaluate", *words, "--json"]) == 0
+    shown = capsys.readouterr()
+    lines = [orjson.loads(line) for line in shown.out.splitlines()]
+    assert [line["schema"] for line in lines] == [SCHEMA, SCHEMA, "histosynth.evaluate-comparison/1"]
+    assert "paired over 3 images" in shown.err
+    assert run(["evaluate", *words, "--min", "pq=0.99"]) == 7
+    assert f"({folders[0]})" in capsys.readouterr().err
+    assert run(["evaluate", folders[0], "--truth", folders[1], "--json"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    assert run(["evaluate", *words, "--dry-run"]) == 0
+
+
+def test_gates_of_errors(folders):
+    assert run(["evaluate", *folders, "-q", "--max", "hd95_um=1"]) == 0
+    assert run(["evaluate", *folders, "-q", "--max", "hd95_um=0.1"]) == 7
+    assert run(["evaluate", *folders, "-q", "--max", "pq=0.1"]) == 2
+    assert run(["evaluate", *folders, "-q", "--min", "hd95_um=0.1"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "PREDICTION is missing"),
+        (["a", "b", "c"], "to compare several models use --truth"),
+        (["--truth", "t"], "--truth needs at least one PREDICTION"),
+        (["a", "b", "--refs", "r"], "--refs belongs to --realism"),
+        (["a", "b", "--images", "i"], "--images is for a report"),
+        (["a", "b", "--show", "s"], "--show is for a report"),
+        (["a", "--realism", "s"], "compares no labels"),
+        (["--realism", "s", "--min", "pq=1"], "gates of label metrics"),
+        (["--realism", "s", "--html", "r.html"], "for scores of labels"),
+        (["m.safetensors", "t"], "histosynth segment"),
+    ],
+)
+def test_wrong_words_are_usage_errors(words, said, capsys):
+    assert run(["evaluate", *words]) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert len(err.splitlines()) == 1
+
+
+BAD = {
+    "shape": (np.zeros((5, 6), np.uint8), "5 x 6"),
+    "fractions": (np.full((40, 48), 0.5), "probability map"),
+    "nan": (np.full((40, 48), np.nan), "NaN or infinity"),
+    "rgb": (np.random.default_rng(0).integers(0, 255, (40, 48, 3), np.uint8), "one integer a pixel"),
+    "negative": (np.full((40, 48), -5, np.int16), "holds the label -5"),
+    "text": (np.full((40, 48), "a"), "must be integers"),
+}
+
+
+@pytest.mark.parametrize("side", [0, 1], ids=["prediction", "truth"])
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_labels_are_one_line_each_and_others_go_on(folders, kind, side, capsys):
+    labels, said = BAD[kind]
+    (Path(folders[side]) / "b.tif").unlink()
+    np.save(Path(folders[side]) / "b.npy", labels)
+    assert run(["evaluate", *folders, "-q"]) == 3
+    err = capsys.readouterr().err
+    assert said in err
+    assert len(err.splitlines()) == 1
+    assert run(["evaluate", *folders, "-q", "--on-error", "continue", "--json"]) == 5
+    values = orjson.loads(capsys.readouterr().out)
+    assert [image["name"] for image in values["images"]] == ["a", "c"]
+    assert values["failed"][0]["name"] == "b"

@@ -1,0 +1,142 @@
+"""The report of real scores: what is on the page, what is refused, and that names are only names.
+
+The images of test_evaluate: three with a handful of square nuclei, predictions shifted by 0, 1 and 2 pixels.
+"""
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from histocli.cli.app import run
+from histocli.stages import evaluate, report
+from histocli.stages.report import MARK, _short_names, _worst_window
+from histocli.stores.labels import LabelStore
+from tests.stages.test_evaluate import folders, prediction_of, truth_of, write_label_store, write_patch_store  # noqa: F401
+
+NASTY = "<script>alert('x')</script>&\"quoted\".tif".replace("/", "\u2215")
+
+
+def page_of(words, target):
+    assert run(["evaluate", *words, "--html", str(target), "-q"]) == 0
+    return target.read_text(encoding="utf-8")
+
+
+def test_the_page_of_one_prediction(folders, tmp_path, capsys):  # noqa: F811
+    target = tmp_path / "out" / "report.html"
+    target.parent.mkdir()
+    page = page_of(folders, target)
+    assert capsys.readouterr().out == f"{target}\n"
+    assert MARK in page[:200]
+    for heading in ("Scores", "Distributions", "Worst images", "Best images", "Images", "Where this comes from"):
+        assert f">{heading}</h2>" in page
+    assert page.count("<img ") == 3
+    assert "Calibration" not in page
+    assert str(folders[0]) in page
+
+
+def test_the_same_scores_give_the_same_page(folders, tmp_path):  # noqa: F811
+    one, two = (page_of(folders, tmp_path / name) for name in ("a.html", "b.html"))
+    assert one == two
+    workers = page_of([*folders, "--workers", "3"], tmp_path / "c.html")
+    assert one == workers
+
+
+def test_names_of_files_are_text(tmp_path):
+    """The worst that a file system takes."""
+    for folder, make in (("p", prediction_of), ("t", truth_of)):
+        (tmp_path / folder).mkdir()
+        tifffile.imwrite(tmp_path / folder / NASTY, make(1))
+        tifffile.imwrite(tmp_path / folder / "b.tif", make(2))
+    page = page_of([str(tmp_path / "p"), str(tmp_path / "t")], tmp_path / "r.html")
+    assert page.count("<script") == 1
+    assert "alert(&#x27;x&#x27;)" in page
+
+
+def test_models_beside_each_other_with_pictures_and_groups(folders, tmp_path):  # noqa: F811
+    (tmp_path / "perfect").mkdir()
+    (tmp_path / "images").mkdir()
+    for index, name in enumerate("abc"):
+        tifffile.imwrite(tmp_path / "perfect" / f"{name}.tif", truth_of(index))
+        Image.fromarray(np.full((40, 48, 3), 77, np.uint8)).save(tmp_path / "images" / f"{name}.png")
+    (tmp_path / "t.csv").write_text("truth,group\ntruth/a.tif,g1\ntruth/b.tif,g1\ntruth/c.tif,g2\n")
+    words = [folders[0], str(tmp_path / "perfect"), "--truth", str(tmp_path / "t.csv"), "--images", str(tmp_path / "images")]
+    page = page_of(words, tmp_path / "r.html")
+    for text in ("Scores · prediction", "Scores · perfect", "perfect minus prediction", "By group · perfect"):
+        assert text in page
+    assert page.count("<img ") == 6
+
+
+def test_a_store_shows_calibration_and_provenance(folders, tmp_path):  # noqa: F811
+    write_label_store(tmp_path / "b.ome.zarr", prediction_of(1), probability=np.linspace(0.1, 0.9, 5, dtype=np.float32))
+    page = page_of([str(tmp_path / "b.ome.zarr"), f"{folders[1]}/b.tif"], tmp_path / "r.html")
+    assert "Calibration of probability" in page
+    assert "Provenance of" in page
+
+
+def test_patch_stores_bring_their_pictures_and_are_shown(tmp_path):
+    labels = np.stack([np.pad(truth_of(i), ((0, 8), (0, 0))) for i in range(3)])
+    write_patch_store(tmp_path / "synth.zarr", labels)
+    store = str(tmp_path / "synth.zarr")
+    page = page_of([store, store, "--show", store], tmp_path / "r.html")
+    assert ">Patches</h2>" in page
+    assert "labelled patches" in page
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "code", "said"),
+    [
+        ("r.txt", None, 2, "ends in .html"),
+        ("r.html", "<p>somebody else's</p>", 4, "no report of histosynth"),
+        ("r.html", MARK, 4, "--overwrite"),
+    ],
+)
+def test_what_lies_there_is_left_alone(folders, tmp_path, capsys, name, content, code, said):  # noqa: F811
+    target = tmp_path / name
+    if content is not None:
+        target.write_text(content)
+    assert run(["evaluate", *folders, "--html", str(target)]) == code
+    err = capsys.readouterr().err
+    assert said in err
+    assert len(err.splitlines()) == 1  # refused before any work
+    assert content is None or target.read_text() == content
+    if content == MARK:
+        assert run(["evaluate", *folders, "--html", str(target), "--overwrite", "-q"]) == 0
+
+
+def test_a_dry_run_writes_nothing(folders, tmp_path):  # noqa: F811
+    assert run(["evaluate", *folders, "--html", str(tmp_path / "r.html"), "--dry-run"]) == 0
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_a_gate_fails_after_the_report_is_there(folders, tmp_path):  # noqa: F811
+    assert run(["evaluate", *folders, "--html", str(tmp_path / "r.html"), "--min", "pq=0.99", "-q"]) == 7
+    assert (tmp_path / "r.html").exists()
+
+
+def test_of_a_large_image_the_part_with_most_mistakes_is_shown():
+    truth = np.zeros((900, 1000), np.int32)
+    truth[20:40, 20:40], truth[800:890, 900:990] = 1, 2
+    nothing = np.zeros_like(truth)
+    rows, columns = _worst_window(truth, nothing, np.array([1, 1], np.uint8), np.zeros(0, np.uint8))
+    assert rows.start <= 800
+    assert (rows.stop, columns.stop) >= (890, 990)
+    assert rows.stop - rows.start == columns.stop - columns.start == 640
+
+
+def test_a_slide_is_never_read_whole_for_its_picture(folders, tmp_path, monkeypatch):  # noqa: F811
+    """With a few pixels counting as large: the square with most mistakes, read with a margin."""
+    for name, make in (("p", prediction_of), ("t", truth_of)):
+        write_label_store(tmp_path / f"{name}.ome.zarr", make(2))
+    for module in (evaluate, report):
+        monkeypatch.setattr(module, "LARGE_PX", 9)
+        monkeypatch.setattr(module, "CELL_PX", 16)
+    monkeypatch.setattr(LabelStore, "labels", lambda *_: pytest.fail("read whole"))
+    page = page_of([str(tmp_path / "p.ome.zarr"), str(tmp_path / "t.ome.zarr")], tmp_path / "r.html")
+    assert "the part with most mistakes" in page
+    assert page.count("<img ") == 1
+
+
+def test_short_names_tell_apart():
+    assert _short_names(["x/a", "y/b"]) == ["a", "b"]
+    assert _short_names(["x/a", "y/a"]) == ["x/a", "y/a"]
