@@ -208,6 +208,11 @@ class OutputLock:
                     f"{target}: another process is writing it; wait for it to end or choose another --out"
                 ) from None
 
+    @property
+    def is_held(self) -> bool:
+        """It was taken and not released."""
+        return self._lock.is_locked
+
     def release(self) -> None:
         """Let go of the output; harmless when called twice."""
         if self._lock.is_locked:
