@@ -59,7 +59,7 @@ def qc_picture(
     greyed = np.where(tissue[..., None], overview, (overview.astype(np.uint16) + 2 * 225) // 3).astype(np.uint8)
     plain = np.asarray(cv2.resize(greyed, size, interpolation=method), np.uint8)
     shown = np.asarray(cv2.resize(overview, size, interpolation=method), np.uint8)
-    heat = cv2.resize(density, size, interpolation=cv2.INTER_LINEAR)
+    heat = np.asarray(cv2.resize(density, size, interpolation=cv2.INTER_LINEAR), np.float32)
     inside = cv2.resize(tissue.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
     left = _with_caption(plain, "where nuclei were looked for")
     right = _with_caption(_heat_map(shown, heat, inside, top), f"nuclei per mm2, 0 (blue) to {_round(top)} (red)")

@@ -243,7 +243,7 @@ def measure_runs(found: RunObjects, mpp: float) -> tuple[npt.NDArray[np.int64], 
     dy, dx = y - low_y[objects], x - low_x[objects]  # small whole numbers: every sum below is exact
 
     def total(values: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        return np.bincount(objects, values, k)
+        return np.bincount(objects, values, k).astype(np.float64, copy=False)
 
     along = length * dx + length * (length - 1) // 2
     count = np.maximum(total(length), 1)

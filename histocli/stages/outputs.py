@@ -1,5 +1,6 @@
 """Files that are made from a label store, during segmentation or later: which there are, what they are called, how each is
-written."""
+written.
+"""
 
 from __future__ import annotations
 
@@ -153,5 +154,6 @@ def _qc(store: LabelStore, open_pixels: Callable[[], Slide], seed: int) -> RGBIm
     finally:
         slide.close()
     mm2 = store.facts.get("mm2") or 0.0
-    title = f"{store.path.name}: {store.n_nuclei} nuclei on {mm2:.3g} mm2 at {store.mpp:.4g} um/px; crops of {side * store.mpp:.0f} um"
+    found = f"{store.n_nuclei} nuclei on {mm2:.3g} mm2 at {store.mpp:.4g} um/px"
+    title = f"{store.path.name}: {found}; crops of {side * store.mpp:.0f} um"
     return qc_picture(overview, tissue, centres, store.mpp * factor, crops, title)

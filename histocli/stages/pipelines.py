@@ -12,7 +12,7 @@ from histocli.base.system import resolve_workers
 from histocli.base.types import Json
 from histocli.config.common import Execution
 from histocli.config.segment import SegmentConfig
-from histocli.inference.pipeline import WINDOW_PX, Pipeline
+from histocli.inference.pipeline import WINDOW_HALO_UM, WINDOW_PX, Pipeline
 from histocli.inference.predict import Predictor
 from histocli.instances.targets import Thresholds
 from histocli.model.segmenter import build_segmenter
@@ -87,9 +87,10 @@ def fit_to_memory(config: SegmentConfig, header: ModelHeader) -> tuple[int, int]
 
 def expected_memory(tile_px: int, block_windows: int, header: ModelHeader) -> float:
     """Return the bytes that the process is expected to take at most, whatever the slide."""
-    channels = header.architecture.get("channels", [16])
-    width = max(1.0, channels[0] / 16) if isinstance(channels, list | tuple) else 1.0
-    halo = 7 * 2 ** len(channels)
-    side = block_windows * WINDOW_PX + 40 / header.mpp
+    channels = list(header.architecture.get("channels", [16]))
+    width = max(1.0, float(channels[0]) / 16)
+    halo = 7.0 * 2 ** len(channels)
+    side: float = block_windows * WINDOW_PX + 2 * WINDOW_HALO_UM / header.mpp
     tile = min(tile_px, side) + 2 * halo
-    return BASE_BYTES + BYTES_PER_TILE_PX * width * tile * tile + BYTES_PER_BLOCK_PX * (side + 2 * halo) ** 2
+    expected: float = BASE_BYTES + BYTES_PER_TILE_PX * width * tile * tile + BYTES_PER_BLOCK_PX * (side + 2 * halo) ** 2
+    return expected

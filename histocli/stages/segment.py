@@ -271,6 +271,27 @@ def _share(jobs: list[_Job], config: SegmentConfig) -> list[_Job]:
     return jobs[index::count] if config.shard is None else jobs[(index - 1) % count :: count]
 
 
+def plan_table(results: Sequence[SegmentResult]) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
+    """Return title, header and rows that tell people what a dry run found."""
+    planned = [(result, result.plan) for result in results if result.plan is not None]
+    rows: list[tuple[str, ...]] = [
+        (
+            Path(result.input).name,
+            f"{expected.get('mm2', 0):.3g}",
+            str(expected["tiles"]),
+            str(expected["memory_mb"]),
+            f"{expected['disk_mb']:.0f}",
+            f"{expected['seconds']:.0f}",
+        )
+        for result, expected in planned
+    ]
+    if rows:
+        total = [sum(expected[name] for _, expected in planned) for name in ("tiles", "disk_mb", "seconds")]
+        memory = max(expected["memory_mb"] for _, expected in planned)
+        rows.append((f"{len(rows)} slides", "", str(total[0]), str(memory), f"{total[1]:.0f}", f"{total[2]:.0f}"))
+    return "expected", ("slide", "mm2 of tissue", "tiles", "MB of memory", "MB of disk", "seconds"), rows
+
+
 def _find_model(model: Path | None) -> Path:
     """Return the file of a model: a path, the name of one that comes with the package, or nothing for the default one."""
     if model is not None and (model.exists() or model.suffix or len(model.parts) > 1):
@@ -763,7 +784,8 @@ def _facts_of(known: Json) -> _Facts:
 
 def _expected_disk(shape: tuple[int, int], mm2: float, mpp: float, formats: Sequence[str]) -> float:
     """Return the bytes that the outputs of a slide are expected to take; measured on tissue with 3,000 nuclei a square
-    millimetre."""
+    millimetre.
+    """
     looked_at = mm2 * 1e6 / mpp**2
     per_px = {"ome-zarr": 0.09, "tiff": 0.12, "overlay": 1.9, "qc": 0.0, "geojson": 0.02, "csv": 0.03, "parquet": 0.015}
     return sum(per_px.get(name, 0) * looked_at for name in formats) + 3e6 * len(formats) + shape[0] * shape[1] / 1000

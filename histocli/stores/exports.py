@@ -174,7 +174,8 @@ def _tiles(labels: LabelSource) -> Iterator[npt.NDArray[np.uint32]]:
 
 def write_overlay(path: Path, picture: RGBImage, *, provenance: Provenance, facts: Json) -> None:
     """Write a picture as PNG; parameters and errors as in :func:`write_label_tiff`, the contract is :data:`OVERLAY` or
-    :data:`QC`."""
+    :data:`QC`.
+    """
     assert provenance.contract in (OVERLAY, QC), provenance.contract
     content = imagecodecs.png_encode(np.ascontiguousarray(picture), level=PNG_LEVEL)
     body = b"tEXt" + _TEXT_KEY + _record(provenance, facts).encode("ascii")
@@ -368,7 +369,7 @@ def _attributes_04(group: zarr.Group) -> Json:
     values: Json = {key: value for key, value in ome.items() if key not in ("version", "image-label")}
     values["multiscales"] = [dict(image) | {"version": "0.4"} for image in values["multiscales"]]
     if "image-label" in ome:
-        values["image-label"] = dict(ome["image-label"]) | {"version": "0.4"}  # type: ignore[arg-type]
+        values["image-label"] = dict(ome["image-label"]) | {"version": "0.4"}
     return values
 
 

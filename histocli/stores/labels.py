@@ -323,7 +323,8 @@ class TiledLabelsWriter:
 
     def shards(self) -> list[tuple[int, int]]:
         """Return row and column of the shards of the labels, such that those of every square of two, four, ... follow each
-        other."""
+        other.
+        """
         down, across = (-(-side // SHARD_PX) for side in self._shape)
         return sorted(((row, column) for row in range(down) for column in range(across)), key=_morton)
 
@@ -729,7 +730,7 @@ class LabelStore:
         """The columns of the table of a slide, to be read by rows."""
         rows = self._group[f"tables/{LABEL_NAME}"]
         assert isinstance(rows, zarr.Group)
-        return {name: array for name, array in sorted(rows.arrays())}
+        return dict(sorted(rows.arrays()))
 
     def label_image(self, index: int = 0) -> npt.NDArray[np.uint32]:
         """Read one label image, uint32, shape (H, W): patch ``index``, or the slide (0)."""

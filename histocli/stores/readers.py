@@ -76,6 +76,7 @@ class Slide(Protocol):
     mpp: float
     mpp_source: str
     levels: tuple[Level, ...]
+    """From full resolution down."""
 
     def read(self, level: int, rows: slice, columns: slice) -> RGBImage:
         """Read a region inside a level, uint8 RGB.
@@ -138,7 +139,7 @@ class _MemorySlide:
         self.path, self.name, self.backend = path, image.name, backend
         self.mpp, self.mpp_source = image.mpp, image.mpp_source
         self._pixels = image.pixels
-        self.levels = (Level((image.pixels.shape[0], image.pixels.shape[1]), 1.0),)
+        self.levels: tuple[Level, ...] = (Level((image.pixels.shape[0], image.pixels.shape[1]), 1.0),)
 
     def read(self, level: int, rows: slice, columns: slice) -> RGBImage:
         """Cut a region out."""
@@ -281,7 +282,7 @@ class _TiffSlide:
         self._tiff.close()
 
     def _read_page(self, page: Any, rows: slice, columns: slice) -> npt.NDArray[Any]:
-        height, width, samples = _segment_shape(page)
+        height, width, _ = _segment_shape(page)
         planar = page.planarconfig == 2 and page.samplesperpixel > 1
         channels = page.samplesperpixel
         # a missing tile is glass: scanners leave out what they did not scan
@@ -342,8 +343,8 @@ class _ZarrSlide:
             chunk = math.prod(array.chunks) * array.dtype.itemsize
             if chunk > LARGEST_SEGMENT_BYTES or math.prod(others) > 64:
                 raise UnsupportedSlide(
-                    f"{path}: {array.path or 'array'} has shape {array.shape} in chunks of {array.chunks}, {chunk / "
-                    "1e6:.0f} MB each; "
+                    f"{path}: {array.path or 'array'} has shape {array.shape} in chunks of {array.chunks}, "
+                    f"{chunk / 1e6:.0f} MB each; "
                     f"more than {LARGEST_SEGMENT_BYTES / 1e6:.0f} MB are not read at once; save it in smaller chunks"
                 )
         self.mpp, self.mpp_source = files.choose_mpp(path, given=mpp, recorded=recorded, may_assume=False)
@@ -390,7 +391,7 @@ def openslide_vendor(path: Path) -> str | None:
     import openslide  # late: it loads a shared library that few slides need
 
     try:
-        return openslide.OpenSlide.detect_format(str(path))  # type: ignore[no-any-return]
+        return openslide.OpenSlide.detect_format(str(path))
     except openslide.OpenSlideError:
         return None
 

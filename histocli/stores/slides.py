@@ -302,10 +302,18 @@ def kind_of(path: Path) -> str:
 
 
 def one_line(error: BaseException) -> str:
+    """Return the message of an error as one short line, or its class where it has none."""
     return " ".join(str(error).split())[:160] or type(error).__name__
 
 
 def choose_mpp(path: Path, *, given: float | None, recorded: tuple[float, str] | None, may_assume: bool) -> tuple[float, str]:
+    """Return micrometres per pixel and their source: given, recorded, or assumed where that is allowed.
+
+    Raises
+    ------
+    UnknownPixelSize
+        None of them.
+    """
     if given is not None:
         return float(given), "given"
     if recorded is not None:
@@ -508,6 +516,7 @@ def square(path: Path, y: float | None, x: float | None, *, strict: bool) -> flo
 
 
 def length_um(value: str | float | None, unit: str) -> float | None:
+    """Return a length in micrometres, None where number or unit is missing."""
     factor = MICROMETRES.get(unit.strip().lower())
     try:
         return None if value is None or factor is None else float(value) * factor
@@ -572,17 +581,17 @@ def locate_zarr_levels(path: Path, *, strict: bool) -> tuple[list[zarr.Array[Any
         )
     image = multiscales[0]
     level = image["datasets"][0]
-    arrays = []
+    arrays: list[zarr.Array[Any]] = []
     for dataset in image["datasets"]:
         name = str(dataset["path"])
         if name.startswith(("/", "\\")) or ".." in PurePath(name).parts:
             raise UnsupportedSlide(f"{path}: its level {name!r} leads out of the store, which is not followed")
-        found = node[name]
-        if not isinstance(found, zarr.Array):
+        child = node[name]
+        if not isinstance(child, zarr.Array):
             raise UnsupportedSlide(f"{path}: its level {name} is not an array; the store is damaged")
-        if arrays and (found.ndim != arrays[0].ndim or found.dtype != arrays[0].dtype):
+        if arrays and (child.ndim != arrays[0].ndim or child.dtype != arrays[0].dtype):
             break
-        arrays.append(found)
+        arrays.append(child)
     array = arrays[0]
     # axes are objects since 0.4 and plain names before
     axes_found = [axis if isinstance(axis, dict) else {"name": axis} for axis in image.get("axes", [])]
