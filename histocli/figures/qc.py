@@ -16,7 +16,7 @@ PAPER = 255
 INK = (40, 40, 40)
 GAP_PX = 12
 TEXT_PX = 26
-THUMBNAIL_PX = 900  # longer side
+THUMBNAIL_PX = 1000  # longer side
 CROP_PX = 256
 CROPS_A_ROW = 4
 SMOOTH_UM = 50.0  # over which nuclei are counted
@@ -111,7 +111,7 @@ def _with_caption(picture: RGBImage, caption: str) -> RGBImage:
 def _text(text: str, width: int) -> RGBImage:
     line = np.full((TEXT_PX, width, 3), PAPER, np.uint8)
     plain = text.encode("ascii", "replace").decode()
-    cv2.putText(line, plain, (2, TEXT_PX - 9), cv2.FONT_HERSHEY_SIMPLEX, 0.45, INK, 1, cv2.LINE_AA)
+    cv2.putText(line, plain, (2, TEXT_PX - 9), cv2.FONT_HERSHEY_SIMPLEX, 0.6, INK, 1, cv2.LINE_AA)
     return line
 
 

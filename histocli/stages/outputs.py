@@ -142,12 +142,12 @@ def _qc(store: LabelStore, open_pixels: Callable[[], Slide], seed: int) -> RGBIm
     slide = open_pixels()
     crops = []
     try:
-        cells = np.argwhere(tissue)
-        chosen = cells[rng.choice(len(cells), min(QC_CROPS, len(cells)), replace=False)] if len(cells) else cells
-        for cell in chosen[np.lexsort((chosen[:, 1], chosen[:, 0]))]:
+        # around random nuclei, which shows what there is; where there are none, anywhere on tissue
+        places = centres * factor if len(centres) else np.argwhere(tissue) * float(factor) + factor / 2
+        chosen = places[rng.choice(len(places), min(QC_CROPS, len(places)), replace=False)] if len(places) else places
+        for place in chosen[np.lexsort((chosen[:, 1], chosen[:, 0]))]:
             top, left = (
-                int(np.clip(place * factor + factor // 2 - side // 2, 0, size - side))
-                for place, size in zip(cell, store.shape, strict=True)
+                int(np.clip(round(middle) - side // 2, 0, size - side)) for middle, size in zip(place, store.shape, strict=True)
             )
             rows, columns = slice(top, top + side), slice(left, left + side)
             crops.append((slide.read(0, rows, columns), np.asarray(store.level(0)[rows, columns]).astype(np.int64)))
