@@ -53,9 +53,7 @@ def repeated_slide(tissue: Path, path: Path, gigapixels: float) -> tuple[int, in
             for y in range(n)
             for x in range(n)
         ]
-        return (
-            tiles[(y % n) * n + x % n] for y in range(n * repeats) for x in range(n * repeats)
-        )
+        return (tiles[(y % n) * n + x % n] for y in range(n * repeats) for x in range(n * repeats))
 
     coarse = np.tile(shrink(square, COARSE), (COARSE, COARSE, 1))[:SQUARE, :SQUARE]
     length = side * SQUARE
@@ -222,7 +220,10 @@ def disc_store(path: Path, nuclei: int) -> Path:
         shape=shape,
         mpp=MPP,
         mpp_source="given",
-        look=lambda f: (np.full((-(-shape[0] // f), -(-shape[1] // f), 3), 240, np.uint8), np.ones((-(-shape[0] // f), -(-shape[1] // f)), bool)),
+        look=lambda f: (
+            np.full((-(-shape[0] // f), -(-shape[1] // f), 3), 240, np.uint8),
+            np.ones((-(-shape[0] // f), -(-shape[1] // f)), bool),
+        ),
         source={"name": "discs", "sha256": "0"},
         model={"name": "discs", "sha256": "1"},
         provenance=made_by,
@@ -232,8 +233,24 @@ def disc_store(path: Path, nuclei: int) -> Path:
         rows, columns = np.flatnonzero(dot.any(axis=1)), np.flatnonzero(dot.any(axis=0))
         box = np.stack([top + rows[0], left + columns[0], top + rows[-1] + 1, left + columns[-1] + 1], axis=1)
         one = np.ones(nuclei)
-        table = {"id": number + 1, "y_px": top + 16.0, "x_px": left + 16.0, "y_um": (top + 16) * MPP, "x_um": (left + 16) * MPP, "box": box}
-        names = ("area_um2", "eccentricity", "elongation", "orientation_rad", "major_um", "minor_um", "probability", "hematoxylin")
+        table = {
+            "id": number + 1,
+            "y_px": top + 16.0,
+            "x_px": left + 16.0,
+            "y_um": (top + 16) * MPP,
+            "x_um": (left + 16) * MPP,
+            "box": box,
+        }
+        names = (
+            "area_um2",
+            "eccentricity",
+            "elongation",
+            "orientation_rad",
+            "major_um",
+            "minor_um",
+            "probability",
+            "hematoxylin",
+        )
         table |= {name: one * 0.1234 * (index + 1) for index, name in enumerate(names)}
         writer.begin_table(nuclei, {name: column[:0] for name, column in table.items()})
         writer.append_rows(table)
@@ -241,7 +258,12 @@ def disc_store(path: Path, nuclei: int) -> Path:
         for place in writer.shards():
             region_rows, region_columns = writer.shard_region(place)
             cells = shard // step
-            ids = (np.arange(cells)[:, None] + region_rows.start // step) * across + np.arange(cells)[None] + region_columns.start // step + 1
+            ids = (
+                (np.arange(cells)[:, None] + region_rows.start // step) * across
+                + np.arange(cells)[None]
+                + region_columns.start // step
+                + 1
+            )
             ids = np.where(ids <= nuclei, ids, 0).astype(np.uint32)
             canvas = np.kron(ids, dot.astype(np.uint32)).astype(np.uint32)
             writer.write_shard(place, canvas)

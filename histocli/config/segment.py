@@ -18,7 +18,7 @@ class SegmentConfig:
     """What to write for each slide: ome-zarr, tiff, geojson, parquet, csv, overlay, qc."""
     mpp: float | None = None
     """Pixel size of the inputs, in micrometres per pixel; overrides what they record."""
-    tile_px: int = 2048
+    tile_px: int = 2432
     """Largest side of the kept core of a network tile, in pixels at the model's resolution."""
     tissue: str = "auto"
     """Where nuclei are looked for: auto finds tissue, none leaves nothing out."""

@@ -19,11 +19,16 @@ from histocli.model.segmenter import build_segmenter
 from histocli.stages.common import prepare_process
 from histocli.stores.models import ModelHeader, read_model
 
-BLOCK_WINDOWS = 2  # windows along a side of a block: a larger one costs memory, a smaller one sees more of its surroundings twice
-BASE_BYTES = 420e6  # interpreter and libraries
-BYTES_PER_TILE_PX = 110  # of the network's inner layers, for the smallest model in float32
-BYTES_PER_BLOCK_PX = 40  # pixels, maps and what decoding needs of a block, with the parts that wait
+BLOCK_WINDOWS = 3  # windows along a side of a block: a larger one costs memory, a smaller one sees more of its surroundings twice
 CUDA_BATCH_PX = 16_000_000
+SMALLER = ((3, 1216), (2, 2048), (2, 1024), (1, 1024), (1, 512), (1, 256))
+"""Windows along a side of a block and sides of tiles to fall back on where memory is scarce, best first."""
+
+# What was measured on blocks of tissue, with some reserve:
+BASE_BYTES = 450e6  # interpreter and libraries
+BYTES_PER_TILE_PX = 240  # the smallest model's inner layers in float32; bfloat16 takes half
+BYTES_PER_BLOCK_PX = 32  # pixels of the parts that wait, maps of two parts
+BYTES_PER_WINDOW_PX = 90  # of each decoder
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ def load_model(
         devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
     _, tensors = read_model(path)
     workers = resolve_workers(execution.workers)
-    tile_px, block_windows = fit_to_memory(config, header)
+    block_windows, tile_px = fit_to_memory(config, header, workers)
     pipelines = []
     for device in devices:
         segmenter = build_segmenter(header.architecture)
@@ -68,29 +73,34 @@ def load_model(
     return LoadedModel(header, facts, pipelines, block_windows, workers)
 
 
-def fit_to_memory(config: SegmentConfig, header: ModelHeader) -> tuple[int, int]:
-    """Choose the side of network tiles and the windows along a side of a block, such that ``max_memory_gb`` is obeyed.
+def fit_to_memory(config: SegmentConfig, header: ModelHeader, workers: int) -> tuple[int, int]:
+    """Choose the windows along a side of a block and the side of network tiles, such that ``max_memory_gb`` is obeyed.
 
     Raises
     ------
     OutOfResources
         The smallest of them need more.
     """
+    choices = [(BLOCK_WINDOWS, config.tile_px), *((windows, min(side, config.tile_px)) for windows, side in SMALLER)]
     if config.max_memory_gb is None:
-        return config.tile_px, BLOCK_WINDOWS
-    for windows, tile_px in ((2, 2048), (2, 1024), (1, 1024), (1, 512), (1, 256)):
-        if expected_memory(min(tile_px, config.tile_px), windows, header) <= config.max_memory_gb * 1e9:
-            return min(tile_px, config.tile_px), windows
-    least = expected_memory(256, 1, header) / 1e9
-    raise OutOfResources(f"--max-memory {config.max_memory_gb:g}: this model needs {least:.1f} gigabytes at least; give more")
+        return choices[0]
+    for choice in choices:
+        if expected_memory(*choice, header, workers) <= config.max_memory_gb * 1e9:
+            return choice
+    least = expected_memory(*choices[-1], header, workers) / 1e9
+    raise OutOfResources(
+        f"--max-memory {config.max_memory_gb:g}: this model needs {least:.1f} gigabytes at least with {workers} workers; "
+        "give more memory or fewer --workers"
+    )
 
 
-def expected_memory(tile_px: int, block_windows: int, header: ModelHeader) -> float:
+def expected_memory(block_windows: int, tile_px: int, header: ModelHeader, workers: int) -> float:
     """Return the bytes that the process is expected to take at most, whatever the slide."""
     channels = list(header.architecture.get("channels", [16]))
     width = max(1.0, float(channels[0]) / 16)
     halo = 7.0 * 2 ** len(channels)
     side: float = block_windows * WINDOW_PX + 2 * WINDOW_HALO_UM / header.mpp
     tile = min(tile_px, side) + 2 * halo
+    window = (WINDOW_PX + 2 * WINDOW_HALO_UM / header.mpp) ** 2
     expected: float = BASE_BYTES + BYTES_PER_TILE_PX * width * tile * tile + BYTES_PER_BLOCK_PX * (side + 2 * halo) ** 2
-    return expected
+    return expected + BYTES_PER_WINDOW_PX * window * min(workers, 2 * block_windows**2)

@@ -613,12 +613,12 @@ class SlideJob:
                 (block.pixels[0].stop - block.pixels[0].start) * (block.pixels[1].stop - block.pixels[1].start)
                 for block in blocks
             )
-            tile_px, windows = fit_to_memory(self._config, model.header)
+            windows, tile_px = fit_to_memory(self._config, model.header, model.workers)
             expected = {
                 "tiles": sum(1 for block in blocks for _ in grid.tiles(block.maps, tile_px)),
                 "blocks": len(blocks),
                 "mm2": round(area, 4),
-                "memory_mb": round(expected_memory(tile_px, windows, model.header) / 1e6),
+                "memory_mb": round(expected_memory(windows, tile_px, model.header, model.workers) / 1e6),
                 "disk_mb": round(_expected_disk(shape_of(slide), area, slide.mpp, list(self.outputs)) / 1e6, 1),
                 "network_px": pixels,
             }
@@ -822,7 +822,8 @@ class _PatchJob:
         assert model is not None
         pixels = len(self._store) * self._store.patch_px**2
         tiles = len(self._store) * model.pipelines[0].n_tiles(self._shape)
-        memory = expected_memory(*fit_to_memory(self._config, model.header), model.header)
+        fitted = fit_to_memory(self._config, model.header, model.workers)
+        memory = expected_memory(*fitted, model.header, model.workers)
         expected = {
             "tiles": tiles,
             "memory_mb": round(memory / 1e6),

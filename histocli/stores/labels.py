@@ -47,6 +47,7 @@ import shutil
 import threading
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -418,7 +419,8 @@ class TiledLabelsWriter:
         """Let go of the output; a partial store stays for the next run, unless nothing was found for it yet."""
         try:
             if self._lock.is_held and self._work.is_dir() and not any(self._work.iterdir()):
-                self.discard()
+                with suppress(OSError):  # something still writes to it after an error; the next run begins anew
+                    self.discard()
         finally:
             self._lock.release()
 

@@ -211,6 +211,7 @@ def _tiff_levels(path: Path, tiff: Any, series: Any) -> list[_TiffLevel] | None:
             axes in ("YX", "YXS", "CYX", "SYX")
             and len(pages) == wanted
             and level.dtype in (np.uint8, np.uint16)
+            and all(page.imagelength > 0 and page.imagewidth > 0 and min(_segment_shape(page)) > 0 for page in pages)
             and all(isinstance(page, tifffile.TiffPage) and page.dataoffsets and page.imagedepth == 1 for page in pages)
             and (len(pages) == 1 or all(page.samplesperpixel == 1 for page in pages))
             and math.prod(_segment_shape(pages[0])) * level.dtype.itemsize <= LARGEST_SEGMENT_BYTES

@@ -83,6 +83,7 @@ DECODING_ERRORS = (
     IndexError,
     AttributeError,
     NotImplementedError,
+    ArithmeticError,  # sizes of zero
     RuntimeError,  # every codec of imagecodecs
     OSError,
     EOFError,
