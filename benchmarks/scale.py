@@ -4,10 +4,10 @@
     python benchmarks/scale.py virtual --gigapixels 4 16
     python benchmarks/scale.py export --nuclei 1000000 --format geojson csv parquet
 
-``memory`` repeats a square of real tissue in a tiled JPEG TIFF with a coarse level and segments it in a process of its own, by default
-with a network of two channels that takes dark for nucleus: what is measured is all the rest. ``virtual`` needs no file: a reader that
-makes its pixels, a twelfth of them tissue, and a network that only thresholds. ``export`` makes a label store of discs. Each prints the
-process's peak resident memory (``ru_maxrss``) and appends a row to ``--results``.
+``memory`` repeats a square of real tissue in a tiled JPEG TIFF with a coarse level and segments it in a process of its own, by
+default with a network of two channels that takes dark for nucleus: what is measured is all the rest. ``virtual`` needs no file:
+a reader that makes its pixels, a twelfth of them tissue, and a network that only thresholds. ``export`` makes a label store of
+discs. Each prints the process's peak resident memory (``ru_maxrss``) and appends a row to ``--results``.
 """
 
 import argparse
@@ -128,6 +128,7 @@ class VirtualSlide:
         self._square = np.where(dots[..., None], [70, 40, 120], [235, 190, 215]).astype(np.uint8)
 
     def read(self, level: int, rows: slice, columns: slice) -> Any:
+        """Make a region."""
         step = 1 if level == 0 else 32
         y, x = np.arange(rows.start, rows.stop) * step, np.arange(columns.start, columns.stop) * step
         tissue = ((y // SQUARE)[:, None] * 5 + (x // SQUARE)[None]) % 12 == 0
@@ -146,10 +147,12 @@ class Thresholding:
     mpp, halo_px, multiple_px = MPP, 32, 16
 
     def maps(self, tiles: Any) -> Any:
+        """Take darkness for both maps."""
         dark = (255 - tiles[..., 0]).astype(np.float32) / 255
         return np.stack([dark, dark], axis=3)
 
     def instances(self, maps: Any) -> Any:
+        """Number what is dark."""
         from histocli.instances.components import drop_small, label_components
 
         return drop_small(label_components(maps[..., 0] > 0.5), 30)

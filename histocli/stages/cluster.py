@@ -173,7 +173,7 @@ def _scatter(client: Any, as_completed: Any, tasks: Sequence[_Task], on_done: Ca
         return [client.submit(do_block, task, pure=False, retries=RETRIES) for task in some]
 
     workers = max(1, len(client.scheduler_info()["workers"]))
-    pending = as_completed(next_tasks(IN_FLIGHT * workers), with_results=False)
+    pending = as_completed(next_tasks(IN_FLIGHT * workers), loop=client.loop)
     done = 0
     try:
         for future in pending:

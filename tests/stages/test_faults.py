@@ -1,4 +1,5 @@
-"""What can go wrong with a slide, a disk and a process: nothing is half-valid, nothing finished is lost, nothing is believed blindly."""
+"""What can go wrong with a slide, a disk and a process: nothing is half-valid, nothing finished is lost, nothing is
+believed blindly."""
 
 import errno
 import json
@@ -69,7 +70,7 @@ def kill_again_and_again(folder: Path) -> None:
         os._exit(0)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
-    print(json.dumps({"kills": kills, "finished": early}))
+    sys.stdout.write(json.dumps({"kills": kills, "finished": early}))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
