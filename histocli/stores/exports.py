@@ -212,7 +212,7 @@ def write_outlines(path: Path, nuclei: Nuclei, *, provenance: Provenance, facts:
     boxes = np.asarray(columns["box"][...])
     place = (boxes[:, 0] // BLOCK_PX).astype(np.int64) << 32 | boxes[:, 1] // BLOCK_PX
     order = np.argsort(place, kind="stable")
-    starts = np.flatnonzero(np.diff(place[order], prepend=-1))
+    stops = [*(np.flatnonzero(np.diff(place[order])) + 1), len(order)]
     source = f"{facts.get('source', {}).get('sha256', '')}/{facts.get('model', {}).get('sha256', '')}"
     named = [(name, column) for name, column in MEASURED.items() if name in columns]
     values = [np.asarray(columns[name][...]) for name, _ in named]
@@ -221,7 +221,7 @@ def write_outlines(path: Path, nuclei: Nuclei, *, provenance: Provenance, facts:
         stream.write(orjson.dumps(provenance.to_json() | {"complete": True} | plain_json(facts)))
         stream.write(FEATURES)
         first = True
-        for start, stop in zip(starts, [*starts[1:], len(order)], strict=True):
+        for start, stop in zip([0, *stops], stops, strict=False) if len(order) else ():
             here = np.sort(order[start:stop])
             box = boxes[here]
             top, left = box[:, 0].min(), box[:, 1].min()

@@ -16,6 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+from skimage.draw import polygon
 
 from histocli.base.errors import InputNotFound, InvalidInput
 from histocli.base.types import BoolMask
@@ -23,7 +24,6 @@ from histocli.stores.slides import read_image
 
 GEOJSON_SUFFIXES = (".geojson", ".json", ".geojson.gz")
 MASK_SUFFIXES = (".png", ".tif", ".tiff")
-SUBPIXELS = 8  # bits of a fraction of an overview pixel, for drawing
 
 
 class Regions:
@@ -62,12 +62,12 @@ class Regions:
             return np.asarray(cv2.resize(self._mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT).astype(bool))
         mask = np.zeros(shape, bool)
         for rings in self._polygons:
-            canvas = np.zeros(shape, np.uint8)
+            canvas = np.zeros(shape, bool)
             for number, ring in enumerate(rings):  # the first is the outside, the others are holes
                 # pixel centres count from 0 when drawing, and from one half in GeoJSON
-                points = np.rint((ring / factor - 0.5) * 2**SUBPIXELS).clip(-(2**30), 2**30).astype(np.int32)
-                cv2.fillPoly(canvas, [points], 0 if number else 1, shift=SUBPIXELS)
-            mask |= canvas.astype(bool)
+                x, y = (ring / factor - 0.5).T
+                canvas[polygon(y, x, shape)] = not number
+            mask |= canvas
         return mask
 
 
@@ -91,7 +91,7 @@ def _read_polygons(path: Path) -> list[list[npt.NDArray[np.float64]]]:
     try:
         content = path.read_bytes()
         tree = json.loads(gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content)
-        polygons = [[_ring(ring) for ring in polygon] for polygon in _polygons_of(tree)]
+        polygons = [[_ring(ring) for ring in rings] for rings in _polygons_of(tree)]
     except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InvalidInput(f"{path}: is no GeoJSON ({str(error)[:100]}); export annotations from QuPath as GeoJSON") from error
     if not polygons:

@@ -1,4 +1,5 @@
-"""A Dask scheduler and two workers, each a process of its own; one is killed in the middle: the bytes are those of one process."""
+"""A Dask scheduler and two workers, each a process of its own; one is killed in the middle: the bytes are those of one
+process."""
 
 import os
 import signal
