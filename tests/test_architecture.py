@@ -51,7 +51,18 @@ ROOMS = {
 }
 """Beside itself, a room may import these."""
 
-SHARED_BY_STAGES = {"common", "drawing", "fresh", "hardness", "real_patches", "scores", "unlabelled"}
+SHARED_BY_STAGES = {
+    "common",
+    "drawing",
+    "fresh",
+    "hardness",
+    "outputs",
+    "pipelines",
+    "real_patches",
+    "scores",
+    "tiled",
+    "unlabelled",
+}
 """What stages have in common; no stage imports another one..."""
 WHOLE_STORY = "run"  # ...but the stage that runs them all
 LIGHT_ROOMS = {"base", "config", "cli"}  # imported by --help, so heavy libraries only load inside their functions

@@ -23,6 +23,7 @@ from histocli.base.errors import HistosynthError, OutOfResources, Stopped
 from histocli.base.interrupts import graceful_signals
 from histocli.cli.console import Screen, ScreenHandler
 from histocli.cli.evaluate import evaluate
+from histocli.cli.export import export
 from histocli.cli.generate import generate
 from histocli.cli.info import info
 from histocli.cli.models import models
@@ -83,7 +84,7 @@ app = typer.Typer(
     epilog=EXIT_CODES,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-COMMANDS: tuple[Callable[..., None], ...] = (generate, refine, train, segment, evaluate, pack, info, models)
+COMMANDS: tuple[Callable[..., None], ...] = (generate, refine, train, segment, evaluate, export, pack, info, models)
 for _command in COMMANDS:
     app.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})(_command)
 

@@ -122,6 +122,27 @@ def parse_duration(text: str | None, flag: str) -> float | None:
     return seconds
 
 
+def parse_gigabytes(text: str | None, flag: str) -> float | None:
+    """Read an amount of memory such as ``4G``, ``800M`` or ``2.5`` (gigabytes).
+
+    Returns
+    -------
+    float or None
+        Gigabytes; None where nothing was given.
+
+    Raises
+    ------
+    InvalidOption
+        Not an amount.
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b)?", text.strip().lower(), re.ASCII)
+    if match is None:
+        raise InvalidOption(f"{flag} must be an amount of memory such as 4G or 800M, got {text!r}")
+    return float(match[1]) * {"k": 1e-6, "m": 1e-3, "": 1.0, "g": 1.0, "t": 1e3}[match[2]]
+
+
 def parse_names(text: str, flag: str) -> tuple[str, ...]:
     """Read a comma-separated list such as ``ome-zarr,tiff``; order is kept, repetitions are dropped."""
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))

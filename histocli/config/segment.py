@@ -1,11 +1,13 @@
 """Settings of ``histosynth segment``."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from histocli.base.errors import InvalidOption
 from histocli.config.common import check_mpp
 
-FORMATS = ("ome-zarr", "tiff", "overlay")
+FORMATS = ("ome-zarr", "tiff", "geojson", "parquet", "csv", "overlay", "qc")
+TISSUE = ("auto", "none")
+LEAST_MEMORY_GB = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,11 +15,21 @@ class SegmentConfig:
     """Settings of segmentation; one field per command-line option."""
 
     formats: tuple[str, ...] = ("ome-zarr",)
-    """What to write for each slide: ome-zarr, tiff, overlay."""
+    """What to write for each slide: ome-zarr, tiff, geojson, parquet, csv, overlay, qc."""
     mpp: float | None = None
     """Pixel size of the inputs, in micrometres per pixel; overrides what they record."""
-    tile_px: int = 2048
-    """Side of the kept core of a tile, in pixels at the model's resolution."""
+    tile_px: int = 2432
+    """Largest side of the kept core of a network tile, in pixels at the model's resolution."""
+    tissue: str = "auto"
+    """Where nuclei are looked for: auto finds tissue, none leaves nothing out."""
+    roi: str | None = None
+    """GeoJSON file or mask image of the regions to look at, or a folder with one for each slide, named after it."""
+    max_memory_gb: float | None = None
+    """Gigabytes that the process may take; None takes what is fastest."""
+    shard: str | None = None
+    """Which share of the slides to take, i/N."""
+    scheduler: str | None = None
+    """Address of a Dask scheduler whose workers do the work."""
 
     def __post_init__(self) -> None:
         check_mpp(self.mpp)
@@ -28,3 +40,27 @@ class SegmentConfig:
                 raise InvalidOption(f"--format must be among {', '.join(FORMATS)}, got {name!r}")
         if not 64 <= self.tile_px <= 8192 or self.tile_px % 32:
             raise InvalidOption(f"--tile-px must be a multiple of 32 between 64 and 8192, got {self.tile_px}")
+        if self.tissue not in TISSUE:
+            raise InvalidOption(f"--tissue must be auto or none, got {self.tissue!r}")
+        if self.max_memory_gb is not None and not self.max_memory_gb >= LEAST_MEMORY_GB:
+            raise InvalidOption(f"--max-memory must be at least {LEAST_MEMORY_GB} gigabytes, got {self.max_memory_gb:g}")
+        if self.shard is not None:
+            parse_shard(self.shard)
+
+    def of_labels(self) -> "SegmentConfig":
+        """Return the settings with defaults for all that does not change the labels."""
+        return replace(self, formats=("ome-zarr",), mpp=None, roi=None, max_memory_gb=None, shard=None, scheduler=None)
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Read ``i/N``: share i of N, counted from 1 to N or from 0 to N - 1; return i modulo N, and N.
+
+    Raises
+    ------
+    InvalidOption
+        Something else.
+    """
+    number, slash, count = text.partition("/")
+    if not slash or not number.isdecimal() or not count.isdecimal() or not int(count) or int(number) > int(count):
+        raise InvalidOption(f"--shard must be i/N, such as 2/8 for the second of eight shares, got {text!r}")
+    return int(number) % int(count), int(count)

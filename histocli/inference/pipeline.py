@@ -7,6 +7,8 @@ windows together as they come.
 What comes out depends on the pixels and the predictor only, not on the number of workers, and not on the tiles either, as long
 as the network sees no further than its halo: tiles decide which maps are computed together, and instances are found on windows
 of the finished maps whose size is fixed.
+
+Images come whole (patches) or in blocks (slides, :mod:`histocli.inference.blocks`).
 """
 
 from collections import deque
@@ -22,7 +24,8 @@ import numpy as np
 import numpy.typing as npt
 
 from histocli.base.types import FloatArray, InstanceLabels, RGBImage
-from histocli.inference.tiling import Tile, TileGrid, WindowObjects, decode_window, read_window, stitch
+from histocli.inference.blocks import Block, BlockGrid, ReadRegion, Region, inside, region_of_maps
+from histocli.inference.tiling import Tile, TileGrid, WindowObjects, decode_window, decode_window_of, read_window, stitch
 
 WINDOW_PX = 1536  # core of a window for decoding; small enough to keep workers busy, large enough that halos cost little
 WINDOW_HALO_UM = 20.0  # a nucleus reaches less far from its middle, and its neighbours shape it no further off
@@ -87,6 +90,19 @@ class PendingImage:
         return Nuclei(labels=stitched.labels, probability=stitched.scores.astype(np.float32))
 
 
+@dataclass(frozen=True)
+class PendingBlock:
+    """A block on its way; its windows may be waited for in another thread at any time."""
+
+    block: Block
+    pixels: RGBImage
+    """Those of ``block.pixels``, at the predictor's resolution."""
+    read: ReadRegion
+    """Reads what lies further off, for the rare object that needs it; may be called in any thread."""
+    windows: list[Future[WindowObjects]]
+    """What the windows will give, in their order."""
+
+
 class Pipeline:
     """Runs a predictor over images; use as a context manager.
 
@@ -112,6 +128,88 @@ class Pipeline:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._decoders.shutdown(wait=True, cancel_futures=kind is not None)
+
+    def block_grid(self, shape: tuple[int, int], windows_a_side: int) -> BlockGrid:
+        """Return the blocks of an image of this height and width."""
+        windows = self._window_grid(shape)
+        return BlockGrid(shape, windows, windows_a_side, self._predictor.halo_px, self._predictor.multiple_px, BORDER_PX)
+
+    def begin_block(self, block: Block, pixels: RGBImage, read: ReadRegion) -> PendingBlock:
+        """Announce a block, so that others can wait for its windows; ``run_block`` comes next."""
+        return PendingBlock(block, pixels, read, [Future() for _ in block.windows])
+
+    def run_block(self, pending: PendingBlock, grid: BlockGrid, on_tiles: OnTiles = lambda n: None) -> None:
+        """Run the network over a block; its windows are decoded in the background.
+
+        Parameters
+        ----------
+        pending : PendingBlock
+            From ``begin_block``.
+        grid : BlockGrid
+            That the block is of.
+        on_tiles : callable
+            As in ``run``.
+        """
+        try:
+            maps = self._block_maps(pending.pixels, pending.block.pixels, pending.block.maps, grid, on_tiles)
+        except BaseException as error:
+            self._fail(pending.windows, error)
+            raise
+        for window, future in zip(pending.block.windows, pending.windows, strict=True):
+            self._decoders.submit(self._decode_of_block, maps, pending, grid, window, future)
+
+    def _block_maps(self, pixels: RGBImage, place: Region, wanted: Region, grid: BlockGrid, on_tiles: OnTiles) -> FloatArray:
+        """Predict the maps of a region from its pixels."""
+        rows, columns = wanted
+        maps = np.empty((rows.stop - rows.start, columns.stop - columns.start, 2), np.float32)
+        origin = place[0].start, place[1].start
+        for (height, width), alike in groupby(grid.tiles(wanted, self._tile_px), key=lambda tile: tile.window_shape):
+            batch: list[Tile] = []
+            limit = max(1, self._batch_px // (height * width))
+            tiles = list(alike)
+            for start in range(0, len(tiles), limit):
+                batch = tiles[start : start + limit]
+                seen = [read_window(pixels, tile.window, origin=origin, image_shape=grid.image_shape) for tile in batch]
+                found = self._predictor.maps(np.stack(seen) if len(seen) > 1 else np.ascontiguousarray(seen[0])[None])
+                for tile, tile_maps in zip(batch, found, strict=True):
+                    core = tile.core
+                    maps[
+                        core[0].start - rows.start : core[0].stop - rows.start,
+                        core[1].start - columns.start : core[1].stop - columns.start,
+                    ] = tile_maps[tile.keep]
+                on_tiles(len(batch))
+        return maps
+
+    def _decode_of_block(
+        self, maps: FloatArray, pending: PendingBlock, grid: BlockGrid, window: Tile, future: Future[WindowObjects]
+    ) -> None:
+        block = pending.block
+
+        def maps_of(rows: slice, columns: slice) -> FloatArray:
+            if inside((rows, columns), block.maps):
+                top, left = block.maps[0].start, block.maps[1].start
+                return maps[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+            wanted = region_of_maps([(rows, columns)], grid.image_shape, grid.multiple_px)
+            place = grid.pixels_for(wanted)
+            wider = self._block_maps(pending.read(*place), place, wanted, grid, lambda n: None)
+            top, left = wanted[0].start, wanted[1].start
+            return wider[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+
+        try:
+            largest = round(LARGEST_HALO_UM / self._predictor.mpp)
+            found = decode_window_of(maps_of, grid.image_shape, window, self._predictor.instances, largest)
+        except BaseException as error:  # whoever waits must hear of it
+            self._fail([future], error)
+        else:
+            with suppress(InvalidStateError):
+                future.set_result(found)
+
+    @staticmethod
+    def _fail(windows: Sequence[Future[WindowObjects]], error: BaseException) -> None:
+        for window in windows:
+            if not window.done():
+                with suppress(InvalidStateError):  # a decoder was quicker
+                    window.set_exception(error)
 
     def n_tiles(self, shape: tuple[int, int]) -> int:
         """Return how many tiles an image of this height and width takes."""
@@ -143,10 +241,7 @@ class Pipeline:
         try:
             self._run(images, shape, on_tiles)
         except BaseException as error:
-            for window in (window for image in images for window in image.windows):
-                if not window.done():
-                    with suppress(InvalidStateError):  # a decoder was quicker
-                        window.set_exception(error)
+            self._fail([window for image in images for window in image.windows], error)
             raise
 
     def _run(self, images: Sequence[PendingImage], shape: tuple[int, int], on_tiles: OnTiles) -> None:

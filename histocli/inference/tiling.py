@@ -128,7 +128,13 @@ class TileGrid:
         return (self[index] for index in range(len(self)))
 
 
-def read_window(image: RGBImage, window: tuple[slice, slice]) -> RGBImage:
+def read_window(
+    image: RGBImage,
+    window: tuple[slice, slice],
+    *,
+    origin: tuple[int, int] = (0, 0),
+    image_shape: tuple[int, int] | None = None,
+) -> RGBImage:
     """Cut a window out of an image that is continued by reflection where the window leaves it.
 
     Parameters
@@ -137,17 +143,19 @@ def read_window(image: RGBImage, window: tuple[slice, slice]) -> RGBImage:
         At least one pixel.
     window : (slice, slice)
         Half-open bounds; may start below 0 and end past the image, by any number of pixels.
+    origin, image_shape : (int, int), optional
+        Where ``image`` lies in the image that the window is a window of, and that image's height and width; for a part of it.
 
     Returns
     -------
     ndarray, shape (window height, window width, ...)
         The border pixel is not repeated: ``c b a b c`` about ``a``.
     """
-    height, width = image.shape[:2]
+    height, width = image_shape or image.shape[:2]
     rows, columns = window
     if rows.start >= 0 and columns.start >= 0 and rows.stop <= height and columns.stop <= width:
-        return image[rows, columns]
-    y, x = _reflected(rows, height), _reflected(columns, width)
+        return image[rows.start - origin[0] : rows.stop - origin[0], columns.start - origin[1] : columns.stop - origin[1]]
+    y, x = _reflected(rows, height) - origin[0], _reflected(columns, width) - origin[1]
     # the contiguous part that is needed first, so that a window of a large image costs no more than itself
     part = image[y.min() : y.max() + 1, x.min() : x.max() + 1]
     seen: RGBImage = part[y - y.min()][:, x - x.min()]
@@ -230,8 +238,13 @@ class WindowObjects:
     """(n,): mean of a map over the object, such as its nucleus probability."""
     owned: npt.NDArray[np.bool_]
     """(n,): the anchor lies in the core; the others lie at most ``SEAM_PX`` outside."""
-    cut: bool
-    """An owned object reaches a border of the window behind which the image goes on: a larger window would see more of it."""
+    n_cut: int
+    """Owned objects that reach a border of the window behind which the image goes on: a larger window would see more of them."""
+
+    @property
+    def cut(self) -> bool:
+        """There is one of those."""
+        return self.n_cut > 0
 
 
 def window_objects(labels: InstanceLabels, scores: FloatArray, tile: Tile, image_shape: tuple[int, int]) -> WindowObjects:
@@ -277,8 +290,12 @@ def window_objects(labels: InstanceLabels, scores: FloatArray, tile: Tile, image
         anchors=found[taken],
         scores=np.bincount(objects, scores[y, x], len(taken)) / size,
         owned=owned[taken],
-        cut=bool((cut & owned).any()),
+        n_cut=int((cut & owned).sum()),
     )
+
+
+MapsOf = Callable[[slice, slice], FloatArray]
+"""Returns the maps, shape (rows, columns, 2), of a region inside the image."""
 
 
 def decode_window(
@@ -297,10 +314,22 @@ def decode_window(
     largest_halo_px : int
         The halo is doubled until no owned object is cut, or until it has reached this: what is larger is no nucleus.
     """
-    height, width = maps.shape[:2]
+    shape = (maps.shape[0], maps.shape[1])
+    return decode_window_of(lambda rows, columns: maps[rows, columns], shape, tile, decode, largest_halo_px)
+
+
+def decode_window_of(
+    maps_of: MapsOf,
+    image_shape: tuple[int, int],
+    tile: Tile,
+    decode: Callable[[FloatArray], InstanceLabels],
+    largest_halo_px: int,
+) -> WindowObjects:
+    """Do what :func:`decode_window` does where the maps of the whole image are never there at once."""
+    height, width = image_shape
     while True:
         rows, columns = tile.window
-        seen = maps[max(rows.start, 0) : min(rows.stop, height), max(columns.start, 0) : min(columns.stop, width)]
+        seen = maps_of(slice(max(rows.start, 0), min(rows.stop, height)), slice(max(columns.start, 0), min(columns.stop, width)))
         found = window_objects(decode(seen), seen[..., 0], tile, (height, width))
         halo_px = tile.core[0].start - rows.start
         if not found.cut or halo_px >= largest_halo_px:

@@ -126,23 +126,34 @@ def maps_to_instances(maps: FloatArray, mpp: float, thresholds: Thresholds = DEF
     if not mask.any():
         return np.zeros(mask.shape, np.int32)
     seeds = drop_small(label_components(mask & (distance > thresholds.distance)), thresholds.smallest_core_um2 / pixel_um2)
-    # A component of the mask without a core of its own is a nucleus all the same, if it is large enough.
     components = label_components(mask)
-    seeded = np.zeros(int(components.max()) + 1, bool)
-    seeded[components[seeds > 0]] = True
-    seeded[0] = True
-    lonely = ~seeded[components]
-    offset = int(seeds.max())
-    seeds = np.where(lonely, components + offset, seeds).astype(np.int32)
-    levels = np.rint((1 - np.clip(distance, 0, 1)) * 255).astype(np.uint8)  # few levels: a faster queue, the same valleys
-    labels = _drop_doubtful(watershed(levels, seeds, mask=mask).astype(np.int32), probability, thresholds.confidence)
-    return drop_small(labels, thresholds.smallest_um2 / pixel_um2)
-
-
-def _drop_doubtful(labels: InstanceLabels, probability: FloatArray, confidence: float) -> InstanceLabels:
-    kept = mean_within(labels, probability) >= confidence
+    where = np.flatnonzero(mask)  # most of a section is no nucleus, so from here on only these pixels are touched
+    component, seed = components.ravel()[where], seeds.ravel()[where]
+    n_components, n_seeds = int(components.max()), int(seeds.max())
+    home = np.zeros(n_seeds + 1, np.int32)
+    home[seed] = component  # a core is connected and in the mask, so it lies in one component
+    cores = np.bincount(home[1:], minlength=n_components + 1)
+    # A component of the mask with one core is one nucleus; one without a core is a nucleus all the same, if it is large enough.
+    # Only those with several have to be parted.
+    sole = np.arange(n_components + 1, dtype=np.int32) + n_seeds
+    sole[home[1:]] = np.arange(1, n_seeds + 1)
+    owner = sole[component]
+    shared = (cores > 1)[component]
+    if shared.any():
+        part = where[shared]
+        levels, markers, region = np.zeros(mask.shape, np.uint8), np.zeros(mask.shape, np.int32), np.zeros(mask.shape, bool)
+        # few levels: a faster queue, the same valleys
+        levels.ravel()[part] = np.rint((1 - np.clip(distance.ravel()[part], 0, 1)) * 255).astype(np.uint8)
+        markers.ravel()[part] = seed[shared]
+        region.ravel()[part] = True
+        owner[shared] = watershed(levels, markers, mask=region).ravel()[part]
+    areas = np.bincount(owner)
+    mean = (np.bincount(owner, probability.ravel()[where]) / np.maximum(areas, 1)).astype(np.float32)
+    kept = (areas >= thresholds.smallest_um2 / pixel_um2) & (mean >= thresholds.confidence)
     kept[0] = False
-    return np.where(kept[labels], labels, 0)
+    labels = np.zeros(mask.shape, np.int32)
+    labels.ravel()[where] = np.where(kept, np.cumsum(kept), 0).astype(np.int32)[owner]
+    return labels
 
 
 def mean_within(labels: InstanceLabels, values: FloatArray) -> FloatArray:

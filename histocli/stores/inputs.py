@@ -8,7 +8,7 @@ word                    means
 ``'slides/*.tif'``      what the pattern matches (``**`` crosses folders), folders as above
 ``@list.txt``           the paths in a text file, one a line
 ``-``                   the paths on stdin, one a line
-``manifest.csv``        where pixel sizes matter: the column ``path``, and ``mpp`` for those that are known
+``manifest.csv``        where pixel sizes matter: the column ``path``, ``mpp`` for those that are known, ``roi`` for regions
 ``patches.zarr``        a store is one input and never looked into
 ======================  ==========================================================================================
 
@@ -41,6 +41,8 @@ class InputImage:
     path: Path
     mpp: float | None = None
     """Micrometres per pixel; None when the file itself is to be asked."""
+    roi: Path | None = None
+    """File of the regions to look at, where a manifest names one."""
 
 
 def expand_inputs(
@@ -197,7 +199,8 @@ def _of_manifest(manifest: Path, suffixes: Collection[str], what: str) -> Iterat
         empty = False
         mpp = _mpp_of(row.get("mpp"), f"{manifest}: line {rows.line_num}")
         for image in _of_path(_beside(manifest, row["path"].strip()), suffixes, what, manifests=False):
-            yield InputImage(image.path, mpp)
+            roi = (row.get("roi") or "").strip()
+            yield InputImage(image.path, mpp, _beside(manifest, roi) if roi else None)
     if empty:
         raise InputNotFound(f"{manifest}: no input, the manifest names no {what}; one a line is expected below the header")
 

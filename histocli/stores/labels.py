@@ -11,15 +11,16 @@
     ├── tables
     │   └── nuclei                                  a row per nucleus, in the order of ids
     │       ├── id          uint32   (nucleus,)     1..n in the order of anchors, y then x
-    │       ├── y_um, x_um  float64  (nucleus,)     centroid
+    │       ├── y_um, x_um  float64  (nucleus,)     centroid; y_px, x_px the same in the slide's pixels
     │       ├── box         int32    (nucleus, 4)   y0, x0, y1, x1, half open, in the slide's pixels
     │       ├── area_um2    float32  (nucleus,)
-    │       └── ...         float32  (nucleus,)     probability, elongation, orientation_rad, major_um, minor_um
+    │       └── ...         float32  (nucleus,)     probability, hematoxylin (mean concentration), eccentricity, elongation,
+    │                                               orientation_rad, major_um, minor_um
     ├── tissue              uint8    (y, x)         1 where nuclei were looked for; on the grid of the finest overview
     ├── tiles_done          uint8    (y, x)         1 once that shard of ``labels/nuclei/0`` is on disk
     └── attributes          ome          OME-Zarr 0.5 metadata
                             histosynth   {contract, command, config, config_hash, ..., complete, layout, mpp, mpp_source, shape,
-                                          n_nuclei, mm2, source: {name, sha256}, model: {name, sha256},
+                                          n_nuclei, n_cut, mm2, source: {name, sha256}, model: {name, sha256},
                                           files: {<array>: [number of files, bytes]}}
 
 Micrometres count from the centre of the slide's first pixel, in every scale and translation and in the table: so slide,
@@ -34,18 +35,21 @@ Layout ``patches``, for the patches of a patch store::
     ├── batches_done        uint8    (batch,)       1 once that shard of ``instance_labels`` is on disk
     └── attributes          histosynth   as above, with layout, mpp, source and model
 
-A slide in memory is quickly begun anew, so its unfinished store is not continued; one of patches is.
+``n_cut`` counts nuclei that reach further than any window looks. While a slide's store is being made, its folder ``work`` holds
+what was found so far, so that a run that was stopped or killed goes on.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
+import zipfile
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import cv2
 import numpy as np
@@ -67,11 +71,20 @@ SMALLEST_LEVEL_PX = 256  # no further level below
 CHUNK_PX = 512
 SHARD_PX = 2048
 SHARD_PATCHES = 32
+CHUNK_ROWS = 1 << 16  # of the table
 COMPRESSOR = ZstdCodec(level=3)
+WORK = "work"  # folder of a partial store: what was found so far
 OME_VERSION = "0.5"
 
 TableColumns = Mapping[str, npt.NDArray[Any]]
-COLUMN_TYPES = {"id": "uint32", "y_um": "float64", "x_um": "float64", "box": "int32"}
+COLUMN_TYPES = {
+    "id": "uint32",
+    "y_px": "float64",
+    "x_px": "float64",
+    "y_um": "float64",
+    "x_um": "float64",
+    "box": "int32",
+}
 """What the others are, float32, is enough for a measurement."""
 REQUIRED_COLUMNS = ("id", "y_um", "x_um", "box", "area_um2")
 
@@ -118,10 +131,352 @@ def nearest_level(labels: npt.NDArray[Any], factor: int) -> npt.NDArray[Any]:
     return np.ascontiguousarray(labels)
 
 
-class SlideLabelsWriter:
-    """Writes the label store of one slide; use as a context manager::
+class TiledLabelsWriter:
+    """Writes the label store of one slide, piece by piece and in bounded memory; use as a context manager.
 
-        with SlideLabelsWriter(target, image=pixels, ...) as writer:  # writes the overview
+    Work goes through three phases, and a run that was stopped or killed goes on where it was:
+
+    1. ``save_found`` keeps what was found in each window of the slide, in any order, in ``work/``;
+    2. ``append_rows`` writes the table, in the order of ids;
+    3. ``write_shard`` writes the labels, a shard at a time, in the order of ``shards``; coarser levels are filled on the way.
+
+    ``finish`` removes ``work/`` and puts the store in its place. Leaving the context without it keeps the partial store.
+    """
+
+    def __init__(
+        self,
+        target: Path,
+        *,
+        shape: tuple[int, int],
+        mpp: float,
+        mpp_source: str,
+        look: Callable[[int], tuple[RGBImage, npt.NDArray[np.bool_]]],
+        source: Json,
+        model: Json,
+        provenance: Provenance,
+        note: Callable[[], Json] = dict,
+    ) -> None:
+        """Make the store beside its place, all metadata included, or take up the partial one of the same settings.
+
+        Call :func:`histocli.stores.provenance.prepare_output` before.
+
+        Parameters
+        ----------
+        target : Path
+            Where the store will be, ``<stem>.ome.zarr``.
+        shape : (int, int)
+            Height and width of the slide.
+        mpp, mpp_source : float, str
+            Micrometres per pixel of the slide, and where they come from.
+        look : callable
+            Given how many slide pixels go along one side of an overview pixel, returns the overview, uint8 (h, w, 3), and where
+            nuclei are looked for, bool (h, w). Only called for a new store.
+        source, model : dict
+            Name and content hash of the slide and of the model file.
+        provenance : Provenance
+            Its contract must be :data:`CONTRACT`.
+        note : callable
+            Returns what else the store is to say about itself, once ``look`` has looked.
+
+        Raises
+        ------
+        StoreExists
+            Another process writes the same output.
+        OutOfResources
+            The disk is full or the place cannot be written.
+        """
+        assert provenance.contract == CONTRACT, provenance.contract
+        self.target = target
+        self._partial = records.partial_path(target)
+        self._work = self._partial / WORK
+        self._shape = shape
+        self._factors = _factors(shape)
+        self._marks_lock = threading.Lock()
+        self._lock = OutputLock(target)
+        try:
+            with disk_errors(target):
+                found = records.peek(self._partial)
+                alike = found is not None and (found.contract, found.config_hash) == (CONTRACT, provenance.config_hash)
+                if alike and self._work.is_dir():
+                    self._root = zarr.open_group(self._partial, mode="r+", zarr_format=3, use_consolidated=False)
+                else:
+                    records.remove_ours(self._partial, CONTRACT)
+                    factor = overview_factor(shape, mpp)
+                    overview, tissue = look(factor)
+                    facts = {
+                        "layout": "slide",
+                        "mpp": mpp,
+                        "mpp_source": mpp_source,
+                        "shape": list(shape),
+                        "mm2": looked_at_mm2(tissue, shape, mpp),
+                        "source": source,
+                        "model": model,
+                    } | note()
+                    self._create(overview, tissue, factor, mpp, provenance, facts)
+                self._done = self._root["tiles_done"]
+                self._levels = [self._root[f"labels/{LABEL_NAME}/{level}"] for level in range(len(self._factors))]
+                self.tissue: npt.NDArray[np.bool_] = np.asarray(self._root["tissue"][...]).astype(bool)  # type: ignore[index]
+        except BaseException:
+            self._lock.release()
+            raise
+        self._canvases: dict[int, tuple[tuple[int, int], npt.NDArray[np.uint32]]] = {}
+
+    def _create(
+        self,
+        overview: RGBImage,
+        tissue: npt.NDArray[np.bool_],
+        factor: int,
+        mpp: float,
+        provenance: Provenance,
+        facts: Json,
+    ) -> None:
+        attributes = {
+            records.ATTRIBUTE: provenance.to_json() | facts,
+            "ome": {
+                "version": OME_VERSION,
+                "multiscales": [_multiscale(self.target.name, "cyx", [factor * level for level in self._factors], mpp)],
+                "omero": _colours(),
+            },
+        }
+        self._root = zarr.create_group(self._partial, zarr_format=3, attributes=attributes)
+        for number, level in enumerate(self._factors):
+            planes = np.ascontiguousarray(np.moveaxis(shrink(overview, level), 2, 0))
+            _write(self._root, str(number), planes, "cyx")
+        _write(self._root, "tissue", tissue.astype(np.uint8), "yx")
+        _create_pyramid(self._root, self._shape, self._factors, mpp)
+        self._root.create_group("tables").create_group(LABEL_NAME)
+        self._work.mkdir()  # last: where it is, all metadata are
+
+    @property
+    def facts(self) -> Json:
+        """What the store says about itself so far."""
+        found = json.loads((self._partial / records.METADATA_FILE).read_bytes())["attributes"][records.ATTRIBUTE]
+        assert isinstance(found, dict)
+        return found
+
+    @property
+    def work(self) -> Path:
+        """Folder of what was found so far; other processes may put files there."""
+        return self._work
+
+    def has_found(self, window: int) -> bool:
+        """Tell whether what was found in a window is kept, and whole."""
+        return has_found(self._work, window)
+
+    def save_found(self, window: int, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Keep what was found in a window; several threads may save different ones at a time."""
+        with disk_errors(self.target):
+            save_found(self._work, window, arrays)
+
+    def load_found(self, window: int, kind: str = "found") -> dict[str, npt.NDArray[Any]]:
+        """Return what was found in a window."""
+        return load_found(self._work, window, kind)
+
+    def save_settled(self, window: int, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Keep what is left of a window's objects beside its neighbours'."""
+        with disk_errors(self.target):
+            save_found(self._work, window, arrays, "settled")
+
+    def begin_table(self, n_nuclei: int, columns: TableColumns) -> None:
+        """Make the columns of the table, named and shaped like ``columns``; call ``append_rows`` next, until all are there."""
+        with disk_errors(self.target):
+            folder = self._partial / "tables" / LABEL_NAME
+            for child in folder.iterdir():  # of an earlier start
+                if child.is_dir():
+                    shutil.rmtree(child)
+            rows = self._root[f"tables/{LABEL_NAME}"]
+            assert isinstance(rows, zarr.Group)
+            self._columns = {}
+            for name, column in columns.items():
+                shape = (n_nuclei, *np.asarray(column).shape[1:])
+                self._columns[name] = _create(
+                    rows,
+                    name,
+                    shape=shape,
+                    dtype=COLUMN_TYPES.get(name, "float32"),
+                    axes=("nucleus", "edge")[: len(shape)],
+                    chunks=(max(1, min(n_nuclei, CHUNK_ROWS)), *shape[1:]),
+                )
+            self._waiting: list[dict[str, npt.NDArray[Any]]] = []
+            self._written = 0
+            self._n_nuclei = n_nuclei
+
+    def append_rows(self, columns: TableColumns) -> None:
+        """Add rows to the table; whole chunks go to the disk."""
+        self._waiting.append({name: np.asarray(column) for name, column in columns.items()})
+        n = sum(len(rows["id"]) for rows in self._waiting)
+        if n < CHUNK_ROWS and self._written + n < self._n_nuclei:
+            return
+        rows = {name: np.concatenate([part[name] for part in self._waiting]) for name in self._columns}
+        whole = n if self._written + n == self._n_nuclei else n // CHUNK_ROWS * CHUNK_ROWS
+        with disk_errors(self.target):
+            for name, array in self._columns.items():
+                if whole:
+                    array[self._written : self._written + whole] = rows[name][:whole].astype(array.dtype)
+        self._written += whole
+        self._waiting = [{name: column[whole:] for name, column in rows.items()}] if whole < n else []
+
+    def end_table(self, facts: Json) -> None:
+        """Check that all rows are there and record what the store says about its nuclei."""
+        assert self._written == self._n_nuclei, (self._written, self._n_nuclei)
+        with disk_errors(self.target):
+            records.update_attribute(self._partial, {"n_nuclei": self._n_nuclei} | facts)
+
+    def shards(self) -> list[tuple[int, int]]:
+        """Return row and column of the shards of the labels, such that those of every square of two, four, ... follow each
+        other.
+        """
+        down, across = (-(-side // SHARD_PX) for side in self._shape)
+        return sorted(((row, column) for row in range(down) for column in range(across)), key=_morton)
+
+    def shard_region(self, shard: tuple[int, int]) -> tuple[slice, slice]:
+        """Return the rows and columns of a shard."""
+        rows, columns = (
+            slice(index * SHARD_PX, min((index + 1) * SHARD_PX, side)) for index, side in zip(shard, self._shape, strict=True)
+        )
+        return rows, columns
+
+    def is_written(self, shard: tuple[int, int]) -> bool:
+        """Tell whether a shard is on disk."""
+        return bool(np.asarray(self._done[shard]))  # type: ignore[index]
+
+    def read_shard(self, shard: tuple[int, int]) -> npt.NDArray[np.uint32]:
+        """Read back a shard of an earlier start."""
+        return np.asarray(self._levels[0][self.shard_region(shard)])  # type: ignore[index]
+
+    def write_shard(self, shard: tuple[int, int], labels: npt.NDArray[np.uint32]) -> None:
+        """Write one shard of level 0; several threads may write different ones at a time."""
+        with disk_errors(self.target):
+            if labels.any():
+                _fill(self._levels[0], self.shard_region(shard), labels)
+            with self._marks_lock:  # one chunk
+                self._done[shard] = 1  # type: ignore[index]
+
+    def write_coarser(self, shard: tuple[int, int], labels: npt.NDArray[np.uint32]) -> None:
+        """Fill the coarser levels from a shard of level 0; call in the order of ``shards``, in one thread."""
+        with disk_errors(self.target):
+            for level, factor in enumerate(self._factors[1:], start=1):
+                coarse = nearest_level(labels, factor) if factor <= SHARD_PX else labels[:1, :1]
+                step = SHARD_PX // factor if factor <= SHARD_PX else 0
+                owner = (shard[0] // factor, shard[1] // factor)
+                self._canvas(level, owner)
+                _, canvas = self._canvases[level]
+                y, x = (index % factor * step for index in shard)
+                canvas[y : y + coarse.shape[0], x : x + coarse.shape[1]] = coarse
+
+    def end_labels(self) -> None:
+        """Write what is left of the coarser levels."""
+        with disk_errors(self.target):
+            for level in list(self._canvases):
+                self._flush(level)
+
+    def _canvas(self, level: int, owner: tuple[int, int]) -> None:
+        if level in self._canvases and self._canvases[level][0] == owner:
+            return
+        self._flush(level)
+        shape = [
+            min(SHARD_PX, side - index * SHARD_PX)
+            for index, side in zip(owner, self._levels[level].shape, strict=True)  # type: ignore[union-attr]
+        ]
+        self._canvases[level] = (owner, np.zeros(shape, np.uint32))
+
+    def _flush(self, level: int) -> None:
+        if level not in self._canvases:
+            return
+        (row, column), canvas = self._canvases.pop(level)
+        top, left = row * SHARD_PX, column * SHARD_PX
+        self._levels[level][top : top + canvas.shape[0], left : left + canvas.shape[1]] = canvas  # type: ignore[index]
+
+    def finish(self, *, keep_hidden: bool = False) -> Path:
+        """Mark the store complete and put it in its place; return where it is.
+
+        Parameters
+        ----------
+        keep_hidden : bool
+            Leave it beside its place: only files are wanted that are made from it, and :meth:`discard` comes next.
+
+        Raises
+        ------
+        StoreExists
+            Something else has taken its place.
+        OutOfResources
+            The disk is full.
+        """
+        with disk_errors(self.target):
+            shutil.rmtree(self._work)
+            if keep_hidden:
+                records.update_attribute(self._partial, {"files": _count_files(self._partial), "complete": True})
+                return self._partial
+            _finish(self._partial, self.target)
+        return self.target
+
+    def discard(self) -> None:
+        """Remove the partial store."""
+        if records.peek(self._partial) is not None:
+            records.remove_ours(self._partial, CONTRACT)
+
+    def close(self) -> None:
+        """Let go of the output; a partial store stays for the next run, unless nothing was found for it yet."""
+        try:
+            if self._lock.is_held and self._work.is_dir() and not any(self._work.iterdir()):
+                with suppress(OSError):  # something still writes to it after an error; the next run begins anew
+                    self.discard()
+        finally:
+            self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _fill(array: Any, region: tuple[slice, slice], labels: npt.NDArray[np.uint32]) -> None:
+    array[region] = labels
+
+
+def has_found(work: Path, window: int) -> bool:
+    """Tell whether what was found in a window is kept, and whole."""
+    return zipfile.is_zipfile(_found_path(work, window, "found"))  # its end is written last
+
+
+def save_found(work: Path, window: int, arrays: Mapping[str, npt.NDArray[Any]], kind: str = "found") -> None:
+    """Keep what was found in a window; the file is whole or not there, whoever writes it and however often."""
+    path = _found_path(work, window, kind)
+    path.parent.mkdir(exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}")
+    try:
+        with partial.open("wb") as stream:
+            np.savez(stream, **arrays)  # type: ignore[arg-type]
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_found(work: Path, window: int, kind: str = "found") -> dict[str, npt.NDArray[Any]]:
+    """Return what was found in a window."""
+    with np.load(_found_path(work, window, kind), allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+def _found_path(work: Path, window: int, kind: str) -> Path:
+    return work / f"{kind}{window // 1000:05d}" / f"{window}.npz"  # folders of a thousand: no file system is slow with those
+
+
+def looked_at_mm2(tissue: npt.NDArray[np.bool_], shape: tuple[int, int], mpp: float) -> float:
+    """Return the area of a slide that is tissue, in square millimetres."""
+    return float(tissue.mean()) * shape[0] * shape[1] * mpp * mpp / 1e6
+
+
+def _morton(shard: tuple[int, int]) -> int:
+    """Interleave the bits of row and column."""
+    return sum((shard[0] >> bit & 1) << (2 * bit + 1) | (shard[1] >> bit & 1) << (2 * bit) for bit in range(32))
+
+
+class SlideLabelsWriter(TiledLabelsWriter):
+    """Writes the label store of a slide whose pixels and labels are in memory::
+
+        with SlideLabelsWriter(target, image=pixels, ...) as writer:
             writer.write(labels, measure_them)
             writer.finish()
 
@@ -142,119 +497,63 @@ class SlideLabelsWriter:
     ) -> None:
         """Make the store beside its place and write what does not need the labels.
 
-        Call :func:`histocli.stores.provenance.prepare_output` before.
+        Parameters and errors are those of :class:`TiledLabelsWriter`, but for two.
 
         Parameters
         ----------
-        target : Path
-            Where the store will be, ``<stem>.ome.zarr``.
         image : ndarray of uint8, shape (H, W, 3)
             The slide at full resolution.
-        mpp, mpp_source : float, str
-            Micrometres per pixel of the slide, and where they come from.
-        source, model : dict
-            Name and content hash of the slide and of the model file.
-        provenance : Provenance
-            Its contract must be :data:`CONTRACT`.
         tissue : ndarray of bool, shape of the finest overview, optional
             Where nuclei were looked for; everywhere by default.
-
-        Raises
-        ------
-        StoreExists
-            Another process writes the same output.
-        OutOfResources
-            The disk is full or the place cannot be written.
         """
-        assert provenance.contract == CONTRACT, provenance.contract
-        self.target = target
-        self._partial = records.partial_path(target)
-        self._shape = height, width = image.shape[0], image.shape[1]
-        self._mpp = mpp
-        self._lock = OutputLock(target)
-        factor = overview_factor(self._shape, mpp)
-        try:
-            with disk_errors(target):
-                records.remove_ours(self._partial, CONTRACT)
-                overview = shrink(image, factor)
-                tissue = np.ones(overview.shape[:2], bool) if tissue is None else tissue
-                levels = _factors(self._shape)
-                facts = {
-                    "layout": "slide",
-                    "mpp": mpp,
-                    "mpp_source": mpp_source,
-                    "shape": [height, width],
-                    "mm2": float(tissue.mean()) * height * width * mpp * mpp / 1e6,
-                    "source": source,
-                    "model": model,
-                }
-                attributes = {
-                    records.ATTRIBUTE: provenance.to_json() | facts,
-                    "ome": {
-                        "version": OME_VERSION,
-                        "multiscales": [_multiscale(target.name, "cyx", [factor * level for level in levels], mpp)],
-                        "omero": _colours(),
-                    },
-                }
-                self._root = zarr.create_group(self._partial, zarr_format=3, attributes=attributes)
-                for number, level in enumerate(levels):
-                    planes = np.ascontiguousarray(np.moveaxis(shrink(overview, level), 2, 0))
-                    _write(self._root, str(number), planes, "cyx")
-                _write(self._root, "tissue", tissue.astype(np.uint8), "yx")
-        except BaseException:
-            self.close()
-            raise
+
+        def look(factor: int) -> tuple[RGBImage, npt.NDArray[np.bool_]]:
+            overview = shrink(image, factor)
+            return overview, np.ones(overview.shape[:2], bool) if tissue is None else tissue
+
+        with OutputLock(target), disk_errors(target):
+            records.remove_ours(records.partial_path(target), CONTRACT)
+        facts = {"mpp": mpp, "mpp_source": mpp_source, "source": source, "model": model, "provenance": provenance}
+        super().__init__(target, shape=(image.shape[0], image.shape[1]), look=look, **facts)  # type: ignore[arg-type]
+        self._finished = False
 
     def write(self, labels: npt.NDArray[np.integer[Any]], table: Callable[[], TableColumns]) -> None:
-        """Write the labels and, measured at the same time, their table.
+        """Write the labels and their table.
 
         Parameters
         ----------
         labels : ndarray of int, shape (H, W)
             0 = background, 1..n without gaps.
         table : callable
-            Returns the columns of the layout above, n rows; called in another thread.
+            Returns the columns of the layout above, n rows.
         """
         assert labels.shape == self._shape, (labels.shape, self._shape)
-        with ThreadPoolExecutor(1) as measuring, disk_errors(self.target):
-            measured = measuring.submit(table)
-            _write_pyramid(self._root, labels.astype(np.uint32, copy=False), self._mpp)
-            columns = measured.result()
-            n_nuclei = len(columns["id"])
-            assert set(REQUIRED_COLUMNS) <= set(columns), sorted(columns)
-            assert all(len(column) == n_nuclei for column in columns.values())
-            rows = self._root.create_group("tables").create_group(LABEL_NAME)
-            for name, column in columns.items():
-                values = np.asarray(column).astype(COLUMN_TYPES.get(name, "float32"))
-                _write(rows, name, values, ("nucleus", "edge")[: values.ndim])
-            records.update_attribute(self._partial, {"n_nuclei": n_nuclei})
+        columns = table()
+        n_nuclei = len(columns["id"])
+        assert set(REQUIRED_COLUMNS) <= set(columns), sorted(columns)
+        assert all(len(column) == n_nuclei for column in columns.values())
+        self.begin_table(n_nuclei, columns)
+        self.append_rows(columns)
+        self.end_table({})
+        for shard in self.shards():
+            part = labels[self.shard_region(shard)].astype(np.uint32, copy=False)
+            self.write_shard(shard, part)
+            self.write_coarser(shard, part)
+        self.end_labels()
 
-    def finish(self) -> None:
-        """Mark the store complete and put it in its place.
-
-        Raises
-        ------
-        StoreExists
-            Something else has taken its place.
-        OutOfResources
-            The disk is full.
-        """
-        with disk_errors(self.target):
-            _finish(self._partial, self.target)
+    def finish(self, *, keep_hidden: bool = False) -> Path:
+        """Mark the store complete and put it in its place; errors as in :meth:`TiledLabelsWriter.finish`."""
+        path = super().finish(keep_hidden=keep_hidden)
+        self._finished = True
+        return path
 
     def close(self) -> None:
         """Let go of the output, and remove it if it is not finished."""
         try:
-            if records.peek(self._partial) is not None:
-                records.remove_ours(self._partial, CONTRACT)
+            if not self._finished:
+                self.discard()
         finally:
             self._lock.release()
-
-    def __enter__(self) -> SlideLabelsWriter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class PatchLabelsWriter:
@@ -419,6 +718,22 @@ class LabelStore:
         """
         return self._read(self._levels[level])
 
+    def level(self, number: int) -> zarr.Array[Any]:
+        """Return the labels of a level of a slide, to be read by regions."""
+        return self._levels[number]
+
+    @property
+    def tissue(self) -> npt.NDArray[np.bool_]:
+        """Where nuclei were looked for in a slide, on the grid of the finest overview."""
+        return self._read(self._array("tissue")).astype(bool)
+
+    @property
+    def columns(self) -> dict[str, zarr.Array[Any]]:
+        """The columns of the table of a slide, to be read by rows."""
+        rows = self._group[f"tables/{LABEL_NAME}"]
+        assert isinstance(rows, zarr.Group)
+        return dict(sorted(rows.arrays()))
+
     def label_image(self, index: int = 0) -> npt.NDArray[np.uint32]:
         """Read one label image, uint32, shape (H, W): patch ``index``, or the slide (0)."""
         if not 0 <= index < len(self):
@@ -489,6 +804,8 @@ class LabelStore:
 def open_labels(path: Path | str) -> LabelStore:
     """Open a label store of either layout and check everything that does not need the pixels.
 
+    Its methods ``level`` and ``columns`` read by pieces, the others at once.
+
     Raises
     ------
     StoreNotFound
@@ -545,8 +862,8 @@ def _colours() -> Json:
     }
 
 
-def _write_pyramid(root: zarr.Group, labels: npt.NDArray[np.uint32], mpp: float) -> None:
-    factors = _factors(labels.shape)
+def _create_pyramid(root: zarr.Group, shape: tuple[int, int], factors: list[int], mpp: float) -> None:
+    """Make the arrays of the labels, without any label."""
     folder = root.create_group("labels", attributes={"ome": {"version": OME_VERSION, "labels": [LABEL_NAME]}})
     nuclei = folder.create_group(
         LABEL_NAME,
@@ -558,16 +875,14 @@ def _write_pyramid(root: zarr.Group, labels: npt.NDArray[np.uint32], mpp: float)
             }
         },
     )
-    chunks = tuple(min(side, CHUNK_PX) for side in labels.shape)
-    grid = tuple(-(-side // SHARD_PX) for side in labels.shape)
-    done = _create(root, "tiles_done", shape=grid, dtype="uint8", axes="yx", chunks=grid)
+    chunks = tuple(min(side, CHUNK_PX) for side in shape)
+    grid = tuple(-(-side // SHARD_PX) for side in shape)
+    _create(root, "tiles_done", shape=grid, dtype="uint8", axes="yx", chunks=grid)
     for level, factor in enumerate(factors):
-        values = nearest_level(labels, factor) if factor > 1 else labels
-        sides = tuple(min(side, chunk) for side, chunk in zip(values.shape, chunks, strict=True))
-        shards = tuple(min(SHARD_PX // side, -(-length // side)) * side for side, length in zip(sides, values.shape, strict=True))
-        array = _create(nuclei, str(level), shape=values.shape, dtype="uint32", axes="yx", chunks=sides, shards=shards)
-        array[...] = values
-    done[...] = 1
+        size = tuple(-(-side // factor) for side in shape)
+        sides = tuple(min(side, chunk) for side, chunk in zip(size, chunks, strict=True))
+        shards = tuple(min(SHARD_PX // side, -(-length // side)) * side for side, length in zip(sides, size, strict=True))
+        _create(nuclei, str(level), shape=size, dtype="uint32", axes="yx", chunks=sides, shards=shards)
 
 
 def _create(

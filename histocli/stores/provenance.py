@@ -25,6 +25,7 @@ import math
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -51,6 +52,7 @@ _CANNOT_WRITE = frozenset(
     if hasattr(errno, "EDQUOT")
     else {errno.ENOSPC, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENAMETOOLONG}
 )
+REMOVALS = 5  # attempts to remove a folder
 _FULL = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.partial$")  # zarr's half-written keys; a killed process leaves them behind
 
@@ -207,6 +209,11 @@ class OutputLock:
                 raise StoreExists(
                     f"{target}: another process is writing it; wait for it to end or choose another --out"
                 ) from None
+
+    @property
+    def is_held(self) -> bool:
+        """It was taken and not released."""
+        return self._lock.is_locked
 
     def release(self) -> None:
         """Let go of the output; harmless when called twice."""
@@ -562,9 +569,28 @@ def _is_blank(path: Path) -> bool:
 
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+        for child in sorted(
+            path.iterdir()
+        ):  # what says that it is ours goes last, so that a process killed here leaves no riddle
+            if child.name != METADATA_FILE and child.is_dir() and not child.is_symlink():
+                _remove_tree(child)
+        _remove_tree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def _remove_tree(path: Path) -> None:
+    """Remove a folder to which a write that has failed may still be putting something."""
+    for attempt in range(REMOVALS):
+        try:
+            shutil.rmtree(path)
+            return
+        except OSError as error:
+            if not path.exists():
+                return
+            if attempt == REMOVALS - 1 or error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
+                raise
+            time.sleep(0.05)
 
 
 def sync_file(path: Path) -> None:

@@ -76,13 +76,14 @@ MICROMETRES = {
 }
 """Length units of OME-XML, OME-Zarr and ImageJ, in micrometres; "pixel" and "reference frame" are no lengths."""
 
-_DECODING_ERRORS = (
+DECODING_ERRORS = (
     ValueError,  # TiffFileError, XML and shape problems
     TypeError,
     KeyError,
     IndexError,
     AttributeError,
     NotImplementedError,
+    ArithmeticError,  # sizes of zero
     RuntimeError,  # every codec of imagecodecs
     OSError,
     EOFError,
@@ -158,7 +159,7 @@ def read_image(path: str | Path, *, mpp: float | None = None, allow_assumed: boo
         The pixels do not fit in memory.
     """
     path = Path(path)
-    kind = _kind(path)
+    kind = kind_of(path)
     try:
         if kind == "tiff":
             decoded, recorded = _read_tiff(path, strict=mpp is None)
@@ -170,31 +171,31 @@ def read_image(path: str | Path, *, mpp: float | None = None, allow_assumed: boo
         raise
     except MemoryError as error:
         raise OutOfResources(f"{path}: not enough memory for its pixels; give smaller images") from error
-    except _DECODING_ERRORS as error:
+    except DECODING_ERRORS as error:
         raise UnsupportedSlide(
-            f"{path}: cannot be decoded ({_one_line(error)}); it is damaged, truncated or of an unusual kind; "
+            f"{path}: cannot be decoded ({one_line(error)}); it is damaged, truncated or of an unusual kind; "
             "save it anew as TIFF or PNG"
         ) from error
-    size, source = _choose_mpp(path, given=mpp, recorded=recorded, may_assume=allow_assumed and kind not in ("tiff", "zarr"))
+    size, source = choose_mpp(path, given=mpp, recorded=recorded, may_assume=allow_assumed and kind not in ("tiff", "zarr"))
     return SlideImage(pixels=_to_rgb(decoded, path), mpp=size, mpp_source=source, path=path, name=slide_stem(path))
 
 
 def read_pixel_size(path: str | Path, *, mpp: float | None = None, allow_assumed: bool = True) -> tuple[float, str]:
     """Return micrometres per pixel and their source without decoding pixels; same rules and errors as ``read_image``."""
     path = Path(path)
-    kind = _kind(path)
+    kind = kind_of(path)
     recorded: tuple[float, str] | None = None
     try:
         if kind == "tiff":
             with tifffile.TiffFile(path) as tiff:
-                recorded = _tiff_mpp(tiff, path, strict=mpp is None)
+                recorded = tiff_mpp(tiff, path, strict=mpp is None)
         elif kind == "zarr":
             recorded = _locate_zarr(path, strict=mpp is None)[2]
     except HistosynthError:
         raise
-    except _DECODING_ERRORS as error:
-        raise UnsupportedSlide(f"{path}: cannot be read ({_one_line(error)}); it is damaged or truncated") from error
-    return _choose_mpp(path, given=mpp, recorded=recorded, may_assume=allow_assumed and kind not in ("tiff", "zarr"))
+    except DECODING_ERRORS as error:
+        raise UnsupportedSlide(f"{path}: cannot be read ({one_line(error)}); it is damaged or truncated") from error
+    return choose_mpp(path, given=mpp, recorded=recorded, may_assume=allow_assumed and kind not in ("tiff", "zarr"))
 
 
 def resampled_shape(shape: tuple[int, int], from_mpp: float, to_mpp: float) -> tuple[int, int]:
@@ -273,7 +274,7 @@ def sane_mpp(value: float | None) -> float | None:
     return float(value)
 
 
-def _kind(path: Path) -> str:
+def kind_of(path: Path) -> str:
     """Tell the kind of file by its first bytes: tiff, zarr, png, jpeg, webp or bmp."""
     if path.is_dir():
         if any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray")):
@@ -301,11 +302,19 @@ def _kind(path: Path) -> str:
     raise UnsupportedSlide(f"{path}: is no image of a known kind; PNG, JPEG, WebP, BMP, TIFF, OME-TIFF, SVS and Zarr are read")
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """Return the message of an error as one short line, or its class where it has none."""
     return " ".join(str(error).split())[:160] or type(error).__name__
 
 
-def _choose_mpp(path: Path, *, given: float | None, recorded: tuple[float, str] | None, may_assume: bool) -> tuple[float, str]:
+def choose_mpp(path: Path, *, given: float | None, recorded: tuple[float, str] | None, may_assume: bool) -> tuple[float, str]:
+    """Return micrometres per pixel and their source: given, recorded, or assumed where that is allowed.
+
+    Raises
+    ------
+    UnknownPixelSize
+        None of them.
+    """
     if given is not None:
         return float(given), "given"
     if recorded is not None:
@@ -407,7 +416,7 @@ def _read_tiff(path: Path, *, strict: bool) -> tuple[_Decoded, tuple[float, str]
     with tifffile.TiffFile(path) as tiff:
         if not tiff.series:
             raise UnsupportedSlide(f"{path}: holds no image; it is damaged or truncated")
-        series = _main_series(tiff)
+        series = main_series(tiff)
         page = series.keyframe
         _check_memory(path, int(np.prod(series.shape)) * series.dtype.itemsize)
         end = tiff.filehandle.size
@@ -418,34 +427,58 @@ def _read_tiff(path: Path, *, strict: bool) -> tuple[_Decoded, tuple[float, str]
                 raise UnsupportedSlide(
                     f"{path}: is truncated (pixel data should go on after its end at {end} bytes); copy it again"
                 )
-        photometric = tifffile.PHOTOMETRIC(page.photometric).name
-        jpeg = page.compression in (6, 7, 33003, 33005, 33007, 34892)  # their decoders turn YCbCr into RGB
-        if photometric not in ("MINISBLACK", "MINISWHITE", "RGB", "PALETTE") and not (photometric == "YCBCR" and jpeg):
-            raise UnsupportedSlide(f"{path}: has {photometric} colours; convert it to RGB")
-        values = _to_channels_last(series.asarray(), series.axes, path)
-        recorded = _tiff_mpp(tiff, path, strict=strict)
-        extra = tuple(int(sample) for sample in page.extrasamples)
-        significant = _ome_pixels(tiff).get("SignificantBits", "") if tiff.is_ome else ""
-        bits = int(significant) if significant.isdigit() else page.bitspersample
-        decoded = _Decoded(
-            values,
-            bits=bits if isinstance(bits, int) and 1 < bits < 8 * values.dtype.itemsize else None,
-            premultiplied=extra[-1:] == (1,),
-            opaque=extra[-1:] == (0,),
-            inverted=photometric == "MINISWHITE",
-            palette=page.colormap if photometric == "PALETTE" else None,
-        )
-        return decoded, recorded
+        check_colours(path, page)
+        values = to_channels_last(series.asarray(), series.axes, path)
+        recorded = tiff_mpp(tiff, path, strict=strict)
+        return _decoded_page(values, page, tiff_bits(tiff, page)), recorded
 
 
-def _main_series(tiff: Any) -> Any:
+def check_colours(path: Path, page: Any) -> None:
+    """Refuse a TIFF page whose values are not brightness, RGB or a palette."""
+    photometric = tifffile.PHOTOMETRIC(page.photometric).name
+    jpeg = page.compression in (6, 7, 33003, 33005, 33007, 34892)  # their decoders turn YCbCr into RGB
+    if photometric not in ("MINISBLACK", "MINISWHITE", "RGB", "PALETTE") and not (photometric == "YCBCR" and jpeg):
+        raise UnsupportedSlide(f"{path}: has {photometric} colours; convert it to RGB")
+
+
+def tiff_bits(tiff: Any, page: Any) -> int | None:
+    """Return the significant bits of a TIFF's integers where they are fewer than those of their type."""
+    significant = _ome_pixels(tiff).get("SignificantBits", "") if tiff.is_ome else ""
+    bits = int(significant) if significant.isdigit() else page.bitspersample
+    return bits if isinstance(bits, int) and 1 < bits < 8 * page.dtype.itemsize else None
+
+
+def _decoded_page(values: npt.NDArray[Any], page: Any, bits: int | None) -> _Decoded:
+    extra = tuple(int(sample) for sample in page.extrasamples)
+    photometric = tifffile.PHOTOMETRIC(page.photometric).name
+    return _Decoded(
+        values,
+        bits=bits,
+        premultiplied=extra[-1:] == (1,),
+        opaque=extra[-1:] == (0,),
+        inverted=photometric == "MINISWHITE",
+        palette=page.colormap if photometric == "PALETTE" else None,
+    )
+
+
+def tiff_to_rgb(values: npt.NDArray[Any], page: Any, bits: int | None, path: Path) -> RGBImage:
+    """Turn the stored values of a region of a TIFF page, shape (H, W, C), into RGB by the rules of this module."""
+    return _to_rgb(_decoded_page(values[..., 0] if values.shape[2] == 1 else values, page, bits), path)
+
+
+def plain_to_rgb(values: npt.NDArray[Any], path: Path) -> RGBImage:
+    """Turn stored values, shape (H, W) or (H, W, C), into RGB by the rules of this module."""
+    return _to_rgb(_Decoded(values), path)
+
+
+def main_series(tiff: Any) -> Any:
     """Return the slide itself: the first series, but the largest where no format says which one it is."""
     if tiff.is_ome or tiff.is_svs:
         return tiff.series[0]
     return max(tiff.series, key=lambda series: int(np.prod(series.shape)))  # the first of equals
 
 
-def _to_channels_last(values: npt.NDArray[Any], axes: str, path: Path) -> npt.NDArray[Any]:
+def to_channels_last(values: npt.NDArray[Any], axes: str, path: Path) -> npt.NDArray[Any]:
     """Return (H, W) or (H, W, C) of an array whose axes are named by one letter each."""
     kept = [axis for axis in range(values.ndim) if values.shape[axis] > 1 or axes[axis] in "YX"]
     names = "".join(axes[axis] for axis in kept)
@@ -468,7 +501,7 @@ def _ome_pixels(tiff: Any) -> dict[str, str]:
     return next((dict(element.attrib) for element in root.iter() if element.tag.endswith("}Pixels")), {})
 
 
-def _square(path: Path, y: float | None, x: float | None, *, strict: bool) -> float | None:
+def square(path: Path, y: float | None, x: float | None, *, strict: bool) -> float | None:
     """Return the side of a square pixel, None where it is missing; refuse pixels that are not square."""
     y, x = sane_mpp(y), sane_mpp(x)
     if x is None or y is None:
@@ -483,7 +516,8 @@ def _square(path: Path, y: float | None, x: float | None, *, strict: bool) -> fl
     return x
 
 
-def _length(value: str | float | None, unit: str) -> float | None:
+def length_um(value: str | float | None, unit: str) -> float | None:
+    """Return a length in micrometres, None where number or unit is missing."""
     factor = MICROMETRES.get(unit.strip().lower())
     try:
         return None if value is None or factor is None else float(value) * factor
@@ -491,16 +525,16 @@ def _length(value: str | float | None, unit: str) -> float | None:
         return None
 
 
-def _tiff_mpp(tiff: Any, path: Path, *, strict: bool) -> tuple[float, str] | None:
+def tiff_mpp(tiff: Any, path: Path, *, strict: bool) -> tuple[float, str] | None:
     """Return the recorded pixel size: OME-XML, then the vendor's property, then the resolution tags."""
-    page = _main_series(tiff).keyframe
+    page = main_series(tiff).keyframe
     if tiff.is_ome:
         pixels = _ome_pixels(tiff)
-        sides = [_length(pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "YX"]
-        if size := _square(path, *sides, strict=strict):
+        sides = [length_um(pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "YX"]
+        if size := square(path, *sides, strict=strict):
             return size, "ome-xml"
     found = re.search(r"\bMPP\s*=\s*([0-9.]+)", page.description or "")
-    if found and (size := sane_mpp(_length(found[1], "um"))):
+    if found and (size := sane_mpp(length_um(found[1], "um"))):
         return size, "aperio"
     unit, source = {2: ("inch", "tiff"), 3: ("cm", "tiff")}.get(int(page.tags.valueof(296, default=2)), ("", ""))
     if tiff.is_imagej:
@@ -508,7 +542,7 @@ def _tiff_mpp(tiff: Any, path: Path, *, strict: bool) -> tuple[float, str] | Non
         unit, source = (recorded_unit, "imagej") if recorded_unit else (unit, source)
     if source:
         sides = [_per_pixel(page.tags.valueof(tag), unit) for tag in (283, 282)]
-        if size := _square(path, *sides, strict=strict):
+        if size := square(path, *sides, strict=strict):
             return size, source
     return None
 
@@ -517,11 +551,17 @@ def _per_pixel(resolution: Any, unit: str) -> float | None:
     """Return micrometres per pixel of a TIFF rational (pixels, per units)."""
     if not isinstance(resolution, tuple) or len(resolution) != 2 or not resolution[0] or not resolution[1]:
         return None
-    return _length(resolution[1] / resolution[0], unit)
+    return length_um(resolution[1] / resolution[0], unit)
 
 
 def _locate_zarr(path: Path, *, strict: bool) -> tuple[zarr.Array[Any], str, tuple[float, str] | None]:
     """Return the full-resolution array of a Zarr image, one letter per axis, and the recorded pixel size."""
+    arrays, axes, recorded = locate_zarr_levels(path, strict=strict)
+    return arrays[0], axes, recorded
+
+
+def locate_zarr_levels(path: Path, *, strict: bool) -> tuple[list[zarr.Array[Any]], str, tuple[float, str] | None]:
+    """Return the arrays of a Zarr image from full resolution down, one letter per axis, and the recorded pixel size."""
     node: Any = zarr.open(str(path), mode="r")
     if isinstance(node, zarr.Group) and "histosynth" in node.attrs:
         record = node.attrs["histosynth"]
@@ -534,7 +574,7 @@ def _locate_zarr(path: Path, *, strict: bool) -> tuple[zarr.Array[Any], str, tup
         axes = {2: "YX", 3: "SYX" if node.shape[0] in (1, 3, 4) and node.shape[-1] not in (3, 4) else "YXS"}.get(node.ndim, "")
         size = attributes.get("mpp")
         found = sane_mpp(float(size)) if isinstance(size, int | float) else None
-        return node, axes or "?" * node.ndim, (found, "zarr") if found else None
+        return [node], axes or "?" * node.ndim, (found, "zarr") if found else None
     multiscales = attributes.get("multiscales")
     if not isinstance(node, zarr.Group) or not multiscales:
         raise UnsupportedSlide(
@@ -542,9 +582,18 @@ def _locate_zarr(path: Path, *, strict: bool) -> tuple[zarr.Array[Any], str, tup
         )
     image = multiscales[0]
     level = image["datasets"][0]
-    array = node[level["path"]]
-    if not isinstance(array, zarr.Array):
-        raise UnsupportedSlide(f"{path}: its level {level['path']} is not an array; the store is damaged")
+    arrays: list[zarr.Array[Any]] = []
+    for dataset in image["datasets"]:
+        name = str(dataset["path"])
+        if name.startswith(("/", "\\")) or ".." in PurePath(name).parts:
+            raise UnsupportedSlide(f"{path}: its level {name!r} leads out of the store, which is not followed")
+        child = node[name]
+        if not isinstance(child, zarr.Array):
+            raise UnsupportedSlide(f"{path}: its level {name} is not an array; the store is damaged")
+        if arrays and (child.ndim != arrays[0].ndim or child.dtype != arrays[0].dtype):
+            break
+        arrays.append(child)
+    array = arrays[0]
     # axes are objects since 0.4 and plain names before
     axes_found = [axis if isinstance(axis, dict) else {"name": axis} for axis in image.get("axes", [])]
     names = "".join(str(axis["name"])[:1].upper() for axis in axes_found) or "TCZYX"[-array.ndim :]
@@ -553,12 +602,12 @@ def _locate_zarr(path: Path, *, strict: bool) -> tuple[zarr.Array[Any], str, tup
         if transform.get("type") == "scale":
             scale = scale * np.asarray(transform["scale"], dtype=float)
     sides = [
-        _length(float(scale[index]), str(axes_found[index]["unit"]))
+        length_um(float(scale[index]), str(axes_found[index]["unit"]))
         for index in (names.find("Y"), names.find("X"))
         if 0 <= index < len(axes_found) and "unit" in axes_found[index]
     ]
-    side = _square(path, *sides, strict=strict) if len(sides) == 2 else None
-    return array, names, (side, "ome-zarr") if side else None
+    side = square(path, *sides, strict=strict) if len(sides) == 2 else None
+    return arrays, names, (side, "ome-zarr") if side else None
 
 
 def _ome_attributes(node: Any) -> dict[str, Any]:
@@ -571,4 +620,4 @@ def _ome_attributes(node: Any) -> dict[str, Any]:
 def _read_zarr(path: Path, *, strict: bool) -> tuple[_Decoded, tuple[float, str] | None]:
     array, axes, recorded = _locate_zarr(path, strict=strict)
     _check_memory(path, int(np.prod(array.shape)) * array.dtype.itemsize)
-    return _Decoded(_to_channels_last(np.asarray(array[...]), axes, path)), recorded
+    return _Decoded(to_channels_last(np.asarray(array[...]), axes, path)), recorded

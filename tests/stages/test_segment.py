@@ -1,5 +1,6 @@
 """``segment`` from files to files, with a real model file whose weights are set by hand: dark is nucleus."""
 
+import dataclasses
 import errno
 import io
 import json
@@ -120,16 +121,19 @@ def dark(image: np.ndarray) -> np.ndarray:
     return image[..., 0] < 150
 
 
-def run(slides, model, out, *, formats=("ome-zarr",), tile_px=64, mpp=None, report=lambda result: None, **execution):
+def run(slides, model, out, *, formats=("ome-zarr",), tile_px=64, mpp=None, report=lambda result: None, **more):
     words = [str(slide) for slide in (slides if isinstance(slides, list) else [slides])]
-    config = SegmentConfig(formats=formats, tile_px=tile_px, mpp=mpp)
+    names = {field.name for field in dataclasses.fields(SegmentConfig)}
+    config = SegmentConfig(formats=formats, tile_px=tile_px, mpp=mpp, **{k: v for k, v in more.items() if k in names})
+    execution = {k: v for k, v in more.items() if k not in names}
     settings = Execution(device="cpu", precision="fp32", workers=2)
     settings = Execution(**(vars(settings) | execution))
     return segment(words, model, Path(out), config, settings, report=report)
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    """Return what lies in a folder, but for the status file."""
+    return sorted(path.name for path in folder.iterdir() if path.name != module.STATUS_FILE) if folder.exists() else []
 
 
 class TestOneSlide:
@@ -159,7 +163,8 @@ class TestOneSlide:
         values = json.loads(json.dumps(result.to_json()))
         assert values["schema"] == "histosynth.segment/1"
         assert set(values) == {
-            "schema", "input", "output", "outputs", "status", "nuclei", "mm2", "seconds", "mpp", "mpp_source", "error",
+            "schema", "input", "output", "outputs", "status", "nuclei", "mm2", "seconds", "mpp", "mpp_source",
+            "error", "n_cut", "plan",
         }  # fmt: skip
         assert values["input"] == str(tmp_path / "a.png")
         assert values["output"] == str(tmp_path / "out" / "a.ome.zarr")
@@ -189,8 +194,11 @@ class TestOneSlide:
         write_png(tmp_path / "in" / "white.png", np.full((100, 90, 3), 255, np.uint8))
         write_png(tmp_path / "in" / "black.png", np.zeros((100, 90, 3), np.uint8))
         black, white = run(tmp_path / "in", model, tmp_path / "out", formats=ALL, mpp=MPP)
-        assert (white.nuclei, black.nuclei) == (0, 1)
-        assert (open_labels(tmp_path / "out" / "black.ome.zarr").labels() == 1).all()
+        assert (white.nuclei, black.nuclei) == (0, 0)  # black is ink
+        assert (white.mm2, black.mm2) == (0, 0)
+        (black,) = run(tmp_path / "in" / "black.png", model, tmp_path / "all", formats=ALL, mpp=MPP, tissue="none")
+        assert black.nuclei == 1
+        assert (open_labels(tmp_path / "all" / "black.ome.zarr").labels() == 1).all()
 
     def test_grey_rgba_and_16_bits_are_read_as_the_same_slide(self, tmp_path, model):
         image = tissue()
@@ -558,7 +566,7 @@ class TestRefusals:
     def test_a_full_disk_ends_the_batch_and_keeps_what_was_done(self, tmp_path, model, monkeypatch):
         for number in range(3):
             write_png(tmp_path / "in" / f"{number}.png", tissue(seed=number))
-        write = label_stores._write_pyramid
+        write = label_stores._fill
         count = iter(range(10))
 
         def full(*arguments):
@@ -566,9 +574,8 @@ class TestRefusals:
                 raise OSError(errno.ENOSPC, "No space left on device")
             write(*arguments)
 
-        monkeypatch.setattr(module, "WRITERS", 1)
         with monkeypatch.context() as patch:
-            patch.setattr(label_stores, "_write_pyramid", full)
+            patch.setattr(label_stores, "_fill", full)
             with pytest.raises(OutOfResources, match="space") as caught:
                 run(tmp_path / "in", model, tmp_path / "out", mpp=MPP, on_error="continue")
         assert caught.value.exit_code == 6

@@ -281,7 +281,7 @@ class TestWriting:
             raise OSError(errno.ENOSPC, "No space left on device")
 
         with monkeypatch.context() as patch:
-            patch.setattr(module, "_write_pyramid", full)
+            patch.setattr(module, "_fill", full)
             with pytest.raises(OutOfResources, match="free some space"):
                 write(path, provenance=record("new"))
         np.testing.assert_array_equal(open_labels(path).labels(), labels)

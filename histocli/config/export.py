@@ -1,0 +1,56 @@
+"""Settings of ``histosynth export``."""
+
+from dataclasses import dataclass
+
+from histocli.base.errors import InvalidOption
+
+EXPORTS = ("ome-zarr-0.4", "tiff", "geojson", "parquet", "csv", "overlay", "qc")
+OF_REGION = ("tiff", "overlay")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Settings of exporting label stores; one field per command-line option."""
+
+    formats: tuple[str, ...] = ("geojson",)
+    """What to write for each store: ome-zarr-0.4, tiff, geojson, parquet, csv, overlay, qc."""
+    slide: str | None = None
+    """The slide itself, or a folder that holds it; for overlay and qc, which show it."""
+    region: tuple[int, int, int, int] | None = None
+    """Rows and columns of level 0 to write: y0, x0, y1, x1, half open; for tiff and overlay."""
+    mpp: float | None = None
+    """Pixel size of the slide, in micrometres per pixel, where it records none."""
+    seed: int = 0
+    """Seed of the choice of crops in qc pictures."""
+
+    def __post_init__(self) -> None:
+        if not self.formats:
+            raise InvalidOption(f"--format must name at least one of {', '.join(EXPORTS)}")
+        for name in self.formats:
+            if name not in EXPORTS:
+                raise InvalidOption(f"--format must be among {', '.join(EXPORTS)}, got {name!r}")
+            if self.region is not None and name not in OF_REGION:
+                raise InvalidOption(f"--region goes with --format {' and '.join(OF_REGION)}, not with {name}")
+        if self.region is not None:
+            y0, x0, y1, x1 = self.region
+            if not (0 <= y0 < y1 and 0 <= x0 < x1):
+                raise InvalidOption(f"--region must be y0,x0,y1,x1 with y0 < y1 and x0 < x1, got {self.region}")
+        if self.seed < 0:
+            raise InvalidOption(f"--seed must be 0 or larger, got {self.seed}")
+
+
+def parse_region(text: str | None) -> tuple[int, int, int, int] | None:
+    """Read ``y0,x0,y1,x1``.
+
+    Raises
+    ------
+    InvalidOption
+        Something else.
+    """
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) != 4 or not all(part.isdecimal() for part in parts):
+        raise InvalidOption(f"--region must be y0,x0,y1,x1 in pixels of level 0, got {text!r}")
+    y0, x0, y1, x1 = map(int, parts)
+    return y0, x0, y1, x1

@@ -1,0 +1,142 @@
+"""Quality at a glance: a slide beside the density of its nuclei, and crops with contours."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from histocli.base.types import BoolMask, FloatArray, RGBImage
+from histocli.figures.overlays import outline_overlay
+
+PAPER = 255
+INK = (40, 40, 40)
+GAP_PX = 12
+TEXT_PX = 26
+THUMBNAIL_PX = 1000  # longer side
+CROP_PX = 256
+CROPS_A_ROW = 4
+SMOOTH_UM = 50.0  # over which nuclei are counted
+FAINT = 0.35  # how much of the slide's own colour stays under the heat map
+
+
+def qc_picture(
+    overview: RGBImage,
+    tissue: BoolMask,
+    centroids_px: npt.NDArray[np.floating],
+    overview_mpp: float,
+    crops: Sequence[tuple[RGBImage, npt.NDArray[np.integer]]],
+    title: str,
+) -> RGBImage:
+    """Lay out the quality picture of one slide.
+
+    Parameters
+    ----------
+    overview : ndarray of uint8, shape (H, W, 3)
+    tissue : ndarray of bool, shape (H, W)
+        Where nuclei were looked for; the rest is greyed.
+    centroids_px : ndarray of float, shape (n, 2)
+        y and x of the nuclei, in pixels of the overview.
+    overview_mpp : float
+        Micrometres per pixel of the overview.
+    crops : sequence of (image, labels)
+        Squares of the slide, all of one size.
+    title : str
+        One line above.
+
+    Returns
+    -------
+    ndarray of uint8, shape (h, w, 3)
+    """
+    density = nuclei_per_mm2(centroids_px, tissue.shape, overview_mpp)
+    top = float(np.percentile(density[tissue], 99)) if tissue.any() else 0.0
+    scale = THUMBNAIL_PX / max(overview.shape[:2])
+    size = (max(1, round(overview.shape[1] * scale)), max(1, round(overview.shape[0] * scale)))
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    greyed = np.where(tissue[..., None], overview, (overview.astype(np.uint16) + 2 * 225) // 3).astype(np.uint8)
+    plain = np.asarray(cv2.resize(greyed, size, interpolation=method), np.uint8)
+    shown = np.asarray(cv2.resize(overview, size, interpolation=method), np.uint8)
+    heat = np.asarray(cv2.resize(density, size, interpolation=cv2.INTER_LINEAR), np.float32)
+    inside = cv2.resize(tissue.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
+    left = _with_caption(plain, "where nuclei were looked for")
+    right = _with_caption(_heat_map(shown, heat, inside, top), f"nuclei per mm2, 0 (blue) to {_round(top)} (red)")
+    blocks = [_beside([left, right])]
+    if crops:
+        pictures = [_crop(image, labels) for image, labels in crops]
+        blocks += [_beside(pictures[index : index + CROPS_A_ROW]) for index in range(0, len(pictures), CROPS_A_ROW)]
+    width = max(block.shape[1] for block in blocks)
+    return _above([_text(title, width), *blocks])
+
+
+def nuclei_per_mm2(centroids_px: npt.NDArray[np.floating], shape: tuple[int, ...], mpp: float) -> FloatArray:
+    """Count nuclei around every pixel, Gaussian over ``SMOOTH_UM``.
+
+    Returns
+    -------
+    ndarray of float32, shape ``shape``
+        Nuclei per square millimetre; over the image's border it is continued by reflection.
+    """
+    counts = np.zeros(shape, np.float32)
+    y, x = (np.clip(centroids_px[:, axis].astype(np.int64), 0, shape[axis] - 1) for axis in (0, 1))
+    np.add.at(counts, (y, x), 1.0)
+    sigma = max(SMOOTH_UM / mpp, 0.5)
+    smooth = cv2.GaussianBlur(counts, (0, 0), sigma, borderType=cv2.BORDER_REFLECT) if min(shape) > 1 else counts
+    return np.asarray(smooth / (mpp * mpp) * 1e6, np.float32)
+
+
+def _heat_map(overview: RGBImage, density: npt.NDArray[np.floating], tissue: BoolMask, top: float) -> RGBImage:
+    levels = np.clip(density / max(top, 1e-9) * 255, 0, 255).astype(np.uint8)
+    colours = np.asarray(cv2.applyColorMap(levels, cv2.COLORMAP_TURBO), np.uint8)[..., ::-1]
+    grey = np.repeat(overview.mean(axis=2, keepdims=True), 3, axis=2)
+    mixed = FAINT * grey + (1 - FAINT) * colours
+    faded = (grey + 2 * PAPER) / 3
+    return np.rint(np.where(tissue[..., None], mixed, faded)).astype(np.uint8)
+
+
+def _crop(image: RGBImage, labels: npt.NDArray[np.integer]) -> RGBImage:
+    zoom = max(1, CROP_PX // max(image.shape[:2]))
+    size = (image.shape[1] * zoom, image.shape[0] * zoom)
+    larger = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC), np.uint8) if zoom > 1 else image
+    drawn = outline_overlay(larger, np.repeat(np.repeat(labels, zoom, axis=0), zoom, axis=1))
+    return _beside([larger, drawn], gap=2)
+
+
+def _with_caption(picture: RGBImage, caption: str) -> RGBImage:
+    return _above([picture, _text(caption, picture.shape[1])], gap=0)
+
+
+def _text(text: str, width: int) -> RGBImage:
+    line = np.full((TEXT_PX, width, 3), PAPER, np.uint8)
+    plain = text.encode("ascii", "replace").decode()
+    cv2.putText(line, plain, (2, TEXT_PX - 9), cv2.FONT_HERSHEY_SIMPLEX, 0.6, INK, 1, cv2.LINE_AA)
+    return line
+
+
+def _beside(pictures: Sequence[RGBImage], gap: int = GAP_PX) -> RGBImage:
+    height = max(picture.shape[0] for picture in pictures)
+    parts: list[RGBImage] = []
+    for picture in pictures:
+        parts += [_padded(picture, height, picture.shape[1]), np.full((height, gap, 3), PAPER, np.uint8)]
+    return np.concatenate(parts[:-1], axis=1)
+
+
+def _above(pictures: Sequence[RGBImage], gap: int = GAP_PX) -> RGBImage:
+    width = max(picture.shape[1] for picture in pictures)
+    parts: list[RGBImage] = []
+    for picture in pictures:
+        parts += [_padded(picture, picture.shape[0], width), np.full((gap, width, 3), PAPER, np.uint8)]
+    return np.concatenate(parts[:-1], axis=0)
+
+
+def _padded(picture: RGBImage, height: int, width: int) -> RGBImage:
+    padded = np.full((height, width, 3), PAPER, np.uint8)
+    padded[: picture.shape[0], : picture.shape[1]] = picture
+    return padded
+
+
+def _round(value: float) -> str:
+    digits = max(0, math.floor(math.log10(value)) - 1) if value >= 1 else 0
+    return f"{round(value, -digits):.0f}"

@@ -1,0 +1,63 @@
+"""Outlines of nuclei as polygons.
+
+A polygon runs along the edges of the nucleus's pixels, not through their centres, so it has the area of the nucleus: polygons
+through centres of border pixels, as contour tracers give them, lose a fifth of a nucleus that is 20 pixels wide. Steps of the
+pixel grid are straightened by at most ``tolerance_px``.
+"""
+
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+TOLERANCE_PX = 0.5
+_SQUARE = np.ones((3, 3), np.uint8)
+
+
+def outlines(
+    labels: npt.NDArray[np.integer],
+    ids: npt.NDArray[np.integer],
+    boxes: npt.NDArray[np.integer],
+    origin: tuple[int, int] = (0, 0),
+    tolerance_px: float = TOLERANCE_PX,
+) -> Iterator[npt.NDArray[np.float64]]:
+    """Yield the outline of each nucleus; holes are left out, of several parts the largest is taken.
+
+    Parameters
+    ----------
+    labels : ndarray of int, shape (H, W)
+        Part of a label image.
+    ids : ndarray of int, shape (n,)
+        Nuclei, whole in ``labels``.
+    boxes : ndarray of int, shape (n, 4)
+        y0, x0, y1, x1 of each, half open, in pixels of the whole image.
+    origin : (int, int)
+        y and x of the first pixel of ``labels`` in the whole image.
+    tolerance_px : float
+        How far a point of the pixels' edge may lie from the polygon; 0 keeps every step.
+
+    Yields
+    ------
+    ndarray of float64, shape (k, 2)
+        x and y of the corners, closed (the first again at the end), in pixels from the outer corner of the image's first pixel; a
+        multiple of one half.
+    """
+    for number, (y0, x0, y1, x1) in zip(ids.tolist(), boxes.tolist(), strict=True):
+        mask = (labels[y0 - origin[0] : y1 - origin[0], x0 - origin[1] : x1 - origin[1]] == number).view(np.uint8)
+        height, width = mask.shape
+        # every pixel becomes two by two points, and then three by three with the corners: the border points lie on pixel edges
+        doubled = np.zeros((2 * height + 1, 2 * width + 1), np.uint8)
+        doubled[1::2, 1::2] = mask
+        cv2.dilate(doubled, _SQUARE, dst=doubled)
+        found, _ = cv2.findContours(doubled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+        contour = found[0] if len(found) == 1 else max(found, key=cv2.contourArea)
+        if tolerance_px:
+            contour = cv2.approxPolyDP(contour, 2 * tolerance_px, True)
+        points = contour[:, 0]
+        closed = np.empty((len(points) + 1, 2))
+        closed[:-1] = points
+        closed[-1] = points[0]
+        closed *= 0.5
+        closed += (x0, y0)
+        yield closed

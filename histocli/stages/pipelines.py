@@ -1,0 +1,106 @@
+"""A segmenter that is ready to run: read, on its devices, with tiles and blocks that fit into the memory that is allowed."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from histocli.base.device import resolve_device, resolve_precision
+from histocli.base.errors import OutOfResources
+from histocli.base.system import resolve_workers
+from histocli.base.types import Json
+from histocli.config.common import Execution
+from histocli.config.segment import SegmentConfig
+from histocli.inference.pipeline import WINDOW_HALO_UM, WINDOW_PX, Pipeline
+from histocli.inference.predict import Predictor
+from histocli.instances.targets import Thresholds
+from histocli.model.segmenter import build_segmenter
+from histocli.stages.common import prepare_process
+from histocli.stores.models import ModelHeader, read_model
+
+BLOCK_WINDOWS = 3  # windows along a side of a block: a larger one costs memory, a smaller one sees more of its surroundings twice
+CUDA_BATCH_PX = 16_000_000
+SMALLER = ((3, 1216), (2, 2048), (2, 1024), (1, 1024), (1, 512), (1, 256))
+"""Windows along a side of a block and sides of tiles to fall back on where memory is scarce, best first."""
+
+# What was measured on blocks of tissue, with some reserve:
+BASE_BYTES = 450e6  # interpreter and libraries
+BYTES_PER_TILE_PX = 240  # the smallest model's inner layers in float32; bfloat16 takes half
+BYTES_PER_BLOCK_PX = 32  # pixels of the parts that wait, maps of two parts
+BYTES_PER_WINDOW_PX = 90  # of each decoder
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """The model and how it is run."""
+
+    header: ModelHeader
+    facts: Json
+    pipelines: list[Pipeline]
+    """One a device; on the CPU, one."""
+    block_windows: int
+    workers: int
+
+    @property
+    def mpp(self) -> float:
+        """Micrometres per pixel that it works at."""
+        return self.header.mpp
+
+
+def load_model(
+    path: Path, header: ModelHeader, facts: Json, config: SegmentConfig, execution: Execution, stack: ExitStack
+) -> LoadedModel:
+    """Read a model and make a pipeline for each device; those are closed with ``stack``."""
+    import torch
+
+    prepare_process()
+    first = resolve_device(execution.device)
+    devices = [first]
+    if execution.device in ("auto", "cuda") and first.type == "cuda":
+        devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    _, tensors = read_model(path)
+    workers = resolve_workers(execution.workers)
+    block_windows, tile_px = fit_to_memory(config, header, workers)
+    pipelines = []
+    for device in devices:
+        segmenter = build_segmenter(header.architecture)
+        segmenter.load_state_dict(tensors)
+        dtype = resolve_precision(execution.precision, device)
+        predictor = Predictor(segmenter, mpp=header.mpp, device=device, dtype=dtype, thresholds=Thresholds(**header.thresholds))
+        batch = {"batch_px": CUDA_BATCH_PX} if device.type == "cuda" else {}
+        pipelines.append(stack.enter_context(Pipeline(predictor, tile_px=tile_px, workers=workers, **batch)))
+    return LoadedModel(header, facts, pipelines, block_windows, workers)
+
+
+def fit_to_memory(config: SegmentConfig, header: ModelHeader, workers: int) -> tuple[int, int]:
+    """Choose the windows along a side of a block and the side of network tiles, such that ``max_memory_gb`` is obeyed.
+
+    Raises
+    ------
+    OutOfResources
+        The smallest of them need more.
+    """
+    choices = [(BLOCK_WINDOWS, config.tile_px), *((windows, min(side, config.tile_px)) for windows, side in SMALLER)]
+    if config.max_memory_gb is None:
+        return choices[0]
+    for choice in choices:
+        if expected_memory(*choice, header, workers) <= config.max_memory_gb * 1e9:
+            return choice
+    least = expected_memory(*choices[-1], header, workers) / 1e9
+    raise OutOfResources(
+        f"--max-memory {config.max_memory_gb:g}: this model needs {least:.1f} gigabytes at least with {workers} workers; "
+        "give more memory or fewer --workers"
+    )
+
+
+def expected_memory(block_windows: int, tile_px: int, header: ModelHeader, workers: int) -> float:
+    """Return the bytes that the process is expected to take at most, whatever the slide."""
+    channels = list(header.architecture.get("channels", [16]))
+    width = max(1.0, float(channels[0]) / 16)
+    halo = 7.0 * 2 ** len(channels)
+    side: float = block_windows * WINDOW_PX + 2 * WINDOW_HALO_UM / header.mpp
+    tile = min(tile_px, side) + 2 * halo
+    window = (WINDOW_PX + 2 * WINDOW_HALO_UM / header.mpp) ** 2
+    expected: float = BASE_BYTES + BYTES_PER_TILE_PX * width * tile * tile + BYTES_PER_BLOCK_PX * (side + 2 * halo) ** 2
+    return expected + BYTES_PER_WINDOW_PX * window * min(workers, 2 * block_windows**2)

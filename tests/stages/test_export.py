@@ -1,0 +1,180 @@
+"""``export``, and the formats of ``segment``: what other programs read is what the store holds."""
+
+import csv
+import gzip
+import json
+import uuid
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+import zarr
+
+from histocli.base.errors import InputNotFound, InvalidInput, InvalidOption, InvalidStore, StoreExists
+from histocli.config.common import Execution
+from histocli.config.export import ExportConfig, parse_region
+from histocli.stages.export import export
+from histocli.stores import provenance
+from histocli.stores.exports import read_facts
+from histocli.stores.labels import open_labels
+from tests.stages.test_segment import MPP, model, run, tissue, write_tiff  # noqa: F401
+
+ALL = ("geojson", "csv", "parquet", "tiff", "overlay", "qc", "ome-zarr-0.4")
+pytest.importorskip("pyarrow", reason="the extra 'export' is not installed")
+
+
+@pytest.fixture(autouse=True)
+def quick_disk(monkeypatch):
+    """No test pulls the plug, so none waits for the disk."""
+    monkeypatch.setattr(provenance, "sync_file", lambda path: None)
+
+
+@pytest.fixture(scope="module")
+def segmented(tmp_path_factory, model):  # noqa: F811
+    """A slide and its store, and all files that segment makes beside it."""
+    folder = tmp_path_factory.mktemp("segmented")
+    slide = write_tiff(folder / "s.tif", tissue((300, 420)))
+    run(slide, model, folder / "out", formats=("ome-zarr", "geojson", "csv", "parquet", "tiff", "overlay", "qc"))
+    return slide, folder / "out" / "s.ome.zarr"
+
+
+def export_to(out, store, *formats, **more):
+    execution = Execution(**{key: more.pop(key) for key in ("overwrite", "on_error", "dry_run") if key in more})
+    stores = store if isinstance(store, list) else [store]
+    return export([str(one) for one in stores], out, ExportConfig(formats=formats, **more), execution)
+
+
+def test_later_or_at_once_the_files_are_the_same(tmp_path, segmented):
+    slide, store = segmented
+    results = export_to(tmp_path, store, *ALL, slide=str(slide))
+    assert [result.status for result in results] == ["done"] * len(ALL)
+    for name in ("s.csv", "s.qc.png", "s.overlay.png"):
+        made, before = (folder / name for folder in (tmp_path, store.parent))
+        if name.endswith(".png"):
+            np.testing.assert_array_equal(*(imagecodecs.png_decode(file.read_bytes()) for file in (made, before)))
+        else:
+            assert made.read_bytes() == before.read_bytes()
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "s.tif"), open_labels(store).labels())
+    assert [result.status for result in export_to(tmp_path, store, *ALL, slide=str(slide))] == ["skipped"] * len(ALL)
+    # and what segment made is not made again
+    assert {result.status for result in export_to(None, store, "csv", "geojson", "tiff", "parquet")} == {"skipped"}
+
+
+def test_outlines_for_qupath(tmp_path, segmented):
+    _, store = segmented
+    export_to(tmp_path, store, "geojson")
+    tree = json.loads(gzip.decompress((tmp_path / "s.geojson.gz").read_bytes()))
+    opened = open_labels(store)
+    assert tree["type"] == "FeatureCollection"
+    assert len(tree["features"]) == opened.n_nuclei
+    assert len({feature["id"] for feature in tree["features"]}) == opened.n_nuclei
+    labels = opened.labels()
+    found = set()
+    for feature in tree["features"]:
+        assert uuid.UUID(feature["id"]).version == 5
+        assert feature["properties"]["objectType"] == "detection"
+        ring = np.array(feature["geometry"]["coordinates"][0])
+        np.testing.assert_array_equal(ring[0], ring[-1])
+        middle = ring[:-1].mean(axis=0).astype(int)
+        number = int(labels[middle[1], middle[0]])
+        assert number
+        found.add(number)
+        assert feature["properties"]["measurements"]["Area um^2"] == pytest.approx(opened.table["area_um2"][number - 1], rel=1e-3)
+    assert len(found) == opened.n_nuclei
+    again = tmp_path / "again"
+    export_to(again, store, "geojson")
+    other = json.loads(gzip.decompress((again / "s.geojson.gz").read_bytes()))
+    assert other["features"] == tree["features"]
+
+
+def test_tables(tmp_path, segmented):
+    import pyarrow.parquet
+
+    _, store = segmented
+    export_to(tmp_path, store, "csv", "parquet")
+    table = open_labels(store).table
+    with (tmp_path / "s.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    parquet = pyarrow.parquet.read_table(tmp_path / "s.parquet")
+    assert list(rows[0]) == parquet.column_names
+    assert list(rows[0])[:5] == ["id", "y_px", "x_px", "y_um", "x_um"]
+    assert len(rows) == parquet.num_rows == len(table["id"])
+    for name in ("id", "y_um", "area_um2", "eccentricity", "orientation_rad", "hematoxylin", "probability"):
+        np.testing.assert_array_equal(parquet[name].to_numpy(), table[name])
+        np.testing.assert_allclose([float(row[name]) for row in rows], table[name], rtol=1e-4, atol=6e-4)
+    np.testing.assert_array_equal(parquet["box_x1"].to_numpy(), table["box"][:, 3])
+
+
+def test_ome_zarr_04_is_valid_and_holds_the_same(tmp_path, segmented):
+    from ome_zarr_models.v04 import Image
+    from ome_zarr_models.v04.image_label import ImageLabel
+
+    _, store = segmented
+    export_to(tmp_path, store, "ome-zarr-0.4")
+    group = zarr.open_group(tmp_path / "s.ome04.zarr", mode="r", zarr_format=2)
+    Image.from_zarr(group)
+    ImageLabel.from_zarr(group["labels/nuclei"])
+    opened = open_labels(store)
+    for level in range(opened.n_levels):
+        np.testing.assert_array_equal(group[f"labels/nuclei/{level}"][:], opened.labels(level))
+    np.testing.assert_array_equal(np.moveaxis(group["0"][:], 0, 2), opened.overview())
+
+
+def test_a_region(tmp_path, segmented):
+    slide, store = segmented
+    labels_file, picture_file = export_to(tmp_path, store, "tiff", "overlay", slide=str(slide.parent), region=(40, 60, 140, 200))
+    np.testing.assert_array_equal(tifffile.imread(labels_file.output), open_labels(store).labels()[40:140, 60:200])
+    whole = imagecodecs.png_decode((store.parent / "s.overlay.png").read_bytes())[40:140, 60:200]
+    picture = imagecodecs.png_decode(Path(picture_file.output).read_bytes())
+    np.testing.assert_array_equal(picture[2:-2, 2:-2], whole[2:-2, 2:-2])  # outlines are closed at the region's border
+    with pytest.raises(InvalidOption, match="leaves the slide"):
+        export_to(tmp_path, store, "tiff", region=(0, 0, 301, 10))
+
+
+def test_every_file_says_who_made_it(tmp_path, segmented):
+    slide, store = segmented
+    facts = open_labels(store).facts
+    for result in export_to(tmp_path, store, *ALL, slide=str(slide)):
+        told = read_facts(Path(result.output))
+        assert told is not None
+        assert told["complete"]
+        assert told["model"] == facts["model"]
+        assert told["source"]["name"] == "s.tif"
+
+
+def test_refusals(tmp_path, segmented, model):  # noqa: F811
+    slide, store = segmented
+    with pytest.raises(InvalidOption, match="--slide"):
+        export_to(tmp_path, store, "overlay")
+    with pytest.raises(InputNotFound, match="no such slide"):
+        export_to(tmp_path, store, "overlay", slide=str(tmp_path / "none.tif"))
+    other = write_tiff(tmp_path / "other.tif", tissue((50, 60)))
+    with pytest.raises(InvalidInput, match="another slide"):
+        export_to(tmp_path, store, "overlay", slide=str(other))
+    (tmp_path / "s.csv").write_text("mine")
+    with pytest.raises(StoreExists):
+        export_to(tmp_path, store, "csv")
+    (tmp_path / "no.ome.zarr").mkdir()
+    bad, good = export_to(tmp_path / "out", [tmp_path / "no.ome.zarr", store], "csv", on_error="continue")
+    assert (bad.status, good.status) == ("failed", "done")
+    with pytest.raises(InvalidStore):
+        export_to(tmp_path / "out", tmp_path / "no.ome.zarr", "csv")
+    with pytest.raises(InvalidOption):
+        export_to(tmp_path, [store, tmp_path / "no.ome.zarr"], "tiff", region=(0, 0, 5, 5))
+
+
+@pytest.mark.parametrize("text", ["", "1,2,3", "a,b,c,d", "1,2,3,-4"])
+def test_regions_that_are_none(text):
+    with pytest.raises(InvalidOption, match="--region"):
+        parse_region(text)
+
+
+def test_a_slide_without_nuclei(tmp_path, model):  # noqa: F811
+    slide = write_tiff(tmp_path / "w.tif", np.full((100, 120, 3), 245, np.uint8), MPP)
+    (result,) = run(slide, model, tmp_path / "out", formats=("ome-zarr", *ALL[:-1]))
+    assert result.nuclei == 0
+    tree = json.loads(gzip.decompress((tmp_path / "out" / "w.geojson.gz").read_bytes()))
+    assert tree["features"] == []
+    assert len((tmp_path / "out" / "w.csv").read_text().splitlines()) == 1
