@@ -36,6 +36,10 @@ def segment(
     tile_px: Annotated[
         int, o.option("--tile-px", help="Largest side of a network tile's kept core, in pixels.")
     ] = SegmentConfig.tile_px,
+    views: Annotated[
+        int,
+        o.option("--views", help="Orientations in which the network sees each tile, 1 to 8; the cost grows as much."),
+    ] = SegmentConfig.views,
     tissue: Annotated[
         str, o.option("--tissue", metavar="|".join(TISSUE), help="Look for nuclei on tissue only, or everywhere (none).")
     ] = SegmentConfig.tissue,
@@ -88,6 +92,7 @@ def segment(
         formats=o.parse_names(format, "--format"),
         mpp=mpp,
         tile_px=tile_px,
+        views=views,
         tissue=tissue,
         roi=roi,
         max_memory_gb=o.parse_gigabytes(max_memory, "--max-memory"),

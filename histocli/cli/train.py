@@ -79,6 +79,15 @@ def train(
             show_default=False,
         ),
     ] = TrainConfig.teacher,
+    preview: Annotated[
+        Path | None,
+        o.option(
+            "--preview",
+            metavar="PNG",
+            help="Picture of the references that teacher and student disagree on most, with --refs.",
+            show_default=False,
+        ),
+    ] = None,
     reference_mpp: Annotated[
         float | None,
         o.option(
@@ -144,6 +153,10 @@ def train(
         raise InvalidOption(f"--stop-after must be at least 1 step, got {stop_after}")
     if teacher is not None and not refs:
         raise InvalidOption("--teacher names labels of the references: name these with --refs")
+    if preview is not None and (not refs or preview.suffix.lower() != ".png"):
+        raise InvalidOption(
+            "--preview names a .png file for the references on which teacher and student disagree; it needs --refs"
+        )
     running = o.execution(
         device=device,
         precision=precision,
@@ -166,7 +179,7 @@ def train(
     )
     from histocli.stages.train import train as run  # late: keeps --help free of torch
 
-    result = run(stores, out, settings, running, refs=refs or [], stop_after=stop_after, track=screen.track)
+    result = run(stores, out, settings, running, refs=refs or [], stop_after=stop_after, preview=preview, track=screen.track)
     if leads():
         screen.result(result)
     screen.raise_if_any_failed()

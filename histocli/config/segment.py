@@ -20,6 +20,8 @@ class SegmentConfig:
     """Pixel size of the inputs, in micrometres per pixel; overrides what they record."""
     tile_px: int = 2432
     """Largest side of the kept core of a network tile, in pixels at the model's resolution."""
+    views: int = 1
+    """In how many orientations the network sees each tile: 1 to 8, averaged."""
     tissue: str = "auto"
     """Where nuclei are looked for: auto finds tissue, none leaves nothing out."""
     roi: str | None = None
@@ -40,6 +42,8 @@ class SegmentConfig:
                 raise InvalidOption(f"--format must be among {', '.join(FORMATS)}, got {name!r}")
         if not 64 <= self.tile_px <= 8192 or self.tile_px % 32:
             raise InvalidOption(f"--tile-px must be a multiple of 32 between 64 and 8192, got {self.tile_px}")
+        if not 1 <= self.views <= 8:
+            raise InvalidOption(f"--views must lie between 1 and 8, got {self.views}")
         if self.tissue not in TISSUE:
             raise InvalidOption(f"--tissue must be auto or none, got {self.tissue!r}")
         if self.max_memory_gb is not None and not self.max_memory_gb >= LEAST_MEMORY_GB:

@@ -67,7 +67,14 @@ def load_model(
         segmenter = build_segmenter(header.architecture)
         segmenter.load_state_dict(tensors)
         dtype = resolve_precision(execution.precision, device)
-        predictor = Predictor(segmenter, mpp=header.mpp, device=device, dtype=dtype, thresholds=Thresholds(**header.thresholds))
+        predictor = Predictor(
+            segmenter,
+            mpp=header.mpp,
+            device=device,
+            dtype=dtype,
+            thresholds=Thresholds(**header.thresholds),
+            views=config.views,
+        )
         batch = {"batch_px": CUDA_BATCH_PX} if device.type == "cuda" else {}
         pipelines.append(stack.enter_context(Pipeline(predictor, tile_px=tile_px, workers=workers, **batch)))
     return LoadedModel(header, facts, pipelines, block_windows, workers)

@@ -168,6 +168,7 @@ def train(
     *,
     refs: Sequence[str] = (),
     stop_after: int | None = None,
+    preview: Path | None = None,
     track: Track = silent,
 ) -> TrainResult:
     """Train a segmenter on patch stores.
@@ -184,6 +185,8 @@ def train(
         Unlabelled images for self-training: files, folders, globs, ``@list``, manifests.
     stop_after : int, optional
         Save a checkpoint and stop after this many steps in all.
+    preview : Path, optional
+        PNG to make: the references on which teacher and student disagree most after the last round.
     track : Track
         Shows progress.
 
@@ -221,7 +224,7 @@ def train(
         with OutputLock(out) if members.leads else nullcontext():
             if members.leads:
                 start_log(out, keep=action == "resume")
-            found = _make(plan, out, config, execution, members, watch, stop_after, track, resume=action == "resume")
+            found = _make(plan, out, config, execution, members, watch, stop_after, preview, track, resume=action == "resume")
     return replace(found, status="done", seconds=watch.seconds)
 
 
@@ -296,6 +299,7 @@ def _make(
     members: Team,
     watch: Stopwatch,
     stop_after: int | None,
+    preview: Path | None,
     track: Track,
     *,
     resume: bool,
@@ -331,6 +335,7 @@ def _make(
     run = _Run(out, plan.fingerprint, training, clock, held_out, result.mpp, plan.dtype, stop_after, config.seed, members)
     run.given = given
     run.hard = schedule.hard
+    run.preview = preview
     if resume:
         run.restore(checkpoint_path(out))
     drawn: Json | None = None
@@ -638,6 +643,7 @@ class _Run:
         self.given: Findings | None = None
         """What the user's own teacher found: the first round learns from it."""
         self.hard: Hardening | None = None
+        self.preview: Path | None = None
 
     def train(
         self,
@@ -792,7 +798,10 @@ class _Run:
             append_metrics(self.out, {"step": self.training.step, "self_training": found})
             images, labels = disagreements(unlabelled, before, after, each, PREVIEW_PATCHES)
             name = preview_path(self.out, self.training.step)
-            write_png(name.with_name(f"disagreement-{index}.png"), patch_sheet(images, labels, columns=2))
+            sheet = patch_sheet(images, labels, columns=2)
+            write_png(name.with_name(f"disagreement-{index}.png"), sheet)
+            if self.preview is not None:
+                write_png(self.preview, sheet)
         self.averaged = None
         if drifted:
             logger.warning(

@@ -628,3 +628,26 @@ def test_results_are_frozen():
     result = SegmentResult(output="o", status="done", seconds=1.0, input="i", outputs={})
     with pytest.raises(AttributeError):
         result.nuclei = 3
+
+
+def test_with_all_views_a_turned_slide_gives_turned_labels(tmp_path):
+    """A network with random weights sees a turned picture otherwise; eight views on average do not."""
+    architecture = {"family": "unet", "channels": [4, 6, 8]}
+    torch.manual_seed(3)
+    network = build_segmenter(architecture)
+    with torch.no_grad():
+        network.head.weight *= 8
+    path = tmp_path / "random.safetensors"
+    write_model(path, network.state_dict(), ModelHeader(architecture=architecture, mpp=MPP, config_hash="x"))
+    picture = tissue((96, 96))
+    differ = {}
+    for name, slide in (("upright", picture), ("turned", np.ascontiguousarray(np.rot90(picture)))):
+        tifffile.imwrite(tmp_path / f"{name}.tif", slide)
+    for views in (1, 8):
+        out = tmp_path / str(views)
+        slides = [tmp_path / "upright.tif", tmp_path / "turned.tif"]
+        run(slides, path, out, formats=("tiff",), tile_px=128, mpp=MPP, views=views, tissue="none")
+        masks = [tifffile.imread(out / f"{name}.tif") > 0 for name in ("upright", "turned")]
+        differ[views] = (np.rot90(masks[0]) != masks[1]).mean()
+    assert differ[8] < 0.002
+    assert differ[1] > 0.005

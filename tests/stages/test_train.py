@@ -66,7 +66,7 @@ def store(tmp_path):
     return make_store(tmp_path / "a.zarr")
 
 
-def run(stores, out, *, stop_after=None, execution=None, refs=(), **config):
+def run(stores, out, *, stop_after=None, execution=None, refs=(), preview=None, **config):
     return train(
         [stores] if isinstance(stores, str) else stores,
         out,
@@ -74,6 +74,7 @@ def run(stores, out, *, stop_after=None, execution=None, refs=(), **config):
         Execution(device="cpu", precision="fp32", workers=1, **(execution or {})),
         refs=refs,
         stop_after=stop_after,
+        preview=preview,
     )
 
 
@@ -539,7 +540,10 @@ SELF = {"steps": 10, "reference_mpp": MPP}
 
 def test_rounds_of_self_training_follow(store, tmp_path, references, loose):
     out = tmp_path / "m.safetensors"
-    result = run(store, out, refs=references, **SELF)
+    result = run(store, out, refs=references, preview=tmp_path / "worst.png", **SELF)
+    worst = np.asarray(Image.open(tmp_path / "worst.png"))
+    (last,) = log_path(out).rglob("disagreement-2.png")
+    assert (worst == np.asarray(Image.open(last))).all()
     assert [found["round"] for found in result.rounds] == [1, 2]
     for found in result.rounds:
         assert found["accepted"] <= found["objects"]
