@@ -49,6 +49,10 @@ def train(
     fresh_per_step: Annotated[
         float, o.option("--fresh-per-step", help="New patches that each step brings, with --fresh.")
     ] = TrainConfig.fresh_per_step,
+    compile: Annotated[
+        bool,
+        o.option("--compile", help="Compile the network first: a minute or more, then faster steps; for long trainings."),
+    ] = TrainConfig.compile,
     steps: Annotated[int, o.option("--steps", help="Optimisation steps.")] = TrainConfig.steps,
     batch: Annotated[int, o.option("--batch", help="Crops in a step.")] = TrainConfig.batch,
     crop_px: Annotated[int, o.option("--crop-px", help="Side of a training crop, in pixels.")] = TrainConfig.crop_px,
@@ -135,6 +139,7 @@ def train(
         targets=targets,
         hard=hard,
         fresh=fresh,
+        compile=compile,
         fresh_per_step=fresh_per_step,
         steps=steps,
         batch=batch,

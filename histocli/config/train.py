@@ -25,6 +25,8 @@ class TrainConfig:
     """Draw new patches while training goes on, in the place of the store's."""
     fresh_per_step: float = 0.5
     """New patches that each step brings, with ``fresh``."""
+    compile: bool = False
+    """Compile the network first: takes a minute and more, and each step is faster."""
     steps: int = 3000
     """Optimisation steps; a time budget may lower or raise it."""
     batch: int = 8

@@ -13,7 +13,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -43,7 +43,7 @@ from histocli.metrics.counts import count
 from histocli.metrics.selection import ObjectThresholds, choose_thresholds
 from histocli.metrics.summary import summarise
 from histocli.model.normalisation import PIXEL_MEAN, PIXEL_STD, glass_to_white
-from histocli.model.segmenter import architecture_of_size, build_segmenter, channels_last
+from histocli.model.segmenter import Segmenter, architecture_of_size, build_segmenter, channels_last
 from histocli.stages.common import (
     Clock,
     Source,
@@ -329,7 +329,10 @@ def _make(
         seed=config.seed,
         hard=_hardening(config, plan, execution, members, track, learns_contacts=learns_contacts),
     )
-    training = start_training(segmenter, schedule, members.wrap(segmenter))
+    called = members.wrap(segmenter)
+    if config.compile:
+        called = _compiled(called, segmenter, schedule, plan)
+    training = start_training(segmenter, schedule, called)
     last_look_s = 0.0 if unlabelled is None else LABELLING_S * len(unlabelled) * (unlabelled.shape[1] / 256) ** 2
     clock = Clock(config.steps, config.time_budget_s, RESERVE_S + last_look_s, watch)
     run = _Run(out, plan.fingerprint, training, clock, held_out, result.mpp, plan.dtype, stop_after, config.seed, members)
@@ -387,6 +390,25 @@ def _make(
         write_model(out, segmenter.state_dict(), header)
         remove_checkpoint(out)
     return found
+
+
+def _compiled(
+    called: Callable[[torch.Tensor], torch.Tensor], segmenter: Segmenter, schedule: Schedule, plan: _Plan
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return the network compiled for the crops of a training; as it was where that is not possible."""
+    shape = (schedule.batch, 3, schedule.crop_px, schedule.crop_px)
+    pixels = torch.zeros(shape, device=plan.device).contiguous(memory_format=torch.channels_last)
+    before = {name: value.clone() for name, value in segmenter.state_dict().items()}
+    try:
+        faster: Callable[[torch.Tensor], torch.Tensor] = torch.compile(called)
+        with torch.autocast(plan.device.type, dtype=plan.dtype, enabled=plan.dtype != torch.float32):
+            faster(pixels).sum().backward()  # type: ignore[no-untyped-call]
+    except Exception as error:  # no compiler, or none for the device: what is raised differs from version to version
+        logger.warning("--compile: not possible here (%s); training goes on without", one_line(error))
+        faster = called
+    segmenter.load_state_dict(before)  # the trial has left statistics
+    segmenter.zero_grad(set_to_none=True)
+    return faster
 
 
 def _fresh(

@@ -321,6 +321,29 @@ def test_contacts_are_learnt_where_they_are_wanted(store, tmp_path, monkeypatch)
         TrainConfig(targets="stars")
 
 
+@pytest.mark.parametrize("possible", [True, False])
+def test_a_compiled_network_learns_the_same_and_where_it_cannot_be_compiled_that_is_said(
+    store, tmp_path, monkeypatch, caplog, possible
+):
+    calls = []
+
+    def compile_(network):
+        def called(pixels):
+            if not possible:
+                raise RuntimeError("no working C++ compiler\nsomewhere")
+            calls.append(pixels.shape)
+            return network(pixels)
+
+        return called
+
+    monkeypatch.setattr(stage.torch, "compile", compile_)
+    run(store, tmp_path / "a.safetensors", compile=True, validation=0.0)
+    assert bool(calls) == possible
+    assert ("--compile: not possible here (no working C++ compiler" in caplog.text) != possible
+    run(store, tmp_path / "b.safetensors", validation=0.0)
+    assert_same_weights(tmp_path / "a.safetensors", tmp_path / "b.safetensors")  # nothing is left of the trial
+
+
 def test_hard_examples_change_what_is_learnt_and_are_reported(store, tmp_path):
     ordinary, hard = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     run(store, ordinary, steps=25)
