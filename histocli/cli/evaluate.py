@@ -112,8 +112,7 @@ def evaluate(
 ) -> None:
     """Score predicted nuclei against true ones, compare models, judge how real patches look.
 
-    The table goes to stderr, --json and the path of a report to stdout. Several predictions with --truth are compared image by
-    image.
+    The table goes to stderr, --json and the path of a report to stdout.
     """
     screen: Screen = context.obj
     screen.configure(as_json=as_json, verbose=verbose, quiet=quiet)

@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 STORE_SUFFIX = ".zarr"
 MANIFEST_SUFFIX = ".csv"
-OVERLAY_ENDING = ".overlay.png"  # pictures that segment writes beside labels
+OTHER_ENDINGS = (".overlay.png", ".qc.png", ".ome04.zarr")  # what segment writes beside labels: pictures, and the same again
 PATCH_LABELS_ENDING = ".labels"  # of the stem of a store with one label image per patch
 MASKS_FOLDER = "masks"
 COLLISION = re.compile(r"^(?P<stem>.+)__[0-9a-f]{8}$")  # what segment appends where stems collide
@@ -146,7 +146,7 @@ def find_labels(word: str) -> dict[str, LabelSource]:
     paths = expand_inputs([word], suffixes=suffixes, stdin=sys.stdin, what="label image")
     if len(paths) == 1:
         return _by_name(sources_of(paths[0]))
-    paths = [path for path in paths if not path.name.lower().endswith(OVERLAY_ENDING)]
+    paths = [path for path in paths if not path.name.lower().endswith(OTHER_ENDINGS)]
     # segment writes one slide in several formats: of each the one that says most counts
     best: dict[str, int] = {}
     for path in paths:
