@@ -166,7 +166,7 @@ def _score(
     if html is not None:
         from histocli.stages.report import check_report
 
-        check_report(html, running)
+        check_report(html, running, images=images, show=show)
     if len(predictions) == 1:
         from histocli.stages.evaluate import evaluate as run  # late: keeps --help free of numpy and zarr
 

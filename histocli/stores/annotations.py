@@ -11,9 +11,9 @@
 =====================  ===============================================================================================
 
 Coordinates are pixels of the full resolution, from the corner of the first pixel, so a pixel's centre lies at half integers. A
-pixel belongs to a polygon when its centre lies inside (even-odd rule); of two polygons that share a line through a centre, one has
-the pixel. Where polygons overlap, the later one in the file wins. Files do not say how large the image is: that comes from what
-they are compared with.
+pixel belongs to a polygon when its centre lies inside (even-odd rule); of two polygons that share a line through a centre, one
+has the pixel. Where polygons overlap, the later one in the file wins. Files do not say how large the image is: that comes from
+what they are compared with.
 """
 
 from __future__ import annotations

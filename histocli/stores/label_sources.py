@@ -169,7 +169,8 @@ def _rank(path: Path) -> int:
 
 
 def _is_outlines(path: Path) -> bool:
-    return not _is_store(path) and path.name.lower().endswith(ANNOTATION_SUFFIXES)
+    # .json is read where it is named, but not picked up from folders, where most of it is something else
+    return not _is_store(path) and path.name.lower().endswith((*ANNOTATION_SUFFIXES, ".json"))
 
 
 def _is_masks(path: Path) -> bool:

@@ -92,6 +92,14 @@ def test_outlines_are_as_large_as_their_partner(tmp_path):
     assert source.open().read_whole((0, 0)).shape == (6, 7)
 
 
+def test_json_is_read_where_it_is_named(tmp_path):
+    ring = [[2, 2], [7, 2], [7, 6], [2, 6]]
+    (tmp_path / "a.json").write_text(json.dumps({"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}}))
+    assert (whole(find_labels(str(tmp_path / "a.json"))["a"]) == (LABELS == 1)).all()
+    with pytest.raises(InputNotFound):
+        find_labels(str(tmp_path))
+
+
 def test_outlines_far_beyond_the_image_are_told(tmp_path, caplog):
     ring = [[0, 0], [90, 0], [90, 90]]
     (tmp_path / "a.geojson").write_text(json.dumps([{"geometry": {"type": "Polygon", "coordinates": [ring]}}]))
