@@ -238,8 +238,6 @@ def _show(screen: Screen, result: "EvaluateResult", *, title: str) -> None:
         screen.print_json(result.to_json())
     for name, error in result.failures:
         screen.complain(f"{name}: {error}")
-    for name in result.without_truth:
-        screen.say(f"not compared: {name} has a prediction but no truth")
 
 
 GROUP_METRICS = ("dice", "aji", "aji_plus", "pq", "f1", "detection_f1")

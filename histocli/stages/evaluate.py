@@ -58,7 +58,7 @@ RULES = (
     "null is unknown and left out of means"
 )
 ASSUMED_MPP = 0.25
-SHOWN_NAMES = 10  # of a list in an error
+SHOWN_NAMES = 20  # of a list in an error
 STOPPED = "evaluation stopped; nothing was written, run it again"
 
 
