@@ -38,8 +38,8 @@ from histocli.metrics.summary import Difference
 from histocli.metrics.verdicts import judge_nuclei
 from histocli.stages.common import identify_references
 from histocli.stages.real_patches import cut_real_patches, recorded_references
-from histocli.stages.scores import CELL_PX, IOU_BINS, LARGE_PX, PROBABILITY_BINS, EvaluateResult, Outcome, read_pair
-from histocli.stores.label_sources import find_pictures, read_picture
+from histocli.stages.scores import CELL_PX, IOU_BINS, PROBABILITY_BINS, EvaluateResult, Outcome, read_pair
+from histocli.stores.label_sources import LARGE_PX, find_pictures, read_picture
 from histocli.stores.logs import read_metrics
 from histocli.stores.models import read_model_header
 from histocli.stores.patches import PatchStore
