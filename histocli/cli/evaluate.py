@@ -112,8 +112,7 @@ def evaluate(
 ) -> None:
     """Score predicted nuclei against true ones, compare models, judge how real patches look.
 
-    The table goes to stderr, --json and the path of a report to stdout. Several predictions with --truth are compared image by
-    image.
+    The table goes to stderr, --json and the path of a report to stdout.
     """
     screen: Screen = context.obj
     screen.configure(as_json=as_json, verbose=verbose, quiet=quiet)
@@ -167,7 +166,7 @@ def _score(
     if html is not None:
         from histocli.stages.report import check_report
 
-        check_report(html, running)
+        check_report(html, running, images=images, show=show)
     if len(predictions) == 1:
         from histocli.stages.evaluate import evaluate as run  # late: keeps --help free of numpy and zarr
 
@@ -239,8 +238,6 @@ def _show(screen: Screen, result: "EvaluateResult", *, title: str) -> None:
         screen.print_json(result.to_json())
     for name, error in result.failures:
         screen.complain(f"{name}: {error}")
-    for name in result.without_truth:
-        screen.say(f"not compared: {name} has a prediction but no truth")
 
 
 GROUP_METRICS = ("dice", "aji", "aji_plus", "pq", "f1", "detection_f1")

@@ -378,7 +378,7 @@ nav ul,.legend{list-style:none;display:flex;flex-wrap:wrap;gap:.25rem 1.1rem;pad
 table{border-collapse:collapse;width:100%;font-size:.875rem;font-variant-numeric:tabular-nums}
 th,td{padding:.3rem .65rem;text-align:left;border-bottom:1px solid var(--line);vertical-align:top}
 td{min-width:12rem}td.n,td.t{min-width:0;white-space:nowrap}td.n{text-align:right}
-tbody th{font-weight:600;overflow-wrap:anywhere;min-width:7rem;max-width:22rem}
+tbody th{font-weight:600;overflow-wrap:anywhere;min-width:9.5rem;max-width:22rem}
 thead th{position:sticky;top:0;background:var(--panel);white-space:nowrap}
 thead button{all:unset;cursor:pointer;font-weight:600;padding:.1rem .2rem}
 thead button:focus-visible{outline:3px solid var(--s1)}

@@ -16,7 +16,7 @@ from histocli.instances.matching import LabelImage
 NEAR_EPSILON = 1e-4  # of float32 distances, so that a distance equal to the tolerance is within it
 PERCENTILE = 0.95
 STRIP_PX = 64
-BATCH_ELEMENTS = 2_000_000  # of padded point pairs that are compared at a time
+BATCH_ELEMENTS = 500_000  # of padded point pairs that are compared at a time
 
 
 def boundary_mask(labels: LabelImage, ignored: BoolMask | None = None) -> BoolMask:

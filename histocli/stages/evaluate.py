@@ -29,7 +29,6 @@ from histocli.metrics.verdicts import Verdict
 from histocli.stages.scores import (
     CELL_PX,
     IOU_BINS,
-    LARGE_PX,
     PROBABILITY_BINS,
     EvaluateResult,
     ModelsResult,
@@ -38,6 +37,7 @@ from histocli.stages.scores import (
     size_text,
 )
 from histocli.stores.label_sources import (
+    LARGE_PX,
     MANIFEST_SUFFIX,
     LabelSource,
     OpenLabels,
@@ -58,7 +58,7 @@ RULES = (
     "null is unknown and left out of means"
 )
 ASSUMED_MPP = 0.25
-SHOWN_NAMES = 10  # of a list in an error
+SHOWN_NAMES = 20  # of a list in an error
 STOPPED = "evaluation stopped; nothing was written, run it again"
 
 

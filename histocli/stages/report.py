@@ -38,8 +38,8 @@ from histocli.metrics.summary import Difference
 from histocli.metrics.verdicts import judge_nuclei
 from histocli.stages.common import identify_references
 from histocli.stages.real_patches import cut_real_patches, recorded_references
-from histocli.stages.scores import CELL_PX, IOU_BINS, LARGE_PX, PROBABILITY_BINS, EvaluateResult, Outcome, read_pair
-from histocli.stores.label_sources import find_pictures, read_picture
+from histocli.stages.scores import CELL_PX, IOU_BINS, PROBABILITY_BINS, EvaluateResult, Outcome, read_pair
+from histocli.stores.label_sources import LARGE_PX, find_pictures, read_picture
 from histocli.stores.logs import read_metrics
 from histocli.stores.models import read_model_header
 from histocli.stores.patches import PatchStore
@@ -84,13 +84,15 @@ EXPLAINED = {
 }
 
 
-def check_report(target: Path, execution: Execution) -> None:
-    """Refuse before any work what could not be written after it.
+def check_report(target: Path, execution: Execution, *, images: str | None = None, show: Sequence[str] = ()) -> None:
+    """Refuse before any work what could not be written after it; parameters are those of :func:`write_report`.
 
     Raises
     ------
     InvalidOption
         The file is not called ``.html``.
+    InputNotFound, InvalidInput
+        Pictures, or something to show, are not there or of another kind.
     StoreExists
         Something lies there: another file than a report of ours, or a report and ``overwrite`` was not given.
     """
@@ -105,6 +107,13 @@ def check_report(target: Path, execution: Execution) -> None:
             raise StoreExists(f"{target}: exists and is no report of histosynth; choose another --html")
         if not execution.overwrite:
             raise StoreExists(f"{target}: exists; replace it with --overwrite or choose another --html")
+    if images is not None:
+        find_pictures(images, ())
+    for word in show:
+        if Path(word).is_dir():
+            PatchStore.open(Path(word))
+        else:
+            read_model_header(Path(word))
 
 
 def write_report(
@@ -412,8 +421,7 @@ def _shown(words: Sequence[str]) -> Iterator[Section]:
     sheets, charts = [], []
     for word in words:
         path = Path(word)
-        known = peek(path) if path.is_dir() else None
-        if path.is_dir() or known is not None:
+        if path.is_dir():
             store = PatchStore.open(path)
             sheets.append(_sheet(store))
             real = _reference_sheet(store)

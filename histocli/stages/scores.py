@@ -20,7 +20,6 @@ SCHEMA = "histosynth.evaluate/1"
 COMPARISON_SCHEMA = "histosynth.evaluate-comparison/1"
 IOU_BINS = 20
 CELL_PX = 640
-LARGE_PX = 50_000_000  # from here on an image is never in memory as a whole
 PROBABILITY_BINS = 20
 
 

@@ -11,8 +11,9 @@
 =====================  ===============================================================================================
 
 Coordinates are pixels of the full resolution, from the corner of the first pixel, so a pixel's centre lies at half integers. A
-pixel belongs to a polygon when its centre lies inside (even-odd rule); where polygons overlap, the later one in the file wins.
-Files do not say how large the image is: that comes from what they are compared with.
+pixel belongs to a polygon when its centre lies inside (even-odd rule); of two polygons that share a line through a centre, one
+has the pixel. Where polygons overlap, the later one in the file wins. Files do not say how large the image is: that comes from
+what they are compared with.
 """
 
 from __future__ import annotations
@@ -38,6 +39,10 @@ ANNOTATION_SUFFIXES = (".geojson", ".geojson.gz", ".xml")
 MPP_RANGE = (0.05, 5.0)  # micrometres per pixel that a microscope scan can have
 IGNORE_CLASS = re.compile(r"ignore", re.IGNORECASE)  # how a QuPath class that is not to be counted begins
 NO_NUCLEI = ("tma_core",)
+
+CENTRE = (-0.5 + 1e-7, -0.5 + 0.618e-7)
+"""scikit-image has centres at whole numbers. The rest decides ties: of two polygons that share an edge through the centre of a
+pixel, one has the pixel; without it both would, and straightened outlines would be too large."""
 
 Ring = npt.NDArray[np.float64]
 """(n, 2) x and y of the corners of a closed line, n >= 3."""
@@ -97,7 +102,7 @@ def _pixels(rings: tuple[Ring, ...], shape: tuple[int, int]) -> tuple[npt.NDArra
     """Return the pixels whose centre lies inside the first ring and in none of the others."""
     x, y = rings[0].T
     if len(rings) == 1:
-        rows, columns = polygon_pixels(y - 0.5, x - 0.5, shape)  # skimage has centres at whole numbers
+        rows, columns = polygon_pixels(y + CENTRE[0], x + CENTRE[1], shape)
         return rows, columns
     top, left = max(int(y.min()), 0), max(int(x.min()), 0)
     bottom, right = min(int(np.ceil(y.max())), shape[0]), min(int(np.ceil(x.max())), shape[1])
@@ -107,7 +112,7 @@ def _pixels(rings: tuple[Ring, ...], shape: tuple[int, int]) -> tuple[npt.NDArra
     box = bottom - top, right - left
     inside = np.zeros(box, bool)
     for ring in rings:
-        inside ^= polygon2mask(box, ring[:, ::-1] - 0.5 - (top, left))
+        inside ^= polygon2mask(box, ring[:, ::-1] + CENTRE - (top, left))
     rows, columns = np.nonzero(inside)
     return rows + top, columns + left
 

@@ -5,7 +5,7 @@ what                           how it is known
 =============================  =====================================================================================
 label store, patch store       ours, by their attributes; a patch store has one image a patch
 OME-Zarr of others             a Zarr folder with ``labels/<name>`` or a multiscale image of integers, version 0.4 or 0.5
-label image                    ``.tif``, ``.tiff``, ``.png``, ``.npy``
+label image                    ``.tif``, ``.tiff``, ``.png``, ``.npy``; large TIFFs in windows if they are tiled
 outlines                       ``.geojson``, ``.geojson.gz``, ImageScope ``.xml``; as large as their partner
 masks of single nuclei         a folder ``<image>/masks/*.png``, as in the 2018 Data Science Bowl
 =============================  =====================================================================================
@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import tifffile
 import zarr
 
 from histocli.base.errors import InputNotFound, InvalidInput
@@ -42,9 +43,10 @@ log = logging.getLogger(__name__)
 
 STORE_SUFFIX = ".zarr"
 MANIFEST_SUFFIX = ".csv"
-OVERLAY_ENDING = ".overlay.png"  # pictures that segment writes beside labels
+OTHER_ENDINGS = (".overlay.png", ".qc.png", ".ome04.zarr")  # what segment writes beside labels: pictures, and the same again
 PATCH_LABELS_ENDING = ".labels"  # of the stem of a store with one label image per patch
 MASKS_FOLDER = "masks"
+LARGE_PX = 50_000_000  # from here on an image is read in parts where its format allows
 COLLISION = re.compile(r"^(?P<stem>.+)__[0-9a-f]{8}$")  # what segment appends where stems collide
 ZARR_FILES = ("zarr.json", ".zgroup", ".zarray")
 MPP_RANGE = (0.05, 5.0)
@@ -146,7 +148,7 @@ def find_labels(word: str) -> dict[str, LabelSource]:
     paths = expand_inputs([word], suffixes=suffixes, stdin=sys.stdin, what="label image")
     if len(paths) == 1:
         return _by_name(sources_of(paths[0]))
-    paths = [path for path in paths if not path.name.lower().endswith(OVERLAY_ENDING)]
+    paths = [path for path in paths if not path.name.lower().endswith(OTHER_ENDINGS)]
     # segment writes one slide in several formats: of each the one that says most counts
     best: dict[str, int] = {}
     for path in paths:
@@ -169,7 +171,8 @@ def _rank(path: Path) -> int:
 
 
 def _is_outlines(path: Path) -> bool:
-    return not _is_store(path) and path.name.lower().endswith(ANNOTATION_SUFFIXES)
+    # .json is read where it is named, but not picked up from folders, where most of it is something else
+    return not _is_store(path) and path.name.lower().endswith((*ANNOTATION_SUFFIXES, ".json"))
 
 
 def _is_masks(path: Path) -> bool:
@@ -254,10 +257,48 @@ def _numbered(
 
 
 def _open_image(path: Path) -> OpenLabels:
+    shape = _shape_of_large_tiff(path)
+    if shape is not None:
+        return _open_tiled(path, shape)
     labels = _checked_ids(read_label_image(path), str(path))
     facts = read_facts(path)
     mpp = facts.get("mpp") if facts else None
     return _in_memory(labels, str(path), _sane(mpp))
+
+
+def _shape_of_large_tiff(path: Path) -> tuple[int, int] | None:
+    """Return the size of a large tiled TIFF of labels, which is read in parts; None for anything else."""
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        return None
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            series = tiff.series[0]
+            height, width = series.shape
+            usable = series.keyframe.is_tiled and series.dtype.kind in "iu" and height * width >= LARGE_PX
+    except Exception:  # whatever is wrong with the file, reading it as a whole says so
+        return None
+    return (int(height), int(width)) if usable else None
+
+
+def _open_tiled(path: Path, shape: tuple[int, int]) -> OpenLabels:
+    def window(rows: slice, columns: slice) -> Labels:
+        try:
+            with tifffile.imread(path, aszarr=True) as store:  # opened anew: files that stay open are shared by threads
+                node = zarr.open(store, mode="r")
+                array = node["0"] if isinstance(node, zarr.Group) else node  # of a pyramid the first level
+                values = np.asarray(array[rows, columns])  # type: ignore[index]
+        except Exception as error:  # decoders raise whatever they like over damaged files
+            raise InvalidInput(f"{path}: cannot be read as a label image ({one_line(error)}); is the file damaged?") from error
+        return _checked_ids(values, str(path))
+
+    facts = read_facts(path)
+    return OpenLabels(
+        source=str(path),
+        shape=shape,
+        read_window=window,
+        read_whole=lambda _: window(slice(None), slice(None)),
+        mpp=_sane(facts.get("mpp") if facts else None),
+    )
 
 
 def _in_memory(labels: Labels, source: str, mpp: float | None) -> OpenLabels:

@@ -173,6 +173,7 @@ def test_an_output_folder_of_segment_takes_each_slide_once(folders, tmp_path):
             write_label_store(out / f"{name}.ome.zarr", prediction_of(index))
         tifffile.imwrite(out / f"{name}.tif", prediction_of(index) * (name == "c"))
         (out / f"{name}.overlay.png").write_bytes(b"a picture")
+        (out / f"{name}.qc.png").write_bytes(b"another picture")
     assert score(str(out), folders[1]).images == score(*folders).images
 
 

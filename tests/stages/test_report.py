@@ -104,6 +104,12 @@ def test_what_lies_there_is_left_alone(folders, tmp_path, capsys, name, content,
         assert run(["evaluate", *folders, "--html", str(target), "--overwrite", "-q"]) == 0
 
 
+@pytest.mark.parametrize("option", ["--images", "--show"])
+def test_what_is_not_there_is_said_before_any_work(folders, tmp_path, capsys, option):  # noqa: F811
+    assert run(["evaluate", *folders, "--html", str(tmp_path / "r.html"), option, str(tmp_path / "nowhere")]) == 3
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 def test_a_dry_run_writes_nothing(folders, tmp_path):  # noqa: F811
     assert run(["evaluate", *folders, "--html", str(tmp_path / "r.html"), "--dry-run"]) == 0
     assert not (tmp_path / "r.html").exists()

@@ -93,6 +93,24 @@ def test_what_qupath_writes(tmp_path):
         assert (labels == wanted).all()
 
 
+@pytest.mark.parametrize("cut", [((0, 0), (6, 6)), ((0, 3), (6, 3)), ((2.5, 0), (2.5, 6)), ((0, 6), (6, 0)), ((0, 1), (6, 4))])
+def test_two_halves_share_no_pixel_and_leave_none(tmp_path, cut):
+    """A square cut along a line through the centres of pixels: each pixel is in one half."""
+    (x0, y0), (x1, y1) = cut
+    corners = [(0, 0), (6, 0), (6, 6), (0, 6)]
+    side = [(x1 - x0) * (y - y0) - (y1 - y0) * (x - x0) for x, y in corners]
+
+    def around(centre, points):
+        return sorted(points, key=lambda p: np.arctan2(p[1] - centre[1], p[0] - centre[0]))
+
+    halves = []
+    for sign in (1, -1):
+        points = [c for c, s in zip(corners, side, strict=True) if sign * s > 0] + [cut[0], cut[1]]
+        halves.append(around(np.mean(points, axis=0), points))
+    drawn = [read(tmp_path, [feature([[list(p) for p in half]])]).labels((6, 6)) for half in halves]
+    assert (drawn[0] + drawn[1] == 1).all()
+
+
 def test_extent_and_what_lies_outside(tmp_path):
     annotations = read(tmp_path, [feature([box(-5, 2, 4, 30.5)])])
     assert annotations.extent == (31, 4)

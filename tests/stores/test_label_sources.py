@@ -9,6 +9,7 @@ import zarr
 from PIL import Image
 
 from histocli.base.errors import InputNotFound, InvalidInput
+from histocli.stores import label_sources
 from histocli.stores.label_sources import find_labels, find_pictures, pair_by_name, pairs_of_manifest, read_truth
 
 LABELS = np.zeros((12, 16), np.int32)
@@ -46,6 +47,26 @@ def test_ome_zarr_of_other_programs(tmp_path, version):
         assert (whole(source) == LABELS).all()
         assert (opened.read_window(slice(3, 9), slice(5, 11)) == LABELS[3:9, 5:11]).all()
     assert list(find_labels(str(path))) == ["slide"]
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32])
+def test_a_large_tiled_tiff_is_read_in_parts(tmp_path, monkeypatch, dtype):
+    """With a few pixels counting as large; strips and small images are decoded whole, and damage is still told."""
+    labels = np.kron(LABELS, np.ones((8, 8), int)).astype(dtype)
+    monkeypatch.setattr(label_sources, "LARGE_PX", 100)
+    tifffile.imwrite(tmp_path / "a.tif", labels, tile=(16, 16), compression="zlib")
+    tifffile.imwrite(tmp_path / "b.tif", labels)
+    assert (whole(find_labels(str(tmp_path / "b.tif"))["b"]) == labels).all()
+    monkeypatch.setattr(label_sources, "read_label_image", lambda _: pytest.fail("read whole"))
+    opened = find_labels(str(tmp_path / "a.tif"))["a"].open()
+    assert opened.shape == labels.shape
+    assert (opened.read_window(slice(5, 60), slice(20, 90)) == labels[5:60, 20:90]).all()
+    assert (opened.read_whole(opened.shape) == labels).all()
+    monkeypatch.undo()
+    monkeypatch.setattr(label_sources, "LARGE_PX", 100)
+    (tmp_path / "c.tif").write_bytes((tmp_path / "a.tif").read_bytes()[:40])
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        find_labels(str(tmp_path / "c.tif"))["c"].open()
 
 
 def test_several_labels_must_be_told_apart(tmp_path):
@@ -90,6 +111,14 @@ def test_outlines_are_as_large_as_their_partner(tmp_path):
     assert source.open().shape is None
     assert (whole(source) == (LABELS == 1)).all()
     assert source.open().read_whole((0, 0)).shape == (6, 7)
+
+
+def test_json_is_read_where_it_is_named(tmp_path):
+    ring = [[2, 2], [7, 2], [7, 6], [2, 6]]
+    (tmp_path / "a.json").write_text(json.dumps({"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}}))
+    assert (whole(find_labels(str(tmp_path / "a.json"))["a"]) == (LABELS == 1)).all()
+    with pytest.raises(InputNotFound):
+        find_labels(str(tmp_path))
 
 
 def test_outlines_far_beyond_the_image_are_told(tmp_path, caplog):
