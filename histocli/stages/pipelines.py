@@ -74,7 +74,7 @@ def load_model(
 
 
 def fit_to_memory(config: SegmentConfig, header: ModelHeader, workers: int) -> tuple[int, int]:
-    """Choose the windows along a side of a block and the side of network tiles, such that ``max_memory_gb`` is obeyed.
+    """Choose the windows along a side of a block and the side of network tiles, such that ``max_memory`` is obeyed.
 
     Raises
     ------
@@ -82,14 +82,14 @@ def fit_to_memory(config: SegmentConfig, header: ModelHeader, workers: int) -> t
         The smallest of them need more.
     """
     choices = [(BLOCK_WINDOWS, config.tile_px), *((windows, min(side, config.tile_px)) for windows, side in SMALLER)]
-    if config.max_memory_gb is None:
+    if config.max_memory is None:
         return choices[0]
     for choice in choices:
-        if expected_memory(*choice, header, workers) <= config.max_memory_gb * 1e9:
+        if expected_memory(*choice, header, workers) <= config.max_memory * 1e9:
             return choice
     least = expected_memory(*choices[-1], header, workers) / 1e9
     raise OutOfResources(
-        f"--max-memory {config.max_memory_gb:g}: this model needs {least:.1f} gigabytes at least with {workers} workers; "
+        f"--max-memory {config.max_memory:g}: this model needs {least:.1f} gigabytes at least with {workers} workers; "
         "give more memory or fewer --workers"
     )
 

@@ -145,7 +145,7 @@ def test_every_file_says_who_made_it(tmp_path, segmented):
 
 
 def test_refusals(tmp_path, segmented, model):  # noqa: F811
-    slide, store = segmented
+    _, store = segmented
     with pytest.raises(InvalidOption, match="--slide"):
         export_to(tmp_path, store, "overlay")
     with pytest.raises(InputNotFound, match="no such slide"):
