@@ -1,4 +1,5 @@
-"""The examples for clusters are checked as far as that goes without a cluster: Slurm's script runs, the others name real options."""
+"""The examples for clusters are checked as far as that goes without a cluster: Slurm's script runs, the others name real
+options."""
 
 import os
 import re
