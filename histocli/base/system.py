@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+from contextlib import suppress
 from pathlib import Path
 
 CGROUP_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
@@ -50,7 +51,5 @@ def share_freed_memory() -> None:
     By default threads have places of their own, and what one of them has freed is of no use to the others: where blocks are kept
     (:func:`reuse_freed_memory`) and pass from thread to thread, memory would go on growing.
     """
-    try:
+    with suppress(OSError, AttributeError):  # another system, or another C library
         ctypes.CDLL("libc.so.6").mallopt(M_ARENA_MAX, 1)
-    except (OSError, AttributeError):  # another system, or another C library
-        pass
