@@ -6,6 +6,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from histocli.base.device import resolve_device, resolve_precision
 from histocli.base.errors import OutOfResources
 from histocli.base.system import resolve_workers, share_freed_memory
@@ -66,6 +68,9 @@ def load_model(
     _, tensors = read_model(path)
     workers = resolve_workers(execution.workers)
     dtypes = [resolve_precision(execution.precision, device) for device in devices]
+    allowed = np.inf if config.max_memory is None else config.max_memory * 1e9
+    while workers > 1 and expected_memory(*SMALLER[-1], header, workers, dtypes[0].itemsize) > allowed:
+        workers -= 1  # rather few workers than none
     block_windows, tile_px = fit_to_memory(config, header, workers, dtypes[0].itemsize)
     pipelines = []
     for device, dtype in zip(devices, dtypes, strict=True):

@@ -50,7 +50,7 @@ def test_later_or_at_once_the_files_are_the_same(tmp_path, segmented):
     slide, store = segmented
     results = export_to(tmp_path, store, *ALL, slide=str(slide))
     assert [result.status for result in results] == ["done"] * len(ALL)
-    for name in ("s.csv", "s.qc.png", "s.overlay.png"):
+    for name in ("s.csv", "s.qc.overlay.png", "s.overlay.png"):
         made, before = (folder / name for folder in (tmp_path, store.parent))
         if name.endswith(".png"):
             np.testing.assert_array_equal(*(imagecodecs.png_decode(file.read_bytes()) for file in (made, before)))
