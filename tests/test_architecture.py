@@ -51,13 +51,8 @@ ROOMS = {
 }
 """Beside itself, a room may import these."""
 
-SHARED_BY_STAGES = {
-    "common",
-    "outputs",
-    "real_patches",
-    "tiled",
-    "unlabelled",
-}  # what stages have in common; no stage imports another one...
+SHARED_BY_STAGES = {"cluster", "common", "outputs", "pipelines", "real_patches", "tiled", "unlabelled"}
+# what stages have in common; no stage imports another one...
 WHOLE_STORY = "run"  # ...but the stage that runs them all
 LIGHT_ROOMS = {"base", "config", "cli"}  # imported by --help, so heavy libraries only load inside their functions
 HEAVY = {"torch", "zarr", "scipy", "skimage", "cv2", "tifffile", "imagecodecs", "safetensors"}

@@ -108,14 +108,14 @@ def test_tables(tmp_path, segmented):
 
 
 def test_ome_zarr_04_is_valid_and_holds_the_same(tmp_path, segmented):
-    from ome_zarr_models.v04 import Image
-    from ome_zarr_models.v04.image_label import ImageLabel
+    from ome_zarr_models.v04.image import ImageAttrs
+    from ome_zarr_models.v04.image_label import ImageLabelAttrs
 
     _, store = segmented
     export_to(tmp_path, store, "ome-zarr-0.4")
     group = zarr.open_group(tmp_path / "s.ome04.zarr", mode="r", zarr_format=2)
-    Image.from_zarr(group)
-    ImageLabel.from_zarr(group["labels/nuclei"])
+    ImageAttrs.model_validate(group.attrs.asdict())
+    ImageLabelAttrs.model_validate(group["labels/nuclei"].attrs.asdict())
     opened = open_labels(store)
     for level in range(opened.n_levels):
         np.testing.assert_array_equal(group[f"labels/nuclei/{level}"][:], opened.labels(level))
