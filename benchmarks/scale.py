@@ -95,8 +95,8 @@ def dark_model(path: Path) -> Path:
             block.convolution.weight[1, offset + 1] = 1 / 9
         network.head.weight[:4, 0, 1, 1] = 8
         network.head.weight[4:, 1, 1, 1] = 4
-        network.head.bias[:4] = -8 * 1.2
-        network.head.bias[4:] = -4 * 1.2
+        network.head.bias[:4] = -8 * 1.9
+        network.head.bias[4:] = -4 * 1.9
     write_model(path, network.state_dict(), ModelHeader(architecture=architecture, mpp=MPP, config_hash="dark"))
     return path
 
@@ -108,7 +108,7 @@ def segment_once(slide: Path, model: Path, max_memory: float | None) -> dict[str
 
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=slide.parent) as out:
-        (result,) = segment([str(slide)], model, Path(out), SegmentConfig(max_memory_gb=max_memory), Execution(device="cpu"))
+        (result,) = segment([str(slide)], model, Path(out), SegmentConfig(max_memory=max_memory), Execution(device="cpu"))
     return {"nuclei": result.nuclei, "seconds": round(time.perf_counter() - start, 1), "peak_mb": round(peak_mb(), 1)}
 
 
@@ -337,7 +337,7 @@ def main() -> None:
                 more = ["--max-memory", str(options.max_memory)] if options.max_memory else []
                 row = in_a_process("segment-once", "--tissue", str(slide), "--model", str(model), *more)
                 slide.unlink()
-            rows.append({"gigapixels": gigapixels, "max_memory_gb": options.max_memory} | row)
+            rows.append({"gigapixels": gigapixels, "max_memory": options.max_memory} | row)
     if len(rows) > 1 and "gigapixels" in rows[0]:
         slope = (rows[-1]["peak_mb"] - rows[0]["peak_mb"]) / (rows[-1]["gigapixels"] - rows[0]["gigapixels"])
         rows[-1]["slope_mb_per_gigapixel"] = round(slope, 2)

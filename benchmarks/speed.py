@@ -1,18 +1,22 @@
 """Speed on this machine: patches a second, the bare network, and segmentation end to end beside it in the same run.
 
-    python benchmarks/speed.py --reference SLIDE [--model MODEL] [--runs 3]
+    python benchmarks/speed.py --reference SLIDE [--model MODEL] [--runs 3] [--patches 0]
 
 Absolute numbers depend on the machine and on what else it does; the ratio of end to end to the bare network is the one to
-compare. The median of the runs is appended to ``--results`` with the processor's or the GPU's name.
+compare. The median of the runs is appended to ``--results`` with the processor's or the GPU's name. ``steps`` are processor
+seconds of each step of the last run, without those of the network's own threads; steps overlap. With ``--patches 0`` none are
+drawn.
 """
 
 import argparse
+import functools
 import json
 import platform
 import statistics
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,9 +33,12 @@ from histocli.config.segment import SegmentConfig
 from histocli.config.train import TrainConfig
 from histocli.inference.predict import Predictor
 from histocli.model.segmenter import build_segmenter
+from histocli.stages import segment as segment_stage
+from histocli.stages import tiled
 from histocli.stages.generate import generate
 from histocli.stages.segment import segment
 from histocli.stages.train import train
+from histocli.stores import readers
 from histocli.stores.models import read_model
 from histocli.stores.slides import read_image, resample
 
@@ -106,6 +113,33 @@ def bare_network(predictor: Predictor, pixels: np.ndarray[Any, Any]) -> float:
     return sum(tile.size / 3 for tile in tiles) / 1e6 / (time.perf_counter() - start)
 
 
+class Steps:
+    """Processor seconds that the steps of segmentation take, over all threads."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._lock = threading.Lock()
+        for owner, name, step in (
+            (readers.ResampledSlide, "read", "read"),
+            (Predictor, "instances", "decode"),
+            (tiled, "window_to_runs", "keep"),
+            (segment_stage, "make_store", "store"),
+        ):
+            setattr(owner, name, self._timed(getattr(owner, name), step))
+
+    def _timed(self, function: Callable[..., Any], step: str) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def timed(*arguments: Any, **named: Any) -> Any:
+            start = time.thread_time()
+            try:
+                return function(*arguments, **named)
+            finally:
+                with self._lock:
+                    self.seconds[step] = self.seconds.get(step, 0.0) + time.thread_time() - start
+
+        return timed
+
+
 def main() -> None:
     """Measure and append a row."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -123,7 +157,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         rates["patches_per_s"] = [
-            draw(options.reference, folder, options.patches, run, options.device) for run in range(options.runs)
+            draw(options.reference, folder, options.patches, run, options.device)
+            for run in range(options.runs if options.patches else 0)
         ]
         model = options.model
         if model is None:
@@ -136,19 +171,26 @@ def main() -> None:
         image = read_image(options.reference, mpp=options.mpp)
         pixels = resample(image.pixels, options.mpp, header.mpp)
         megapixels = pixels.shape[0] * pixels.shape[1] / 1e6
+        steps, processor_s, wall_s = Steps(), 0.0, 0.0
         # a warm process is meant, so the first run of both is not counted
         for run in range(options.runs + 1):
             network = bare_network(predictor, pixels)
-            start = time.perf_counter()
+            steps.seconds.clear()
+            processor_s, start = time.process_time(), time.perf_counter()
             config = SegmentConfig(formats=("ome-zarr",), mpp=options.mpp)
             results = segment([str(options.reference)], model, folder / f"out{run}", config, Execution(device=options.device))
-            whole = megapixels / (time.perf_counter() - start)
+            wall_s, processor_s = time.perf_counter() - start, time.process_time() - processor_s
+            whole = megapixels / wall_s
             if run:
                 rates["network_mpx_per_s"].append(network)
                 rates["segment_mpx_per_s"].append(whole)
                 rates["ratio"].append(whole / network)
         nuclei = results[0].nuclei
-    row = {name: round(statistics.median(values), 2) for name, values in rates.items()} | {
+    mm2 = megapixels * header.mpp**2
+    row = {name: round(statistics.median(values), 2) for name, values in rates.items() if values} | {
+        "mm2_per_s": round(statistics.median(rates["segment_mpx_per_s"]) * header.mpp**2, 3),
+        "mm2": round(mm2, 2),
+        "steps": {name: round(seconds, 2) for name, seconds in steps.seconds.items()} | {"all": round(processor_s, 2)},
         "megapixels": round(megapixels, 2),
         "nuclei": nuclei,
         "precision": "bf16" if dtype == torch.bfloat16 else "fp32",

@@ -52,6 +52,7 @@ ROOMS = {
 """Beside itself, a room may import these."""
 
 SHARED_BY_STAGES = {
+    "cluster",
     "common",
     "drawing",
     "fresh",

@@ -2,10 +2,11 @@
 
 import ctypes
 import os
+from contextlib import suppress
 from pathlib import Path
 
 CGROUP_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # parameters of mallopt, from malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # parameters of mallopt, from malloc.h
 
 
 def available_cpus() -> int:
@@ -42,3 +43,13 @@ def reuse_freed_memory() -> None:
         library.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
     except (OSError, AttributeError):  # another system, or another C library
         pass
+
+
+def share_freed_memory() -> None:
+    """Let all threads allocate from one place, where the C library is glibc; elsewhere do nothing. Call before threads start.
+
+    By default threads have places of their own, and what one of them has freed is of no use to the others: where blocks are kept
+    (:func:`reuse_freed_memory`) and pass from thread to thread, memory would go on growing.
+    """
+    with suppress(OSError, AttributeError):  # another system, or another C library
+        ctypes.CDLL("libc.so.6").mallopt(M_ARENA_MAX, 1)

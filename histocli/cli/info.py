@@ -12,7 +12,7 @@ from histocli.config.info import InfoConfig
 
 def info(
     context: typer.Context,
-    store: Annotated[str, typer.Argument(metavar="STORE", help="Patch store, label store or model file.")],
+    store: Annotated[str, typer.Argument(metavar="STORE", help="Patch store, label store, model file or slide.")],
     sheet: Annotated[
         str | None,
         o.option("--sheet", metavar="FILE.png", help="Picture to write: patches beside their outlines.", show_default=False),
@@ -26,7 +26,7 @@ def info(
     verbose: o.Verbose = 0,
     quiet: o.Quiet = False,
 ) -> None:
-    """Describe a store or model: contents, measured statistics, origin.
+    """Describe a store, model or slide: contents, measured statistics, levels, pixel size, origin.
 
     The description goes to stderr, --json to stdout.
     """

@@ -95,7 +95,7 @@ def segment(
         views=views,
         tissue=tissue,
         roi=roi,
-        max_memory_gb=o.parse_gigabytes(max_memory, "--max-memory"),
+        max_memory=o.parse_gigabytes(max_memory, "--max-memory"),
         shard=shard,
         scheduler=scheduler,
     )
@@ -112,10 +112,11 @@ def segment(
         print_settings(context)
         return
     o.refuse_by_suffix(slides, "segment takes images", {(".safetensors",): "a model is given with --model"})
-    from histocli.stages.segment import plan_table
     from histocli.stages.segment import segment as run  # late: keeps --help free of torch
 
     results = run(slides, model, out, settings, running, track=screen.track, report=screen.result)
     if dry_run:
+        from histocli.stages.segment import plan_table
+
         screen.table(*plan_table(results))
     screen.raise_if_any_failed()

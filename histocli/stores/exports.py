@@ -2,7 +2,8 @@
 
 - ``<stem>.tif``: uint32 labels of a slide at its full resolution, deflated, with resolution tags; the provenance is the JSON in
   ``ImageDescription``.
-- ``<stem>.overlay.png``, ``<stem>.qc.png``: pictures for people; the provenance is the JSON in the text chunk ``histosynth``.
+- ``<stem>.overlay.png``, ``<stem>.qc.overlay.png``: pictures for people; the provenance is the JSON in the text chunk
+``histosynth``.
 - ``<stem>.geojson.gz``: outlines for QuPath, a ``detection`` each, in slide pixels; the provenance is the member ``histosynth``
 before
   ``features``.

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-VERBS = ("generate", "refine", "train", "segment", "pack", "info", "evaluate")
+VERBS = ("generate", "refine", "train", "segment", "pack", "info", "evaluate", "export")
 
 
 @dataclass

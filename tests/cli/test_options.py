@@ -16,6 +16,7 @@ from histocli.cli.app import COMMANDS, app, run
 from histocli.cli.settings import NOT_SETTINGS, options_of
 from histocli.config.common import Execution
 from histocli.config.evaluate import EvaluateConfig
+from histocli.config.export import ExportConfig
 from histocli.config.generate import GenerateConfig
 from histocli.config.info import InfoConfig
 from histocli.config.pack import PackConfig
@@ -33,6 +34,7 @@ CONFIGS = {
     "train": TrainConfig,
     "segment": SegmentConfig,
     "evaluate": EvaluateConfig,
+    "export": ExportConfig,
     "pack": PackConfig,
     "info": InfoConfig,
 }

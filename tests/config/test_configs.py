@@ -13,6 +13,7 @@ import pytest
 from histocli.base.errors import InvalidOption
 from histocli.config.common import MPP_RANGE, Execution, as_dict, check_mpp, config_hash
 from histocli.config.evaluate import EvaluateConfig
+from histocli.config.export import ExportConfig
 from histocli.config.generate import GenerateConfig
 from histocli.config.info import InfoConfig
 from histocli.config.pack import PackConfig
@@ -21,7 +22,7 @@ from histocli.config.segment import SegmentConfig
 from histocli.config.train import TrainConfig
 from histocli.stores import inputs
 
-ALL = (Execution, EvaluateConfig, GenerateConfig, InfoConfig, PackConfig, RefineConfig, SegmentConfig, TrainConfig)
+ALL = (Execution, EvaluateConfig, ExportConfig, GenerateConfig, InfoConfig, PackConfig, RefineConfig, SegmentConfig, TrainConfig)
 
 WRONG = [
     (EvaluateConfig, "mpp", 9.0, "--mpp"),
@@ -68,6 +69,13 @@ WRONG = [
     (SegmentConfig, "formats", (), "--format"),
     (SegmentConfig, "formats", ("jpeg",), "--format"),
     (SegmentConfig, "tile_px", 100, "--tile-px"),
+    (SegmentConfig, "tissue", "maybe", "--tissue"),
+    (SegmentConfig, "max_memory", 0.1, "--max-memory"),
+    (SegmentConfig, "shard", "3/2", "--shard"),
+    (ExportConfig, "formats", ("ome-zarr",), "--format"),
+    (ExportConfig, "formats", (), "--format"),
+    (ExportConfig, "seed", -1, "--seed"),
+    (ExportConfig, "region", (0, 0, 5, 5), "--region"),
     (SegmentConfig, "mpp", 0.0, "--mpp"),
     (SegmentConfig, "views", 9, "--views"),
     (PackConfig, "patch_px", 8, "--patch-px"),

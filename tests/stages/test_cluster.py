@@ -64,7 +64,7 @@ def test_two_workers_one_of_which_is_killed_give_the_bytes_of_one_process(tmp_pa
     # a slide of many blocks, all the same: fine pixels make a small file large
     image = np.tile(blobs((450, 460), 1), (4, 4, 1))
     slide = write_tiff(tmp_path / "s.tif", image, MPP)
-    config = SegmentConfig(tile_px=512, max_memory_gb=1.2)
+    config = SegmentConfig(tile_px=512, max_memory=1.2)
     running = Execution(device="cpu", precision="fp32", workers=1)
     (alone,) = segment([str(slide)], model, tmp_path / "alone", config, running)
     killed = []
@@ -77,7 +77,7 @@ def test_two_workers_one_of_which_is_killed_give_the_bytes_of_one_process(tmp_pa
 
     killer = threading.Thread(target=kill_one_in_the_middle, daemon=True)
     killer.start()
-    shared = SegmentConfig(tile_px=512, max_memory_gb=1.2, scheduler=address)
+    shared = SegmentConfig(tile_px=512, max_memory=1.2, scheduler=address)
     (result,) = segment([str(slide)], model, tmp_path / "out", shared, running)
     killer.join(60)
     assert result.status == "done"

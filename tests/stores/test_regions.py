@@ -72,7 +72,7 @@ def test_a_folder_has_one_for_each_slide(tmp_path):
 )
 def test_what_is_none(tmp_path, content):
     (tmp_path / "a.geojson").write_text(content)
-    with pytest.raises(InvalidInput, match="GeoJSON|polygon"):
+    with pytest.raises(InvalidInput, match=r"GeoJSON|polygon"):
         Regions(tmp_path / "a.geojson")
     with pytest.raises(InputNotFound):
         Regions(tmp_path / "none.geojson")
