@@ -14,7 +14,7 @@ import numpy as np
 from histocli.base.errors import InvalidOption
 from histocli.base.rng import rng_for
 from histocli.base.types import Json, RGBImage
-from histocli.figures.overlays import outline_overlay
+from histocli.figures.overlays import add_scale_bar, outline_overlay
 from histocli.figures.qc import CROP_PX, qc_picture
 from histocli.stores import exports
 from histocli.stores.labels import LabelStore, nearest_level, shrink
@@ -129,7 +129,8 @@ def _overlay(store: LabelStore, open_pixels: Callable[[], Slide], region: Region
             pixels, labels = pixels[rows, columns], np.asarray(whole)[rows, columns]
     finally:
         slide.close()
-    return outline_overlay(pixels, labels, thickness_px=max(1, round(OVERLAY_LINE_UM / (store.mpp * factor))))
+    drawn = outline_overlay(pixels, labels, thickness_px=max(1, round(OVERLAY_LINE_UM / (store.mpp * factor))))
+    return add_scale_bar(drawn, store.mpp * factor)
 
 
 def _qc(store: LabelStore, open_pixels: Callable[[], Slide], seed: int) -> RGBImage:
