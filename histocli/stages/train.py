@@ -970,7 +970,7 @@ class _Run:
         segmenter.load_state_dict(candidates[best])
         picked = chosen[best]
         about: Json = {
-            "by": "pooled AJI + PQ, held-out synthetic",
+            "by": "AJI + PQ, mean of patches and pooled, held-out synthetic",
             "weights": best,
             "score": round(picked.score, 4),
             "scores": {name: round(each.score, 4) for name, each in chosen.items()},
