@@ -50,6 +50,7 @@ NO_FIELD = {
     "images",
     "realism",
     "show",
+    "preview",
 }  # decide where, with what and how far, not what is made
 EXECUTION = {field.name for field in dataclasses.fields(Execution)}
 
