@@ -36,9 +36,10 @@ import torch
 from accuracy import commit
 from safetensors.torch import load_file, save_file
 
+from histocli.base.memory import reuse_freed_memory
 from histocli.base.parallel import map_unordered
 from histocli.base.rng import rng_for
-from histocli.base.system import available_cpus, reuse_freed_memory
+from histocli.base.system import available_cpus
 from histocli.inference.predict import Predictor
 from histocli.instances.targets import normalised_distance
 from histocli.metrics.contrast import contrast_and_found, recall_by_tercile

@@ -31,7 +31,7 @@ import numpy as np
 import tifffile
 from accuracy import MPP, SETS, commit, predict, references, run, score
 
-from histocli.base.system import reuse_freed_memory
+from histocli.base.memory import reuse_freed_memory
 from histocli.config.common import Execution
 from histocli.config.evaluate import EvaluateConfig
 from histocli.metrics.counts import count

@@ -159,7 +159,7 @@ class Thresholding:
 
 
 def virtual_once(gigapixels: float) -> dict[str, Any]:
-    from histocli.base.system import reuse_freed_memory
+    from histocli.base.memory import reuse_freed_memory
     from histocli.inference.pipeline import Pipeline
     from histocli.stages.tiled import has_tissue, keep_windows, look, make_store, view_of
     from histocli.stores.labels import CONTRACT, TiledLabelsWriter
@@ -295,7 +295,11 @@ def export_once(store: Path, name: str) -> dict[str, Any]:
 
 def in_a_process(*arguments: str) -> dict[str, Any]:
     """Run one measurement in a process of its own, so that its peak is its own."""
+    from histocli.base.memory import c_library, tunables_against_gaps
+
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    tunables = tunables_against_gaps(c_library(), os.environ.get("GLIBC_TUNABLES", ""))
+    environment |= {} if tunables is None else {"GLIBC_TUNABLES": tunables}  # as the command does for itself
     done = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True, check=True, env=environment)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found

@@ -18,7 +18,7 @@ from ablation import SETS, dev_images, segment
 from safetensors.torch import load_file
 from scipy.stats import spearmanr
 
-from histocli.base.system import reuse_freed_memory
+from histocli.base.memory import reuse_freed_memory
 from histocli.inference.predict import Predictor
 from histocli.metrics.counts import count
 from histocli.metrics.selection import agreement, count_stability, reduce_contrast, stability

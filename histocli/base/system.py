@@ -1,12 +1,9 @@
-"""What this machine grants to the process: processors, quotas, memory."""
+"""What this machine grants to the process: processors and quotas."""
 
-import ctypes
 import os
-from contextlib import suppress
 from pathlib import Path
 
 CGROUP_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # parameters of mallopt, from malloc.h
 
 
 def available_cpus() -> int:
@@ -29,27 +26,3 @@ def available_cpus() -> int:
 def resolve_workers(workers: int) -> int:
     """Return the number of workers: ``workers`` itself, or one per available processor when 0 ("auto")."""
     return workers if workers > 0 else available_cpus()
-
-
-def reuse_freed_memory() -> None:
-    """Let the allocator keep large freed blocks, where the C library is glibc; elsewhere do nothing.
-
-    By default glibc returns every large block to the system, and a network on the CPU spends half its time on the page faults
-    of fresh memory: a tile of 2048 px took 0.64 s, and 0.34 s when blocks are kept.
-    """
-    try:
-        library = ctypes.CDLL("libc.so.6")
-        library.mallopt(M_MMAP_THRESHOLD, 1 << 30)
-        library.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
-    except (OSError, AttributeError):  # another system, or another C library
-        pass
-
-
-def share_freed_memory() -> None:
-    """Let all threads allocate from one place, where the C library is glibc; elsewhere do nothing. Call before threads start.
-
-    By default threads have places of their own, and what one of them has freed is of no use to the others: where blocks are kept
-    (:func:`reuse_freed_memory`) and pass from thread to thread, memory would go on growing.
-    """
-    with suppress(OSError, AttributeError):  # another system, or another C library
-        ctypes.CDLL("libc.so.6").mallopt(M_ARENA_MAX, 1)

@@ -11,7 +11,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Annotated, Any
 
 import typer
@@ -21,6 +21,7 @@ from typer.main import get_command
 from histocli import __version__
 from histocli.base.errors import HistosynthError, OutOfResources, Stopped
 from histocli.base.interrupts import graceful_signals
+from histocli.base.memory import c_library, tunables_against_gaps
 from histocli.cli.console import Screen, ScreenHandler
 from histocli.cli.evaluate import evaluate
 from histocli.cli.export import export
@@ -208,4 +209,15 @@ def main() -> None:
     # Threads of OpenMP that wait by spinning make training ten times slower where other processes want the same processors,
     # as on shared nodes and under quotas; the library reads this once, when torch loads it.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "segment" in sys.argv[1:]:
+        _begin_again_with_tunables()
     sys.exit(run(sys.argv[1:]))
+
+
+def _begin_again_with_tunables() -> None:
+    """Replace this process by itself with another setting of the C library, if that would save memory on large slides."""
+    tunables = tunables_against_gaps(c_library(), os.environ.get("GLIBC_TUNABLES", ""))
+    if tunables is None or not sys.executable or getattr(sys, "frozen", False):
+        return
+    with suppress(OSError):  # then it goes on as it is
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"GLIBC_TUNABLES": tunables})

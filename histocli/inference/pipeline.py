@@ -23,6 +23,7 @@ from typing import Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
+from histocli.base.memory import pages_of_its_own
 from histocli.base.types import FloatArray, InstanceLabels, RGBImage
 from histocli.inference.blocks import Block, BlockGrid, ReadRegion, Region, inside, region_of_maps
 from histocli.inference.tiling import Tile, TileGrid, WindowObjects, decode_window, decode_window_of, read_window, stitch
@@ -161,7 +162,7 @@ class Pipeline:
     def _block_maps(self, pixels: RGBImage, place: Region, wanted: Region, grid: BlockGrid, on_tiles: OnTiles) -> FloatArray:
         """Predict the maps of a region from its pixels."""
         rows, columns = wanted
-        maps = np.empty((rows.stop - rows.start, columns.stop - columns.start, 2), np.float32)
+        maps = pages_of_its_own((rows.stop - rows.start, columns.stop - columns.start, 2), np.float32)
         origin = place[0].start, place[1].start
         for (height, width), alike in groupby(grid.tiles(wanted, self._tile_px), key=lambda tile: tile.window_shape):
             batch: list[Tile] = []

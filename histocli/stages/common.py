@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from histocli.base.errors import HistosynthError, InputNotFound, InvalidInput
 from histocli.base.interrupts import raise_if_stopped
-from histocli.base.system import available_cpus, reuse_freed_memory
+from histocli.base.memory import reuse_freed_memory
+from histocli.base.system import available_cpus
 from histocli.base.types import Json
 from histocli.stores.inputs import InputImage
 from histocli.stores.patches import PatchStore

@@ -10,7 +10,8 @@ import numpy as np
 
 from histocli.base.device import resolve_device, resolve_precision
 from histocli.base.errors import OutOfResources
-from histocli.base.system import resolve_workers, share_freed_memory
+from histocli.base.memory import share_freed_memory
+from histocli.base.system import resolve_workers
 from histocli.base.types import Json
 from histocli.config.common import Execution
 from histocli.config.segment import SegmentConfig

@@ -34,6 +34,7 @@ import numpy as np
 
 from histocli.base.errors import HistosynthError, InvalidOption, OutOfResources, Stopped
 from histocli.base.interrupts import raise_if_stopped
+from histocli.base.memory import keep_memory_below, pages_of_its_own
 from histocli.base.progress import Bar, Track, silent
 from histocli.base.types import InstanceLabels, Json, RGBImage
 from histocli.config.common import Execution, as_dict, config_hash
@@ -69,6 +70,8 @@ logger = logging.getLogger(__name__)
 LOOK_AHEAD = 1  # parts that are read and wait for the network
 WRITERS = 2  # writing waits for the disk more than it computes
 UNWRITTEN_PARTS = 2  # parts that have left the network and are not yet written
+STRIP_PX = 1536  # rows of a block that are read at once
+GIVE_BACK_ABOVE = 0.9  # share of the expected memory
 PATCH_SUFFIX = ".labels.zarr"
 STATUS_FILE = "status.jsonl"
 
@@ -458,6 +461,7 @@ class _Line:
     def _on_tiles(self, job: _Job, n: int) -> None:
         self._tiles[id(job)] += n
         self._bar.advance(0, f"{job.input.path.name}, tile {self._tiles[id(job)]}")
+        keep_memory_below(GIVE_BACK_ABOVE * self._model.expected_bytes)
         raise_if_stopped(STOPPED)
 
 
@@ -680,9 +684,14 @@ class SlideJob:
         ]
 
     def load(self, part: Block) -> RGBImage:
-        """Read the pixels of a block."""
+        """Read the pixels of a block, a strip at a time: what is decoded and resampled on the way is gone before the next."""
         assert self.view is not None
-        return self.view.pixels.read(*part.pixels)
+        rows, columns = part.pixels
+        pixels = pages_of_its_own((rows.stop - rows.start, columns.stop - columns.start, 3), np.uint8)
+        for start in range(rows.start, rows.stop, STRIP_PX):
+            strip = slice(start, min(start + STRIP_PX, rows.stop))
+            pixels[strip.start - rows.start : strip.stop - rows.start] = self.view.pixels.read(strip, columns)
+        return pixels
 
     def begin(self, part: Block, loaded: RGBImage, pipeline: Pipeline) -> PendingBlock:
         """Announce a block."""

@@ -291,3 +291,28 @@ def test_waiting_threads_leave_the_processor_unless_the_user_wants_otherwise(mon
         main()
     assert ended.value.code == 0
     assert os.environ["OMP_WAIT_POLICY"] == after
+
+
+@pytest.mark.parametrize("given", ["", "glibc.malloc.check=1"])
+def test_segment_begins_again_with_another_setting_of_an_old_c_library(monkeypatch, given):
+    begun = []
+    monkeypatch.setattr("histocli.cli.app.c_library", lambda: "glibc 2.36")
+    monkeypatch.setattr(os, "execve", lambda *call: begun.append(call))
+    monkeypatch.setattr(sys, "argv", ["histosynth", "segment", "--help"])
+    monkeypatch.setattr(sys, "orig_argv", ["python", "/bin/histosynth", "segment", "--help"])
+    monkeypatch.setenv("GLIBC_TUNABLES", given)
+    with pytest.raises(SystemExit):
+        main()
+    if given:
+        assert not begun
+    else:
+        ((program, words, environment),) = begun
+        assert words == [program, "/bin/histosynth", "segment", "--help"]
+        assert "tcache_count=0" in environment["GLIBC_TUNABLES"]
+
+
+def test_beginning_again_keeps_input_output_and_exit_code():
+    call = [sys.executable, "-m", "histocli", "segment", "-", "-o", "no-such-folder", "--dry-run"]
+    done = subprocess.run(call, check=False, input="no such slide.svs\n", capture_output=True, text=True)
+    assert done.returncode == 3
+    assert "no such slide.svs" in done.stderr
