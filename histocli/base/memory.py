@@ -60,15 +60,16 @@ def pages_of_its_own(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArra
     return np.frombuffer(mmap.mmap(-1, count * kind.itemsize), kind, count).reshape(shape)
 
 
-def keep_memory_below(limit_bytes: float) -> None:
+def keep_memory_below(limit_bytes: float) -> bool:
     """Give what the allocator keeps back to the system if the process holds more memory than a limit; glibc only.
 
-    To be called between pieces of work; fresh pages cost time, so the limit should leave room for what is in use.
+    Fresh pages cost time, so the limit should leave room for what is in use. Returns whether memory was given back.
     """
     with suppress(OSError, AttributeError):  # another system, or another C library
         resident = int(MEMORY_STATUS.read_text().split()[1]) * mmap.PAGESIZE
         if resident > limit_bytes:
-            ctypes.CDLL("libc.so.6").malloc_trim(0)
+            return bool(ctypes.CDLL("libc.so.6").malloc_trim(0))
+    return False
 
 
 def tunables_against_gaps(library: str, tunables: str) -> str | None:

@@ -71,7 +71,8 @@ LOOK_AHEAD = 1  # parts that are read and wait for the network
 WRITERS = 2  # writing waits for the disk more than it computes
 UNWRITTEN_PARTS = 2  # parts that have left the network and are not yet written
 STRIP_PX = 1536  # rows of a block that are read at once
-GIVE_BACK_ABOVE = 0.9  # share of the expected memory
+GIVE_BACK_ABOVE = 0.8  # share of the expected memory; what is needed until it has been given back must fit above it
+LOOK_S, GIVE_BACK_EVERY_S = 0.05, 2.0  # seconds between looks at the memory, and least between giving back
 PATCH_SUFFIX = ".labels.zarr"
 STATUS_FILE = "status.jsonl"
 
@@ -334,6 +335,7 @@ class _Line:
         self._ready: queue.Queue[_Loaded | None] = queue.Queue(LOOK_AHEAD)
         self._room = threading.Semaphore(UNWRITTEN_PARTS * len(model.pipelines))
         self._halt = threading.Event()
+        self._over = threading.Event()  # nothing is under way any more
         self._fatal: BaseException | None = None
         self._flows: dict[int, _Flow] = {}
         self._lock = threading.Lock()
@@ -348,7 +350,8 @@ class _Line:
             threading.Thread(target=self._work, args=(pipeline,), name="network", daemon=True)
             for pipeline in self._model.pipelines[1:]
         ]
-        for other in others:
+        memory = threading.Thread(target=self._watch_memory, name="memory", daemon=True)
+        for other in (*others, memory):
             other.start()
         try:
             self._work(self._model.pipelines[0])
@@ -359,6 +362,8 @@ class _Line:
                 thread.join()
             self._writers.shutdown(wait=True)  # what was found is kept, and whole slides are finished, before the command ends
             self._finisher.shutdown(wait=True)
+            self._over.set()
+            memory.join()
         if self._fatal is not None:
             raise self._fatal
 
@@ -377,6 +382,12 @@ class _Line:
                     self._put(_Loaded(job, error=error))
         finally:
             self._put(None)
+
+    def _watch_memory(self) -> None:
+        """Give freed memory back where it would pass what is expected; not too often, as fresh pages cost time."""
+        while not self._over.wait(LOOK_S):
+            if keep_memory_below(GIVE_BACK_ABOVE * self._model.expected_bytes):
+                self._over.wait(GIVE_BACK_EVERY_S)
 
     def _put(self, item: _Loaded | None) -> None:
         while not self._halt.is_set():
@@ -461,7 +472,6 @@ class _Line:
     def _on_tiles(self, job: _Job, n: int) -> None:
         self._tiles[id(job)] += n
         self._bar.advance(0, f"{job.input.path.name}, tile {self._tiles[id(job)]}")
-        keep_memory_below(GIVE_BACK_ABOVE * self._model.expected_bytes)
         raise_if_stopped(STOPPED)
 
 
