@@ -8,7 +8,8 @@ baseline   Otsu and a distance watershed with fixed parameters in micrometres; n
 adapted    References: ``references/tcga`` and the images (not the labels) of all sets. One model for all sets.
 foreign    The same without the scored set's images, ``references/nuinsseg`` in their place; for NuInsSeg none of its images.
 
-Each model is made by ``histosynth generate`` and ``histosynth train`` within ``--seconds`` together, on this machine. Rows are
+Each model is made by ``histosynth generate`` and ``histosynth train`` within ``--seconds`` together, on this machine, or with
+``--steps`` steps however long they take. Rows are
 appended to ``--results`` as JSON lines; what has a row for the same arm, set, seed, commit and seconds is not done again, and the
 commands' own rerun rule continues what was cut short. Labels are read for scoring only.
 """
@@ -78,10 +79,12 @@ def make_model(work: Path, folders: list[Path], options: argparse.Namespace, see
     drawn = run(
         "generate", *folders, "-o", work / "synth.zarr", "--n", options.n, "--mpp", MPP, "--seed", seed, "--reference-mpp", MPP
     )
-    left = options.seconds - (time.monotonic() - started) - 5  # five seconds for starting the interpreter
-    trained = run(
-        "train", work / "synth.zarr", "-o", model, "--seed", seed, "--size", options.size, "--time-budget", f"{left:.0f}s"
-    )
+    if options.steps is None:
+        left = options.seconds - (time.monotonic() - started) - 5  # five seconds for starting the interpreter
+        limit = ["--time-budget", f"{left:.0f}s"]
+    else:
+        limit = ["--steps", str(options.steps)]
+    trained = run("train", work / "synth.zarr", "-o", model, "--seed", seed, "--size", options.size, *limit)
     about = {
         "generate_s": drawn["seconds"],
         "train_s": trained["seconds"],
@@ -134,6 +137,7 @@ def main() -> None:
     parser.add_argument("--sets", default=",".join(SETS))
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--seconds", type=float, default=360, help="for generate and train together")
+    parser.add_argument("--steps", type=int, help="of train, in place of --seconds")
     parser.add_argument("--n", type=int, default=2000, help="patches")
     parser.add_argument("--size", default="S")
     parser.add_argument("--work", type=Path, default=ROOT / "work" / "accuracy")
@@ -141,25 +145,27 @@ def main() -> None:
     options = parser.parse_args()
     state = commit()
     rows = [json.loads(line) for line in options.results.read_text().splitlines()] if options.results.exists() else []
-    seconds_of = {"baseline": None}
+    limit = f"{options.seconds:.0f}" if options.steps is None else f"{options.steps}steps"
     for seed in map(int, options.seeds.split(",")):
         for arm in options.arms.split(","):
             for name in options.sets.split(","):
-                seconds = seconds_of.get(arm, options.seconds)
+                timed = arm != "baseline" and options.steps is None
                 key = {
                     "arm": arm,
                     "set": name,
                     "seed": seed,
                     "commit": state,
-                    "seconds": seconds,
+                    "seconds": options.seconds if timed else None,
                     "n": options.n,
                     "size": options.size,
                 }
                 if arm == "baseline":
                     key |= {"seed": None, "n": None, "size": None}
+                elif options.steps is not None:
+                    key["steps"] = options.steps
                 if any(all(row.get(field) == value for field, value in key.items()) for row in rows):
                     continue
-                made = f"{seed}-{state}-{options.seconds:.0f}-{options.n}-{options.size}"
+                made = f"{seed}-{state}-{limit}-{options.n}-{options.size}"
                 work = options.work / (f"adapted-{made}" if arm == "adapted" else f"{arm}-{name}-{made}")
                 model, about = None, {}
                 if arm != "baseline":
