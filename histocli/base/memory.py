@@ -57,7 +57,10 @@ def pages_of_its_own(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArra
     count = int(np.prod(shape))
     if count == 0:
         return np.zeros(shape, kind)
-    return np.frombuffer(mmap.mmap(-1, count * kind.itemsize), kind, count).reshape(shape)
+    pages = mmap.mmap(-1, count * kind.itemsize)
+    with suppress(OSError, AttributeError):  # another system
+        pages.madvise(mmap.MADV_HUGEPAGE)  # five hundred times fewer page faults
+    return np.frombuffer(pages, kind, count).reshape(shape)
 
 
 def keep_memory_below(limit_bytes: float) -> bool:

@@ -162,7 +162,8 @@ class Pipeline:
     def _block_maps(self, pixels: RGBImage, place: Region, wanted: Region, grid: BlockGrid, on_tiles: OnTiles) -> FloatArray:
         """Predict the maps of a region from its pixels."""
         rows, columns = wanted
-        maps = pages_of_its_own((rows.stop - rows.start, columns.stop - columns.start, 2), np.float32)
+        # plane by plane, as the network leaves them and as decoding takes them
+        maps = pages_of_its_own((2, rows.stop - rows.start, columns.stop - columns.start), np.float32).transpose(1, 2, 0)
         origin = place[0].start, place[1].start
         for (height, width), alike in groupby(grid.tiles(wanted, self._tile_px), key=lambda tile: tile.window_shape):
             batch: list[Tile] = []
@@ -246,7 +247,7 @@ class Pipeline:
             raise
 
     def _run(self, images: Sequence[PendingImage], shape: tuple[int, int], on_tiles: OnTiles) -> None:
-        every_map = [np.empty((*shape, 2), np.float32) for _ in images]
+        every_map = [np.empty((2, *shape), np.float32).transpose(1, 2, 0) for _ in images]
         waiting = [deque(zip(self._windows(shape), image.windows, strict=True)) for image in images]
         for batch in self._batches(len(images), shape):
             tiles = np.stack([read_window(images[index].pixels, tile.window) for index, tile in batch])

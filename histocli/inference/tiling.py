@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -155,6 +156,16 @@ def read_window(
     rows, columns = window
     if rows.start >= 0 and columns.start >= 0 and rows.stop <= height and columns.stop <= width:
         return image[rows.start - origin[0] : rows.stop - origin[0], columns.start - origin[1] : columns.stop - origin[1]]
+    before = (max(-rows.start, 0), max(-columns.start, 0))
+    after = (max(rows.stop - height, 0), max(columns.stop - width, 0))
+    inside = [slice(max(side.start, 0), min(side.stop, size)) for side, size in zip(window, (height, width), strict=True)]
+    short = all(max(pair) < side.stop - side.start for *pair, side in zip(before, after, inside, strict=True))
+    if short and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:  # ten times faster than indexing
+        part = image[
+            inside[0].start - origin[0] : inside[0].stop - origin[0], inside[1].start - origin[1] : inside[1].stop - origin[1]
+        ]
+        continued = cv2.copyMakeBorder(part, before[0], after[0], before[1], after[1], cv2.BORDER_REFLECT_101)
+        return np.asarray(continued, np.uint8)
     y, x = _reflected(rows, height) - origin[0], _reflected(columns, width) - origin[1]
     # the contiguous part that is needed first, so that a window of a large image costs no more than itself
     part = image[y.min() : y.max() + 1, x.min() : x.max() + 1]
