@@ -133,13 +133,13 @@ def main() -> None:
     parser.add_argument("--refine-steps", type=int, default=600)
     parser.add_argument("--n", type=int, default=2000, help="patches")
     parser.add_argument("--commit", help="file rows under this commit, where what changed since does not concern them")
-    parser.add_argument("--table", action="store_true", help="print the table only")
+    parser.add_argument("--table", action="store_true", help="print the table only; with --commit, of its rows")
     parser.add_argument("--work", type=Path, default=ROOT / "work" / "method")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "method.jsonl")
     options = parser.parse_args()
     rows = [json.loads(line) for line in options.results.read_text().splitlines()] if options.results.exists() else []
     if options.table:
-        print(table([row for row in rows if row["steps"] == options.steps]))
+        print(table([row for row in rows if row["steps"] == options.steps and options.commit in (None, row["commit"])]))
         return
     options.work.mkdir(parents=True, exist_ok=True)
     state = options.commit or commit()
