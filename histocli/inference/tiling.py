@@ -160,7 +160,7 @@ def read_window(
     after = (max(rows.stop - height, 0), max(columns.stop - width, 0))
     inside = [slice(max(side.start, 0), min(side.stop, size)) for side, size in zip(window, (height, width), strict=True)]
     short = all(max(pair) < side.stop - side.start for *pair, side in zip(before, after, inside, strict=True))
-    if short and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:  # ten times faster than indexing
+    if short and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:  # nineteen times faster than indexing
         part = image[
             inside[0].start - origin[0] : inside[0].stop - origin[0], inside[1].start - origin[1] : inside[1].stop - origin[1]
         ]
