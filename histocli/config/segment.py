@@ -18,8 +18,8 @@ class SegmentConfig:
     """What to write for each slide: ome-zarr, tiff, geojson, parquet, csv, overlay, qc."""
     mpp: float | None = None
     """Pixel size of the inputs, in micrometres per pixel; overrides what they record."""
-    tile_px: int = 2432
-    """Largest side of the kept core of a network tile, in pixels at the model's resolution."""
+    tile_px: int = 8192
+    """Largest side of the kept core of a network tile, in pixels at the model's resolution; as a rule a block is one tile."""
     views: int = 1
     """In how many orientations the network sees each tile: 1 to 8, averaged."""
     tissue: str = "auto"

@@ -162,17 +162,24 @@ class Pipeline:
     def _block_maps(self, pixels: RGBImage, place: Region, wanted: Region, grid: BlockGrid, on_tiles: OnTiles) -> FloatArray:
         """Predict the maps of a region from its pixels."""
         rows, columns = wanted
+        origin = place[0].start, place[1].start
+        tiles = list(grid.tiles(wanted, self._tile_px))
+        if len(tiles) == 1:  # as a rule, and then nothing is copied
+            (tile,) = tiles
+            seen = read_window(pixels, tile.window, origin=origin, image_shape=grid.image_shape)
+            found = self._predictor.maps(np.ascontiguousarray(seen)[None])
+            on_tiles(1)
+            kept: FloatArray = found[0][tile.keep]
+            return kept
         # plane by plane, as the network leaves them and as decoding takes them
         maps = pages_of_its_own((2, rows.stop - rows.start, columns.stop - columns.start), np.float32).transpose(1, 2, 0)
-        origin = place[0].start, place[1].start
-        for (height, width), alike in groupby(grid.tiles(wanted, self._tile_px), key=lambda tile: tile.window_shape):
-            batch: list[Tile] = []
+        for (height, width), group in groupby(tiles, key=lambda tile: tile.window_shape):
+            alike = list(group)
             limit = max(1, self._batch_px // (height * width))
-            tiles = list(alike)
-            for start in range(0, len(tiles), limit):
-                batch = tiles[start : start + limit]
-                seen = [read_window(pixels, tile.window, origin=origin, image_shape=grid.image_shape) for tile in batch]
-                found = self._predictor.maps(np.stack(seen) if len(seen) > 1 else np.ascontiguousarray(seen[0])[None])
+            for start in range(0, len(alike), limit):
+                batch = alike[start : start + limit]
+                windows = [read_window(pixels, tile.window, origin=origin, image_shape=grid.image_shape) for tile in batch]
+                found = self._predictor.maps(np.stack(windows))
                 for tile, tile_maps in zip(batch, found, strict=True):
                     core = tile.core
                     maps[

@@ -1,12 +1,16 @@
 """The segmenter on new pixels: tiles in, maps out."""
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from histocli.base.memory import pages_of_its_own
 from histocli.base.types import FloatArray, InstanceLabels, RGBImage
 from histocli.instances.targets import DEFAULT_THRESHOLDS, Thresholds, maps_to_instances
-from histocli.model.segmenter import Segmenter, channels_last, to_maps
+from histocli.model.bands import BandedSegmenter
+from histocli.model.segmenter import Segmenter, channels_last
 
 VIEWS = ((0, False), (1, True), (2, False), (3, True), (1, False), (2, True), (3, False), (0, True))
 """Quarter turns, and whether mirrored: the eight ways to look at a square tile; the first is as it is."""
@@ -27,6 +31,8 @@ class Predictor:
     thresholds : Thresholds
     views : int
         1 to 8: in how many orientations every tile is seen; the maps are averaged.
+    between : callable, optional
+        Called now and then while a tile is on its way; may raise to stop.
     """
 
     def __init__(
@@ -38,6 +44,7 @@ class Predictor:
         dtype: torch.dtype,
         thresholds: Thresholds = DEFAULT_THRESHOLDS,
         views: int = 1,
+        between: Callable[[], None] = lambda: None,
     ) -> None:
         self.segmenter = channels_last(segmenter, device).eval()
         self.mpp = mpp
@@ -45,6 +52,7 @@ class Predictor:
         self.dtype = dtype
         self.thresholds = thresholds
         self.views = VIEWS[:views]
+        self.between = between
 
     @property
     def multiple_px(self) -> int:
@@ -74,16 +82,26 @@ class Predictor:
         ndarray of float32, shape (N, H, W, 2)
             Nucleus probability and normalised border distance, 0..1.
         """
-        with torch.inference_mode(), torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
-            pixels = torch.from_numpy(tiles).to(self.device).permute(0, 3, 1, 2).float() / 255  # channels last already
-            maps = sum((self._seen(pixels, turns, mirrored) for turns, mirrored in self.views[1:]), self._seen(pixels, 0, False))
-        found: FloatArray = (maps / len(self.views)).permute(0, 2, 3, 1).cpu().numpy()
+        network = BandedSegmenter(self.segmenter, self.dtype, between=self.between)  # the weights may have changed
+        pixels = torch.from_numpy(tiles).to(self.device)
+        maps = self._seen(network, pixels, *self.views[0])
+        for view in self.views[1:]:
+            maps += self._seen(network, pixels, *view)
+        if len(self.views) > 1:
+            maps /= len(self.views)
+        found: FloatArray = maps.permute(0, 2, 3, 1).cpu().numpy()
         return found
 
-    def _seen(self, pixels: torch.Tensor, turns: int, mirrored: bool) -> torch.Tensor:
+    def _seen(self, network: BandedSegmenter, pixels: torch.Tensor, turns: int, mirrored: bool) -> torch.Tensor:
         """Return the maps of tiles that are seen turned and mirrored, turned back."""
-        seen = torch.rot90(pixels.flip(3) if mirrored else pixels, turns, (2, 3))
-        maps = torch.rot90(to_maps(self.segmenter(seen.contiguous(memory_format=torch.channels_last))), -turns, (2, 3))
+        seen = _turned(pixels.flip(2) if mirrored else pixels, turns, (1, 2)).contiguous()
+        shape = (seen.shape[0], 2, seen.shape[1], seen.shape[2])
+        if self.device.type == "cpu":  # they outlive the network's inner layers
+            maps = torch.from_numpy(pages_of_its_own(shape, np.float32))
+        else:
+            maps = torch.empty(shape, device=self.device)
+        network.maps(seen, maps)
+        maps = _turned(maps, -turns, (2, 3))
         return maps.flip(3) if mirrored else maps
 
     def segment(self, image: RGBImage) -> InstanceLabels:
@@ -109,3 +127,8 @@ class Predictor:
     def instances(self, maps: FloatArray) -> InstanceLabels:
         """Decode the maps of one tile, shape (H, W, 2), into labels 1..n."""
         return maps_to_instances(maps, self.mpp, self.thresholds)
+
+
+def _turned(x: torch.Tensor, turns: int, axes: tuple[int, int]) -> torch.Tensor:
+    """Make quarter turns; none costs nothing."""
+    return torch.rot90(x, turns, axes) if turns else x

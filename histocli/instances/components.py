@@ -8,7 +8,7 @@ from histocli.base.types import BoolMask, InstanceLabels
 
 def label_components(mask: BoolMask, connectivity: int = 4) -> InstanceLabels:
     """Number the connected components of a mask, shape (H, W), from 1 in raster order of their first pixel."""
-    _, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=connectivity, ltype=cv2.CV_32S)
+    _, labels = cv2.connectedComponents(np.ascontiguousarray(mask).view(np.uint8), connectivity=connectivity, ltype=cv2.CV_32S)
     return labels.astype(np.int32, copy=False)
 
 
@@ -28,7 +28,7 @@ def drop_small(labels: InstanceLabels, smallest_px: float) -> InstanceLabels:
 
 def fill_holes(mask: BoolMask, largest_px: float) -> BoolMask:
     """Fill the holes of at most ``largest_px`` pixels of a mask, shape (H, W)."""
-    holes, labels, statistics, _ = cv2.connectedComponentsWithStats((~mask).astype(np.uint8), connectivity=4)
+    _, labels, statistics, _ = cv2.connectedComponentsWithStats((~mask).view(np.uint8), connectivity=4)
     small = statistics[:, cv2.CC_STAT_AREA] <= largest_px
     height, width = mask.shape
     left, top = statistics[:, cv2.CC_STAT_LEFT], statistics[:, cv2.CC_STAT_TOP]
@@ -36,7 +36,7 @@ def fill_holes(mask: BoolMask, largest_px: float) -> BoolMask:
     inside = (left > 0) & (top > 0) & (right < width) & (bottom < height)  # an open bay at the image border is no hole
     hole = small & inside
     hole[0] = False  # 0 is the mask itself
-    return np.asarray(mask | hole[labels]) if holes > 1 else mask
+    return np.asarray(mask | hole[labels]) if hole.any() else mask
 
 
 def disk(radius_px: float) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from skimage.segmentation import watershed
 
 from histocli.base.types import FloatArray, InstanceLabels
-from histocli.instances.components import areas_px, drop_small, fill_holes, label_components
+from histocli.instances.components import areas_px, fill_holes, label_components
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,20 +125,22 @@ def maps_to_instances(maps: FloatArray, mpp: float, thresholds: Thresholds = DEF
     mask = fill_holes(probability > thresholds.probability, thresholds.largest_hole_um2 / pixel_um2)
     if not mask.any():
         return np.zeros(mask.shape, np.int32)
-    seeds = drop_small(label_components(mask & (distance > thresholds.distance)), thresholds.smallest_core_um2 / pixel_um2)
-    components = label_components(mask)
+    cores, components = label_components(mask & (distance > thresholds.distance)), label_components(mask)
     where = np.flatnonzero(mask)  # most of a section is no nucleus, so from here on only these pixels are touched
-    component, seed = components.ravel()[where], seeds.ravel()[where]
-    n_components, n_seeds = int(components.max()), int(seeds.max())
+    component, core = components.ravel()[where], cores.ravel()[where]
+    large = np.bincount(core) >= thresholds.smallest_core_um2 / pixel_um2
+    large[0] = False
+    seed = np.where(large, np.cumsum(large), 0).astype(np.int32)[core]
+    n_components, n_seeds = int(component.max()), int(seed.max())
     home = np.zeros(n_seeds + 1, np.int32)
     home[seed] = component  # a core is connected and in the mask, so it lies in one component
-    cores = np.bincount(home[1:], minlength=n_components + 1)
+    n_cores = np.bincount(home[1:], minlength=n_components + 1)
     # A component of the mask with one core is one nucleus; one without a core is a nucleus all the same, if it is large enough.
     # Only those with several have to be parted.
     sole = np.arange(n_components + 1, dtype=np.int32) + n_seeds
     sole[home[1:]] = np.arange(1, n_seeds + 1)
     owner = sole[component]
-    shared = (cores > 1)[component]
+    shared = (n_cores > 1)[component]
     if shared.any():
         part = where[shared]
         levels, markers, region = np.zeros(mask.shape, np.uint8), np.zeros(mask.shape, np.int32), np.zeros(mask.shape, bool)

@@ -83,15 +83,24 @@ class Segmenter(nn.Module):
         return logits
 
 
-def to_maps(logits: Tensor) -> Tensor:
-    """Turn logits (N, 2 or 3, H, W) into nucleus probability and border distance, (N, 2, H, W) in 0..1.
+def combine_maps(values: Tensor) -> Tensor:
+    """Turn what the segmenter predicts into nucleus probability and border distance.
 
     A contact speaks against depth, so that what is read as the core of a nucleus ends where it meets another.
+
+    Parameters
+    ----------
+    values : Tensor, shape (N, 2 or 3, ...)
+        Logistic function of the logits: nucleus, border distance, contact.
+
+    Returns
+    -------
+    Tensor, shape (N, 2, ...)
+        In 0..1.
     """
-    maps = torch.sigmoid(logits.float())
-    if maps.shape[1] == TARGETS["distance"]:
-        return maps
-    return torch.stack([maps[:, 0], maps[:, 1] * (1 - maps[:, 2])], dim=1)
+    if values.shape[1] == TARGETS["distance"]:
+        return values
+    return torch.stack([values[:, 0], values[:, 1] * (1 - values[:, 2])], dim=1)
 
 
 def architecture_of_size(size: str, targets: str = "distance") -> dict[str, Any]:

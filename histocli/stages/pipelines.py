@@ -10,6 +10,7 @@ import numpy as np
 
 from histocli.base.device import resolve_device, resolve_precision
 from histocli.base.errors import OutOfResources
+from histocli.base.interrupts import raise_if_stopped
 from histocli.base.memory import share_freed_memory
 from histocli.base.system import resolve_workers
 from histocli.base.types import Json
@@ -18,18 +19,20 @@ from histocli.config.segment import SegmentConfig
 from histocli.inference.pipeline import WINDOW_HALO_UM, WINDOW_PX, Pipeline
 from histocli.inference.predict import Predictor
 from histocli.instances.targets import Thresholds
-from histocli.model.segmenter import build_segmenter
+from histocli.model.bands import BAND_BYTES, kept_bytes_per_px
+from histocli.model.segmenter import RESOLUTIONS, SIZES, build_segmenter
 from histocli.stages.common import prepare_process
+from histocli.stages.tiled import STOPPED
 from histocli.stores.models import ModelHeader, read_model
 
 BLOCK_WINDOWS = 3  # windows along a side of a block: a larger one costs memory, a smaller one sees more of its surroundings twice
 CUDA_BATCH_PX = 16_000_000
-SMALLER = ((3, 1216), (2, 2048), (2, 1024), (1, 1024), (1, 512), (1, 256))
+SMALLER = ((2, 8192), (2, 2048), (1, 2048), (1, 1024), (1, 512), (1, 256))
 """Windows along a side of a block and sides of tiles to fall back on where memory is scarce, best first."""
 
 # What was measured on blocks of tissue, with some reserve:
 BASE_BYTES = 450e6  # interpreter and libraries
-BYTES_PER_TILE_PX = 62  # the smallest model's inner layers, for each byte of a number
+BYTES_PER_BAND_BYTE = 8  # a band's tensors, and what the network's library takes for itself
 BYTES_PER_BLOCK_PX = 32  # pixels of the parts that wait, maps of two parts
 BYTES_PER_WINDOW_PX = 80  # of each decoder
 
@@ -84,6 +87,7 @@ def load_model(
             dtype=dtype,
             thresholds=Thresholds(**header.thresholds),
             views=config.views,
+            between=lambda: raise_if_stopped(STOPPED),
         )
         batch = {"batch_px": CUDA_BATCH_PX} if device.type == "cuda" else {}
         pipelines.append(stack.enter_context(Pipeline(predictor, tile_px=tile_px, workers=workers, **batch)))
@@ -114,13 +118,18 @@ def fit_to_memory(config: SegmentConfig, header: ModelHeader, workers: int, byte
 
 def expected_memory(block_windows: int, tile_px: int, header: ModelHeader, workers: int, bytes_a_number: int = 4) -> float:
     """Return the bytes that the process is expected to take at most, whatever the slide."""
-    channels = list(header.architecture.get("channels", [16]))
-    width = max(1.0, float(channels[0]) / 16)
-    halo = 7.0 * 2 ** len(channels)
+    channels = [int(width) for width in header.architecture.get("channels", SIZES["S"])]
+    fold = RESOLUTIONS[header.architecture.get("resolution", "half")]
+    halo = 7.0 * fold * 2 ** (len(channels) - 1)
     side: float = block_windows * WINDOW_PX + 2 * WINDOW_HALO_UM / header.mpp
-    tile = min(tile_px, side) + 2 * halo
+    tile = (min(tile_px, side) + 2 * halo) ** 2
+    widest = tile / fold**2 * bytes_a_number * sum(channels[:2])
     window = (WINDOW_PX + 2 * WINDOW_HALO_UM / header.mpp) ** 2
     expected: float = (
-        BASE_BYTES + BYTES_PER_TILE_PX * bytes_a_number * width * tile * tile + BYTES_PER_BLOCK_PX * (side + 2 * halo) ** 2
+        BASE_BYTES
+        + (kept_bytes_per_px(channels, fold, bytes_a_number) + 8) * tile
+        + BYTES_PER_BAND_BYTE * min(BAND_BYTES, widest)
+        + BYTES_PER_BLOCK_PX * (side + 2 * halo) ** 2
+        + BYTES_PER_WINDOW_PX * window * min(workers, 2 * block_windows**2)
     )
-    return expected + BYTES_PER_WINDOW_PX * window * min(workers, 2 * block_windows**2)
+    return expected

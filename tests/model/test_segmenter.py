@@ -15,7 +15,7 @@ from histocli.model.segmenter import (
     architecture_of_size,
     build_segmenter,
     channels_last,
-    to_maps,
+    combine_maps,
 )
 
 CPU = torch.device("cpu")
@@ -131,7 +131,7 @@ def test_every_design_keeps_the_shape_and_has_as_many_maps_as_targets(resolution
     with torch.inference_mode():
         logits = segmenter(noise(1, 3, 24, 32))
     assert logits.shape == (1, TARGETS[targets], 24, 32)
-    assert to_maps(logits).shape == (1, 2, 24, 32)
+    assert combine_maps(torch.sigmoid(logits)).shape == (1, 2, 24, 32)
 
 
 @pytest.mark.parametrize("wrong", [{"resolution": "double"}, {"targets": "stars"}, {"family": "vit"}])
@@ -142,8 +142,8 @@ def test_a_design_of_another_version_is_refused(wrong):
 
 def test_a_contact_speaks_against_depth_and_not_against_the_mask():
     logits = torch.tensor([2.0, 1.0, 100.0])[None, :, None, None]
-    nucleus, depth = to_maps(logits)[0, :, 0, 0]
+    nucleus, depth = combine_maps(torch.sigmoid(logits))[0, :, 0, 0]
     assert nucleus == torch.sigmoid(torch.tensor(2.0))
     assert depth == 0
     logits[:, 2] = -100
-    assert to_maps(logits)[0, 1, 0, 0] == torch.sigmoid(torch.tensor(1.0))
+    assert combine_maps(torch.sigmoid(logits))[0, 1, 0, 0] == torch.sigmoid(torch.tensor(1.0))

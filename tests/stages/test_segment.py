@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import signal
+import threading
 from pathlib import Path
 
 import imagecodecs
@@ -444,9 +445,17 @@ class TestPatchStores:
 
     def test_an_interrupted_store_goes_on_where_it_was(self, tmp_path, model, monkeypatch):
         patches = write_patches(tmp_path / "synth.zarr", 70)
+        written = threading.Event()
+        write = module.labels.PatchLabelsWriter.write
+
+        def note(writer, part, found):
+            write(writer, part, found)
+            written.set()
+
         (whole,) = run(patches, model, tmp_path / "whole")
         with monkeypatch.context() as patch:
-            patch.setattr(interrupts, "stop_requested", after(2))
+            patch.setattr(module.labels.PatchLabelsWriter, "write", note)
+            patch.setattr(interrupts, "stop_requested", written.is_set)
             with pytest.raises(Stopped) as caught:
                 run(patches, model, tmp_path / "out")
         assert caught.value.exit_code == 75
