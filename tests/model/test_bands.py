@@ -75,3 +75,15 @@ def test_what_is_kept_is_counted():
     """Of a tile of 64 px at half resolution: 4 numbers in 32**2, 6 in 16**2, 8 in 8**2 and, on the way, 4 in 16**2."""
     expected = 2 * (4 * 32**2 + 6 * 16**2 + 8 * 8**2 + 4 * 16**2) / 64**2
     assert kept_bytes_per_px((4, 6, 8), 2, 2) == pytest.approx(expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gpu_gives_the_same_maps_up_to_rounding(dtype):
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    network, pixels = segmenter(), tiles(2, 64, 80)
+    expected = in_bands(network, pixels)
+    out = torch.full((2, 2, 64, 80), torch.nan, device="cuda")
+    BandedSegmenter(network.to("cuda"), dtype, band_bytes=10e3).maps(pixels.to("cuda"), out)
+    torch.testing.assert_close(out.cpu(), expected, atol=0.05 if dtype == torch.bfloat16 else 5e-3, rtol=0)
