@@ -105,6 +105,14 @@ def train(
     validation: Annotated[
         float, o.option("--validation", help="Share of the patches held out to watch the training.")
     ] = TrainConfig.validation,
+    contrast_quantile: Annotated[
+        float,
+        o.option(
+            "--contrast-quantile",
+            help="Share of the references that are flatter than what 'segment' raises flat images to; "
+            "0.5 suits a model for other laboratories, 0 leaves images as they are.",
+        ),
+    ] = TrainConfig.contrast_quantile,
     time_budget: Annotated[
         str | None,
         o.option(
@@ -151,6 +159,7 @@ def train(
         reference_mpp=reference_mpp,
         shippable=shippable,
         validation=validation,
+        contrast_quantile=contrast_quantile,
         time_budget_s=o.parse_duration(time_budget, "--time-budget"),
         seed=seed,
     )

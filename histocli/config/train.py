@@ -47,6 +47,9 @@ class TrainConfig:
     """Whether the licence of the references lets trained weights be given away."""
     validation: float = 0.05
     """Share of the synthetic patches that is held out to watch the training."""
+    contrast_quantile: float = 0.25
+    """Share of the references that are flatter than what ``segment`` raises flat images to; 0 leaves images as they are, 0.5
+    suits a model that will see tissue of other laboratories."""
     time_budget_s: float | None = None
     """Seconds within which the command ends with its model written; plans the number of steps."""
     seed: int = 0
@@ -69,20 +72,18 @@ class TrainConfig:
             raise InvalidOption(f"--hard must be one of {', '.join(HARD)}, got {self.hard!r}")
         if not 0 < self.fresh_per_step <= 64:
             raise InvalidOption(f"--fresh-per-step must lie between 0 and 64, got {self.fresh_per_step}")
-        for name, value in (("--steps", self.steps), ("--batch", self.batch)):
+        for name, value in (("--steps", self.steps), ("--batch", self.batch), ("--rounds", self.rounds)):
             if value < 1:
-                raise InvalidOption(f"{name} must be at least 1, got {value}")
+                hint = "; leave --refs out to train without self-training" if name == "--rounds" else ""
+                raise InvalidOption(f"{name} must be at least 1, got {value}{hint}")
         if self.crop_px < 32 or self.crop_px % 16:
             raise InvalidOption(f"--crop-px must be a multiple of 16 and at least 32, got {self.crop_px}")
         if self.reference_mpp is not None:
             check_mpp(self.reference_mpp)
-        if self.rounds < 1:
-            raise InvalidOption(
-                f"--rounds must be at least 1, got {self.rounds}; leave --refs out to train without self-training"
-            )
         if self.learning_rate is not None and not 0 < self.learning_rate < 1:
             raise InvalidOption(f"--learning-rate must lie between 0 and 1, got {self.learning_rate}")
-        if not 0 <= self.validation < 1:
-            raise InvalidOption(f"--validation must lie in [0, 1), got {self.validation}")
+        for name, share in (("--validation", self.validation), ("--contrast-quantile", self.contrast_quantile)):
+            if not 0 <= share < 1:
+                raise InvalidOption(f"{name} must lie in [0, 1), got {share}")
         if self.time_budget_s is not None and not 0 < self.time_budget_s < float("inf"):
             raise InvalidOption(f"--time-budget must be positive, got {self.time_budget_s} s")

@@ -1,15 +1,23 @@
-"""What every image goes through before a network sees it, in training and in segmentation alike.
+"""What every image goes through before a network sees it.
 
 Scanners and cameras render empty glass anywhere between mid-grey and white. Networks see it white: brightness is measured per
 image and divided out, so that a dim microscope is no new domain.
+
+Nor is a faint staining: where an image that is to be segmented is flatter than most of what a network learnt from, its
+absorbances are spread about their mean until it is as flat as those. What counts as flat is measured on the patches that a
+network is trained on, and stands in its header; tissue that it was adapted to is as a rule left alone.
 """
+
+from dataclasses import dataclass
+from typing import Self
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
-from histocli.base.types import RGBImage
-from histocli.optics.density import WHITE_LEVEL
+from histocli.base.types import FloatArray, Json, RGBImage
+from histocli.optics.density import WHITE_LEVEL, rgb_to_optical_density
 
 PIXEL_MEAN, PIXEL_STD = 0.65, 0.22
 """Brightness and contrast of typical H&E in 0..1: fixed; stain differences are left to augmentation."""
@@ -50,6 +58,107 @@ def white_to_glass(image: RGBImage, glass_level: float) -> RGBImage:
     table = np.clip(np.rint((np.arange(256) + 1) * (glass_level / WHITE_LEVEL) - 1), 0, 255).astype(np.uint8)
     flat = np.ascontiguousarray(image).reshape(-1, 3)
     return np.asarray(cv2.LUT(flat, table), np.uint8).reshape(image.shape) if flat.size else image
+
+
+TISSUE_DENSITY = 0.45  # pixels whose three absorbances add up to more are no glass
+FEWEST_PX = 500  # fewer pixels of tissue tell nothing
+LARGEST_GAIN = 2.5  # noise is spread too
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """How stain is spread over tissue, in optical density (natural log)."""
+
+    mean: tuple[float, float, float]
+    """Mean absorbance of red, green and blue light."""
+    spread: float
+    """Standard deviation of the absorbance of red light, which nuclei take up and their surroundings hardly do."""
+
+    def gain(self, floor: float) -> float:
+        """Return the factor, 1 to 2.5, that brings the spread up to a floor."""
+        return float(np.clip(floor / max(self.spread, 1e-6), 1.0, LARGEST_GAIN))
+
+    def to_json(self) -> Json:
+        """Return plain values."""
+        return {"mean": list(self.mean), "spread": self.spread}
+
+    @classmethod
+    def from_json(cls, values: Json) -> Self:
+        """Take up what ``to_json`` gave."""
+        red, green, blue = values["mean"]
+        return cls((red, green, blue), values["spread"])
+
+
+def tissue_moments(pixels: RGBImage) -> npt.NDArray[np.float64]:
+    """Count and sum the absorbances of tissue; what parts of an image give may be added.
+
+    Parameters
+    ----------
+    pixels : ndarray of uint8, shape (..., 3)
+        With white glass.
+
+    Returns
+    -------
+    ndarray of float64, shape (7,)
+        Number of pixels, and the sums of the absorbances of red, green and blue and of their squares.
+    """
+    density = rgb_to_optical_density(pixels).reshape(-1, 3)
+    tissue = density[density.sum(axis=1) > TISSUE_DENSITY].astype(np.float64)
+    return np.concatenate([[len(tissue)], tissue.sum(axis=0), (tissue**2).sum(axis=0)])
+
+
+def contrast_from(moments: npt.NDArray[np.float64]) -> Contrast | None:
+    """Return the contrast that ``tissue_moments`` tell, None where there is hardly any tissue."""
+    n = moments[0]
+    if n < FEWEST_PX:
+        return None
+    mean = moments[1:4] / n
+    variance = max(float(moments[4] / n - mean[0] ** 2), 0.0)
+    red, green, blue = (round(float(value), 5) for value in mean)
+    return Contrast((red, green, blue), round(variance**0.5, 5))
+
+
+def contrast_of(pixels: RGBImage) -> Contrast | None:
+    """Measure the contrast of an image whose glass is white, shape (..., 3); None where it shows hardly any tissue."""
+    return contrast_from(tissue_moments(pixels))
+
+
+def raise_contrast(image: RGBImage, contrast: Contrast | None, floor: float) -> RGBImage:
+    """Spread the absorbances of an image about their mean, such that its spread is no less than a floor.
+
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (..., 3)
+        With white glass, which stays white.
+    contrast : Contrast or None
+        Of the whole image or slide, of which this may be a part; None changes nothing.
+    floor : float
+        In optical density; 0 changes nothing.
+
+    Returns
+    -------
+    ndarray of uint8, shape (..., 3)
+    """
+    gain = 1.0 if contrast is None else contrast.gain(floor)
+    if contrast is None or gain == 1 or not image.size:
+        return image
+    density = rgb_to_optical_density(np.arange(256, dtype=np.uint8))[:, None]
+    mean = np.asarray(contrast.mean)
+    spread = np.maximum((density - mean) * gain + mean, 0)
+    table = np.clip(np.rint(WHITE_LEVEL * np.exp(-spread) - 1), 0, 255).astype(np.uint8)
+    flat = np.ascontiguousarray(image).reshape(-1, 1, 3)
+    return np.asarray(cv2.LUT(flat, table[None]), np.uint8).reshape(image.shape)
+
+
+def density_table(contrast: Contrast | None, floor: float) -> npt.NDArray[np.float32]:
+    """Return the absorbance, before :func:`raise_contrast`, of each of 256 values of red, green and blue, shape (256, 3)."""
+    density: FloatArray = np.repeat(rgb_to_optical_density(np.arange(256, dtype=np.uint8))[:, None], 3, axis=1)
+    gain = 1.0 if contrast is None else contrast.gain(floor)
+    if contrast is None or gain == 1:
+        return density
+    mean = np.asarray(contrast.mean, np.float32)
+    before: FloatArray = np.maximum((density - mean) / np.float32(gain) + mean, 0).astype(np.float32)
+    return before
 
 
 def standardise(pixels: Tensor) -> Tensor:

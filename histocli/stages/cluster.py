@@ -32,6 +32,7 @@ from histocli.base.types import Json
 from histocli.config.common import Execution
 from histocli.config.segment import SegmentConfig
 from histocli.inference.blocks import Block, BlockGrid
+from histocli.model.normalisation import Contrast
 from histocli.stages.pipelines import LoadedModel, load_model
 from histocli.stages.tiled import STOPPED, View, has_tissue, keep_windows, view_of
 from histocli.stores.models import ModelHeader
@@ -68,6 +69,7 @@ class _Task:
     slide: str
     mpp: float | None
     glass_level: float
+    contrast: Json | None
     work: str
     tissue: npt.NDArray[np.uint8]
     tissue_shape: tuple[int, int]
@@ -148,6 +150,7 @@ def _tasks(job: ClusterJob, blocks: Sequence[Block], model: Path, config: Segmen
             slide=str(job.input.path.absolute()),
             mpp=job.mpp,
             glass_level=job.writer.facts["glass_level"],
+            contrast=job.writer.facts.get("contrast"),
             work=str(job.writer.work.absolute()),
             tissue=packed,
             tissue_shape=(job.view.tissue.shape[0], job.view.tissue.shape[1]),
@@ -244,7 +247,8 @@ def _viewed(task: _Task, loaded: LoadedModel) -> tuple[View, BlockGrid]:
         slide = open_slide(task.slide, mpp=task.mpp)
         height, width = task.tissue_shape
         tissue = np.unpackbits(task.tissue, count=height * width).reshape(height, width).astype(bool)
-        view = view_of(slide, loaded.mpp, task.glass_level, tissue)
+        contrast = None if task.contrast is None else Contrast.from_json(task.contrast)
+        view = view_of(slide, loaded.mpp, task.glass_level, tissue, contrast, loaded.contrast_floor)
         _at_hand["slide"] = (key, view, loaded.pipelines[0].block_grid(view.shape, loaded.block_windows))
     _, view, grid = _at_hand["slide"]
     return view, grid

@@ -56,6 +56,11 @@ class LoadedModel:
         """Micrometres per pixel that it works at."""
         return self.header.mpp
 
+    @property
+    def contrast_floor(self) -> float:
+        """Spread of red absorbance below which images are spread; 0 for models of earlier versions."""
+        return float(self.header.normalisation.get("contrast_floor", 0.0))
+
 
 def load_model(
     path: Path, header: ModelHeader, facts: Json, config: SegmentConfig, execution: Execution, stack: ExitStack

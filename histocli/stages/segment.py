@@ -42,11 +42,11 @@ from histocli.config.segment import SegmentConfig, parse_shard
 from histocli.inference.blocks import Block
 from histocli.inference.pipeline import Nuclei, PendingBlock, PendingImage, Pipeline
 from histocli.inference.tiling import renumber_by_anchor
-from histocli.model.normalisation import glass_to_white
+from histocli.model.normalisation import Contrast, contrast_of, glass_to_white, raise_contrast
 from histocli.stages.common import StageResult, Stopwatch, content_hash, patch_glass_levels
 from histocli.stages.outputs import CONTRACTS, SUFFIXES, write_output
 from histocli.stages.pipelines import LoadedModel, load_model
-from histocli.stages.tiled import SAME_MPP, STOPPED, View, has_tissue, keep_windows, look, make_store, view_of
+from histocli.stages.tiled import SAME_MPP, STOPPED, View, has_tissue, keep_windows, look, make_store, slide_contrast, view_of
 from histocli.stores import exports, labels, patches
 from histocli.stores.box import find_box_model
 from histocli.stores.inputs import InputImage, expand_with_mpp
@@ -647,22 +647,23 @@ class SlideJob:
             self._identify()
         if self._store_is_there:
             return []
-        self.open(model.mpp)
+        self.open(model.mpp, model.contrast_floor)
         assert self.view is not None
         self.grid = model.pipelines[0].block_grid(self.view.shape, model.block_windows)
         return self.missing_blocks()
 
-    def open(self, model_mpp: float) -> None:
+    def open(self, model_mpp: float, contrast_floor: float) -> None:
         """Open the slide and begin the store, or take up an unfinished one."""
         slide = open_slide(self.input.path, mpp=self.mpp)
         try:
             if slide.mpp_source == "assumed":
                 logger.warning("%s: records no pixel size; %g um/px is assumed, give another with --mpp", slide.path, ASSUMED_MPP)
-            levels: list[float] = []
+            measured: Json = {}
 
             def look_once(factor: int) -> tuple[RGBImage, Any]:
                 overview, tissue, level = look(slide, factor, find_tissue=self._config.tissue == "auto", roi=self._regions())
-                levels.append(level)
+                contrast = slide_contrast(slide, model_mpp, level, tissue) if contrast_floor > 0 else None
+                measured.update(glass_level=level, contrast=None if contrast is None else contrast.to_json())
                 return overview, tissue
 
             self.writer = labels.TiledLabelsWriter(
@@ -674,12 +675,21 @@ class SlideJob:
                 source=self._source,
                 model=self._model,
                 provenance=self.provenance(labels.CONTRACT),
-                note=lambda: {"glass_level": levels[0]},
+                note=lambda: measured,
             )
-            self.view = view_of(slide, model_mpp, self.writer.facts["glass_level"], self.writer.tissue)
+            self.view = view_of(
+                slide, model_mpp, self.writer.facts["glass_level"], self.writer.tissue, self.contrast, contrast_floor
+            )
         except BaseException:
             slide.close()
             raise
+
+    @property
+    def contrast(self) -> Contrast | None:
+        """How stain is spread over this slide; None where the model does not ask."""
+        assert self.writer is not None
+        recorded = self.writer.facts.get("contrast")
+        return None if recorded is None else Contrast.from_json(recorded)
 
     def missing_blocks(self) -> list[Block]:
         """Return the blocks that show tissue, less those of whose windows all is kept."""
@@ -851,7 +861,7 @@ class _PatchJob:
     def parts(self, model: LoadedModel) -> list[range]:
         """Make or take up the output."""
         self.watch = Stopwatch()
-        self._model_mpp = model.mpp
+        self._model_mpp, self._contrast_floor = model.mpp, model.contrast_floor
         self._writer = labels.PatchLabelsWriter(
             self.outputs["ome-zarr"],
             n=len(self._store),
@@ -870,6 +880,8 @@ class _PatchJob:
         images, _ = self._store.read(part)
         levels = patch_glass_levels(self._store, part, images)
         white = [glass_to_white(image, level) for image, level in zip(images, levels, strict=True)]
+        if self._contrast_floor > 0:
+            white = [raise_contrast(image, contrast_of(image), self._contrast_floor) for image in white]
         return [_to_model(image, self._mpp[0], self._model_mpp) for image in white]
 
     def begin(self, part: range, loaded: list[RGBImage], pipeline: Pipeline) -> list[PendingImage]:

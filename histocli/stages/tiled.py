@@ -28,14 +28,23 @@ from histocli.inference.pipeline import LARGEST_HALO_UM, PendingBlock
 from histocli.inference.runs import RunObjects, joined, measure_runs, no_objects, paint, settle, window_to_runs
 from histocli.inference.tiling import SEAM_PX
 from histocli.inference.tissue import tissue_mask
-from histocli.model.normalisation import glass_to_white
-from histocli.optics.density import rgb_to_optical_density, white_level
+from histocli.model.normalisation import (
+    Contrast,
+    contrast_from,
+    contrast_of,
+    density_table,
+    glass_to_white,
+    raise_contrast,
+    tissue_moments,
+)
+from histocli.optics.density import white_level
 from histocli.optics.stains import TYPICAL_STAINS
 from histocli.stores import labels
 from histocli.stores.labels import TiledLabelsWriter, overview_factor, shrink
 from histocli.stores.readers import ResampledSlide, Slide, shape_of, shrunk
 
 SAME_MPP = 0.02  # relative; within this a slide goes to the network as it is: scanners differ by more than a model notices
+CONTRAST_SQUARES, CONTRAST_SQUARE_PX = 64, 256  # what the contrast of a slide is measured on
 KEPT_WINDOWS = 64  # windows of objects that are held in memory at a time
 STOP_EVERY = 16  # windows or shards; what takes a second is not worth stopping
 STOPPED = "segment: stopped; what was finished is kept, the same command goes on"
@@ -54,6 +63,8 @@ class View:
     """Where nuclei are looked for, on the grid of the overview."""
     factor: int
     """Slide pixels along a side of a cell of ``tissue``."""
+    density: npt.NDArray[np.float32]
+    """Absorbance of each value of red, green and blue in ``pixels``, shape (256, 3)."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -87,14 +98,72 @@ def look(
     return overview, wanted if roi is None else wanted & roi(shape, factor), level
 
 
-def view_of(slide: Slide, model_mpp: float, glass_level: float, tissue: BoolMask) -> View:
-    """Return a slide at a model's resolution, with the glass that was measured on its overview made white."""
-    plain = ResampledSlide(slide, model_mpp, same_mpp=SAME_MPP)
+def slide_contrast(slide: Slide, model_mpp: float, glass_level: float, tissue: BoolMask) -> Contrast | None:
+    """Measure the contrast of a slide on some squares of its tissue, as the network will see them.
+
+    Parameters
+    ----------
+    slide : Slide
+    model_mpp : float
+        Micrometres per pixel.
+    glass_level : float
+        From ``look``.
+    tissue : ndarray of bool
+        Where nuclei are looked for, on the grid of the overview.
+    """
+    view = view_of(slide, model_mpp, glass_level, tissue)
+    height, width = view.shape
+    if height * width <= CONTRAST_SQUARES * CONTRAST_SQUARE_PX**2:
+        return contrast_of(view.pixels.read(slice(0, height), slice(0, width)))
+    moments = np.zeros(7)
+    cells = np.argwhere(tissue)
+    chosen = cells[np.unique(np.linspace(0, len(cells) - 1, CONTRAST_SQUARES).astype(int))] if len(cells) else cells
+    for cell in chosen:
+        rows, columns = (
+            slice(max(middle - CONTRAST_SQUARE_PX // 2, 0), min(middle + CONTRAST_SQUARE_PX // 2, size))
+            for middle, size in zip(
+                ((cell + 0.5) * view.factor / view.pixels.ratio).astype(int).tolist(), view.shape, strict=True
+            )
+        )
+        if rows.start < rows.stop and columns.start < columns.stop:  # a cell may reach over the border
+            moments += tissue_moments(view.pixels.read(rows, columns))
+    return contrast_from(moments)
+
+
+def view_of(
+    slide: Slide,
+    model_mpp: float,
+    glass_level: float,
+    tissue: BoolMask,
+    contrast: Contrast | None = None,
+    contrast_floor: float = 0.0,
+) -> View:
+    """Return a slide at a model's resolution, with white glass and no less contrast than the model is used to.
+
+    Parameters
+    ----------
+    slide : Slide
+    model_mpp : float
+        Micrometres per pixel.
+    glass_level : float
+        From ``look``.
+    tissue : ndarray of bool
+        Where nuclei are looked for, on the grid of the overview.
+    contrast : Contrast, optional
+        Of the slide, from ``slide_contrast``.
+    contrast_floor : float
+        From the model's header.
+    """
+
+    def change(image: RGBImage) -> RGBImage:
+        return raise_contrast(glass_to_white(image, glass_level), contrast, contrast_floor)
+
     return View(
         slide,
-        plain.with_change(lambda image: glass_to_white(image, glass_level)),
+        ResampledSlide(slide, model_mpp, same_mpp=SAME_MPP).with_change(change),
         tissue,
         overview_factor(shape_of(slide), slide.mpp),
+        density_table(contrast, contrast_floor),
     )
 
 
@@ -107,7 +176,6 @@ def has_tissue(view: View, grid: BlockGrid) -> Callable[[int], bool]:
 def keep_windows(work: Path, view: View, pending: PendingBlock) -> int:
     """Wait for the windows of a block and keep what they found; return the number of own objects."""
     place = pending.block.pixels
-    table = rgb_to_optical_density(np.arange(256, dtype=np.uint8))
 
     def hematoxylin(y: npt.NDArray[np.int64], x: npt.NDArray[np.int64]) -> FloatArray:
         top, left = place[0].start, place[1].start
@@ -117,7 +185,7 @@ def keep_windows(work: Path, view: View, pending: PendingBlock) -> int:
             seen = pending.read(rows, columns)[y - rows.start, x - columns.start]
         else:
             seen = pending.pixels[y - top, x - left]
-        stain: FloatArray = table[seen] @ _HEMATOXYLIN
+        stain: FloatArray = view.density[seen, range(3)] @ _HEMATOXYLIN
         return stain
 
     n = 0

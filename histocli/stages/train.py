@@ -42,7 +42,7 @@ from histocli.instances.targets import DEFAULT_THRESHOLDS, Thresholds, contacts,
 from histocli.metrics.counts import count
 from histocli.metrics.selection import ObjectThresholds, choose_thresholds
 from histocli.metrics.summary import summarise
-from histocli.model.normalisation import PIXEL_MEAN, PIXEL_STD, glass_to_white
+from histocli.model.normalisation import PIXEL_MEAN, PIXEL_STD, contrast_from, glass_to_white, tissue_moments
 from histocli.model.segmenter import Segmenter, architecture_of_size, build_segmenter, channels_last
 from histocli.stages.common import (
     Clock,
@@ -87,6 +87,7 @@ SAME_MPP = 0.02  # relative difference of pixel sizes that is rounding
 RECORD_EVERY = 20  # steps between two lines of metrics.jsonl
 CHECKPOINT_S = 60.0  # seconds between checkpoints
 VALIDATIONS = 4  # times the held-out patches are scored in the course of a training
+CONTRAST_STEP = 2  # of rows and columns that tell how flat a patch is
 MOST_HELD_OUT = 64  # held-out patches; more cost time and tell little more
 PREVIEW_PATCHES = 8
 LABELLING_S = 0.06  # of the same, for each unlabelled patch of 256 px that is looked at after the last round
@@ -308,7 +309,7 @@ def _make(
     result, learnt, store = plan.result, plan.learnt, plan.inputs[0].store
     architecture = architecture_of_size(config.size, config.targets) if learnt is None else learnt[0].architecture
     learns_contacts = architecture.get("targets") == "contact"
-    patches, held_out, owner = _load(plan.inputs, config, learns_contacts, execution, track)
+    patches, held_out, owner, contrast_floor = _load(plan.inputs, config, learns_contacts, execution, track)
     patches, effective = _use_weights(patches)
     unlabelled = given = None
     if plan.sources:
@@ -367,7 +368,13 @@ def _make(
             architecture=asdict(segmenter.architecture),
             mpp=result.mpp,
             config_hash=plan.fingerprint,
-            normalisation={"glass": "white, measured per image", "mean": PIXEL_MEAN, "std": PIXEL_STD, "range": "sRGB 0..1"},
+            normalisation={
+                "glass": "white, measured per image",
+                "mean": PIXEL_MEAN,
+                "std": PIXEL_STD,
+                "range": "sRGB 0..1",
+                "contrast_floor": contrast_floor,
+            },
             thresholds=asdict(thresholds),
             training={
                 "steps": found.steps,
@@ -561,8 +568,10 @@ def _open_all(words: Sequence[str]) -> list[_Input]:
 
 def _load(
     inputs: Sequence[_Input], config: TrainConfig, learns_contacts: bool, execution: Execution, track: Track
-) -> tuple[PatchSet, _HeldOut, npt.NDArray[np.int64]]:
-    """Read all patches, part off the held-out ones, and compute the targets of the rest; also tells whose each is."""
+) -> tuple[PatchSet, _HeldOut, npt.NDArray[np.int64], float]:
+    """Read all patches, part off the held-out ones, and compute the targets of the rest; also tells whose each is, and below
+    which spread of red absorbance an image is flatter than most of these.
+    """
     side = inputs[0].store.patch_px
     total = sum(len(item.store) for item in inputs)
     images = np.empty((total, side, side, 3), np.uint8)
@@ -573,10 +582,12 @@ def _load(
     synthetic = np.zeros(total, bool)
     owner = np.empty(total, np.int64)
     spans: list[tuple[_Input, range, int]] = []
+    moments, reference = np.zeros((total, 7)), np.empty(total, np.int64)
     start = 0
     for number, item in enumerate(inputs):
         size = len(item.store)
         owner[start : start + size] = number
+        reference[start : start + size] = item.store.reference
         weight[start : start + size] = item.store.weight
         share[start : start + size] = item.weight / size  # the word's weight is the store's, however many patches it has
         synthetic[start : start + size] = item.store.origin != "labelled"
@@ -591,6 +602,7 @@ def _load(
             range(where.start, where.stop), patch_glass_levels(item.store, batch, images[where]), strict=True
         ):
             images[index] = glass_to_white(images[index], level)
+            moments[index] = tissue_moments(images[index][::CONTRAST_STEP, ::CONTRAST_STEP])
             distance[index] = normalised_distance(labels[index])
             if contact is not None:
                 contact[index] = contacts(labels[index], item.store.mpp)
@@ -600,6 +612,7 @@ def _load(
         for count in pool.map(read, spans):
             raise_if_stopped("train: stopped before the first step; run it again")
             bar.advance(count)
+    floor = _contrast_floor(moments, owner, reference, config.contrast_quantile)
     held = _choose_held_out(synthetic, config)
     kept = np.setdiff1d(np.arange(total), held)
     if not (weight[kept] > 0).any() or not (labels[kept] > 0).any():
@@ -612,7 +625,20 @@ def _load(
         images, labels, distance = images[kept], labels[kept], distance[kept]
         contact = None if contact is None else contact[kept]
     share = share[kept] / share[kept].sum()
-    return PatchSet(images, labels > 0, labels >= 0, distance, weight[kept], share, contact=contact), held_out, owner[kept]
+    learnt = PatchSet(images, labels > 0, labels >= 0, distance, weight[kept], share, contact=contact)
+    return learnt, held_out, owner[kept], floor
+
+
+def _contrast_floor(
+    moments: npt.NDArray[np.float64], owner: npt.NDArray[np.int64], reference: npt.NDArray[np.int64], quantile: float
+) -> float:
+    """Return the spread of red absorbance that a share of the references of all stores stays below; 0 if none tells it."""
+    if quantile == 0:
+        return 0.0
+    of_reference = np.unique(np.stack([owner, reference]), axis=1, return_inverse=True)[1].ravel()
+    known = [contrast_from(moments[of_reference == number].sum(axis=0)) for number in range(of_reference.max() + 1)]
+    spreads = [contrast.spread for contrast in known if contrast is not None]
+    return round(float(np.quantile(spreads, quantile)), 4) if spreads else 0.0
 
 
 def _choose_held_out(synthetic: npt.NDArray[np.bool_], config: TrainConfig) -> npt.NDArray[np.int64]:

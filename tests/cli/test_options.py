@@ -114,13 +114,21 @@ def test_train_passes_everything_on(stages):
     line = (
         "train a.zarr b.zarr:2 - -o m.safetensors --size M --steps 7 --batch 2 --crop-px 64 --learning-rate 0.01 --validation 0 "
     )
-    line += "--time-budget 10m --stop-after 5 --seed 1 --precision fp32 --overwrite --dry-run"
+    line += "--time-budget 10m --stop-after 5 --seed 1 --precision fp32 --overwrite --dry-run --contrast-quantile 0.5"
     assert run(words(line)) == 0
     (call,) = stages.calls
     assert list(call.arguments[0]) == ["a.zarr", "b.zarr:2", "-"]
     assert call.arguments[1] == Path("m.safetensors")
     assert call.arguments[2] == TrainConfig(
-        size="M", steps=7, batch=2, crop_px=64, learning_rate=0.01, validation=0, time_budget_s=600, seed=1
+        size="M",
+        steps=7,
+        batch=2,
+        crop_px=64,
+        learning_rate=0.01,
+        validation=0,
+        time_budget_s=600,
+        seed=1,
+        contrast_quantile=0.5,
     )
     assert call.arguments[3] == Execution(precision="fp32", overwrite=True, dry_run=True)
     assert call.keywords["stop_after"] == 5

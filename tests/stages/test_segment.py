@@ -30,13 +30,16 @@ from histocli.base.errors import (
 )
 from histocli.config.common import Execution
 from histocli.config.segment import SegmentConfig
+from histocli.model.normalisation import glass_to_white
 from histocli.model.segmenter import TARGETS, build_segmenter
+from histocli.optics.density import rgb_to_optical_density
 from histocli.stages import segment as module
+from histocli.stages import tiled
 from histocli.stages.segment import SegmentResult, segment
 from histocli.stores import labels as label_stores
 from histocli.stores import provenance
 from histocli.stores.labels import open_labels
-from histocli.stores.models import ModelHeader, write_model
+from histocli.stores.models import ModelHeader, read_model, write_model
 from histocli.stores.patches import CONTRACT as PATCHES
 from histocli.stores.patches import PatchStoreWriter, ReferenceRecord
 from histocli.stores.provenance import Provenance, partial_path
@@ -104,14 +107,14 @@ def write_tiff(path: Path, image: np.ndarray, mpp: float = MPP) -> Path:
     return path
 
 
-def write_patches(path: Path, n: int, patch_px: int = 48, mpp: float = MPP) -> Path:
+def write_patches(path: Path, n: int, patch_px: int = 48, mpp: float = MPP, draw=tissue) -> Path:
     made_by = Provenance(contract=PATCHES, command="pack", config={}, config_hash="p")
     reference = ReferenceRecord(name="r", sha256="0" * 64, mpp=mpp, mpp_source="given", statistics={})
     with PatchStoreWriter.create(
         path, n=n, patch_px=patch_px, mpp=mpp, origin="labelled", references=[reference], provenance=made_by, resume=False
     ) as writer:
         for batch in writer.pending():
-            images = np.stack([tissue((patch_px, patch_px), seed) for seed in batch])
+            images = np.stack([draw((patch_px, patch_px), seed) for seed in batch])
             zeros = np.zeros(images.shape[:3], np.int32)
             writer.write(batch, images, zeros, np.ones(len(batch), np.float32), np.zeros(len(batch), np.int32))
         writer.finish()
@@ -483,6 +486,57 @@ def after(calls: int):
     """A stop request that comes after some safe points."""
     count = iter(range(10**6))
     return lambda: next(count) >= calls
+
+
+def faint(shape=(150, 200), seed=0):
+    """The same discs, hardly darker than the tissue that they lie in; a strip of glass."""
+    image = np.where(dark(tissue(shape, seed))[..., None], np.uint8([140, 135, 185]), np.uint8([165, 150, 195]))
+    image[:, -12:] = 250
+    return image
+
+
+@pytest.fixture(scope="module")
+def demanding(model, tmp_path_factory) -> Path:
+    """The same model, trained on tissue of more contrast."""
+    header, tensors = read_model(model)
+    path = tmp_path_factory.mktemp("demanding") / "model.safetensors"
+    write_model(path, tensors, dataclasses.replace(header, normalisation={"contrast_floor": 0.25}))
+    return path
+
+
+class TestFaintStaining:
+    def test_a_flat_image_is_brought_up_to_what_the_model_learnt_from(self, tmp_path, model, demanding):
+        image = faint()
+        slide = write_tiff(tmp_path / "faint.tif", image)
+        (plain,) = run(slide, model, tmp_path / "plain", tissue="none")
+        (result,) = run(slide, demanding, tmp_path / "out", tissue="none")
+        assert plain.nuclei == 0
+        truth = dark(tissue())
+        truth[:, -12:] = False
+        store = open_labels(result.output)
+        assert ((store.labels() > 0) == truth).mean() > 0.95
+        contrast = store.facts["contrast"]
+        assert contrast["spread"] < 0.25
+        table = store.table
+        level = store.facts["glass_level"]
+        expected = rgb_to_optical_density(glass_to_white(np.uint8([[140, 135, 185]]), level)) @ tiled._HEMATOXYLIN
+        assert np.median(table["hematoxylin"]) == pytest.approx(expected[0], rel=0.1)  # of the slide, not of what was raised
+
+    def test_tiles_and_workers_change_nothing(self, tmp_path, demanding):
+        slide = write_tiff(tmp_path / "faint.tif", faint((300, 260)))
+        folders = [tmp_path / str(number) for number in range(2)]
+        for folder, settings in zip(folders, ({"tile_px": 64, "workers": 1}, {"tile_px": 1024, "workers": 3}), strict=True):
+            run(slide, demanding, folder, **settings)
+        first, second = (open_labels(folder / "faint.ome.zarr").labels() for folder in folders)
+        assert first.max() > 20
+        np.testing.assert_array_equal(first, second)
+
+    def test_patches_are_raised_too(self, tmp_path, model, demanding):
+        patches = write_patches(tmp_path / "synth.zarr", 3, patch_px=96, draw=faint)
+        (plain,) = run(patches, model, tmp_path / "plain")
+        (result,) = run(patches, demanding, tmp_path / "out")
+        assert plain.nuclei == 0
+        assert result.nuclei > 20
 
 
 class TestStopping:
