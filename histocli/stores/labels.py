@@ -21,6 +21,7 @@
     └── attributes          ome          OME-Zarr 0.5 metadata
                             histosynth   {contract, command, config, config_hash, ..., complete, layout, mpp, mpp_source, shape,
                                           n_nuclei, n_cut, mm2, source: {name, sha256}, model: {name, sha256},
+                                          glass_level, contrast: {mean, spread} or null where the model does not ask,
                                           files: {<array>: [number of files, bytes]}}
 
 Micrometres count from the centre of the slide's first pixel, in every scale and translation and in the table: so slide,

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     import torch
 
 CONTRACT = "histosynth-model/1"
+LARGEST_SPREAD = 5.0  # of absorbance (natural log); eight bits hold no more
 CHECKPOINT_CONTRACT = "histosynth-checkpoint/1"
 CHECKPOINT_NAME = "checkpoint.safetensors"
 MODEL_SUFFIX = ".safetensors"
@@ -118,6 +119,11 @@ class ModelHeader:
             raise InvalidStore(
                 f"{where}: mpp of the header must lie between {MPP_RANGE[0]} and {MPP_RANGE[1]} micrometres per pixel, "
                 f"got {values['mpp']}; train the model again"
+            )
+        floor = values["normalisation"].get("contrast_floor", 0)
+        if not isinstance(floor, int | float) or not 0 <= floor <= LARGEST_SPREAD:
+            raise InvalidStore(
+                f"{where}: contrast_floor of the header must lie between 0 and {LARGEST_SPREAD}, got {floor!r}; train the model again"
             )
         return cls(**{name: values[name] for name in kinds})
 

@@ -141,6 +141,8 @@ def cut(path: Path, size: int) -> None:
         (lambda path: rewrite_header(path, lambda ours: "no json"), "header is damaged"),
         (lambda path: rewrite_header(path, lambda ours: "[]"), "header is damaged"),
         (lambda path: rewrite_header(path, lambda ours: ours.update(mpp=40)), "mpp of the header must lie"),
+        (lambda path: rewrite_header(path, lambda ours: ours.update(normalisation={"contrast_floor": -1})), "contrast_floor"),
+        (lambda path: rewrite_header(path, lambda ours: ours.update(normalisation={"contrast_floor": "x"})), "contrast_floor"),
         (lambda path: rewrite_header(path, lambda ours: ours.update(mpp=None)), "mpp of the header is missing"),
         (lambda path: rewrite_header(path, lambda ours: ours.pop("architecture") and None), "architecture of the header"),
     ],
