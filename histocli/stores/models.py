@@ -123,7 +123,8 @@ class ModelHeader:
         floor = values["normalisation"].get("contrast_floor", 0)
         if not isinstance(floor, int | float) or not 0 <= floor <= LARGEST_SPREAD:
             raise InvalidStore(
-                f"{where}: contrast_floor of the header must lie between 0 and {LARGEST_SPREAD}, got {floor!r}; train the model again"
+                f"{where}: contrast_floor of the header must lie between 0 and {LARGEST_SPREAD}, got {floor!r}; "
+                "train the model again"
             )
         return cls(**{name: values[name] for name in kinds})
 
