@@ -1,6 +1,7 @@
 """A Dask scheduler and two workers, each a process of its own; one is killed in the middle: the bytes are those of one
 process."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from histocli.config.common import Execution
 from histocli.config.segment import SegmentConfig
 from histocli.stages.segment import segment
 from histocli.stores.labels import open_labels
+from histocli.stores.models import read_model, write_model
 from tests.stages.test_segment import MPP, model, write_tiff  # noqa: F401
 from tests.stages.test_tiled import blobs, files_of
 
@@ -63,7 +65,12 @@ def test_two_workers_one_of_which_is_killed_give_the_bytes_of_one_process(tmp_pa
     address, workers = cluster
     # a slide of many blocks, all the same: fine pixels make a small file large
     image = np.tile(blobs((450, 460), 1), (4, 4, 1))
+    image[image < 128] += np.random.default_rng(0).integers(0, 40, (image < 128).sum(), dtype=np.uint8)
     slide = write_tiff(tmp_path / "s.tif", image, MPP)
+    # fainter than what the model learnt from, so that workers must agree on how far it is raised
+    header, tensors = read_model(model)
+    model = tmp_path / "model.safetensors"
+    write_model(model, tensors, dataclasses.replace(header, normalisation={"contrast_floor": 1.2}))
     config = SegmentConfig(tile_px=512, max_memory=1.2)
     running = Execution(device="cpu", precision="fp32", workers=1)
     (alone,) = segment([str(slide)], model, tmp_path / "alone", config, running)
@@ -87,6 +94,7 @@ def test_two_workers_one_of_which_is_killed_give_the_bytes_of_one_process(tmp_pa
     once, twice = (files_of(tmp_path / name / "s.ome.zarr") for name in ("alone", "out"))
     once.pop("zarr.json"), twice.pop("zarr.json")  # they tell when each was made
     assert once == twice
+    assert 0.1 < open_labels(result.output).facts["contrast"]["spread"] < 1.2
 
 
 def test_a_scheduler_that_does_not_answer(tmp_path, model, monkeypatch):  # noqa: F811
