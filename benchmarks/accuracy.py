@@ -1,6 +1,8 @@
-"""Accuracy on real, labelled images that no training has seen the labels of: one row per arm, test set, seed and commit.
+"""Accuracy on real, labelled images that no training has seen the labels of: one row per arm, test
+set, seed and commit.
 
-    python benchmarks/accuracy.py --data DATA [--arms baseline,adapted,foreign] [--sets tnbc,...] [--seeds 0]
+    python benchmarks/accuracy.py --data DATA [--arms baseline,adapted,foreign] [--sets tnbc,...]
+    [--seeds 0]
 
 Arms
 ----
@@ -8,10 +10,11 @@ baseline   Otsu and a distance watershed with fixed parameters in micrometres; n
 adapted    References: ``references/tcga`` and the images (not the labels) of all sets. One model for all sets.
 foreign    The same without the scored set's images, ``references/nuinsseg`` in their place; for NuInsSeg none of its images.
 
-Each model is made by ``histosynth generate`` and ``histosynth train`` within ``--seconds`` together, on this machine, or with
-``--steps`` steps however long they take. Rows are
-appended to ``--results`` as JSON lines; what has a row for the same arm, set, seed, commit and seconds is not done again, and the
-commands' own rerun rule continues what was cut short. Labels are read for scoring only.
+Each model is made by ``histosynth generate`` and ``histosynth train`` within ``--seconds``
+together, on this machine, or with ``--steps`` steps however long they take. Rows are appended to
+``--results`` as JSON lines; what has a row for the same arm, set, seed, commit and seconds is not
+done again, and the commands' own rerun rule continues what was cut short. Labels are read for
+scoring only.
 """
 
 import argparse
@@ -42,9 +45,19 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def commit() -> str:
     """Name the state of the code; ``+`` marks changes that are not committed."""
-    name = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
+    name = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     changed = subprocess.run(
-        ["git", "status", "--porcelain", "--", "histocli"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "status", "--porcelain", "--", "histocli"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return name.stdout.strip() + ("+" if changed.stdout.strip() else "")
 
@@ -52,7 +65,9 @@ def commit() -> str:
 def references(data: Path, arm: str, scored: str | None) -> list[Path]:
     """Return the folders of unlabelled images of an arm."""
     folders = [data / "references" / "tcga"]
-    folders += [data / "dev" / name / "images" for name in SETS if arm == "adapted" or name != scored]
+    folders += [
+        data / "dev" / name / "images" for name in SETS if arm == "adapted" or name != scored
+    ]
     if arm == "foreign" and scored != "nuinsseg":
         folders.append(data / "references" / "nuinsseg")
     return folders
@@ -67,7 +82,9 @@ def run(*words: object) -> dict[str, Any]:
     return result
 
 
-def make_model(work: Path, folders: list[Path], options: argparse.Namespace, seed: int) -> tuple[Path, dict[str, Any]]:
+def make_model(
+    work: Path, folders: list[Path], options: argparse.Namespace, seed: int
+) -> tuple[Path, dict[str, Any]]:
     """Generate and train within the time that both have together."""
     model, record = work / "model.safetensors", work / "model.json"
     if model.exists() and record.exists():
@@ -77,14 +94,28 @@ def make_model(work: Path, folders: list[Path], options: argparse.Namespace, see
     work.mkdir(parents=True)
     started = time.monotonic()
     drawn = run(
-        "generate", *folders, "-o", work / "synth.zarr", "--n", options.n, "--mpp", MPP, "--seed", seed, "--reference-mpp", MPP
+        "generate",
+        *folders,
+        "-o",
+        work / "synth.zarr",
+        "--n",
+        options.n,
+        "--mpp",
+        MPP,
+        "--seed",
+        seed,
+        "--reference-mpp",
+        MPP,
     )
     if options.steps is None:
-        left = options.seconds - (time.monotonic() - started) - 5  # five seconds for starting the interpreter
+        # five seconds for starting the interpreter
+        left = options.seconds - (time.monotonic() - started) - 5
         limit = ["--time-budget", f"{left:.0f}s"]
     else:
         limit = ["--steps", str(options.steps)]
-    trained = run("train", work / "synth.zarr", "-o", model, "--seed", seed, "--size", options.size, *limit)
+    trained = run(
+        "train", work / "synth.zarr", "-o", model, "--seed", seed, "--size", options.size, *limit
+    )
     about = {
         "generate_s": drawn["seconds"],
         "train_s": trained["seconds"],
@@ -100,14 +131,30 @@ def make_model(work: Path, folders: list[Path], options: argparse.Namespace, see
     return model, about
 
 
-def predict(work: Path, data: Path, arm: str, name: str, model: Path | None) -> dict[str, np.ndarray[Any, Any]]:
+def predict(
+    work: Path, data: Path, arm: str, name: str, model: Path | None
+) -> dict[str, np.ndarray[Any, Any]]:
     """Segment the images of a set; label images by stem."""
     images = sorted((data / "dev" / name / "images").glob("*.png"))
     if arm == "baseline":
         return {path.stem: classical_nuclei(read_image(path).pixels, MPP) for path in images}
     out = work / f"labels-{name}"
-    run("segment", data / "dev" / name / "images", "--model", model, "-o", out, "--format", "tiff", "--mpp", MPP, "--overwrite")
-    return {path.stem: tifffile.imread(out / f"{path.stem}.tif").astype(np.int32) for path in images}
+    run(
+        "segment",
+        data / "dev" / name / "images",
+        "--model",
+        model,
+        "-o",
+        out,
+        "--format",
+        "tiff",
+        "--mpp",
+        MPP,
+        "--overwrite",
+    )
+    return {
+        path.stem: tifffile.imread(out / f"{path.stem}.tif").astype(np.int32) for path in images
+    }
 
 
 def score(data: Path, name: str, predictions: dict[str, np.ndarray[Any, Any]]) -> dict[str, Any]:
@@ -115,36 +162,53 @@ def score(data: Path, name: str, predictions: dict[str, np.ndarray[Any, Any]]) -
     triples = []
     for stem, prediction in predictions.items():
         truth = tifffile.imread(data / "dev" / name / "labels" / f"{stem}.tif").astype(np.int32)
-        triples.append((read_image(data / "dev" / name / "images" / f"{stem}.png").pixels, truth, prediction))
+        triples.append(
+            (read_image(data / "dev" / name / "images" / f"{stem}.png").pixels, truth, prediction)
+        )
     summary = summarise([count(truth, prediction) for _, truth, prediction in triples])
     recall = pooled_recall_by_contrast(triples)
     return {
         "mean": {key: round(value, 4) for key, value in summary.mean.items() if value == value},
-        "ci95": {key: [round(edge, 4) for edge in edges] for key, edges in summary.ci95.items() if edges},
+        "ci95": {
+            key: [round(edge, 4) for edge in edges] for key, edges in summary.ci95.items() if edges
+        },
         "recall_by_contrast": [round(value, 3) for value in recall],
         "nuclei_per_image": [
             round(float(np.mean([len(np.unique(labels[labels > 0])) for labels in side])), 1)
-            for side in ([truth for _, truth, _ in triples], [prediction for *_, prediction in triples])
+            for side in (
+                [truth for _, truth, _ in triples],
+                [prediction for *_, prediction in triples],
+            )
         ],
     }
 
 
 def main() -> None:
     """Fill in the rows that are missing, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder with references/ and dev/")
     parser.add_argument("--arms", default=",".join(ARMS))
     parser.add_argument("--sets", default=",".join(SETS))
     parser.add_argument("--seeds", default="0")
-    parser.add_argument("--seconds", type=float, default=360, help="for generate and train together")
+    parser.add_argument(
+        "--seconds", type=float, default=360, help="for generate and train together"
+    )
     parser.add_argument("--steps", type=int, help="of train, in place of --seconds")
     parser.add_argument("--n", type=int, default=2000, help="patches")
     parser.add_argument("--size", default="S")
     parser.add_argument("--work", type=Path, default=ROOT / "work" / "accuracy")
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "accuracy.jsonl")
+    parser.add_argument(
+        "--results", type=Path, default=ROOT / "benchmarks" / "results" / "accuracy.jsonl"
+    )
     options = parser.parse_args()
     state = commit()
-    rows = [json.loads(line) for line in options.results.read_text().splitlines()] if options.results.exists() else []
+    rows = (
+        [json.loads(line) for line in options.results.read_text().splitlines()]
+        if options.results.exists()
+        else []
+    )
     limit = f"{options.seconds:.0f}" if options.steps is None else f"{options.steps}steps"
     for seed in map(int, options.seeds.split(",")):
         for arm in options.arms.split(","):
@@ -163,15 +227,25 @@ def main() -> None:
                     key |= {"seed": None, "n": None, "size": None}
                 elif options.steps is not None:
                     key["steps"] = options.steps
-                if any(all(row.get(field) == value for field, value in key.items()) for row in rows):
+                if any(
+                    all(row.get(field) == value for field, value in key.items()) for row in rows
+                ):
                     continue
                 made = f"{seed}-{state}-{limit}-{options.n}-{options.size}"
-                work = options.work / (f"adapted-{made}" if arm == "adapted" else f"{arm}-{name}-{made}")
+                work = options.work / (
+                    f"adapted-{made}" if arm == "adapted" else f"{arm}-{name}-{made}"
+                )
                 model, about = None, {}
                 if arm != "baseline":
-                    model, about = make_model(work, references(options.data, arm, name), options, seed)
+                    model, about = make_model(
+                        work, references(options.data, arm, name), options, seed
+                    )
                 scores = score(options.data, name, predict(work, options.data, arm, name, model))
-                row = key | scores | {"model": about, "torch": torch.__version__, "cpus": available_cpus()}
+                row = (
+                    key
+                    | scores
+                    | {"model": about, "torch": torch.__version__, "cpus": available_cpus()}
+                )
                 options.results.parent.mkdir(parents=True, exist_ok=True)
                 with options.results.open("a") as stream:
                     stream.write(json.dumps(row) + "\n")
@@ -179,7 +253,10 @@ def main() -> None:
     print(f"\n{'arm':9s} {'set':10s} seed  AJI   PQ    Dice  F1    recall by contrast")
     for row in rows:
         if row["commit"] == state:
-            mean, recall = row["mean"], " / ".join(f"{value:.2f}" for value in row["recall_by_contrast"])
+            mean, recall = (
+                row["mean"],
+                " / ".join(f"{value:.2f}" for value in row["recall_by_contrast"]),
+            )
             print(
                 f"{row['arm']:9s} {row['set']:10s} {row['seed']!s:4s} {mean['aji']:.3f} {mean['pq']:.3f} {mean['dice']:.3f} "
                 f"{mean['f1']:.3f} {recall}"

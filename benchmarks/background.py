@@ -2,11 +2,12 @@
 
     python benchmarks/background.py --data DATA [--steps 300]
 
-A small network without any task but this one looks at real tissue from which the nuclei were removed, and tells for each pixel
-whether it was filled. It learns on half of the images and is judged on the others. Touched pixels are compared with untouched
-ones of the same distance to a hole's border, so that the blurred edge itself is not the clue: pixels in the hole's middle against
-untouched tissue. The same critic on places that were not filled at all, drawn as holes of the same shape elsewhere, is the
-control: it cannot do better than chance.
+A small network without any task but this one looks at real tissue from which the nuclei were
+removed, and tells for each pixel whether it was filled. It learns on half of the images and is
+judged on the others. Touched pixels are compared with untouched ones of the same distance to a
+hole's border, so that the blurred edge itself is not the clue: pixels in the hole's middle against
+untouched tissue. The same critic on places that were not filled at all, drawn as holes of the same
+shape elsewhere, is the control: it cannot do better than chance.
 """
 
 import argparse
@@ -34,7 +35,8 @@ MPP = 0.25
 CROP_PX = 128
 ROOT = Path(__file__).resolve().parent.parent
 Sample = tuple[npt.NDArray[np.float32], npt.NDArray[np.int8]]
-"""Optical density (3, H, W) with nuclei removed; 1 filled, 0 untouched, -1 neither (too near, ignored or glass)."""
+"""Optical density (3, H, W) with nuclei removed; 1 filled, 0 untouched, -1 neither (too near,
+ignored or glass)."""
 
 
 def sample_of(path: Path, control: bool) -> Sample | None:
@@ -64,7 +66,11 @@ def critic() -> nn.Sequential:
     layers: list[nn.Module] = []
     width = 3
     for dilation in (1, 1, 2, 4, 8, 4, 2, 1):
-        layers += [nn.Conv2d(width, 32, 3, padding=dilation, dilation=dilation), nn.BatchNorm2d(32), nn.ReLU()]
+        layers += [
+            nn.Conv2d(width, 32, 3, padding=dilation, dilation=dilation),
+            nn.BatchNorm2d(32),
+            nn.ReLU(),
+        ]
         width = 32
     return nn.Sequential(*layers, nn.Conv2d(width, 1, 1))
 
@@ -74,7 +80,9 @@ def auc(scores: npt.NDArray[np.float32], truth: npt.NDArray[np.int8]) -> float:
     keep = truth >= 0
     ranks, positive = rankdata(scores[keep]), truth[keep] == 1
     n_positive, n_negative = int(positive.sum()), int((~positive).sum())
-    return float((ranks[positive].sum() - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative))
+    return float(
+        (ranks[positive].sum() - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative)
+    )
 
 
 def measure(paths: list[Path], steps: int, control: bool) -> dict[str, Any]:
@@ -98,7 +106,10 @@ def measure(paths: list[Path], steps: int, control: bool) -> dict[str, Any]:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             logits = network(batch)[:, 0].float()
         # each class counts half, whatever share of the crop it has
-        parts = [functional.softplus(sign * logits[target == kind]).mean() for kind, sign in ((0, 1), (1, -1))]
+        parts = [
+            functional.softplus(sign * logits[target == kind]).mean()
+            for kind, sign in ((0, 1), (1, -1))
+        ]
         loss = torch.stack([part for part in parts if torch.isfinite(part)]).mean()
         optimizer.zero_grad()
         loss.backward()
@@ -106,18 +117,31 @@ def measure(paths: list[Path], steps: int, control: bool) -> dict[str, Any]:
         schedule.step()
     network.eval()
     with torch.inference_mode():
-        found = [auc(network(torch.from_numpy(density)[None])[0, 0].float().numpy(), truth) for density, truth in test]
+        found = [
+            auc(network(torch.from_numpy(density)[None])[0, 0].float().numpy(), truth)
+            for density, truth in test
+        ]
     spread = 1.96 * np.std(found) / np.sqrt(len(found))
-    return {"auc": round(float(np.mean(found)), 3), "ci95": round(float(spread), 3), "images": len(found)}
+    return {
+        "auc": round(float(np.mean(found)), 3),
+        "ci95": round(float(spread), 3),
+        "images": len(found),
+    }
 
 
 def main() -> None:
     """Measure all folders and append a row for each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--sets", default="dev/tnbc,dev/pannuke,dev/dsb2018,references/nuinsseg,references/tcga")
+    parser.add_argument(
+        "--sets", default="dev/tnbc,dev/pannuke,dev/dsb2018,references/nuinsseg,references/tcga"
+    )
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "background.jsonl")
+    parser.add_argument(
+        "--results", type=Path, default=ROOT / "benchmarks" / "results" / "background.jsonl"
+    )
     options = parser.parse_args()
     paths: list[Path] = []
     for folder in options.sets.split(","):

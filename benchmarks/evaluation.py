@@ -3,13 +3,15 @@
     python benchmarks/evaluation.py image [--runs 5]
     python benchmarks/evaluation.py slide [--nuclei 1000000] [--keep FOLDER]
 
-``image``: PQ, AJI and AJI+ of a 1,000 x 1,000 image with 700 nuclei, and everything that ``evaluate`` measures, beside PQ of
-torchmetrics, cellseg-metrics and, where it is installed (``pip install histosynth[bench]``), stardist; the least of several runs
-of each, one thread. What they find is compared too.
+``image``: PQ, AJI and AJI+ of a 1,000 x 1,000 image with 700 nuclei, and everything that
+``evaluate`` measures, beside PQ of torchmetrics, cellseg-metrics and, where it is installed (``pip
+install histosynth[bench]``), stardist; the least of several runs of each, one thread. What they
+find is compared too.
 
-``slide``: two OME-Zarr label images with a million nuclei of about 290 px, 23 % of the pixels, written in the chunks and
-shards of a label store, and ``histosynth evaluate`` over them in a process of its own: seconds of the whole command, seconds of
-all processors together, and the largest resident memory. Nuclei lie across chunks and shards.
+``slide``: two OME-Zarr label images with a million nuclei of about 290 px, 23 % of the pixels,
+written in the chunks and shards of a label store, and ``histosynth evaluate`` over them in a
+process of its own: seconds of the whole command, seconds of all processors together, and the
+largest resident memory. Nuclei lie across chunks and shards.
 """
 
 import argparse
@@ -36,7 +38,9 @@ SHARD_PX, CHUNK_PX = 2048, 512
 
 
 def draw(seed: int, side: int, n: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Draw ellipses on a jittered grid, and a prediction with moved, resized, missed, false, split and merged ones."""
+    """Draw ellipses on a jittered grid, and a prediction with moved, resized, missed, false, split
+    and merged ones.
+    """
     rng = np.random.default_rng(seed)
     truth, prediction = np.zeros((side, side), np.int32), np.zeros((side, side), np.int32)
     per_row = int(np.ceil(np.sqrt(n)))
@@ -46,8 +50,21 @@ def draw(seed: int, side: int, n: int) -> tuple[np.ndarray[Any, Any], np.ndarray
         centre = (np.array(divmod(k, per_row)) + 0.5 + rng.uniform(-0.25, 0.25, 2)) * step
         axes, turn, fate = rng.uniform(6.5, 12.5, 2), rng.uniform(0, 180), rng.random()
 
-        def ellipse(canvas: np.ndarray[Any, Any], label: int, y: float, x: float, a: float, b: float, turn: float = turn) -> None:
-            cv2.ellipse(canvas, ((float(x), float(y)), (2 * float(a), 2 * float(b)), float(turn)), int(label), -1)
+        def ellipse(
+            canvas: np.ndarray[Any, Any],
+            label: int,
+            y: float,
+            x: float,
+            a: float,
+            b: float,
+            turn: float = turn,
+        ) -> None:
+            cv2.ellipse(
+                canvas,
+                ((float(x), float(y)), (2 * float(a), 2 * float(b)), float(turn)),
+                int(label),
+                -1,
+            )
 
         if fate > 0.06:
             ellipse(truth, k + 1, *centre, *axes)
@@ -83,21 +100,32 @@ def image(runs: int) -> dict[str, Any]:
     truth, prediction = draw(0, 1000, 700)
     seconds: dict[str, float] = {}
     pq: dict[str, float] = {}
-    seconds["histosynth: PQ, AJI, AJI+ and all other overlaps"], counts = least(lambda: count(truth, prediction), 4 * runs)
+    seconds["histosynth: PQ, AJI, AJI+ and all other overlaps"], counts = least(
+        lambda: count(truth, prediction), 4 * runs
+    )
     pq["histosynth"] = counts.panoptic_quality
-    seconds["histosynth: with centroids, boundaries, Hausdorff"], _ = least(lambda: compare(truth, prediction), 4 * runs)
+    seconds["histosynth: with centroids, boundaries, Hausdorff"], _ = least(
+        lambda: compare(truth, prediction), 4 * runs
+    )
     from torchmetrics.functional.detection import panoptic_quality
 
-    pair = [torch.from_numpy(np.stack([each > 0, each], axis=-1).astype(np.int64))[None] for each in (prediction, truth)]
+    pair = [
+        torch.from_numpy(np.stack([each > 0, each], axis=-1).astype(np.int64))[None]
+        for each in (prediction, truth)
+    ]
     seconds["torchmetrics: PQ"], found = least(
         lambda: panoptic_quality(*pair, things={1}, stuffs={0}, return_per_class=True), runs
     )
     pq["torchmetrics"] = float(found[0, 0])
     import cellseg_metrics
 
-    seconds["cellseg-metrics: PQ"], found = least(lambda: cellseg_metrics.panoptic_quality(truth, prediction), min(runs, 2))
+    seconds["cellseg-metrics: PQ"], found = least(
+        lambda: cellseg_metrics.panoptic_quality(truth, prediction), min(runs, 2)
+    )
     pq["cellseg-metrics"] = float(found["pq"])
-    seconds["cellseg-metrics: AJI"], _ = least(lambda: cellseg_metrics.aggregated_jaccard_index(truth, prediction), 1)
+    seconds["cellseg-metrics: AJI"], _ = least(
+        lambda: cellseg_metrics.aggregated_jaccard_index(truth, prediction), 1
+    )
     try:
         from stardist.matching import matching
     except ImportError:
@@ -126,11 +154,18 @@ def write(folder: Path, nuclei: int) -> tuple[list[Path], int]:
         if path.exists():
             continue
         root = zarr.open_group(path, mode="w", zarr_format=3)
-        folder_group = root.create_group("labels", attributes={"ome": {"version": "0.5", "labels": ["nuclei"]}})
+        folder_group = root.create_group(
+            "labels", attributes={"ome": {"version": "0.5", "labels": ["nuclei"]}}
+        )
         axes = [{"name": axis, "type": "space", "unit": "micrometer"} for axis in "yx"]
-        datasets = [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [0.25, 0.25]}]}]
+        datasets = [
+            {"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [0.25, 0.25]}]}
+        ]
         group = folder_group.create_group(
-            "nuclei", attributes={"ome": {"version": "0.5", "multiscales": [{"axes": axes, "datasets": datasets}]}}
+            "nuclei",
+            attributes={
+                "ome": {"version": "0.5", "multiscales": [{"axes": axes, "datasets": datasets}]}
+            },
         )
         array = group.create_array(
             "0",
@@ -149,12 +184,18 @@ def write(folder: Path, nuclei: int) -> tuple[list[Path], int]:
                     for column in range(left // PERIOD_PX, -(-(left + width) // PERIOD_PX)):
                         number = row * periods + column
                         y0, y1 = max(top, row * PERIOD_PX), min(top + height, (row + 1) * PERIOD_PX)
-                        x0, x1 = max(left, column * PERIOD_PX), min(left + width, (column + 1) * PERIOD_PX)
+                        x0, x1 = (
+                            max(left, column * PERIOD_PX),
+                            min(left + width, (column + 1) * PERIOD_PX),
+                        )
                         pattern = patterns[number * 7 % PATTERNS][which]
                         part = pattern[
-                            y0 - row * PERIOD_PX : y1 - row * PERIOD_PX, x0 - column * PERIOD_PX : x1 - column * PERIOD_PX
+                            y0 - row * PERIOD_PX : y1 - row * PERIOD_PX,
+                            x0 - column * PERIOD_PX : x1 - column * PERIOD_PX,
                         ]
-                        tile[y0 - top : y1 - top, x0 - left : x1 - left] = np.where(part > 0, part + number * 2 * PER_PERIOD, 0)
+                        tile[y0 - top : y1 - top, x0 - left : x1 - left] = np.where(
+                            part > 0, part + number * 2 * PER_PERIOD, 0
+                        )
                 array[top : top + height, left : left + width] = tile
     return paths, side
 
@@ -190,19 +231,27 @@ def slide(nuclei: int, folder: Path, workers: int) -> dict[str, Any]:
             seconds = time.perf_counter() - start
             out.seek(0)
             found = json.loads(out.read())["images"][0]
-        row[name] = {"seconds": round(seconds, 1), "processor_seconds": round(busy, 1), "largest_gib": round(largest / 2**30, 2)}
+        row[name] = {
+            "seconds": round(seconds, 1),
+            "processor_seconds": round(busy, 1),
+            "largest_gib": round(largest / 2**30, 2),
+        }
         row |= {key: found[key] for key in ("n_truth", "n_prediction", "pq", "aji", "aji_plus")}
     return row
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("image", "slide"))
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--nuclei", type=int, default=1_000_000)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--keep", type=Path, help="folder where the slides are kept and found again")
+    parser.add_argument(
+        "--keep", type=Path, help="folder where the slides are kept and found again"
+    )
     options = parser.parse_args()
     if options.what == "image":
         row = image(options.runs)
@@ -213,7 +262,15 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             row = slide(options.nuclei, Path(scratch), options.workers)
     print(
-        json.dumps(row | {"cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()}, indent=2)
+        json.dumps(
+            row
+            | {
+                "cpus": len(os.sched_getaffinity(0))
+                if hasattr(os, "sched_getaffinity")
+                else os.cpu_count()
+            },
+            indent=2,
+        )
     )
 
 

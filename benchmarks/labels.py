@@ -1,6 +1,8 @@
-"""With how many labelled images is a supervised network level with none? And what do some labels add?
+"""With how many labelled images is a supervised network level with none? And what do some labels
+add?
 
-    python benchmarks/labels.py --data DATA [--arms supervised,none,both,tuned] [--labels 1,2,4,8,15] [--steps 1500]
+    python benchmarks/labels.py --data DATA [--arms supervised,none,both,tuned] [--labels
+    1,2,4,8,15] [--steps 1500]
 
 Arms
 ----
@@ -11,11 +13,12 @@ alone        k labelled images and nothing else.
 both         Synthetic and labelled patches, drawn equally often (``train SYNTHETIC LABELLED``).
 tuned        From the model of ``none``, a fifth of the steps on synthetic and labelled patches (``--init``).
 
-All have the same network, as many steps (``tuned`` a fifth more) and the same augmentation. Labelled images are of three patients
-of ``dev/tnbc``, taken in turns; the scores are of the two other patients (12 images), of ``dev/monuseg13``, ``dev/pannuke``,
-and ``dev/dsb2018``, from other laboratories. References are ``references/tcga`` and the images, never labels, of all sets. These
-networks are a measuring rod: no model that is shipped or chosen has seen a label. Rows are appended to ``--results``; those that
-are there are not done again.
+All have the same network, as many steps (``tuned`` a fifth more) and the same augmentation.
+Labelled images are of three patients of ``dev/tnbc``, taken in turns; the scores are of the two
+other patients (12 images), of ``dev/monuseg13``, ``dev/pannuke``, and ``dev/dsb2018``, from other
+laboratories. References are ``references/tcga`` and the images, never labels, of all sets. These
+networks are a measuring rod: no model that is shipped or chosen has seen a label. Rows are appended
+to ``--results``; those that are there are not done again.
 """
 
 import argparse
@@ -58,7 +61,10 @@ def train(options: argparse.Namespace, arm: str, k: int, state: str) -> Path:
     if model.exists():
         return model
     folders = references(options.data, "adapted", None)
-    refs = [word for folder in folders for word in ("--refs", str(folder))] + ["--reference-mpp", str(MPP)]
+    refs = [word for folder in folders for word in ("--refs", str(folder))] + [
+        "--reference-mpp",
+        str(MPP),
+    ]
     synthetic = options.work / f"synthetic-{options.n}-{options.seed}.zarr"
     if not synthetic.exists():
         common = ["--n", options.n, "--mpp", MPP, "--reference-mpp", MPP, "--seed", options.seed]
@@ -78,7 +84,9 @@ def train(options: argparse.Namespace, arm: str, k: int, state: str) -> Path:
 
 def main() -> None:
     """Fill in the rows that are missing, and print the curve."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder with references/ and dev/")
     parser.add_argument("--arms", default="none,supervised,both,tuned,none+,alone")
     parser.add_argument("--labels", default="1,2,4,8,15")
@@ -86,33 +94,68 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=2000, help="synthetic patches")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--table", action="store_true", help="print the curve only")
-    parser.add_argument("--commit", help="file rows under this commit, where what changed since does not concern them")
+    parser.add_argument(
+        "--commit",
+        help="file rows under this commit, where what changed since does not concern them",
+    )
     parser.add_argument("--work", type=Path, default=ROOT / "work" / "labels")
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "labels.jsonl")
+    parser.add_argument(
+        "--results", type=Path, default=ROOT / "benchmarks" / "results" / "labels.jsonl"
+    )
     options = parser.parse_args()
     rows: list[dict[str, Any]] = (
-        [json.loads(line) for line in options.results.read_text().splitlines()] if options.results.exists() else []
+        [json.loads(line) for line in options.results.read_text().splitlines()]
+        if options.results.exists()
+        else []
     )
     if not options.table:
         options.work.mkdir(parents=True, exist_ok=True)
         state = options.commit or commit()
         for arm in options.arms.split(","):
-            for k in [0] if arm.startswith("none") else [int(word) for word in options.labels.split(",")]:
-                key = {"arm": arm, "labels": k, "seed": options.seed, "steps": options.steps, "commit": state}
-                missing = [name for name in SETS if not any(row["set"] == name and key.items() <= row.items() for row in rows)]
+            for k in (
+                [0] if arm.startswith("none") else [int(word) for word in options.labels.split(",")]
+            ):
+                key = {
+                    "arm": arm,
+                    "labels": k,
+                    "seed": options.seed,
+                    "steps": options.steps,
+                    "commit": state,
+                }
+                missing = [
+                    name
+                    for name in SETS
+                    if not any(row["set"] == name and key.items() <= row.items() for row in rows)
+                ]
                 if not missing:
                     continue
                 model = train(options, arm, k, state)
                 for name in missing:
-                    found = predict(options.work / f"found-{model.stem}", options.data, "labels", name, model)
+                    found = predict(
+                        options.work / f"found-{model.stem}", options.data, "labels", name, model
+                    )
                     if name == "tnbc":
-                        found = {stem: labels for stem, labels in found.items() if not stem.startswith(PATIENTS)}
+                        found = {
+                            stem: labels
+                            for stem, labels in found.items()
+                            if not stem.startswith(PATIENTS)
+                        }
                     rows.append(key | {"set": name, "images": scores(options, name, found)})
                     with options.results.open("a") as stream:
                         stream.write(json.dumps(rows[-1]) + "\n")
-    print("| arm | labelled images | TNBC, other patients | " + " | ".join(SETS[1:]) + " |\n|---|---|---|---|---|---|")
-    by = {(row["arm"], row["labels"], row["set"]): row["images"] for row in rows if row["steps"] == options.steps}
-    for arm, k in sorted({(arm, k) for arm, k, _ in by}, key=lambda pair: (ARMS.index(pair[0]), pair[1])):
+    print(
+        "| arm | labelled images | TNBC, other patients | "
+        + " | ".join(SETS[1:])
+        + " |\n|---|---|---|---|---|---|"
+    )
+    by = {
+        (row["arm"], row["labels"], row["set"]): row["images"]
+        for row in rows
+        if row["steps"] == options.steps
+    }
+    for arm, k in sorted(
+        {(arm, k) for arm, k, _ in by}, key=lambda pair: (ARMS.index(pair[0]), pair[1])
+    ):
         cells = []
         for name in SETS:
             each = np.array(list(by.get((arm, k, name), {"": [np.nan] * 3}).values()))

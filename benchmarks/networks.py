@@ -1,12 +1,14 @@
-"""Compare designs of the segmenter at equal cost: one store, one seed, as many steps as the time of the first design's allow.
+"""Compare designs of the segmenter at equal cost: one store, one seed, as many steps as the time of
+the first design's allow.
 
-    python benchmarks/networks.py --data DATA --store synth.zarr [--designs S,contact,...] [--steps 2400] [--costs]
+    python benchmarks/networks.py --data DATA --store synth.zarr [--designs S,contact,...] [--steps
+    2400] [--costs]
 
-``--costs`` measures what a training step and a megapixel of a tile cost with each design, in one thread and in turns, so that
-a noisy machine is as noisy for all, and writes them to ``networks-costs.json`` beside the results. A training then takes
-``steps * cost of S / cost of the design`` steps. Rows (design, set) are appended to ``--results``; those that are there for the
-same design, steps, seed and commit are not done again.
-Labels are read for scoring only.
+``--costs`` measures what a training step and a megapixel of a tile cost with each design, in one
+thread and in turns, so that a noisy machine is as noisy for all, and writes them to
+``networks-costs.json`` beside the results. A training then takes ``steps * cost of S / cost of the
+design`` steps. Rows (design, set) are appended to ``--results``; those that are there for the same
+design, steps, seed and commit are not done again. Labels are read for scoring only.
 """
 
 import argparse
@@ -35,7 +37,9 @@ DESIGNS: dict[str, dict[str, Any]] = {
 
 
 def costs(rounds: int) -> dict[str, dict[str, float]]:
-    """Measure seconds a training step of 8 crops of 128 px, and seconds a megapixel of a tile, each the median of turns."""
+    """Measure seconds a training step of 8 crops of 128 px, and seconds a megapixel of a tile, each
+    the median of turns.
+    """
     torch.set_num_threads(1)
     torch.manual_seed(0)
     networks = {
@@ -70,7 +74,9 @@ def costs(rounds: int) -> dict[str, dict[str, float]]:
 
 def main() -> None:
     """Fill in the rows that are missing, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder with dev/")
     parser.add_argument("--store", type=Path, help="patch store, made by histosynth generate")
     parser.add_argument("--designs", default=",".join(DESIGNS))
@@ -78,7 +84,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--costs", action="store_true", help="measure costs only")
     parser.add_argument("--work", type=Path, default=ROOT / "work" / "networks")
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "networks.jsonl")
+    parser.add_argument(
+        "--results", type=Path, default=ROOT / "benchmarks" / "results" / "networks.jsonl"
+    )
     options = parser.parse_args()
     measured = options.results.with_name("networks-costs.json")
     if options.costs:
@@ -87,11 +95,19 @@ def main() -> None:
         return
     cost = json.loads(measured.read_text())
     options.work.mkdir(parents=True, exist_ok=True)
-    rows = [json.loads(line) for line in options.results.read_text().splitlines()] if options.results.exists() else []
+    rows = (
+        [json.loads(line) for line in options.results.read_text().splitlines()]
+        if options.results.exists()
+        else []
+    )
     for design in options.designs.split(","):
         steps = round(options.steps * cost["S"]["step_s"] / cost[design]["step_s"])
         key = {"design": design, "steps": steps, "seed": options.seed, "commit": commit()}
-        missing = [name for name in SETS if not any(row["set"] == name and key.items() <= row.items() for row in rows)]
+        missing = [
+            name
+            for name in SETS
+            if not any(row["set"] == name and key.items() <= row.items() for row in rows)
+        ]
         if not missing:
             continue
         stem = f"{design.replace(' ', '-')}-{steps}-{options.seed}-{key['commit']}"
@@ -102,9 +118,12 @@ def main() -> None:
         write_model(
             fresh,
             build_segmenter(architecture).state_dict(),
-            ModelHeader(architecture=architecture, mpp=MPP, config_hash=f"fresh {design} {options.seed}"),
+            ModelHeader(
+                architecture=architecture, mpp=MPP, config_hash=f"fresh {design} {options.seed}"
+            ),
         )
-        # a fresh network of the design is what training goes on from: any design, without an option of its own
+        # a fresh network of the design is what training goes on from: any design, without an option
+        # of its own
         trained = run(
             "train",
             options.store,
@@ -121,14 +140,25 @@ def main() -> None:
         )
         for name in missing:
             row = key | {"set": name, "held_out": trained["held_out"]}
-            row |= score(options.data, name, predict(options.work / stem, options.data, "networks", name, model))
+            row |= score(
+                options.data,
+                name,
+                predict(options.work / stem, options.data, "networks", name, model),
+            )
             rows.append(row)
             with options.results.open("a") as stream:
                 stream.write(json.dumps(row) + "\n")
     for design in options.designs.split(","):
         for row in rows:
             if row["design"] == design and row["commit"] == commit():
-                print(design, row["steps"], row["set"], row["mean"]["aji"], row["mean"]["pq"], row["mean"]["dice"])
+                print(
+                    design,
+                    row["steps"],
+                    row["set"],
+                    row["mean"]["aji"],
+                    row["mean"]["pq"],
+                    row["mean"]["dice"],
+                )
 
 
 if __name__ == "__main__":

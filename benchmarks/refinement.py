@@ -1,6 +1,8 @@
-"""Does refinement make patches realistic and representative, and does a segmenter that learns from them see more?
+"""Does refinement make patches realistic and representative, and does a segmenter that learns from
+them see more?
 
-    python benchmarks/refinement.py --data DATA [--arms initial,more,refined,...] [--seeds 0] [--seconds 600]
+    python benchmarks/refinement.py --data DATA [--arms initial,more,refined,...] [--seeds 0]
+    [--seconds 600]
 
 Arms
 ----
@@ -13,12 +15,14 @@ patch       ``refine --edits patch``: the refiner may change everything, so that
 matching    ``refine --objective matching``: features of the critic are matched, its verdict does not count.
 resampled   ``generate --rounds 3``: the classifier re-samples parameters of the synthesis instead of weighing patches.
 
-Every stage's output is kept in ``--work`` and found again, so the command can be stopped and repeated; a row per arm, seed and
-commit is appended to ``--results``, and ``--report`` gets the table. All arms but ``more`` train the same number of steps.
+Every stage's output is kept in ``--work`` and found again, so the command can be stopped and
+repeated; a row per arm, seed and commit is appended to ``--results``, and ``--report`` gets the
+table. All arms but ``more`` train the same number of steps.
 
-Realism is judged on patches: AUC of fresh classifiers, cross-validated by reference (0.5 is ideal), kernel distance over stain
-and texture and over random convolutions, distance of the radial spectra; representation by the distance of each patch to its own
-reference against the others. Labels of the sets are read for scoring only.
+Realism is judged on patches: AUC of fresh classifiers, cross-validated by reference (0.5 is ideal),
+kernel distance over stain and texture and over random convolutions, distance of the radial spectra;
+representation by the distance of each patch to its own reference against the others. Labels of the
+sets are read for scoring only.
 """
 
 import argparse
@@ -45,8 +49,12 @@ REPORTED = ("steps", "agreement", "rejected", "auc", "effective_share")
 
 
 def realism(store: PatchStore) -> dict[str, Any]:
-    """Judge the patches of a store against its references, as ``histosynth evaluate --realism STORE`` does."""
-    found = judge_realism(str(store.path), [], EvaluateConfig(realism_patches=MOST), Execution()).judgement
+    """Judge the patches of a store against its references, as ``histosynth evaluate --realism
+    STORE`` does.
+    """
+    found = judge_realism(
+        str(store.path), [], EvaluateConfig(realism_patches=MOST), Execution()
+    ).judgement
     assert found is not None
 
     def pair(key: str) -> list[float]:
@@ -57,7 +65,10 @@ def realism(store: PatchStore) -> dict[str, Any]:
     return {
         "auc": round(found["auc"].value, 4),
         "auc_ci95": [round(edge, 4) for edge in found["auc"].ci95 or ()],
-        "kernel_distance": {"stain and texture": pair("kid_named"), "random convolutions": pair("kid_random")},
+        "kernel_distance": {
+            "stain and texture": pair("kid_named"),
+            "random convolutions": pair("kid_random"),
+        },
         "spectrum_distance": pair("spectrum")[0],
         "to_own_reference": pair("own_reference")[0],
         "to_other_references": pair("other_references")[0],
@@ -73,7 +84,9 @@ REFINED: dict[str, list[str]] = {
 """Arms that train a refiner, and how."""
 
 
-def make(arm: str, work: Path, data: Path, options: argparse.Namespace, seed: int) -> tuple[Path, Path, dict[str, Any]]:
+def make(
+    arm: str, work: Path, data: Path, options: argparse.Namespace, seed: int
+) -> tuple[Path, Path, dict[str, Any]]:
     """Make the patches and the model of an arm; returns both and how long each took."""
     took: dict[str, Any] = {}
     folders = references(data, "adapted", None)
@@ -93,46 +106,77 @@ def make(arm: str, work: Path, data: Path, options: argparse.Namespace, seed: in
         timed("generate", "generate", *folders, "-o", store, *common, "--n", 2 * options.n)
     if arm == "resampled":
         store = work / "resampled.zarr"
-        timed("generate", "generate", *folders, "-o", store, *common, "--n", options.n, "--rounds", 3)
+        timed(
+            "generate", "generate", *folders, "-o", store, *common, "--n", options.n, "--rounds", 3
+        )
     if arm in REFINED:
         store = work / f"{arm}.zarr"
         words: list[object] = ["--time-budget", f"{options.seconds:.0f}s", *REFINED[arm]]
         timed("refine", "refine", work / "initial.zarr", "-o", store, "--seed", seed, *words)
     if arm in ("unweighted", "restyled"):
         store = work / f"{arm}.zarr"
-        words = ["--model", work / "refined.zarr", "--no-weights", *(["--restyle"] if arm == "restyled" else [])]
+        words = [
+            "--model",
+            work / "refined.zarr",
+            "--no-weights",
+            *(["--restyle"] if arm == "restyled" else []),
+        ]
         timed("refine", "refine", work / "initial.zarr", "-o", store, "--seed", seed, *words)
     model = work / f"{arm}.safetensors"
-    steps = options.steps if arm != "more" else round(options.steps + options.seconds * options.rate)
+    steps = (
+        options.steps if arm != "more" else round(options.steps + options.seconds * options.rate)
+    )
     timed("train", "train", store, "-o", model, "--seed", seed, "--steps", steps)
     return store, model, took
 
 
-def score_images(data: Path, name: str, predictions: dict[str, np.ndarray[Any, Any]]) -> list[list[float]]:
+def score_images(
+    data: Path, name: str, predictions: dict[str, np.ndarray[Any, Any]]
+) -> list[list[float]]:
     """Return AJI and PQ of each image."""
     found = []
     for stem, prediction in sorted(predictions.items()):
-        counts = count(tifffile.imread(data / "dev" / name / "labels" / f"{stem}.tif").astype(np.int32), prediction)
+        counts = count(
+            tifffile.imread(data / "dev" / name / "labels" / f"{stem}.tif").astype(np.int32),
+            prediction,
+        )
         found.append([round(counts.aji, 4), round(counts.panoptic_quality, 4)])
     return found
 
 
 def against(rows: list[dict[str, Any]], initial: list[dict[str, Any]]) -> np.ndarray[Any, Any]:
-    """Bootstrap the mean over sets of the paired difference of AJI and PQ; shape (3, 2): mean, low, high."""
+    """Bootstrap the mean over sets of the paired difference of AJI and PQ; shape (3, 2): mean, low,
+    high.
+    """
     rng = np.random.default_rng(0)
     seeds = sorted({row["seed"] for row in rows} & {row["seed"] for row in initial})
     of_seed = [{row["seed"]: row for row in side} for side in (rows, initial)]
     parts = [
-        np.mean([np.subtract(of_seed[0][seed]["per_image"][name], of_seed[1][seed]["per_image"][name]) for seed in seeds], axis=0)
+        np.mean(
+            [
+                np.subtract(
+                    of_seed[0][seed]["per_image"][name], of_seed[1][seed]["per_image"][name]
+                )
+                for seed in seeds
+            ],
+            axis=0,
+        )
         for name in SETS
     ]
-    draws = [np.mean([part[rng.integers(len(part), size=len(part))].mean(axis=0) for part in parts], axis=0) for _ in range(1000)]
+    draws = [
+        np.mean(
+            [part[rng.integers(len(part), size=len(part))].mean(axis=0) for part in parts], axis=0
+        )
+        for _ in range(1000)
+    ]
     mean = np.mean([part.mean(axis=0) for part in parts], axis=0)
     return np.stack([mean, *np.percentile(draws, [2.5, 97.5], axis=0)])
 
 
 def report(rows: list[dict[str, Any]]) -> str:
-    """Return the rows of one commit as a table in Markdown, each arm against the initial patches."""
+    """Return the rows of one commit as a table in Markdown, each arm against the initial
+    patches.
+    """
     lines = [
         "| arm | seeds | AJI | PQ | difference of AJI | of PQ | recall, palest third | AUC real / synthetic "
         "| kernel distance: stain, texture | random convolutions | spectrum | to own reference | to others |",
@@ -141,19 +185,29 @@ def report(rows: list[dict[str, Any]]) -> str:
     initial = [row for row in rows if row["arm"] == "initial"]
     for arm in [arm for arm in ARMS if any(row["arm"] == arm for row in rows)]:
         mine = [row for row in rows if row["arm"] == arm]
-        aji, pq = (np.mean([[row["sets"][name]["mean"][key] for name in SETS] for row in mine]) for key in ("aji", "pq"))
-        third = np.mean([[row["sets"][name]["recall_by_contrast"][0] for name in SETS] for row in mine])
+        aji, pq = (
+            np.mean([[row["sets"][name]["mean"][key] for name in SETS] for row in mine])
+            for key in ("aji", "pq")
+        )
+        third = np.mean(
+            [[row["sets"][name]["recall_by_contrast"][0] for name in SETS] for row in mine]
+        )
         gaps = ["", ""]
         if initial and arm != "initial":
             mean, low, high = against(mine, initial)
             gaps = [f"{mean[k]:+.3f} ({low[k]:+.3f} to {high[k]:+.3f})" for k in (0, 1)]
         patches = mine[0]["patches"]
         low, high = patches["auc_ci95"]
-        kernels = [patches["kernel_distance"][name] for name in ("stain and texture", "random convolutions")]
+        kernels = [
+            patches["kernel_distance"][name]
+            for name in ("stain and texture", "random convolutions")
+        ]
         seeds = ",".join(str(row["seed"]) for row in mine)
         lines.append(
             f"| {arm} | {seeds} | {aji:.3f} | {pq:.3f} | {gaps[0]} | {gaps[1]} | {third:.2f} "
-            f"| {patches['auc']:.3f} ({low:.3f} to {high:.3f}) | " + " | ".join(f"{value[0]:.4f}" for value in kernels) + " "
+            f"| {patches['auc']:.3f} ({low:.3f} to {high:.3f}) | "
+            + " | ".join(f"{value[0]:.4f}" for value in kernels)
+            + " "
             f"| {patches['spectrum_distance']:.3f} | {patches['to_own_reference']:.3f} | {patches['to_other_references']:.3f} |"
         )
     return "\n".join(lines)
@@ -161,35 +215,66 @@ def report(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Fill in the rows that are missing, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder with references/ and dev/")
     parser.add_argument("--arms", default=",".join(ARMS))
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--seconds", type=float, default=600, help="for refine")
     parser.add_argument("--steps", type=int, default=1500, help="of train")
-    parser.add_argument("--rate", type=float, default=5.0, help="steps of train a second, for the arm ``more``")
+    parser.add_argument(
+        "--rate", type=float, default=5.0, help="steps of train a second, for the arm ``more``"
+    )
     parser.add_argument("--n", type=int, default=1500, help="patches")
     parser.add_argument("--work", type=Path, default=ROOT / "work" / "refinement")
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "refinement.jsonl")
-    parser.add_argument("--report", type=Path, default=ROOT / "benchmarks" / "results" / "refinement.md")
+    parser.add_argument(
+        "--results", type=Path, default=ROOT / "benchmarks" / "results" / "refinement.jsonl"
+    )
+    parser.add_argument(
+        "--report", type=Path, default=ROOT / "benchmarks" / "results" / "refinement.md"
+    )
     options = parser.parse_args()
     reuse_freed_memory()
-    common = {"commit": commit(), "n": options.n, "seconds": options.seconds, "train_steps": options.steps}
+    common = {
+        "commit": commit(),
+        "n": options.n,
+        "seconds": options.seconds,
+        "train_steps": options.steps,
+    }
 
     def known() -> list[dict[str, Any]]:
-        rows = [json.loads(line) for line in options.results.read_text().splitlines()] if options.results.exists() else []
-        return [row for row in rows if all(row.get(field) == value for field, value in common.items())]
+        rows = (
+            [json.loads(line) for line in options.results.read_text().splitlines()]
+            if options.results.exists()
+            else []
+        )
+        return [
+            row for row in rows if all(row.get(field) == value for field, value in common.items())
+        ]
 
     for seed in map(int, options.seeds.split(",")):
         for arm in options.arms.split(","):
             if any((row["arm"], row["seed"]) == (arm, seed) for row in known()):
                 continue
-            work = options.work / f"{seed}-{common['commit']}-{options.n}-{options.seconds:.0f}-{options.steps}"
+            work = (
+                options.work
+                / f"{seed}-{common['commit']}-{options.n}-{options.seconds:.0f}-{options.steps}"
+            )
             store, model, took = make(arm, work, options.data, options, seed)
-            row: dict[str, Any] = {"arm": arm, "seed": seed} | common | {"took": took, "patches": realism(PatchStore.open(store))}
+            row: dict[str, Any] = (
+                {"arm": arm, "seed": seed}
+                | common
+                | {"took": took, "patches": realism(PatchStore.open(store))}
+            )
             found = {name: predict(work / arm, options.data, arm, name, model) for name in SETS}
-            row["sets"] = {name: score(options.data, name, predictions) for name, predictions in found.items()}
-            row["per_image"] = {name: score_images(options.data, name, predictions) for name, predictions in found.items()}
+            row["sets"] = {
+                name: score(options.data, name, predictions) for name, predictions in found.items()
+            }
+            row["per_image"] = {
+                name: score_images(options.data, name, predictions)
+                for name, predictions in found.items()
+            }
             with options.results.open("a") as stream:
                 stream.write(json.dumps(row) + "\n")
     print(report(known()))

@@ -1,13 +1,15 @@
-"""Memory and time at the scale of slides: peak memory against gigapixels, and the export of a million nuclei.
+"""Memory and time at the scale of slides: peak memory against gigapixels, and the export of a
+million nuclei.
 
-    python benchmarks/scale.py memory --tissue SLIDE --gigapixels 1 4 [--model MODEL] [--max-memory 2]
-    python benchmarks/scale.py virtual --gigapixels 4 16
-    python benchmarks/scale.py export --nuclei 1000000 --format geojson csv parquet
+    python benchmarks/scale.py memory --tissue SLIDE --gigapixels 1 4 [--model MODEL] [--max-memory
+    2] python benchmarks/scale.py virtual --gigapixels 4 16 python benchmarks/scale.py export
+    --nuclei 1000000 --format geojson csv parquet
 
-``memory`` repeats a square of real tissue in a tiled JPEG TIFF with a coarse level and segments it in a process of its own, by
-default with a network of two channels that takes dark for nucleus: what is measured is all the rest. ``virtual`` needs no file:
-a reader that makes its pixels, a twelfth of them tissue, and a network that only thresholds. ``export`` makes a label store of
-discs. Each prints the process's peak resident memory (``ru_maxrss``) and appends a row to ``--results``.
+``memory`` repeats a square of real tissue in a tiled JPEG TIFF with a coarse level and segments it
+in a process of its own, by default with a network of two channels that takes dark for nucleus: what
+is measured is all the rest. ``virtual`` needs no file: a reader that makes its pixels, a twelfth of
+them tissue, and a network that only thresholds. ``export`` makes a label store of discs. Each
+prints the process's peak resident memory (``ru_maxrss``) and appends a row to ``--results``.
 """
 
 import argparse
@@ -35,7 +37,9 @@ def peak_mb() -> float:
 
 
 def repeated_slide(tissue: Path, path: Path, gigapixels: float) -> tuple[int, int]:
-    """Write a pyramidal JPEG TIFF of one square of tissue, again and again; each tile is encoded once."""
+    """Write a pyramidal JPEG TIFF of one square of tissue, again and again; each tile is encoded
+    once.
+    """
     import imagecodecs
     import tifffile
 
@@ -49,7 +53,10 @@ def repeated_slide(tissue: Path, path: Path, gigapixels: float) -> tuple[int, in
     def encoded(image: np.ndarray[Any, Any], repeats: int) -> Any:
         n = image.shape[0] // TILE
         tiles = [
-            imagecodecs.jpeg8_encode(np.ascontiguousarray(image[y * TILE : (y + 1) * TILE, x * TILE : (x + 1) * TILE]), level=85)
+            imagecodecs.jpeg8_encode(
+                np.ascontiguousarray(image[y * TILE : (y + 1) * TILE, x * TILE : (x + 1) * TILE]),
+                level=85,
+            )
             for y in range(n)
             for x in range(n)
         ]
@@ -97,7 +104,11 @@ def dark_model(path: Path) -> Path:
         network.head.weight[4:, 1, 1, 1] = 4
         network.head.bias[:4] = -8 * 1.9
         network.head.bias[4:] = -4 * 1.9
-    write_model(path, network.state_dict(), ModelHeader(architecture=architecture, mpp=MPP, config_hash="dark"))
+    write_model(
+        path,
+        network.state_dict(),
+        ModelHeader(architecture=architecture, mpp=MPP, config_hash="dark"),
+    )
     return path
 
 
@@ -108,12 +119,24 @@ def segment_once(slide: Path, model: Path, max_memory: float | None) -> dict[str
 
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=slide.parent) as out:
-        (result,) = segment([str(slide)], model, Path(out), SegmentConfig(max_memory=max_memory), Execution(device="cpu"))
-    return {"nuclei": result.nuclei, "seconds": round(time.perf_counter() - start, 1), "peak_mb": round(peak_mb(), 1)}
+        (result,) = segment(
+            [str(slide)],
+            model,
+            Path(out),
+            SegmentConfig(max_memory=max_memory),
+            Execution(device="cpu"),
+        )
+    return {
+        "nuclei": result.nuclei,
+        "seconds": round(time.perf_counter() - start, 1),
+        "peak_mb": round(peak_mb(), 1),
+    }
 
 
 class VirtualSlide:
-    """A slide without a file: a disc of dark dots on pink in every twelfth square, glass elsewhere."""
+    """A slide without a file: a disc of dark dots on pink in every twelfth square, glass
+    elsewhere.
+    """
 
     path, name, backend, mpp, mpp_source = Path("virtual"), "virtual", "virtual", MPP, "given"
 
@@ -130,7 +153,10 @@ class VirtualSlide:
     def read(self, level: int, rows: slice, columns: slice) -> Any:
         """Make a region."""
         step = 1 if level == 0 else 32
-        y, x = np.arange(rows.start, rows.stop) * step, np.arange(columns.start, columns.stop) * step
+        y, x = (
+            np.arange(rows.start, rows.stop) * step,
+            np.arange(columns.start, columns.stop) * step,
+        )
         tissue = ((y // SQUARE)[:, None] * 5 + (x // SQUARE)[None]) % 12 == 0
         image = np.full((len(y), len(x), 3), 245, np.uint8)
         seen = self._square[y % SQUARE][:, x % SQUARE]
@@ -197,12 +223,18 @@ def virtual_once(gigapixels: float) -> dict[str, Any]:
             for index in range(len(grid)):
                 block = grid.block(index, wanted)
                 if block is not None:
-                    pending = pipeline.begin_block(block, view.pixels.read(*block.pixels), view.pixels.read)
+                    pending = pipeline.begin_block(
+                        block, view.pixels.read(*block.pixels), view.pixels.read
+                    )
                     pipeline.run_block(pending, grid)
                     keep_windows(writer.work, view, pending)
             nuclei = make_store(writer, grid, wanted, ratio=view.pixels.ratio, mpp=MPP, workers=2)
             writer.finish()
-    return {"nuclei": nuclei, "seconds": round(time.perf_counter() - start, 1), "peak_mb": round(peak_mb(), 1)}
+    return {
+        "nuclei": nuclei,
+        "seconds": round(time.perf_counter() - start, 1),
+        "peak_mb": round(peak_mb(), 1),
+    }
 
 
 def disc_store(path: Path, nuclei: int) -> Path:
@@ -234,7 +266,9 @@ def disc_store(path: Path, nuclei: int) -> Path:
         number = np.arange(nuclei)
         top, left = number // across * step, number % across * step
         rows, columns = np.flatnonzero(dot.any(axis=1)), np.flatnonzero(dot.any(axis=0))
-        box = np.stack([top + rows[0], left + columns[0], top + rows[-1] + 1, left + columns[-1] + 1], axis=1)
+        box = np.stack(
+            [top + rows[0], left + columns[0], top + rows[-1] + 1, left + columns[-1] + 1], axis=1
+        )
         one = np.ones(nuclei)
         table = {
             "id": number + 1,
@@ -299,15 +333,27 @@ def in_a_process(*arguments: str) -> dict[str, Any]:
 
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     tunables = tunables_against_gaps(c_library(), os.environ.get("GLIBC_TUNABLES", ""))
-    environment |= {} if tunables is None else {"GLIBC_TUNABLES": tunables}  # as the command does for itself
-    done = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True, check=True, env=environment)
+    # as the command does for itself
+    environment |= {} if tunables is None else {"GLIBC_TUNABLES": tunables}
+    done = subprocess.run(
+        [sys.executable, __file__, *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+    )
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["memory", "virtual", "export", "segment-once", "virtual-once", "export-once"])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "what",
+        choices=["memory", "virtual", "export", "segment-once", "virtual-once", "export-once"],
+    )
     parser.add_argument("--tissue", type=Path)
     parser.add_argument("--model", type=Path)
     parser.add_argument("--gigapixels", type=float, nargs="+", default=[1.0, 4.0])
@@ -315,7 +361,9 @@ def main() -> None:
     parser.add_argument("--nuclei", type=int, default=1_000_000)
     parser.add_argument("--format", nargs="+", default=["geojson", "csv", "parquet"])
     parser.add_argument("--scratch", type=Path)
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "scale.jsonl")
+    parser.add_argument(
+        "--results", type=Path, default=ROOT / "benchmarks" / "results" / "scale.jsonl"
+    )
     options = parser.parse_args()
     if options.what == "segment-once":
         print(json.dumps(segment_once(options.tissue, options.model, options.max_memory)))
@@ -330,7 +378,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         if options.what == "export":
             store = disc_store(Path(folder) / "discs.ome.zarr", options.nuclei)
-            rows = [in_a_process("export-once", "--tissue", str(store), "--format", name) for name in options.format]
+            rows = [
+                in_a_process("export-once", "--tissue", str(store), "--format", name)
+                for name in options.format
+            ]
         for gigapixels in options.gigapixels if options.what != "export" else []:
             if options.what == "virtual":
                 row = in_a_process("virtual-once", "--gigapixels", str(gigapixels))
@@ -339,11 +390,15 @@ def main() -> None:
                 repeated_slide(options.tissue, slide, gigapixels)
                 model = options.model or dark_model(Path(folder) / "dark.safetensors")
                 more = ["--max-memory", str(options.max_memory)] if options.max_memory else []
-                row = in_a_process("segment-once", "--tissue", str(slide), "--model", str(model), *more)
+                row = in_a_process(
+                    "segment-once", "--tissue", str(slide), "--model", str(model), *more
+                )
                 slide.unlink()
             rows.append({"gigapixels": gigapixels, "max_memory": options.max_memory} | row)
     if len(rows) > 1 and "gigapixels" in rows[0]:
-        slope = (rows[-1]["peak_mb"] - rows[0]["peak_mb"]) / (rows[-1]["gigapixels"] - rows[0]["gigapixels"])
+        slope = (rows[-1]["peak_mb"] - rows[0]["peak_mb"]) / (
+            rows[-1]["gigapixels"] - rows[0]["gigapixels"]
+        )
         rows[-1]["slope_mb_per_gigapixel"] = round(slope, 2)
     options.results.parent.mkdir(parents=True, exist_ok=True)
     with options.results.open("a") as stream:

@@ -1,10 +1,12 @@
-"""Does the label-free score rank models as the truth does? Spearman's correlation over the checkpoints of the ablation.
+"""Does the label-free score rank models as the truth does? Spearman's correlation over the
+checkpoints of the ablation.
 
     python benchmarks/selection.py --data DATA --partners full-adapted-1,plain-adapted-1 [--every 3]
 
-Candidates are all weights that ``benchmarks/ablation.py`` left in ``--work``. Each segments every third image, as it is
-and with less contrast; its signs are its agreement with the partners (models made from other patches) and its stability.
-The truth is the mean AJI and PQ of the same images. Candidates whose name begins with a partner's are left out.
+Candidates are all weights that ``benchmarks/ablation.py`` left in ``--work``. Each segments every
+third image, as it is and with less contrast; its signs are its agreement with the partners (models
+made from other patches) and its stability. The truth is the mean AJI and PQ of the same images.
+Candidates whose name begins with a partner's are left out.
 """
 
 import argparse
@@ -39,12 +41,16 @@ def load(path: Path) -> Predictor:
 
 def main() -> None:
     """Score all candidates and print the correlations."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--partners", default="full-adapted-1,plain-adapted-1")
     parser.add_argument("--every", type=int, default=3)
     parser.add_argument("--work", type=Path, default=ROOT / "work" / "ablation")
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "selection.json")
+    parser.add_argument(
+        "--results", type=Path, default=ROOT / "benchmarks" / "results" / "selection.json"
+    )
     options = parser.parse_args()
     reuse_freed_memory()
     names = tuple(options.partners.split(","))
@@ -52,7 +58,9 @@ def main() -> None:
     partners = [load(path) for path in paths if path.stem.startswith(names)]
     candidates = {path.stem: load(path) for path in paths if not path.stem.startswith(names)}
     if not partners or len(candidates) < 3:
-        raise SystemExit("run benchmarks/ablation.py for the partners and at least three candidates first")
+        raise SystemExit(
+            "run benchmarks/ablation.py for the partners and at least three candidates first"
+        )
     values: dict[str, dict[str, dict[str, list[float]]]] = {}
     for name in SETS:
         for image, truth in list(dev_images(options.data, name))[:: options.every]:
@@ -73,22 +81,34 @@ def main() -> None:
                 for key, value in signs.items():
                     mine.setdefault(key, []).append(value)
         print(name, "done", flush=True)
-    report: dict[str, Any] = {"candidates": len(candidates), "partners": list(names), "every": options.every, "sets": {}}
+    report: dict[str, Any] = {
+        "candidates": len(candidates),
+        "partners": list(names),
+        "every": options.every,
+        "sets": {},
+    }
     for name, of_set in values.items():
-        means = {candidate: {key: float(np.mean(found)) for key, found in mine.items()} for candidate, mine in of_set.items()}
+        means = {
+            candidate: {key: float(np.mean(found)) for key, found in mine.items()}
+            for candidate, mine in of_set.items()
+        }
         for mine in means.values():
             mine["product"] = mine["agreement"] * mine["stability"]
         truth_of = {key: [mine[key] for mine in means.values()] for key in ("aji", "pq")}
         report["sets"][name] = {
             "spearman": {
                 sign: {
-                    key: round(float(spearmanr([mine[sign] for mine in means.values()], truth).statistic), 3)
+                    key: round(
+                        float(spearmanr([mine[sign] for mine in means.values()], truth).statistic),
+                        3,
+                    )
                     for key, truth in truth_of.items()
                 }
                 for sign in SIGNS
             },
             "models": {
-                candidate: {key: round(value, 4) for key, value in mine.items()} for candidate, mine in sorted(means.items())
+                candidate: {key: round(value, 4) for key, value in mine.items()}
+                for candidate, mine in sorted(means.items())
             },
         }
         print(f"{name:10s}", json.dumps(report["sets"][name]["spearman"]), flush=True)

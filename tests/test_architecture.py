@@ -66,7 +66,8 @@ SHARED_BY_STAGES = {
 }
 """What stages have in common; no stage imports another one..."""
 WHOLE_STORY = "run"  # ...but the stage that runs them all
-LIGHT_ROOMS = {"base", "config", "cli"}  # imported by --help, so heavy libraries only load inside their functions
+# imported by --help, so heavy libraries only load inside their functions
+LIGHT_ROOMS = {"base", "config", "cli"}
 HEAVY = {"torch", "zarr", "scipy", "skimage", "cv2", "tifffile", "imagecodecs", "safetensors"}
 
 
@@ -87,12 +88,18 @@ def imports_of(source: str) -> list[Import]:
         for child in ast.iter_child_nodes(node):
             inside = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
             if isinstance(child, ast.Import):
-                found.extend(Import(alias.name, child.lineno, at_import_time) for alias in child.names)
+                found.extend(
+                    Import(alias.name, child.lineno, at_import_time) for alias in child.names
+                )
             elif isinstance(child, ast.ImportFrom):
                 base = "." * child.level + (child.module or "")
                 found.append(Import(base, child.lineno, at_import_time))
-                if base == PACKAGE or base.count(".") == 1:  # "from histocli.stores import labels" names a module
-                    found.extend(Import(f"{base}.{alias.name}", child.lineno, at_import_time) for alias in child.names)
+                # "from histocli.stores import labels" names a module
+                if base == PACKAGE or base.count(".") == 1:
+                    found.extend(
+                        Import(f"{base}.{alias.name}", child.lineno, at_import_time)
+                        for alias in child.names
+                    )
             if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
                 for part in child.body:
                     visit(ast.Module([part], []), False)
@@ -160,7 +167,9 @@ def test_the_plan_has_no_circles():
     def height(room: str, above: tuple[str, ...] = ()) -> int:
         assert room not in above, f"circle: {above} -> {room}"
         if room not in floor:
-            floor[room] = 1 + max((height(below, (*above, room)) for below in ROOMS[room]), default=0)
+            floor[room] = 1 + max(
+                (height(below, (*above, room)) for below in ROOMS[room]), default=0
+            )
         return floor[room]
 
     assert max(ROOMS, key=height) == "cli"
@@ -170,21 +179,41 @@ def test_the_plan_has_no_circles():
 @pytest.mark.parametrize(
     ("path", "source", "said"),
     [
-        ("metrics/a.py", "from histocli.stores.labels import open_labels", "metrics must not import stores"),
+        (
+            "metrics/a.py",
+            "from histocli.stores.labels import open_labels",
+            "metrics must not import stores",
+        ),
         ("metrics/a.py", "from histocli import stores", "metrics must not import stores"),
         ("metrics/a.py", "import histocli.optics.density as d", "metrics must not import optics"),
-        ("base/a.py", "def f():\n    from histocli.config.train import TrainConfig", "base must not import config"),
+        (
+            "base/a.py",
+            "def f():\n    from histocli.config.train import TrainConfig",
+            "base must not import config",
+        ),
         ("base/a.py", "import torch", "outside a function"),
         ("config/a.py", "class A:\n    import torch.nn", "outside a function"),
-        ("cli/a.py", "try:\n    import numpy, zarr\nexcept ImportError:\n    pass", "outside a function"),
+        (
+            "cli/a.py",
+            "try:\n    import numpy, zarr\nexcept ImportError:\n    pass",
+            "outside a function",
+        ),
         ("cli/a.py", "from histocli.stages.train import train", "inside the command function only"),
-        ("cli/a.py", "def f():\n    from histocli.model.segmenter import Segmenter", "cli must not import model"),
+        (
+            "cli/a.py",
+            "def f():\n    from histocli.model.segmenter import Segmenter",
+            "cli must not import model",
+        ),
         ("stages/a.py", "from histocli.stages.train import train", "another one (train)"),
         ("stages/a.py", "from histocli.stages import train", "another one (train)"),
         ("stages/a.py", "from histocli.cli.app import run", "stages must not import cli"),
         ("stores/a.py", "from ..base import errors", "full path"),
         ("stores/a.py", "from histocli.utils import x", "in no room"),
-        ("training/a.py", "if TYPE_CHECKING:\n    from histocli.stores.patches import PatchStore", "must not import stores"),
+        (
+            "training/a.py",
+            "if TYPE_CHECKING:\n    from histocli.stores.patches import PatchStore",
+            "must not import stores",
+        ),
     ],
 )
 def test_a_wrong_import_is_found(path, source, said):
@@ -199,7 +228,10 @@ def test_a_wrong_import_is_found(path, source, said):
         ("base/a.py", "if TYPE_CHECKING:\n    import torch\ndef f():\n    import torch"),
         ("cli/a.py", "def f():\n    from histocli.stages.train import train"),
         ("cli/a.py", "from histocli import __version__"),
-        ("stages/a.py", "from histocli.stages.common import x\nfrom histocli.stores.labels import y"),
+        (
+            "stages/a.py",
+            "from histocli.stages.common import x\nfrom histocli.stores.labels import y",
+        ),
         ("stages/run.py", "from histocli.stages.train import train"),
         ("instances/a.py", "import torch\nfrom histocli.instances.matching import overlaps"),
     ],

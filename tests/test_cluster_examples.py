@@ -1,5 +1,5 @@
-"""The examples for clusters are checked as far as that goes without a cluster: Slurm's script runs, the others name real
-options."""
+"""The examples for clusters are checked as far as that goes without a cluster: Slurm's script runs,
+the others name real options."""
 
 import os
 import re
@@ -21,7 +21,9 @@ def options_of_segment() -> set[str]:
 
     from histocli.cli.app import app
 
-    return {flag for parameter in get_command(app).commands["segment"].params for flag in parameter.opts}
+    return {
+        flag for parameter in get_command(app).commands["segment"].params for flag in parameter.opts
+    }
 
 
 @pytest.mark.parametrize("name", ["slurm.sh", "Snakefile", "main.nf"])
@@ -35,7 +37,9 @@ def test_every_option_exists(name):
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
 @pytest.mark.parametrize(("code", "stopped"), [(0, False), (5, False), (75, True)])
-def test_the_slurm_script_passes_signals_on_and_queues_what_was_stopped_again(tmp_path, code, stopped):
+def test_the_slurm_script_passes_signals_on_and_queues_what_was_stopped_again(
+    tmp_path, code, stopped
+):
     assert subprocess.run(["bash", "-n", EXAMPLES / "slurm.sh"], check=False).returncode == 0
     fake = tmp_path / "histosynth"
     fake.write_text(
@@ -50,8 +54,13 @@ def test_the_slurm_script_passes_signals_on_and_queues_what_was_stopped_again(tm
     requeue.write_text("#!/bin/sh\necho $@ > requeued\n")
     fake.chmod(0o755)
     requeue.chmod(0o755)
-    environment = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "SLURM_JOB_ID": "77"}
-    script = subprocess.Popen(["bash", EXAMPLES / "slurm.sh", "slides", "m", "out"], cwd=tmp_path, env=environment)
+    environment = os.environ | {
+        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+        "SLURM_JOB_ID": "77",
+    }
+    script = subprocess.Popen(
+        ["bash", EXAMPLES / "slurm.sh", "slides", "m", "out"], cwd=tmp_path, env=environment
+    )
     if stopped:
         end = time.monotonic() + 20
         while not (tmp_path / "arguments").exists() and time.monotonic() < end:

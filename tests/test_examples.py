@@ -1,4 +1,5 @@
-"""The examples run as they stand, on two small pieces of the tissue image that scikit-image bundles."""
+"""The examples run as they stand, on two small pieces of the tissue image that scikit-image
+bundles."""
 
 import json
 import os
@@ -34,21 +35,32 @@ def test_pipeline_makes_labels_of_a_folder_of_images(tmp_path):
     for index in range(2):
         piece = np.ascontiguousarray(tissue[200 * index : 200 * index + 160, :160])
         imagecodecs.imwrite(str(tmp_path / "images" / f"piece {index}.png"), piece)
-    environment = {**os.environ, **TINY, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment = {
+        **os.environ,
+        **TINY,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
     command = ["bash", str(EXAMPLES / "pipeline.sh"), "images", "out"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     results = [json.loads(line) for line in done.stdout.splitlines()]
     assert [result["status"] for result in results] == ["done", "done"]
     assert all((tmp_path / result["output"]).is_dir() for result in results)
     assert (tmp_path / "out" / "nuclei" / "piece 1.overlay.png").is_file()
     assert (tmp_path / "out" / "nuclei.jsonl").read_text() == done.stdout
-    assert sorted(path.name for path in (tmp_path / "images").iterdir()) == ["piece 0.png", "piece 1.png"]
+    assert sorted(path.name for path in (tmp_path / "images").iterdir()) == [
+        "piece 0.png",
+        "piece 1.png",
+    ]
 
 
 def test_pipeline_without_its_arguments_says_how():
     if shutil.which("bash") is None:
         pytest.skip("needs bash")
-    done = subprocess.run(["bash", str(EXAMPLES / "pipeline.sh")], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["bash", str(EXAMPLES / "pipeline.sh")], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 2
     assert "IMAGES OUT" in done.stderr

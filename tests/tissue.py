@@ -30,7 +30,8 @@ class Tissue:
 
 
 def paint_ellipses(shape, centres, major_px, minor_px, angles):
-    """Return labels (H, W) of ellipses with half axes in pixels; ``angles`` from x towards y; later ones lie on top."""
+    """Return labels (H, W) of ellipses with half axes in pixels; ``angles`` from x towards y; later
+    ones lie on top."""
     labels = np.zeros(shape, np.int32)
     y, x = np.mgrid[: shape[0], : shape[1]]
     for number, ((cy, cx), angle) in enumerate(zip(centres, angles, strict=True), start=1):
@@ -57,10 +58,18 @@ def make_tissue(
     rng = np.random.default_rng(seed)
     step = spacing_um / mpp
     lattice = np.arange(step / 2, side_px, step)
-    centres = [(y + rng.uniform(-1, 1) / mpp, x + rng.uniform(-1, 1) / mpp) for y in lattice for x in lattice]
+    centres = [
+        (y + rng.uniform(-1, 1) / mpp, x + rng.uniform(-1, 1) / mpp)
+        for y in lattice
+        for x in lattice
+    ]
     if glass:
         centres = [(y, x) for y, x in centres if x > side_px / 3 + 8 / mpp]
-    angles = rng.uniform(-np.pi / 2, np.pi / 2, len(centres)) if angle is None else np.full(len(centres), angle)
+    angles = (
+        rng.uniform(-np.pi / 2, np.pi / 2, len(centres))
+        if angle is None
+        else np.full(len(centres), angle)
+    )
     major = np.sqrt(area_um2 * elongation / np.pi) / mpp
     labels = paint_ellipses((side_px, side_px), centres, major, major / elongation, angles)
     if not nuclei:

@@ -1,4 +1,6 @@
-"""Devices and number formats, resolved once in a stage and then followed (``torch.arange(n, device=x.device)``)."""
+"""Devices and number formats, resolved once in a stage and then followed (``torch.arange(n,
+device=x.device)``).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ if TYPE_CHECKING:
     import torch
 
 CPU_INFO = Path("/proc/cpuinfo")
-BF16_CPU_FLAGS = ("amx_bf16", "avx512_bf16")  # without one of these, bfloat16 is emulated and slower than float32
+# without one of these, bfloat16 is emulated and slower than float32
+BF16_CPU_FLAGS = ("amx_bf16", "avx512_bf16")
 
 
 def resolve_device(name: str) -> torch.device:
@@ -37,7 +40,9 @@ def resolve_device(name: str) -> torch.device:
             "(CUDA_VISIBLE_DEVICES counts); use --device auto or cpu"
         )
     if kind == "mps" and not torch.backends.mps.is_available():
-        raise DeviceUnavailable("--device mps: Metal is not available on this machine; use --device auto or cpu")
+        raise DeviceUnavailable(
+            "--device mps: Metal is not available on this machine; use --device auto or cpu"
+        )
     return torch.device(name)
 
 
@@ -55,8 +60,8 @@ def cpu_flags() -> frozenset[str]:
 def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     """Choose the number format of the networks' convolutions.
 
-    ``auto`` takes bfloat16 on CUDA devices that support it and on processors with matrix or vector instructions for it
-    (AMX, AVX512-BF16), float32 elsewhere.
+    ``auto`` takes bfloat16 on CUDA devices that support it and on processors with matrix or vector
+    instructions for it (AMX, AVX512-BF16), float32 elsewhere.
     """
     import torch
 

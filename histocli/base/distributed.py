@@ -1,4 +1,5 @@
-"""Several processes that train together, as ``torchrun`` starts them; one process is the usual case and needs nothing.
+"""Several processes that train together, as ``torchrun`` starts them; one process is the usual case
+and needs nothing.
 
 One wrapper per network averages its gradients; the first process alone writes.
 """
@@ -28,7 +29,9 @@ class Team:
         return self.rank == 0
 
     def wrap(self, network: torch.nn.Module) -> Any:
-        """Return a network whose gradients are averaged over the team; itself where there is none."""
+        """Return a network whose gradients are averaged over the team; itself where there is
+        none.
+        """
         if self.size == 1:
             return network
         from torch.nn.parallel import DistributedDataParallel

@@ -1,8 +1,8 @@
 """Ctrl-C and SIGTERM as a flag that loops ask for at a safe point.
 
-The first signal sets the flag: the command finishes the step it is in, saves, and raises ``Stopped`` (exit 75). A second
-signal raises KeyboardInterrupt at once; outputs stay valid even then, because everything is written beside its target and
-renamed.
+The first signal sets the flag: the command finishes the step it is in, saves, and raises
+``Stopped`` (exit 75). A second signal raises KeyboardInterrupt at once; outputs stay valid even
+then, because everything is written beside its target and renamed.
 """
 
 import signal
@@ -22,7 +22,9 @@ def stop_requested() -> bool:
 
 
 def raise_if_stopped(what: str) -> None:
-    """Raise ``Stopped`` when a stop was asked for; ``what`` says what is saved and how to go on, in one line."""
+    """Raise ``Stopped`` when a stop was asked for; ``what`` says what is saved and how to go on, in
+    one line.
+    """
     if stop_requested():
         raise Stopped(what)
 

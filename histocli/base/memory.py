@@ -1,7 +1,9 @@
-"""The memory of this process: what the C library keeps of what was freed, and when it goes back to the system.
+"""The memory of this process: what the C library keeps of what was freed, and when it goes back to
+the system.
 
-Networks on the CPU and whole slides ask for the same large blocks again and again. Fresh pages cost as much time as the network,
-so freed blocks are kept; kept blocks must then fit what comes next, and what does not must go back.
+Networks on the CPU and whole slides ask for the same large blocks again and again. Fresh pages cost
+as much time as the network, so freed blocks are kept; kept blocks must then fit what comes next,
+and what does not must go back.
 """
 
 from __future__ import annotations
@@ -22,10 +24,12 @@ AGAINST_GAPS = "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0"
 
 
 def reuse_freed_memory() -> None:
-    """Let the allocator keep large freed blocks, where the C library is glibc; elsewhere do nothing.
+    """Let the allocator keep large freed blocks, where the C library is glibc; elsewhere do
+    nothing.
 
-    By default glibc returns every large block to the system, and a network on the CPU spends half its time on the page faults
-    of fresh memory: a tile of 2048 px took 0.64 s, and 0.34 s when blocks are kept.
+    By default glibc returns every large block to the system, and a network on the CPU spends half
+    its time on the page faults of fresh memory: a tile of 2048 px took 0.64 s, and 0.34 s when
+    blocks are kept.
     """
     with suppress(OSError, AttributeError):  # another system, or another C library
         library = ctypes.CDLL("libc.so.6")
@@ -34,10 +38,12 @@ def reuse_freed_memory() -> None:
 
 
 def share_freed_memory() -> None:
-    """Let all threads allocate from one place, where the C library is glibc; elsewhere do nothing. Call before threads start.
+    """Let all threads allocate from one place, where the C library is glibc; elsewhere do nothing.
+    Call before threads start.
 
-    By default threads have places of their own, and what one of them has freed is of no use to the others: where blocks are kept
-    (:func:`reuse_freed_memory`) and pass from thread to thread, memory would go on growing.
+    By default threads have places of their own, and what one of them has freed is of no use to the
+    others: where blocks are kept (:func:`reuse_freed_memory`) and pass from thread to thread,
+    memory would go on growing.
     """
     with suppress(OSError, AttributeError):  # another system, or another C library
         ctypes.CDLL("libc.so.6").mallopt(M_ARENA_MAX, 1)
@@ -46,8 +52,8 @@ def share_freed_memory() -> None:
 def pages_of_its_own(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """Return an array of zeros whose memory goes back to the system with it.
 
-    For what is large and outlives the work that made it: among the allocator's blocks it would leave gaps that what comes later
-    does not fit into (:func:`reuse_freed_memory`).
+    For what is large and outlives the work that made it: among the allocator's blocks it would
+    leave gaps that what comes later does not fit into (:func:`reuse_freed_memory`).
     """
     import numpy as np
 
@@ -56,7 +62,9 @@ def pages_of_its_own(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArra
     if count == 0:
         return np.zeros(shape, kind)
     # private, as shared pages are never huge; other systems have no such flags
-    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_ANONYMOUS") else {}
+    private = (
+        {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_ANONYMOUS") else {}
+    )
     pages = mmap.mmap(-1, count * kind.itemsize, **private)
     with suppress(OSError, AttributeError):  # another system
         pages.madvise(mmap.MADV_HUGEPAGE)  # where the kernel grants it, far fewer page faults
@@ -64,9 +72,11 @@ def pages_of_its_own(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArra
 
 
 def keep_memory_below(limit_bytes: float) -> bool:
-    """Give what the allocator keeps back to the system if the process holds more memory than a limit; glibc only.
+    """Give what the allocator keeps back to the system if the process holds more memory than a
+    limit; glibc only.
 
-    Fresh pages cost time, so the limit should leave room for what is in use. Returns whether memory was given back.
+    Fresh pages cost time, so the limit should leave room for what is in use. Returns whether memory
+    was given back.
     """
     with suppress(OSError, AttributeError):  # another system, or another C library
         resident = int(MEMORY_STATUS.read_text().split()[1]) * mmap.PAGESIZE
@@ -76,13 +86,15 @@ def keep_memory_below(limit_bytes: float) -> bool:
 
 
 def tunables_against_gaps(library: str, tunables: str) -> str | None:
-    """Return the value of ``GLIBC_TUNABLES`` that keeps freed memory usable, or None where nothing is to be changed.
+    """Return the value of ``GLIBC_TUNABLES`` that keeps freed memory usable, or None where nothing
+    is to be changed.
 
-    torch asks for aligned memory. Until version 2.39 the GNU C library puts the few bytes before each aligned block on a list of
-    its own when it hands the block out, so that a freed block cannot be joined with them and is too small for the next request of
-    the very same size (sourceware bug 30723). With the shipped model on a quarter of a gigapixel of tissue it held 4.5 GB, of
-    which 0.9 were in use at most; without those lists 2.5 GB, in the same time. They can be switched off only before a process
-    starts.
+    torch asks for aligned memory. Until version 2.39 the GNU C library puts the few bytes before
+    each aligned block on a list of its own when it hands the block out, so that a freed block
+    cannot be joined with them and is too small for the next request of the very same size
+    (sourceware bug 30723). With the shipped model on a quarter of a gigapixel of tissue it held 4.5
+    GB, of which 0.9 were in use at most; without those lists 2.5 GB, in the same time. They can be
+    switched off only before a process starts.
 
     Parameters
     ----------
@@ -93,7 +105,12 @@ def tunables_against_gaps(library: str, tunables: str) -> str | None:
     """
     name, _, version = library.partition(" ")
     numbers = version.split(".")
-    if name != "glibc" or not all(number.isdigit() for number in numbers) or tuple(map(int, numbers)) >= (2, 39) or tunables:
+    if (
+        name != "glibc"
+        or not all(number.isdigit() for number in numbers)
+        or tuple(map(int, numbers)) >= (2, 39)
+        or tunables
+    ):
         return None
     return AGAINST_GAPS
 

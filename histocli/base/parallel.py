@@ -16,7 +16,9 @@ AHEAD = 2  # jobs per worker that are handed out at a time, so that results do n
 
 
 def single_threaded() -> None:
-    """Make this process a worker: one thread for the libraries, and signals are the parent's to answer."""
+    """Make this process a worker: one thread for the libraries, and signals are the parent's to
+    answer.
+    """
     import cv2
     import torch
 
@@ -29,7 +31,8 @@ def single_threaded() -> None:
 def map_unordered(
     function: Callable[[Job], Result], jobs: Iterable[Job], workers: int, when_stopped: str
 ) -> Iterator[tuple[Job, Result]]:
-    """Apply a function to jobs, in this process or in others, and yield each job with its result as it is done.
+    """Apply a function to jobs, in this process or in others, and yield each job with its result as
+    it is done.
 
     Parameters
     ----------
@@ -52,8 +55,11 @@ def map_unordered(
             yield job, function(job)
         return
     waiting: Iterator[Job] = iter(jobs)
-    # a fresh interpreter: a fork would copy the threads' locks of torch and OpenCV without their threads
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=single_threaded) as pool:
+    # a fresh interpreter: a fork would copy the threads' locks of torch and OpenCV without their
+    # threads
+    with ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=single_threaded
+    ) as pool:
         running: dict[Future[Result], Job] = {}
         try:
             while True:

@@ -11,7 +11,9 @@ def available_cpus() -> int:
 
     The smallest of the affinity mask, the cgroup quota and ``SLURM_CPUS_PER_TASK``; at least 1.
     """
-    counts = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)]
+    counts = [
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    ]
     try:
         quota, period = CGROUP_CPU_MAX.read_text().split()
         counts.append(max(1, int(quota) // int(period)))
@@ -24,5 +26,7 @@ def available_cpus() -> int:
 
 
 def resolve_workers(workers: int) -> int:
-    """Return the number of workers: ``workers`` itself, or one per available processor when 0 ("auto")."""
+    """Return the number of workers: ``workers`` itself, or one per available processor when 0
+    ("auto").
+    """
     return workers if workers > 0 else available_cpus()

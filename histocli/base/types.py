@@ -1,4 +1,6 @@
-"""Array types shared by all rooms. Space is (y, x); channels come last in NumPy and first in torch."""
+"""Array types shared by all rooms. Space is (y, x); channels come last in NumPy and first in
+torch.
+"""
 
 from typing import Any, TypeAlias
 

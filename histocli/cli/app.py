@@ -1,7 +1,7 @@
 """The ``histosynth`` command: words in, exit codes out.
 
-Everything a user can cause ends in one line on stderr and a documented exit code; anything else is a bug of ours and keeps its
-traceback.
+Everything a user can cause ends in one line on stderr and a documented exit code; anything else is
+a bug of ours and keeps its traceback.
 """
 
 import errno
@@ -34,7 +34,8 @@ from histocli.cli.segment import segment
 from histocli.cli.train import train
 
 PROGRAM = "histosynth"
-# Typer wraps or bundles Click, depending on its version; BadParameter is exported by all, and this is its ancestor.
+# Typer wraps or bundles Click, depending on its version; BadParameter is exported by all, and this
+# is its ancestor.
 ClickError = typer.BadParameter.__mro__[2]
 
 EXIT_CODES = """Exit codes: 0 done (or already there), 1 internal error, 2 usage, 3 input missing or invalid, 4 output exists,
@@ -46,8 +47,11 @@ NO_ROOM = {
     if (code := getattr(errno, name, None)) is not None
 }
 
-SHORT_WRITE = re.compile(r"requested and \d+ written")  # how NumPy reports a full disk, without its number
-DEVICE_LOST = re.compile(r"\b(CUDA|HIP|cuDNN|cuBLAS|NCCL|MPS) (driver |runtime |backend )?error", re.IGNORECASE)
+# how NumPy reports a full disk, without its number
+SHORT_WRITE = re.compile(r"requested and \d+ written")
+DEVICE_LOST = re.compile(
+    r"\b(CUDA|HIP|cuDNN|cuBLAS|NCCL|MPS) (driver |runtime |backend )?error", re.IGNORECASE
+)
 
 
 class Command(TyperCommand):
@@ -74,7 +78,9 @@ class Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
-            raise Stopped("stopped at once; finished outputs are kept, go on with --resume") from error
+            raise Stopped(
+                "stopped at once; finished outputs are kept, go on with --resume"
+            ) from error
 
 
 app = typer.Typer(
@@ -85,7 +91,17 @@ app = typer.Typer(
     epilog=EXIT_CODES,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-COMMANDS: tuple[Callable[..., None], ...] = (generate, refine, train, segment, evaluate, export, pack, info, models)
+COMMANDS: tuple[Callable[..., None], ...] = (
+    generate,
+    refine,
+    train,
+    segment,
+    evaluate,
+    export,
+    pack,
+    info,
+    models,
+)
 for _command in COMMANDS:
     app.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})(_command)
 
@@ -99,10 +115,14 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def root(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", is_eager=True, callback=_print_version
+        ),
     ] = False,
 ) -> None:
-    """From unlabelled H&E images to a nucleus segmenter for that tissue, with nothing labelled by hand.
+    """From unlabelled H&E images to a nucleus segmenter for that tissue, with nothing labelled by
+    hand.
 
     histosynth generate refs/ -o a.zarr | histosynth train - -o m.safetensors
     """
@@ -119,7 +139,9 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def out_of_resources(error: BaseException) -> OutOfResources | None:
-    """Recognise an error that says that memory, disk, device or a place to write is missing, wherever it was raised."""
+    """Recognise an error that says that memory, disk, device or a place to write is missing,
+    wherever it was raised.
+    """
     for link in _causes(error):
         if isinstance(link, OutOfResources):
             return link
@@ -132,10 +154,18 @@ def out_of_resources(error: BaseException) -> OutOfResources | None:
 def _what_is_missing(link: BaseException) -> str | None:
     """Return what to tell of an error that a missing resource made; None for any other error."""
     kind, message = type(link), str(link)
-    if isinstance(link, MemoryError) or kind.__name__ == "OutOfMemoryError" or "can't allocate memory" in message:
+    if (
+        isinstance(link, MemoryError)
+        or kind.__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in message
+    ):
         where = "GPU memory" if "CUDA" in message else "memory"
-        return f"not enough {where}; use smaller tiles or batches, fewer --workers or another --device"
-    if kind.__name__ == "AcceleratorError" or (isinstance(link, RuntimeError) and DEVICE_LOST.search(message)):
+        return (
+            f"not enough {where}; use smaller tiles or batches, fewer --workers or another --device"
+        )
+    if kind.__name__ == "AcceleratorError" or (
+        isinstance(link, RuntimeError) and DEVICE_LOST.search(message)
+    ):
         said = message.strip().splitlines()[0] if message.strip() else kind.__name__
         return f"the device failed ({said}); what was saved is kept, go on with --resume, or with --device cpu"
     if kind.__name__ == "BrokenProcessPool":
@@ -175,14 +205,18 @@ def run(arguments: Sequence[str]) -> int:
     screen = Screen()
     with graceful_signals(), _logging_to(screen):
         try:
-            get_command(app).main(list(arguments) or ["--help"], prog_name=PROGRAM, standalone_mode=False, obj=screen)
+            get_command(app).main(
+                list(arguments) or ["--help"], prog_name=PROGRAM, standalone_mode=False, obj=screen
+            )
         except HistosynthError as error:
             screen.complain(str(error), kind="stopped" if isinstance(error, Stopped) else "error")
             return error.exit_code
         except ClickError as error:  # type: ignore[misc]
             return _usage(screen, error)
         except (KeyboardInterrupt, typer.Abort):
-            screen.complain("stopped at once; finished outputs are kept, go on with --resume", kind="stopped")
+            screen.complain(
+                "stopped at once; finished outputs are kept, go on with --resume", kind="stopped"
+            )
             return Stopped.exit_code
         except Exception as error:
             resources = out_of_resources(error)
@@ -190,7 +224,9 @@ def run(arguments: Sequence[str]) -> int:
                 screen.complain(str(resources))
                 return resources.exit_code
             traceback.print_exception(error)
-            screen.complain(f"this is a bug of {PROGRAM} {__version__}; please report it with the lines above")
+            screen.complain(
+                f"this is a bug of {PROGRAM} {__version__}; please report it with the lines above"
+            )
             return HistosynthError.exit_code
     return 0
 
@@ -206,8 +242,9 @@ def _usage(screen: Screen, error: Exception) -> int:
 
 def main() -> None:
     """Run the command line with the process's arguments and exit."""
-    # Threads of OpenMP that wait by spinning make training ten times slower where other processes want the same processors,
-    # as on shared nodes and under quotas; the library reads this once, when torch loads it.
+    # Threads of OpenMP that wait by spinning make training ten times slower where other processes
+    # want the same processors, as on shared nodes and under quotas; the library reads this once,
+    # when torch loads it.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if "segment" in sys.argv[1:]:
         _begin_again_with_tunables()
@@ -215,9 +252,15 @@ def main() -> None:
 
 
 def _begin_again_with_tunables() -> None:
-    """Replace this process by itself with another setting of the C library, if that would save memory on large slides."""
+    """Replace this process by itself with another setting of the C library, if that would save
+    memory on large slides.
+    """
     tunables = tunables_against_gaps(c_library(), os.environ.get("GLIBC_TUNABLES", ""))
     if tunables is None or not sys.executable or getattr(sys, "frozen", False):
         return
     with suppress(OSError):  # then it goes on as it is
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"GLIBC_TUNABLES": tunables})
+        os.execve(
+            sys.executable,
+            [sys.executable, *sys.orig_argv[1:]],
+            os.environ | {"GLIBC_TUNABLES": tunables},
+        )

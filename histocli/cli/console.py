@@ -1,7 +1,8 @@
 """What a person sees and what a pipe carries: results on stdout, everything else on stderr.
 
-A terminal gets progress bars, a pipe or log file gets plain lines at intervals, ``-q`` gets neither. Foreign text, such as
-file names, is never read as markup, and its control characters are shown escaped, so that a message stays one line.
+A terminal gets progress bars, a pipe or log file gets plain lines at intervals, ``-q`` gets
+neither. Foreign text, such as file names, is never read as markup, and its control characters are
+shown escaped, so that a message stays one line.
 """
 
 import errno
@@ -15,7 +16,15 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -34,8 +43,12 @@ class Result(Protocol):
 
 
 def one_line(text: str) -> str:
-    """Escape what would break a line or command the terminal, such as a newline or a colour code in a file name."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+    """Escape what would break a line or command the terminal, such as a newline or a colour code in
+    a file name.
+    """
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
+    )
 
 
 def clock(seconds: float) -> str:
@@ -81,7 +94,9 @@ class _LineBar:
             self._last = now
             left = ""
             if self._total and self._done:
-                left = f", {clock((now - self._start) * (self._total - self._done) / self._done)} left"
+                left = (
+                    f", {clock((now - self._start) * (self._total - self._done) / self._done)} left"
+                )
             self._screen.say(self._line() + left)
 
     def close(self) -> None:
@@ -89,7 +104,11 @@ class _LineBar:
         self._screen.say(f"{self._line()} in {clock(time.monotonic() - self._start)}")
 
     def _line(self) -> str:
-        done = f"{self._done} of {self._total} ({self._done / self._total:.0%})" if self._total else str(self._done)
+        done = (
+            f"{self._done} of {self._total} ({self._done / self._total:.0%})"
+            if self._total
+            else str(self._done)
+        )
         return f"{self._description}: {done}" + (f", {self._note}" if self._note else "")
 
 
@@ -127,11 +146,22 @@ class Screen:
         if self.verbosity >= 0:
             self.console.print(table, soft_wrap=False)
 
-    def table(self, title: str, header: Sequence[str], rows: Sequence[Sequence[object]], *, numbers_from: int = 1) -> None:
-        """Show rows of foreign text and numbers; columns from ``numbers_from`` on are aligned to the right."""
+    def table(
+        self,
+        title: str,
+        header: Sequence[str],
+        rows: Sequence[Sequence[object]],
+        *,
+        numbers_from: int = 1,
+    ) -> None:
+        """Show rows of foreign text and numbers; columns from ``numbers_from`` on are aligned to
+        the right.
+        """
         table = Table(title=Text(one_line(title)), title_justify="left", show_header=any(header))
         for i, name in enumerate(header):
-            table.add_column(Text(name), justify="right" if i >= numbers_from else "left", overflow="fold")
+            table.add_column(
+                Text(name), justify="right" if i >= numbers_from else "left", overflow="fold"
+            )
         for row in rows:
             table.add_row(*(Text(one_line(str(cell))) for cell in row))
         self.show(table)
@@ -163,25 +193,37 @@ class Screen:
     def raise_if_any_failed(self) -> None:
         """Raise ``SomeFailed`` when one of the results so far has failed."""
         if self._failed:
-            raise SomeFailed(f"{self._failed} of {self._seen} failed, see above; what is done stays done")
+            raise SomeFailed(
+                f"{self._failed} of {self._seen} failed, see above; what is done stays done"
+            )
 
     def print_json(self, values: dict[str, Any]) -> None:
         """Print one JSON object as a line on stdout; NaN and infinity become null."""
         import orjson
 
         try:
-            line = orjson.dumps(values, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+            line = orjson.dumps(
+                values, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+            )
         except orjson.JSONEncodeError:  # a file name that is no Unicode; JSON cannot hold it
-            line = orjson.dumps(_unicode(values), default=_plain, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+            line = orjson.dumps(
+                _unicode(values),
+                default=_plain,
+                option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS,
+            )
         self.write(line)
 
     def print_path(self, output: object) -> None:
-        """Print the path of what was made on stdout, byte for byte; with --json it is part of the object instead."""
+        """Print the path of what was made on stdout, byte for byte; with --json it is part of the
+        object instead.
+        """
         if output and not self.as_json:
             self.write(os.fsencode(str(output)))
 
     def write(self, line: bytes) -> None:
-        """Write a line on stdout. When its reader has gone, the work goes on and lines are dropped: results are on disk."""
+        """Write a line on stdout. When its reader has gone, the work goes on and lines are dropped:
+        results are on disk.
+        """
         try:
             sys.stdout.buffer.write(line + b"\n")
             sys.stdout.flush()
@@ -229,9 +271,11 @@ class Screen:
 
 
 class ScreenHandler(logging.Handler):
-    """Sends log records to the screen: warnings always, decisions with -v, everything of ours with -vv.
+    """Sends log records to the screen: warnings always, decisions with -v, everything of ours with
+    -vv.
 
-    Other packages' records and Python warnings are details for -vv: a user can do nothing about them.
+    Other packages' records and Python warnings are details for -vv: a user can do nothing about
+    them.
     """
 
     def __init__(self, screen: Screen) -> None:
@@ -241,7 +285,9 @@ class ScreenHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print the record as one line, if it is wanted."""
         ours = record.name == "histocli" or record.name.startswith("histocli.")
-        lowest = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}.get(self._screen.verbosity, logging.DEBUG)
+        lowest = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}.get(
+            self._screen.verbosity, logging.DEBUG
+        )
         if record.levelno < lowest or (not ours and self._screen.verbosity < 2):
             return
         try:

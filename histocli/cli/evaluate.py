@@ -1,4 +1,6 @@
-"""``histosynth evaluate``: predicted and true labels -> scores; synthetic and real patches -> realism."""
+"""``histosynth evaluate``: predicted and true labels -> scores; synthetic and real patches ->
+realism.
+"""
 
 import math
 from collections.abc import Sequence
@@ -33,7 +35,12 @@ def evaluate(
     ] = None,
     truth: Annotated[
         str | None,
-        o.option("--truth", metavar="TRUTH", help="Truth of several predictions that are compared.", show_default=False),
+        o.option(
+            "--truth",
+            metavar="TRUTH",
+            help="Truth of several predictions that are compared.",
+            show_default=False,
+        ),
     ] = None,
     minimum: Annotated[
         list[str] | None,
@@ -58,42 +65,78 @@ def evaluate(
         float, o.option("--radius-um", help="A centroid this near to a true one detects it, in um.")
     ] = EvaluateConfig.radius_um,
     tolerance_um: Annotated[
-        float, o.option("--tolerance-um", help="A boundary pixel this near to a true one is right, in um.")
+        float,
+        o.option(
+            "--tolerance-um", help="A boundary pixel this near to a true one is right, in um."
+        ),
     ] = EvaluateConfig.tolerance_um,
     boundaries: Annotated[
-        bool, o.option("--boundaries/--no-boundaries", help="Compare boundaries: boundary F1 and Hausdorff distance.")
+        bool,
+        o.option(
+            "--boundaries/--no-boundaries",
+            help="Compare boundaries: boundary F1 and Hausdorff distance.",
+        ),
     ] = EvaluateConfig.boundaries,
     border: Annotated[
-        str, o.option("--border", metavar="|".join(BORDERS), help="What true nuclei at an image's border do.")
+        str,
+        o.option(
+            "--border", metavar="|".join(BORDERS), help="What true nuclei at an image's border do."
+        ),
     ] = EvaluateConfig.border,
     ignore: Annotated[
         str | None,
-        o.option("--ignore", metavar="MASKS", help="Masks by name; what is not 0 does not count.", show_default=False),
+        o.option(
+            "--ignore",
+            metavar="MASKS",
+            help="Masks by name; what is not 0 does not count.",
+            show_default=False,
+        ),
     ] = None,
     bootstrap: Annotated[
-        int, o.option("--bootstrap", help="Resamplings of the images for the 95 % interval; 0: none.")
+        int,
+        o.option("--bootstrap", help="Resamplings of the images for the 95 % interval; 0: none."),
     ] = EvaluateConfig.bootstrap,
     resample: Annotated[
         str, o.option("--resample", metavar="|".join(RESAMPLED), help="What is drawn anew for it.")
     ] = EvaluateConfig.resample,
     html: Annotated[
-        Path | None, o.option("--html", metavar="FILE.html", help="Report to write, one file.", show_default=False)
+        Path | None,
+        o.option(
+            "--html", metavar="FILE.html", help="Report to write, one file.", show_default=False
+        ),
     ] = None,
     images: Annotated[
         str | None,
-        o.option("--images", metavar="IMAGES", help="Pictures by name, for the report.", show_default=False),
+        o.option(
+            "--images",
+            metavar="IMAGES",
+            help="Pictures by name, for the report.",
+            show_default=False,
+        ),
     ] = None,
     show: Annotated[
         list[str] | None,
-        o.option("--show", metavar="PATH", help="Patch store or model for the report. Repeatable.", show_default=False),
+        o.option(
+            "--show",
+            metavar="PATH",
+            help="Patch store or model for the report. Repeatable.",
+            show_default=False,
+        ),
     ] = None,
     realism: Annotated[
         str | None,
-        o.option("--realism", metavar="STORE", help="Judge this patch store against --refs.", show_default=False),
+        o.option(
+            "--realism",
+            metavar="STORE",
+            help="Judge this patch store against --refs.",
+            show_default=False,
+        ),
     ] = None,
     refs: Annotated[
         list[str] | None,
-        o.option("--refs", help="Reference images, with --realism. Repeatable.", show_default=False),
+        o.option(
+            "--refs", help="Reference images, with --realism. Repeatable.", show_default=False
+        ),
     ] = None,
     realism_patches: Annotated[
         int, o.option("--realism-patches", help="Patches of each kind that are judged.")
@@ -101,7 +144,9 @@ def evaluate(
     seed: o.Seed = EvaluateConfig.seed,
     device: o.Device = o.DEFAULTS.device,
     workers: o.Workers = "auto",
-    overwrite: Annotated[bool, o.option("--overwrite", help="Replace an existing report.", panel=o.RUNNING)] = False,
+    overwrite: Annotated[
+        bool, o.option("--overwrite", help="Replace an existing report.", panel=o.RUNNING)
+    ] = False,
     on_error: o.OnError = o.DEFAULTS.on_error,
     dry_run: o.DryRun = False,
     config: o.Config = None,
@@ -129,7 +174,9 @@ def evaluate(
         realism_patches=realism_patches,
         seed=seed,
     )
-    running = o.execution(workers=workers, on_error=on_error, dry_run=dry_run, device=device, overwrite=overwrite)
+    running = o.execution(
+        workers=workers, on_error=on_error, dry_run=dry_run, device=device, overwrite=overwrite
+    )
     if print_config:
         print_settings(context)
         return
@@ -137,17 +184,27 @@ def evaluate(
     o.refuse_by_suffix(
         [word for word in (*words, truth) if word],
         "evaluate compares labels",
-        {(".safetensors",): "make labels with 'histosynth segment SLIDES --model MODEL -o OUT' first"},
+        {
+            (
+                ".safetensors",
+            ): "make labels with 'histosynth segment SLIDES --model MODEL -o OUT' first"
+        },
     )
     if realism is not None:
         if html is not None or images is not None or show:
-            raise InvalidOption("--html, --images and --show are for scores of labels; --realism prints a table, or --json")
+            raise InvalidOption(
+                "--html, --images and --show are for scores of labels; --realism prints a table, or --json"
+            )
         _judge(screen, words, realism, refs or [], settings, running)
         return
     if refs:
-        raise InvalidOption("--refs belongs to --realism STORE; to score labels name PREDICTION and TRUTH")
+        raise InvalidOption(
+            "--refs belongs to --realism STORE; to score labels name PREDICTION and TRUTH"
+        )
     if (images is not None or show) and html is None:
-        raise InvalidOption(f"{'--images' if images else '--show'} is for a report; name its file with --html")
+        raise InvalidOption(
+            f"{'--images' if images else '--show'} is for a report; name its file with --html"
+        )
     _score(screen, *_split(words, truth), ignore, html, images, show or (), settings, running)
 
 
@@ -168,7 +225,8 @@ def _score(
 
         check_report(html, running, images=images, show=show)
     if len(predictions) == 1:
-        from histocli.stages.evaluate import evaluate as run  # late: keeps --help free of numpy and zarr
+        # late: keeps --help free of numpy and zarr
+        from histocli.stages.evaluate import evaluate as run
 
         more = {"ignore": ignore} if ignore is not None else {}
         result = run(predictions[0], truth, settings, running, track=screen.track, **more)
@@ -178,7 +236,9 @@ def _score(
         from histocli.stages.evaluate import compare_models
 
         assert truth is not None
-        models = compare_models(predictions, truth, settings, running, ignore=ignore, track=screen.track)
+        models = compare_models(
+            predictions, truth, settings, running, ignore=ignore, track=screen.track
+        )
         results = models.results
         for result in results:
             _show(screen, result, title=f"{result.prediction}: ")
@@ -189,7 +249,16 @@ def _score(
         from histocli.stages.report import write_report
 
         differences = models.differences if len(predictions) > 1 else ()
-        write_report(html, results, differences, settings, running, images=images, show=show, track=screen.track)
+        write_report(
+            html,
+            results,
+            differences,
+            settings,
+            running,
+            images=images,
+            show=show,
+            track=screen.track,
+        )
         screen.print_path(str(html))
     missed = [
         f"mean {name} is {got:.4f}, {'below --min' if name in QUALITIES else 'above --max'} {name}={want:g}"
@@ -233,7 +302,9 @@ def _show(screen: Screen, result: "EvaluateResult", *, title: str) -> None:
                 (name or "-", n, *(_number(summary.mean[metric]) for metric in GROUP_METRICS))
                 for name, n, summary in result.groups
             ]
-            screen.table("by group: mean over its images", ("group", "images", *GROUP_METRICS), rows)
+            screen.table(
+                "by group: mean over its images", ("group", "images", *GROUP_METRICS), rows
+            )
     if screen.as_json:
         screen.print_json(result.to_json())
     for name, error in result.failures:
@@ -250,16 +321,34 @@ def _show_differences(screen: Screen, models: "ModelsResult") -> None:
         for name in (*GROUP_METRICS, "dsb_ap", "boundary_f1", "hd95_um"):
             each = metrics[name]
             interval = f"{each.ci95[0]:+.4f} to {each.ci95[1]:+.4f}" if each.ci95 else "-"
-            rows.append((name, _number(each.mean, "+"), interval, f"{each.p_value:.4f}", each.better, each.worse))
+            rows.append(
+                (
+                    name,
+                    _number(each.mean, "+"),
+                    interval,
+                    f"{each.p_value:.4f}",
+                    each.better,
+                    each.worse,
+                )
+            )
         n = metrics["pq"].images
         header = ("metric", "difference", "95 % interval", "p", "better", "worse")
         screen.table(f"{second} minus {first}, paired over {n} images", header, rows)
 
 
-def _judge(screen: Screen, words: list[str], store: str, refs: list[str], settings: EvaluateConfig, running: Execution) -> None:
+def _judge(
+    screen: Screen,
+    words: list[str],
+    store: str,
+    refs: list[str],
+    settings: EvaluateConfig,
+    running: Execution,
+) -> None:
     """Judge a patch store against its references."""
     if words:
-        raise InvalidOption(f"--realism judges a patch store against --refs and compares no labels; leave out {words[0]}")
+        raise InvalidOption(
+            f"--realism judges a patch store against --refs and compares no labels; leave out {words[0]}"
+        )
     if settings.minimum or settings.maximum:
         raise InvalidOption("--min and --max are gates of label metrics; --realism has none")
     from histocli.stages.realism import judge_realism
@@ -267,10 +356,17 @@ def _judge(screen: Screen, words: list[str], store: str, refs: list[str], settin
     result = judge_realism(store, refs, settings, running, track=screen.track)
     if result.judgement is not None:
         rows = [
-            (each.name, f"{each.value:.4g}", f"{each.ci95[0]:.4g} to {each.ci95[1]:.4g}" if each.ci95 else "-", each.meaning)
+            (
+                each.name,
+                f"{each.value:.4g}",
+                f"{each.ci95[0]:.4g} to {each.ci95[1]:.4g}" if each.ci95 else "-",
+                each.meaning,
+            )
             for each in result.judgement.measures
         ]
-        screen.table(result.title, ("measure", "value", "95 % interval", "meaning"), rows, numbers_from=4)
+        screen.table(
+            result.title, ("measure", "value", "95 % interval", "meaning"), rows, numbers_from=4
+        )
     else:
         screen.say(result.title)
     if screen.as_json:
@@ -282,12 +378,16 @@ def _number(value: float, sign: str = "") -> str:
 
 
 def rows_of(result: "EvaluateResult") -> list[tuple[str, str, str, str]]:
-    """Return metric, mean, interval and pooled score as text, a row per metric; none for a dry run."""
+    """Return metric, mean, interval and pooled score as text, a row per metric; none for a dry
+    run.
+    """
     if result.summary is None:
         return []
     rows = []
     for name in METRICS:
         interval = result.summary.ci95[name]
         shown = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "-"
-        rows.append((name, _number(result.summary.mean[name]), shown, _number(result.summary.pooled[name])))
+        rows.append(
+            (name, _number(result.summary.mean[name]), shown, _number(result.summary.pooled[name]))
+        )
     return rows

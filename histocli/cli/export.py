@@ -14,19 +14,35 @@ from histocli.config.export import EXPORTS, ExportConfig, parse_region
 def export(
     context: typer.Context,
     stores: Annotated[
-        list[str], typer.Argument(metavar="STORES", help="Label stores (.ome.zarr) that segment made. " + o.INPUTS)
+        list[str],
+        typer.Argument(
+            metavar="STORES", help="Label stores (.ome.zarr) that segment made. " + o.INPUTS
+        ),
     ],
     out: Annotated[
         Path | None,
-        o.option("-o", "--out", help="Folder for the files; beside the stores by default.", show_default=False),
+        o.option(
+            "-o",
+            "--out",
+            help="Folder for the files; beside the stores by default.",
+            show_default=False,
+        ),
     ] = None,
     format: Annotated[
-        str, o.option("--format", metavar="LIST", help=f"What to write, comma-separated: {', '.join(EXPORTS)}.")
+        str,
+        o.option(
+            "--format",
+            metavar="LIST",
+            help=f"What to write, comma-separated: {', '.join(EXPORTS)}.",
+        ),
     ] = ",".join(ExportConfig.formats),
     slide: Annotated[
         str | None,
         o.option(
-            "--slide", metavar="SLIDE|FOLDER", help="The slide, or a folder with it; for overlay and qc.", show_default=False
+            "--slide",
+            metavar="SLIDE|FOLDER",
+            help="The slide, or a folder with it; for overlay and qc.",
+            show_default=False,
         ),
     ] = ExportConfig.slide,
     region: Annotated[
@@ -53,7 +69,11 @@ def export(
     screen: Screen = context.obj
     screen.configure(as_json=as_json, verbose=verbose, quiet=quiet)
     settings = ExportConfig(
-        formats=o.parse_names(format, "--format"), slide=slide, region=parse_region(region), mpp=mpp, seed=seed
+        formats=o.parse_names(format, "--format"),
+        slide=slide,
+        region=parse_region(region),
+        mpp=mpp,
+        seed=seed,
     )
     running = o.execution(overwrite=overwrite, on_error=on_error, dry_run=dry_run)
     if print_config:

@@ -13,15 +13,23 @@ from histocli.config.generate import GenerateConfig
 
 def generate(
     context: typer.Context,
-    references: Annotated[list[str], typer.Argument(metavar="REFS", help=f"Unlabelled H&E images. {o.INPUTS}")],
+    references: Annotated[
+        list[str], typer.Argument(metavar="REFS", help=f"Unlabelled H&E images. {o.INPUTS}")
+    ],
     out: Annotated[Path, o.option("-o", "--out", help="Patch store to create (.zarr).")],
     n: Annotated[int, o.option("--n", help="Number of patches.")] = GenerateConfig.n,
-    patch_px: Annotated[int, o.option("--patch-px", help="Side of a patch, in pixels.")] = GenerateConfig.patch_px,
-    mpp: Annotated[float, o.option("--mpp", help="Micrometres per pixel of the patches.")] = GenerateConfig.mpp,
+    patch_px: Annotated[
+        int, o.option("--patch-px", help="Side of a patch, in pixels.")
+    ] = GenerateConfig.patch_px,
+    mpp: Annotated[
+        float, o.option("--mpp", help="Micrometres per pixel of the patches.")
+    ] = GenerateConfig.mpp,
     reference_mpp: Annotated[
         float | None,
         o.option(
-            "--reference-mpp", help="Micrometres per pixel of the references; overrides what they record.", show_default=False
+            "--reference-mpp",
+            help="Micrometres per pixel of the references; overrides what they record.",
+            show_default=False,
         ),
     ] = GenerateConfig.reference_mpp,
     priors: Annotated[
@@ -34,11 +42,18 @@ def generate(
         ),
     ] = GenerateConfig.priors,
     rounds: Annotated[
-        int, o.option("--rounds", help="Rounds of re-sampling parameters of the synthesis by a classifier of real patches.")
+        int,
+        o.option(
+            "--rounds",
+            help="Rounds of re-sampling parameters of the synthesis by a classifier of real patches.",
+        ),
     ] = GenerateConfig.rounds,
     shippable: Annotated[
         bool,
-        o.option("--shippable/--not-shippable", help="Whether the licence of the references lets trained weights be given away."),
+        o.option(
+            "--shippable/--not-shippable",
+            help="Whether the licence of the references lets trained weights be given away.",
+        ),
     ] = GenerateConfig.shippable,
     seed: o.Seed = GenerateConfig.seed,
     device: o.Device = o.DEFAULTS.device,
@@ -66,12 +81,21 @@ def generate(
         shippable=shippable,
         seed=seed,
     )
-    running = o.execution(device=device, workers=workers, resume=resume, overwrite=overwrite, on_error=on_error, dry_run=dry_run)
+    running = o.execution(
+        device=device,
+        workers=workers,
+        resume=resume,
+        overwrite=overwrite,
+        on_error=on_error,
+        dry_run=dry_run,
+    )
     if print_config:
         print_settings(context)
         return
     o.refuse_by_suffix(
-        references, "generate takes images", {(".safetensors",): "a model is used by 'histosynth segment SLIDES --model MODEL'"}
+        references,
+        "generate takes images",
+        {(".safetensors",): "a model is used by 'histosynth segment SLIDES --model MODEL'"},
     )
     from histocli.stages.generate import generate as run  # late: keeps --help free of torch
 

@@ -12,14 +12,25 @@ from histocli.config.info import InfoConfig
 
 def info(
     context: typer.Context,
-    store: Annotated[str, typer.Argument(metavar="STORE", help="Patch store, label store, model file or slide.")],
+    store: Annotated[
+        str, typer.Argument(metavar="STORE", help="Patch store, label store, model file or slide.")
+    ],
     sheet: Annotated[
         str | None,
-        o.option("--sheet", metavar="FILE.png", help="Picture to write: patches beside their outlines.", show_default=False),
+        o.option(
+            "--sheet",
+            metavar="FILE.png",
+            help="Picture to write: patches beside their outlines.",
+            show_default=False,
+        ),
     ] = InfoConfig.sheet,
-    sheet_patches: Annotated[int, o.option("--sheet-patches", help="Patches on the sheet.")] = InfoConfig.sheet_patches,
+    sheet_patches: Annotated[
+        int, o.option("--sheet-patches", help="Patches on the sheet.")
+    ] = InfoConfig.sheet_patches,
     seed: o.Seed = InfoConfig.seed,
-    overwrite: Annotated[bool, o.option("--overwrite", help="Replace an existing sheet.", panel=o.RUNNING)] = False,
+    overwrite: Annotated[
+        bool, o.option("--overwrite", help="Replace an existing sheet.", panel=o.RUNNING)
+    ] = False,
     config: o.Config = None,
     print_config: o.PrintConfig = False,
     as_json: o.AsJson = False,

@@ -12,10 +12,17 @@ from histocli.config.models import ModelsConfig
 def models(
     context: typer.Context,
     action: Annotated[
-        str, typer.Argument(metavar="list|path|verify", help="List them, print where one lies, or compare checksums.")
+        str,
+        typer.Argument(
+            metavar="list|path|verify",
+            help="List them, print where one lies, or compare checksums.",
+        ),
     ] = ModelsConfig.action,
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="Which one; path takes the default one.", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="NAME", help="Which one; path takes the default one.", show_default=False
+        ),
     ] = ModelsConfig.name,
     as_json: o.AsJson = False,
     verbose: o.Verbose = 0,
@@ -32,7 +39,14 @@ def models(
 
     found = run(settings)
     if settings.action == "list":
-        rows = [(f"{each.name}{' (default)' if each.default else ''}", f"{each.mpp:g} um/px", each.description) for each in found]
+        rows = [
+            (
+                f"{each.name}{' (default)' if each.default else ''}",
+                f"{each.mpp:g} um/px",
+                each.description,
+            )
+            for each in found
+        ]
         screen.table("Models", ("name", "pixel size", "what it is"), rows, numbers_from=3)
     for each in found:
         if as_json:

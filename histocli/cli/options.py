@@ -21,7 +21,9 @@ INPUTS = "Files, folders, quoted globs, @list.txt, or - for paths on stdin."
 
 
 def environment_name(flag: str) -> str:
-    """Return the environment variable of a long flag, ``HISTOSYNTH_PATCH_PX`` for ``--patch-px``."""
+    """Return the environment variable of a long flag, ``HISTOSYNTH_PATCH_PX`` for
+    ``--patch-px``.
+    """
     return "HISTOSYNTH_" + flag.lstrip("-").replace("-", "_").upper()
 
 
@@ -31,7 +33,8 @@ def option(*flags: str, help: str, panel: str | None = None, **extra: Any) -> An
     Parameters
     ----------
     *flags : str
-        Spellings; the long one (``--name``, or the first of ``--name/--no-name``) names the variable.
+        Spellings; the long one (``--name``, or the first of ``--name/--no-name``) names the
+        variable.
     help : str
         One sentence for ``--help``.
     panel : str, optional
@@ -40,25 +43,70 @@ def option(*flags: str, help: str, panel: str | None = None, **extra: Any) -> An
         What else ``typer.Option`` takes.
     """
     long_flag = next(flag for flag in flags if flag.startswith("--")).split("/")[0]
-    return typer.Option(*flags, help=help, rich_help_panel=panel, envvar=environment_name(long_flag), show_envvar=False, **extra)
+    return typer.Option(
+        *flags,
+        help=help,
+        rich_help_panel=panel,
+        envvar=environment_name(long_flag),
+        show_envvar=False,
+        **extra,
+    )
 
 
 Out = Annotated[Path, option("-o", "--out", help="What to make.")]
 Seed = Annotated[int, option("--seed", help="Seed of everything that is drawn.")]
 Mpp = Annotated[
-    float | None, option("--mpp", help="Micrometres per pixel of the inputs; overrides what they record.", show_default=False)
+    float | None,
+    option(
+        "--mpp",
+        help="Micrometres per pixel of the inputs; overrides what they record.",
+        show_default=False,
+    ),
 ]
 
-Device = Annotated[str, option("--device", metavar="auto|cpu|cuda[:i]|mps", help="Where the networks run.", panel=RUNNING)]
-Precision = Annotated[str, option("--precision", metavar="auto|fp32|bf16", help="Number format of the networks.", panel=RUNNING)]
-Workers = Annotated[str, option("--workers", metavar="auto|N", help="Parallel workers; auto is one a processor.", panel=RUNNING)]
+Device = Annotated[
+    str,
+    option(
+        "--device", metavar="auto|cpu|cuda[:i]|mps", help="Where the networks run.", panel=RUNNING
+    ),
+]
+Precision = Annotated[
+    str,
+    option(
+        "--precision",
+        metavar="auto|fp32|bf16",
+        help="Number format of the networks.",
+        panel=RUNNING,
+    ),
+]
+Workers = Annotated[
+    str,
+    option(
+        "--workers",
+        metavar="auto|N",
+        help="Parallel workers; auto is one a processor.",
+        panel=RUNNING,
+    ),
+]
 Resume = Annotated[bool, option("--resume", help="Go on with a partial output.", panel=RUNNING)]
-Overwrite = Annotated[bool, option("--overwrite", help="Replace an output of ours made with other settings.", panel=RUNNING)]
+Overwrite = Annotated[
+    bool,
+    option(
+        "--overwrite", help="Replace an output of ours made with other settings.", panel=RUNNING
+    ),
+]
 OnError = Annotated[
     str,
-    option("--on-error", metavar="stop|continue", help="Whether one bad input ends the batch (continue: exit 5).", panel=RUNNING),
+    option(
+        "--on-error",
+        metavar="stop|continue",
+        help="Whether one bad input ends the batch (continue: exit 5).",
+        panel=RUNNING,
+    ),
 ]
-DryRun = Annotated[bool, option("--dry-run", help="Check the inputs and say what would be made.", panel=RUNNING)]
+DryRun = Annotated[
+    bool, option("--dry-run", help="Check the inputs and say what would be made.", panel=RUNNING)
+]
 
 Config = Annotated[
     Path | None,
@@ -72,10 +120,22 @@ Config = Annotated[
         show_default=False,
     ),
 ]
-PrintConfig = Annotated[bool, option("--print-config", help="Print the settings in force as YAML, and stop.", panel=TALKING)]
+PrintConfig = Annotated[
+    bool,
+    option("--print-config", help="Print the settings in force as YAML, and stop.", panel=TALKING),
+]
 AsJson = Annotated[bool, option("--json", help="One JSON object a line on stdout.", panel=TALKING)]
 Verbose = Annotated[
-    int, option("-v", "--verbose", count=True, help="Say more; -vv says all.", panel=TALKING, show_default=False, metavar="")
+    int,
+    option(
+        "-v",
+        "--verbose",
+        count=True,
+        help="Say more; -vv says all.",
+        panel=TALKING,
+        show_default=False,
+        metavar="",
+    ),
 ]
 Quiet = Annotated[bool, option("-q", "--quiet", help="Errors only.", panel=TALKING)]
 
@@ -113,10 +173,14 @@ def parse_duration(text: str | None, flag: str) -> float | None:
     if text is None:
         return None
     number = r"(\d+(?:\.\d+)?)"
-    match = re.fullmatch(rf"(?:{number}h)?(?:{number}m)?(?:{number}s?)?", text.strip().lower(), re.ASCII)
+    match = re.fullmatch(
+        rf"(?:{number}h)?(?:{number}m)?(?:{number}s?)?", text.strip().lower(), re.ASCII
+    )
     if match is None or not any(match.groups()):
         raise InvalidOption(f"{flag} must be a duration such as 90s, 10m or 1h30m, got {text!r}")
-    seconds = sum(float(part or 0) * unit for part, unit in zip(match.groups(), (3600, 60, 1), strict=True))
+    seconds = sum(
+        float(part or 0) * unit for part, unit in zip(match.groups(), (3600, 60, 1), strict=True)
+    )
     if seconds <= 0:
         raise InvalidOption(f"{flag} must be longer than nothing, got {text!r}")
     return seconds
@@ -144,7 +208,9 @@ def parse_gigabytes(text: str | None, flag: str) -> float | None:
 
 
 def parse_names(text: str, flag: str) -> tuple[str, ...]:
-    """Read a comma-separated list such as ``ome-zarr,tiff``; order is kept, repetitions are dropped."""
+    """Read a comma-separated list such as ``ome-zarr,tiff``; order is kept, repetitions are
+    dropped.
+    """
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     if not names:
         raise InvalidOption(f"{flag} must name at least one, got {text!r}")

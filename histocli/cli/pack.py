@@ -15,14 +15,23 @@ def pack(
     context: typer.Context,
     images: Annotated[str, typer.Argument(metavar="IMAGES", help="Folder or glob of images.")],
     labels: Annotated[
-        str, typer.Argument(metavar="LABELS", help="Folder or glob of label images (TIFF, PNG, NPY) with the same stems.")
+        str,
+        typer.Argument(
+            metavar="LABELS",
+            help="Folder or glob of label images (TIFF, PNG, NPY) with the same stems.",
+        ),
     ],
     out: Annotated[Path, o.option("-o", "--out", help="Patch store to create (.zarr).")],
-    patch_px: Annotated[int, o.option("--patch-px", help="Side of a patch, in pixels.")] = PackConfig.patch_px,
+    patch_px: Annotated[
+        int, o.option("--patch-px", help="Side of a patch, in pixels.")
+    ] = PackConfig.patch_px,
     mpp: o.Mpp = PackConfig.mpp,
     shippable: Annotated[
         bool,
-        o.option("--shippable/--not-shippable", help="Whether the licence of the images lets trained weights be given away."),
+        o.option(
+            "--shippable/--not-shippable",
+            help="Whether the licence of the images lets trained weights be given away.",
+        ),
     ] = PackConfig.shippable,
     workers: o.Workers = "auto",
     resume: o.Resume = False,

@@ -17,7 +17,10 @@ IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".svs")
 
 def refine(
     context: typer.Context,
-    store: Annotated[str, typer.Argument(metavar="STORE", help="Initial patch store, or - for its path on stdin.")],
+    store: Annotated[
+        str,
+        typer.Argument(metavar="STORE", help="Initial patch store, or - for its path on stdin."),
+    ],
     out: Annotated[Path, o.option("-o", "--out", help="Patch store to create (.zarr).")],
     refs: Annotated[
         list[str] | None,
@@ -29,49 +32,84 @@ def refine(
         ),
     ] = None,
     steps: Annotated[int, o.option("--steps", help="Optimisation steps.")] = RefineConfig.steps,
-    batch: Annotated[int, o.option("--batch", help="Crops of each kind in a step.")] = RefineConfig.batch,
+    batch: Annotated[
+        int, o.option("--batch", help="Crops of each kind in a step.")
+    ] = RefineConfig.batch,
     identity: Annotated[
         float, o.option("--identity", help="Price of changing the tone of nuclei; texture is free.")
     ] = RefineConfig.identity,
-    style: Annotated[float, o.option("--style", help="Weight of looking like the reference.")] = RefineConfig.style,
+    style: Annotated[
+        float, o.option("--style", help="Weight of looking like the reference.")
+    ] = RefineConfig.style,
     edits: Annotated[
         str,
-        o.option("--edits", metavar="nuclei|patch", help="Change nuclei and a narrow ring, or the whole patch."),
+        o.option(
+            "--edits",
+            metavar="nuclei|patch",
+            help="Change nuclei and a narrow ring, or the whole patch.",
+        ),
     ] = RefineConfig.edits,
     objective: Annotated[
         str,
-        o.option("--objective", metavar="fooling|matching", help="Fool the critic, or match what it sees in the reference."),
+        o.option(
+            "--objective",
+            metavar="fooling|matching",
+            help="Fool the critic, or match what it sees in the reference.",
+        ),
     ] = RefineConfig.objective,
     proof: Annotated[
         float,
-        o.option("--proof", help="Held-out AUC that the critic must reach before the refiner moves; 0 asks for none."),
+        o.option(
+            "--proof",
+            help="Held-out AUC that the critic must reach before the refiner moves; 0 asks for none.",
+        ),
     ] = RefineConfig.proof,
     restyle: Annotated[
-        bool, o.option("--restyle", help="Give each patch the stains and style of another reference than its own.")
+        bool,
+        o.option(
+            "--restyle",
+            help="Give each patch the stains and style of another reference than its own.",
+        ),
     ] = RefineConfig.restyle,
     weights: Annotated[
-        bool, o.option("--weights/--no-weights", help="Weigh patches by how likely they are among real ones.")
+        bool,
+        o.option(
+            "--weights/--no-weights", help="Weigh patches by how likely they are among real ones."
+        ),
     ] = RefineConfig.weights,
     model: Annotated[
         str | None,
-        o.option("--model", metavar="STORE", help="Apply the refiner of this refined store; train nothing.", show_default=False),
+        o.option(
+            "--model",
+            metavar="STORE",
+            help="Apply the refiner of this refined store; train nothing.",
+            show_default=False,
+        ),
     ] = RefineConfig.model,
     reference_mpp: Annotated[
         float | None,
         o.option(
-            "--reference-mpp", help="Micrometres per pixel of the references; overrides what they record.", show_default=False
+            "--reference-mpp",
+            help="Micrometres per pixel of the references; overrides what they record.",
+            show_default=False,
         ),
     ] = RefineConfig.reference_mpp,
     time_budget: Annotated[
         str | None,
         o.option(
-            "--time-budget", metavar="10m", help="Plan the steps so that the command ends within this time.", show_default=False
+            "--time-budget",
+            metavar="10m",
+            help="Plan the steps so that the command ends within this time.",
+            show_default=False,
         ),
     ] = None,
     stop_after: Annotated[
         int | None,
         o.option(
-            "--stop-after", metavar="STEPS", help="Save a checkpoint after this many steps and exit 75.", show_default=False
+            "--stop-after",
+            metavar="STEPS",
+            help="Save a checkpoint after this many steps and exit 75.",
+            show_default=False,
         ),
     ] = None,
     seed: o.Seed = RefineConfig.seed,
@@ -130,7 +168,9 @@ def refine(
     )
     from histocli.stages.refine import refine as run  # late: keeps --help free of torch
 
-    result = run(store, refs or [], out, settings, running, stop_after=stop_after, track=screen.track)
+    result = run(
+        store, refs or [], out, settings, running, stop_after=stop_after, track=screen.track
+    )
     if leads():
         screen.result(result)
     screen.raise_if_any_failed()

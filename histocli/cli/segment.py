@@ -17,9 +17,15 @@ def segment(
     context: typer.Context,
     slides: Annotated[
         list[str],
-        typer.Argument(metavar="SLIDES", help=f"Slides, images, a manifest CSV (path, mpp, roi), or a patch store. {o.INPUTS}"),
+        typer.Argument(
+            metavar="SLIDES",
+            help=f"Slides, images, a manifest CSV (path, mpp, roi), or a patch store. {o.INPUTS}",
+        ),
     ],
-    out: Annotated[Path, o.option("-o", "--out", help="Folder for the results, one set a slide, named after it.")],
+    out: Annotated[
+        Path,
+        o.option("-o", "--out", help="Folder for the results, one set a slide, named after it."),
+    ],
     model: Annotated[
         Path | None,
         o.option(
@@ -30,7 +36,12 @@ def segment(
         ),
     ] = None,
     format: Annotated[
-        str, o.option("--format", metavar="LIST", help=f"What to write, comma-separated: {', '.join(FORMATS)}.")
+        str,
+        o.option(
+            "--format",
+            metavar="LIST",
+            help=f"What to write, comma-separated: {', '.join(FORMATS)}.",
+        ),
     ] = ",".join(SegmentConfig.formats),
     mpp: o.Mpp = SegmentConfig.mpp,
     tile_px: Annotated[
@@ -38,10 +49,18 @@ def segment(
     ] = SegmentConfig.tile_px,
     views: Annotated[
         int,
-        o.option("--views", help="Orientations in which the network sees each tile, 1 to 8; the cost grows as much."),
+        o.option(
+            "--views",
+            help="Orientations in which the network sees each tile, 1 to 8; the cost grows as much.",
+        ),
     ] = SegmentConfig.views,
     tissue: Annotated[
-        str, o.option("--tissue", metavar="|".join(TISSUE), help="Look for nuclei on tissue only, or everywhere (none).")
+        str,
+        o.option(
+            "--tissue",
+            metavar="|".join(TISSUE),
+            help="Look for nuclei on tissue only, or everywhere (none).",
+        ),
     ] = SegmentConfig.tissue,
     roi: Annotated[
         str | None,
@@ -54,7 +73,13 @@ def segment(
     ] = SegmentConfig.roi,
     max_memory: Annotated[
         str | None,
-        o.option("--max-memory", metavar="4G", help="Memory that the process may take.", panel=SCALE, show_default=False),
+        o.option(
+            "--max-memory",
+            metavar="4G",
+            help="Memory that the process may take.",
+            panel=SCALE,
+            show_default=False,
+        ),
     ] = None,
     shard: Annotated[
         str | None,
@@ -69,7 +94,11 @@ def segment(
     scheduler: Annotated[
         str | None,
         o.option(
-            "--scheduler", metavar="ADDRESS", help="Dask scheduler whose workers do the work.", panel=SCALE, show_default=False
+            "--scheduler",
+            metavar="ADDRESS",
+            help="Dask scheduler whose workers do the work.",
+            panel=SCALE,
+            show_default=False,
         ),
     ] = SegmentConfig.scheduler,
     device: o.Device = o.DEFAULTS.device,
@@ -111,7 +140,9 @@ def segment(
     if print_config:
         print_settings(context)
         return
-    o.refuse_by_suffix(slides, "segment takes images", {(".safetensors",): "a model is given with --model"})
+    o.refuse_by_suffix(
+        slides, "segment takes images", {(".safetensors",): "a model is given with --model"}
+    )
     from histocli.stages.segment import segment as run  # late: keeps --help free of torch
 
     results = run(slides, model, out, settings, running, track=screen.track, report=screen.result)

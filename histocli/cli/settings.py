@@ -1,6 +1,7 @@
 """Where an option's value comes from: flag, then environment, then ``--config`` file, then default.
 
-The file is YAML. Keys are option names, with - or _; a key at the top serves every command that has the option, a section
+The file is YAML. Keys are option names, with - or _; a key at the top serves every command that has
+the option, a section
 named after a command serves that one and wins::
 
     seed: 3
@@ -21,18 +22,27 @@ import typer
 from histocli.base.errors import InputNotFound, InvalidInput, InvalidOption
 from histocli.cli.console import one_line
 
-NOT_SETTINGS = frozenset({"help", "config", "print_config", "json", "verbose", "quiet"})  # how to talk, not what to do
+# how to talk, not what to do
+NOT_SETTINGS = frozenset({"help", "config", "print_config", "json", "verbose", "quiet"})
 
 
 def option_key(parameter: Any) -> str:
-    """Return the name of an option in files: its long flag without dashes, ``patch_px`` for ``--patch-px``."""
+    """Return the name of an option in files: its long flag without dashes, ``patch_px`` for
+    ``--patch-px``.
+    """
     return str(max(parameter.opts, key=len)).lstrip("-").replace("-", "_")
 
 
 def options_of(command: Any) -> dict[str, Any]:
     """Return the settable options of a command by their name in files."""
-    parameters = (parameter for parameter in command.params if parameter.param_type_name == "option")
-    return {key: parameter for parameter in parameters if (key := option_key(parameter)) not in NOT_SETTINGS}
+    parameters = (
+        parameter for parameter in command.params if parameter.param_type_name == "option"
+    )
+    return {
+        key: parameter
+        for parameter in parameters
+        if (key := option_key(parameter)) not in NOT_SETTINGS
+    }
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -50,7 +60,9 @@ def read_settings(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputNotFound(f"{path}: settings cannot be read ({one_line(str(error))}); --config takes a YAML file") from error
+        raise InputNotFound(
+            f"{path}: settings cannot be read ({one_line(str(error))}); --config takes a YAML file"
+        ) from error
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -58,12 +70,16 @@ def read_settings(path: Path) -> dict[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise InvalidInput(f"{path}: settings must be 'option: value' lines, got a {type(values).__name__}")
+        raise InvalidInput(
+            f"{path}: settings must be 'option: value' lines, got a {type(values).__name__}"
+        )
     return {str(key): value for key, value in values.items()}
 
 
 def _as_flag_value(value: Any) -> Any:
-    """Write a YAML value the way it would stand on the command line, so that one parser checks both."""
+    """Write a YAML value the way it would stand on the command line, so that one parser checks
+    both.
+    """
     if isinstance(value, Mapping):
         return [f"{key}={item}" for key, item in value.items()]
     if isinstance(value, (list, tuple)):
@@ -71,7 +87,9 @@ def _as_flag_value(value: Any) -> Any:
     return value if value is None or isinstance(value, bool) else str(value)
 
 
-def defaults_for(values: Mapping[str, Any], command: str, commands: Mapping[str, Any], path: Path) -> dict[str, Any]:
+def defaults_for(
+    values: Mapping[str, Any], command: str, commands: Mapping[str, Any], path: Path
+) -> dict[str, Any]:
     """Pick a command's values from a file of settings.
 
     Parameters
@@ -100,7 +118,9 @@ def defaults_for(values: Mapping[str, Any], command: str, commands: Mapping[str,
     everywhere = sorted({key for options in known.values() for key in options})
     for key in shared:
         if key not in everywhere:
-            raise InvalidOption(f"{path}: no command has an option {key!r}; known are {', '.join(everywhere)}")
+            raise InvalidOption(
+                f"{path}: no command has an option {key!r}; known are {', '.join(everywhere)}"
+            )
     mine: dict[str, Any] = {}
     for name in commands:
         section = values.get(name)
@@ -110,7 +130,9 @@ def defaults_for(values: Mapping[str, Any], command: str, commands: Mapping[str,
             raise InvalidOption(f"{path}: {name} must hold 'option: value' lines, got {section!r}")
         for key in (str(key).replace("-", "_") for key in section):
             if key not in known[name]:
-                raise InvalidOption(f"{path}: {name} has no option {key!r}; it has {', '.join(sorted(known[name]))}")
+                raise InvalidOption(
+                    f"{path}: {name} has no option {key!r}; it has {', '.join(sorted(known[name]))}"
+                )
         if name == command:
             mine = {str(key).replace("-", "_"): value for key, value in section.items()}
     merged = {**{key: value for key, value in shared.items() if key in known[command]}, **mine}
@@ -127,10 +149,14 @@ def defaults_for(values: Mapping[str, Any], command: str, commands: Mapping[str,
 
 
 def take_config_file(context: typer.Context, path: Path | None) -> Path | None:
-    """Make the values of ``--config`` the defaults of the command; an eager callback, so it runs before other options."""
+    """Make the values of ``--config`` the defaults of the command; an eager callback, so it runs
+    before other options.
+    """
     if path is not None and context.parent is not None and not context.resilient_parsing:
         commands = context.parent.command.commands  # type: ignore[attr-defined]
-        context.default_map = defaults_for(read_settings(path), str(context.info_name), commands, path)
+        context.default_map = defaults_for(
+            read_settings(path), str(context.info_name), commands, path
+        )
     return path
 
 
@@ -138,9 +164,16 @@ def print_settings(context: typer.Context) -> None:
     """Print the settings in force as YAML that ``--config`` takes back."""
     import yaml
 
-    values = {key: _plain(context.params[parameter.name]) for key, parameter in options_of(context.command).items()}
+    values = {
+        key: _plain(context.params[parameter.name])
+        for key, parameter in options_of(context.command).items()
+    }
     yaml.safe_dump(
-        {str(context.info_name): {key: value for key, value in values.items() if value is not None}},
+        {
+            str(context.info_name): {
+                key: value for key, value in values.items() if value is not None
+            }
+        },
         sys.stdout,
         sort_keys=False,
         allow_unicode=True,

@@ -20,12 +20,16 @@ def train(
     stores: Annotated[
         list[str],
         typer.Argument(
-            metavar="STORE", help="Patch stores, each with an optional weight (labelled.zarr:2), or - for paths on stdin."
+            metavar="STORE",
+            help="Patch stores, each with an optional weight (labelled.zarr:2), or - for paths on stdin.",
         ),
     ],
     out: Annotated[Path, o.option("-o", "--out", help="Model file to create (.safetensors).")],
     size: Annotated[
-        str, o.option("--size", metavar="S|M|L", help="Size of the network: S laptop, M workstation, L GPU.")
+        str,
+        o.option(
+            "--size", metavar="S|M|L", help="Size of the network: S laptop, M workstation, L GPU."
+        ),
     ] = TrainConfig.size,
     targets: Annotated[
         str,
@@ -44,25 +48,43 @@ def train(
         ),
     ] = TrainConfig.hard,
     fresh: Annotated[
-        bool, o.option("--fresh", help="Draw new patches while training goes on, in the place of those of the store.")
+        bool,
+        o.option(
+            "--fresh",
+            help="Draw new patches while training goes on, in the place of those of the store.",
+        ),
     ] = TrainConfig.fresh,
     fresh_per_step: Annotated[
         float, o.option("--fresh-per-step", help="New patches that each step brings, with --fresh.")
     ] = TrainConfig.fresh_per_step,
     compile: Annotated[
         bool,
-        o.option("--compile", help="Compile the network first: a minute or more, then faster steps; for long trainings."),
+        o.option(
+            "--compile",
+            help="Compile the network first: a minute or more, then faster steps; for long trainings.",
+        ),
     ] = TrainConfig.compile,
     steps: Annotated[int, o.option("--steps", help="Optimisation steps.")] = TrainConfig.steps,
     batch: Annotated[int, o.option("--batch", help="Crops in a step.")] = TrainConfig.batch,
-    crop_px: Annotated[int, o.option("--crop-px", help="Side of a training crop, in pixels.")] = TrainConfig.crop_px,
+    crop_px: Annotated[
+        int, o.option("--crop-px", help="Side of a training crop, in pixels.")
+    ] = TrainConfig.crop_px,
     learning_rate: Annotated[
         float | None,
-        o.option("--learning-rate", help="Peak learning rate; 0.003, or 0.001 with --init, by default.", show_default=False),
+        o.option(
+            "--learning-rate",
+            help="Peak learning rate; 0.003, or 0.001 with --init, by default.",
+            show_default=False,
+        ),
     ] = TrainConfig.learning_rate,
     init: Annotated[
         str | None,
-        o.option("--init", metavar="MODEL", help="Start from the weights of this model (fine-tuning).", show_default=False),
+        o.option(
+            "--init",
+            metavar="MODEL",
+            help="Start from the weights of this model (fine-tuning).",
+            show_default=False,
+        ),
     ] = TrainConfig.init,
     refs: Annotated[
         list[str] | None,
@@ -73,7 +95,9 @@ def train(
             show_default=False,
         ),
     ] = None,
-    rounds: Annotated[int, o.option("--rounds", help="Rounds of self-training, with --refs.")] = TrainConfig.rounds,
+    rounds: Annotated[
+        int, o.option("--rounds", help="Rounds of self-training, with --refs.")
+    ] = TrainConfig.rounds,
     teacher: Annotated[
         str | None,
         o.option(
@@ -95,12 +119,17 @@ def train(
     reference_mpp: Annotated[
         float | None,
         o.option(
-            "--reference-mpp", help="Micrometres per pixel of the references; overrides what they record.", show_default=False
+            "--reference-mpp",
+            help="Micrometres per pixel of the references; overrides what they record.",
+            show_default=False,
         ),
     ] = TrainConfig.reference_mpp,
     shippable: Annotated[
         bool,
-        o.option("--shippable/--not-shippable", help="Whether the licence of the references lets trained weights be given away."),
+        o.option(
+            "--shippable/--not-shippable",
+            help="Whether the licence of the references lets trained weights be given away.",
+        ),
     ] = TrainConfig.shippable,
     validation: Annotated[
         float, o.option("--validation", help="Share of the patches held out to watch the training.")
@@ -116,13 +145,19 @@ def train(
     time_budget: Annotated[
         str | None,
         o.option(
-            "--time-budget", metavar="10m", help="Plan the steps so that the command ends within this time.", show_default=False
+            "--time-budget",
+            metavar="10m",
+            help="Plan the steps so that the command ends within this time.",
+            show_default=False,
         ),
     ] = None,
     stop_after: Annotated[
         int | None,
         o.option(
-            "--stop-after", metavar="STEPS", help="Save a checkpoint after this many steps and exit 75.", show_default=False
+            "--stop-after",
+            metavar="STEPS",
+            help="Save a checkpoint after this many steps and exit 75.",
+            show_default=False,
         ),
     ] = None,
     seed: o.Seed = TrainConfig.seed,
@@ -193,7 +228,16 @@ def train(
     )
     from histocli.stages.train import train as run  # late: keeps --help free of torch
 
-    result = run(stores, out, settings, running, refs=refs or [], stop_after=stop_after, preview=preview, track=screen.track)
+    result = run(
+        stores,
+        out,
+        settings,
+        running,
+        refs=refs or [],
+        stop_after=stop_after,
+        preview=preview,
+        track=screen.track,
+    )
     if leads():
         screen.result(result)
     screen.raise_if_any_failed()

@@ -36,7 +36,9 @@ class Execution:
         if self.workers < 0:
             raise InvalidOption(f"--workers must be auto or at least 1, got {self.workers}")
         if self.resume and self.overwrite:
-            raise InvalidOption("--resume continues an output and --overwrite replaces it; give one of them")
+            raise InvalidOption(
+                "--resume continues an output and --overwrite replaces it; give one of them"
+            )
 
 
 def check_mpp(mpp: float | None) -> None:
@@ -61,7 +63,8 @@ def as_dict(config: Any) -> dict[str, Any]:
 
 
 def config_hash(config: Any, **inputs: Any) -> str:
-    """Fingerprint a command's settings and inputs; equal hashes mean that the output would be the same.
+    """Fingerprint a command's settings and inputs; equal hashes mean that the output would be the
+    same.
 
     Parameters
     ----------

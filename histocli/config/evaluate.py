@@ -70,7 +70,10 @@ class EvaluateConfig:
     """Seed of everything that is drawn."""
 
     def __post_init__(self) -> None:
-        for flag, gates, names in (("--min", self.minimum, QUALITIES), ("--max", self.maximum, ERRORS)):
+        for flag, gates, names in (
+            ("--min", self.minimum, QUALITIES),
+            ("--max", self.maximum, ERRORS),
+        ):
             for name, _ in gates:
                 if name not in names:
                     raise InvalidOption(f"{flag} takes one of {', '.join(names)}, got {name!r}")
@@ -82,7 +85,12 @@ class EvaluateConfig:
         check_seed(self.seed)
         for flag, value in (("--radius-um", self.radius_um), ("--tolerance-um", self.tolerance_um)):
             if not 0 < value <= 100:
-                raise InvalidOption(f"{flag} must lie above 0 and be at most 100 micrometres, got {value}")
-        for flag, word, known in (("--border", self.border, BORDERS), ("--resample", self.resample, RESAMPLED)):
+                raise InvalidOption(
+                    f"{flag} must lie above 0 and be at most 100 micrometres, got {value}"
+                )
+        for flag, word, known in (
+            ("--border", self.border, BORDERS),
+            ("--resample", self.resample, RESAMPLED),
+        ):
             if word not in known:
                 raise InvalidOption(f"{flag} must be {' or '.join(known)}, got {word!r}")

@@ -30,11 +30,15 @@ class ExportConfig:
             if name not in EXPORTS:
                 raise InvalidOption(f"--format must be among {', '.join(EXPORTS)}, got {name!r}")
             if self.region is not None and name not in OF_REGION:
-                raise InvalidOption(f"--region goes with --format {' and '.join(OF_REGION)}, not with {name}")
+                raise InvalidOption(
+                    f"--region goes with --format {' and '.join(OF_REGION)}, not with {name}"
+                )
         if self.region is not None:
             y0, x0, y1, x1 = self.region
             if not (0 <= y0 < y1 and 0 <= x0 < x1):
-                raise InvalidOption(f"--region must be y0,x0,y1,x1 with y0 < y1 and x0 < x1, got {self.region}")
+                raise InvalidOption(
+                    f"--region must be y0,x0,y1,x1 with y0 < y1 and x0 < x1, got {self.region}"
+                )
         if self.seed < 0:
             raise InvalidOption(f"--seed must be 0 or larger, got {self.seed}")
 

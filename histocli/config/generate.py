@@ -17,13 +17,17 @@ class GenerateConfig:
     mpp: float = 0.25
     """Pixel size of the patches, in micrometres per pixel."""
     reference_mpp: float | None = None
-    """Pixel size of the references, in micrometres per pixel, where they do not record it; a recorded one is overridden."""
+    """Pixel size of the references, in micrometres per pixel, where they do not record it; a
+    recorded one is overridden."""
     priors: str | None = None
-    """Model whose nuclei of the references are measured and taken out, instead of the rough ones."""
+    """Model whose nuclei of the references are measured and taken out, instead of the rough
+    ones."""
     rounds: int = 0
-    """Rounds in which parameters of the synthesis are re-sampled towards patches that a classifier takes for real."""
+    """Rounds in which parameters of the synthesis are re-sampled towards patches that a classifier
+    takes for real."""
     shippable: bool = True
-    """Whether the licence of the references lets weights that learnt from the patches be given away."""
+    """Whether the licence of the references lets weights that learnt from the patches be given
+    away."""
     seed: int = 0
     """Seed of everything that is drawn."""
 

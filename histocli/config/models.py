@@ -18,4 +18,6 @@ class ModelsConfig:
 
     def __post_init__(self) -> None:
         if self.action not in ACTIONS:
-            raise InvalidOption(f"models: the action must be one of {', '.join(ACTIONS)}, got {self.action}")
+            raise InvalidOption(
+                f"models: the action must be one of {', '.join(ACTIONS)}, got {self.action}"
+            )

@@ -11,7 +11,8 @@ class PackConfig:
     """Settings of packing a person's own labelled patches; one field per command-line option."""
 
     patch_px: int = 256
-    """Side of a patch, in pixels; larger images are cut into patches, smaller ones are padded with ignored pixels."""
+    """Side of a patch, in pixels; larger images are cut into patches, smaller ones are padded with
+    ignored pixels."""
     mpp: float | None = None
     """Pixel size of the images, in micrometres per pixel; overrides what they record."""
     shippable: bool = True

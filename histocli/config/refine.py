@@ -22,12 +22,14 @@ class RefineConfig:
     style: float = 0.2
     """Weight of looking like the reference, against being taken for real."""
     edits: str = "nuclei"
-    """Where the refiner may change a patch: ``nuclei`` and a narrow ring, or the whole ``patch``."""
+    """Where the refiner may change a patch: ``nuclei`` and a narrow ring, or the whole
+    ``patch``."""
     objective: str = "matching"
-    """What the refiner is after: ``fooling`` the critic, or ``matching`` what the critic sees in the reference, which costs the
-    segmenter less."""
+    """What the refiner is after: ``fooling`` the critic, or ``matching`` what the critic sees in
+    the reference, which costs the segmenter less."""
     proof: float = 0.9
-    """Held-out AUC of real against initial patches that the critic must reach before the refiner moves; 0 asks for none."""
+    """Held-out AUC of real against initial patches that the critic must reach before the refiner
+    moves; 0 asks for none."""
     restyle: bool = False
     """Give each patch the stains and the style of another reference than its own."""
     weights: bool = True
@@ -49,8 +51,13 @@ class RefineConfig:
             if count < 1:
                 raise InvalidOption(f"{name} must be at least 1, got {count}")
         if self.batch < 2:
-            raise InvalidOption("--batch must be at least 2: the style critic compares crops of two images")
-        for name, value, allowed in (("--edits", self.edits, EDITS), ("--objective", self.objective, OBJECTIVES)):
+            raise InvalidOption(
+                "--batch must be at least 2: the style critic compares crops of two images"
+            )
+        for name, value, allowed in (
+            ("--edits", self.edits, EDITS),
+            ("--objective", self.objective, OBJECTIVES),
+        ):
             if value not in allowed:
                 raise InvalidOption(f"{name} must be one of {', '.join(allowed)}, got {value}")
         if not 0 <= self.proof <= 1:

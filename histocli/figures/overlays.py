@@ -23,12 +23,14 @@ PALETTE: npt.NDArray[np.uint8] = np.array(
     ],
     np.uint8,
 )
-"""(10, 3) sRGB. Bright, and away from the purple and pink of stained tissue; items that follow each other are far apart."""
+"""(10, 3) sRGB. Bright, and away from the purple and pink of stained tissue; items that follow each
+other are far apart."""
 
 HATCH_PERIOD_PX = 8
 HATCH_GREY = 160  # of the stripes over ignored pixels
 FADED_GREY = 215
-FADE = 0.65  # how far ignored pixels go towards that grey: still recognisable, clearly not part of the picture
+# how far ignored pixels go towards that grey: still recognisable, clearly not part of the picture
+FADE = 0.65
 
 
 def outline_overlay(
@@ -68,7 +70,9 @@ def outline_overlay(
         The shapes do not agree: a mistake of the caller.
     """
     if image.shape[:2] != instance_labels.shape or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f"image {image.shape} must be (H, W, 3) over instance_labels {instance_labels.shape}")
+        raise ValueError(
+            f"image {image.shape} must be (H, W, 3) over instance_labels {instance_labels.shape}"
+        )
     drawn = np.array(image)
     ignored = instance_labels < 0
     if ignored.any():
@@ -80,7 +84,9 @@ def outline_overlay(
     if not rows.size:
         return drawn
     ids = instance_labels[rows, columns].astype(np.int64)
-    over = (PALETTE[ids % len(PALETTE)] if colour is None else np.array(colour, np.uint8)).astype(np.float32)
+    over = (PALETTE[ids % len(PALETTE)] if colour is None else np.array(colour, np.uint8)).astype(
+        np.float32
+    )
     share = strength[rows, columns, None]
     under = drawn[rows, columns].astype(np.float32)
     drawn[rows, columns] = np.rint(under + share * (over - under)).astype(np.uint8)
@@ -88,7 +94,8 @@ def outline_overlay(
 
 
 def outline_mask(instance_labels: npt.NDArray[np.integer], thickness_px: int = 1) -> BoolMask:
-    """Return the pixels of nuclei that lie within ``thickness_px`` of anything that is not the same nucleus.
+    """Return the pixels of nuclei that lie within ``thickness_px`` of anything that is not the same
+    nucleus.
 
     Parameters
     ----------
@@ -126,8 +133,15 @@ SMALLEST_FOR_BAR_PX = 48  # a smaller picture has no room for one
 
 
 def scale_bar_um(width_px: int, mpp: float) -> float:
-    """Return the longest round length, in um, that is at most 30 % of a picture's width; 0 where none is."""
-    return float(max((length for length in SCALE_BAR_UM if length / mpp <= SCALE_BAR_SHARE * width_px), default=0))
+    """Return the longest round length, in um, that is at most 30 % of a picture's width; 0 where
+    none is.
+    """
+    return float(
+        max(
+            (length for length in SCALE_BAR_UM if length / mpp <= SCALE_BAR_SHARE * width_px),
+            default=0,
+        )
+    )
 
 
 def add_scale_bar(image: RGBImage, mpp: float) -> RGBImage:
@@ -157,12 +171,15 @@ def add_scale_bar(image: RGBImage, mpp: float) -> RGBImage:
     # a light plate: the bar is read on dark nuclei as well as on glass
     top = height - margin - thick - text_height - 3 * unit
     plate = drawn[
-        max(top - 2 * unit, 0) : height - margin + 2 * unit, margin - 2 * unit : margin + max(bar, text_width) + 2 * unit
+        max(top - 2 * unit, 0) : height - margin + 2 * unit,
+        margin - 2 * unit : margin + max(bar, text_width) + 2 * unit,
     ]
     plate[...] = np.rint(0.25 * plate + 0.75 * 255).astype(np.uint8)
     drawn[height - margin - thick : height - margin, margin : margin + bar] = 0
     baseline = (margin, height - margin - thick - 3 * unit)
-    cv2.putText(drawn, text, baseline, cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), unit, cv2.LINE_AA)
+    cv2.putText(
+        drawn, text, baseline, cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), unit, cv2.LINE_AA
+    )
     return drawn
 
 

@@ -56,22 +56,31 @@ def qc_picture(
     scale = THUMBNAIL_PX / max(overview.shape[:2])
     size = (max(1, round(overview.shape[1] * scale)), max(1, round(overview.shape[0] * scale)))
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    greyed = np.where(tissue[..., None], overview, (overview.astype(np.uint16) + 2 * 225) // 3).astype(np.uint8)
+    greyed = np.where(
+        tissue[..., None], overview, (overview.astype(np.uint16) + 2 * 225) // 3
+    ).astype(np.uint8)
     plain = np.asarray(cv2.resize(greyed, size, interpolation=method), np.uint8)
     shown = np.asarray(cv2.resize(overview, size, interpolation=method), np.uint8)
     heat = np.asarray(cv2.resize(density, size, interpolation=cv2.INTER_LINEAR), np.float32)
     inside = cv2.resize(tissue.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
     left = _with_caption(plain, "where nuclei were looked for")
-    right = _with_caption(_heat_map(shown, heat, inside, top), f"nuclei per mm2, 0 (blue) to {_round(top)} (red)")
+    right = _with_caption(
+        _heat_map(shown, heat, inside, top), f"nuclei per mm2, 0 (blue) to {_round(top)} (red)"
+    )
     blocks = [_beside([left, right])]
     if crops:
         pictures = [_crop(image, labels) for image, labels in crops]
-        blocks += [_beside(pictures[index : index + CROPS_A_ROW]) for index in range(0, len(pictures), CROPS_A_ROW)]
+        blocks += [
+            _beside(pictures[index : index + CROPS_A_ROW])
+            for index in range(0, len(pictures), CROPS_A_ROW)
+        ]
     width = max(block.shape[1] for block in blocks)
     return _above([_text(title, width), *blocks])
 
 
-def nuclei_per_mm2(centroids_px: npt.NDArray[np.floating], shape: tuple[int, ...], mpp: float) -> FloatArray:
+def nuclei_per_mm2(
+    centroids_px: npt.NDArray[np.floating], shape: tuple[int, ...], mpp: float
+) -> FloatArray:
     """Count nuclei around every pixel, Gaussian over ``SMOOTH_UM``.
 
     Returns
@@ -83,11 +92,17 @@ def nuclei_per_mm2(centroids_px: npt.NDArray[np.floating], shape: tuple[int, ...
     y, x = (np.clip(centroids_px[:, axis].astype(np.int64), 0, shape[axis] - 1) for axis in (0, 1))
     np.add.at(counts, (y, x), 1.0)
     sigma = max(SMOOTH_UM / mpp, 0.5)
-    smooth = cv2.GaussianBlur(counts, (0, 0), sigma, borderType=cv2.BORDER_REFLECT) if min(shape) > 1 else counts
+    smooth = (
+        cv2.GaussianBlur(counts, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
+        if min(shape) > 1
+        else counts
+    )
     return np.asarray(smooth / (mpp * mpp) * 1e6, np.float32)
 
 
-def _heat_map(overview: RGBImage, density: npt.NDArray[np.floating], tissue: BoolMask, top: float) -> RGBImage:
+def _heat_map(
+    overview: RGBImage, density: npt.NDArray[np.floating], tissue: BoolMask, top: float
+) -> RGBImage:
     levels = np.clip(density / max(top, 1e-9) * 255, 0, 255).astype(np.uint8)
     colours = np.asarray(cv2.applyColorMap(levels, cv2.COLORMAP_TURBO), np.uint8)[..., ::-1]
     grey = np.repeat(overview.mean(axis=2, keepdims=True), 3, axis=2)
@@ -99,7 +114,11 @@ def _heat_map(overview: RGBImage, density: npt.NDArray[np.floating], tissue: Boo
 def _crop(image: RGBImage, labels: npt.NDArray[np.integer]) -> RGBImage:
     zoom = max(1, CROP_PX // max(image.shape[:2]))
     size = (image.shape[1] * zoom, image.shape[0] * zoom)
-    larger = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC), np.uint8) if zoom > 1 else image
+    larger = (
+        np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC), np.uint8)
+        if zoom > 1
+        else image
+    )
     drawn = outline_overlay(larger, np.repeat(np.repeat(labels, zoom, axis=0), zoom, axis=1))
     return _beside([larger, drawn], gap=2)
 
@@ -119,7 +138,10 @@ def _beside(pictures: Sequence[RGBImage], gap: int = GAP_PX) -> RGBImage:
     height = max(picture.shape[0] for picture in pictures)
     parts: list[RGBImage] = []
     for picture in pictures:
-        parts += [_padded(picture, height, picture.shape[1]), np.full((height, gap, 3), PAPER, np.uint8)]
+        parts += [
+            _padded(picture, height, picture.shape[1]),
+            np.full((height, gap, 3), PAPER, np.uint8),
+        ]
     return np.concatenate(parts[:-1], axis=1)
 
 
@@ -127,7 +149,10 @@ def _above(pictures: Sequence[RGBImage], gap: int = GAP_PX) -> RGBImage:
     width = max(picture.shape[1] for picture in pictures)
     parts: list[RGBImage] = []
     for picture in pictures:
-        parts += [_padded(picture, picture.shape[0], width), np.full((gap, width, 3), PAPER, np.uint8)]
+        parts += [
+            _padded(picture, picture.shape[0], width),
+            np.full((gap, width, 3), PAPER, np.uint8),
+        ]
     return np.concatenate(parts[:-1], axis=0)
 
 

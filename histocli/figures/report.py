@@ -1,7 +1,9 @@
-"""One self-contained HTML page for people: tables, charts and pictures; nothing is fetched, whatever a file is called.
+"""One self-contained HTML page for people: tables, charts and pictures; nothing is fetched,
+whatever a file is called.
 
-Every text passes :func:`html.escape`; the page forbids itself the network (Content-Security-Policy). Charts are SVG with their
-numbers in words for screen readers. Tables sort by buttons in their headings, so by keyboard too.
+Every text passes :func:`html.escape`; the page forbids itself the network
+(Content-Security-Policy). Charts are SVG with their numbers in words for screen readers. Tables
+sort by buttons in their headings, so by keyboard too.
 """
 
 from __future__ import annotations
@@ -121,9 +123,17 @@ def render_report(title: str, lead: str, sections: Sequence[Section]) -> str:
         HTML 5, whole.
     """
     kept = [section for section in sections if _is_filled(section)]
-    pictures = [(each.group, picture.title) for each in kept if isinstance(each, Gallery) for picture in each.pictures]
+    pictures = [
+        (each.group, picture.title)
+        for each in kept
+        if isinstance(each, Gallery)
+        for picture in each.pictures
+    ]
     anchors = {key: f"picture-{number}" for number, key in enumerate(dict.fromkeys(pictures))}
-    links = "".join(f'<li><a href="#section-{number}">{_text(section.title)}</a></li>' for number, section in enumerate(kept))
+    links = "".join(
+        f'<li><a href="#section-{number}">{_text(section.title)}</a></li>'
+        for number, section in enumerate(kept)
+    )
     body = "".join(
         f'<section id="section-{number}" aria-labelledby="heading-{number}"><h2 id="heading-{number}">{_text(section.title)}</h2>'
         f"{_body(section, anchors)}</section>"
@@ -159,10 +169,20 @@ def _body(section: Section, anchors: dict[tuple[str, str], str]) -> str:
             return _note(section.note) + _table(section, anchors)
         case Gallery():
             kind = "gallery wide" if section.wide else "gallery"
-            pictures = "".join(_picture(picture, anchors[section.group, picture.title]) for picture in section.pictures)
-            return _note(section.note) + (_legend() if section.legend else "") + f'<div class="{kind}">{pictures}</div>'
+            pictures = "".join(
+                _picture(picture, anchors[section.group, picture.title])
+                for picture in section.pictures
+            )
+            return (
+                _note(section.note)
+                + (_legend() if section.legend else "")
+                + f'<div class="{kind}">{pictures}</div>'
+            )
         case Charts():
-            drawn = "".join(_histogram(chart) if isinstance(chart, Histogram) else _lines(chart) for chart in section.charts)
+            drawn = "".join(
+                _histogram(chart) if isinstance(chart, Histogram) else _lines(chart)
+                for chart in section.charts
+            )
             return _note(section.note) + f'<div class="charts">{drawn}</div>'
         case Details():
             return "".join(
@@ -174,7 +194,12 @@ def _body(section: Section, anchors: dict[tuple[str, str], str]) -> str:
 def _text(value: str) -> str:
     """Escape for text and quoted attributes; control characters are shown, not obeyed."""
     return escape(
-        "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape", "surrogatepass").decode() for c in value)
+        "".join(
+            c
+            if c.isprintable() or c == "\n"
+            else c.encode("unicode_escape", "surrogatepass").decode()
+            for c in value
+        )
     )
 
 
@@ -183,7 +208,8 @@ def _note(note: str) -> str:
 
 
 def number(value: float | int | None) -> str:
-    """Write a number for a table: whole ones whole, others with four digits; unknown ones as a dash.
+    """Write a number for a table: whole ones whole, others with four digits; unknown ones as a
+    dash.
 
     >>> number(3), number(0.12345), number(float("nan")), number(12345.6)
     ('3', '0.1235', '–', '12346')
@@ -192,7 +218,13 @@ def number(value: float | int | None) -> str:
         return "–"
     if isinstance(value, int):
         return str(value)
-    return f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}" if abs(value) < 1000 else f"{value:.0f}"
+    return (
+        f"{value:.4f}"
+        if abs(value) < 10
+        else f"{value:.2f}"
+        if abs(value) < 1000
+        else f"{value:.0f}"
+    )
 
 
 def _table(table: Table, anchors: dict[tuple[str, str], str]) -> str:
@@ -208,10 +240,18 @@ def _table(table: Table, anchors: dict[tuple[str, str], str]) -> str:
         for column, value in enumerate(row):
             if isinstance(value, str):
                 shown = _text(value)
-                anchor = anchors.get((table.pictures, value)) if table.pictures is not None and column == 0 else None
+                anchor = (
+                    anchors.get((table.pictures, value))
+                    if table.pictures is not None and column == 0
+                    else None
+                )
                 if anchor is not None:
                     shown = f'<a href="#{anchor}">{shown}</a>'
-                cells.append(f'<th scope="row">{shown}</th>' if column == 0 else f"<td{_short(value)}>{shown}</td>")
+                cells.append(
+                    f'<th scope="row">{shown}</th>'
+                    if column == 0
+                    else f"<td{_short(value)}>{shown}</td>"
+                )
             else:
                 key = "" if value is None or not math.isfinite(value) else f"{value:.9g}"
                 cells.append(f'<td class="n" data-v="{key}">{number(value)}</td>')
@@ -249,12 +289,14 @@ _MEANINGS = {
 
 def _legend() -> str:
     items = "".join(
-        f'<li><span class="swatch {kind}" style="--c: rgb{COLOURS[kind]}"></span>{_text(_MEANINGS[kind])}</li>' for kind in KINDS
+        f'<li><span class="swatch {kind}" style="--c: rgb{COLOURS[kind]}"></span>{_text(_MEANINGS[kind])}</li>'
+        for kind in KINDS
     )
     return f'<ul class="legend">{items}</ul>'
 
 
-# ----------------------------------------------------------------------------------------------------------------- charts
+# -----------------------------------------------------------------------------------------------------------------
+# charts
 
 
 def _chart(title: str, names: Sequence[str], spoken: str, inner: str) -> str:
@@ -264,7 +306,9 @@ def _chart(title: str, names: Sequence[str], spoken: str, inner: str) -> str:
     )
 
 
-def _axes(x: Iterable[tuple[float, str]], y: Iterable[tuple[float, str]], x_label: str, y_label: str) -> str:
+def _axes(
+    x: Iterable[tuple[float, str]], y: Iterable[tuple[float, str]], x_label: str, y_label: str
+) -> str:
     """Draw ticks at given places of the chart with their texts."""
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
     ticks = "".join(
@@ -272,7 +316,10 @@ def _axes(x: Iterable[tuple[float, str]], y: Iterable[tuple[float, str]], x_labe
         f'<text x="{LEFT - 5}" y="{at + 3.5:.1f}" text-anchor="end">{_text(label)}</text>'
         for at, label in y
     )
-    ticks += "".join(f'<text x="{at:.1f}" y="{bottom + 13}" text-anchor="middle">{_text(label)}</text>' for at, label in x)
+    ticks += "".join(
+        f'<text x="{at:.1f}" y="{bottom + 13}" text-anchor="middle">{_text(label)}</text>'
+        for at, label in x
+    )
     return (
         f'{ticks}<line class="axis" x1="{LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>'
         f'<text x="{(LEFT + right) / 2}" y="{HEIGHT - 8}" text-anchor="middle">{_text(x_label)}</text>'
@@ -285,15 +332,25 @@ def _ticks(low: float, high: float, most: int = 5) -> list[float]:
     if not high > low:
         return [low]
     raw = (high - low) / most
-    step = min((10 ** math.floor(math.log10(raw)) * nice for nice in (1, 2, 2.5, 5, 10)), key=lambda s: abs(s - raw))
-    return [float(value) for value in np.arange(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1) * step]
+    step = min(
+        (10 ** math.floor(math.log10(raw)) * nice for nice in (1, 2, 2.5, 5, 10)),
+        key=lambda s: abs(s - raw),
+    )
+    return [
+        float(value)
+        for value in np.arange(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
+        * step
+    ]
 
 
 def _key(names: Sequence[str]) -> str:
     """Name the series, where there are several."""
     if len(names) < 2:
         return ""
-    return "".join(f'<span class="key"><i class="k{k}"></i>{_text(name)}</span>' for k, name in enumerate(names))
+    return "".join(
+        f'<span class="key"><i class="k{k}"></i>{_text(name)}</span>'
+        for k, name in enumerate(names)
+    )
 
 
 def _histogram(chart: Histogram) -> str:
@@ -325,7 +382,9 @@ def _histogram(chart: Histogram) -> str:
 
 def _lines(chart: Lines) -> str:
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
-    points = np.array([point for _, line in chart.series for point in line], np.float64).reshape(-1, 2)
+    points = np.array([point for _, line in chart.series for point in line], np.float64).reshape(
+        -1, 2
+    )
     points = points[np.isfinite(points).all(axis=1)]
     if chart.diagonal or not len(points):
         low, high = np.zeros(2), np.ones(2)

@@ -37,7 +37,8 @@ def patch_sheet(
     columns : int, optional
         Pairs in a row; by default as many as make the sheet about half as wide again as high.
     zoom : int, optional
-        Whole-number enlargement; by default such that the largest side is about 256 pixels, at least 1.
+        Whole-number enlargement; by default such that the largest side is about 256 pixels, at
+        least 1.
     mpp : float, optional
         Micrometres per pixel of the patches: then the first outlined patch has a scale bar.
 
@@ -52,7 +53,9 @@ def patch_sheet(
         No patches, or sizes that do not agree: a mistake of the caller.
     """
     if not images or len(images) != len(labels):
-        raise ValueError(f"{len(images)} images and {len(labels)} labels; at least one of each is needed")
+        raise ValueError(
+            f"{len(images)} images and {len(labels)} labels; at least one of each is needed"
+        )
     largest = max(max(image.shape[:2]) for image in images)
     zoom = zoom or max(1, round(CELL_PX / largest))
     pairs = [
@@ -74,7 +77,8 @@ def patch_sheet(
 
 
 def picture_rows(rows: Sequence[Sequence[RGBImage]]) -> RGBImage:
-    """Lay rows of pictures of one size out on a sheet, such as initial, refined and reference side by side.
+    """Lay rows of pictures of one size out on a sheet, such as initial, refined and reference side
+    by side.
 
     Parameters
     ----------
@@ -89,7 +93,9 @@ def picture_rows(rows: Sequence[Sequence[RGBImage]]) -> RGBImage:
     if not rows or not rows[0]:
         raise ValueError("at least one row of one picture is needed")
     height, width = rows[0][0].shape[:2]
-    lines = [np.concatenate([_framed(picture, height, width) for picture in row], axis=1) for row in rows]
+    lines = [
+        np.concatenate([_framed(picture, height, width) for picture in row], axis=1) for row in rows
+    ]
     if len(lines) % 2:
         lines.append(np.full_like(lines[0], PAPER))
     pairs = [np.concatenate(lines[index : index + 2], axis=1) for index in range(0, len(lines), 2)]
@@ -103,10 +109,16 @@ def _framed(picture: RGBImage, height: int, width: int) -> RGBImage:
     return framed
 
 
-def _pair(image: RGBImage, labels: npt.NDArray[np.integer], zoom: int, mpp: float | None) -> RGBImage:
+def _pair(
+    image: RGBImage, labels: npt.NDArray[np.integer], zoom: int, mpp: float | None
+) -> RGBImage:
     """Return a patch beside its outlines; lines stay thin however far the patch is enlarged."""
     size = (image.shape[1] * zoom, image.shape[0] * zoom)
-    shown: RGBImage = image if zoom == 1 else np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC), np.uint8)
+    shown: RGBImage = (
+        image
+        if zoom == 1
+        else np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC), np.uint8)
+    )
     shown_labels = np.repeat(np.repeat(labels, zoom, axis=0), zoom, axis=1)
     outlined = outline_overlay(shown, shown_labels)
     if mpp is not None:

@@ -1,7 +1,8 @@
 """Nuclei in the colours of what became of them, over the picture they were found in.
 
-The colours are of Okabe and Ito (2008), which people with any common colour blindness tell apart; and since no colour should
-carry a meaning alone, what was missed is filled and what is false is dotted.
+The colours are of Okabe and Ito (2008), which people with any common colour blindness tell apart;
+and since no colour should carry a meaning alone, what was missed is filled and what is false is
+dotted.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ def verdict_overlay(
     image : ndarray of uint8, shape (H, W, 3)
         sRGB values in 0..255.
     truth, prediction : ndarray of integers, shape (H, W)
-        1..n, where the label of a nucleus is its place in the following two; 0 and below is drawn as nothing.
+        1..n, where the label of a nucleus is its place in the following two; 0 and below is drawn
+        as nothing.
     truth_kinds, prediction_kinds : ndarray of uint8, shape (n,)
         0 matched, 1 missed or false, 2 split or a piece, 3 merged or a part.
     thickness_px : int
@@ -58,13 +60,20 @@ def verdict_overlay(
         The shapes do not agree: a mistake of the caller.
     """
     if image.shape[:2] != truth.shape or truth.shape != prediction.shape or image.ndim != 3:
-        raise ValueError(f"image {image.shape}, truth {truth.shape} and prediction {prediction.shape} must agree")
+        raise ValueError(
+            f"image {image.shape}, truth {truth.shape} and prediction {prediction.shape} must agree"
+        )
     drawn = image.copy()
     of_truth = _kind_image(truth, truth_kinds)
     of_prediction = _kind_image(prediction, prediction_kinds)
     missed = of_truth == 1
-    drawn[missed] = np.rint((1 - TINT) * drawn[missed] + TINT * np.array(COLOURS["missed"])).astype(np.uint8)
-    true_line, predicted_line = outline_mask(truth, thickness_px), outline_mask(prediction, thickness_px)
+    drawn[missed] = np.rint((1 - TINT) * drawn[missed] + TINT * np.array(COLOURS["missed"])).astype(
+        np.uint8
+    )
+    true_line, predicted_line = (
+        outline_mask(truth, thickness_px),
+        outline_mask(prediction, thickness_px),
+    )
     height, width = truth.shape
     dots = (np.arange(height)[:, None] + np.arange(width)) % DOT_PX > 0
     for lines, kinds, kind, name in (
@@ -80,7 +89,9 @@ def verdict_overlay(
     return drawn
 
 
-def _kind_image(labels: npt.NDArray[np.integer], kinds: npt.NDArray[np.uint8]) -> npt.NDArray[np.int8]:
+def _kind_image(
+    labels: npt.NDArray[np.integer], kinds: npt.NDArray[np.uint8]
+) -> npt.NDArray[np.int8]:
     """Return the kind of the nucleus of each pixel; -1 for none."""
     table = np.concatenate([[-1], kinds.astype(np.int8)]).astype(np.int8)
     return np.asarray(table[np.clip(labels, 0, len(kinds))])

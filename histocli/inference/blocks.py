@@ -1,4 +1,5 @@
-"""Blocks: a slide in pieces that are worked on alone, in any order, anywhere, and give the same objects.
+"""Blocks: a slide in pieces that are worked on alone, in any order, anywhere, and give the same
+objects.
 
 A block is some windows (:mod:`histocli.inference.tiling`) that share their maps::
 
@@ -12,8 +13,8 @@ A block is some windows (:mod:`histocli.inference.tiling`) that share their maps
     |  +--------------------------+  |
     +--------------------------------+
 
-The windows are the same for any size of blocks and of network tiles, and a map's pixel does not depend on the tile that it came
-from; so neither do the objects.
+The windows are the same for any size of blocks and of network tiles, and a map's pixel does not
+depend on the tile that it came from; so neither do the objects.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -75,15 +76,21 @@ class BlockGrid:
 
     @property
     def sides(self) -> tuple[int, int]:
-        """Windows down and across a block; as even as can be, because the smallest blocks see most twice."""
-        down, across = (-(-n // blocks) for n, blocks in zip(self.windows.grid_shape, self.shape, strict=True))
+        """Windows down and across a block; as even as can be, because the smallest blocks see most
+        twice.
+        """
+        down, across = (
+            -(-n // blocks) for n, blocks in zip(self.windows.grid_shape, self.shape, strict=True)
+        )
         return down, across
 
     def __len__(self) -> int:
         rows, columns = self.shape
         return rows * columns
 
-    def block(self, index: int, wanted: Callable[[int], bool] = lambda window: True) -> Block | None:
+    def block(
+        self, index: int, wanted: Callable[[int], bool] = lambda window: True
+    ) -> Block | None:
         """Return a block with those of its windows that are wanted, None where there is none."""
         row, column = divmod(index, self.shape[1])
         down, across = self.windows.grid_shape
@@ -101,7 +108,8 @@ class BlockGrid:
 
     def pixels_for(self, maps: Region) -> Region:
         """Return the pixels that the network needs for a region of maps."""
-        # at the image's border, pixels are mirrored as far as its own border and the rest of a multiple
+        # at the image's border, pixels are mirrored as far as its own border and the rest of a
+        # multiple
         reach = max(self.halo_px, _up(self.border_px, self.multiple_px) + self.multiple_px)
         rows, columns = (
             slice(max(side.start - reach, 0), min(_up(side.stop, self.multiple_px) + reach, size))
@@ -115,7 +123,12 @@ class BlockGrid:
         for side in maps:
             length = side.stop - side.start
             step = _up(-(-length // -(-length // _up(tile_px, self.multiple_px))), self.multiple_px)
-            sides.append([slice(start, min(start + step, side.stop)) for start in range(side.start, side.stop, step)])
+            sides.append(
+                [
+                    slice(start, min(start + step, side.stop))
+                    for start in range(side.start, side.stop, step)
+                ]
+            )
         halo, border = _up(self.halo_px, self.multiple_px), _up(self.border_px, self.multiple_px)
         index = 0
         for rows in sides[0]:
@@ -123,7 +136,10 @@ class BlockGrid:
                 window = [
                     slice(
                         max(core.start - halo, -border),
-                        min(_up(core.stop, self.multiple_px) + halo, _up(size, self.multiple_px) + border),
+                        min(
+                            _up(core.stop, self.multiple_px) + halo,
+                            _up(size, self.multiple_px) + border,
+                        ),
                     )
                     for core, size in zip((rows, columns), self.image_shape, strict=True)
                 ]
@@ -131,8 +147,12 @@ class BlockGrid:
                 index += 1
 
 
-def region_of_maps(windows: Sequence[Region], image_shape: tuple[int, int], multiple_px: int) -> Region:
-    """Return the smallest region with starts at multiples that holds all windows as far as they lie in the image."""
+def region_of_maps(
+    windows: Sequence[Region], image_shape: tuple[int, int], multiple_px: int
+) -> Region:
+    """Return the smallest region with starts at multiples that holds all windows as far as they lie
+    in the image.
+    """
     rows, columns = (
         slice(
             max(min(window[axis].start for window in windows) // multiple_px * multiple_px, 0),
@@ -145,7 +165,10 @@ def region_of_maps(windows: Sequence[Region], image_shape: tuple[int, int], mult
 
 def inside(part: Region, whole: Region) -> bool:
     """Tell whether a region lies in another."""
-    return all(one.start >= all_.start and one.stop <= all_.stop for one, all_ in zip(part, whole, strict=True))
+    return all(
+        one.start >= all_.start and one.stop <= all_.stop
+        for one, all_ in zip(part, whole, strict=True)
+    )
 
 
 def shows_tissue(tissue: BoolMask, core: Region, px_per_cell: float) -> bool:
@@ -159,7 +182,10 @@ def shows_tissue(tissue: BoolMask, core: Region, px_per_cell: float) -> bool:
         Pixels of ``core`` along a cell of the mask.
     """
     rows, columns = (
-        slice(min(int(side.start / px_per_cell), n - 1), max(min(int(np.ceil(side.stop / px_per_cell)) + 1, n), 1))
+        slice(
+            min(int(side.start / px_per_cell), n - 1),
+            max(min(int(np.ceil(side.stop / px_per_cell)) + 1, n), 1),
+        )
         for side, n in zip(core, tissue.shape, strict=True)
     )
     return bool(tissue[rows, columns].any())

@@ -1,12 +1,13 @@
-"""From pixels to instances, with the network, the decoding of its maps and the caller's own work at the same time.
+"""From pixels to instances, with the network, the decoding of its maps and the caller's own work at
+the same time.
 
-The network runs in the caller's thread, tile by tile. As soon as the maps around a window are there, a worker decodes it;
-meanwhile the network goes on. Another thread of the caller's may collect an image before its network has begun, and puts
-windows together as they come.
+The network runs in the caller's thread, tile by tile. As soon as the maps around a window are
+there, a worker decodes it; meanwhile the network goes on. Another thread of the caller's may
+collect an image before its network has begun, and puts windows together as they come.
 
-What comes out depends on the pixels and the predictor only, not on the number of workers, and not on the tiles either, as long
-as the network sees no further than its halo: tiles decide which maps are computed together, and instances are found on windows
-of the finished maps whose size is fixed.
+What comes out depends on the pixels and the predictor only, not on the number of workers, and not
+on the tiles either, as long as the network sees no further than its halo: tiles decide which maps
+are computed together, and instances are found on windows of the finished maps whose size is fixed.
 
 Images come whole (patches) or in blocks (slides, :mod:`histocli.inference.blocks`).
 """
@@ -26,11 +27,23 @@ import numpy.typing as npt
 from histocli.base.memory import pages_of_its_own
 from histocli.base.types import FloatArray, InstanceLabels, RGBImage
 from histocli.inference.blocks import Block, BlockGrid, ReadRegion, Region, inside, region_of_maps
-from histocli.inference.tiling import Tile, TileGrid, WindowObjects, decode_window, decode_window_of, read_window, stitch
+from histocli.inference.tiling import (
+    Tile,
+    TileGrid,
+    WindowObjects,
+    decode_window,
+    decode_window_of,
+    read_window,
+    stitch,
+)
 
-WINDOW_PX = 1536  # core of a window for decoding; small enough to keep workers busy, large enough that halos cost little
-WINDOW_HALO_UM = 20.0  # a nucleus reaches less far from its middle, and its neighbours shape it no further off
-LARGEST_HALO_UM = 40.0  # where an object leaves its window, look this far; what is still cut then is no nucleus
+# core of a window for decoding; small enough to keep workers busy, large enough that halos cost
+# little
+WINDOW_PX = 1536
+# a nucleus reaches less far from its middle, and its neighbours shape it no further off
+WINDOW_HALO_UM = 20.0
+# where an object leaves its window, look this far; what is still cut then is no nucleus
+LARGEST_HALO_UM = 40.0
 BORDER_PX = 16  # mirrored pixels past the border: the network's own zeros come after them
 BATCH_PX = 1_200_000  # pixels that go through the network together: enough to keep a processor busy
 
@@ -53,7 +66,9 @@ class PredictsMaps(Protocol):
         """Sides and places of tiles must be multiples of this."""
 
     def maps(self, tiles: npt.NDArray[np.uint8]) -> FloatArray:
-        """Predict maps (N, H, W, 2), the first of them the nucleus probability, of tiles (N, H, W, 3)."""
+        """Predict maps (N, H, W, 2), the first of them the nucleus probability, of tiles (N, H, W,
+        3).
+        """
 
     def instances(self, maps: FloatArray) -> InstanceLabels:
         """Decode maps (H, W, 2) into labels 1..n."""
@@ -99,7 +114,8 @@ class PendingBlock:
     pixels: RGBImage
     """Those of ``block.pixels``, at the predictor's resolution."""
     read: ReadRegion
-    """Reads what lies further off, for the rare object that needs it; may be called in any thread."""
+    """Reads what lies further off, for the rare object that needs it; may be called in any
+    thread."""
     windows: list[Future[WindowObjects]]
     """What the windows will give, in their order."""
 
@@ -118,7 +134,9 @@ class Pipeline:
         Pixels of the tiles that go through the network together; at least one tile does.
     """
 
-    def __init__(self, predictor: PredictsMaps, *, tile_px: int, workers: int, batch_px: int = BATCH_PX) -> None:
+    def __init__(
+        self, predictor: PredictsMaps, *, tile_px: int, workers: int, batch_px: int = BATCH_PX
+    ) -> None:
         self._predictor = predictor
         self._tile_px = tile_px
         self._batch_px = batch_px
@@ -127,19 +145,33 @@ class Pipeline:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._decoders.shutdown(wait=True, cancel_futures=kind is not None)
 
     def block_grid(self, shape: tuple[int, int], windows_a_side: int) -> BlockGrid:
         """Return the blocks of an image of this height and width."""
         windows = self._window_grid(shape)
-        return BlockGrid(shape, windows, windows_a_side, self._predictor.halo_px, self._predictor.multiple_px, BORDER_PX)
+        return BlockGrid(
+            shape,
+            windows,
+            windows_a_side,
+            self._predictor.halo_px,
+            self._predictor.multiple_px,
+            BORDER_PX,
+        )
 
     def begin_block(self, block: Block, pixels: RGBImage, read: ReadRegion) -> PendingBlock:
         """Announce a block, so that others can wait for its windows; ``run_block`` comes next."""
         return PendingBlock(block, pixels, read, [Future() for _ in block.windows])
 
-    def run_block(self, pending: PendingBlock, grid: BlockGrid, on_tiles: OnTiles = lambda n: None) -> None:
+    def run_block(
+        self, pending: PendingBlock, grid: BlockGrid, on_tiles: OnTiles = lambda n: None
+    ) -> None:
         """Run the network over a block; its windows are decoded in the background.
 
         Parameters
@@ -152,14 +184,18 @@ class Pipeline:
             As in ``run``.
         """
         try:
-            maps = self._block_maps(pending.pixels, pending.block.pixels, pending.block.maps, grid, on_tiles)
+            maps = self._block_maps(
+                pending.pixels, pending.block.pixels, pending.block.maps, grid, on_tiles
+            )
         except BaseException as error:
             self._fail(pending.windows, error)
             raise
         for window, future in zip(pending.block.windows, pending.windows, strict=True):
             self._decoders.submit(self._decode_of_block, maps, pending, grid, window, future)
 
-    def _block_maps(self, pixels: RGBImage, place: Region, wanted: Region, grid: BlockGrid, on_tiles: OnTiles) -> FloatArray:
+    def _block_maps(
+        self, pixels: RGBImage, place: Region, wanted: Region, grid: BlockGrid, on_tiles: OnTiles
+    ) -> FloatArray:
         """Predict the maps of a region from its pixels."""
         rows, columns = wanted
         origin = place[0].start, place[1].start
@@ -172,13 +208,18 @@ class Pipeline:
             kept: FloatArray = found[0][tile.keep]
             return kept
         # plane by plane, as the network leaves them and as decoding takes them
-        maps = pages_of_its_own((2, rows.stop - rows.start, columns.stop - columns.start), np.float32).transpose(1, 2, 0)
+        maps = pages_of_its_own(
+            (2, rows.stop - rows.start, columns.stop - columns.start), np.float32
+        ).transpose(1, 2, 0)
         for (height, width), group in groupby(tiles, key=lambda tile: tile.window_shape):
             alike = list(group)
             limit = max(1, self._batch_px // (height * width))
             for start in range(0, len(alike), limit):
                 batch = alike[start : start + limit]
-                windows = [read_window(pixels, tile.window, origin=origin, image_shape=grid.image_shape) for tile in batch]
+                windows = [
+                    read_window(pixels, tile.window, origin=origin, image_shape=grid.image_shape)
+                    for tile in batch
+                ]
                 found = self._predictor.maps(np.stack(windows))
                 for tile, tile_maps in zip(batch, found, strict=True):
                     core = tile.core
@@ -190,23 +231,34 @@ class Pipeline:
         return maps
 
     def _decode_of_block(
-        self, maps: FloatArray, pending: PendingBlock, grid: BlockGrid, window: Tile, future: Future[WindowObjects]
+        self,
+        maps: FloatArray,
+        pending: PendingBlock,
+        grid: BlockGrid,
+        window: Tile,
+        future: Future[WindowObjects],
     ) -> None:
         block = pending.block
 
         def maps_of(rows: slice, columns: slice) -> FloatArray:
             if inside((rows, columns), block.maps):
                 top, left = block.maps[0].start, block.maps[1].start
-                return maps[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+                return maps[
+                    rows.start - top : rows.stop - top, columns.start - left : columns.stop - left
+                ]
             wanted = region_of_maps([(rows, columns)], grid.image_shape, grid.multiple_px)
             place = grid.pixels_for(wanted)
             wider = self._block_maps(pending.read(*place), place, wanted, grid, lambda n: None)
             top, left = wanted[0].start, wanted[1].start
-            return wider[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+            return wider[
+                rows.start - top : rows.stop - top, columns.start - left : columns.stop - left
+            ]
 
         try:
             largest = round(LARGEST_HALO_UM / self._predictor.mpp)
-            found = decode_window_of(maps_of, grid.image_shape, window, self._predictor.instances, largest)
+            found = decode_window_of(
+                maps_of, grid.image_shape, window, self._predictor.instances, largest
+            )
         except BaseException as error:  # whoever waits must hear of it
             self._fail([future], error)
         else:
@@ -232,7 +284,12 @@ class Pipeline:
         images : sequence of ndarray of uint8, shape (H, W, 3)
             At the predictor's resolution.
         """
-        return [PendingImage(image, [Future() for _ in self._window_grid((image.shape[0], image.shape[1]))]) for image in images]
+        return [
+            PendingImage(
+                image, [Future() for _ in self._window_grid((image.shape[0], image.shape[1]))]
+            )
+            for image in images
+        ]
 
     def run(self, images: Sequence[PendingImage], on_tiles: OnTiles = lambda n: None) -> None:
         """Run the network over images of one shape; their windows are decoded in the background.
@@ -242,7 +299,8 @@ class Pipeline:
         images : sequence of PendingImage
             From ``prepare``.
         on_tiles : callable
-            Hears of progress after every batch, and may raise to stop; those who collect get the same error.
+            Hears of progress after every batch, and may raise to stop; those who collect get the
+            same error.
         """
         if not images:
             return
@@ -253,11 +311,15 @@ class Pipeline:
             self._fail([window for image in images for window in image.windows], error)
             raise
 
-    def _run(self, images: Sequence[PendingImage], shape: tuple[int, int], on_tiles: OnTiles) -> None:
+    def _run(
+        self, images: Sequence[PendingImage], shape: tuple[int, int], on_tiles: OnTiles
+    ) -> None:
         every_map = [np.empty((2, *shape), np.float32).transpose(1, 2, 0) for _ in images]
         waiting = [deque(zip(self._windows(shape), image.windows, strict=True)) for image in images]
         for batch in self._batches(len(images), shape):
-            tiles = np.stack([read_window(images[index].pixels, tile.window) for index, tile in batch])
+            tiles = np.stack(
+                [read_window(images[index].pixels, tile.window) for index, tile in batch]
+            )
             maps = self._predictor.maps(tiles)
             for (index, tile), tile_maps in zip(batch, maps, strict=True):
                 every_map[index][tile.core] = tile_maps[tile.keep]
@@ -268,7 +330,12 @@ class Pipeline:
 
     def _decode(self, maps: FloatArray, window: Tile, future: Future[WindowObjects]) -> None:
         try:
-            found = decode_window(maps, window, self._predictor.instances, round(LARGEST_HALO_UM / self._predictor.mpp))
+            found = decode_window(
+                maps,
+                window,
+                self._predictor.instances,
+                round(LARGEST_HALO_UM / self._predictor.mpp),
+            )
         except BaseException as error:  # whoever waits must hear of it
             with suppress(InvalidStateError):
                 future.set_exception(error)
@@ -280,7 +347,9 @@ class Pipeline:
         return TileGrid(shape, WINDOW_PX, round(WINDOW_HALO_UM / self._predictor.mpp))
 
     def _grid(self, shape: tuple[int, int]) -> TileGrid:
-        return TileGrid(shape, self._tile_px, self._predictor.halo_px, self._predictor.multiple_px, BORDER_PX)
+        return TileGrid(
+            shape, self._tile_px, self._predictor.halo_px, self._predictor.multiple_px, BORDER_PX
+        )
 
     def _windows(self, shape: tuple[int, int]) -> Iterator[tuple[int, Tile]]:
         """Yield the windows for decoding, each with the last tile whose maps it needs."""
@@ -290,7 +359,8 @@ class Pipeline:
             # a window that has to grow may need maps of tiles to come, so the largest halo counts
             reach = round(LARGEST_HALO_UM / self._predictor.mpp)
             row, column = (
-                (min(side.stop + reach, size) - 1) // length for side, size, length in zip(window.core, shape, core, strict=True)
+                (min(side.stop + reach, size) - 1) // length
+                for side, size, length in zip(window.core, shape, core, strict=True)
             )
             yield row * across + column, window
 

@@ -13,7 +13,8 @@ from histocli.model.bands import BandedSegmenter
 from histocli.model.segmenter import Segmenter, channels_last
 
 VIEWS = ((0, False), (1, True), (2, False), (3, True), (1, False), (2, True), (3, False), (0, True))
-"""Quarter turns, and whether mirrored: the eight ways to look at a square tile; the first is as it is."""
+"""Quarter turns, and whether mirrored: the eight ways to look at a square tile; the first is as it
+is."""
 
 
 class Predictor:
@@ -62,10 +63,11 @@ class Predictor:
 
     @property
     def halo_px(self) -> int:
-        """Context that a pixel needs: no less than the reach of the network, so that tiles of any size give the same maps.
+        """Context that a pixel needs: no less than the reach of the network, so that tiles of any
+        size give the same maps.
 
-        With L levels, two convolutions on each way at scales 2, 4, ... 2**L, stem, head and the grids of pooling reach
-        ``7 * 2**L - 5`` pixels.
+        With L levels, two convolutions on each way at scales 2, 4, ... 2**L, stem, head and the
+        grids of pooling reach ``7 * 2**L - 5`` pixels.
         """
         return 7 * self.segmenter.multiple_px
 
@@ -82,7 +84,8 @@ class Predictor:
         ndarray of float32, shape (N, H, W, 2)
             Nucleus probability and normalised border distance, 0..1.
         """
-        network = BandedSegmenter(self.segmenter, self.dtype, between=self.between)  # the weights may have changed
+        # the weights may have changed
+        network = BandedSegmenter(self.segmenter, self.dtype, between=self.between)
         pixels = torch.from_numpy(tiles).to(self.device)
         maps = self._seen(network, pixels, *self.views[0])
         for view in self.views[1:]:
@@ -92,7 +95,9 @@ class Predictor:
         found: FloatArray = maps.permute(0, 2, 3, 1).cpu().numpy()
         return found
 
-    def _seen(self, network: BandedSegmenter, pixels: torch.Tensor, turns: int, mirrored: bool) -> torch.Tensor:
+    def _seen(
+        self, network: BandedSegmenter, pixels: torch.Tensor, turns: int, mirrored: bool
+    ) -> torch.Tensor:
         """Return the maps of tiles that are seen turned and mirrored, turned back."""
         seen = _turned(pixels.flip(2) if mirrored else pixels, turns, (1, 2)).contiguous()
         shape = (seen.shape[0], 2, seen.shape[1], seen.shape[2])
@@ -110,7 +115,8 @@ class Predictor:
         Parameters
         ----------
         image : ndarray of uint8, shape (H, W, 3)
-            sRGB at ``mpp``, glass made white; what fits into memory, larger ones go through ``inference.tiling``.
+            sRGB at ``mpp``, glass made white; what fits into memory, larger ones go through
+            ``inference.tiling``.
 
         Returns
         -------
@@ -119,7 +125,9 @@ class Predictor:
         """
         height, width = image.shape[:2]
         margin = min(self.halo_px, height, width)
-        sides = [(margin, margin + (-side - 2 * margin) % self.multiple_px) for side in (height, width)]
+        sides = [
+            (margin, margin + (-side - 2 * margin) % self.multiple_px) for side in (height, width)
+        ]
         padded = np.pad(image, [*sides, (0, 0)], mode="symmetric")
         maps = self.maps(padded[None])[0][margin : margin + height, margin : margin + width]
         return self.instances(np.ascontiguousarray(maps))

@@ -1,9 +1,11 @@
-"""Objects as runs of pixels: small enough to keep on disk until all of a slide is known, quick to paint and to measure.
+"""Objects as runs of pixels: small enough to keep on disk until all of a slide is known, quick to
+paint and to measure.
 
-What a window found is brought to the slide's own pixels and cut into runs, at once and for good. Windows that saw an object
-differently are settled in the order of the grid, as :func:`histocli.inference.tiling.stitch` does it for an image in memory: the
-earlier window wins, an object most of whose pixels are taken has been seen before, and what each of two windows ascribed to the
-other comes in at the end. Only neighbours can meet, so that needs a few windows at a time.
+What a window found is brought to the slide's own pixels and cut into runs, at once and for good.
+Windows that saw an object differently are settled in the order of the grid, as
+:func:`histocli.inference.tiling.stitch` does it for an image in memory: the earlier window wins, an
+object most of whose pixels are taken has been seen before, and what each of two windows ascribed to
+the other comes in at the end. Only neighbours can meet, so that needs a few windows at a time.
 """
 
 from collections.abc import Callable, Sequence
@@ -63,14 +65,28 @@ class RunObjects:
 
     def chosen_runs(self, runs: npt.NDArray[np.bool_]) -> "RunObjects":
         """Return some of the runs."""
-        return replace(self, y=self.y[runs], x=self.x[runs], length=self.length[runs], objects=self.objects[runs])
+        return replace(
+            self,
+            y=self.y[runs],
+            x=self.x[runs],
+            length=self.length[runs],
+            objects=self.objects[runs],
+        )
 
 
 def no_objects() -> RunObjects:
     """Return what an empty window found."""
     none = np.zeros(0, np.int32)
     return RunObjects(
-        none, none, none, none, np.zeros((0, 2), np.int32), none.astype(bool), none.astype("f4"), none.astype("f4"), 0
+        none,
+        none,
+        none,
+        none,
+        np.zeros((0, 2), np.int32),
+        none.astype(bool),
+        none.astype("f4"),
+        none.astype("f4"),
+        0,
     )
 
 
@@ -85,7 +101,8 @@ def window_to_runs(
 ) -> RunObjects:
     """Bring the objects of a window to the slide's pixels.
 
-    A pixel of the slide belongs to the object that has its centre. An object that has no such pixel is gone.
+    A pixel of the slide belongs to the object that has its centre. An object that has no such pixel
+    is gone.
 
     Parameters
     ----------
@@ -104,7 +121,9 @@ def window_to_runs(
     if not found.pixels.size:
         return replace(no_objects(), n_cut=found.n_cut)
     y, x = np.divmod(found.pixels, image_shape[1])
-    stain = np.bincount(found.objects, hematoxylin(y, x), n) / np.maximum(np.bincount(found.objects, minlength=n), 1)
+    stain = np.bincount(found.objects, hematoxylin(y, x), n) / np.maximum(
+        np.bincount(found.objects, minlength=n), 1
+    )
     top, left = int(y.min()), int(x.min())
     canvas = np.zeros((int(y.max()) - top + 1, int(x.max()) - left + 1), np.int32)
     canvas[y - top, x - left] = found.objects + 1
@@ -112,7 +131,9 @@ def window_to_runs(
         places, origin = found.anchors, (top, left)
     else:
         rows, row_index = _slide_pixels(top, canvas.shape[0], ratio, image_shape[0], slide_shape[0])
-        columns, column_index = _slide_pixels(left, canvas.shape[1], ratio, image_shape[1], slide_shape[1])
+        columns, column_index = _slide_pixels(
+            left, canvas.shape[1], ratio, image_shape[1], slide_shape[1]
+        )
         canvas = np.ascontiguousarray(canvas[row_index][:, column_index])
         origin = (rows.start, columns.start)
         places = np.full((n, 2), -1, np.int64)
@@ -137,7 +158,9 @@ def window_to_runs(
     )
 
 
-def settle(window: RunObjects, chosen: npt.NDArray[np.bool_], others: Sequence[RunObjects]) -> RunObjects:
+def settle(
+    window: RunObjects, chosen: npt.NDArray[np.bool_], others: Sequence[RunObjects]
+) -> RunObjects:
     """Give the chosen objects of a window the pixels that no other object has.
 
     Parameters
@@ -150,7 +173,8 @@ def settle(window: RunObjects, chosen: npt.NDArray[np.bool_], others: Sequence[R
     Returns
     -------
     RunObjects
-        Runs of the chosen objects only, without those that are mostly taken; the objects keep their numbers.
+        Runs of the chosen objects only, without those that are mostly taken; the objects keep their
+        numbers.
     """
     mine = window.chosen(chosen)
     if not mine.y.size:
@@ -158,7 +182,12 @@ def settle(window: RunObjects, chosen: npt.NDArray[np.bool_], others: Sequence[R
     top, left = int(mine.y.min()), int(mine.x.min())
     bottom, right = int(mine.y.max()) + 1, int((mine.x + mine.length).max())
     near = [
-        other.chosen_runs((other.y >= top) & (other.y < bottom) & (other.x < right) & (other.x + other.length > left))
+        other.chosen_runs(
+            (other.y >= top)
+            & (other.y < bottom)
+            & (other.x < right)
+            & (other.x + other.length > left)
+        )
         for other in others
     ]
     near = [other for other in near if other.y.size]
@@ -193,7 +222,10 @@ def settle(window: RunObjects, chosen: npt.NDArray[np.bool_], others: Sequence[R
     stays = free & trimmed[owner]
     again = _runs_of_pixels(own_y[stays], own_x[stays], owner[stays])
     merged = [
-        np.concatenate(both) for both in zip((untouched.y, untouched.x, untouched.length, untouched.objects), again, strict=True)
+        np.concatenate(both)
+        for both in zip(
+            (untouched.y, untouched.x, untouched.length, untouched.objects), again, strict=True
+        )
     ]
     order = np.lexsort((merged[1], merged[0]))
     y_, x_, length_, objects_ = (column[order].astype(np.int32) for column in merged)
@@ -205,7 +237,9 @@ def joined(first: RunObjects, second: RunObjects) -> RunObjects:
     merged = [
         np.concatenate(both)
         for both in zip(
-            (first.y, first.x, first.length, first.objects), (second.y, second.x, second.length, second.objects), strict=True
+            (first.y, first.x, first.length, first.objects),
+            (second.y, second.x, second.length, second.objects),
+            strict=True,
         )
     ]
     order = np.lexsort((merged[1], merged[0]))
@@ -213,7 +247,9 @@ def joined(first: RunObjects, second: RunObjects) -> RunObjects:
     return replace(first, y=y, x=x, length=length, objects=objects)
 
 
-def measure_runs(found: RunObjects, mpp: float) -> tuple[npt.NDArray[np.int64], dict[str, npt.NDArray[Any]]]:
+def measure_runs(
+    found: RunObjects, mpp: float
+) -> tuple[npt.NDArray[np.int64], dict[str, npt.NDArray[Any]]]:
     """Measure the objects that have runs.
 
     Parameters
@@ -227,9 +263,9 @@ def measure_runs(found: RunObjects, mpp: float) -> tuple[npt.NDArray[np.int64], 
     index : ndarray of int64, shape (k,)
         Which of the objects have runs.
     columns : dict of ndarray, k rows
-        ``y_px``, ``x_px``, ``y_um``, ``x_um`` (centroid, from the centre of the slide's first pixel), ``box`` (y0, x0, y1, x1,
-        half open), ``area_um2``, ``elongation``, ``eccentricity``, ``orientation_rad``, ``major_um``, ``minor_um``,
-        ``probability``, ``hematoxylin``.
+        ``y_px``, ``x_px``, ``y_um``, ``x_um`` (centroid, from the centre of the slide's first
+        pixel), ``box`` (y0, x0, y1, x1, half open), ``area_um2``, ``elongation``, ``eccentricity``,
+        ``orientation_rad``, ``major_um``, ``minor_um``, ``probability``, ``hematoxylin``.
     """
     n = len(found)
     y, x, length = (column.astype(np.int64) for column in (found.y, found.x, found.length))
@@ -248,7 +284,11 @@ def measure_runs(found: RunObjects, mpp: float) -> tuple[npt.NDArray[np.int64], 
     along = length * dx + length * (length - 1) // 2
     count = np.maximum(total(length), 1)
     mean_y, mean_x = total(length * dy) / count, total(along) / count
-    squares = length * dx * dx + dx * length * (length - 1) + (length - 1) * length * (2 * length - 1) // 6
+    squares = (
+        length * dx * dx
+        + dx * length * (length - 1)
+        + (length - 1) * length * (2 * length - 1) // 6
+    )
     # 1/12 is the second moment of a pixel itself: a single pixel is a square, not a point
     yy = total(length * dy * dy) / count - mean_y**2 + 1 / 12
     xx = total(squares) / count - mean_x**2 + 1 / 12
@@ -274,7 +314,12 @@ def measure_runs(found: RunObjects, mpp: float) -> tuple[npt.NDArray[np.int64], 
     }
 
 
-def paint(canvas: npt.NDArray[np.uint32], origin: tuple[int, int], found: RunObjects, ids: npt.NDArray[np.uint32]) -> None:
+def paint(
+    canvas: npt.NDArray[np.uint32],
+    origin: tuple[int, int],
+    found: RunObjects,
+    ids: npt.NDArray[np.uint32],
+) -> None:
     """Write the ids of objects into the part of a label image that starts at ``origin``."""
     height, width = canvas.shape
     y, x = found.y - origin[0], found.x - origin[1]
@@ -287,12 +332,18 @@ def paint(canvas: npt.NDArray[np.uint32], origin: tuple[int, int], found: RunObj
     canvas[rows, columns] = ids[found.objects[here]][run]
 
 
-def _slide_pixels(start: int, length: int, ratio: float, image_px: int, slide_px: int) -> tuple[slice, npt.NDArray[np.intp]]:
-    """Return the slide pixels whose centres lie in a stretch of image pixels, and which of those each lies in."""
+def _slide_pixels(
+    start: int, length: int, ratio: float, image_px: int, slide_px: int
+) -> tuple[slice, npt.NDArray[np.intp]]:
+    """Return the slide pixels whose centres lie in a stretch of image pixels, and which of those
+    each lies in.
+    """
     first, last = max(int(start * ratio) - 1, 0), min(int((start + length) * ratio) + 2, slide_px)
     if start + length >= image_px:
         last = slide_px  # what is left over at the end belongs to the last pixel
-    index = np.minimum(((np.arange(first, last) + 0.5) / ratio).astype(np.intp), image_px - 1) - start
+    index = (
+        np.minimum(((np.arange(first, last) + 0.5) / ratio).astype(np.intp), image_px - 1) - start
+    )
     fits = np.flatnonzero((index >= 0) & (index < length))
     if not fits.size:
         return slice(0, 0), np.zeros(0, np.intp)
@@ -300,7 +351,9 @@ def _slide_pixels(start: int, length: int, ratio: float, image_px: int, slide_px
 
 
 def _runs_of(canvas: npt.NDArray[np.int32]) -> tuple[IntColumn, IntColumn, IntColumn, IntColumn]:
-    """Return row, first column, length and object (from 0) of the runs of a label image, in raster order."""
+    """Return row, first column, length and object (from 0) of the runs of a label image, in raster
+    order.
+    """
     height, width = canvas.shape
     flat = np.zeros((height, width + 1), np.int32)
     flat[:, :width] = canvas
@@ -311,11 +364,18 @@ def _runs_of(canvas: npt.NDArray[np.int32]) -> tuple[IntColumn, IntColumn, IntCo
     objects = flat[starts]
     real = objects > 0
     y, x = np.divmod(starts[real], width + 1)
-    return y.astype(np.int32), x.astype(np.int32), (stops - starts)[real].astype(np.int32), objects[real] - 1
+    return (
+        y.astype(np.int32),
+        x.astype(np.int32),
+        (stops - starts)[real].astype(np.int32),
+        objects[real] - 1,
+    )
 
 
 def _pixels(
-    y: npt.NDArray[np.integer[Any]], x: npt.NDArray[np.integer[Any]], length: npt.NDArray[np.integer[Any]]
+    y: npt.NDArray[np.integer[Any]],
+    x: npt.NDArray[np.integer[Any]],
+    length: npt.NDArray[np.integer[Any]],
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """Return row, column and run of every pixel of runs."""
     run = np.repeat(np.arange(len(y)), length)
@@ -325,7 +385,10 @@ def _pixels(
 
 
 def _over_cells(
-    cells: BoolMask, y: npt.NDArray[np.integer[Any]], x: npt.NDArray[np.integer[Any]], length: npt.NDArray[np.integer[Any]]
+    cells: BoolMask,
+    y: npt.NDArray[np.integer[Any]],
+    x: npt.NDArray[np.integer[Any]],
+    length: npt.NDArray[np.integer[Any]],
 ) -> npt.NDArray[np.bool_]:
     """Tell which runs lie on a marked cell."""
     counts = np.concatenate([np.zeros((len(cells), 1), np.int64), np.cumsum(cells, axis=1)], axis=1)

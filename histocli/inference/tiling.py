@@ -1,18 +1,21 @@
 """Tiles that cover an image exactly once, and objects that belong to exactly one of them.
 
-A tile is a window: a core that is kept, and a halo of context around it that is thrown away. The cores partition the image, so
-every pixel of a network's map comes from one tile only. Windows start at multiples of ``multiple_px`` and have sides that are
-multiples of it, so that a network that pools sees every pixel in the same phase whatever the tile. The image is continued by
-reflection for ``border_px`` pixels, and there the world ends for every tile: a pixel at the border sees the same surroundings
-through any grid, and a small image costs little more than its own pixels.
+A tile is a window: a core that is kept, and a halo of context around it that is thrown away. The
+cores partition the image, so every pixel of a network's map comes from one tile only. Windows start
+at multiples of ``multiple_px`` and have sides that are multiples of it, so that a network that
+pools sees every pixel in the same phase whatever the tile. The image is continued by reflection for
+``border_px`` pixels, and there the world ends for every tile: a pixel at the border sees the same
+surroundings through any grid, and a small image costs little more than its own pixels.
 
-An object that lies on several windows is seen several times. It belongs to the window whose core holds its *anchor*: the pixel
-of the object nearest to its centroid, found in integer arithmetic relative to the object itself, so that every window that sees
-the whole object finds the same pixel. :func:`stitch` puts together what the windows own and guards against the rare object that
-two windows see differently: none is doubled and none is lost.
+An object that lies on several windows is seen several times. It belongs to the window whose core
+holds its *anchor*: the pixel of the object nearest to its centroid, found in integer arithmetic
+relative to the object itself, so that every window that sees the whole object finds the same pixel.
+:func:`stitch` puts together what the windows own and guards against the rare object that two
+windows see differently: none is doubled and none is lost.
 
-Networks and instances use grids of their own. The core of a network's window may be of any size without changing a pixel of the
-maps; the maps are put together, and instances are found on windows of the maps.
+Networks and instances use grids of their own. The core of a network's window may be of any size
+without changing a pixel of the maps; the maps are put together, and instances are found on windows
+of the maps.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -25,7 +28,8 @@ import numpy.typing as npt
 
 from histocli.base.types import FloatArray, InstanceLabels, RGBImage
 
-SEAM_PX = 4  # an object that two windows see differently has its anchor on the wrong side by no more than this
+# an object that two windows see differently has its anchor on the wrong side by no more than this
+SEAM_PX = 4
 MOSTLY = 0.5  # above one half of its pixels taken, an object has been seen before
 CENTROID_STEPS = 256  # centroids are rounded to 1/256 pixel, exactly and independent of the window
 
@@ -56,7 +60,9 @@ class Tile:
         )
         return rows, columns
 
-    def owns(self, y: npt.NDArray[np.int64], x: npt.NDArray[np.int64], margin_px: int = 0) -> npt.NDArray[np.bool_]:
+    def owns(
+        self, y: npt.NDArray[np.int64], x: npt.NDArray[np.int64], margin_px: int = 0
+    ) -> npt.NDArray[np.bool_]:
         """Tell which pixels of the image lie in the core, or at most ``margin_px`` outside it."""
         rows, columns = self.core
         in_rows = (y >= rows.start - margin_px) & (y < rows.stop + margin_px)
@@ -73,13 +79,15 @@ class TileGrid:
     image_shape : (int, int)
         Height and width, at least 1.
     core_px : int
-        Largest side of a core. Cores are made smaller, evenly, where that covers the image with less excess.
+        Largest side of a core. Cores are made smaller, evenly, where that covers the image with
+        less excess.
     halo_px : int
         Context on each side, >= 0; rounded up to ``multiple_px``.
     multiple_px : int
         Windows start at multiples of this and have sides that are multiples of it.
     border_px : int, optional
-        How far windows go past the image's border, rounded up to ``multiple_px``; as far as the halo by default.
+        How far windows go past the image's border, rounded up to ``multiple_px``; as far as the
+        halo by default.
     """
 
     image_shape: tuple[int, int]
@@ -89,8 +97,15 @@ class TileGrid:
     border_px: int | None = None
 
     def __post_init__(self) -> None:
-        if min(self.image_shape) < 1 or self.core_px < 1 or self.halo_px < 0 or self.multiple_px < 1:
-            raise ValueError(f"no grid of cores of {self.core_px} px with halo {self.halo_px} px on shape {self.image_shape}")
+        if (
+            min(self.image_shape) < 1
+            or self.core_px < 1
+            or self.halo_px < 0
+            or self.multiple_px < 1
+        ):
+            raise ValueError(
+                f"no grid of cores of {self.core_px} px with halo {self.halo_px} px on shape {self.image_shape}"
+            )
 
     @property
     def halo(self) -> int:
@@ -101,13 +116,18 @@ class TileGrid:
     def core_shape(self) -> tuple[int, int]:
         """Height and width of a full core; those of the last row and column may be smaller."""
         largest = _round_up(self.core_px, self.multiple_px)
-        height, width = (_round_up(-(-size // -(-size // largest)), self.multiple_px) for size in self.image_shape)
+        height, width = (
+            _round_up(-(-size // -(-size // largest)), self.multiple_px)
+            for size in self.image_shape
+        )
         return height, width
 
     @property
     def grid_shape(self) -> tuple[int, int]:
         """Number of tiles down and across."""
-        rows, columns = (-(-size // core) for size, core in zip(self.image_shape, self.core_shape, strict=True))
+        rows, columns = (
+            -(-size // core) for size, core in zip(self.image_shape, self.core_shape, strict=True)
+        )
         return rows, columns
 
     def __len__(self) -> int:
@@ -118,11 +138,17 @@ class TileGrid:
         if not 0 <= index < len(self):
             raise IndexError(index)
         core, window = [], []
-        border = self.halo if self.border_px is None else _round_up(self.border_px, self.multiple_px)
-        for number, side, size in zip(divmod(index, self.grid_shape[1]), self.core_shape, self.image_shape, strict=True):
+        border = (
+            self.halo if self.border_px is None else _round_up(self.border_px, self.multiple_px)
+        )
+        for number, side, size in zip(
+            divmod(index, self.grid_shape[1]), self.core_shape, self.image_shape, strict=True
+        ):
             start, end = number * side, _round_up(size, self.multiple_px) + border
             core.append(slice(start, min(start + side, size)))
-            window.append(slice(max(start - self.halo, -border), min(start + side + self.halo, end)))
+            window.append(
+                slice(max(start - self.halo, -border), min(start + side + self.halo, end))
+            )
         return Tile(index=index, core=(core[0], core[1]), window=(window[0], window[1]))
 
     def __iter__(self) -> Iterator[Tile]:
@@ -145,7 +171,8 @@ def read_window(
     window : (slice, slice)
         Half-open bounds; may start below 0 and end past the image, by any number of pixels.
     origin, image_shape : (int, int), optional
-        Where ``image`` lies in the image that the window is a window of, and that image's height and width; for a part of it.
+        Where ``image`` lies in the image that the window is a window of, and that image's height
+        and width; for a part of it.
 
     Returns
     -------
@@ -155,26 +182,41 @@ def read_window(
     height, width = image_shape or image.shape[:2]
     rows, columns = window
     if rows.start >= 0 and columns.start >= 0 and rows.stop <= height and columns.stop <= width:
-        return image[rows.start - origin[0] : rows.stop - origin[0], columns.start - origin[1] : columns.stop - origin[1]]
+        return image[
+            rows.start - origin[0] : rows.stop - origin[0],
+            columns.start - origin[1] : columns.stop - origin[1],
+        ]
     before = (max(-rows.start, 0), max(-columns.start, 0))
     after = (max(rows.stop - height, 0), max(columns.stop - width, 0))
-    inside = [slice(max(side.start, 0), min(side.stop, size)) for side, size in zip(window, (height, width), strict=True)]
-    short = all(max(pair) < side.stop - side.start for *pair, side in zip(before, after, inside, strict=True))
-    if short and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:  # nineteen times faster than indexing
+    inside = [
+        slice(max(side.start, 0), min(side.stop, size))
+        for side, size in zip(window, (height, width), strict=True)
+    ]
+    short = all(
+        max(pair) < side.stop - side.start
+        for *pair, side in zip(before, after, inside, strict=True)
+    )
+    # nineteen times faster than indexing
+    if short and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
         part = image[
-            inside[0].start - origin[0] : inside[0].stop - origin[0], inside[1].start - origin[1] : inside[1].stop - origin[1]
+            inside[0].start - origin[0] : inside[0].stop - origin[0],
+            inside[1].start - origin[1] : inside[1].stop - origin[1],
         ]
-        continued = cv2.copyMakeBorder(part, before[0], after[0], before[1], after[1], cv2.BORDER_REFLECT_101)
+        continued = cv2.copyMakeBorder(
+            part, before[0], after[0], before[1], after[1], cv2.BORDER_REFLECT_101
+        )
         return np.asarray(continued, np.uint8)
     y, x = _reflected(rows, height) - origin[0], _reflected(columns, width) - origin[1]
-    # the contiguous part that is needed first, so that a window of a large image costs no more than itself
+    # the contiguous part that is needed first, so that a window of a large image costs no more than
+    # itself
     part = image[y.min() : y.max() + 1, x.min() : x.max() + 1]
     seen: RGBImage = part[y - y.min()][:, x - x.min()]
     return seen
 
 
 def anchors(labels: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
-    """Find the anchor of each object: its pixel nearest to its centroid, the first of equals in raster order.
+    """Find the anchor of each object: its pixel nearest to its centroid, the first of equals in
+    raster order.
 
     Parameters
     ----------
@@ -184,23 +226,29 @@ def anchors(labels: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
     Returns
     -------
     ndarray of int64, shape (n, 2)
-        y and x of the anchor of object k in row k - 1; -1 for an id that is absent. Anchors move with their object and depend on
-        nothing else.
+        y and x of the anchor of object k in row k - 1; -1 for an id that is absent. Anchors move
+        with their object and depend on nothing else.
     """
     inside = np.flatnonzero(labels.ravel() > 0)
     return _anchors(inside, labels.ravel()[inside].astype(np.int64) - 1, labels.shape[1])
 
 
-def _anchors(inside: npt.NDArray[np.int64], index: npt.NDArray[np.int64], width: int) -> npt.NDArray[np.int64]:
-    """``anchors`` of the objects ``index`` (from 0) whose pixels are ``inside`` (flat, in raster order)."""
+def _anchors(
+    inside: npt.NDArray[np.int64], index: npt.NDArray[np.int64], width: int
+) -> npt.NDArray[np.int64]:
+    """``anchors`` of the objects ``index`` (from 0) whose pixels are ``inside`` (flat, in raster
+    order).
+    """
     n = int(index.max(initial=-1)) + 1
     count = np.maximum(np.bincount(index, minlength=n), 1)
     squared = np.zeros(inside.size, np.int64)
     for along in np.divmod(inside, width):
         first = np.full(n, np.iinfo(np.int64).max)
         np.minimum.at(first, index, along)
-        own = along - first[index]  # relative to the object, so that the arithmetic is the same in every window
-        total = np.bincount(index, own, n).astype(np.int64)  # float64 sums of integers are exact below 2**53
+        # relative to the object, so that the arithmetic is the same in every window
+        own = along - first[index]
+        # float64 sums of integers are exact below 2**53
+        total = np.bincount(index, own, n).astype(np.int64)
         centre = (CENTROID_STEPS * total + count // 2) // count
         squared += (CENTROID_STEPS * own - centre[index]) ** 2
     nearest = np.full(n, np.iinfo(np.int64).max)
@@ -212,7 +260,9 @@ def _anchors(inside: npt.NDArray[np.int64], index: npt.NDArray[np.int64], width:
     return np.stack([np.where(anchor < 0, -1, y), np.where(anchor < 0, -1, x)], axis=1)
 
 
-def renumber_by_anchor(labels: npt.NDArray[np.integer[Any]]) -> tuple[InstanceLabels, npt.NDArray[np.int64]]:
+def renumber_by_anchor(
+    labels: npt.NDArray[np.integer[Any]],
+) -> tuple[InstanceLabels, npt.NDArray[np.int64]]:
     """Renumber the objects that are present 1..n in the order of their anchors, y then x.
 
     Returns
@@ -227,7 +277,9 @@ def renumber_by_anchor(labels: npt.NDArray[np.integer[Any]]) -> tuple[InstanceLa
 
 
 def _numbers(found: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
-    """Return the new number of each id in the order of the anchors, 0 for the background, and the former id of each number."""
+    """Return the new number of each id in the order of the anchors, 0 for the background, and the
+    former id of each number.
+    """
     order = np.lexsort((found[:, 1], found[:, 0]))
     order = order[found[order, 0] >= 0]
     numbers = np.zeros(len(found) + 1, np.int32)
@@ -237,7 +289,9 @@ def _numbers(found: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int32], npt.N
 
 @dataclass(frozen=True)
 class WindowObjects:
-    """What one window found of the objects that it owns or nearly owns, in flat pixels of the image."""
+    """What one window found of the objects that it owns or nearly owns, in flat pixels of the
+    image.
+    """
 
     pixels: npt.NDArray[np.int64]
     """(m,): the pixels of all of them."""
@@ -250,7 +304,8 @@ class WindowObjects:
     owned: npt.NDArray[np.bool_]
     """(n,): the anchor lies in the core; the others lie at most ``SEAM_PX`` outside."""
     n_cut: int
-    """Owned objects that reach a border of the window behind which the image goes on: a larger window would see more of them."""
+    """Owned objects that reach a border of the window behind which the image goes on: a larger
+    window would see more of them."""
 
     @property
     def cut(self) -> bool:
@@ -258,7 +313,9 @@ class WindowObjects:
         return self.n_cut > 0
 
 
-def window_objects(labels: InstanceLabels, scores: FloatArray, tile: Tile, image_shape: tuple[int, int]) -> WindowObjects:
+def window_objects(
+    labels: InstanceLabels, scores: FloatArray, tile: Tile, image_shape: tuple[int, int]
+) -> WindowObjects:
     """Take what a window owns, or nearly owns, out of its label image.
 
     Parameters
@@ -310,9 +367,13 @@ MapsOf = Callable[[slice, slice], FloatArray]
 
 
 def decode_window(
-    maps: FloatArray, tile: Tile, decode: Callable[[FloatArray], InstanceLabels], largest_halo_px: int
+    maps: FloatArray,
+    tile: Tile,
+    decode: Callable[[FloatArray], InstanceLabels],
+    largest_halo_px: int,
 ) -> WindowObjects:
-    """Turn one window of an image's maps into objects; look further where an owned object leaves the window.
+    """Turn one window of an image's maps into objects; look further where an owned object leaves
+    the window.
 
     Parameters
     ----------
@@ -323,10 +384,13 @@ def decode_window(
     decode : callable
         Maps to labels 1..n.
     largest_halo_px : int
-        The halo is doubled until no owned object is cut, or until it has reached this: what is larger is no nucleus.
+        The halo is doubled until no owned object is cut, or until it has reached this: what is
+        larger is no nucleus.
     """
     shape = (maps.shape[0], maps.shape[1])
-    return decode_window_of(lambda rows, columns: maps[rows, columns], shape, tile, decode, largest_halo_px)
+    return decode_window_of(
+        lambda rows, columns: maps[rows, columns], shape, tile, decode, largest_halo_px
+    )
 
 
 def decode_window_of(
@@ -336,11 +400,16 @@ def decode_window_of(
     decode: Callable[[FloatArray], InstanceLabels],
     largest_halo_px: int,
 ) -> WindowObjects:
-    """Do what :func:`decode_window` does where the maps of the whole image are never there at once."""
+    """Do what :func:`decode_window` does where the maps of the whole image are never there at
+    once.
+    """
     height, width = image_shape
     while True:
         rows, columns = tile.window
-        seen = maps_of(slice(max(rows.start, 0), min(rows.stop, height)), slice(max(columns.start, 0), min(columns.stop, width)))
+        seen = maps_of(
+            slice(max(rows.start, 0), min(rows.stop, height)),
+            slice(max(columns.start, 0), min(columns.stop, width)),
+        )
         found = window_objects(decode(seen), seen[..., 0], tile, (height, width))
         halo_px = tile.core[0].start - rows.start
         if not found.cut or halo_px >= largest_halo_px:
@@ -365,9 +434,10 @@ class Stitched:
 def stitch(windows: Iterable[WindowObjects], image_shape: tuple[int, int]) -> Stitched:
     """Put the objects of all windows into one label image.
 
-    Where two windows agree about an object, one of them owns it and this is a plain copy. Where they do not, the earlier window
-    wins: an object most of whose pixels are taken has been seen before and is dropped; and an object that each window ascribes to
-    the other, by an anchor at most ``SEAM_PX`` over the seam, is put in at the end.
+    Where two windows agree about an object, one of them owns it and this is a plain copy. Where
+    they do not, the earlier window wins: an object most of whose pixels are taken has been seen
+    before and is dropped; and an object that each window ascribes to the other, by an anchor at
+    most ``SEAM_PX`` over the seam, is put in at the end.
 
     Parameters
     ----------
@@ -391,20 +461,28 @@ def stitch(windows: Iterable[WindowObjects], image_shape: tuple[int, int]) -> St
         place(window, window.owned)
         if not window.owned.all():
             of_seam = ~window.owned[window.objects]  # the little that has to wait
-            doubtful.append(replace(window, pixels=window.pixels[of_seam], objects=window.objects[of_seam]))
+            doubtful.append(
+                replace(window, pixels=window.pixels[of_seam], objects=window.objects[of_seam])
+            )
     for window in doubtful:
         place(window, ~window.owned)
     found = np.concatenate(anchors)
     numbers, ids = _numbers(found)
     for pixels in written:
         labels[pixels] = numbers[labels[pixels]]
-    return Stitched(labels=labels.reshape(image_shape), anchors=found[ids - 1], scores=np.concatenate(scores)[ids - 1])
+    return Stitched(
+        labels=labels.reshape(image_shape),
+        anchors=found[ids - 1],
+        scores=np.concatenate(scores)[ids - 1],
+    )
 
 
 def _place(
     labels: npt.NDArray[np.int32], window: WindowObjects, chosen: npt.NDArray[np.bool_], n: int
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
-    """Write the chosen objects as n + 1, n + 2, ... on free pixels; return those that had enough of them, and the pixels."""
+    """Write the chosen objects as n + 1, n + 2, ... on free pixels; return those that had enough of
+    them, and the pixels.
+    """
     total = len(window.anchors)
     free = labels[window.pixels] == 0
     size = np.bincount(window.objects, minlength=total)
@@ -422,7 +500,9 @@ def _round_up(value: int, multiple: int) -> int:
 
 
 def _reflected(window: slice, size: int) -> npt.NDArray[np.intp]:
-    """Return the pixels of a line of ``size`` that a window sees when the line is continued by reflection."""
+    """Return the pixels of a line of ``size`` that a window sees when the line is continued by
+    reflection.
+    """
     period = max(2 * (size - 1), 1)
     place = np.arange(window.start, window.stop) % period
     return np.where(place < size, place, period - place)

@@ -1,11 +1,13 @@
 """Where a slide shows tissue: everything that absorbs more than its glass, except marker ink.
 
-The threshold hangs on the glass of the slide itself and on nothing else, so neither a pale section nor a thick stroke of ink
-moves it (a threshold between two modes, such as Otsu's, is drawn to the ink and loses the pale section). Ink is told by its
-colour: whatever the stains, tissue absorbs green most; green and blue ink do not, red ink lets red pass as no tissue does, and
-black ink absorbs all alike, over an area larger than any pigment.
+The threshold hangs on the glass of the slide itself and on nothing else, so neither a pale section
+nor a thick stroke of ink moves it (a threshold between two modes, such as Otsu's, is drawn to the
+ink and loses the pale section). Ink is told by its colour: whatever the stains, tissue absorbs
+green most; green and blue ink do not, red ink lets red pass as no tissue does, and black ink
+absorbs all alike, over an area larger than any pigment.
 
-What is left out is not looked at, so the mask errs on the side of tissue: it is widened, and gaps within tissue belong to it.
+What is left out is not looked at, so the mask errs on the side of tissue: it is widened, and gaps
+within tissue belong to it.
 """
 
 import cv2
@@ -14,13 +16,17 @@ import numpy.typing as npt
 
 from histocli.base.types import BoolMask, FloatArray, RGBImage
 
-FAINTEST_TISSUE = 0.045  # optical density of green above glass; the palest connective tissue has about 0.08
-NEUTRAL = 0.10  # optical density between the channels of glass; more is a stain, and no glass is in sight
-COARSE_UM = 4.0  # the mask is made at this pixel size, or at that of a coarser overview; noise below is averaged out
+# optical density of green above glass; the palest connective tissue has about 0.08
+FAINTEST_TISSUE = 0.045
+# optical density between the channels of glass; more is a stain, and no glass is in sight
+NEUTRAL = 0.10
+# the mask is made at this pixel size, or at that of a coarser overview; noise below is averaged out
+COARSE_UM = 4.0
 MARGIN_UM = 24.0  # how far the mask is widened
 GAP_UM2 = 40_000.0  # smaller gaps within tissue are lumina, vessels and fat
 SPECK_UM2 = 30.0  # smaller islands hold no nucleus
-INK_UM = 60.0  # ink covers at least a disc of this diameter; red cells, pigment and single nuclei do not
+# ink covers at least a disc of this diameter; red cells, pigment and single nuclei do not
+INK_UM = 60.0
 STRIP_ROWS = 512
 BLACK_OD = 1.2  # optical density of black ink in the channel that absorbs least
 
@@ -48,14 +54,17 @@ def tissue_mask(overview: RGBImage, mpp: float, glass_level: float) -> BoolMask:
         padded = cv2.copyMakeBorder(overview, 0, down, 0, right, cv2.BORDER_REPLICATE)
         size = (padded.shape[1] // step, padded.shape[0] // step)
         coarse = np.asarray(cv2.resize(padded, size, interpolation=cv2.INTER_AREA), np.uint8)
-        return np.repeat(np.repeat(_mask(coarse, mpp * step, glass_level), step, axis=0), step, axis=1)[:height, :width]
+        return np.repeat(
+            np.repeat(_mask(coarse, mpp * step, glass_level), step, axis=0), step, axis=1
+        )[:height, :width]
     return _mask(overview, mpp, glass_level)
 
 
 def _mask(overview: RGBImage, mpp: float, glass_level: float) -> BoolMask:
     glass = _glass(overview, glass_level)
     stained, ink = np.empty(overview.shape[:2], bool), np.empty(overview.shape[:2], bool)
-    for start in range(0, len(overview), STRIP_ROWS):  # the overview of a large slide has millions of pixels
+    # the overview of a large slide has millions of pixels
+    for start in range(0, len(overview), STRIP_ROWS):
         rows = slice(start, start + STRIP_ROWS)
         density = density_above_glass(overview[rows], glass)
         stained[rows] = density[..., 1] > FAINTEST_TISSUE
@@ -83,7 +92,8 @@ def ink_colours(density: FloatArray) -> BoolMask:
     strongest = np.maximum(np.maximum(red, green), blue)
     green_ink = (red > 1.25 * green + 0.05) & (blue > 1.1 * green)
     blue_ink = (red > 1.35 * green + 0.08) & (blue < red)
-    blue_ink |= (red > 1.1 * green) & (green > 1.0) & (blue < 0.6 * red)  # thick blue ink absorbs green nearly as much
+    # thick blue ink absorbs green nearly as much
+    blue_ink |= (red > 1.1 * green) & (green > 1.0) & (blue < 0.6 * red)
     red_ink = (red < 0.25 * green) & (blue > 0.85 * green) & (green > 0.4)
     black_ink = np.minimum(np.minimum(red, green), blue) > BLACK_OD
     return np.asarray(((green_ink | blue_ink | red_ink) & (strongest > 0.2)) | black_ink)
@@ -92,15 +102,23 @@ def ink_colours(density: FloatArray) -> BoolMask:
 def _extended(ink: BoolMask, mpp: float) -> BoolMask:
     """Keep what is as wide as a stroke, with its soft rim."""
     opened = cv2.morphologyEx(ink.view(np.uint8), cv2.MORPH_OPEN, _disc(INK_UM / 2 / mpp))
-    return np.asarray(cv2.dilate(opened, _disc(INK_UM / 3 / mpp)).astype(bool) & (ink | (opened > 0)))
+    return np.asarray(
+        cv2.dilate(opened, _disc(INK_UM / 3 / mpp)).astype(bool) & (ink | (opened > 0))
+    )
 
 
 def _glass(overview: RGBImage, glass_level: float) -> npt.NDArray[np.float64]:
-    """Return the colour of glass, plus one: its median where it is in sight, else a neutral one of that level."""
+    """Return the colour of glass, plus one: its median where it is in sight, else a neutral one of
+    that level.
+    """
     bright = overview.max(axis=2) >= glass_level - 1 - 6
     if bright.any():
-        counts = (np.bincount(overview[..., channel][bright], minlength=256) for channel in range(3))
-        found = np.array([np.searchsorted(np.cumsum(count), count.sum() / 2) + 1.0 for count in counts])
+        counts = (
+            np.bincount(overview[..., channel][bright], minlength=256) for channel in range(3)
+        )
+        found = np.array(
+            [np.searchsorted(np.cumsum(count), count.sum() / 2) + 1.0 for count in counts]
+        )
         if np.ptp(np.log(found)) < NEUTRAL:
             return found
     return np.full(3, glass_level)
@@ -112,8 +130,12 @@ def density_above_glass(image: RGBImage, glass: npt.NDArray[np.float64]) -> Floa
     return np.stack([table[:, channel][image[..., channel]] for channel in range(3)], axis=2)
 
 
-def _without_islands(mask: BoolMask, smallest_px: float, *, keep_at_border: bool = False) -> BoolMask:
-    n, labels, statistics, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+def _without_islands(
+    mask: BoolMask, smallest_px: float, *, keep_at_border: bool = False
+) -> BoolMask:
+    n, labels, statistics, _ = cv2.connectedComponentsWithStats(
+        mask.astype(np.uint8), connectivity=8
+    )
     if n <= 1:
         return mask
     keep = statistics[:, cv2.CC_STAT_AREA] >= smallest_px

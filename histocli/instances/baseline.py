@@ -1,7 +1,9 @@
-"""Nuclei without a network: Otsu's threshold and a distance watershed, with fixed parameters in micrometres.
+"""Nuclei without a network: Otsu's threshold and a distance watershed, with fixed parameters in
+micrometres.
 
-The yardstick that a trained segmenter has to beat, and a second opinion where no truth exists. Stains are unmixed with the
-fixed colours of Ruifrok and Johnston (2001), so that nothing is fitted to a data set.
+The yardstick that a trained segmenter has to beat, and a second opinion where no truth exists.
+Stains are unmixed with the fixed colours of Ruifrok and Johnston (2001), so that nothing is fitted
+to a data set.
 """
 
 import cv2
@@ -22,7 +24,8 @@ SEED_DISTANCE_UM = 2.0  # least distance of two centres
 
 
 def classical_nuclei(image: RGBImage, mpp: float) -> InstanceLabels:
-    """Segment nuclei by Otsu's threshold on hematoxylin and a watershed on the distance to the outline.
+    """Segment nuclei by Otsu's threshold on hematoxylin and a watershed on the distance to the
+    outline.
 
     Parameters
     ----------
@@ -39,7 +42,9 @@ def classical_nuclei(image: RGBImage, mpp: float) -> InstanceLabels:
     empty = np.zeros(image.shape[:2], np.int32)
     if image.size == 0:
         return empty
-    hematoxylin = ndimage.gaussian_filter(rgb2hed(image)[..., 0].astype(np.float32), SMOOTHING_UM / mpp)
+    hematoxylin = ndimage.gaussian_filter(
+        rgb2hed(image)[..., 0].astype(np.float32), SMOOTHING_UM / mpp
+    )
     if np.ptp(hematoxylin) < 1e-6:  # white or black: there is no threshold between equal values
         return empty
     radius = max(1, round(OPENING_UM / mpp))
@@ -50,7 +55,12 @@ def classical_nuclei(image: RGBImage, mpp: float) -> InstanceLabels:
     exact = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
     distance = ndimage.gaussian_filter(exact, DISTANCE_SMOOTHING_UM / mpp)
     regions, _ = ndimage.label(mask)
-    centres = peak_local_max(distance, min_distance=max(1, round(SEED_DISTANCE_UM / mpp)), labels=regions, exclude_border=False)
+    centres = peak_local_max(
+        distance,
+        min_distance=max(1, round(SEED_DISTANCE_UM / mpp)),
+        labels=regions,
+        exclude_border=False,
+    )
     markers = np.zeros(mask.shape, np.int32)
     markers[tuple(centres.T)] = np.arange(1, len(centres) + 1)
     labels = watershed(-distance, markers, mask=mask)

@@ -7,18 +7,26 @@ from histocli.base.types import BoolMask, InstanceLabels
 
 
 def label_components(mask: BoolMask, connectivity: int = 4) -> InstanceLabels:
-    """Number the connected components of a mask, shape (H, W), from 1 in raster order of their first pixel."""
-    _, labels = cv2.connectedComponents(np.ascontiguousarray(mask).view(np.uint8), connectivity=connectivity, ltype=cv2.CV_32S)
+    """Number the connected components of a mask, shape (H, W), from 1 in raster order of their
+    first pixel.
+    """
+    _, labels = cv2.connectedComponents(
+        np.ascontiguousarray(mask).view(np.uint8), connectivity=connectivity, ltype=cv2.CV_32S
+    )
     return labels.astype(np.int32, copy=False)
 
 
 def areas_px(labels: InstanceLabels) -> np.ndarray:
-    """Count the pixels of each instance; entry k is nucleus k, entry 0 the background and the ignored pixels."""
+    """Count the pixels of each instance; entry k is nucleus k, entry 0 the background and the
+    ignored pixels.
+    """
     return np.bincount(np.maximum(labels, 0).ravel())
 
 
 def drop_small(labels: InstanceLabels, smallest_px: float) -> InstanceLabels:
-    """Set instances below ``smallest_px`` pixels to background and renumber the others 1..n in their order."""
+    """Set instances below ``smallest_px`` pixels to background and renumber the others 1..n in
+    their order.
+    """
     areas = areas_px(labels)
     keep = areas >= smallest_px
     keep[0] = False
@@ -28,12 +36,15 @@ def drop_small(labels: InstanceLabels, smallest_px: float) -> InstanceLabels:
 
 def fill_holes(mask: BoolMask, largest_px: float) -> BoolMask:
     """Fill the holes of at most ``largest_px`` pixels of a mask, shape (H, W)."""
-    _, labels, statistics, _ = cv2.connectedComponentsWithStats((~mask).view(np.uint8), connectivity=4)
+    _, labels, statistics, _ = cv2.connectedComponentsWithStats(
+        (~mask).view(np.uint8), connectivity=4
+    )
     small = statistics[:, cv2.CC_STAT_AREA] <= largest_px
     height, width = mask.shape
     left, top = statistics[:, cv2.CC_STAT_LEFT], statistics[:, cv2.CC_STAT_TOP]
     right, bottom = left + statistics[:, cv2.CC_STAT_WIDTH], top + statistics[:, cv2.CC_STAT_HEIGHT]
-    inside = (left > 0) & (top > 0) & (right < width) & (bottom < height)  # an open bay at the image border is no hole
+    # an open bay at the image border is no hole
+    inside = (left > 0) & (top > 0) & (right < width) & (bottom < height)
     hole = small & inside
     hole[0] = False  # 0 is the mask itself
     return np.asarray(mask | hole[labels]) if hole.any() else mask

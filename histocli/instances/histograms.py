@@ -1,4 +1,6 @@
-"""Histograms of size and shape with bins that every store shares, so that references and patches can be laid side by side."""
+"""Histograms of size and shape with bins that every store shares, so that references and patches
+can be laid side by side.
+"""
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +12,8 @@ _BARS = " ▁▂▃▄▅▆▇█"
 
 
 def shares(values: npt.NDArray[np.floating], edges: tuple[float, ...]) -> tuple[float, ...]:
-    """Return the share of values in each bin; what lies beyond the edges counts in the outermost bins.
+    """Return the share of values in each bin; what lies beyond the edges counts in the outermost
+    bins.
 
     Parameters
     ----------

@@ -1,8 +1,9 @@
 """Which nuclei of two label images lie over each other, and which belong together.
 
-Everything follows from one sparse table: for each pair of nuclei that touch, the pixels they share. Building it costs a
-pass over the pixels; its size is the number of touching pairs, never the product of the two counts. Tables of windows that
-tile an image add up to the table of the image, so a slide never needs to be in memory.
+Everything follows from one sparse table: for each pair of nuclei that touch, the pixels they share.
+Building it costs a pass over the pixels; its size is the number of touching pairs, never the
+product of the two counts. Tables of windows that tile an image add up to the table of the image, so
+a slide never needs to be in memory.
 """
 
 from collections.abc import Sequence
@@ -19,10 +20,12 @@ from histocli.base.errors import InvalidInput
 from histocli.base.types import IntArray
 
 MATCH_PERCENT = 50  # above one half, a nucleus can overlap at most one partner
-DENSE_PAIRS = 1_000_000  # a group of touching nuclei with more possible pairs than this is assigned on the sparse graph
+# a group of touching nuclei with more possible pairs than this is assigned on the sparse graph
+DENSE_PAIRS = 1_000_000
 
 LabelImage = npt.NDArray[np.integer[Any]]
-"""(H, W) of any integer type: 0 = background, k = nucleus k, negative = ignored (truth) or background (prediction)."""
+"""(H, W) of any integer type: 0 = background, k = nucleus k, negative = ignored (truth) or
+background (prediction)."""
 FloatVector = npt.NDArray[np.float64]
 """(n,)."""
 BoolVector = npt.NDArray[np.bool_]
@@ -31,7 +34,9 @@ BoolVector = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True)
 class Places:
-    """Where the nuclei of one side lie, one row each; pixels that the truth ignores are left out."""
+    """Where the nuclei of one side lie, one row each; pixels that the truth ignores are left
+    out.
+    """
 
     sum_y: FloatVector
     """(n,) sum of the rows of all pixels."""
@@ -41,7 +46,9 @@ class Places:
     """(n, 4) first row, first column, row after the last, column after the last."""
 
     def touching_border(self, shape: tuple[int, int]) -> BoolVector:
-        """Tell which nuclei have a pixel in the first or last row or column of an image of this height and width."""
+        """Tell which nuclei have a pixel in the first or last row or column of an image of this
+        height and width.
+        """
         low, high = self.box[:, :2], self.box[:, 2:]
         return np.asarray((low == 0).any(axis=1) | (high == np.array(shape)).any(axis=1))
 
@@ -79,17 +86,27 @@ class Overlaps:
 
     @property
     def centroids_truth(self) -> npt.NDArray[np.float64]:
-        """(n_truth, 2) mean row and column of the pixels of each true nucleus; pixel (0, 0) has its centre at (0, 0)."""
-        return np.stack([self.places_truth.sum_y, self.places_truth.sum_x], axis=1) / self.areas_truth[:, None]
+        """(n_truth, 2) mean row and column of the pixels of each true nucleus; pixel (0, 0) has its
+        centre at (0, 0).
+        """
+        return (
+            np.stack([self.places_truth.sum_y, self.places_truth.sum_x], axis=1)
+            / self.areas_truth[:, None]
+        )
 
     @property
     def centroids_prediction(self) -> npt.NDArray[np.float64]:
         """(n_prediction, 2), as ``centroids_truth``."""
-        return np.stack([self.places_prediction.sum_y, self.places_prediction.sum_x], axis=1) / self.areas_prediction[:, None]
+        return (
+            np.stack([self.places_prediction.sum_y, self.places_prediction.sum_x], axis=1)
+            / self.areas_prediction[:, None]
+        )
 
 
 def _consecutive(labels: IntArray) -> tuple[IntArray, IntArray]:
-    """Return the ids in use, without 0, and for each label its index in them, from 1; 0 stays 0. Labels are (n,) and >= 0."""
+    """Return the ids in use, without 0, and for each label its index in them, from 1; 0 stays 0.
+    Labels are (n,) and >= 0.
+    """
     top = int(labels.max(initial=0))
     if top <= 16 * labels.size + 1024:  # dense ids: marking is several times faster than sorting
         used = np.zeros(top + 1, bool)
@@ -105,13 +122,16 @@ def _consecutive(labels: IntArray) -> tuple[IntArray, IntArray]:
     return ids, inverse + 1
 
 
-def overlaps(truth: LabelImage, prediction: LabelImage, *, origin: tuple[int, int] = (0, 0)) -> Overlaps:
+def overlaps(
+    truth: LabelImage, prediction: LabelImage, *, origin: tuple[int, int] = (0, 0)
+) -> Overlaps:
     """Count the pixels that each true nucleus shares with each predicted one.
 
     Parameters
     ----------
     truth : ndarray of integers, shape (H, W)
-        0 is background, k > 0 is nucleus k. Negative pixels are ignored: they count on neither side.
+        0 is background, k > 0 is nucleus k. Negative pixels are ignored: they count on neither
+        side.
     prediction : ndarray of integers, shape (H, W)
         0 is background, k > 0 is nucleus k. Negative pixels count as background.
     origin : (int, int)
@@ -134,7 +154,9 @@ def overlaps(truth: LabelImage, prediction: LabelImage, *, origin: tuple[int, in
         )
     for name, labels in (("truth", truth), ("prediction", prediction)):
         if labels.dtype.kind not in "iub":
-            raise InvalidInput(f"{name} has type {labels.dtype}; instance labels must be integers, 0 for background")
+            raise InvalidInput(
+                f"{name} has type {labels.dtype}; instance labels must be integers, 0 for background"
+            )
     # Runs of equal pixels along the rows: everything after this works on a tenth of the numbers.
     flat_truth, flat_prediction = truth.ravel(), prediction.ravel()
     width = max(truth.shape[1], 1)
@@ -144,15 +166,27 @@ def overlaps(truth: LabelImage, prediction: LabelImage, *, origin: tuple[int, in
     change[::width] = True
     start = np.flatnonzero(change)
     length = np.diff(start, append=flat_truth.size)
-    run_truth, run_prediction = flat_truth[start].astype(np.int64), flat_prediction[start].astype(np.int64)
+    run_truth, run_prediction = (
+        flat_truth[start].astype(np.int64),
+        flat_prediction[start].astype(np.int64),
+    )
     kept = (run_truth >= 0) & ((run_truth > 0) | (run_prediction > 0))
-    start, length, run_truth, run_prediction = start[kept], length[kept], run_truth[kept], run_prediction[kept]
+    start, length, run_truth, run_prediction = (
+        start[kept],
+        length[kept],
+        run_truth[kept],
+        run_prediction[kept],
+    )
     y, x = np.divmod(start, width)
     y, x = y + origin[0], x + origin[1]
     ids_truth, row, areas_truth, places_truth = _side(run_truth, y, x, length)
-    ids_prediction, column, areas_prediction, places_prediction = _side(np.maximum(run_prediction, 0), y, x, length)
+    ids_prediction, column, areas_prediction, places_prediction = _side(
+        np.maximum(run_prediction, 0), y, x, length
+    )
     both = np.flatnonzero((row > 0) & (column > 0))
-    rows, columns, intersection = _pairs(row[both] - 1, column[both] - 1, length[both], len(ids_prediction))
+    rows, columns, intersection = _pairs(
+        row[both] - 1, column[both] - 1, length[both], len(ids_prediction)
+    )
     return Overlaps(
         rows=rows,
         columns=columns,
@@ -166,8 +200,12 @@ def overlaps(truth: LabelImage, prediction: LabelImage, *, origin: tuple[int, in
     )
 
 
-def _side(labels: IntArray, y: IntArray, x: IntArray, length: IntArray) -> tuple[IntArray, IntArray, IntArray, Places]:
-    """Return the ids of one side, the index of each run in them (from 1, 0 for none), the areas and the places."""
+def _side(
+    labels: IntArray, y: IntArray, x: IntArray, length: IntArray
+) -> tuple[IntArray, IntArray, IntArray, Places]:
+    """Return the ids of one side, the index of each run in them (from 1, 0 for none), the areas and
+    the places.
+    """
     ids, index = _consecutive(labels)
     inside = np.flatnonzero(index)
     who, n = index[inside] - 1, len(ids)
@@ -195,7 +233,9 @@ def _sum_by(index: IntArray, values: npt.NDArray[Any], n: int) -> FloatVector:
     return np.asarray(np.bincount(index, values, n), np.float64)
 
 
-def _pairs(rows: IntArray, columns: IntArray, counts: IntArray, n_columns: int) -> tuple[IntArray, IntArray, IntArray]:
+def _pairs(
+    rows: IntArray, columns: IntArray, counts: IntArray, n_columns: int
+) -> tuple[IntArray, IntArray, IntArray]:
     """Sum the counts of equal pairs; returns rows, columns and sums, sorted by row, then column."""
     key, inverse = np.unique(rows * max(n_columns, 1) + columns, return_inverse=True)
     row, column = np.divmod(key, max(n_columns, 1))
@@ -203,7 +243,8 @@ def _pairs(rows: IntArray, columns: IntArray, counts: IntArray, n_columns: int) 
 
 
 def merge_overlaps(tables: Sequence[Overlaps]) -> Overlaps:
-    """Add the tables of windows that tile an image, each made with its ``origin``; nuclei go on across windows by their label.
+    """Add the tables of windows that tile an image, each made with its ``origin``; nuclei go on
+    across windows by their label.
 
     Parameters
     ----------
@@ -219,7 +260,9 @@ def merge_overlaps(tables: Sequence[Overlaps]) -> Overlaps:
         [(each.ids_prediction, each.areas_prediction, each.places_prediction) for each in tables]
     )
     rows = np.concatenate([index[each.rows] for index, each in zip(truth_of, tables, strict=True)])
-    columns = np.concatenate([index[each.columns] for index, each in zip(prediction_of, tables, strict=True)])
+    columns = np.concatenate(
+        [index[each.columns] for index, each in zip(prediction_of, tables, strict=True)]
+    )
     counts = np.concatenate([each.intersection for each in tables])
     rows, columns, intersection = _pairs(rows, columns, counts, len(ids_prediction))
     return Overlaps(
@@ -255,18 +298,22 @@ def _merge_side(
 
 
 def without(table: Overlaps, truth: BoolVector, prediction: BoolVector) -> Overlaps:
-    """Return the table as if some true nuclei were ignored pixels and some predicted ones background.
+    """Return the table as if some true nuclei were ignored pixels and some predicted ones
+    background.
 
     Parameters
     ----------
     table : Overlaps
     truth : ndarray of bool, shape (n_truth,)
-        Nuclei whose pixels are ignored: they count on neither side. Centroids and boxes of predictions stay what they were.
+        Nuclei whose pixels are ignored: they count on neither side. Centroids and boxes of
+        predictions stay what they were.
     prediction : ndarray of bool, shape (n_prediction,)
         Nuclei that are dropped. So are those that lie on ignored pixels only.
     """
     gone = truth[table.rows]
-    lost = np.bincount(table.columns[gone], table.intersection[gone], len(table.areas_prediction)).astype(np.int64)
+    lost = np.bincount(
+        table.columns[gone], table.intersection[gone], len(table.areas_prediction)
+    ).astype(np.int64)
     areas_prediction = table.areas_prediction - lost
     # the mean place of a nucleus is kept while its area shrinks
     scale = areas_prediction / table.areas_prediction
@@ -296,7 +343,8 @@ def without(table: Overlaps, truth: BoolVector, prediction: BoolVector) -> Overl
 
 
 def matched_pairs(table: Overlaps, percent: int = MATCH_PERCENT) -> IntArray:
-    """Return the indices of the pairs whose IoU exceeds ``percent`` / 100, >= 50; no nucleus is in two of them.
+    """Return the indices of the pairs whose IoU exceeds ``percent`` / 100, >= 50; no nucleus is in
+    two of them.
 
     Whole numbers are compared, so that an IoU of exactly 3 / 5 never exceeds 60 %.
     """
@@ -304,9 +352,11 @@ def matched_pairs(table: Overlaps, percent: int = MATCH_PERCENT) -> IntArray:
 
 
 def best_prediction(table: Overlaps) -> IntArray:
-    """Return, for each true nucleus that touches a prediction, the index of its pair of highest IoU.
+    """Return, for each true nucleus that touches a prediction, the index of its pair of highest
+    IoU.
 
-    A prediction may be taken by several true nuclei. Ties go to the prediction of the smaller label.
+    A prediction may be taken by several true nuclei. Ties go to the prediction of the smaller
+    label.
     """
     order = np.lexsort((-table.iou, table.rows))
     first = np.ones(len(order), bool)
@@ -315,15 +365,19 @@ def best_prediction(table: Overlaps) -> IntArray:
 
 
 def one_to_one(table: Overlaps) -> IntArray:
-    """Return the indices of the pairs of the one-to-one assignment with the largest total IoU; see :func:`assign`."""
+    """Return the indices of the pairs of the one-to-one assignment with the largest total IoU; see
+    :func:`assign`.
+    """
     return assign(table.rows, table.columns, table.iou)
 
 
 def assign(rows: IntArray, columns: IntArray, weight: FloatVector) -> IntArray:
-    """Return the indices of the pairs of the one-to-one assignment with the largest total weight, ascending.
+    """Return the indices of the pairs of the one-to-one assignment with the largest total weight,
+    ascending.
 
-    Pairs that outweigh the best alternatives of both their partners together are in every such assignment and are taken at
-    once. What is left falls into groups that are solved one by one, so the cost follows the number of pairs.
+    Pairs that outweigh the best alternatives of both their partners together are in every such
+    assignment and are taken at once. What is left falls into groups that are solved one by one, so
+    the cost follows the number of pairs.
 
     Parameters
     ----------
@@ -346,12 +400,16 @@ def assign(rows: IntArray, columns: IntArray, weight: FloatVector) -> IntArray:
         row, column = _dense(rows[left]), _dense(columns[left])
         n_rows = int(row.max()) + 1
         n_nodes = n_rows + int(column.max()) + 1
-        graph = coo_array((np.ones(len(left), np.int8), (row, n_rows + column)), shape=(n_nodes, n_nodes))
+        graph = coo_array(
+            (np.ones(len(left), np.int8), (row, n_rows + column)), shape=(n_nodes, n_nodes)
+        )
         _, group_of_node = connected_components(graph, directed=False)
         group = group_of_node[row]
         order = left[np.argsort(group, kind="stable")]
         groups = np.split(order, np.flatnonzero(np.diff(np.sort(group))) + 1)
-        chosen.extend(members[_assign(rows[members], columns[members], weight[members])] for members in groups)
+        chosen.extend(
+            members[_assign(rows[members], columns[members], weight[members])] for members in groups
+        )
     return np.sort(np.concatenate(chosen)) if chosen else np.zeros(0, np.int64)
 
 
@@ -361,7 +419,9 @@ def _dense(values: IntArray) -> IntArray:
 
 
 def _best_other(index: IntArray, weight: FloatVector) -> FloatVector:
-    """Return for each pair the largest weight among the other pairs of the same row (or column); 0 where it is alone."""
+    """Return for each pair the largest weight among the other pairs of the same row (or column); 0
+    where it is alone.
+    """
     order = np.lexsort((-weight, index))
     first = np.ones(len(order), bool)
     first[1:] = np.diff(index[order]) > 0
@@ -376,7 +436,9 @@ def _best_other(index: IntArray, weight: FloatVector) -> FloatVector:
 
 
 def _assign(rows: IntArray, columns: IntArray, weight: FloatVector) -> IntArray:
-    """Return the indices of the pairs of the assignment of largest total weight within one group; weights are > 0."""
+    """Return the indices of the pairs of the assignment of largest total weight within one group;
+    weights are > 0.
+    """
     row_ids, row = np.unique(rows, return_inverse=True)
     column_ids, column = np.unique(columns, return_inverse=True)
     n_rows, n_columns = len(row_ids), len(column_ids)
@@ -387,8 +449,9 @@ def _assign(rows: IntArray, columns: IntArray, weight: FloatVector) -> IntArray:
         place[row, column] = np.arange(len(weight))
         pairs = place[linear_sum_assignment(dense, maximize=True)]
         return np.asarray(pairs[pairs >= 0])
-    # A full matching exists once each row may also take a column of its own that means "none". Adding 1 to every weight
-    # changes each full matching by the same amount, and keeps the weight of "none" from reading as a missing edge.
+    # A full matching exists once each row may also take a column of its own that means "none".
+    # Adding 1 to every weight changes each full matching by the same amount, and keeps the weight
+    # of "none" from reading as a missing edge.
     everything = csr_array(
         (
             np.r_[weight + 1, np.ones(n_rows)],

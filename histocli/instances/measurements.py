@@ -1,4 +1,6 @@
-"""Size, shape, place and neighbourhood of nuclei, measured from any label image by one pass of moments."""
+"""Size, shape, place and neighbourhood of nuclei, measured from any label image by one pass of
+moments.
+"""
 
 from dataclasses import dataclass
 
@@ -95,8 +97,8 @@ def touching_ids(labels: InstanceLabels) -> IntArray:
 def local_direction(measurements: Measurements, neighbours: int = 6) -> float:
     """Tell how much neighbours share their direction: 0 (none) to 1 (all parallel).
 
-    The mean resultant length of the doubled angles of each elongated nucleus and its nearest elongated neighbours, corrected for
-    the length that random directions would give.
+    The mean resultant length of the doubled angles of each elongated nucleus and its nearest
+    elongated neighbours, corrected for the length that random directions would give.
     """
     elongated = measurements.elongation > 1.3
     if elongated.sum() < neighbours + 2:

@@ -1,8 +1,9 @@
 """Outlines of nuclei as polygons.
 
-A polygon runs along the edges of the nucleus's pixels, not through their centres, so it has the area of the nucleus: polygons
-through centres of border pixels, as contour tracers give them, lose a fifth of a nucleus that is 20 pixels wide. Steps of the
-pixel grid are straightened by at most ``tolerance_px``.
+A polygon runs along the edges of the nucleus's pixels, not through their centres, so it has the
+area of the nucleus: polygons through centres of border pixels, as contour tracers give them, lose a
+fifth of a nucleus that is 20 pixels wide. Steps of the pixel grid are straightened by at most
+``tolerance_px``.
 """
 
 from collections.abc import Iterator
@@ -40,13 +41,16 @@ def outlines(
     Yields
     ------
     ndarray of float64, shape (k, 2)
-        x and y of the corners, closed (the first again at the end), in pixels from the outer corner of the image's first pixel; a
-        multiple of one half.
+        x and y of the corners, closed (the first again at the end), in pixels from the outer corner
+        of the image's first pixel; a multiple of one half.
     """
     for number, (y0, x0, y1, x1) in zip(ids.tolist(), boxes.tolist(), strict=True):
-        mask = (labels[y0 - origin[0] : y1 - origin[0], x0 - origin[1] : x1 - origin[1]] == number).view(np.uint8)
+        mask = (
+            labels[y0 - origin[0] : y1 - origin[0], x0 - origin[1] : x1 - origin[1]] == number
+        ).view(np.uint8)
         height, width = mask.shape
-        # every pixel becomes two by two points, and then three by three with the corners: the border points lie on pixel edges
+        # every pixel becomes two by two points, and then three by three with the corners: the
+        # border points lie on pixel edges
         doubled = np.zeros((2 * height + 1, 2 * width + 1), np.uint8)
         doubled[1::2, 1::2] = mask
         cv2.dilate(doubled, _SQUARE, dst=doubled)

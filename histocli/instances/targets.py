@@ -1,8 +1,9 @@
 """Labels to network targets, and network maps back to labels: the two directions side by side.
 
-The target of a pixel is whether it is nucleus, and how deep inside its nucleus it lies: the distance to the border divided
-by the largest such distance of that nucleus, so that small and large nuclei have equally strong centres and touching nuclei
-are parted by a valley. Where two nuclei meet can be a target of its own.
+The target of a pixel is whether it is nucleus, and how deep inside its nucleus it lies: the
+distance to the border divided by the largest such distance of that nucleus, so that small and large
+nuclei have equally strong centres and touching nuclei are parted by a valley. Where two nuclei meet
+can be a target of its own.
 """
 
 from dataclasses import dataclass
@@ -29,8 +30,8 @@ class Thresholds:
     smallest_core_um2: float = 0.6
     """Smaller cores do not seed a nucleus, in square micrometres."""
     confidence: float = 0.0
-    """Objects with a lower mean probability are dropped; 0 keeps all. ``train`` chooses it from held-out synthetic
-    patches."""
+    """Objects with a lower mean probability are dropped; 0 keeps all. ``train`` chooses it from
+    held-out synthetic patches."""
     largest_hole_um2: float = 12.0
     """Smaller holes in the nucleus mask are filled, in square micrometres."""
 
@@ -47,14 +48,18 @@ def border_distance(labels: InstanceLabels) -> FloatArray:
     same = np.ones(labels.shape, bool)
     centre = labels
     for dy, dx in ((0, 1), (0, -1), (1, 0), (-1, 0)):
-        same &= padded[1 + dy : padded.shape[0] - 1 + dy, 1 + dx : padded.shape[1] - 1 + dx] == centre
-    interior = (labels > 0) & same  # pixels with a stranger beside them have distance zero to the border pixels
+        same &= (
+            padded[1 + dy : padded.shape[0] - 1 + dy, 1 + dx : padded.shape[1] - 1 + dx] == centre
+        )
+    # pixels with a stranger beside them have distance zero to the border pixels
+    interior = (labels > 0) & same
     distance = cv2.distanceTransform(interior.astype(np.uint8), cv2.DIST_L2, 5)
     return np.where(labels > 0, distance + 1, 0).astype(np.float32)
 
 
 def normalised_distance(labels: InstanceLabels) -> npt.NDArray[np.uint8]:
-    """Depth of every pixel inside its nucleus as 0..255: 255 at the deepest place of each nucleus, 0 outside.
+    """Depth of every pixel inside its nucleus as 0..255: 255 at the deepest place of each nucleus,
+    0 outside.
 
     Parameters
     ----------
@@ -79,11 +84,13 @@ def normalised_distance(labels: InstanceLabels) -> npt.NDArray[np.uint8]:
 
 
 CONTACT_UM = 0.75
-"""Pixels whose neighbourhood of this radius holds two nuclei are where these meet, in micrometres."""
+"""Pixels whose neighbourhood of this radius holds two nuclei are where these meet, in
+micrometres."""
 
 
 def contacts(labels: InstanceLabels, mpp: float) -> npt.NDArray[np.bool_]:
-    """Tell where two nuclei meet: on both sides of the border they share, and in a gap between them that is narrow.
+    """Tell where two nuclei meet: on both sides of the border they share, and in a gap between them
+    that is narrow.
 
     Parameters
     ----------
@@ -104,7 +111,9 @@ def contacts(labels: InstanceLabels, mpp: float) -> npt.NDArray[np.bool_]:
     return np.asarray((largest > 0) & (smallest < largest), np.bool_)
 
 
-def maps_to_instances(maps: FloatArray, mpp: float, thresholds: Thresholds = DEFAULT_THRESHOLDS) -> InstanceLabels:
+def maps_to_instances(
+    maps: FloatArray, mpp: float, thresholds: Thresholds = DEFAULT_THRESHOLDS
+) -> InstanceLabels:
     """Decode network maps into instances.
 
     Parameters
@@ -125,8 +134,12 @@ def maps_to_instances(maps: FloatArray, mpp: float, thresholds: Thresholds = DEF
     mask = fill_holes(probability > thresholds.probability, thresholds.largest_hole_um2 / pixel_um2)
     if not mask.any():
         return np.zeros(mask.shape, np.int32)
-    cores, components = label_components(mask & (distance > thresholds.distance)), label_components(mask)
-    where = np.flatnonzero(mask)  # most of a section is no nucleus, so from here on only these pixels are touched
+    cores, components = (
+        label_components(mask & (distance > thresholds.distance)),
+        label_components(mask),
+    )
+    # most of a section is no nucleus, so from here on only these pixels are touched
+    where = np.flatnonzero(mask)
     component, core = components.ravel()[where], cores.ravel()[where]
     large = np.bincount(core) >= thresholds.smallest_core_um2 / pixel_um2
     large[0] = False
@@ -135,22 +148,30 @@ def maps_to_instances(maps: FloatArray, mpp: float, thresholds: Thresholds = DEF
     home = np.zeros(n_seeds + 1, np.int32)
     home[seed] = component  # a core is connected and in the mask, so it lies in one component
     n_cores = np.bincount(home[1:], minlength=n_components + 1)
-    # A component of the mask with one core is one nucleus; one without a core is a nucleus all the same, if it is large enough.
-    # Only those with several have to be parted.
+    # A component of the mask with one core is one nucleus; one without a core is a nucleus all the
+    # same, if it is large enough. Only those with several have to be parted.
     sole = np.arange(n_components + 1, dtype=np.int32) + n_seeds
     sole[home[1:]] = np.arange(1, n_seeds + 1)
     owner = sole[component]
     shared = (n_cores > 1)[component]
     if shared.any():
         part = where[shared]
-        levels, markers, region = np.zeros(mask.shape, np.uint8), np.zeros(mask.shape, np.int32), np.zeros(mask.shape, bool)
+        levels, markers, region = (
+            np.zeros(mask.shape, np.uint8),
+            np.zeros(mask.shape, np.int32),
+            np.zeros(mask.shape, bool),
+        )
         # few levels: a faster queue, the same valleys
-        levels.ravel()[part] = np.rint((1 - np.clip(distance.ravel()[part], 0, 1)) * 255).astype(np.uint8)
+        levels.ravel()[part] = np.rint((1 - np.clip(distance.ravel()[part], 0, 1)) * 255).astype(
+            np.uint8
+        )
         markers.ravel()[part] = seed[shared]
         region.ravel()[part] = True
         owner[shared] = watershed(levels, markers, mask=region).ravel()[part]
     areas = np.bincount(owner)
-    mean = (np.bincount(owner, probability.ravel()[where]) / np.maximum(areas, 1)).astype(np.float32)
+    mean = (np.bincount(owner, probability.ravel()[where]) / np.maximum(areas, 1)).astype(
+        np.float32
+    )
     kept = (areas >= thresholds.smallest_um2 / pixel_um2) & (mean >= thresholds.confidence)
     kept[0] = False
     labels = np.zeros(mask.shape, np.int32)

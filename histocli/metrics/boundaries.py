@@ -1,7 +1,7 @@
 """Boundaries: how far the outlines of two label images lie apart.
 
-A pixel of nucleus k is a boundary pixel when one of its four neighbours is not k. The border of the image and ignored pixels
-are no neighbours: nobody knows what lies behind them.
+A pixel of nucleus k is a boundary pixel when one of its four neighbours is not k. The border of the
+image and ignored pixels are no neighbours: nobody knows what lies behind them.
 """
 
 import math
@@ -34,7 +34,10 @@ def boundary_mask(labels: LabelImage, ignored: BoolMask | None = None) -> BoolMa
         rows = slice(top, min(top + STRIP_PX, labels.shape[0]))
         above = slice(top, min(top + STRIP_PX, labels.shape[0] - 1))
         below = slice(above.start + 1, above.stop + 1)
-        for first, second in (((rows, slice(None, -1)), (rows, slice(1, None))), ((above,), (below,))):
+        for first, second in (
+            ((rows, slice(None, -1)), (rows, slice(1, None))),
+            ((above,), (below,)),
+        ):
             differs = labels[first] != labels[second]
             if ignored is not None:
                 differs &= ~(ignored[first] | ignored[second])
@@ -45,7 +48,9 @@ def boundary_mask(labels: LabelImage, ignored: BoolMask | None = None) -> BoolMa
 
 
 def near(mask: BoolMask, radius_px: float) -> BoolMask:
-    """Return the pixels whose centre lies within a radius of the centre of a pixel of the mask, shape (H, W)."""
+    """Return the pixels whose centre lies within a radius of the centre of a pixel of the mask,
+    shape (H, W).
+    """
     if not mask.any():
         return np.zeros(mask.shape, bool)
     reach = math.floor(radius_px + NEAR_EPSILON)
@@ -60,7 +65,8 @@ def near(mask: BoolMask, radius_px: float) -> BoolMask:
 def boundary_hits(
     truth: BoolMask, prediction: BoolMask, radius_px: float, core: tuple[slice, slice]
 ) -> tuple[int, int, int, int]:
-    """Count boundary pixels of each side in a part of an image, and those near one of the other side.
+    """Count boundary pixels of each side in a part of an image, and those near one of the other
+    side.
 
     Parameters
     ----------
@@ -78,7 +84,10 @@ def boundary_hits(
     found = []
     for mine, other in ((truth, prediction), (prediction, truth)):
         own = mine[core]
-        found += [int(np.count_nonzero(own)), int(np.count_nonzero(own & near(other, radius_px)[core]))]
+        found += [
+            int(np.count_nonzero(own)),
+            int(np.count_nonzero(own & near(other, radius_px)[core])),
+        ]
     return found[0], found[1], found[2], found[3]
 
 
@@ -89,10 +98,12 @@ def hausdorff95(
     pairs: IntArray,
     masks: tuple[BoolMask, BoolMask] | None = None,
 ) -> npt.NDArray[np.float64]:
-    """Return for pairs of nuclei the Hausdorff distance of their boundaries without the farthest 5 %.
+    """Return for pairs of nuclei the Hausdorff distance of their boundaries without the farthest 5
+    %.
 
-    The larger of the two directed distances: for each boundary pixel of one nucleus the distance to the nearest one of the
-    other, and of these the 95th percentile with linear interpolation (Huttenlocher et al. 1993; Maier-Hein et al. 2024).
+    The larger of the two directed distances: for each boundary pixel of one nucleus the distance to
+    the nearest one of the other, and of these the 95th percentile with linear interpolation
+    (Huttenlocher et al. 1993; Maier-Hein et al. 2024).
 
     Parameters
     ----------
@@ -112,11 +123,13 @@ def hausdorff95(
     if not len(pairs):
         return result
     sides = [
-        _points_by_pair(labels, boundary_mask(labels, ignored), pairs[:, side]) for side, labels in enumerate((truth, prediction))
+        _points_by_pair(labels, boundary_mask(labels, ignored), pairs[:, side])
+        for side, labels in enumerate((truth, prediction))
     ]
     (first, first_n), (second, second_n) = sides
     first_end, second_end = np.cumsum(first_n), np.cumsum(second_n)
-    order = np.argsort(np.maximum(first_n, second_n), kind="stable")  # padding costs least among pairs of one size
+    # padding costs least among pairs of one size
+    order = np.argsort(np.maximum(first_n, second_n), kind="stable")
     order = order[(first_n[order] > 0) & (second_n[order] > 0)]
     position = 0
     while position < len(order):
@@ -124,7 +137,10 @@ def hausdorff95(
         size = 1
         while position + size < len(order):
             widest = order[position : position + 2 * size]
-            if len(widest) * int(first_n[widest].max()) * int(second_n[widest].max()) > BATCH_ELEMENTS:
+            if (
+                len(widest) * int(first_n[widest].max()) * int(second_n[widest].max())
+                > BATCH_ELEMENTS
+            ):
                 break
             size = len(widest)
         batch = order[position : position + size]
@@ -135,14 +151,19 @@ def hausdorff95(
         squared += np.square(a[:, :, None, 1] - b[:, None, :, 1])
         # padding repeats the first point: it changes no minimum, and is left out of the percentile
         result[batch] = np.maximum(
-            _percentile(squared.min(axis=2), first_n[batch]), _percentile(squared.min(axis=1), second_n[batch])
+            _percentile(squared.min(axis=2), first_n[batch]),
+            _percentile(squared.min(axis=1), second_n[batch]),
         )
         position += size
     return result
 
 
-def _points_by_pair(labels: LabelImage, mask: BoolMask, ids: IntArray) -> tuple[npt.NDArray[np.float32], IntArray]:
-    """Return the boundary points of the given nuclei, grouped in the order of ``ids``, and how many each has."""
+def _points_by_pair(
+    labels: LabelImage, mask: BoolMask, ids: IntArray
+) -> tuple[npt.NDArray[np.float32], IntArray]:
+    """Return the boundary points of the given nuclei, grouped in the order of ``ids``, and how many
+    each has.
+    """
     place = np.flatnonzero(mask)
     who = labels.ravel()[place].astype(np.int64)
     lowest, highest = int(ids.min()), int(ids.max())
@@ -157,12 +178,15 @@ def _points_by_pair(labels: LabelImage, mask: BoolMask, ids: IntArray) -> tuple[
         at = np.minimum(np.searchsorted(ids[sorted_of], who), len(ids) - 1)
         known = np.flatnonzero(ids[sorted_of][at] == who)
         pair = sorted_of[at[known]]
-    order = np.argsort(pair.astype(np.uint16) if len(ids) < 2**16 else pair, kind="stable")  # 16 bits are sorted by radix
+    # 16 bits are sorted by radix
+    order = np.argsort(pair.astype(np.uint16) if len(ids) < 2**16 else pair, kind="stable")
     y, x = np.divmod(place[known][order], labels.shape[1])
     return np.stack([y, x], axis=1).astype(np.float32), np.bincount(pair, minlength=len(ids))
 
 
-def _padded(points: npt.NDArray[np.float32], start: IntArray, number: IntArray) -> npt.NDArray[np.float32]:
+def _padded(
+    points: npt.NDArray[np.float32], start: IntArray, number: IntArray
+) -> npt.NDArray[np.float32]:
     """Return (batch, most, 2); rows are filled up with their first point."""
     index = np.arange(int(number.max()))
     return points[start[:, None] + np.where(index < number[:, None], index, 0)]
@@ -176,4 +200,6 @@ def _percentile(squared: npt.NDArray[np.float32], number: IntArray) -> npt.NDArr
     low = np.floor(position).astype(np.int64)
     high = np.minimum(low + 1, number - 1)
     rows = np.arange(len(number))
-    return np.asarray(distance[rows, low] + (position - low) * (distance[rows, high] - distance[rows, low]))
+    return np.asarray(
+        distance[rows, low] + (position - low) * (distance[rows, high] - distance[rows, low])
+    )

@@ -1,4 +1,5 @@
-"""Everything that is measured of one image: a predicted label image beside the true one, in memory or window by window.
+"""Everything that is measured of one image: a predicted label image beside the true one, in memory
+or window by window.
 
 >>> import numpy as np
 >>> from histocli.metrics.comparison import Rules, compare
@@ -20,13 +21,22 @@ import numpy.typing as npt
 
 from histocli.base.errors import InvalidInput
 from histocli.base.types import BoolMask, IntArray
-from histocli.instances.matching import BoolVector, LabelImage, Overlaps, matched_pairs, merge_overlaps, overlaps, without
+from histocli.instances.matching import (
+    BoolVector,
+    LabelImage,
+    Overlaps,
+    matched_pairs,
+    merge_overlaps,
+    overlaps,
+    without,
+)
 from histocli.metrics.boundaries import boundary_hits, boundary_mask, hausdorff95
 from histocli.metrics.counts import Counts, count_table
 from histocli.metrics.detection import match_centroids
 from histocli.metrics.verdicts import Verdicts, judge_nuclei
 
-CORE_PX = 4096  # side of a window; two shards of our label stores, so that few chunks are decoded twice
+# side of a window; two shards of our label stores, so that few chunks are decoded twice
+CORE_PX = 4096
 OVERHANG_PX = 160  # nuclei that reach farther beyond their window are read by themselves
 
 Mapper = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
@@ -46,7 +56,8 @@ class Rules:
     boundaries: bool = True
     """Whether boundaries are compared."""
     border: str = "count"
-    """``count``: nuclei that touch the border of the image are nuclei like others. ``ignore``: see :func:`leave_out_border`."""
+    """``count``: nuclei that touch the border of the image are nuclei like others. ``ignore``: see
+    :func:`leave_out_border`."""
 
     @property
     def tolerance_px(self) -> float:
@@ -102,7 +113,8 @@ def compare(truth: LabelImage, prediction: LabelImage, rules: Rules | None = Non
     Parameters
     ----------
     truth : ndarray of integers, shape (H, W)
-        0 is background, k > 0 is nucleus k, negative is ignored. Labels need not be consecutive, nor nuclei connected.
+        0 is background, k > 0 is nucleus k, negative is ignored. Labels need not be consecutive,
+        nor nuclei connected.
     prediction : ndarray of integers, shape (H, W)
         0 is background, k > 0 is nucleus k; negative counts as background.
     rules : Rules, optional
@@ -124,7 +136,9 @@ def compare(truth: LabelImage, prediction: LabelImage, rules: Rules | None = Non
     return _finish(table, InMemory(truth), InMemory(prediction), rules, [whole], map)
 
 
-def compare_windows(truth: Windowed, prediction: Windowed, rules: Rules | None = None, mapper: Mapper = map) -> Comparison:
+def compare_windows(
+    truth: Windowed, prediction: Windowed, rules: Rules | None = None, mapper: Mapper = map
+) -> Comparison:
     """Compare two label images window by window; the result is exactly that of :func:`compare`.
 
     Parameters
@@ -142,7 +156,9 @@ def compare_windows(truth: Windowed, prediction: Windowed, rules: Rules | None =
     """
     rules = rules or Rules()
     if truth.shape != prediction.shape:
-        raise InvalidInput(f"truth has shape {truth.shape} but prediction has {prediction.shape}; both must agree")
+        raise InvalidInput(
+            f"truth has shape {truth.shape} but prediction has {prediction.shape}; both must agree"
+        )
     windows = _windows(truth.shape, 0)
 
     def look(window: _Window) -> Overlaps | None:
@@ -179,7 +195,12 @@ class _Window:
 
     def meets(self, other: "_Window") -> bool:
         """Tell whether the two share a pixel."""
-        return self.top < other.bottom and other.top < self.bottom and self.left < other.right and other.left < self.right
+        return (
+            self.top < other.bottom
+            and other.top < self.bottom
+            and self.left < other.right
+            and other.left < self.right
+        )
 
     def grown(self, before: int, after: int, shape: tuple[int, int]) -> "_Window":
         """Return the window with a margin, cut at the border of the image."""
@@ -197,7 +218,10 @@ def _windows(shape: tuple[int, int], shift: int) -> list[_Window]:
     So what is read with a margin of that many pixels before a window begins where chunks begin.
     """
     rows, columns = (
-        [(start + shift * (start > 0), min(start + CORE_PX + shift, side)) for start in range(0, max(side - shift, 1), CORE_PX)]
+        [
+            (start + shift * (start > 0), min(start + CORE_PX + shift, side))
+            for start in range(0, max(side - shift, 1), CORE_PX)
+        ]
         for side in shape
     )
     return [_Window(top, bottom, left, right) for top, bottom in rows for left, right in columns]
@@ -213,12 +237,17 @@ def _finish(
 ) -> Comparison:
     """Apply the border rule and count; the pixels are read again for boundaries only."""
     everything = table
-    no_truth, no_prediction = np.zeros(len(table.ids_truth), bool), np.zeros(len(table.ids_prediction), bool)
+    no_truth, no_prediction = (
+        np.zeros(len(table.ids_truth), bool),
+        np.zeros(len(table.ids_prediction), bool),
+    )
     if rules.border == "ignore":
         no_truth, no_prediction = leave_out_border(table, truth.shape)
         table = without(table, no_truth, no_prediction)
     verdicts = judge_nuclei(table)
-    found, _ = match_centroids(table.centroids_truth, table.centroids_prediction, rules.radius_um / rules.mpp)
+    found, _ = match_centroids(
+        table.centroids_truth, table.centroids_prediction, rules.radius_um / rules.mpp
+    )
     counts = replace(
         count_table(table),
         detections=len(found),
@@ -228,15 +257,18 @@ def _finish(
     )
     if rules.boundaries:
         left_out = everything.ids_truth[no_truth], everything.ids_prediction[no_prediction]
-        counts = _with_boundaries(counts, table, _Masked(truth, prediction, *left_out), rules, filled, mapper)
+        counts = _with_boundaries(
+            counts, table, _Masked(truth, prediction, *left_out), rules, filled, mapper
+        )
     return Comparison(counts=counts, table=table, verdicts=verdicts)
 
 
 def leave_out_border(table: Overlaps, shape: tuple[int, int]) -> tuple[BoolVector, BoolVector]:
     """Say which nuclei do not count where those at the border of the image are ignored.
 
-    The pixels of every true nucleus that touches the border are ignored. A predicted nucleus is dropped with them when more than
-    half of it lies on such pixels, or when it touches the border itself and matches none of the true nuclei that are left.
+    The pixels of every true nucleus that touches the border are ignored. A predicted nucleus is
+    dropped with them when more than half of it lies on such pixels, or when it touches the border
+    itself and matches none of the true nuclei that are left.
 
     Returns
     -------
@@ -245,7 +277,9 @@ def leave_out_border(table: Overlaps, shape: tuple[int, int]) -> tuple[BoolVecto
     """
     truth = table.places_truth.touching_border(shape)
     gone = truth[table.rows]
-    covered = np.bincount(table.columns[gone], table.intersection[gone], len(table.areas_prediction))
+    covered = np.bincount(
+        table.columns[gone], table.intersection[gone], len(table.areas_prediction)
+    )
     prediction = 2 * covered > table.areas_prediction
     rest = without(table, truth, prediction)
     matched = np.isin(table.ids_prediction, rest.ids_prediction[rest.columns[matched_pairs(rest)]])
@@ -254,9 +288,13 @@ def leave_out_border(table: Overlaps, shape: tuple[int, int]) -> tuple[BoolVecto
 
 
 class _Masked:
-    """Both label images with what is left out painted over: ignored on the true side, background on the predicted one."""
+    """Both label images with what is left out painted over: ignored on the true side, background on
+    the predicted one.
+    """
 
-    def __init__(self, truth: Windowed, prediction: Windowed, no_truth: IntArray, no_prediction: IntArray) -> None:
+    def __init__(
+        self, truth: Windowed, prediction: Windowed, no_truth: IntArray, no_prediction: IntArray
+    ) -> None:
         self._truth, self._prediction = truth, prediction
         self._no_truth, self._no_prediction = no_truth, no_prediction
         self.shape = truth.shape
@@ -288,7 +326,9 @@ def _with_boundaries(
     filled: list[_Window],
     mapper: Mapper,
 ) -> Counts:
-    """Add what boundaries say; each window counts its own pixels, and the pairs of nuclei that begin in it."""
+    """Add what boundaries say; each window counts its own pixels, and the pairs of nuclei that
+    begin in it.
+    """
     matched = matched_pairs(table)
     rows, columns = table.rows[matched], table.columns[matched]
     pairs = np.stack([table.ids_truth[rows], table.ids_prediction[columns]], axis=1)
@@ -301,7 +341,8 @@ def _with_boundaries(
     def look(window: _Window) -> tuple[tuple[int, int, int, int], npt.NDArray[np.float64]]:
         mine = by_row[np.searchsorted(tops, window.top) : np.searchsorted(tops, window.bottom)]
         mine = mine[(box[mine, 1] >= window.left) & (box[mine, 1] < window.right)]
-        if not len(mine) and not any(window.meets(other) for other in filled):  # the corner of a box may lie beside its nuclei
+        # the corner of a box may lie beside its nuclei
+        if not len(mine) and not any(window.meets(other) for other in filled):
             return (0, 0, 0, 0), np.zeros(0)
         area = window.grown(reach, max(reach, OVERHANG_PX), labels.shape)
         truth, prediction, ignored = labels.read(area)
@@ -324,10 +365,14 @@ def _with_boundaries(
         return hits, distances
 
     hits_of, distances_of = [], []
-    for hits, distances in mapper(look, _windows(labels.shape, reach) if len(filled) != 1 else filled):
+    for hits, distances in mapper(
+        look, _windows(labels.shape, reach) if len(filled) != 1 else filled
+    ):
         hits_of.append(hits)
         distances_of.append(distances)
-    truth_px, truth_hits, prediction_px, prediction_hits = (sum(column) for column in zip((0, 0, 0, 0), *hits_of, strict=True))
+    truth_px, truth_hits, prediction_px, prediction_hits = (
+        sum(column) for column in zip((0, 0, 0, 0), *hits_of, strict=True)
+    )
     distance = np.concatenate([np.zeros(0), *distances_of])
     known = distance[np.isfinite(distance)]
     return replace(
@@ -337,6 +382,7 @@ def _with_boundaries(
         boundary_truth_hits=truth_hits,
         boundary_prediction_px=prediction_px,
         boundary_prediction_hits=prediction_hits,
-        hd95_sum_um=math.fsum(known) * rules.mpp,  # exact, so that windows add up to the same bytes in any order
+        # exact, so that windows add up to the same bytes in any order
+        hd95_sum_um=math.fsum(known) * rules.mpp,
         hd95_pairs=len(known),
     )

@@ -1,7 +1,7 @@
 """What one prediction got right and wrong: counts are kept, ratios derived.
 
-Counts of several images add up, so that pooled scores are the same formulas over sums. The rules, exactly (the whole list with
-its ties is in ``docs/metrics.md``):
+Counts of several images add up, so that pooled scores are the same formulas over sums. The rules,
+exactly (the whole list with its ties is in ``docs/metrics.md``):
 
 - Pixels where the truth is negative are ignored: they count on neither side.
 - A true and a predicted nucleus match when their IoU exceeds one half, or the stated threshold; equality is no match.
@@ -16,7 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from histocli.instances.matching import LabelImage, Overlaps, best_prediction, matched_pairs, one_to_one, overlaps
+from histocli.instances.matching import (
+    LabelImage,
+    Overlaps,
+    best_prediction,
+    matched_pairs,
+    one_to_one,
+    overlaps,
+)
 
 THRESHOLDS_PERCENT = tuple(range(50, 100, 5))
 """IoU thresholds of F1 and of the average precision of the Data Science Bowl 2018."""
@@ -101,14 +108,18 @@ class Counts:
 
     @property
     def dice(self) -> float:
-        """Dice coefficient of nuclear pixels, ``2 |T and P| / (|T| + |P|)``; DICE1 of Vu et al. 2019."""
+        """Dice coefficient of nuclear pixels, ``2 |T and P| / (|T| + |P|)``; DICE1 of Vu et al.
+        2019.
+        """
         return _ratio(2 * self.shared_px, self.truth_px + self.prediction_px)
 
     @property
     def dice2(self) -> float:
-        """DICE2 of Vu et al. 2019: Dice of the pairs that touch, summed over pairs; a nucleus counts once in each of its pairs.
+        """DICE2 of Vu et al. 2019: Dice of the pairs that touch, summed over pairs; a nucleus
+        counts once in each of its pairs.
 
-        Nuclei that touch nothing count nowhere. 0 where nuclei exist on one side or both but none touch.
+        Nuclei that touch nothing count nowhere. 0 where nuclei exist on one side or both but none
+        touch.
         """
         if not self.touching_px:
             return float(not self.n_truth and not self.n_prediction)
@@ -123,14 +134,17 @@ class Counts:
     def aji(self) -> float:
         """Aggregated Jaccard index of Kumar et al. 2017.
 
-        Each true nucleus takes the prediction of highest IoU, which others may take too; predictions that nobody took and
-        true nuclei that touch no prediction add their area to the union.
+        Each true nucleus takes the prediction of highest IoU, which others may take too;
+        predictions that nobody took and true nuclei that touch no prediction add their area to the
+        union.
         """
         return _ratio(self.aji_intersection_px, self.aji_union_px)
 
     @property
     def aji_plus(self) -> float:
-        """AJI with the one-to-one assignment of largest total IoU (Graham et al. 2019), so that no prediction serves twice."""
+        """AJI with the one-to-one assignment of largest total IoU (Graham et al. 2019), so that no
+        prediction serves twice.
+        """
         return _ratio(self.aji_plus_intersection_px, self.aji_plus_union_px)
 
     @property
@@ -140,7 +154,9 @@ class Counts:
 
     @property
     def segmentation_quality(self) -> float:
-        """SQ of Kirillov et al. 2019: mean IoU of the matched pairs; 0 where nuclei exist but none match."""
+        """SQ of Kirillov et al. 2019: mean IoU of the matched pairs; 0 where nuclei exist but none
+        match.
+        """
         if not self.n_truth and not self.n_prediction:
             return 1.0
         return self.matched_iou_sum / self.true_positives if self.true_positives else 0.0
@@ -153,19 +169,25 @@ class Counts:
     @property
     def f1_at(self) -> tuple[float, ...]:
         """F1 of nuclei that match above each of ``THRESHOLDS_PERCENT``."""
-        return tuple(_ratio(2 * matched, self.n_truth + self.n_prediction) for matched in self.matched_at)
+        return tuple(
+            _ratio(2 * matched, self.n_truth + self.n_prediction) for matched in self.matched_at
+        )
 
     @property
     def data_science_bowl_precision(self) -> float:
-        """Average precision of the 2018 Data Science Bowl (Caicedo et al. 2019): no precision in any other sense.
+        """Average precision of the 2018 Data Science Bowl (Caicedo et al. 2019): no precision in
+        any other sense.
 
-        Mean over the thresholds of TP / (TP + FP + FN) of an image; of several images, the mean over them, never pooled.
+        Mean over the thresholds of TP / (TP + FP + FN) of an image; of several images, the mean
+        over them, never pooled.
         """
         return self.dsb_ap_sum / self.images if self.images else 1.0
 
     @property
     def boundary_f1(self) -> float:
-        """Harmonic mean of the shares of boundary pixels that are near one of the other side (Csurka et al. 2013)."""
+        """Harmonic mean of the shares of boundary pixels that are near one of the other side
+        (Csurka et al. 2013).
+        """
         if self.boundary_images < self.images:
             return math.nan
         if not self.boundary_truth_px or not self.boundary_prediction_px:
@@ -176,7 +198,9 @@ class Counts:
 
     @property
     def hd95_um(self) -> float:
-        """Mean over matched pairs of the Hausdorff distance without the farthest 5 %, in um; NaN where none match."""
+        """Mean over matched pairs of the Hausdorff distance without the farthest 5 %, in um; NaN
+        where none match.
+        """
         known = self.hd95_pairs and self.boundary_images >= self.images
         return self.hd95_sum_um / self.hd95_pairs if known else math.nan
 
@@ -186,7 +210,9 @@ class Counts:
         return self.n_prediction - self.n_truth
 
     def scores(self) -> dict[str, float]:
-        """Return every metric by its short name, in the order of ``histocli.config.evaluate.METRICS``; f1 is dq is f1_50."""
+        """Return every metric by its short name, in the order of
+        ``histocli.config.evaluate.METRICS``; f1 is dq is f1_50.
+        """
         f1_at = self.f1_at
         found = self.detections if self.detection_images >= self.images else math.nan
         return {
@@ -201,23 +227,34 @@ class Counts:
             "ensemble_dice": self.ensemble_dice,
             "precision": self._share(self.true_positives, self.n_prediction),
             "recall": self._share(self.true_positives, self.n_truth),
-            **{f"f1_{percent}": value for percent, value in zip(THRESHOLDS_PERCENT, f1_at, strict=True)},
+            **{
+                f"f1_{percent}": value
+                for percent, value in zip(THRESHOLDS_PERCENT, f1_at, strict=True)
+            },
             "f1_mean": sum(f1_at) / len(f1_at),
             "dsb_ap": self.data_science_bowl_precision,
-            "detection_f1": found if math.isnan(found) else _ratio(2 * found, self.n_truth + self.n_prediction),
+            "detection_f1": found
+            if math.isnan(found)
+            else _ratio(2 * found, self.n_truth + self.n_prediction),
             "detection_precision": self._share(found, self.n_prediction),
             "detection_recall": self._share(found, self.n_truth),
             "boundary_f1": self.boundary_f1,
             "hd95_um": self.hd95_um,
             "count_error_abs": abs(self.count_error),
-            "matched_area_error": self.matched_area_error_sum / self.true_positives if self.true_positives else math.nan,
+            "matched_area_error": self.matched_area_error_sum / self.true_positives
+            if self.true_positives
+            else math.nan,
             "count_error": self.count_error,
             "count_error_relative": self.count_error / self.n_truth if self.n_truth else math.nan,
-            "area_error_relative": (self.prediction_px - self.truth_px) / self.truth_px if self.truth_px else math.nan,
+            "area_error_relative": (self.prediction_px - self.truth_px) / self.truth_px
+            if self.truth_px
+            else math.nan,
         }
 
     def _share(self, part: float, whole: int) -> float:
-        """Return the share of a side that was found: 1 where both sides are empty, 0 where only this one is."""
+        """Return the share of a side that was found: 1 where both sides are empty, 0 where only
+        this one is.
+        """
         if whole or math.isnan(part):
             return part / max(whole, 1)
         return float(not self.n_truth and not self.n_prediction)
@@ -265,15 +302,22 @@ def count_table(table: Overlaps) -> Counts:
     never_taken[table.columns[best]] = False
     missed = np.ones(n_truth, bool)
     missed[table.rows[best]] = False
-    aji_union = union[best].sum() + table.areas_prediction[never_taken].sum() + table.areas_truth[missed].sum()
+    aji_union = (
+        union[best].sum()
+        + table.areas_prediction[never_taken].sum()
+        + table.areas_truth[missed].sum()
+    )
 
     pairs = one_to_one(table)
     aji_plus_intersection = int(table.intersection[pairs].sum())
 
     matched_at = tuple(
-        int((100 * table.intersection[matched] > percent * union[matched]).sum()) for percent in THRESHOLDS_PERCENT
+        int((100 * table.intersection[matched] > percent * union[matched]).sum())
+        for percent in THRESHOLDS_PERCENT
     )
-    average_precision = sum(_ratio(n, n_truth + n_prediction - n) for n in matched_at) / len(THRESHOLDS_PERCENT)
+    average_precision = sum(_ratio(n, n_truth + n_prediction - n) for n in matched_at) / len(
+        THRESHOLDS_PERCENT
+    )
     areas = table.areas_truth[table.rows[matched]], table.areas_prediction[table.columns[matched]]
     return Counts(
         n_truth=n_truth,
@@ -287,7 +331,9 @@ def count_table(table: Overlaps) -> Counts:
         aji_union_px=int(aji_union),
         aji_plus_intersection_px=aji_plus_intersection,
         aji_plus_union_px=truth_px + prediction_px - aji_plus_intersection,
-        touching_px=int(table.areas_truth[table.rows].sum() + table.areas_prediction[table.columns].sum()),
+        touching_px=int(
+            table.areas_truth[table.rows].sum() + table.areas_prediction[table.columns].sum()
+        ),
         matched_at=matched_at,
         dsb_ap_sum=average_precision,
         images=1,

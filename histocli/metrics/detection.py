@@ -14,8 +14,9 @@ Points = npt.NDArray[np.float64]
 def match_centroids(truth: Points, prediction: Points, radius: float) -> tuple[IntArray, IntArray]:
     """Pair true and predicted centroids that lie within a radius, one to one.
 
-    Of all pairings the one with most pairs counts, and among those the one with the smallest total distance. A distance equal
-    to the radius is within it. (Sirinukunwattana et al. 2016 used 6 px at 20x, which is 3 um.)
+    Of all pairings the one with most pairs counts, and among those the one with the smallest total
+    distance. A distance equal to the radius is within it. (Sirinukunwattana et al. 2016 used 6 px
+    at 20x, which is 3 um.)
 
     Parameters
     ----------
@@ -31,11 +32,14 @@ def match_centroids(truth: Points, prediction: Points, radius: float) -> tuple[I
     """
     if not len(truth) or not len(prediction):
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    near = cKDTree(truth).sparse_distance_matrix(cKDTree(prediction), radius, output_type="coo_matrix")
+    near = cKDTree(truth).sparse_distance_matrix(
+        cKDTree(prediction), radius, output_type="coo_matrix"
+    )
     rows, columns, distance = near.row.astype(np.int64), near.col.astype(np.int64), near.data
     if not len(rows):
         return rows, columns
-    # Each pair counts 1 and a bonus for nearness; all bonuses together stay below 1, so one pair more outweighs them.
+    # Each pair counts 1 and a bonus for nearness; all bonuses together stay below 1, so one pair
+    # more outweighs them.
     most = min(len(np.unique(rows)), len(np.unique(columns)))
     weight = 1 + (1 - distance / radius) / (most + 1)
     chosen = assign(rows, columns, weight)

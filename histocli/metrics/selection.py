@@ -1,10 +1,11 @@
 """Label-free selection: which of several segmenters suits a tissue, told without any truth.
 
-Networks that learnt from differently made patches make different mistakes, so where they agree they are probably right:
-``agreement`` is the score to choose by. Over 23 models it ranked the panoptic quality with a Spearman correlation of 0.63 to
-0.85 on three of five development sets, and of 0.27 and 0.42 on the other two. Stability when
-contrast is lowered looked as plausible and ranked hardly anything, alone or together with agreement
-(``benchmarks/selection.py``); it is kept to be reported, not to choose by.
+Networks that learnt from differently made patches make different mistakes, so where they agree they
+are probably right: ``agreement`` is the score to choose by. Over 23 models it ranked the panoptic
+quality with a Spearman correlation of 0.63 to 0.85 on three of five development sets, and of 0.27
+and 0.42 on the other two. Stability when contrast is lowered looked as plausible and ranked hardly
+anything, alone or together with agreement (``benchmarks/selection.py``); it is kept to be reported,
+not to choose by.
 """
 
 from collections.abc import Sequence
@@ -39,12 +40,16 @@ def agreement(one: InstanceLabels, others: Sequence[InstanceLabels]) -> float:
 
 
 def stability(before: InstanceLabels, after: InstanceLabels) -> float:
-    """Panoptic quality between the segmentations of an image and of the same image with less contrast; 0..1."""
+    """Panoptic quality between the segmentations of an image and of the same image with less
+    contrast; 0..1.
+    """
     return float(count(before, after).panoptic_quality)
 
 
 def count_stability(before: InstanceLabels, after: InstanceLabels) -> float:
-    """Smaller over larger number of nuclei with full and with less contrast; 0..1, 1 where both found nothing."""
+    """Smaller over larger number of nuclei with full and with less contrast; 0..1, 1 where both
+    found nothing.
+    """
     fewer, more = sorted((len(np.unique(before[before > 0])), len(np.unique(after[after > 0]))))
     return fewer / more if more else 1.0
 
@@ -81,7 +86,10 @@ class ObjectThresholds:
 
 
 def choose_thresholds(
-    truths: Sequence[InstanceLabels], found: Sequence[InstanceLabels], probabilities: Sequence[FloatArray], mpp: float
+    truths: Sequence[InstanceLabels],
+    found: Sequence[InstanceLabels],
+    probabilities: Sequence[FloatArray],
+    mpp: float,
 ) -> ObjectThresholds:
     """Choose what objects are dropped, from patches whose truth is known because they were drawn.
 
@@ -99,11 +107,15 @@ def choose_thresholds(
     Returns
     -------
     ObjectThresholds
-        First the one of ``CONFIDENCES``, then the one of ``SMALLEST_UM2``, with the largest AJI + PQ: PQ alone would drop every
-        doubtful nucleus, AJI none. Half of it is the mean over patches, where sparse tissue counts as much as dense but two or
-        three nuclei decide over a patch, half is of all nuclei together. The lower one where two are level.
+        First the one of ``CONFIDENCES``, then the one of ``SMALLEST_UM2``, with the largest AJI +
+        PQ: PQ alone would drop every doubtful nucleus, AJI none. Half of it is the mean over
+        patches, where sparse tissue counts as much as dense but two or three nuclei decide over a
+        patch, half is of all nuclei together. The lower one where two are level.
     """
-    means = [mean_within(labels, probability) for labels, probability in zip(found, probabilities, strict=True)]
+    means = [
+        mean_within(labels, probability)
+        for labels, probability in zip(found, probabilities, strict=True)
+    ]
     areas = [np.bincount(labels.ravel(), minlength=1) * mpp**2 for labels in found]
 
     def score(confidence: float, smallest: float) -> float:

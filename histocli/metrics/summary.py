@@ -1,4 +1,6 @@
-"""Scores of a set of images: mean over images, its confidence interval, and pooled; and differences between two predictions."""
+"""Scores of a set of images: mean over images, its confidence interval, and pooled; and differences
+between two predictions.
+"""
 
 import math
 from collections.abc import Sequence
@@ -25,9 +27,11 @@ class Summary:
     """Scores of a set of images, by the short names of ``Counts.scores``."""
 
     mean: dict[str, float]
-    """Mean over images; each image counts the same, however many nuclei it holds. NaN where no image can say."""
+    """Mean over images; each image counts the same, however many nuclei it holds. NaN where no
+    image can say."""
     ci95: dict[str, tuple[float, float] | None]
-    """Percentile interval of the mean when images are drawn anew; None with fewer than two images or no resampling."""
+    """Percentile interval of the mean when images are drawn anew; None with fewer than two images
+    or no resampling."""
     pooled: dict[str, float]
     """The metric over the summed counts of all images; each nucleus or pixel counts the same."""
     known: dict[str, int]
@@ -43,7 +47,8 @@ class Difference:
     ci95: tuple[float, float] | None
     """Percentile interval of that mean when images, or groups of them, are drawn anew."""
     p_value: float
-    """Share of the ways to swap the two predictions in some images that part the means as far or farther (Fisher 1935)."""
+    """Share of the ways to swap the two predictions in some images that part the means as far or
+    farther (Fisher 1935)."""
     better: int
     """Images where the second prediction is better."""
     worse: int
@@ -51,7 +56,13 @@ class Difference:
     """Images where both are known."""
 
 
-def summarise(counts: Sequence[Counts], *, bootstrap: int = 1000, seed: int = 0, groups: Sequence[str] | None = None) -> Summary:
+def summarise(
+    counts: Sequence[Counts],
+    *,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    groups: Sequence[str] | None = None,
+) -> Summary:
     """Summarise the counts of several images.
 
     Parameters
@@ -63,8 +74,8 @@ def summarise(counts: Sequence[Counts], *, bootstrap: int = 1000, seed: int = 0,
     seed : int
         Seed of the resampling.
     groups : sequence of str, optional
-        The group of each image, such as its patient: then whole groups are drawn (Davison and Hinkley 1997, section 3.8),
-        because images of one patient resemble each other.
+        The group of each image, such as its patient: then whole groups are drawn (Davison and
+        Hinkley 1997, section 3.8), because images of one patient resemble each other.
     """
     if not counts:
         raise ValueError("a summary needs at least one image")
@@ -74,7 +85,8 @@ def summarise(counts: Sequence[Counts], *, bootstrap: int = 1000, seed: int = 0,
     return Summary(
         mean=dict(zip(names, mean.tolist(), strict=True)),
         ci95={
-            name: None if math.isnan(low[i]) else (float(low[i]), float(high[i]))  # NaN: unknown, or no resampling
+            # NaN: unknown, or no resampling
+            name: None if math.isnan(low[i]) else (float(low[i]), float(high[i]))
             for i, name in enumerate(names)
         },
         pooled=reduce(add, counts).scores(),
@@ -90,7 +102,8 @@ def paired_differences(
     seed: int = 0,
     groups: Sequence[str] | None = None,
 ) -> dict[str, Difference]:
-    """Say how much better the second of two predictions of the same images is, by the short names of ``Counts.scores``.
+    """Say how much better the second of two predictions of the same images is, by the short names
+    of ``Counts.scores``.
 
     Parameters
     ----------
@@ -129,14 +142,20 @@ def _table(counts: Sequence[Counts]) -> tuple[list[str], Table]:
 
 
 def _means(table: Table) -> tuple[Table, npt.NDArray[np.int64]]:
-    """Return the mean of each column over what is known (NaN for nothing), and how many that are."""
+    """Return the mean of each column over what is known (NaN for nothing), and how many that
+    are.
+    """
     finite = np.isfinite(table)
     known = finite.sum(axis=0)
     total = np.where(finite, table, 0).sum(axis=0)
-    return np.divide(total, known, out=np.full(len(known), np.nan), where=known > 0), known.astype(np.int64)
+    return np.divide(total, known, out=np.full(len(known), np.nan), where=known > 0), known.astype(
+        np.int64
+    )
 
 
-def _interval(table: Table, bootstrap: int, seed: int, groups: Sequence[str] | None) -> tuple[Table, Table]:
+def _interval(
+    table: Table, bootstrap: int, seed: int, groups: Sequence[str] | None
+) -> tuple[Table, Table]:
     """Return the percentile interval of the mean of each column; NaN where there is none."""
     sums, numbers = _by_group(table, groups)
     n = len(sums)
@@ -159,7 +178,9 @@ def _interval(table: Table, bootstrap: int, seed: int, groups: Sequence[str] | N
 
 
 def _by_group(table: Table, groups: Sequence[str] | None) -> tuple[Table, Table]:
-    """Return sums and numbers of known values by group and column; each image is its own group by default."""
+    """Return sums and numbers of known values by group and column; each image is its own group by
+    default.
+    """
     finite = np.isfinite(table)
     sums, numbers = np.where(finite, table, 0), finite.astype(np.float64)
     if groups is None:
@@ -171,7 +192,9 @@ def _by_group(table: Table, groups: Sequence[str] | None) -> tuple[Table, Table]
 
 
 def _sign_flip(table: Table, seed: int, groups: Sequence[str] | None) -> Table:
-    """Return the two-sided p-value of the mean of each column against swapping the two predictions."""
+    """Return the two-sided p-value of the mean of each column against swapping the two
+    predictions.
+    """
     sums, _ = _by_group(table, groups)
     n = len(sums)
     if n <= EXACT_UP_TO:

@@ -1,8 +1,9 @@
 """What became of each nucleus: matched, missed, false, split or merged.
 
-An unmatched true nucleus is *split* when two or more unmatched predictions each have more than half of their area in it; these
-predictions are its pieces. An unmatched prediction is *merged* when two or more unmatched true nuclei each have more than half
-of their area in it; these true nuclei are its parts. What is neither is *missed* (true) or *false* (predicted).
+An unmatched true nucleus is *split* when two or more unmatched predictions each have more than half
+of their area in it; these predictions are its pieces. An unmatched prediction is *merged* when two
+or more unmatched true nuclei each have more than half of their area in it; these true nuclei are
+its parts. What is neither is *missed* (true) or *false* (predicted).
 """
 
 from dataclasses import dataclass
@@ -43,7 +44,9 @@ class Verdicts:
 
 
 def judge_nuclei(table: Overlaps) -> Verdicts:
-    """Say of each nucleus what became of it; a piece of one and whole of another is called merged."""
+    """Say of each nucleus what became of it; a piece of one and whole of another is called
+    merged.
+    """
     rows, columns = table.rows, table.columns
     matched = matched_pairs(table)
     truth = np.full(len(table.areas_truth), Verdict.LOST, np.uint8)
@@ -56,7 +59,9 @@ def judge_nuclei(table: Overlaps) -> Verdicts:
     merged, parts = _shared(columns, rows, part, len(prediction), len(truth))
     truth[split], prediction[pieces] = Verdict.SPLIT, Verdict.SPLIT
     truth[parts], prediction[merged] = Verdict.MERGED, Verdict.MERGED
-    return Verdicts(truth=truth, prediction=prediction, splits=int(split.sum()), merges=int(merged.sum()))
+    return Verdicts(
+        truth=truth, prediction=prediction, splits=int(split.sum()), merges=int(merged.sum())
+    )
 
 
 def _shared(

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 class ConvBlock(nn.Module):
     """Convolution 3 x 3, batch normalisation, rectifier.
 
-    Batch statistics are learnt in training and fixed afterwards, so that a pixel's output depends on its receptive field
-    alone: tiles of any size agree where they overlap.
+    Batch statistics are learnt in training and fixed afterwards, so that a pixel's output depends
+    on its receptive field alone: tiles of any size agree where they overlap.
     """
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
@@ -25,4 +25,6 @@ class DoubleConv(nn.Sequential):
     """Two ``ConvBlock`` in a row."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
-        super().__init__(ConvBlock(channels_in, channels_out), ConvBlock(channels_out, channels_out))
+        super().__init__(
+            ConvBlock(channels_in, channels_out), ConvBlock(channels_out, channels_out)
+        )

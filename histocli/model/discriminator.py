@@ -1,8 +1,9 @@
-"""Critics of the refiner: does a nucleus look real, pixel by pixel, and does a patch come from the slide of a reference?
+"""Critics of the refiner: does a nucleus look real, pixel by pixel, and does a patch come from the
+slide of a reference?
 
-The obvious critic, one answer per patch under spectral normalisation, never learns here: most of a synthetic patch is real
-tissue. This one answers per pixel and is asked about nuclei only (a U-Net as in Schoenfeld et al. 2020, without its patch
-answer).
+The obvious critic, one answer per patch under spectral normalisation, never learns here: most of a
+synthetic patch is real tissue. This one answers per pixel and is asked about nuclei only (a U-Net
+as in Schoenfeld et al. 2020, without its patch answer).
 """
 
 import torch
@@ -19,9 +20,17 @@ BANDS = ((9, 8.0), (3, 20.0))  # sides of the means that are taken away, and gai
 
 
 def texture_of(pixels: Tensor) -> Tensor:
-    """Take tone away: what means over 9 and over 3 pixels leave, amplified to about unit spread; shape (N, 2 C, H, W)."""
+    """Take tone away: what means over 9 and over 3 pixels leave, amplified to about unit spread;
+    shape (N, 2 C, H, W).
+    """
     bands = [
-        gain * (pixels - functional.avg_pool2d(functional.pad(pixels, (side // 2,) * 4, mode="replicate"), side, stride=1))
+        gain
+        * (
+            pixels
+            - functional.avg_pool2d(
+                functional.pad(pixels, (side // 2,) * 4, mode="replicate"), side, stride=1
+            )
+        )
         for side, gain in BANDS
     ]
     return torch.cat(bands, dim=1)
@@ -30,12 +39,13 @@ def texture_of(pixels: Tensor) -> Tensor:
 class RealismCritic(nn.Module):
     """Tells per pixel, at half resolution, whether a nucleus is real.
 
-    It is blind to tone: real nuclei are known from a rough map, which finds the dark ones, and a critic that saw how dark a
-    nucleus is would teach the refiner to darken the pale ones. Texture alone tells them apart with an AUC above 0.9 within 200
-    steps, where a critic of the pixels as they are needed 800 steps for 0.7.
+    It is blind to tone: real nuclei are known from a rough map, which finds the dark ones, and a
+    critic that saw how dark a nucleus is would teach the refiner to darken the pale ones. Texture
+    alone tells them apart with an AUC above 0.9 within 200 steps, where a critic of the pixels as
+    they are needed 800 steps for 0.7.
 
-    Three levels see about 70 pixels around each: a nucleus and its neighbourhood, not the arrangement of nuclei, which a refiner
-    cannot change and should not be punished for.
+    Three levels see about 70 pixels around each: a nucleus and its neighbourhood, not the
+    arrangement of nuclei, which a refiner cannot change and should not be punished for.
     """
 
     def __init__(self, channels: tuple[int, ...] = REALISM_CHANNELS) -> None:
@@ -57,7 +67,9 @@ class RealismCritic(nn.Module):
         return int(2 ** len(self.encoder))
 
     def features(self, pixels: Tensor) -> list[Tensor]:
-        """Return what the critic sees in sRGB (N, 3, H, W): one map per level, at 1/2, 1/4, 1/8 and again 1/2 resolution."""
+        """Return what the critic sees in sRGB (N, 3, H, W): one map per level, at 1/2, 1/4, 1/8 and
+        again 1/2 resolution.
+        """
         x = functional.pixel_unshuffle(texture_of(pixels), 2)
         skips: list[Tensor] = []
         for i, level in enumerate(self.encoder):
@@ -66,7 +78,11 @@ class RealismCritic(nn.Module):
         seen = list(skips)
         skips.pop()
         for level in self.decoder:
-            x = level(torch.cat([functional.interpolate(x, scale_factor=2, mode="nearest"), skips.pop()], dim=1))
+            x = level(
+                torch.cat(
+                    [functional.interpolate(x, scale_factor=2, mode="nearest"), skips.pop()], dim=1
+                )
+            )
         return [*seen, x]
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -86,13 +102,20 @@ class StyleCritic(nn.Module):
             nn.Conv2d(2 * width, 2 * width, 3, stride=2, padding=1),
             nn.LeakyReLU(SLOPE),
         )
-        self.head = nn.Sequential(nn.Linear(12 * width, 4 * width), nn.LeakyReLU(SLOPE), nn.Linear(4 * width, 1))
+        self.head = nn.Sequential(
+            nn.Linear(12 * width, 4 * width), nn.LeakyReLU(SLOPE), nn.Linear(4 * width, 1)
+        )
 
     def embed(self, pixels: Tensor, nuclei: Tensor) -> Tensor:
-        """Map sRGB in 0..1, shape (N, 3, H, W), and nuclei (N, 1, H, W) to (N, 4 * width): pooled inside nuclei and outside."""
+        """Map sRGB in 0..1, shape (N, 3, H, W), and nuclei (N, 1, H, W) to (N, 4 * width): pooled
+        inside nuclei and outside.
+        """
         features = self.features(functional.pixel_unshuffle(standardise(pixels), 4)).float()
         inside = functional.avg_pool2d(nuclei.float(), 8)
-        pooled = [(features * mask).sum(dim=(2, 3)) / (mask.sum(dim=(2, 3)) + 1) for mask in (inside, 1 - inside)]
+        pooled = [
+            (features * mask).sum(dim=(2, 3)) / (mask.sum(dim=(2, 3)) + 1)
+            for mask in (inside, 1 - inside)
+        ]
         return torch.cat(pooled, dim=1)
 
     def forward(self, pixels: Tensor, nuclei: Tensor, pairs: Tensor) -> Tensor:
@@ -113,5 +136,7 @@ class StyleCritic(nn.Module):
         """
         embedded = self.embed(pixels, nuclei)
         first, second = embedded[pairs[:, 0]], embedded[pairs[:, 1]]
-        logits: Tensor = self.head(torch.cat([first * second, (first - second).abs(), first + second], dim=1))[:, 0].float()
+        logits: Tensor = self.head(
+            torch.cat([first * second, (first - second).abs(), first + second], dim=1)
+        )[:, 0].float()
         return logits

@@ -1,11 +1,12 @@
 """What every image goes through before a network sees it.
 
-Scanners and cameras render empty glass anywhere between mid-grey and white. Networks see it white: brightness is measured per
-image and divided out, so that a dim microscope is no new domain.
+Scanners and cameras render empty glass anywhere between mid-grey and white. Networks see it white:
+brightness is measured per image and divided out, so that a dim microscope is no new domain.
 
-Nor is a faint staining: where an image that is to be segmented is flatter than most of what a network learnt from, its
-absorbances are spread about their mean until it is as flat as those. What counts as flat is measured on the patches that a
-network is trained on, and stands in its header; tissue that it was adapted to is as a rule left alone.
+Nor is a faint staining: where an image that is to be segmented is flatter than most of what a
+network learnt from, its absorbances are spread about their mean until it is as flat as those. What
+counts as flat is measured on the patches that a network is trained on, and stands in its header;
+tissue that it was adapted to is as a rule left alone.
 """
 
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from histocli.base.types import FloatArray, Json, RGBImage
 from histocli.optics.density import WHITE_LEVEL, rgb_to_optical_density
 
 PIXEL_MEAN, PIXEL_STD = 0.65, 0.22
-"""Brightness and contrast of typical H&E in 0..1: fixed; stain differences are left to augmentation."""
+"""Brightness and contrast of typical H&E in 0..1: fixed; stain differences are left to
+augmentation."""
 
 
 def glass_to_white(image: RGBImage, glass_level: float) -> RGBImage:
@@ -31,19 +33,23 @@ def glass_to_white(image: RGBImage, glass_level: float) -> RGBImage:
     image : ndarray of uint8, shape (..., 3)
         sRGB values in 0..255.
     glass_level : float
-        Level of empty glass in this image, in 1..256, as ``optics.density.white_level`` measures it.
+        Level of empty glass in this image, in 1..256, as ``optics.density.white_level`` measures
+        it.
 
     Returns
     -------
     ndarray of uint8, shape (..., 3)
     """
-    table = np.clip(np.rint((np.arange(256) + 1) * (WHITE_LEVEL / glass_level) - 1), 0, 255).astype(np.uint8)
+    table = np.clip(np.rint((np.arange(256) + 1) * (WHITE_LEVEL / glass_level) - 1), 0, 255).astype(
+        np.uint8
+    )
     flat = np.ascontiguousarray(image).reshape(-1, 3)
     return np.asarray(cv2.LUT(flat, table), np.uint8).reshape(image.shape) if flat.size else image
 
 
 def white_to_glass(image: RGBImage, glass_level: float) -> RGBImage:
-    """Darken an image whose glass is white such that its glass has a level; the inverse of ``glass_to_white`` but for rounding.
+    """Darken an image whose glass is white such that its glass has a level; the inverse of
+    ``glass_to_white`` but for rounding.
 
     Parameters
     ----------
@@ -55,7 +61,9 @@ def white_to_glass(image: RGBImage, glass_level: float) -> RGBImage:
     -------
     ndarray of uint8, shape (..., 3)
     """
-    table = np.clip(np.rint((np.arange(256) + 1) * (glass_level / WHITE_LEVEL) - 1), 0, 255).astype(np.uint8)
+    table = np.clip(np.rint((np.arange(256) + 1) * (glass_level / WHITE_LEVEL) - 1), 0, 255).astype(
+        np.uint8
+    )
     flat = np.ascontiguousarray(image).reshape(-1, 3)
     return np.asarray(cv2.LUT(flat, table), np.uint8).reshape(image.shape) if flat.size else image
 
@@ -72,7 +80,8 @@ class Contrast:
     mean: tuple[float, float, float]
     """Mean absorbance of red, green and blue light."""
     spread: float
-    """Standard deviation of the absorbance of red light, which nuclei take up and their surroundings hardly do."""
+    """Standard deviation of the absorbance of red light, which nuclei take up and their
+    surroundings hardly do."""
 
     def gain(self, floor: float) -> float:
         """Return the factor, 1 to 2.5, that brings the spread up to a floor."""
@@ -100,7 +109,8 @@ def tissue_moments(pixels: RGBImage) -> npt.NDArray[np.float64]:
     Returns
     -------
     ndarray of float64, shape (7,)
-        Number of pixels, and the sums of the absorbances of red, green and blue and of their squares.
+        Number of pixels, and the sums of the absorbances of red, green and blue and of their
+        squares.
     """
     density = rgb_to_optical_density(pixels).reshape(-1, 3)
     tissue = density[density.sum(axis=1) > TISSUE_DENSITY].astype(np.float64)
@@ -119,12 +129,15 @@ def contrast_from(moments: npt.NDArray[np.float64]) -> Contrast | None:
 
 
 def contrast_of(pixels: RGBImage) -> Contrast | None:
-    """Measure the contrast of an image whose glass is white, shape (..., 3); None where it shows hardly any tissue."""
+    """Measure the contrast of an image whose glass is white, shape (..., 3); None where it shows
+    hardly any tissue.
+    """
     return contrast_from(tissue_moments(pixels))
 
 
 def raise_contrast(image: RGBImage, contrast: Contrast | None, floor: float) -> RGBImage:
-    """Spread the absorbances of an image about their mean, such that its spread is no less than a floor.
+    """Spread the absorbances of an image about their mean, such that its spread is no less than a
+    floor.
 
     Parameters
     ----------
@@ -151,13 +164,19 @@ def raise_contrast(image: RGBImage, contrast: Contrast | None, floor: float) -> 
 
 
 def density_table(contrast: Contrast | None, floor: float) -> npt.NDArray[np.float32]:
-    """Return the absorbance, before :func:`raise_contrast`, of each of 256 values of red, green and blue, shape (256, 3)."""
-    density: FloatArray = np.repeat(rgb_to_optical_density(np.arange(256, dtype=np.uint8))[:, None], 3, axis=1)
+    """Return the absorbance, before :func:`raise_contrast`, of each of 256 values of red, green and
+    blue, shape (256, 3).
+    """
+    density: FloatArray = np.repeat(
+        rgb_to_optical_density(np.arange(256, dtype=np.uint8))[:, None], 3, axis=1
+    )
     gain = 1.0 if contrast is None else contrast.gain(floor)
     if contrast is None or gain == 1:
         return density
     mean = np.asarray(contrast.mean, np.float32)
-    before: FloatArray = np.maximum((density - mean) / np.float32(gain) + mean, 0).astype(np.float32)
+    before: FloatArray = np.maximum((density - mean) / np.float32(gain) + mean, 0).astype(
+        np.float32
+    )
     return before
 
 

@@ -1,8 +1,9 @@
 """The refiner: it repaints the nuclei of a synthetic patch in the manner of a reference image.
 
-Residual and fully convolutional: what it returns is a change of optical density, zero before training, and zero wherever the
-gate is closed. The style of the reference, pooled inside its nuclei and between them, modulates every block (feature-wise
-affine modulation, Perez et al. 2018). It sees optical density, in which stains add up.
+Residual and fully convolutional: what it returns is a change of optical density, zero before
+training, and zero wherever the gate is closed. The style of the reference, pooled inside its nuclei
+and between them, modulates every block (feature-wise affine modulation, Perez et al. 2018). It sees
+optical density, in which stains add up.
 """
 
 from dataclasses import asdict, dataclass
@@ -19,7 +20,8 @@ LARGEST_CHANGE = 0.7  # share of the stain that is added or taken away
 LARGEST_TINT = 0.06  # of optical density, in each colour: the noise of a sensor
 NOISE_CHANNELS = 1
 EDITS = ("nuclei", "patch")  # where a refiner may change a patch
-CHANNELS_IN = 3 + 1 + NOISE_CHANNELS  # optical density, nuclei, noise: chromatin is not a function of its outline
+# optical density, nuclei, noise: chromatin is not a function of its outline
+CHANNELS_IN = 3 + 1 + NOISE_CHANNELS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +37,9 @@ class RefinerArchitecture:
 
 
 class ModulatedBlock(nn.Module):
-    """Two convolutions whose features between them are scaled and shifted by a style, added to the input."""
+    """Two convolutions whose features between them are scaled and shifted by a style, added to the
+    input.
+    """
 
     def __init__(self, width: int, style: int) -> None:
         super().__init__()
@@ -65,10 +69,15 @@ class StyleEncoder(nn.Module):
         self.head = nn.Linear(4 * width, style)
 
     def forward(self, optical_density: Tensor, nuclei: Tensor) -> Tensor:
-        """Map (N, 3, H, W) and (N, 1, H, W), 1 in nuclei, to (N, style); sides are multiples of 4."""
+        """Map (N, 3, H, W) and (N, 1, H, W), 1 in nuclei, to (N, style); sides are multiples of
+        4.
+        """
         features = self.features(functional.pixel_unshuffle(optical_density, 4)).float()
         inside = functional.avg_pool2d(nuclei.float(), 4)
-        pooled = [(features * mask).sum(dim=(2, 3)) / (mask.sum(dim=(2, 3)) + 1) for mask in (inside, 1 - inside)]
+        pooled = [
+            (features * mask).sum(dim=(2, 3)) / (mask.sum(dim=(2, 3)) + 1)
+            for mask in (inside, 1 - inside)
+        ]
         encoded: Tensor = self.head(torch.cat(pooled, dim=1))
         return encoded
 
@@ -88,7 +97,9 @@ class Refiner(nn.Module):
         self.encoder = StyleEncoder(width, style)
         self.stem = nn.Conv2d(4 * CHANNELS_IN, width, 3, padding=1)
         self.down = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)
-        self.blocks = nn.ModuleList(ModulatedBlock(2 * width, style) for _ in range(architecture.blocks))
+        self.blocks = nn.ModuleList(
+            ModulatedBlock(2 * width, style) for _ in range(architecture.blocks)
+        )
         self.up = nn.Conv2d(2 * width, width, 3, padding=1)
         self.fine = ModulatedBlock(width, style)
         self.mix = nn.Conv2d(width + CHANNELS_IN, width // 2, 3, padding=1)
@@ -138,19 +149,30 @@ class Refiner(nn.Module):
         x = self.down(functional.leaky_relu(fine, SLOPE))
         for block in self.blocks:
             x = block(x, style)
-        x = self.up(functional.interpolate(functional.leaky_relu(x, SLOPE), scale_factor=2, mode="nearest"))
+        x = self.up(
+            functional.interpolate(functional.leaky_relu(x, SLOPE), scale_factor=2, mode="nearest")
+        )
         x = self.fine(x + fine, style)
-        # at full resolution in the end: shuffled pixels would leave a chequerboard that every critic sees
-        wide = functional.interpolate(functional.leaky_relu(x, SLOPE), scale_factor=2, mode="bilinear", align_corners=False)
-        mixed = functional.leaky_relu(self.mix(torch.cat([wide, planes.to(wide.dtype)], dim=1)), SLOPE)
+        # at full resolution in the end: shuffled pixels would leave a chequerboard that every
+        # critic sees
+        wide = functional.interpolate(
+            functional.leaky_relu(x, SLOPE), scale_factor=2, mode="bilinear", align_corners=False
+        )
+        mixed = functional.leaky_relu(
+            self.mix(torch.cat([wide, planes.to(wide.dtype)], dim=1)), SLOPE
+        )
         raw = self.head(mixed).float()
         more, tint = torch.tanh(raw[:, :1]), torch.tanh(raw[:, 1:])
-        # more or less of the stain that is there, and hardly another colour: free to choose, it turned purple nuclei green
-        return gate * (LARGEST_CHANGE * more * optical_density.float().clamp(min=0) + LARGEST_TINT * tint)
+        # more or less of the stain that is there, and hardly another colour: free to choose, it
+        # turned purple nuclei green
+        return gate * (
+            LARGEST_CHANGE * more * optical_density.float().clamp(min=0) + LARGEST_TINT * tint
+        )
 
 
 def build_refiner(architecture: dict[str, Any] | None = None) -> Refiner:
-    """Build a refiner, its change zero everywhere, from its JSON description; the usual one without.
+    """Build a refiner, its change zero everywhere, from its JSON description; the usual one
+    without.
 
     Raises
     ------
@@ -166,7 +188,9 @@ def build_refiner(architecture: dict[str, Any] | None = None) -> Refiner:
         or edits not in EDITS
         or not all(isinstance(n, int) and 0 < n <= 1024 for n in sizes.values())
     ):
-        raise InvalidStore(f"refiner architecture {architecture} is not known to this version; update histosynth")
+        raise InvalidStore(
+            f"refiner architecture {architecture} is not known to this version; update histosynth"
+        )
     return Refiner(RefinerArchitecture(edits=edits, **sizes))  # type: ignore[arg-type]  # checked above
 
 

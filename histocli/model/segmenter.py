@@ -1,8 +1,9 @@
-"""The segmenter: a U-Net from H&E pixels to nucleus probability, distance to the nuclear border and, if wanted, contacts.
+"""The segmenter: a U-Net from H&E pixels to nucleus probability, distance to the nuclear border
+and, if wanted, contacts.
 
-It works at half resolution inside (pixel-unshuffle in, pixel-shuffle out; Shi et al. 2016), because at 0.25 um/px a nucleus
-is some 25 pixels wide: half the resolution costs a quarter of the time and hardly any of the outline. The encoder and decoder
-follow Ronneberger et al. 2015.
+It works at half resolution inside (pixel-unshuffle in, pixel-shuffle out; Shi et al. 2016), because
+at 0.25 um/px a nucleus is some 25 pixels wide: half the resolution costs a quarter of the time and
+hardly any of the outline. The encoder and decoder follow Ronneberger et al. 2015.
 """
 
 from dataclasses import asdict, dataclass
@@ -16,10 +17,15 @@ from histocli.base.errors import InvalidStore
 from histocli.model.blocks import ConvBlock, DoubleConv
 from histocli.model.normalisation import standardise
 
-SIZES: dict[str, tuple[int, ...]] = {"S": (16, 32, 64, 128), "M": (32, 64, 128, 256), "L": (64, 128, 256, 512)}
+SIZES: dict[str, tuple[int, ...]] = {
+    "S": (16, 32, 64, 128),
+    "M": (32, 64, 128, 256),
+    "L": (64, 128, 256, 512),
+}
 """Channels of each level, from the finest downwards."""
 TARGETS: dict[str, int] = {"distance": 2, "contact": 3}
-"""What is predicted, and with how many maps: nucleus and border distance, or also where two nuclei meet."""
+"""What is predicted, and with how many maps: nucleus and border distance, or also where two nuclei
+meet."""
 RESOLUTIONS: dict[str, int] = {"half": 2, "full": 1}
 """Pixels of the image along the side of a pixel of the finest level."""
 
@@ -57,7 +63,11 @@ class Segmenter(nn.Module):
             previous = width
         self.decoder = nn.ModuleList()
         for width in reversed(widths[:-1]):
-            self.decoder.append(nn.ModuleDict({"reduce": ConvBlock(previous + width, width), "mix": ConvBlock(width, width)}))
+            self.decoder.append(
+                nn.ModuleDict(
+                    {"reduce": ConvBlock(previous + width, width), "mix": ConvBlock(width, width)}
+                )
+            )
             previous = width
         self.head = nn.Conv2d(previous, TARGETS[architecture.targets] * self.fold**2, 3, padding=1)
 
@@ -67,7 +77,9 @@ class Segmenter(nn.Module):
         return int(self.fold * 2 ** (len(self.architecture.channels) - 1))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Map sRGB in 0..1, shape (N, 3, H, W), to logits (N, 2 or 3, H, W): nucleus, border distance, contact."""
+        """Map sRGB in 0..1, shape (N, 3, H, W), to logits (N, 2 or 3, H, W): nucleus, border
+        distance, contact.
+        """
         x = self.stem(functional.pixel_unshuffle(standardise(pixels), self.fold))
         skips: list[Tensor] = []
         for i, level in enumerate(self.encoder):
@@ -86,7 +98,8 @@ class Segmenter(nn.Module):
 def combine_maps(values: Tensor) -> Tensor:
     """Turn what the segmenter predicts into nucleus probability and border distance.
 
-    A contact speaks against depth, so that what is read as the core of a nucleus ends where it meets another.
+    A contact speaks against depth, so that what is read as the core of a nucleus ends where it
+    meets another.
 
     Parameters
     ----------
@@ -109,7 +122,9 @@ def architecture_of_size(size: str, targets: str = "distance") -> dict[str, Any]
 
 
 def channels_last(segmenter: Segmenter, device: torch.device) -> Segmenter:
-    """Move a segmenter to a device, with its weights in the memory order that convolutions are fastest in."""
+    """Move a segmenter to a device, with its weights in the memory order that convolutions are
+    fastest in.
+    """
     return segmenter.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
@@ -122,10 +137,15 @@ def build_segmenter(architecture: dict[str, Any]) -> Segmenter:
         A family or shape that this version does not know.
     """
     family, channels = architecture.get("family"), architecture.get("channels")
-    resolution, targets = architecture.get("resolution", "half"), architecture.get("targets", "distance")
+    resolution, targets = (
+        architecture.get("resolution", "half"),
+        architecture.get("targets", "distance"),
+    )
     listed = isinstance(channels, list | tuple) and 2 <= len(channels) <= 6
     widths = tuple(c for c in channels or () if isinstance(c, int) and c > 0) if listed else ()
     known = family == "unet" and resolution in RESOLUTIONS and targets in TARGETS
     if not known or not widths or len(widths) != len(channels or ()):
-        raise InvalidStore(f"model architecture {architecture} is not known to this version; update histosynth")
+        raise InvalidStore(
+            f"model architecture {architecture} is not known to this version; update histosynth"
+        )
     return Segmenter(Architecture(channels=widths, resolution=resolution, targets=targets))

@@ -27,6 +27,10 @@ def blur_each(images: Tensor, sigma_px: Tensor) -> Tensor:
     groups = batch * channels
     flat = images.reshape(1, groups, height, width)
     along_x, along_y = (RADIUS_PX, RADIUS_PX, 0, 0), (0, 0, RADIUS_PX, RADIUS_PX)
-    flat = functional.conv2d(functional.pad(flat, along_x, mode="replicate"), kernel[:, None, None, :], groups=groups)
-    flat = functional.conv2d(functional.pad(flat, along_y, mode="replicate"), kernel[:, None, :, None], groups=groups)
+    flat = functional.conv2d(
+        functional.pad(flat, along_x, mode="replicate"), kernel[:, None, None, :], groups=groups
+    )
+    flat = functional.conv2d(
+        functional.pad(flat, along_y, mode="replicate"), kernel[:, None, :, None], groups=groups
+    )
     return flat.view(batch, channels, height, width)

@@ -1,7 +1,8 @@
 """Optical density: the scale on which stains add.
 
-Light through a section is weakened by a factor for each stain, so absorbance ``-ln(I / I0)`` is a sum over stains (Beer-Lambert).
-Every function exists for NumPy (channels last) and, where training needs it, for torch (channels first).
+Light through a section is weakened by a factor for each stain, so absorbance ``-ln(I / I0)`` is a
+sum over stains (Beer-Lambert). Every function exists for NumPy (channels last) and, where training
+needs it, for torch (channels first).
 """
 
 import cv2
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from histocli.base.types import FloatArray, RGBImage
 
-WHITE_LEVEL = 256.0  # one above the brightest uint8 plus one, so that OD is finite at 0 and 0 at 255
+# one above the brightest uint8 plus one, so that OD is finite at 0 and 0 at 255
+WHITE_LEVEL = 256.0
 ENOUGH_PX = 2**21  # larger images are shrunk to this many pixels to find their glass
 LOWEST_WHITE = 64.0  # an image darker than this everywhere is black, not underexposed
 
@@ -36,7 +38,9 @@ def rgb_to_optical_density(image: RGBImage, white: float = WHITE_LEVEL) -> Float
     return absorbance
 
 
-def optical_density_to_rgb(optical_density: npt.NDArray[np.floating], white: float = WHITE_LEVEL) -> RGBImage:
+def optical_density_to_rgb(
+    optical_density: npt.NDArray[np.floating], white: float = WHITE_LEVEL
+) -> RGBImage:
     """Convert absorbance to transmitted light; the inverse of ``rgb_to_optical_density``.
 
     Parameters
@@ -55,8 +59,12 @@ def optical_density_to_rgb(optical_density: npt.NDArray[np.floating], white: flo
     return levels
 
 
-def optical_density_to_light(optical_density: Tensor, white: Tensor | float = WHITE_LEVEL) -> Tensor:
-    """Convert absorbance to transmitted light on the tensor, unrounded: values in 0..255, any shape."""
+def optical_density_to_light(
+    optical_density: Tensor, white: Tensor | float = WHITE_LEVEL
+) -> Tensor:
+    """Convert absorbance to transmitted light on the tensor, unrounded: values in 0..255, any
+    shape.
+    """
     return (white * (-optical_density).exp() - 1).clamp(0, 255)
 
 
@@ -68,8 +76,9 @@ def light_to_optical_density(light: Tensor) -> Tensor:
 def white_level(image: RGBImage) -> float:
     """Estimate the level of empty glass of one image.
 
-    Glass is neutral and nothing is brighter; some scanners and cameras render it far below 255. The estimate is a neutral
-    level, the 99.5th percentile of the brightest channel after light smoothing: on a field full of eosin, red still shows it.
+    Glass is neutral and nothing is brighter; some scanners and cameras render it far below 255. The
+    estimate is a neutral level, the 99.5th percentile of the brightest channel after light
+    smoothing: on a field full of eosin, red still shows it.
 
     Parameters
     ----------

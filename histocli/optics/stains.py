@@ -1,7 +1,8 @@
 """Stains: their colours, estimated per image, and their amounts in every pixel.
 
-``optical_density = concentrations @ stain_matrix`` (Ruifrok and Johnston 2001). The colours come from the extreme directions
-of the image's own optical density (Macenko et al. 2009), with a check that they can be hematoxylin and eosin at all.
+``optical_density = concentrations @ stain_matrix`` (Ruifrok and Johnston 2001). The colours come
+from the extreme directions of the image's own optical density (Macenko et al. 2009), with a check
+that they can be hematoxylin and eosin at all.
 """
 
 from dataclasses import dataclass
@@ -11,12 +12,14 @@ import numpy.typing as npt
 
 from histocli.base.types import FloatArray
 
-TYPICAL_STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]], np.float32)  # Ruifrok and Johnston 2001
+# Ruifrok and Johnston 2001
+TYPICAL_STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]], np.float32)
 TYPICAL_STAINS = TYPICAL_STAINS / np.linalg.norm(TYPICAL_STAINS, axis=1, keepdims=True)
 TISSUE_OD = 0.15  # absorbance per channel below which a pixel is glass (Macenko et al. 2009)
 ENOUGH_PIXELS = 500  # fewer stained pixels say nothing about colours
 SMALLEST_ANGLE = 8.0  # degrees; colours closer than this are one stain
-LARGEST_DEVIATION = 38.0  # degrees from the typical colour beyond which a direction is not that stain
+# degrees from the typical colour beyond which a direction is not that stain
+LARGEST_DEVIATION = 38.0
 
 
 @dataclass(frozen=True)
@@ -42,21 +45,24 @@ def estimate_stains(optical_density: FloatArray) -> StainEstimate:
     Returns
     -------
     StainEstimate
-        The typical colours, with the reason, where the image is nearly empty, shows one stain only, or other stains.
+        The typical colours, with the reason, where the image is nearly empty, shows one stain only,
+        or other stains.
 
     Notes
     -----
-    Macenko et al. 2009: project the stained pixels on the plane of their two largest singular vectors and take the 1st and
-    99th percentile of the angle. Their extremes are kept; what is added is the order (hematoxylin absorbs more red) and the
-    refusal of impossible colours.
+    Macenko et al. 2009: project the stained pixels on the plane of their two largest singular
+    vectors and take the 1st and 99th percentile of the angle. Their extremes are kept; what is
+    added is the order (hematoxylin absorbs more red) and the refusal of impossible colours.
     """
     pixels = optical_density.reshape(-1, 3)
-    strongest = np.maximum(np.maximum(pixels[:, 0], pixels[:, 1]), pixels[:, 2])  # faster than max over an axis of three
+    # faster than max over an axis of three
+    strongest = np.maximum(np.maximum(pixels[:, 0], pixels[:, 1]), pixels[:, 2])
     stained = pixels[(strongest > TISSUE_OD) & (strongest < 4)]
     if len(stained) < ENOUGH_PIXELS:
         return StainEstimate(TYPICAL_STAINS, False, "too few stained pixels")
     stained = stained[:: max(1, len(stained) // 100_000)].astype(np.float64)
-    _, vectors = np.linalg.eigh(stained.T @ stained)  # the plane passes through the origin: glass has no stain
+    # the plane passes through the origin: glass has no stain
+    _, vectors = np.linalg.eigh(stained.T @ stained)
     plane = vectors[:, [2, 1]]
     plane *= np.where(plane.sum(axis=0) < 0, -1, 1)
     angles = np.arctan2(stained @ plane[:, 1], stained @ plane[:, 0])
@@ -66,14 +72,19 @@ def estimate_stains(optical_density: FloatArray) -> StainEstimate:
     rows = np.stack([np.cos(extremes), np.sin(extremes)], axis=1) @ plane.T
     rows = np.clip(rows, 0, None)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    rows = rows[np.argsort(-(rows[:, 0] - 0.5 * rows[:, 1]))]  # hematoxylin absorbs red; eosin, green
+    # hematoxylin absorbs red; eosin, green
+    rows = rows[np.argsort(-(rows[:, 0] - 0.5 * rows[:, 1]))]
     deviation = np.rad2deg(np.arccos(np.clip((rows * TYPICAL_STAINS).sum(axis=1), -1, 1)))
     if deviation.max() > LARGEST_DEVIATION:
-        return StainEstimate(TYPICAL_STAINS, False, "colours that hematoxylin and eosin do not have")
+        return StainEstimate(
+            TYPICAL_STAINS, False, "colours that hematoxylin and eosin do not have"
+        )
     return StainEstimate(rows.astype(np.float32), True, "")
 
 
-def unmix(optical_density: npt.NDArray[np.floating], stain_matrix: npt.NDArray[np.floating]) -> FloatArray:
+def unmix(
+    optical_density: npt.NDArray[np.floating], stain_matrix: npt.NDArray[np.floating]
+) -> FloatArray:
     """Solve for the amounts of stain in every pixel by least squares.
 
     Parameters
@@ -86,10 +97,14 @@ def unmix(optical_density: npt.NDArray[np.floating], stain_matrix: npt.NDArray[n
     ndarray of float32, shape (..., 2)
         Concentrations of hematoxylin and eosin; noise may make them slightly negative.
     """
-    return (optical_density @ np.linalg.pinv(stain_matrix.astype(np.float64)).astype(np.float32)).astype(np.float32)
+    return (
+        optical_density @ np.linalg.pinv(stain_matrix.astype(np.float64)).astype(np.float32)
+    ).astype(np.float32)
 
 
-def mix(concentrations: npt.NDArray[np.floating], stain_matrix: npt.NDArray[np.floating]) -> FloatArray:
+def mix(
+    concentrations: npt.NDArray[np.floating], stain_matrix: npt.NDArray[np.floating]
+) -> FloatArray:
     """Return the optical density, shape (..., 3), of stain amounts, shape (..., 2)."""
     return (concentrations @ stain_matrix).astype(np.float32)
 
@@ -100,7 +115,8 @@ def restain(
     other_matrix: npt.NDArray[np.floating],
     gains: npt.NDArray[np.floating],
 ) -> FloatArray:
-    """Give tissue the stains of another image: their colours, and more or less of each (Vahadane et al. 2016, without sparsity).
+    """Give tissue the stains of another image: their colours, and more or less of each (Vahadane et
+    al. 2016, without sparsity).
 
     Parameters
     ----------
@@ -116,5 +132,9 @@ def restain(
         What the stains do not explain is kept.
     """
     amounts = unmix(optical_density, stain_matrix)
-    changed = optical_density - mix(amounts, stain_matrix) + mix(amounts * np.asarray(gains, np.float32), other_matrix)
+    changed = (
+        optical_density
+        - mix(amounts, stain_matrix)
+        + mix(amounts * np.asarray(gains, np.float32), other_matrix)
+    )
     return np.asarray(np.maximum(changed, 0), np.float32)

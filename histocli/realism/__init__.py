@@ -1,1 +1,3 @@
-"""Compares sets of images: are synthetic patches realistic, and do they represent their references?"""
+"""Compares sets of images: are synthetic patches realistic, and do they represent their
+references?
+"""

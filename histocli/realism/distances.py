@@ -10,14 +10,21 @@ SUBSET = 200
 SUBSETS = 50
 
 
-def standardise_by(real: npt.NDArray[np.floating], *others: npt.NDArray[np.floating]) -> list[FloatArray]:
-    """Bring features to zero mean and unit spread over the real ones; returns the real ones first."""
+def standardise_by(
+    real: npt.NDArray[np.floating], *others: npt.NDArray[np.floating]
+) -> list[FloatArray]:
+    """Bring features to zero mean and unit spread over the real ones; returns the real ones
+    first.
+    """
     mean, spread = real.mean(axis=0), real.std(axis=0) + 1e-6
     return [np.asarray((side - mean) / spread, np.float32) for side in (real, *others)]
 
 
-def kernel_distance(real: npt.NDArray[np.floating], synthetic: npt.NDArray[np.floating], seed: int = 0) -> tuple[float, float]:
-    """Kernel inception distance's statistic on any features (Binkowski et al. 2018): unbiased, 0 for two samples of one kind.
+def kernel_distance(
+    real: npt.NDArray[np.floating], synthetic: npt.NDArray[np.floating], seed: int = 0
+) -> tuple[float, float]:
+    """Kernel inception distance's statistic on any features (Binkowski et al. 2018): unbiased, 0
+    for two samples of one kind.
 
     Parameters
     ----------
@@ -28,13 +35,17 @@ def kernel_distance(real: npt.NDArray[np.floating], synthetic: npt.NDArray[np.fl
     Returns
     -------
     mean, half_width : float
-        Over random subsets; 1.96 standard deviations of the subsets' values over the square root of their number.
+        Over random subsets; 1.96 standard deviations of the subsets' values over the square root of
+        their number.
     """
     first, second = standardise_by(real, synthetic)
     size = min(SUBSET, len(first), len(second))
     rng = rng_for(seed, "kernel distance")
     values = [
-        _unbiased(first[rng.choice(len(first), size, replace=False)], second[rng.choice(len(second), size, replace=False)])
+        _unbiased(
+            first[rng.choice(len(first), size, replace=False)],
+            second[rng.choice(len(second), size, replace=False)],
+        )
         for _ in range(SUBSETS)
     ]
     return float(np.mean(values)), float(1.96 * np.std(values) / np.sqrt(SUBSETS))
@@ -52,7 +63,8 @@ def _unbiased(first: FloatArray, second: FloatArray) -> float:
 
 
 def patch_spectra(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-    """Logarithm of the power of each patch at each spatial frequency, over directions, of the mean of the colours.
+    """Logarithm of the power of each patch at each spatial frequency, over directions, of the mean
+    of the colours.
 
     Parameters
     ----------
@@ -72,7 +84,9 @@ def patch_spectra(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
     for row, image in zip(spectra, images, strict=True):
         light = image.astype(np.float64).mean(axis=-1)
         power = np.abs(np.fft.fft2((light - light.mean()) * window)) ** 2
-        row[:] = np.log(np.bincount(radius.ravel(), power.ravel())[1 : side // 2 + 1] / count + 1e-6)
+        row[:] = np.log(
+            np.bincount(radius.ravel(), power.ravel())[1 : side // 2 + 1] / count + 1e-6
+        )
     return spectra
 
 
@@ -107,7 +121,8 @@ def distance_to_references(
     Returns
     -------
     own, others : ndarray of float64, shape (m,)
-        Root mean square over the features, in spreads of the real patches; others is the mean over the other references.
+        Root mean square over the features, in spreads of the real patches; others is the mean over
+        the other references.
     """
     first, second = standardise_by(real, synthetic)
     names = np.unique(image_of)

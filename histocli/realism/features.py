@@ -23,7 +23,8 @@ NAMES = (
     "dark share",
     "skewness of red",
 )
-"""Of the columns of :func:`stain_and_texture`: absorbances, their correlations, grain, how much is dark, and how unevenly."""
+"""Of the columns of :func:`stain_and_texture`: absorbances, their correlations, grain, how much is
+dark, and how unevenly."""
 RANDOM_FEATURES = 96
 
 
@@ -53,7 +54,9 @@ def stain_and_texture(images: npt.NDArray[np.uint8]) -> FloatArray:
     return np.asarray(rows, np.float32).reshape(-1, len(NAMES))
 
 
-def random_convolutions(images: npt.NDArray[np.uint8], seed: int = 0, batch: int = 32) -> FloatArray:
+def random_convolutions(
+    images: npt.NDArray[np.uint8], seed: int = 0, batch: int = 32
+) -> FloatArray:
     """Describe patches by the means and spreads of three layers of random convolutions.
 
     Parameters
@@ -71,15 +74,28 @@ def random_convolutions(images: npt.NDArray[np.uint8], seed: int = 0, batch: int
     generator = torch.Generator().manual_seed(seed)
     widths = (3, 16, 16, 16)
     weights = [
-        torch.randn(out, into, 3, 3, generator=generator) * (2 / (9 * into)) ** 0.5 for into, out in itertools.pairwise(widths)
+        torch.randn(out, into, 3, 3, generator=generator) * (2 / (9 * into)) ** 0.5
+        for into, out in itertools.pairwise(widths)
     ]
     rows = []
     with torch.inference_mode():
         for start in range(0, len(images), batch):
-            x = torch.from_numpy(np.ascontiguousarray(images[start : start + batch])).permute(0, 3, 1, 2).float() / 255 - 0.65
+            x = (
+                torch.from_numpy(np.ascontiguousarray(images[start : start + batch]))
+                .permute(0, 3, 1, 2)
+                .float()
+                / 255
+                - 0.65
+            )
             found = []
             for layer, weight in enumerate(weights):
-                x = functional.leaky_relu(functional.conv2d(x, weight, stride=1 if layer == 0 else 2, padding=1), 0.2)
+                x = functional.leaky_relu(
+                    functional.conv2d(x, weight, stride=1 if layer == 0 else 2, padding=1), 0.2
+                )
                 found += [x.mean(dim=(2, 3)), x.std(dim=(2, 3))]
             rows.append(torch.cat(found, dim=1))
-    return torch.cat(rows).numpy().astype(np.float32) if rows else np.zeros((0, RANDOM_FEATURES), np.float32)
+    return (
+        torch.cat(rows).numpy().astype(np.float32)
+        if rows
+        else np.zeros((0, RANDOM_FEATURES), np.float32)
+    )

@@ -1,8 +1,10 @@
-"""Are synthetic patches realistic, do they represent their references, are they copies? Each answer with its interval.
+"""Are synthetic patches realistic, do they represent their references, are they copies? Each answer
+with its interval.
 
-Intervals of distances come from the jackknife over reference images (Tukey 1958): each image is left out in turn, with the
-patches that show it and those that follow it, so that many patches of one image do not look like much evidence. Distances of
-distributions are biased upwards where images are few; compare stores by the same references and numbers of patches.
+Intervals of distances come from the jackknife over reference images (Tukey 1958): each image is
+left out in turn, with the patches that show it and those that follow it, so that many patches of
+one image do not look like much evidence. Distances of distributions are biased upwards where images
+are few; compare stores by the same references and numbers of patches.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +24,8 @@ STAIN = tuple(range(8))
 """Columns of :func:`stain_and_texture` that describe colour: absorbances and their correlations."""
 TEXTURE = tuple(range(8, len(NAMES)))
 """Those that describe grain, and how much is dark."""
-COPY_PERCENTILE = 1.0  # of the distances of real patches to their nearest: nearer than that is suspicious
+# of the distances of real patches to their nearest: nearer than that is suspicious
+COPY_PERCENTILE = 1.0
 Z95 = 1.959964
 
 Vector = npt.NDArray[np.float64]
@@ -134,8 +137,19 @@ def judge_patches(
     ValueError
         Patches of fewer than two images: nothing can be held out.
     """
-    verdict = judge(real, synthetic, real_images, followed, schedule or TwoSampleSchedule(seed=seed), device, dtype)
-    named, blind = ([make(side) for side in (real, synthetic)] for make in (stain_and_texture, random_convolutions))
+    verdict = judge(
+        real,
+        synthetic,
+        real_images,
+        followed,
+        schedule or TwoSampleSchedule(seed=seed),
+        device,
+        dtype,
+    )
+    named, blind = (
+        [make(side) for side in (real, synthetic)]
+        for make in (stain_and_texture, random_convolutions)
+    )
     leave = _Jackknife(real_images, followed)
     measures = [
         Measure(
@@ -146,7 +160,10 @@ def judge_patches(
             meaning="0.5: classifiers that never saw an image cannot tell its patches from synthetic ones; 1: they always can",
         )
     ]
-    for key, features, pair in (("kid_named", "stain and texture", named), ("kid_random", "random convolutions", blind)):
+    for key, features, pair in (
+        ("kid_named", "stain and texture", named),
+        ("kid_random", "random convolutions", blind),
+    ):
         kernels = _Kernels(*_two(*pair))
         measures.append(
             leave.measure(
@@ -160,12 +177,17 @@ def judge_patches(
     first, second = _two(*named)
 
     def moved(columns: tuple[int, ...]) -> Statistic:
-        return lambda a, b: float(np.mean([_earth_mover(first[a, k], second[b, k]) for k in columns]))
+        return lambda a, b: float(
+            np.mean([_earth_mover(first[a, k], second[b, k]) for k in columns])
+        )
 
     def mean_of(values: Vector, usable: npt.NDArray[np.bool_]) -> Statistic:
         return lambda _, b: float(values[b & usable].mean()) if (b & usable).any() else float("nan")
 
-    for key, name, columns in (("stain", "stain distance", STAIN), ("texture", "texture distance", TEXTURE)):
+    for key, name, columns in (
+        ("stain", "stain distance", STAIN),
+        ("texture", "texture distance", TEXTURE),
+    ):
         measures.append(
             leave.measure(
                 key,
@@ -179,18 +201,32 @@ def judge_patches(
         leave.measure(
             "spectrum",
             "spectrum distance",
-            lambda a, b: float(np.sqrt(np.mean((spectra[0][a].mean(axis=0) - spectra[1][b].mean(axis=0)) ** 2))),
+            lambda a, b: float(
+                np.sqrt(np.mean((spectra[0][a].mean(axis=0) - spectra[1][b].mean(axis=0)) ** 2))
+            ),
             "root mean square difference of the log power at each spatial frequency; 0.1 is about 10 % of power",
         )
     )
     for key, histograms in (morphology or {}).items():
-        measures.append(leave.measure_by_image(f"morphology_{key}", f"morphology distance, {key}", histograms))
+        measures.append(
+            leave.measure_by_image(f"morphology_{key}", f"morphology distance, {key}", histograms)
+        )
     own, others = distance_to_references(named[0], real_images, named[1], followed)
     known = np.isin(followed, real_images)
     if known.any():
         for key, name, away, meaning in (
-            ("own_reference", "distance to the own reference", own, "of a patch to the mean of the image it follows, in spreads"),
-            ("other_references", "distance to the others", others, "to the means of the other images; should be larger"),
+            (
+                "own_reference",
+                "distance to the own reference",
+                own,
+                "of a patch to the mean of the image it follows, in spreads",
+            ),
+            (
+                "other_references",
+                "distance to the others",
+                others,
+                "to the means of the other images; should be larger",
+            ),
         ):
             measures.append(leave.measure(key, name, mean_of(away, known), meaning))
     measures += _memorisation(*_two(*blind), leave)
@@ -203,7 +239,9 @@ def judge_patches(
     )
 
 
-def _two(real: npt.NDArray[np.floating], synthetic: npt.NDArray[np.floating]) -> tuple[Vector, Vector]:
+def _two(
+    real: npt.NDArray[np.floating], synthetic: npt.NDArray[np.floating]
+) -> tuple[Vector, Vector]:
     """Bring features to zero mean and unit spread over the real ones."""
     first, second = standardise_by(real, synthetic)
     return first.astype(np.float64), second.astype(np.float64)
@@ -224,24 +262,38 @@ class _Jackknife:
         meaning: str,
         bounds: tuple[float, float] = (0.0, np.inf),
     ) -> Measure:
-        """Return a statistic of the kept real and synthetic patches, with its interval cut to what is possible."""
+        """Return a statistic of the kept real and synthetic patches, with its interval cut to what
+        is possible.
+        """
         kept = [(self._real != image, self._followed != image) for image in self._images]
         value = statistic(np.ones(len(self._real), bool), np.ones(len(self._followed), bool))
-        left = [each for one in kept if one[0].any() and one[1].any() and np.isfinite(each := statistic(*one))]
+        left = [
+            each
+            for one in kept
+            if one[0].any() and one[1].any() and np.isfinite(each := statistic(*one))
+        ]
         interval = jackknife_interval(value, left)
         if interval is not None:
             interval = max(interval[0], bounds[0]), min(interval[1], bounds[1])
         return Measure(key=key, name=name, value=value, ci95=interval, meaning=meaning)
 
     def measure_by_image(self, key: str, name: str, histograms: Histograms) -> Measure:
-        """Return the earth mover's distance of two histograms; each reference counts as often as it was followed."""
+        """Return the earth mover's distance of two histograms; each reference counts as often as it
+        was followed.
+        """
         real, synthetic = histograms.real, histograms.synthetic
 
         def distance(left_out: int | None) -> float:
-            used = self._followed[self._followed != left_out] if left_out is not None else self._followed
+            used = (
+                self._followed[self._followed != left_out]
+                if left_out is not None
+                else self._followed
+            )
             times = np.bincount(used[used < len(real)], minlength=len(real)).astype(np.float64)
             totals = real.sum(axis=1)
-            shares = np.divide(real, totals[:, None], out=np.zeros(real.shape), where=totals[:, None] > 0)
+            shares = np.divide(
+                real, totals[:, None], out=np.zeros(real.shape), where=totals[:, None] > 0
+            )
             wanted = (shares * (times * (totals > 0))[:, None]).sum(axis=0)
             chosen = synthetic[self._followed != left_out] if left_out is not None else synthetic
             return _histogram_distance(wanted, chosen.sum(axis=0)) * histograms.bin_width
@@ -259,7 +311,9 @@ class _Jackknife:
 
 
 def jackknife_interval(value: float, left_out: Sequence[float]) -> tuple[float, float] | None:
-    """Return a normal 95 % interval from a statistic and its values with one item left out (Tukey 1958); None below three."""
+    """Return a normal 95 % interval from a statistic and its values with one item left out (Tukey
+    1958); None below three.
+    """
     n = len(left_out)
     if n < 3 or not np.isfinite(value):
         return None
@@ -284,7 +338,12 @@ class _Kernels:
             weight = kept.astype(np.float64)
             n = weight.sum()
             within += float(weight @ kernel @ weight) / max(n * (n - 1), 1.0)
-        between = real.astype(np.float64) @ self._cross @ synthetic.astype(np.float64) / (real.sum() * synthetic.sum())
+        between = (
+            real.astype(np.float64)
+            @ self._cross
+            @ synthetic.astype(np.float64)
+            / (real.sum() * synthetic.sum())
+        )
         return float(within - 2 * between)
 
 
@@ -302,10 +361,15 @@ def _histogram_distance(first: npt.NDArray[np.floating], second: npt.NDArray[np.
     return float(np.abs(np.cumsum(first / first.sum() - second / second.sum())).sum())
 
 
-def _memorisation(real: npt.NDArray[np.floating], synthetic: npt.NDArray[np.floating], leave: "_Jackknife") -> list[Measure]:
-    """Compare how near synthetic patches lie to a real one with how near real ones lie to each other (Meehan et al. 2020)."""
+def _memorisation(
+    real: npt.NDArray[np.floating], synthetic: npt.NDArray[np.floating], leave: "_Jackknife"
+) -> list[Measure]:
+    """Compare how near synthetic patches lie to a real one with how near real ones lie to each
+    other (Meehan et al. 2020).
+    """
     tree = cKDTree(real)
-    nearest_real = np.asarray(tree.query(real, k=2)[0], np.float64)[:, 1]  # the first is the patch itself
+    # the first is the patch itself
+    nearest_real = np.asarray(tree.query(real, k=2)[0], np.float64)[:, 1]
     nearest = np.asarray(tree.query(synthetic)[0], np.float64)
     limit = np.percentile(nearest_real, COPY_PERCENTILE)
     return [

@@ -9,7 +9,8 @@ from histocli.base.types import InstanceLabels
 from histocli.instances.matching import matched_pairs, overlaps
 from histocli.reference.morphology import Morphology
 
-TRUSTED = (0.5, 1.5)  # corrections beyond these say that model and references do not belong together
+# corrections beyond these say that model and references do not belong together
+TRUSTED = (0.5, 1.5)
 FEWEST_MATCHES = 30
 
 
@@ -39,7 +40,9 @@ class Calibration:
 UNCALIBRATED = Calibration()
 
 
-def compare_areas(truth: InstanceLabels, prediction: InstanceLabels) -> tuple[list[float], int, int]:
+def compare_areas(
+    truth: InstanceLabels, prediction: InstanceLabels
+) -> tuple[list[float], int, int]:
     """Compare a prediction with the labels of a synthetic patch.
 
     Parameters
@@ -72,4 +75,7 @@ def calibration_of(ratios: Sequence[float], found: int, drawn: int) -> Calibrati
     """Sum up comparisons; too few matches calibrate nothing."""
     if len(ratios) < FEWEST_MATCHES or drawn == 0:
         return UNCALIBRATED
-    return Calibration(area_factor=float(np.clip(np.median(ratios), *TRUSTED)), recall=float(np.clip(found / drawn, *TRUSTED)))
+    return Calibration(
+        area_factor=float(np.clip(np.median(ratios), *TRUSTED)),
+        recall=float(np.clip(found / drawn, *TRUSTED)),
+    )

@@ -1,7 +1,8 @@
 """Which kinds of nuclei a reference shows, estimated from its rough nuclei.
 
-The estimate is crude on purpose: the rough map breaks vesicular nuclei up and misses faint ones, so synthesis draws the mixture
-of each patch widely around it. What it must tell is one tissue from another.
+The estimate is crude on purpose: the rough map breaks vesicular nuclei up and misses faint ones, so
+synthesis draws the mixture of each patch widely around it. What it must tell is one tissue from
+another.
 """
 
 import numpy as np
@@ -25,7 +26,9 @@ Mixture = tuple[float, ...]
 """Share of each ``Kind``, sums to 1."""
 
 
-def estimate_mixture(nuclei: Measurements, textures: NuclearTextures, softness: FloatArray, typical_area_um2: float) -> Mixture:
+def estimate_mixture(
+    nuclei: Measurements, textures: NuclearTextures, softness: FloatArray, typical_area_um2: float
+) -> Mixture:
     """Estimate the share of each kind of nucleus.
 
     Parameters
@@ -59,7 +62,11 @@ def estimate_mixture(nuclei: Measurements, textures: NuclearTextures, softness: 
         Kind.MITOTIC: ~single & dark & (area > SMALL * typical_area_um2),
         Kind.SPINDLE: single & (elongation > LONG),  # a fused pair is long too
         Kind.LYMPHOCYTE: (
-            single & (area > LYMPHOCYTE_UM2[0]) & (area < LYMPHOCYTE_UM2[1]) & (elongation < 1.35) & (contrast > median)
+            single
+            & (area > LYMPHOCYTE_UM2[0])
+            & (area < LYMPHOCYTE_UM2[1])
+            & (elongation < 1.35)
+            & (contrast > median)
         ),
         Kind.VESICULAR: single & (textures.core_to_rim < PALE_CORE),
         Kind.BLURRED: single & (softness > SOFT),
@@ -76,7 +83,9 @@ def estimate_mixture(nuclei: Measurements, textures: NuclearTextures, softness: 
     return tuple(float(share) for share in shares / shares.sum())
 
 
-def edge_softness(darkness: FloatArray, labels: InstanceLabels, nuclei: Measurements, textures: NuclearTextures) -> FloatArray:
+def edge_softness(
+    darkness: FloatArray, labels: InstanceLabels, nuclei: Measurements, textures: NuclearTextures
+) -> FloatArray:
     """Blur of each nucleus's edge, relative to the image's: contrast over slope at its border.
 
     Parameters
@@ -103,7 +112,9 @@ def edge_softness(darkness: FloatArray, labels: InstanceLabels, nuclei: Measurem
     slope_y, slope_x = np.gradient(darkness)
     owner = np.searchsorted(nuclei.id, labels[edge])
     slope = np.hypot(slope_y, slope_x)[edge]
-    mean = np.bincount(owner, slope, len(nuclei)) / np.maximum(np.bincount(owner, minlength=len(nuclei)), 1)
+    mean = np.bincount(owner, slope, len(nuclei)) / np.maximum(
+        np.bincount(owner, minlength=len(nuclei)), 1
+    )
     contrast = np.maximum(textures.colour[:, 0] - textures.surround[:, 0], 0.02)
     blur = contrast / np.maximum(mean[textures.nucleus], 1e-4)
     return np.asarray(blur / max(float(np.median(blur)), 1e-6), np.float32)

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Morphology:
-    """Priors of number, size and shape, measured from any label image: the rough one or a model's."""
+    """Priors of number, size and shape, measured from any label image: the rough one or a
+    model's.
+    """
 
     n_nuclei: int
     density_per_mm2: float
@@ -15,8 +17,8 @@ class Morphology:
     area_um2: tuple[float, ...]
     """Quantiles (0.1, 0.25, 0.5, 0.75, 0.9) of the area, square micrometres."""
     typical_area_um2: tuple[float, float]
-    """Median and area-weighted median of the areas of compact nuclei, square micrometres. Fragments pull the first down, fused
-    nuclei the second up; the truth mostly lies between."""
+    """Median and area-weighted median of the areas of compact nuclei, square micrometres. Fragments
+    pull the first down, fused nuclei the second up; the truth mostly lies between."""
     log_area_sd: float
     """Spread of the natural log of the area, from its inner quartiles."""
     elongation: tuple[float, ...]
@@ -26,6 +28,7 @@ class Morphology:
     touching_share: float
     """Share of nuclei that touch another."""
     area_shares: tuple[float, ...] = ()
-    """Histogram of the area over ``instances.histograms.AREA_EDGES_UM2``, as found: not corrected by a calibration."""
+    """Histogram of the area over ``instances.histograms.AREA_EDGES_UM2``, as found: not corrected
+    by a calibration."""
     elongation_shares: tuple[float, ...] = ()
     """Histogram of the elongation over ``ELONGATION_EDGES``."""

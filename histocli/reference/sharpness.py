@@ -1,7 +1,9 @@
-"""How much of an image is finer than a pixel or so: what scanners, compression and focus leave behind.
+"""How much of an image is finer than a pixel or so: what scanners, compression and focus leave
+behind.
 
-It gives synthetic nuclei away at once: textures are resampled, borders are drawn, sensors add noise. So it is measured per
-reference, within nuclei and along their borders, and matched when patches are painted (``synthesis/painting.py``).
+It gives synthetic nuclei away at once: textures are resampled, borders are drawn, sensors add
+noise. So it is measured per reference, within nuclei and along their borders, and matched when
+patches are painted (``synthesis/painting.py``).
 """
 
 import cv2
@@ -28,8 +30,8 @@ def fine_detail(light: npt.NDArray[np.floating], nuclei: BoolMask) -> tuple[floa
     Returns
     -------
     core, edge : float
-        Root mean square of the light that a blur of ``FINEST_PX`` takes away, over the three colours; 0 where there are too few
-        pixels to tell.
+        Root mean square of the light that a blur of ``FINEST_PX`` takes away, over the three
+        colours; 0 where there are too few pixels to tell.
     """
     light = np.ascontiguousarray(light, np.float32)
     fine = light - cv2.GaussianBlur(light, (0, 0), FINEST_PX, borderType=cv2.BORDER_REPLICATE)
@@ -37,5 +39,8 @@ def fine_detail(light: npt.NDArray[np.floating], nuclei: BoolMask) -> tuple[floa
     square = np.ones((2 * BORDER_PX + 1, 2 * BORDER_PX + 1), np.uint8)
     core = cv2.erode(nuclei.astype(np.uint8), square).astype(bool)
     edge = cv2.dilate(nuclei.astype(np.uint8), square).astype(bool) & ~core
-    found = [float(np.sqrt(power[region].mean())) if region.sum() >= FEWEST_PIXELS else UNKNOWN for region in (core, edge)]
+    found = [
+        float(np.sqrt(power[region].mean())) if region.sum() >= FEWEST_PIXELS else UNKNOWN
+        for region in (core, edge)
+    ]
     return found[0], found[1]

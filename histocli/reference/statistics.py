@@ -1,4 +1,6 @@
-"""What one reference image says about its tissue: stains, density, sizes, shapes, directions, contrast, sharpness."""
+"""What one reference image says about its tissue: stains, density, sizes, shapes, directions,
+contrast, sharpness.
+"""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -17,7 +19,13 @@ from histocli.optics.stains import StainEstimate, estimate_stains, unmix
 from histocli.reference.calibration import UNCALIBRATED, Calibration
 from histocli.reference.chromatin import edge_softness, estimate_mixture
 from histocli.reference.morphology import Morphology
-from histocli.reference.rough import SMALLEST_UM2, SMOOTHING_UM, RoughNuclei, blur_um, find_rough_nuclei
+from histocli.reference.rough import (
+    SMALLEST_UM2,
+    SMOOTHING_UM,
+    RoughNuclei,
+    blur_um,
+    find_rough_nuclei,
+)
 from histocli.reference.sharpness import fine_detail
 from histocli.reference.texture import NuclearTextures, cut_textures, remove_nuclei
 
@@ -26,8 +34,11 @@ RED_CELL_EOSIN = 2.2  # eosin of red cells, in units of the tissue's median
 FINE_UM = 0.5
 TYPICAL_GRAIN = 0.2
 FEWEST_PIXELS = 200
-AGREED = 0.5  # share of a model's nucleus that the rough map must hold, for its texture to be lent to others
-COMPACT = 0.92  # area over that of the ellipse with the same moments: 1 for an ellipse, less for a fused pair or a crescent
+# share of a model's nucleus that the rough map must hold, for its texture to be lent to others
+AGREED = 0.5
+# area over that of the ellipse with the same moments: 1 for an ellipse, less for a fused pair or a
+# crescent
+COMPACT = 0.92
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +64,11 @@ class Appearance:
     mixture: tuple[float, ...]
     """Share of each ``instances.kinds.Kind`` of nucleus; sums to 1."""
     grain_sd: float
-    """Standard deviation of the absorbance of red within nuclei: how coarse their chromatin looks."""
+    """Standard deviation of the absorbance of red within nuclei: how coarse their chromatin
+    looks."""
     fine_grain: float
-    """Spread of the absorbance of red within nuclei at less than half a micrometre, relative to the median contrast."""
+    """Spread of the absorbance of red within nuclei at less than half a micrometre, relative to the
+    median contrast."""
     fine_core: float
     """Spread of transmitted light at less than about a pixel within nuclei, as a share of white."""
     fine_edge: float
@@ -101,12 +114,19 @@ class Reference:
     def to_arrays(self) -> tuple[dict[str, npt.NDArray[Any]], Json]:
         """Return named arrays and plain values that ``from_arrays`` takes."""
         arrays: dict[str, npt.NDArray[Any]] = {
-            "background": self.background.astype(np.float16),  # absorbance below 6: steps of 0.004 at most
+            # absorbance below 6: steps of 0.004 at most
+            "background": self.background.astype(np.float16),
             "ignored": self.ignored,
             "tissue": self.tissue,
         }
-        arrays |= {f"texture_{field.name}": getattr(self.textures, field.name) for field in fields(NuclearTextures)}
-        arrays |= {f"nucleus_{field.name}": getattr(self.nuclei, field.name) for field in fields(Measurements)}
+        arrays |= {
+            f"texture_{field.name}": getattr(self.textures, field.name)
+            for field in fields(NuclearTextures)
+        }
+        arrays |= {
+            f"nucleus_{field.name}": getattr(self.nuclei, field.name)
+            for field in fields(Measurements)
+        }
         return arrays, {"name": self.name, "mpp": self.mpp, "statistics": asdict(self.statistics)}
 
     @classmethod
@@ -119,17 +139,26 @@ class Reference:
             background=arrays["background"],
             ignored=arrays["ignored"],
             tissue=arrays["tissue"],
-            textures=NuclearTextures(**{field.name: arrays[f"texture_{field.name}"] for field in fields(NuclearTextures)}),
-            nuclei=Measurements(**{field.name: arrays[f"nucleus_{field.name}"] for field in fields(Measurements)}),
+            textures=NuclearTextures(
+                **{field.name: arrays[f"texture_{field.name}"] for field in fields(NuclearTextures)}
+            ),
+            nuclei=Measurements(
+                **{field.name: arrays[f"nucleus_{field.name}"] for field in fields(Measurements)}
+            ),
             statistics=ReferenceStatistics(
-                morphology=Morphology(**measured["morphology"]), appearance=Appearance(**measured["appearance"])
+                morphology=Morphology(**measured["morphology"]),
+                appearance=Appearance(**measured["appearance"]),
             ),
         )
 
 
 def quantiles(values: npt.NDArray[np.floating], fallback: float) -> tuple[float, ...]:
     """Return the ``QUANTILES`` of values, or the fallback for each where there are none."""
-    return tuple(float(q) for q in np.quantile(values, QUANTILES)) if len(values) else (fallback,) * len(QUANTILES)
+    return (
+        tuple(float(q) for q in np.quantile(values, QUANTILES))
+        if len(values)
+        else (fallback,) * len(QUANTILES)
+    )
 
 
 def measure_morphology(labels: InstanceLabels, tissue: BoolMask, mpp: float) -> Morphology:
@@ -180,9 +209,11 @@ def _medians(areas: npt.NDArray[np.float64]) -> tuple[float, float]:
 
 
 def edge_blur_um(rough: RoughNuclei, textures: NuclearTextures, mpp: float) -> float:
-    """Estimate the blur of nuclear edges: a step of height c blurred by sigma has the slope c / (sigma sqrt(2 pi)).
+    """Estimate the blur of nuclear edges: a step of height c blurred by sigma has the slope c /
+    (sigma sqrt(2 pi)).
 
-    The slope is taken where noise is smoothed away; the smoothing's own share of the blur is then taken off.
+    The slope is taken where noise is smoothed away; the smoothing's own share of the blur is then
+    taken off.
     """
     edge = _inner_border(rough.labels)
     if not edge.any() or not len(textures):
@@ -222,8 +253,8 @@ def analyse_reference(
     rng : numpy.random.Generator
         Chooses which nucleus-free place fills which hole.
     predicted : ndarray of int32, shape (H, W), optional
-        A model's nuclei of the same image, to be measured and taken out instead of the rough ones. What only the rough map
-        takes for nuclei is ignored then.
+        A model's nuclei of the same image, to be measured and taken out instead of the rough ones.
+        What only the rough map takes for nuclei is ignored then.
     calibration : Calibration
         How the source of the nuclei errs, as known from synthetic patches.
 
@@ -238,15 +269,22 @@ def analyse_reference(
     dark = rough.labels > 0
     if predicted is not None:
         doubtful = (rough.suspicious | (rough.labels > 0)) & (predicted == 0)
-        rough = replace(rough, labels=predicted, suspicious=doubtful, tissue=rough.tissue | (predicted > 0))
+        rough = replace(
+            rough, labels=predicted, suspicious=doubtful, tissue=rough.tissue | (predicted > 0)
+        )
     nuclei = measure(rough.labels, mpp)
     textures = cut_textures(optical_density, rough.labels, nuclei, mpp, rng)
-    if predicted is not None:  # what the model alone takes for a nucleus may be none, and is no example of how nuclei look
-        share = np.bincount(rough.labels.ravel(), dark.ravel()) / np.maximum(np.bincount(rough.labels.ravel()), 1)
+    # what the model alone takes for a nucleus may be none, and is no example of how nuclei look
+    if predicted is not None:
+        share = np.bincount(rough.labels.ravel(), dark.ravel()) / np.maximum(
+            np.bincount(rough.labels.ravel()), 1
+        )
         agreed = share[nuclei.id[textures.nucleus]] > AGREED
         textures = replace(textures, single=textures.single & agreed)
     morphology = calibration.correct(_morphology(nuclei, rough.tissue, mpp))
-    appearance = _appearance(optical_density, white, stains, rough, nuclei, textures, morphology, mpp)
+    appearance = _appearance(
+        optical_density, white, stains, rough, nuclei, textures, morphology, mpp
+    )
     return Reference(
         name=name,
         mpp=mpp,
@@ -291,7 +329,9 @@ def _appearance(
         edge_um=edge_blur_um(rough, textures, mpp),
         mixture=estimate_mixture(nuclei, textures, softness, morphology.typical_area_um2[0]),
         grain_sd=float(clean[clean != 0].std()) if np.any(clean) else 0.1,
-        fine_grain=_fine_grain(optical_density, rough, float(np.median(contrast)) if len(contrast) else 0.0, mpp),
+        fine_grain=_fine_grain(
+            optical_density, rough, float(np.median(contrast)) if len(contrast) else 0.0, mpp
+        ),
         fine_core=fine_core,
         fine_edge=fine_edge,
         red_cell_fraction=float(red.mean()) if red.size else 0.0,
@@ -306,7 +346,9 @@ def _count_places(mask: BoolMask, smallest_px: float) -> int:
     return int((statistics[1:, cv2.CC_STAT_AREA] >= smallest_px).sum())
 
 
-def _fine_grain(optical_density: FloatArray, rough: RoughNuclei, contrast: float, mpp: float) -> float:
+def _fine_grain(
+    optical_density: FloatArray, rough: RoughNuclei, contrast: float, mpp: float
+) -> float:
     inside = cv2.erode((rough.labels > 0).astype(np.uint8), disk(FINE_UM / mpp)).astype(bool)
     if inside.sum() < FEWEST_PIXELS or contrast <= 0:
         return TYPICAL_GRAIN

@@ -1,8 +1,9 @@
 """Textures of one reference: its tissue with the nuclei taken out, and its nuclei one by one.
 
-Background: behind a nucleus the low frequencies are guessed from around it (normalised convolution, Knutsson and Westin 1993)
-and the high ones are copied from a place of the same image that has no nuclei. Nuclei: each is resampled into the frame of its
-own ellipse, so that it can be stretched into any new outline without streaks.
+Background: behind a nucleus the low frequencies are guessed from around it (normalised convolution,
+Knutsson and Westin 1993) and the high ones are copied from a place of the same image that has no
+nuclei. Nuclei: each is resampled into the frame of its own ellipse, so that it can be stretched
+into any new outline without streaks.
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from histocli.instances.components import disk
 from histocli.instances.measurements import Measurements
 from histocli.reference.rough import HALO_UM, RoughNuclei, blur_um
 
-FRAME_PX = 24  # side of a nuclear texture; the ellipse of the nucleus touches the sides of the inner 10/12
+# side of a nuclear texture; the ellipse of the nucleus touches the sides of the inner 10/12
+FRAME_PX = 24
 FRAME_EXTENT = 1.2  # the frame shows the ellipse times this
 MOST_FRAGMENTS = 256  # textures kept per reference
 SCALES_UM = (1.5, 3.0, 6.0, 12.0, 40.0)  # of the guess behind a nucleus, from near to far
@@ -24,7 +26,9 @@ FADE_UM = 0.5
 MOST_DONORS = 3  # places that one hole borrows from
 PENUMBRA = 0.2  # of the way from tissue to nuclei in darkness
 PENUMBRA_UM = 2.0  # from a rough nucleus
-DETAIL_UM = 2.5  # what is finer than this is copied; at 1 a critic found filled places with an AUC of 0.75, so with 0.66
+# what is finer than this is copied; at 1 a critic found filled places with an AUC of 0.75, so with
+# 0.66
+DETAIL_UM = 2.5
 SURROUND_UM = 2.0  # the ring around a nucleus that its contrast is measured against
 
 
@@ -51,7 +55,9 @@ class NuclearTextures:
         return len(self.colour)
 
 
-def remove_nuclei(optical_density: FloatArray, rough: RoughNuclei, mpp: float, rng: np.random.Generator) -> FloatArray:
+def remove_nuclei(
+    optical_density: FloatArray, rough: RoughNuclei, mpp: float, rng: np.random.Generator
+) -> FloatArray:
     """Fill the places of nuclei with tissue.
 
     Parameters
@@ -81,12 +87,21 @@ def remove_nuclei(optical_density: FloatArray, rough: RoughNuclei, mpp: float, r
     for sigma in SCALES_UM:
         share = blur_um(weight, sigma, mpp)
         estimate = blur_um(known, sigma, mpp) / np.maximum(share, 1e-4)[..., None]
-        take = missing * np.clip(share / 0.15, 0, 1)  # trust a scale where a sixth of its window is known
+        # trust a scale where a sixth of its window is known
+        take = missing * np.clip(share / 0.15, 0, 1)
         low += take[..., None] * estimate
         missing -= take
-    low += missing[..., None] * (optical_density[trusted].mean(axis=0) if trusted.any() else optical_density.mean(axis=(0, 1)))
-    fine = blur_um(known, DETAIL_UM, mpp) / np.maximum(blur_um(weight, DETAIL_UM, mpp), 0.05)[..., None]
-    # next to a hole the image still holds the nucleus's border: detail fades out there, else arcs would be copied along
+    low += missing[..., None] * (
+        optical_density[trusted].mean(axis=0)
+        if trusted.any()
+        else optical_density.mean(axis=(0, 1))
+    )
+    fine = (
+        blur_um(known, DETAIL_UM, mpp)
+        / np.maximum(blur_um(weight, DETAIL_UM, mpp), 0.05)[..., None]
+    )
+    # next to a hole the image still holds the nucleus's border: detail fades out there, else arcs
+    # would be copied along
     sure = np.clip(2.5 * blur_um(weight, FADE_UM, mpp) - 1.5, 0, 1)
     sure = np.where(trusted, sure, 0).astype(np.float32)
     filled = low + _borrow_detail((optical_density - fine).astype(np.float32), sure, hole, rng)
@@ -96,7 +111,9 @@ def remove_nuclei(optical_density: FloatArray, rough: RoughNuclei, mpp: float, r
 
 
 def _holes(rough: RoughNuclei, mpp: float) -> BoolMask:
-    """Return what is taken out: nuclei, the ring of their edge, and their penumbra where focus is poor."""
+    """Return what is taken out: nuclei, the ring of their edge, and their penumbra where focus is
+    poor.
+    """
     nuclei = (rough.labels > 0).astype(np.uint8)
     hole = cv2.dilate(nuclei, disk(HALO_UM / mpp)).astype(bool)
     elsewhere = rough.darkness[rough.tissue & ~hole]
@@ -108,9 +125,15 @@ def _holes(rough: RoughNuclei, mpp: float) -> BoolMask:
     return np.asarray(hole)
 
 
-def _borrow_detail(detail: FloatArray, sure: FloatArray, hole: BoolMask, rng: np.random.Generator) -> FloatArray:
-    """Copy high frequencies into each hole from shifts of it that meet few holes; later ones where the earlier are not sure."""
-    count, labels, statistics, _ = cv2.connectedComponentsWithStats(hole.astype(np.uint8), connectivity=4)
+def _borrow_detail(
+    detail: FloatArray, sure: FloatArray, hole: BoolMask, rng: np.random.Generator
+) -> FloatArray:
+    """Copy high frequencies into each hole from shifts of it that meet few holes; later ones where
+    the earlier are not sure.
+    """
+    count, labels, statistics, _ = cv2.connectedComponentsWithStats(
+        hole.astype(np.uint8), connectivity=4
+    )
     height, width = hole.shape
     result = np.zeros_like(detail)
     for k in range(1, count):
@@ -121,7 +144,10 @@ def _borrow_detail(detail: FloatArray, sure: FloatArray, hole: BoolMask, rng: np
         for _ in range(MOST_DONORS):
             best_gain, best = -1.0, (0, 0)
             for _ in range(10):
-                y, x = int(rng.integers(0, max(1, height - h + 1))), int(rng.integers(0, max(1, width - w + 1)))
+                y, x = (
+                    int(rng.integers(0, max(1, height - h + 1))),
+                    int(rng.integers(0, max(1, width - w + 1))),
+                )
                 gain = float((missing * sure[y : y + h, x : x + w]).sum())
                 if gain > best_gain:
                     best_gain, best = gain, (y, x)
@@ -137,7 +163,11 @@ def _borrow_detail(detail: FloatArray, sure: FloatArray, hole: BoolMask, rng: np
 
 
 def cut_textures(
-    optical_density: FloatArray, labels: InstanceLabels, nuclei: Measurements, mpp: float, rng: np.random.Generator
+    optical_density: FloatArray,
+    labels: InstanceLabels,
+    nuclei: Measurements,
+    mpp: float,
+    rng: np.random.Generator,
 ) -> NuclearTextures:
     """Resample nuclei into the frames of their ellipses.
 
@@ -176,14 +206,24 @@ def cut_textures(
     unit = (np.arange(FRAME_PX) + 0.5) / FRAME_PX * 2 - 1
     v, u = np.meshgrid(unit * FRAME_EXTENT, unit * FRAME_EXTENT, indexing="ij")
     angle = nuclei.orientation_rad[whole, None, None]
-    major, minor = (nuclei.major_um[whole, None, None] / 2 / mpp, nuclei.minor_um[whole, None, None] / 2 / mpp)
+    major, minor = (
+        nuclei.major_um[whole, None, None] / 2 / mpp,
+        nuclei.minor_um[whole, None, None] / 2 / mpp,
+    )
     x = nuclei.x_px[whole, None, None] + np.cos(angle) * u * major - np.sin(angle) * v * minor
     y = nuclei.y_px[whole, None, None] + np.sin(angle) * u * major + np.cos(angle) * v * minor
-    columns, rows = x.reshape(-1, FRAME_PX).astype(np.float32), y.reshape(-1, FRAME_PX).astype(np.float32)
+    columns, rows = (
+        x.reshape(-1, FRAME_PX).astype(np.float32),
+        y.reshape(-1, FRAME_PX).astype(np.float32),
+    )
     frames = np.concatenate(
         [  # OpenCV maps have at most 32767 rows
             cv2.remap(
-                optical_density, columns[i : i + 30720], rows[i : i + 30720], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
+                optical_density,
+                columns[i : i + 30720],
+                rows[i : i + 30720],
+                cv2.INTER_LINEAR,
+                borderMode=cv2.BORDER_REFLECT,
             )
             for i in range(0, len(rows), 30720)
         ]
@@ -199,7 +239,9 @@ def cut_textures(
     surround = np.where(outside.any(axis=(1, 2))[:, None], _masked_mean(frames, outside), colour)
     contrast = frames[..., 0] - surround[:, 0, None, None]
     core = _masked_mean(contrast[..., None], inside & (radius < 0.55)[None])[:, 0]
-    rim = _masked_mean(contrast[..., None], inside & ((radius > 0.65) & (radius < 0.95))[None])[:, 0]
+    rim = _masked_mean(contrast[..., None], inside & ((radius > 0.65) & (radius < 0.95))[None])[
+        :, 0
+    ]
     ellipse = (radius <= 1)[None]
     agreement = (own & ellipse).sum(axis=(1, 2)) / np.maximum((own | ellipse).sum(axis=(1, 2)), 1)
     residual = np.where(inside[..., None], frames - colour[:, None, None], 0)
@@ -215,6 +257,8 @@ def cut_textures(
 
 
 def _masked_mean(frames: FloatArray, mask: BoolMask) -> FloatArray:
-    """Mean over the pixels of each frame where the mask holds, shape (F, C); 0 where it holds nowhere."""
+    """Mean over the pixels of each frame where the mask holds, shape (F, C); 0 where it holds
+    nowhere.
+    """
     total = (frames * mask[..., None]).sum(axis=(1, 2))
     return np.asarray(total / np.maximum(mask.sum(axis=(1, 2)), 1)[:, None], np.float32)

@@ -1,15 +1,17 @@
-"""Blocks of slides on a Dask cluster: pixels are read and results are kept where the work is done, only small records travel.
+"""Blocks of slides on a Dask cluster: pixels are read and results are kept where the work is done,
+only small records travel.
 
 ::
 
     this process                        scheduler           workers (one task at a time each)
     begins stores ── blocks ──────────────>  ──────────────>  open the slide and the model once
-                                                              read, network, decode, keep what was found in work/
+                                                              read, network, decode, keep what was
+                                                              found in work/
     makes the stores <── counts ────────────  <──────────────
 
-Slides, model and outputs must lie at the same paths for all, as on a cluster's shared file system. A worker that dies loses the
-blocks that it had in hand, and the scheduler gives them to another; what it kept is whole or not there. What comes out are the
-same bytes as from one process.
+Slides, model and outputs must lie at the same paths for all, as on a cluster's shared file system.
+A worker that dies loses the blocks that it had in hand, and the scheduler gives them to another;
+what it kept is whole or not there. What comes out are the same bytes as from one process.
 """
 
 from __future__ import annotations
@@ -113,7 +115,9 @@ def run_on_cluster(
     try:
         from distributed import Client, as_completed
     except ImportError as error:
-        raise InvalidOption("--scheduler needs the optional package distributed: pip install 'histosynth[dist]'") from error
+        raise InvalidOption(
+            "--scheduler needs the optional package distributed: pip install 'histosynth[dist]'"
+        ) from error
     assert config.scheduler is not None
     try:
         client = Client(config.scheduler, timeout=CONNECT_S, set_as_default=False)  # type: ignore[no-untyped-call]
@@ -123,7 +127,8 @@ def run_on_cluster(
         ) from error
     facts: Json = {}
     with ExitStack() as stack, client:
-        loaded = load_model(model, header, facts, config, execution, stack)  # for the grid; the network runs elsewhere
+        # for the grid; the network runs elsewhere
+        loaded = load_model(model, header, facts, config, execution, stack)
         for job in jobs:
             stack.callback(job.close)
         bar = stack.enter_context(track("segment", len(jobs)))
@@ -142,7 +147,13 @@ def _show(bar: Bar, name: str, done: int) -> None:
     bar.advance(0, f"{name}, block {done}")
 
 
-def _tasks(job: ClusterJob, blocks: Sequence[Block], model: Path, config: SegmentConfig, execution: Execution) -> list[_Task]:
+def _tasks(
+    job: ClusterJob,
+    blocks: Sequence[Block],
+    model: Path,
+    config: SegmentConfig,
+    execution: Execution,
+) -> list[_Task]:
     assert job.view is not None
     packed = np.packbits(job.view.tissue)
     return [
@@ -164,7 +175,9 @@ def _tasks(job: ClusterJob, blocks: Sequence[Block], model: Path, config: Segmen
     ]
 
 
-def _scatter(client: Any, as_completed: Any, tasks: Sequence[_Task], on_done: Callable[[int], None]) -> None:
+def _scatter(
+    client: Any, as_completed: Any, tasks: Sequence[_Task], on_done: Callable[[int], None]
+) -> None:
     """Hand tasks out, a bounded number at a time, and wait for all."""
     from distributed import KilledWorker
 
@@ -233,7 +246,12 @@ def _loaded(task: _Task) -> LoadedModel:
     if key not in _at_hand:
         stack = ExitStack()  # the pipeline's threads live as long as the worker
         path = Path(task.model)
-        _at_hand[key] = (load_model(path, read_model_header(path), task.facts, task.config, task.execution, stack), stack)
+        _at_hand[key] = (
+            load_model(
+                path, read_model_header(path), task.facts, task.config, task.execution, stack
+            ),
+            stack,
+        )
     model: LoadedModel = _at_hand[key][0]
     return model
 
@@ -246,9 +264,15 @@ def _viewed(task: _Task, loaded: LoadedModel) -> tuple[View, BlockGrid]:
             _at_hand.pop("slide")[1].slide.close()
         slide = open_slide(task.slide, mpp=task.mpp)
         height, width = task.tissue_shape
-        tissue = np.unpackbits(task.tissue, count=height * width).reshape(height, width).astype(bool)
+        tissue = (
+            np.unpackbits(task.tissue, count=height * width).reshape(height, width).astype(bool)
+        )
         contrast = None if task.contrast is None else Contrast.from_json(task.contrast)
         view = view_of(slide, loaded.mpp, task.glass_level, tissue, contrast, loaded.contrast_floor)
-        _at_hand["slide"] = (key, view, loaded.pipelines[0].block_grid(view.shape, loaded.block_windows))
+        _at_hand["slide"] = (
+            key,
+            view,
+            loaded.pipelines[0].block_grid(view.shape, loaded.block_windows),
+        )
     _, view, grid = _at_hand["slide"]
     return view, grid

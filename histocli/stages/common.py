@@ -54,7 +54,9 @@ class StageResult:
     def to_json(self) -> Json:
         """Return the JSON object of ``--json``: the schema first, then the fields."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        values: Json = plain_json({"schema": self.schema, **fields, "seconds": round(self.seconds, 3)})
+        values: Json = plain_json(
+            {"schema": self.schema, **fields, "seconds": round(self.seconds, 3)}
+        )
         return values
 
 
@@ -83,10 +85,16 @@ class Stopwatch:
 class Clock:
     """Tells how far a training is, by steps or by seconds."""
 
-    def __init__(self, steps: int, time_budget_s: float | None, reserve_s: float, watch: Stopwatch) -> None:
-        """Count ``steps``, or the seconds of a budget less what is reserved for the end, but at least half of it."""
+    def __init__(
+        self, steps: int, time_budget_s: float | None, reserve_s: float, watch: Stopwatch
+    ) -> None:
+        """Count ``steps``, or the seconds of a budget less what is reserved for the end, but at
+        least half of it.
+        """
         self.steps = steps
-        self.budget_s = None if time_budget_s is None else max(time_budget_s - reserve_s, 0.5 * time_budget_s)
+        self.budget_s = (
+            None if time_budget_s is None else max(time_budget_s - reserve_s, 0.5 * time_budget_s)
+        )
         self.watch = watch
         self.earlier_s = 0.0
         """Of the same training, before it was resumed."""
@@ -95,7 +103,9 @@ class Clock:
     @property
     def trained_s(self) -> float:
         """Seconds of training, resumed ones included; 0 before the first step."""
-        return self.earlier_s + (self.watch.seconds - self.begun_s if self.begun_s is not None else 0)
+        return self.earlier_s + (
+            self.watch.seconds - self.begun_s if self.begun_s is not None else 0
+        )
 
     def progress(self, step: int) -> float:
         """Share of the training that is done."""
@@ -141,11 +151,18 @@ def content_hash(path: Path) -> str:
     except FileNotFoundError:
         raise InputNotFound(f"{path}: no such file; check the path") from None
     except OSError as error:
-        raise InvalidInput(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from error
+        raise InvalidInput(
+            f"{path}: cannot be read ({error.strerror or error}); check its permissions"
+        ) from error
 
 
 def identify_references(
-    images: Sequence[InputImage], *, mpp: float, reference_mpp: float | None, tolerant: bool, command: str
+    images: Sequence[InputImage],
+    *,
+    mpp: float,
+    reference_mpp: float | None,
+    tolerant: bool,
+    command: str,
 ) -> tuple[list[Source], list[str]]:
     """Hash references and find their pixel sizes, before any work is done.
 
@@ -193,7 +210,9 @@ def identify_references(
                 size,
             )
     if not sources:
-        raise InputNotFound(f"none of the {len(images)} references can be read; see the messages above")
+        raise InputNotFound(
+            f"none of the {len(images)} references can be read; see the messages above"
+        )
     assumed = sum(source.mpp_source == "assumed" for source in sources)
     if assumed:
         logger.warning(
@@ -205,11 +224,13 @@ def identify_references(
     return sources, failed
 
 
-def patch_glass_levels(store: PatchStore, patches: range, images: npt.NDArray[np.uint8]) -> list[float]:
+def patch_glass_levels(
+    store: PatchStore, patches: range, images: npt.NDArray[np.uint8]
+) -> list[float]:
     """Return the level of empty glass for each of some patches.
 
-    A synthetic patch has the level of its reference, which was measured on far more pixels; where none is recorded, the patch
-    itself is measured.
+    A synthetic patch has the level of its reference, which was measured on far more pixels; where
+    none is recorded, the patch itself is measured.
 
     Parameters
     ----------
@@ -218,15 +239,23 @@ def patch_glass_levels(store: PatchStore, patches: range, images: npt.NDArray[np
     images : ndarray of uint8, shape (len(patches), H, W, 3)
         These patches.
     """
-    from histocli.optics.density import white_level  # late: it brings torch, which evaluate and info do without
+    # late: it brings torch, which evaluate and info do without
+    from histocli.optics.density import white_level
 
-    recorded = [record.statistics.get("appearance", {}).get("white_level") for record in store.references]
+    recorded = [
+        record.statistics.get("appearance", {}).get("white_level") for record in store.references
+    ]
     levels = [recorded[store.reference[patch]] for patch in patches]
-    return [white_level(image) if level is None else float(level) for level, image in zip(levels, images, strict=True)]
+    return [
+        white_level(image) if level is None else float(level)
+        for level, image in zip(levels, images, strict=True)
+    ]
 
 
 def prepare_process() -> None:
-    """Prepare the process for networks: memory is reused, and processors are those granted (torch does not know quotas)."""
+    """Prepare the process for networks: memory is reused, and processors are those granted (torch
+    does not know quotas).
+    """
     import torch
 
     reuse_freed_memory()
@@ -235,7 +264,9 @@ def prepare_process() -> None:
 
 
 def weights_digest(network: torch.nn.Module) -> str:
-    """Return a fingerprint of what a network has learnt: its parameters, not the statistics it gathered."""
+    """Return a fingerprint of what a network has learnt: its parameters, not the statistics it
+    gathered.
+    """
     digest = hashlib.sha256()
     for value in network.parameters():
         digest.update(value.detach().float().cpu().numpy().tobytes())

@@ -1,7 +1,9 @@
-"""Reference images taken apart, and patches drawn after them, in worker processes: what ``generate`` and ``train --fresh`` share.
+"""Reference images taken apart, and patches drawn after them, in worker processes: what
+``generate`` and ``train --fresh`` share.
 
-What synthesis needs of a reference goes to a scratch folder as plain arrays, which workers map into memory, so that memory does
-not grow with the number of patches. Patch i depends on the seed, the references and i only.
+What synthesis needs of a reference goes to a scratch folder as plain arrays, which workers map into
+memory, so that memory does not grow with the number of patches. Patch i depends on the seed, the
+references and i only.
 """
 
 from __future__ import annotations
@@ -48,9 +50,11 @@ from histocli.synthesis.variation import AS_MEASURED, Spread, Variation
 
 logger = logging.getLogger(__name__)
 
-REGION_PX = 1024  # larger references are cut into regions of about this side, each measured on its own
+# larger references are cut into regions of about this side, each measured on its own
+REGION_PX = 1024
 MOST_REGIONS = 512  # regions taken apart in one run; evenly spread over the references
-LEAST_TISSUE = 0.05  # regions with less tissue teach nothing and are left out, unless there is nothing else
+# regions with less tissue teach nothing and are left out, unless there is nothing else
+LEAST_TISSUE = 0.05
 CALIBRATION_REFERENCES = 32
 CALIBRATION_PATCHES = 64
 
@@ -120,7 +124,8 @@ class BatchResult:
 
 
 def reference_order(seed: int, n_references: int, n: int) -> npt.NDArray[np.int32]:
-    """Return which reference each of ``n`` patches follows: all once in a random order, then all again in another.
+    """Return which reference each of ``n`` patches follows: all once in a random order, then all
+    again in another.
 
     Entry i depends on the seed, the number of references and i only.
     """
@@ -147,19 +152,35 @@ def take_apart(
     if len(sources) > limit:
         used = np.sort(rng_for(config.seed, "sources").choice(len(sources), limit, replace=False))
         logger.warning(
-            "%d of %d references are used: no more than there are patches, and at most %d", limit, len(sources), MOST_REGIONS
+            "%d of %d references are used: no more than there are patches, and at most %d",
+            limit,
+            len(sources),
+            MOST_REGIONS,
         )
     most_regions = max(1, limit // len(used))
     tolerant = execution.on_error == "continue"
     jobs = [
-        AnalyseJob(sources[int(i)], int(i), config.mpp, config.seed, scratch, most_regions, tolerant, priors, calibration)
+        AnalyseJob(
+            sources[int(i)],
+            int(i),
+            config.mpp,
+            config.seed,
+            scratch,
+            most_regions,
+            tolerant,
+            priors,
+            calibration,
+        )
         for i in used
     ]
     found: list[Region] = []
     damaged: list[str] = []
-    workers = min(resolve_workers(execution.workers), max(1, len(jobs) // 4))  # a process takes seconds to start
+    # a process takes seconds to start
+    workers = min(resolve_workers(execution.workers), max(1, len(jobs) // 4))
     with track("measuring references", len(jobs)) as bar, disk_errors(scratch):
-        stopped = "generate: stopped while references were measured; nothing was drawn yet, run it again"
+        stopped = (
+            "generate: stopped while references were measured; nothing was drawn yet, run it again"
+        )
         for job, regions in map_unordered(_analyse_source, jobs, workers, stopped):
             if isinstance(regions, str):
                 logger.warning("%s", regions)
@@ -168,7 +189,9 @@ def take_apart(
                 found.extend(regions)
             bar.advance()
     if not found:
-        raise InputNotFound(f"none of the {len(jobs)} references can be read; see the messages above")
+        raise InputNotFound(
+            f"none of the {len(jobs)} references can be read; see the messages above"
+        )
     found.sort(key=lambda region: (region.index, region.box))
     with_tissue = [region for region in found if region.tissue_fraction >= LEAST_TISSUE]
     if not with_tissue:
@@ -186,7 +209,11 @@ def _analyse_source(job: AnalyseJob) -> list[Region] | str:
         return str(error)
     pixels = resample(image.pixels, job.source.mpp, job.mpp)
     height, width = pixels.shape[:2]
-    boxes = [(top, left, bottom, right) for top, bottom in _parts(height, REGION_PX) for left, right in _parts(width, REGION_PX)]
+    boxes = [
+        (top, left, bottom, right)
+        for top, bottom in _parts(height, REGION_PX)
+        for left, right in _parts(width, REGION_PX)
+    ]
     if len(boxes) > job.most_regions:
         rng = rng_for(job.seed, f"regions of {job.source.sha256}")
         boxes = [boxes[i] for i in np.sort(rng.choice(len(boxes), job.most_regions, replace=False))]
@@ -195,7 +222,14 @@ def _analyse_source(job: AnalyseJob) -> list[Region] | str:
         rng = rng_for(job.seed, job.source.sha256, number)
         part = np.ascontiguousarray(pixels[top:bottom, left:right])
         predicted = None if job.priors is None else _predict(job.priors, part, job.mpp)
-        reference = analyse_reference(part, job.mpp, job.source.path.name, rng, predicted=predicted, calibration=job.calibration)
+        reference = analyse_reference(
+            part,
+            job.mpp,
+            job.source.path.name,
+            rng,
+            predicted=predicted,
+            calibration=job.calibration,
+        )
         folder = job.scratch / f"{job.index}-{number}"
         save_arrays(folder, *reference.to_arrays())
         statistics = reference.statistics
@@ -225,35 +259,59 @@ def _load_predictor(path: Path, modified_ns: int, size: int) -> Predictor:
     segmenter.load_state_dict(tensors)
     device = torch.device("cpu")  # in worker processes, beside each other
     dtype = resolve_precision("auto", device)
-    return Predictor(segmenter, mpp=header.mpp, device=device, dtype=dtype, thresholds=Thresholds(**header.thresholds))
+    return Predictor(
+        segmenter,
+        mpp=header.mpp,
+        device=device,
+        dtype=dtype,
+        thresholds=Thresholds(**header.thresholds),
+    )
 
 
 def _predict(model: Path, image: npt.NDArray[np.uint8], mpp: float) -> npt.NDArray[np.int32]:
     """Segment an image by a model, at the model's pixel size."""
     predictor = _predictor(model)
     pixels = resample(glass_to_white(image, white_level(image)), mpp, predictor.mpp)
-    return resample_labels(predictor.segment(pixels), predictor.mpp, mpp, image.shape[:2]).astype(np.int32)
+    return resample_labels(predictor.segment(pixels), predictor.mpp, mpp, image.shape[:2]).astype(
+        np.int32
+    )
 
 
 def calibrate(
-    sources: Sequence[Source], model: Path, config: GenerateConfig, execution: Execution, scratch: Path, track: Track
+    sources: Sequence[Source],
+    model: Path,
+    config: GenerateConfig,
+    execution: Execution,
+    scratch: Path,
+    track: Track,
 ) -> Calibration:
     """Learn how a model errs in area and number from patches whose truth is known.
 
-    They follow the same references by rough priors. Without this, each round of measuring a model's nuclei and drawing new ones
-    would shrink them to what models are sure of.
+    They follow the same references by rough priors. Without this, each round of measuring a model's
+    nuclei and drawing new ones would shrink them to what models are sure of.
     """
-    few = [sources[int(i)] for i in np.linspace(0, len(sources) - 1, min(len(sources), CALIBRATION_REFERENCES)).astype(int)]
-    regions, _ = take_apart(few, replace(config, n=len(few)), replace(execution, on_error="continue"), scratch, track)
+    few = [
+        sources[int(i)]
+        for i in np.linspace(0, len(sources) - 1, min(len(sources), CALIBRATION_REFERENCES)).astype(
+            int
+        )
+    ]
+    regions, _ = take_apart(
+        few, replace(config, n=len(few)), replace(execution, on_error="continue"), scratch, track
+    )
     ratios: list[float] = []
     found = drawn = 0
     with track("calibrating priors", CALIBRATION_PATCHES) as bar:
         for index in range(CALIBRATION_PATCHES):
             raise_if_stopped("generate: stopped before anything was drawn; run it again")
             reference = Reference.from_arrays(*load_arrays(regions[index % len(regions)].folder))
-            drawing = draw_patch(reference, config.patch_px, rng_for(config.seed, "calibration", index))
+            drawing = draw_patch(
+                reference, config.patch_px, rng_for(config.seed, "calibration", index)
+            )
             image = paint_patches([drawing], torch.device("cpu"))[0]
-            areas, n_found, n_drawn = compare_areas(drawing.instance_labels, _predict(model, image, config.mpp))
+            areas, n_found, n_drawn = compare_areas(
+                drawing.instance_labels, _predict(model, image, config.mpp)
+            )
             ratios += areas
             found, drawn = found + n_found, drawn + n_drawn
             bar.advance()
@@ -274,7 +332,11 @@ def _parts(length: int, longest: int) -> list[tuple[int, int]]:
 
 def variation_of(spread: Spread | None, seed: int, purpose: str, index: int) -> Variation:
     """Return the factors on what was measured that a patch has."""
-    return AS_MEASURED if spread is None else spread.draw(rng_for(seed, f"variation of {purpose}", index))
+    return (
+        AS_MEASURED
+        if spread is None
+        else spread.draw(rng_for(seed, f"variation of {purpose}", index))
+    )
 
 
 def draw_batch(job: BatchJob) -> BatchResult:
@@ -285,14 +347,23 @@ def draw_batch(job: BatchJob) -> BatchResult:
         if folder not in loaded:
             loaded[folder] = Reference.from_arrays(*load_arrays(folder))
         variation = variation_of(job.spread, job.seed, job.purpose, index)
-        drawings.append(draw_patch(loaded[folder], job.patch_px, rng_for(job.seed, job.purpose, index), variation=variation))
+        drawings.append(
+            draw_patch(
+                loaded[folder],
+                job.patch_px,
+                rng_for(job.seed, job.purpose, index),
+                variation=variation,
+            )
+        )
     labels = np.stack([drawing.instance_labels for drawing in drawings])
     if job.paint:
         return BatchResult(labels, paint_patches(drawings, torch.device("cpu")), None)
     return BatchResult(labels, None, drawings)
 
 
-def reference_images(store: PatchStore, words: Sequence[str], *, keep_missing: bool) -> list[InputImage]:
+def reference_images(
+    store: PatchStore, words: Sequence[str], *, keep_missing: bool
+) -> list[InputImage]:
     """Return the references that the user names, or those that the store remembers.
 
     Raises
@@ -301,5 +372,11 @@ def reference_images(store: PatchStore, words: Sequence[str], *, keep_missing: b
         One is missing, or the store does not say where its references lay.
     """
     if words:
-        return expand_with_mpp(words, suffixes=IMAGE_SUFFIXES, stdin=sys.stdin, what="reference image", keep_missing=keep_missing)
+        return expand_with_mpp(
+            words,
+            suffixes=IMAGE_SUFFIXES,
+            stdin=sys.stdin,
+            what="reference image",
+            keep_missing=keep_missing,
+        )
     return recorded_references(store)

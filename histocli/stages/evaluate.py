@@ -1,4 +1,6 @@
-"""Evaluation: predicted labels beside true ones, pair by pair, and what that makes of the whole set."""
+"""Evaluation: predicted labels beside true ones, pair by pair, and what that makes of the whole
+set.
+"""
 
 from __future__ import annotations
 
@@ -76,11 +78,13 @@ def evaluate(
     Parameters
     ----------
     prediction, truth : str
-        Labels of any kind that :mod:`histocli.stores.label_sources` knows, or a folder of these, such as an output folder of
-        ``segment``: each slide once, its store rather than its TIFF, never its overlay; or ``-`` for their paths on stdin.
-        Images pair by name; two single images pair whatever their names. A patch store has one image a patch, paired by
-        number. ``truth`` may be a CSV with the column ``truth``; or ``prediction`` is one with columns ``prediction`` and
-        ``truth``, and ``truth`` is None. Both may have columns ``group``, ``mpp``, ``image`` and ``ignore``.
+        Labels of any kind that :mod:`histocli.stores.label_sources` knows, or a folder of these,
+        such as an output folder of ``segment``: each slide once, its store rather than its TIFF,
+        never its overlay; or ``-`` for their paths on stdin. Images pair by name; two single images
+        pair whatever their names. A patch store has one image a patch, paired by number. ``truth``
+        may be a CSV with the column ``truth``; or ``prediction`` is one with columns ``prediction``
+        and ``truth``, and ``truth`` is None. Both may have columns ``group``, ``mpp``, ``image``
+        and ``ignore``.
     config : EvaluateConfig
         Rules, gates and interval.
     execution : Execution
@@ -100,8 +104,8 @@ def evaluate(
     InputNotFound
         An input is missing, or a true image has no prediction.
     InvalidInput
-        Labels that cannot be read or do not have the shape of their partner; with ``on_error="continue"`` only if that is
-        so for all pairs.
+        Labels that cannot be read or do not have the shape of their partner; with
+        ``on_error="continue"`` only if that is so for all pairs.
     """
     start = time.monotonic()
     pairing = _with_ignored(_pairs(prediction, truth), ignore)
@@ -110,7 +114,11 @@ def evaluate(
         raise InputNotFound(
             f"{prediction}: no prediction for {len(pairing.without_prediction)} of {len(names)} true images "
             f"({_some(pairing.without_prediction)})"
-            + (f", and no truth for the predictions {_some(pairing.without_truth)}" if pairing.without_truth else "")
+            + (
+                f", and no truth for the predictions {_some(pairing.without_truth)}"
+                if pairing.without_truth
+                else ""
+            )
             + "; names must agree, or name the pairs in a CSV with columns prediction, truth"
         )
     if pairing.without_truth and pairing.pairs:
@@ -135,7 +143,9 @@ def evaluate(
     outcomes: list[Outcome] = []
     failures = [(name, "has no prediction of this name") for name in pairing.without_prediction]
     workers = resolve_workers(execution.workers)
-    examine = partial(_compare, config=config, workers=workers, tolerant=execution.on_error == "continue")
+    examine = partial(
+        _compare, config=config, workers=workers, tolerant=execution.on_error == "continue"
+    )
     with track("comparing", len(pairing.pairs)) as bar:
         for name, outcome in map_in_threads(examine, pairing.pairs, workers):
             if isinstance(outcome, Outcome):
@@ -144,7 +154,9 @@ def evaluate(
                 failures.append((name, str(outcome)))
             bar.advance()
     if not outcomes:
-        raise InvalidInput(f"{prediction}: none of {len(names)} images could be compared; the first: {failures[0][1]}")
+        raise InvalidInput(
+            f"{prediction}: none of {len(names)} images could be compared; the first: {failures[0][1]}"
+        )
     assumed = [outcome.name for outcome in outcomes if outcome.mpp_source == "assumed"]
     if assumed:
         log.warning(
@@ -169,15 +181,27 @@ def _summaries(outcomes: Sequence[Outcome], config: EvaluateConfig) -> dict[str,
     groups = [outcome.pair.group for outcome in outcomes]
     named = sorted(set(groups))
     if config.resample == "group" and named == [""]:
-        raise InvalidOption("--resample group draws whole groups, but none are named; give a CSV with a column group")
+        raise InvalidOption(
+            "--resample group draws whole groups, but none are named; give a CSV with a column group"
+        )
     drawn = groups if config.resample == "group" else None
     summary = summarise(counts, bootstrap=config.bootstrap, seed=config.seed, groups=drawn)
     by_group = []
     for name in named if named != [""] else []:
         members = [item for item, group in zip(counts, groups, strict=True) if group == name]
-        by_group.append((name, len(members), summarise(members, bootstrap=config.bootstrap, seed=config.seed)))
-    low = [(name, summary.mean[name], bound) for name, bound in config.minimum if not summary.mean[name] >= bound]
-    high = [(name, summary.mean[name], bound) for name, bound in config.maximum if not summary.mean[name] <= bound]
+        by_group.append(
+            (name, len(members), summarise(members, bootstrap=config.bootstrap, seed=config.seed))
+        )
+    low = [
+        (name, summary.mean[name], bound)
+        for name, bound in config.minimum
+        if not summary.mean[name] >= bound
+    ]
+    high = [
+        (name, summary.mean[name], bound)
+        for name, bound in config.maximum
+        if not summary.mean[name] <= bound
+    ]
     return {"summary": summary, "groups": tuple(by_group), "missed_gates": (*low, *high)}
 
 
@@ -192,21 +216,34 @@ def compare_models(
 ) -> ModelsResult:
     """Compare several predictions with one truth, and with each other image by image.
 
-    Parameters and errors are those of :func:`evaluate`; every two predictions are compared over the images that both have.
+    Parameters and errors are those of :func:`evaluate`; every two predictions are compared over the
+    images that both have.
     """
     repeated = {word for word in predictions if list(predictions).count(word) > 1}
     if repeated:
-        raise InvalidOption(f"{sorted(repeated)[0]} is named twice; a prediction is compared with others, not with itself")
-    results = tuple(evaluate(word, truth, config, execution, ignore=ignore, track=track) for word in predictions)
+        raise InvalidOption(
+            f"{sorted(repeated)[0]} is named twice; a prediction is compared with others, not with itself"
+        )
+    results = tuple(
+        evaluate(word, truth, config, execution, ignore=ignore, track=track) for word in predictions
+    )
     differences = []
     if all(result.summary is not None for result in results):
         for number, one in enumerate(results):
             for two in results[number + 1 :]:
-                of_one, of_two = ({outcome.name: outcome for outcome in result.outcomes} for result in (one, two))
+                of_one, of_two = (
+                    {outcome.name: outcome for outcome in result.outcomes} for result in (one, two)
+                )
                 both = [name for name in of_one if name in of_two]
                 if not both:
-                    raise InvalidInput(f"{one.prediction} and {two.prediction} have no image in common to be compared on")
-                groups = [of_one[name].pair.group for name in both] if config.resample == "group" else None
+                    raise InvalidInput(
+                        f"{one.prediction} and {two.prediction} have no image in common to be compared on"
+                    )
+                groups = (
+                    [of_one[name].pair.group for name in both]
+                    if config.resample == "group"
+                    else None
+                )
                 found = paired_differences(
                     [of_one[name].counts for name in both],
                     [of_two[name].counts for name in both],
@@ -215,11 +252,17 @@ def compare_models(
                     groups=groups,
                 )
                 differences.append((one.prediction, two.prediction, found))
-    return ModelsResult(results=results, differences=tuple(differences), settings=results[0].settings)
+    return ModelsResult(
+        results=results, differences=tuple(differences), settings=results[0].settings
+    )
 
 
-def map_in_threads(function: Callable[[Any], Any], jobs: Iterable[Any], workers: int) -> Iterator[Any]:
-    """Apply a function in threads and yield results in order; few are under way at a time, so that a stop does not wait."""
+def map_in_threads(
+    function: Callable[[Any], Any], jobs: Iterable[Any], workers: int
+) -> Iterator[Any]:
+    """Apply a function in threads and yield results in order; few are under way at a time, so that
+    a stop does not wait.
+    """
     waiting = iter(jobs)
     with ThreadPoolExecutor(workers) as pool:
         running: list[Any] = []
@@ -240,7 +283,9 @@ _one_large = threading.Lock()
 """Large images take all workers and much memory, so one is compared at a time."""
 
 
-def _compare(pair: Pair, *, config: EvaluateConfig, workers: int, tolerant: bool) -> tuple[str, Outcome | HistosynthError]:
+def _compare(
+    pair: Pair, *, config: EvaluateConfig, workers: int, tolerant: bool
+) -> tuple[str, Outcome | HistosynthError]:
     """Read and compare one pair; when tolerant, an error is a result."""
     try:
         return pair.name, _outcome(pair, config, workers)
@@ -252,7 +297,8 @@ def _compare(pair: Pair, *, config: EvaluateConfig, workers: int, tolerant: bool
 
 def _outcome(pair: Pair, config: EvaluateConfig, workers: int) -> Outcome:
     true, predicted = pair.truth.open(), pair.prediction.open()
-    shape = true.shape or predicted.shape or (0, 0)  # two files of outlines: as large as what they hold
+    # two files of outlines: as large as what they hold
+    shape = true.shape or predicted.shape or (0, 0)
     mpp, source = _pixel_size(pair, true, predicted, config)
     rules = Rules(
         mpp=mpp,
@@ -270,7 +316,10 @@ def _outcome(pair: Pair, config: EvaluateConfig, workers: int) -> Outcome:
     if shape[0] * shape[1] >= LARGE_PX and pair.ignore is None:
         with _one_large:
             found = compare_windows(
-                _Reader(true, shape), _Reader(predicted, shape), rules, partial(_map_windows, workers=workers)
+                _Reader(true, shape),
+                _Reader(predicted, shape),
+                rules,
+                partial(_map_windows, workers=workers),
             )
     else:
         truth, prediction = read_pair(pair, true, predicted)
@@ -278,7 +327,9 @@ def _outcome(pair: Pair, config: EvaluateConfig, workers: int) -> Outcome:
     return _described(pair, found, rules, source)
 
 
-def _map_windows(function: Callable[[Any], Any], jobs: Iterable[Any], *, workers: int) -> Iterator[Any]:
+def _map_windows(
+    function: Callable[[Any], Any], jobs: Iterable[Any], *, workers: int
+) -> Iterator[Any]:
     return map_in_threads(function, jobs, workers)
 
 
@@ -297,9 +348,18 @@ class _Reader:
         return self._read(rows, columns)
 
 
-def _pixel_size(pair: Pair, true: OpenLabels, predicted: OpenLabels, config: EvaluateConfig) -> tuple[float, str]:
-    """Return micrometres per pixel and where they come from; labels that say different things are told apart by the truth."""
-    known = [(config.mpp, "given"), (pair.mpp, "manifest"), (true.mpp, "truth"), (predicted.mpp, "prediction")]
+def _pixel_size(
+    pair: Pair, true: OpenLabels, predicted: OpenLabels, config: EvaluateConfig
+) -> tuple[float, str]:
+    """Return micrometres per pixel and where they come from; labels that say different things are
+    told apart by the truth.
+    """
+    known = [
+        (config.mpp, "given"),
+        (pair.mpp, "manifest"),
+        (true.mpp, "truth"),
+        (predicted.mpp, "prediction"),
+    ]
     if true.mpp and predicted.mpp and abs(true.mpp - predicted.mpp) > 0.02 * true.mpp:
         log.warning(
             "%s says %.4g um/px but %s says %.4g; both have the same pixels, so one is wrong",
@@ -308,18 +368,23 @@ def _pixel_size(pair: Pair, true: OpenLabels, predicted: OpenLabels, config: Eva
             predicted.source,
             predicted.mpp,
         )
-    return next(((mpp, source) for mpp, source in known if mpp is not None), (ASSUMED_MPP, "assumed"))
+    return next(
+        ((mpp, source) for mpp, source in known if mpp is not None), (ASSUMED_MPP, "assumed")
+    )
 
 
 def _described(pair: Pair, found: Comparison, rules: Rules, mpp_source: str) -> Outcome:
-    """Keep of a comparison what summaries and reports need; the table of a large slide is let go."""
+    """Keep of a comparison what summaries and reports need; the table of a large slide is let
+    go.
+    """
     table, verdicts = found.table, found.verdicts
     best = np.zeros(len(table.areas_truth))
     np.maximum.at(best, table.rows, table.iou)
     pixel = rules.mpp * rules.mpp
     edges = np.array(AREA_EDGES_UM2)
     areas = [
-        np.histogram(np.clip(side * pixel, edges[0], edges[-1]), edges)[0] for side in (table.areas_truth, table.areas_prediction)
+        np.histogram(np.clip(side * pixel, edges[0], edges[-1]), edges)[0]
+        for side in (table.areas_truth, table.areas_prediction)
     ]
     return Outcome(
         pair=pair,
@@ -336,7 +401,9 @@ def _described(pair: Pair, found: Comparison, rules: Rules, mpp_source: str) -> 
 
 
 def _worst_cell(found: Comparison) -> tuple[int, int]:
-    """Return where the square with most unmatched nuclei begins, on a grid of squares; the first of equals."""
+    """Return where the square with most unmatched nuclei begins, on a grid of squares; the first of
+    equals.
+    """
     sides = (
         (found.table.centroids_truth, found.verdicts.truth),
         (found.table.centroids_prediction, found.verdicts.prediction),
@@ -349,7 +416,9 @@ def _worst_cell(found: Comparison) -> tuple[int, int]:
     return top, left
 
 
-def _calibration(prediction: LabelSource, table: Overlaps, matched: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64] | None:
+def _calibration(
+    prediction: LabelSource, table: Overlaps, matched: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.float64] | None:
     """Count predicted nuclei by the probability that their store gives them."""
     known = prediction.probabilities() if prediction.probabilities is not None else None
     if known is None or not len(known[0]):
@@ -364,17 +433,23 @@ def _calibration(prediction: LabelSource, table: Overlaps, matched: npt.NDArray[
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN_NAMES]) + (f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else "")
+    return ", ".join(names[:SHOWN_NAMES]) + (
+        f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+    )
 
 
 def _pairs(prediction: str, truth: str | None) -> Pairing:
     """Return the pairs in the order of the truth, and what has no partner."""
     if prediction.lower().endswith(MANIFEST_SUFFIX):
         if truth is not None:
-            raise InvalidOption(f"{prediction}: a CSV names predictions and truths, so TRUTH ({truth}) must not be given")
+            raise InvalidOption(
+                f"{prediction}: a CSV names predictions and truths, so TRUTH ({truth}) must not be given"
+            )
         return pairs_of_manifest(Path(prediction))
     if truth is None:
-        raise InvalidOption("TRUTH is missing; only a CSV with columns prediction, truth stands alone")
+        raise InvalidOption(
+            "TRUTH is missing; only a CSV with columns prediction, truth stands alone"
+        )
     return pair_by_name(prediction, read_truth(truth))
 
 
@@ -387,6 +462,8 @@ def _with_ignored(pairing: Pairing, word: str | None) -> Pairing:
         masks = {pairing.pairs[0].name: next(iter(masks.values()))}
     missing = [pair.name for pair in pairing.pairs if pair.name not in masks]
     if missing:
-        raise InputNotFound(f"--ignore {word}: no mask for {len(missing)} images ({_some(missing)}); names must agree")
+        raise InputNotFound(
+            f"--ignore {word}: no mask for {len(missing)} images ({_some(missing)}); names must agree"
+        )
     pairs = tuple(dataclasses.replace(pair, ignore=masks[pair.name]) for pair in pairing.pairs)
     return dataclasses.replace(pairing, pairs=pairs)

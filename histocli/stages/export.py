@@ -1,4 +1,6 @@
-"""``histosynth export``: label stores -> files for other programs, at any time after segmentation."""
+"""``histosynth export``: label stores -> files for other programs, at any time after
+segmentation.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from histocli.base.errors import HistosynthError, InputNotFound, InvalidInput, InvalidOption, OutOfResources, Stopped
+from histocli.base.errors import (
+    HistosynthError,
+    InputNotFound,
+    InvalidInput,
+    InvalidOption,
+    OutOfResources,
+    Stopped,
+)
 from histocli.base.interrupts import raise_if_stopped
 from histocli.base.progress import Track, silent
 from histocli.config.common import Execution, as_dict, config_hash
@@ -78,14 +87,24 @@ def export(
     if "parquet" in config.formats:
         exports.check_parquet()
     keep_going = execution.on_error == "continue"
-    paths = expand_inputs(stores, suffixes=(SUFFIXES["ome-zarr"],), stdin=sys.stdin, what="label store", keep_missing=keep_going)
+    paths = expand_inputs(
+        stores,
+        suffixes=(SUFFIXES["ome-zarr"],),
+        stdin=sys.stdin,
+        what="label store",
+        keep_missing=keep_going,
+    )
     if config.region is not None and len(paths) > 1:
-        raise InvalidOption(f"--region is a place on one slide, but {len(paths)} stores were given; give one")
+        raise InvalidOption(
+            f"--region is a place on one slide, but {len(paths)} stores were given; give one"
+        )
     results = []
     with track("export", len(paths) * len(config.formats)) as bar:
         for path in paths:
             for name in config.formats:
-                raise_if_stopped("export: stopped; files that were finished are kept, the same command makes the others")
+                raise_if_stopped(
+                    "export: stopped; files that were finished are kept, the same command makes the others"
+                )
                 watch = Stopwatch()
                 target = _target(path, out, name, config)
                 try:
@@ -94,7 +113,12 @@ def export(
                     if not keep_going or isinstance(error, OutOfResources | Stopped):
                         raise
                     result = ExportResult(
-                        input=str(path), output=str(target), format=name, status="failed", seconds=watch.seconds, error=str(error)
+                        input=str(path),
+                        output=str(target),
+                        format=name,
+                        status="failed",
+                        seconds=watch.seconds,
+                        error=str(error),
                     )
                 results.append(result)
                 report(result)
@@ -109,32 +133,61 @@ def _target(store: Path, out: Path | None, name: str, config: ExportConfig) -> P
     return (store.parent if out is None else out) / f"{stem}{SUFFIXES[name]}"
 
 
-def _export(path: Path, target: Path, name: str, config: ExportConfig, execution: Execution, watch: Stopwatch) -> ExportResult:
+def _export(
+    path: Path,
+    target: Path,
+    name: str,
+    config: ExportConfig,
+    execution: Execution,
+    watch: Stopwatch,
+) -> ExportResult:
     store = open_labels(path)
     if store.layout != "slide":
         raise InvalidInput(f"{path}: holds the labels of patches; export takes those of slides")
     region = _region(store, config)
     fingerprint = _fingerprint(store, name, config)
     contract = CONTRACTS[name]
-    action = exports.prepare_file(target, contract=contract, config_hash=fingerprint, overwrite=execution.overwrite)
+    action = exports.prepare_file(
+        target, contract=contract, config_hash=fingerprint, overwrite=execution.overwrite
+    )
     status: Status = "skipped" if action == "skip" else "planned" if execution.dry_run else "done"
     if status == "done":
         settings = as_dict(config)
 
         def provenance(of: str) -> Provenance:
-            return Provenance(contract=of, command="export", config=settings, config_hash=fingerprint)
+            return Provenance(
+                contract=of, command="export", config=settings, config_hash=fingerprint
+            )
 
-        write_output(name, target, store, lambda: _open_slide(store, config), provenance, region=region, seed=config.seed)
+        write_output(
+            name,
+            target,
+            store,
+            lambda: _open_slide(store, config),
+            provenance,
+            region=region,
+            seed=config.seed,
+        )
     return ExportResult(
-        input=str(path), output=str(target), format=name, status=status, seconds=watch.seconds, nuclei=store.n_nuclei
+        input=str(path),
+        output=str(target),
+        format=name,
+        status=status,
+        seconds=watch.seconds,
+        nuclei=store.n_nuclei,
     )
 
 
 def _fingerprint(store: LabelStore, name: str, config: ExportConfig) -> str:
-    """Identify a file: the same as segment gives it where it would be the same, so that neither makes it twice."""
+    """Identify a file: the same as segment gives it where it would be the same, so that neither
+    makes it twice.
+    """
     if config.region is None and not config.seed:
         return store.provenance.config_hash
-    return config_hash(ExportConfig(region=config.region, seed=config.seed, formats=(name,)), labels=store.provenance.config_hash)
+    return config_hash(
+        ExportConfig(region=config.region, seed=config.seed, formats=(name,)),
+        labels=store.provenance.config_hash,
+    )
 
 
 def _region(store: LabelStore, config: ExportConfig) -> Region | None:
@@ -143,7 +196,9 @@ def _region(store: LabelStore, config: ExportConfig) -> Region | None:
     y0, x0, y1, x1 = config.region
     height, width = store.shape
     if y1 > height or x1 > width:
-        raise InvalidOption(f"--region {y0},{x0},{y1},{x1}: leaves the slide, which has {height} rows and {width} columns")
+        raise InvalidOption(
+            f"--region {y0},{x0},{y1},{x1}: leaves the slide, which has {height} rows and {width} columns"
+        )
     return Region(slice(y0, y1), slice(x0, x1))
 
 
@@ -151,12 +206,16 @@ def _open_slide(store: LabelStore, config: ExportConfig) -> Slide:
     """Open the slide that a store was made of, and check that it is that one."""
     name = str(store.facts.get("source", {}).get("name", ""))
     if config.slide is None:
-        raise InvalidOption(f"--format {' and '.join(NEEDS_PIXELS)} show the slide; give {name} or its folder with --slide")
+        raise InvalidOption(
+            f"--format {' and '.join(NEEDS_PIXELS)} show the slide; give {name} or its folder with --slide"
+        )
     path = Path(config.slide)
     if path.is_dir() and (path / name).exists():
         path = path / name
     if not path.exists():
-        raise InputNotFound(f"{path}: no such slide; --slide takes {name}, or the folder that holds it")
+        raise InputNotFound(
+            f"{path}: no such slide; --slide takes {name}, or the folder that holds it"
+        )
     slide = open_slide(path, mpp=config.mpp if config.mpp is not None else store.mpp)
     if shape_of(slide) != store.shape:
         found, wanted = shape_of(slide), store.shape

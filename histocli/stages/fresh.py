@@ -1,8 +1,9 @@
-"""New patches for a training that goes on: workers draw them ahead, and a step that is due waits for them at most.
+"""New patches for a training that goes on: workers draw them ahead, and a step that is due waits
+for them at most.
 
-The patches of a store are numbered; those that are drawn while training goes on have the numbers that follow, so that they are
-what ``generate`` with a larger ``--n`` would have drawn. Which step sees which patches is settled by numbers, not by who is
-faster.
+The patches of a store are numbered; those that are drawn while training goes on have the numbers
+that follow, so that they are what ``generate`` with a larger ``--n`` would have drawn. Which step
+sees which patches is settled by numbers, not by who is faster.
 """
 
 from __future__ import annotations
@@ -32,7 +33,15 @@ from histocli.instances.targets import contacts, normalised_distance
 from histocli.model.normalisation import glass_to_white
 from histocli.reference.calibration import UNCALIBRATED
 from histocli.stages.common import identify_references
-from histocli.stages.drawing import BatchJob, Region, calibrate, draw_batch, reference_images, reference_order, take_apart
+from histocli.stages.drawing import (
+    BatchJob,
+    Region,
+    calibrate,
+    draw_batch,
+    reference_images,
+    reference_order,
+    take_apart,
+)
 from histocli.stores.patches import PatchStore
 from histocli.synthesis.variation import Spread
 from histocli.training.sampling import PatchSet
@@ -66,7 +75,12 @@ def _draw(job: _Job) -> _Drawn:
     assert drawn.image is not None
     labels = drawn.instance_labels
     return _Drawn(
-        np.stack([glass_to_white(image, level) for image, level in zip(drawn.image, job.glass, strict=True)]),
+        np.stack(
+            [
+                glass_to_white(image, level)
+                for image, level in zip(drawn.image, job.glass, strict=True)
+            ]
+        ),
         labels > 0,
         labels >= 0,
         np.stack([normalised_distance(each) for each in labels]),
@@ -119,7 +133,9 @@ class FreshPatches:
                 "give the store of initial patches"
             )
         known = {field.name for field in fields(GenerateConfig)}
-        self.config = GenerateConfig(**{name: value for name, value in store.provenance.config.items() if name in known})
+        self.config = GenerateConfig(
+            **{name: value for name, value in store.provenance.config.items() if name in known}
+        )
         self.store = store
         self.places = places
         self.per_step = per_step
@@ -137,30 +153,45 @@ class FreshPatches:
             raise
         workers = max(1, resolve_workers(execution.workers) - 1)  # one is the training's own
         self._ahead = AHEAD * workers
-        self._pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=single_threaded)
+        self._pool = ProcessPoolExecutor(
+            workers, mp_context=get_context("spawn"), initializer=single_threaded
+        )
         self._running: deque[tuple[int, Future[_Drawn]]] = deque()
 
     def __enter__(self) -> FreshPatches:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._scratch.cleanup()
 
     def _take_apart(self, execution: Execution, track: Track) -> Sequence[Region]:
         images = reference_images(self.store, [], keep_missing=False)
-        sources, _ = identify_references(images, mpp=self.store.mpp, reference_mpp=None, tolerant=False, command="train")
+        sources, _ = identify_references(
+            images, mpp=self.store.mpp, reference_mpp=None, tolerant=False, command="train"
+        )
         folder = Path(self._scratch.name)
         priors, calibration = None, UNCALIBRATED
         if self.config.priors is not None:
             priors = Path(self.config.priors)
             if not priors.exists():
-                raise InputNotFound(f"{priors}: the model that {self.store.path.name} took its priors from is gone")
-            calibration = calibrate(sources, priors, self.config, execution, folder / "rough", track)
+                raise InputNotFound(
+                    f"{priors}: the model that {self.store.path.name} took its priors from is gone"
+                )
+            calibration = calibrate(
+                sources, priors, self.config, execution, folder / "rough", track
+            )
         return take_apart(sources, self.config, execution, folder, track, priors, calibration)[0]
 
     def _job(self, number: int) -> _Job:
-        """Return the job of the fresh batch of a number; the store's own patches come before all of them."""
+        """Return the job of the fresh batch of a number; the store's own patches come before all of
+        them.
+        """
         first = self.config.n + (number * self.size + self.rank) * BATCH
         batch = range(first, first + BATCH)
         order = reference_order(self.config.seed, len(self.regions), batch.stop)[batch.start :]
@@ -186,8 +217,8 @@ class FreshPatches:
     def refresh(self, data: PatchSet, step: int) -> None:
         """Put the patches that are due at a step in the place of the oldest.
 
-        A training that is resumed begins with those that would be left of the ones before, so that it goes on as if it had not
-        been stopped.
+        A training that is resumed begins with those that would be left of the ones before, so that
+        it goes on as if it had not been stopped.
 
         Parameters
         ----------
@@ -205,7 +236,9 @@ class FreshPatches:
             assert number == self.batches
             start = time.monotonic()
             while not future.done():
-                raise_if_stopped("train: stopped while patches were drawn; run the same command with --resume")
+                raise_if_stopped(
+                    "train: stopped while patches were drawn; run the same command with --resume"
+                )
                 time.sleep(0.002)
             self.waited_s += time.monotonic() - start
             self._put(data, number, future.result())

@@ -1,8 +1,10 @@
-"""``histosynth generate``: reference images become a store of synthetic patches with nucleus labels.
+"""``histosynth generate``: reference images become a store of synthetic patches with nucleus
+labels.
 
-Two rounds. First every reference that will be used is read, resampled, taken apart and measured, and what synthesis needs of
-it goes to a scratch folder as plain arrays. Then patches are drawn batch by batch from memory-mapped references, so that memory
-does not grow with their number. Patch i depends on the seed, the references and i only.
+Two rounds. First every reference that will be used is read, resampled, taken apart and measured,
+and what synthesis needs of it goes to a scratch folder as plain arrays. Then patches are drawn
+batch by batch from memory-mapped references, so that memory does not grow with their number. Patch
+i depends on the seed, the references and i only.
 """
 
 from __future__ import annotations
@@ -28,7 +30,15 @@ from histocli.config.generate import GenerateConfig
 from histocli.model.normalisation import glass_to_white
 from histocli.reference.calibration import UNCALIBRATED
 from histocli.stages.common import Source, StageResult, Stopwatch, content_hash, identify_references
-from histocli.stages.drawing import BatchJob, Region, calibrate, draw_batch, reference_order, take_apart, variation_of
+from histocli.stages.drawing import (
+    BatchJob,
+    Region,
+    calibrate,
+    draw_batch,
+    reference_order,
+    take_apart,
+    variation_of,
+)
 from histocli.stages.real_patches import cut_each
 from histocli.stores.inputs import expand_with_mpp
 from histocli.stores.models import read_model_header
@@ -63,7 +73,12 @@ class GenerateResult(StageResult):
 
 
 def generate(
-    references: Sequence[str], out: Path, config: GenerateConfig, execution: Execution, *, track: Track = silent
+    references: Sequence[str],
+    out: Path,
+    config: GenerateConfig,
+    execution: Execution,
+    *,
+    track: Track = silent,
 ) -> GenerateResult:
     """Draw a patch store in the likeness of reference images.
 
@@ -100,14 +115,19 @@ def generate(
         keep_missing=execution.on_error == "continue",
     )
     sources, failed = identify_references(
-        images, mpp=config.mpp, reference_mpp=config.reference_mpp, tolerant=execution.on_error == "continue", command="generate"
+        images,
+        mpp=config.mpp,
+        reference_mpp=config.reference_mpp,
+        tolerant=execution.on_error == "continue",
+        command="generate",
     )
     priors = Path(config.priors) if config.priors is not None else None
     used: dict[str, object] = {"references": [[source.sha256, source.mpp] for source in sources]}
     if priors is not None:
         read_model_header(priors)  # refuses what is no model before any work is done
         used["priors"] = content_hash(priors)
-    fingerprint = config_hash(replace(config, priors=None), **used)  # its content counts, not where it lies
+    # its content counts, not where it lies
+    fingerprint = config_hash(replace(config, priors=None), **used)
     result = GenerateResult(
         output=str(out),
         status="planned",
@@ -134,11 +154,19 @@ def generate(
     with tempfile.TemporaryDirectory(prefix="histosynth-") as scratch:
         calibration = UNCALIBRATED
         if priors is not None:
-            calibration = calibrate(sources, priors, config, execution, Path(scratch) / "rough", track)
-        regions, damaged = take_apart(sources, config, execution, Path(scratch), track, priors, calibration)
+            calibration = calibrate(
+                sources, priors, config, execution, Path(scratch) / "rough", track
+            )
+        regions, damaged = take_apart(
+            sources, config, execution, Path(scratch), track, priors, calibration
+        )
         result = replace(result, references=len(sources) - len(damaged), failed=(*failed, *damaged))
         provenance = Provenance(
-            contract=CONTRACT, command="generate", config=as_dict(config), config_hash=fingerprint, seed=config.seed
+            contract=CONTRACT,
+            command="generate",
+            config=as_dict(config),
+            config_hash=fingerprint,
+            seed=config.seed,
         )
         records = [
             ReferenceRecord(
@@ -162,7 +190,11 @@ def generate(
             resume=action == "resume",
             shippable=config.shippable,
         ) as writer:
-            spread = _resample_parameters(regions, config, execution, device, track) if config.rounds else None
+            spread = (
+                _resample_parameters(regions, config, execution, device, track)
+                if config.rounds
+                else None
+            )
             if spread is not None:
                 writer.add_attributes({"variation": spread.to_json()})
             _draw_all(writer, regions, config, execution, device, track, spread)
@@ -172,23 +204,34 @@ def generate(
 
 def _count_nuclei(path: Path) -> int:
     store = PatchStore.open(path)
-    return sum(int(labels.max()) for batch in store.batches() for labels in store.read(batch)[1])  # ids are 1..n
+    # ids are 1..n
+    return sum(int(labels.max()) for batch in store.batches() for labels in store.read(batch)[1])
 
 
 def _resample_parameters(
-    regions: Sequence[Region], config: GenerateConfig, execution: Execution, device: torch.device, track: Track
+    regions: Sequence[Region],
+    config: GenerateConfig,
+    execution: Execution,
+    device: torch.device,
+    track: Track,
 ) -> Spread | None:
-    """Draw pilot patches, let classifiers that have not seen them tell how real they look, and draw the next around the best."""
+    """Draw pilot patches, let classifiers that have not seen them tell how real they look, and draw
+    the next around the best.
+    """
     sources = list({region.source.sha256: region.source for region in regions}.values())
     if len(sources) < 2:
-        logger.warning("--rounds needs at least two references, so that a classifier can be asked about unseen ones")
+        logger.warning(
+            "--rounds needs at least two references, so that a classifier can be asked about unseen ones"
+        )
         return None
     number = {source.sha256: index for index, source in enumerate(sources)}
     source_of = np.array([number[region.source.sha256] for region in regions])
     side = min(JUDGED_PX, config.patch_px)
     real, real_of = _judged_references(sources, config, execution, side, track)
     if len(np.unique(real_of)) < 2:
-        logger.warning("--rounds needs at least two references that show nuclei; parameters stay as measured")
+        logger.warning(
+            "--rounds needs at least two references that show nuclei; parameters stay as measured"
+        )
         return None
     dtype = resolve_precision("auto", device)
     spread = Spread()
@@ -211,18 +254,35 @@ def _resample_parameters(
             stopped = "generate: stopped while parameters were re-sampled; nothing was drawn yet, run it again"
             pilots = np.empty((PILOTS, side, side, 3), np.uint8)
             middle = slice((config.patch_px - side) // 2, (config.patch_px - side) // 2 + side)
-            for job, drawn in map_unordered(draw_batch, jobs, resolve_workers(execution.workers), stopped):
+            for job, drawn in map_unordered(
+                draw_batch, jobs, resolve_workers(execution.workers), stopped
+            ):
                 assert drawn.image is not None
-                for index, image, region in zip(job.batch, drawn.image, order[job.batch.start : job.batch.stop], strict=True):
+                for index, image, region in zip(
+                    job.batch, drawn.image, order[job.batch.start : job.batch.stop], strict=True
+                ):
                     level = float(regions[region].statistics["appearance"]["white_level"])
                     pilots[index] = glass_to_white(image[middle, middle], level)
             verdict = judge(
-                real, pilots, real_of, source_of[order], TwoSampleSchedule(seed=config.seed, crop_px=side), device, dtype
+                real,
+                pilots,
+                real_of,
+                source_of[order],
+                TwoSampleSchedule(seed=config.seed, crop_px=side),
+                device,
+                dtype,
             )
-            variations = [variation_of(spread, config.seed, purpose, index) for index in range(PILOTS)]
+            variations = [
+                variation_of(spread, config.seed, purpose, index) for index in range(PILOTS)
+            ]
             spread = spread.refit(variations, verdict.synthetic, source_of[order])
             bar.advance(1, f"round {turn + 1}, AUC {verdict.auc:.3f}")
-            logger.info("round %d: held-out AUC of real against synthetic %.3f; %s", turn + 1, verdict.auc, spread.to_json())
+            logger.info(
+                "round %d: held-out AUC of real against synthetic %.3f; %s",
+                turn + 1,
+                verdict.auc,
+                spread.to_json(),
+            )
     return spread
 
 
@@ -231,9 +291,23 @@ def _judged_references(
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     """Return patches of the references that can be read, and which of them each shows."""
     most = max(2, PILOTS // len(sources))
-    stopped = "generate: stopped while parameters were re-sampled; nothing was drawn yet, run it again"
-    cut = cut_each(sources, config.mpp, side, most, config.seed, workers=execution.workers, track=track, stopped=stopped)
-    parts = [found if isinstance(found, np.ndarray) else np.zeros((0, side, side, 3), np.uint8) for found in cut]
+    stopped = (
+        "generate: stopped while parameters were re-sampled; nothing was drawn yet, run it again"
+    )
+    cut = cut_each(
+        sources,
+        config.mpp,
+        side,
+        most,
+        config.seed,
+        workers=execution.workers,
+        track=track,
+        stopped=stopped,
+    )
+    parts = [
+        found if isinstance(found, np.ndarray) else np.zeros((0, side, side, 3), np.uint8)
+        for found in cut
+    ]
     return np.concatenate(parts), np.repeat(np.arange(len(parts)), [len(part) for part in parts])
 
 
@@ -265,8 +339,14 @@ def _draw_all(
     with track("drawing patches", config.n) as bar:
         bar.advance(config.n - sum(len(batch) for batch in pending))
         for job, drawn in map_unordered(draw_batch, jobs, workers, stopped):
-            image = drawn.image if drawn.image is not None else paint_patches(drawn.drawings or [], device)
+            image = (
+                drawn.image
+                if drawn.image is not None
+                else paint_patches(drawn.drawings or [], device)
+            )
             size = len(job.batch)
             reference = order[job.batch.start : job.batch.stop]
-            writer.write(job.batch, image, drawn.instance_labels, np.ones(size, np.float32), reference)
+            writer.write(
+                job.batch, image, drawn.instance_labels, np.ones(size, np.float32), reference
+            )
             bar.advance(size)

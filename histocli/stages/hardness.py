@@ -1,4 +1,6 @@
-"""Hard examples as ``train`` offers them: what makes them, how hard they are, and how far they stray."""
+"""Hard examples as ``train`` offers them: what makes them, how hard they are, and how far they
+stray.
+"""
 
 import copy
 import logging
@@ -26,7 +28,13 @@ from histocli.stages.drawing import reference_images
 from histocli.stages.real_patches import cut_all, label_agreement
 from histocli.stores.patches import PatchStore
 from histocli.stores.provenance import one_line
-from histocli.training.adversarial import AdversarialSchedule, InitialPatches, Networks, RealPatches, start_adversarial
+from histocli.training.adversarial import (
+    AdversarialSchedule,
+    InitialPatches,
+    Networks,
+    RealPatches,
+    start_adversarial,
+)
 from histocli.training.hard_examples import Hardening, crop_losses
 from histocli.training.hard_refiner import RefinerAscent, TargetSampler
 from histocli.training.sampling import Batch
@@ -37,7 +45,9 @@ JUDGED = 16  # held-out patches
 AT_ONCE = 8
 
 
-def batch_of(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int32], device: torch.device) -> Batch:
+def batch_of(
+    images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int32], device: torch.device
+) -> Batch:
     """Return patches as they are, with their targets.
 
     Parameters
@@ -83,8 +93,9 @@ def judge_hardness(
     Returns
     -------
     about : dict
-        ``loss`` and ``aji`` of ordinary and hard patches, the mean ``change`` of optical density, and ``label_agreement``: the
-        AJI of the labels with rough nuclei, which falls where labels stop being true.
+        ``loss`` and ``aji`` of ordinary and hard patches, the mean ``change`` of optical density,
+        and ``label_agreement``: the AJI of the labels with rough nuclei, which falls where labels
+        stop being true.
     ordinary, hard : list of ndarray of uint8, shape (H, W, 3)
     """
     multiple = predictor.multiple_px
@@ -93,23 +104,44 @@ def judge_hardness(
     pictures: tuple[list[npt.NDArray[np.uint8]], list[npt.NDArray[np.uint8]]] = ([], [])
     for start in range(0, min(len(images), JUDGED), AT_ONCE):
         part = slice(start, min(start + AT_ONCE, JUDGED))
-        given = batch_of(images[part, :side_y, :side_x], labels[part, :side_y, :side_x], predictor.device)
+        given = batch_of(
+            images[part, :side_y, :side_x], labels[part, :side_y, :side_x], predictor.device
+        )
         ordinary, hard, truths = hardening.examples(
-            predictor.segmenter, given, labels[part, :side_y, :side_x], rng_for(seed, "hard", start), predictor.dtype
+            predictor.segmenter,
+            given,
+            labels[part, :side_y, :side_x],
+            rng_for(seed, "hard", start),
+            predictor.dtype,
         )
         predictor.segmenter.eval()
         with torch.no_grad():
-            each = [crop_losses(predictor.segmenter, pixels, ordinary, predictor.dtype) for pixels in (ordinary.pixels, hard)]
+            each = [
+                crop_losses(predictor.segmenter, pixels, ordinary, predictor.dtype)
+                for pixels in (ordinary.pixels, hard)
+            ]
             losses.append(torch.stack(each).cpu().numpy())
             density = [light_to_optical_density(pixels * 255) for pixels in (ordinary.pixels, hard)]
             changes.append(float((density[1] - density[0]).abs().mean()))
-        both = [np.rint(pixels.permute(0, 2, 3, 1).cpu().numpy() * 255).astype(np.uint8) for pixels in (ordinary.pixels, hard)]
+        both = [
+            np.rint(pixels.permute(0, 2, 3, 1).cpu().numpy() * 255).astype(np.uint8)
+            for pixels in (ordinary.pixels, hard)
+        ]
         for truth, *pair in zip(truths, *both, strict=True):
-            scores.append([count(truth, predictor.instances(predictor.maps(each[None])[0])).aji for each in pair])
+            scores.append(
+                [
+                    count(truth, predictor.instances(predictor.maps(each[None])[0])).aji
+                    for each in pair
+                ]
+            )
             fits.append([label_agreement(truth, each, predictor.mpp) for each in pair])
         for kept, new in zip(pictures, both, strict=True):
             kept.extend(new)
-    loss, aji, fit = np.concatenate(losses, axis=1).mean(axis=1), np.mean(scores, axis=0), np.mean(fits, axis=0)
+    loss, aji, fit = (
+        np.concatenate(losses, axis=1).mean(axis=1),
+        np.mean(scores, axis=0),
+        np.mean(fits, axis=0),
+    )
 
     def both_of(values: Sequence[float]) -> Json:
         return {"ordinary": round(float(values[0]), 4), "hard": round(float(values[1]), 4)}
@@ -167,10 +199,21 @@ def refiner_hardening(
     initial = _initial_of(store)
     mpp, side = store.mpp, store.patch_px
     images = reference_images(store, refs, keep_missing=False)
-    sources, _ = identify_references(images, mpp=mpp, reference_mpp=config.reference_mpp, tolerant=False, command="train")
+    sources, _ = identify_references(
+        images, mpp=mpp, reference_mpp=config.reference_mpp, tolerant=False, command="train"
+    )
     most = max(2, MOST_REAL // len(sources))
     stopped = "train: stopped before the first step; run it again"
-    cut = cut_all(sources, mpp, side, most, config.seed, workers=execution.workers, track=track, stopped=stopped)
+    cut = cut_all(
+        sources,
+        mpp,
+        side,
+        most,
+        config.seed,
+        workers=execution.workers,
+        track=track,
+        stopped=stopped,
+    )
     parts = []
     for found in cut:
         if isinstance(found, HistosynthError):
@@ -182,7 +225,9 @@ def refiner_hardening(
         np.repeat(np.arange(len(parts)), [len(part.images) for part in parts]),
     )
     number = {source.sha256: index for index, source in enumerate(sources)}
-    of_patch = np.array([number.get(store.references[index].sha256, -1) for index in store.reference])
+    of_patch = np.array(
+        [number.get(store.references[index].sha256, -1) for index in store.reference]
+    )
     usable = np.flatnonzero(np.isin(of_patch, real.image_of))
     if not len(usable):
         raise InvalidInput(
@@ -207,7 +252,8 @@ def refiner_hardening(
     ):
         for group in training.optimizers[name].param_groups:
             group["lr"] = rate
-    training.skill = 1.0  # the critics have proved themselves already; they are judged anew as they go
+    # the critics have proved themselves already; they are judged anew as they go
+    training.skill = 1.0
     return RefinerAscent(training, sampler, schedule, learns_contacts=learns_contacts)
 
 
@@ -220,16 +266,22 @@ def networks_of(store: PatchStore, seed: int) -> Networks:
             f"{store.path}: --hard refiner needs refiner and critics, and the store holds no {', '.join(sorted(missing))}; "
             "make it with histosynth refine, without --model"
         )
-    networks = Networks.fresh(build_refiner(store.attributes.get("refinement", {}).get("architecture")), seed)
+    networks = Networks.fresh(
+        build_refiner(store.attributes.get("refinement", {}).get("architecture")), seed
+    )
     try:
         for name, network in networks.items().items():
             if name in values:
-                network.load_state_dict({key: torch.from_numpy(value) for key, value in values[name].items()})
+                network.load_state_dict(
+                    {key: torch.from_numpy(value) for key, value in values[name].items()}
+                )
     except RuntimeError as error:
         raise InvalidStore(
             f"{store.path}: its networks do not fit their description ({one_line(error)}); make it again"
         ) from error
-    networks.averaged = copy.deepcopy(networks.refiner) if "averaged" not in values else networks.averaged
+    networks.averaged = (
+        copy.deepcopy(networks.refiner) if "averaged" not in values else networks.averaged
+    )
     return networks
 
 
@@ -244,11 +296,15 @@ def _initial_of(store: PatchStore) -> PatchStore:
         )
     initial = PatchStore.open(path)
     if initial.content_hash() != record.get("sha256"):
-        raise InvalidInput(f"{path}: is not what {store.path.name} was made from any more; refine it again")
+        raise InvalidInput(
+            f"{path}: is not what {store.path.name} was made from any more; refine it again"
+        )
     return initial
 
 
-def _read_white(store: PatchStore, patches: npt.NDArray[np.integer]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
+def _read_white(
+    store: PatchStore, patches: npt.NDArray[np.integer]
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
     """Read some patches, glass made white."""
     place = {int(patch): index for index, patch in enumerate(patches)}
     images = np.empty((len(patches), store.patch_px, store.patch_px, 3), np.uint8)
@@ -257,7 +313,9 @@ def _read_white(store: PatchStore, patches: npt.NDArray[np.integer]) -> tuple[np
         if not any(patch in place for patch in batch):
             continue
         read, read_labels = store.read(batch)
-        for patch, image, label, level in zip(batch, read, read_labels, patch_glass_levels(store, batch, read), strict=True):
+        for patch, image, label, level in zip(
+            batch, read, read_labels, patch_glass_levels(store, batch, read), strict=True
+        ):
             if patch in place:
                 images[place[patch]], labels[place[patch]] = glass_to_white(image, level), label
     return images, labels

@@ -1,4 +1,6 @@
-"""``histosynth info``: what a store, model file or slide is, what is in it, and where it comes from."""
+"""``histosynth info``: what a store, model file or slide is, what is in it, and where it comes
+from.
+"""
 
 from __future__ import annotations
 
@@ -56,27 +58,37 @@ class InfoResult(StageResult):
     """PNG file that was written."""
 
     def describe(self) -> list[tuple[str, Rows]]:
-        """Return titled tables of names and values for people: all numbers, the long lists summed up."""
+        """Return titled tables of names and values for people: all numbers, the long lists summed
+        up.
+        """
         provenance = {key: value for key, value in self.provenance.items() if key != "config"}
         contents = {key: value for key, value in self.contents.items() if key != "histograms"}
         histograms = self.contents.get("histograms", {})
         sections = [
             (f"{self.kind} · {self.contract}", [("path", self.output), *flatten(contents)]),
-            ("references beside patches", [row for name, both in histograms.items() for row in _bar_rows(name, both)]),
+            (
+                "references beside patches",
+                [row for name, both in histograms.items() for row in _bar_rows(name, both)],
+            ),
             ("made by", list(flatten(provenance))),
             ("settings", list(flatten(self.provenance.get("config") or {}))),
         ]
         for number, reference in enumerate(self.references, 1):
-            facts = {key: value for key, value in reference.items() if key not in ("name", "statistics")}
+            facts = {
+                key: value for key, value in reference.items() if key not in ("name", "statistics")
+            }
             rows = [*flatten(facts), *flatten(reference.get("statistics") or {})]
-            sections.append((f"reference {number} of {len(self.references)} · {reference['name']}", rows))
+            sections.append(
+                (f"reference {number} of {len(self.references)} · {reference['name']}", rows)
+            )
         if self.sheet is not None:
             sections.append(("sheet", [("path", self.sheet)]))
         return [(title, rows) for title, rows in sections if rows]
 
 
 def info(store: str, config: InfoConfig, execution: Execution) -> InfoResult:
-    """Describe a patch store, a label store, a model file or a slide; draw a sheet of it when asked.
+    """Describe a patch store, a label store, a model file or a slide; draw a sheet of it when
+    asked.
 
     Parameters
     ----------
@@ -108,7 +120,9 @@ def info(store: str, config: InfoConfig, execution: Execution) -> InfoResult:
     status: Status = "done"
     if config.sheet is not None:
         if opened.draw is None:
-            raise InvalidOption(f"--sheet: {path} holds no pictures; give a patch store, or the label store of a slide")
+            raise InvalidOption(
+                f"--sheet: {path} holds no pictures; give a patch store, or the label store of a slide"
+            )
         if execution.dry_run:
             status = "planned"
         else:
@@ -128,7 +142,8 @@ def info(store: str, config: InfoConfig, execution: Execution) -> InfoResult:
 
 
 def flatten(values: Json, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield every value of nested objects with its dotted name, as text; a distribution takes one line.
+    """Yield every value of nested objects with its dotted name, as text; a distribution takes one
+    line.
 
     >>> list(flatten({"area": {"mean": 30.25, "bins": [1, 2]}, "seed": None}))
     [('area.mean', '30.25'), ('area.bins', '1, 2'), ('seed', '-')]
@@ -141,7 +156,11 @@ def flatten(values: Json, prefix: str = "") -> Iterator[tuple[str, str]]:
             yield name, f"mean {text['mean']}, {middle}, all within {text['min']} to {text['max']}"
         elif isinstance(value, dict) and value:
             yield from flatten(value, f"{name}.")
-        elif isinstance(value, list) and value and all(isinstance(item, (dict, list)) for item in value):
+        elif (
+            isinstance(value, list)
+            and value
+            and all(isinstance(item, (dict, list)) for item in value)
+        ):
             for index, item in enumerate(value):
                 if isinstance(item, dict):
                     yield from flatten(item, f"{name}[{index}].")
@@ -193,7 +212,9 @@ def _is_foreign_zarr(path: Path) -> bool:
 
 
 def _open_slide(path: Path) -> _Opened:
-    """Describe a slide by its metadata; one that records no pixel size is described all the same."""
+    """Describe a slide by its metadata; one that records no pixel size is described all the
+    same.
+    """
     try:
         slide, known = open_slide(path), True
     except UnknownPixelSize:
@@ -206,7 +227,9 @@ def _open_slide(path: Path) -> _Opened:
         for values in (contents, *contents["levels"]):
             values["mpp"] = None
         contents |= {"mpp_source": "none", "mm2": None}
-    return _Opened(kind="slide", provenance=None, contents={**contents, "megabytes": _megabytes(path)})
+    return _Opened(
+        kind="slide", provenance=None, contents={**contents, "megabytes": _megabytes(path)}
+    )
 
 
 def _open_patches(path: Path) -> _Opened:
@@ -232,7 +255,9 @@ def _open_patches(path: Path) -> _Opened:
         "origin": store.origin,
         "shippable": store.shippable,
         "references": len(store.references),
-        "patches_per_reference": _summary(np.bincount(store.reference, minlength=len(store.references))),
+        "patches_per_reference": _summary(
+            np.bincount(store.reference, minlength=len(store.references))
+        ),
         "weight": _summary(store.weight),
         "nuclei": int(per_patch.sum()),
         "nuclei_per_patch": _summary(per_patch),
@@ -254,18 +279,36 @@ def _open_patches(path: Path) -> _Opened:
 
 
 def _histograms(
-    store: PatchStore, area_um2: npt.NDArray[np.float64], elongation: npt.NDArray[np.float64], per_patch: npt.NDArray[np.int64]
+    store: PatchStore,
+    area_um2: npt.NDArray[np.float64],
+    elongation: npt.NDArray[np.float64],
+    per_patch: npt.NDArray[np.int64],
 ) -> Json:
-    """Lay what was measured in the references beside what was drawn: each reference counts as often as it was followed."""
+    """Lay what was measured in the references beside what was drawn: each reference counts as often
+    as it was followed.
+    """
     followed = np.bincount(store.reference, minlength=len(store.references))
     morphologies = [record.statistics.get("morphology") or {} for record in store.references]
 
     def of_references(name: str) -> list[float]:
-        known = [(followed[i] * found.get("n_nuclei", 0), found[name]) for i, found in enumerate(morphologies) if found.get(name)]
+        known = [
+            (followed[i] * found.get("n_nuclei", 0), found[name])
+            for i, found in enumerate(morphologies)
+            if found.get(name)
+        ]
         weight = sum(count for count, _ in known)
-        return [float(share) for share in sum(count * np.asarray(part) for count, part in known) / weight] if weight else []
+        return (
+            [
+                float(share)
+                for share in sum(count * np.asarray(part) for count, part in known) / weight
+            ]
+            if weight
+            else []
+        )
 
-    density = np.array([found.get("density_per_mm2", 0.0) for found in morphologies] or [0.0])[store.reference]
+    density = np.array([found.get("density_per_mm2", 0.0) for found in morphologies] or [0.0])[
+        store.reference
+    ]
     drawn = per_patch / (store.patch_px * store.mpp / 1000) ** 2
     return {
         "area_um2": {
@@ -290,12 +333,18 @@ def _draw_patches(store: PatchStore, config: InfoConfig) -> RGBImage:
     n = min(config.sheet_patches, len(store))
     chosen = np.sort(rng_for(config.seed, "info").choice(len(store), n, replace=False))
     pairs = [store.read(range(index, index + 1)) for index in map(int, chosen)]
-    return patch_sheet([image[0] for image, _ in pairs], [labels[0] for _, labels in pairs], mpp=store.mpp)
+    return patch_sheet(
+        [image[0] for image, _ in pairs], [labels[0] for _, labels in pairs], mpp=store.mpp
+    )
 
 
 def _open_labels(path: Path) -> _Opened:
     store = label_stores.open_labels(path)
-    facts: Json = {key: store.facts[key] for key in ("mpp_source", "mm2", "source", "model") if key in store.facts}
+    facts: Json = {
+        key: store.facts[key]
+        for key in ("mpp_source", "mm2", "source", "model")
+        if key in store.facts
+    }
     height, width = store.shape
     contents: Json = {
         "layout": store.layout,
@@ -316,18 +365,33 @@ def _open_labels(path: Path) -> _Opened:
         if column.ndim == 1 and name not in ("id", "y_um", "x_um"):
             contents[name] = _summary(column)
     contents["megabytes"] = _megabytes(path)
-    return _Opened(kind="labels", provenance=store.provenance, contents=contents, draw=lambda config: _draw_labels(store))
+    return _Opened(
+        kind="labels",
+        provenance=store.provenance,
+        contents=contents,
+        draw=lambda config: _draw_labels(store),
+    )
 
 
 def _draw_labels(store: label_stores.LabelStore) -> RGBImage:
-    """Return the overview of a slide beside its outlines; the labels come from the level of the same size."""
+    """Return the overview of a slide beside its outlines; the labels come from the level of the
+    same size.
+    """
     overview = store.overview()
     factor = max(1, round(max(store.shape) / max(overview.shape[:2])))
     level = factor.bit_length() - 1  # levels halve
-    labels = store.labels(level) if level < store.n_levels else label_stores.nearest_level(store.labels(), factor)
-    height, width = (min(one, other) for one, other in zip(overview.shape, labels.shape, strict=False))
+    labels = (
+        store.labels(level)
+        if level < store.n_levels
+        else label_stores.nearest_level(store.labels(), factor)
+    )
+    height, width = (
+        min(one, other) for one, other in zip(overview.shape, labels.shape, strict=False)
+    )
     mpp = store.mpp * max(store.shape) / max(overview.shape[:2])
-    return patch_sheet([overview[:height, :width]], [labels[:height, :width].astype(np.int64)], mpp=mpp)
+    return patch_sheet(
+        [overview[:height, :width]], [labels[:height, :width].astype(np.int64)], mpp=mpp
+    )
 
 
 def _open_model(path: Path) -> _Opened:
@@ -372,7 +436,9 @@ def _write_sheet(path: Path, sheet: RGBImage, *, overwrite: bool) -> None:
     if path.is_file() and not overwrite:
         if path.read_bytes() == png_bytes(sheet):
             return
-        raise StoreExists(f"{path}: exists and is another picture; replace it with --overwrite or choose another --sheet")
+        raise StoreExists(
+            f"{path}: exists and is another picture; replace it with --overwrite or choose another --sheet"
+        )
     write_png(path, sheet)
 
 
@@ -380,7 +446,10 @@ def _bar_rows(name: str, both: Json) -> Rows:
     """Draw two histograms under each other, with the range of their bins."""
     low, high = both["edges"][0], both["edges"][-1]
     return [
-        (f"{name} {_as_text(float(low))} to {_as_text(float(high))}, {side}", f"|{bars(both[side])}|")
+        (
+            f"{name} {_as_text(float(low))} to {_as_text(float(high))}, {side}",
+            f"|{bars(both[side])}|",
+        )
         for side in ("references", "patches")
         if both[side]
     ]
@@ -394,7 +463,9 @@ def _as_text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 1000 else f"{value:.1f}"
     if isinstance(value, list):
-        numbers = [item for item in value if isinstance(item, (int, float)) and not isinstance(item, bool)]
+        numbers = [
+            item for item in value if isinstance(item, (int, float)) and not isinstance(item, bool)
+        ]
         if len(value) > LINE_ITEMS and len(numbers) == len(value):
             return f"{len(value)} numbers, {_as_text(min(numbers))} to {_as_text(max(numbers))}"
         return ", ".join(map(_as_text, value))

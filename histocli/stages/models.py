@@ -50,7 +50,11 @@ def models(config: ModelsConfig) -> list[ModelsResult]:
         A file is missing, or is not what it should be.
     """
     watch = Stopwatch()
-    chosen = [find_box_model(config.name)] if config.name is not None or config.action == "path" else box_models()
+    chosen = (
+        [find_box_model(config.name)]
+        if config.name is not None or config.action == "path"
+        else box_models()
+    )
     found = []
     for model in chosen:
         if config.action == "verify":

@@ -1,5 +1,5 @@
-"""Files that are made from a label store, during segmentation or later: which there are, what they are called, how each is
-written.
+"""Files that are made from a label store, during segmentation or later: which there are, what they
+are called, how each is written.
 """
 
 from __future__ import annotations
@@ -87,7 +87,12 @@ def write_output(
     facts: Json = {key: store.facts[key] for key in FACTS if key in store.facts}
     made_by = provenance(CONTRACTS[name])
     if region is not None:
-        facts["region"] = [region.rows.start, region.columns.start, region.rows.stop, region.columns.stop]
+        facts["region"] = [
+            region.rows.start,
+            region.columns.start,
+            region.rows.stop,
+            region.columns.stop,
+        ]
     match name:
         case "tiff":
             labels: Any = store.level(0)
@@ -95,9 +100,13 @@ def write_output(
                 labels = np.asarray(labels[region.rows, region.columns])
             exports.write_label_tiff(path, labels, mpp=store.mpp, provenance=made_by, facts=facts)
         case "overlay":
-            exports.write_overlay(path, _overlay(store, open_pixels, region), provenance=made_by, facts=facts)
+            exports.write_overlay(
+                path, _overlay(store, open_pixels, region), provenance=made_by, facts=facts
+            )
         case "qc":
-            exports.write_overlay(path, _qc(store, open_pixels, seed), provenance=made_by, facts=facts)
+            exports.write_overlay(
+                path, _qc(store, open_pixels, seed), provenance=made_by, facts=facts
+            )
         case "geojson":
             exports.write_outlines(path, store, provenance=made_by, facts=facts)
         case "csv":
@@ -110,48 +119,80 @@ def write_output(
             raise InvalidOption(f"--format must be among {', '.join(CONTRACTS)}, got {name!r}")
 
 
-def _overlay(store: LabelStore, open_pixels: Callable[[], Slide], region: Region | None) -> RGBImage:
-    """Draw outlines over the slide, or over a coarser copy where it is larger than any viewer opens."""
+def _overlay(
+    store: LabelStore, open_pixels: Callable[[], Slide], region: Region | None
+) -> RGBImage:
+    """Draw outlines over the slide, or over a coarser copy where it is larger than any viewer
+    opens.
+    """
     slide = open_pixels()
     try:
         height, width = shape_of(slide)
-        rows, columns = (region.rows, region.columns) if region else (slice(0, height), slice(0, width))
+        rows, columns = (
+            (region.rows, region.columns) if region else (slice(0, height), slice(0, width))
+        )
         factor = 1
-        while (rows.stop - rows.start) * (columns.stop - columns.start) > OVERLAY_PX * factor * factor:
+        while (rows.stop - rows.start) * (
+            columns.stop - columns.start
+        ) > OVERLAY_PX * factor * factor:
             factor *= 2
         if factor == 1:
             pixels, labels = slide.read(0, rows, columns), np.asarray(store.level(0)[rows, columns])
         else:
             pixels = shrunk(slide, factor, shrink)
             level = factor.bit_length() - 1
-            whole = store.level(level)[:, :] if level < store.n_levels else nearest_level(store.labels(), factor)
-            rows, columns = (slice(side.start // factor, -(-side.stop // factor)) for side in (rows, columns))
+            whole = (
+                store.level(level)[:, :]
+                if level < store.n_levels
+                else nearest_level(store.labels(), factor)
+            )
+            rows, columns = (
+                slice(side.start // factor, -(-side.stop // factor)) for side in (rows, columns)
+            )
             pixels, labels = pixels[rows, columns], np.asarray(whole)[rows, columns]
     finally:
         slide.close()
-    drawn = outline_overlay(pixels, labels, thickness_px=max(1, round(OVERLAY_LINE_UM / (store.mpp * factor))))
+    drawn = outline_overlay(
+        pixels, labels, thickness_px=max(1, round(OVERLAY_LINE_UM / (store.mpp * factor)))
+    )
     return add_scale_bar(drawn, store.mpp * factor)
 
 
 def _qc(store: LabelStore, open_pixels: Callable[[], Slide], seed: int) -> RGBImage:
-    """Draw the quality picture; crops are taken where there is tissue, at random, from as many places as there are."""
+    """Draw the quality picture; crops are taken where there is tissue, at random, from as many
+    places as there are.
+    """
     overview, tissue = store.overview(), store.tissue
     factor = max(1, round(max(store.shape) / max(overview.shape[:2])))
-    centres = np.stack([np.asarray(store.columns[name][...]) for name in ("y_um", "x_um")], axis=1) / (store.mpp * factor)
+    centres = np.stack(
+        [np.asarray(store.columns[name][...]) for name in ("y_um", "x_um")], axis=1
+    ) / (store.mpp * factor)
     rng = rng_for(seed, "qc", 0)
     side = min(CROP_PX, *store.shape)
     slide = open_pixels()
     crops = []
     try:
         # around random nuclei, which shows what there is; where there are none, anywhere on tissue
-        places = centres * factor if len(centres) else np.argwhere(tissue) * float(factor) + factor / 2
-        chosen = places[rng.choice(len(places), min(QC_CROPS, len(places)), replace=False)] if len(places) else places
+        places = (
+            centres * factor if len(centres) else np.argwhere(tissue) * float(factor) + factor / 2
+        )
+        chosen = (
+            places[rng.choice(len(places), min(QC_CROPS, len(places)), replace=False)]
+            if len(places)
+            else places
+        )
         for place in chosen[np.lexsort((chosen[:, 1], chosen[:, 0]))]:
             top, left = (
-                int(np.clip(round(middle) - side // 2, 0, size - side)) for middle, size in zip(place, store.shape, strict=True)
+                int(np.clip(round(middle) - side // 2, 0, size - side))
+                for middle, size in zip(place, store.shape, strict=True)
             )
             rows, columns = slice(top, top + side), slice(left, left + side)
-            crops.append((slide.read(0, rows, columns), np.asarray(store.level(0)[rows, columns]).astype(np.int64)))
+            crops.append(
+                (
+                    slide.read(0, rows, columns),
+                    np.asarray(store.level(0)[rows, columns]).astype(np.int64),
+                )
+            )
     finally:
         slide.close()
     mm2 = store.facts.get("mm2") or 0.0

@@ -1,9 +1,10 @@
 """``histosynth pack``: a person's own labelled images become a patch store.
 
-An image and its label image have the same name, apart from the suffix. Larger images are cut: windows start at the origin, the
-last one of a row or column ends with the image, and pixels that an earlier window holds are ignored (-1) in a later one, so that
-every labelled pixel counts exactly once. Smaller images are filled up with mirrored pixels, which are ignored. Nuclei that a
-patch border cuts stay, and the ids of every patch are renumbered 1..n in the order of the old ones.
+An image and its label image have the same name, apart from the suffix. Larger images are cut:
+windows start at the origin, the last one of a row or column ends with the image, and pixels that an
+earlier window holds are ignored (-1) in a later one, so that every labelled pixel counts exactly
+once. Smaller images are filled up with mirrored pixels, which are ignored. Nuclei that a patch
+border cuts stay, and the ids of every patch are renumbered 1..n in the order of the old ones.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ class PackResult(StageResult):
     patches: int
     """Patches that they gave."""
     nuclei: int | None
-    """Nuclei in all patches, those cut by a border counted on each side; None where nothing was read."""
+    """Nuclei in all patches, those cut by a border counted on each side; None where nothing was
+    read."""
     mpp: float
     """Micrometres per pixel of the patches."""
     mpp_source: str
@@ -95,7 +97,8 @@ def pack(
     Parameters
     ----------
     images, labels : str or sequence of str
-        Words as in :mod:`histocli.stores.inputs`: folders, files, patterns, lists; a manifest may give pixel sizes.
+        Words as in :mod:`histocli.stores.inputs`: folders, files, patterns, lists; a manifest may
+        give pixel sizes.
     out : Path
         Patch store to create.
     config : PackConfig
@@ -113,14 +116,22 @@ def pack(
     InputNotFound
         No images, or no labels.
     InvalidInput
-        Images without labels or the reverse, a pair whose shapes differ, pixel sizes that differ, or a file that cannot be read.
+        Images without labels or the reverse, a pair whose shapes differ, pixel sizes that differ,
+        or a file that cannot be read.
     StoreExists, OutOfResources, Stopped
         As in all commands.
     """
     watch = Stopwatch()
-    pairs = _find_pairs([images] if isinstance(images, str) else images, [labels] if isinstance(labels, str) else labels)
+    pairs = _find_pairs(
+        [images] if isinstance(images, str) else images,
+        [labels] if isinstance(labels, str) else labels,
+    )
     fingerprint = config_hash(
-        config, pairs=[[slide_stem(pair.image.path), pair.image_sha256, pair.labels_sha256, pair.image.mpp] for pair in pairs]
+        config,
+        pairs=[
+            [slide_stem(pair.image.path), pair.image_sha256, pair.labels_sha256, pair.image.mpp]
+            for pair in pairs
+        ],
     )
     action = prepare_output(
         out,
@@ -145,10 +156,15 @@ def pack(
     records, windows = _check_pairs(pairs, config, track)
     mpp, mpp_source = records[0].mpp, records[0].mpp_source
     if mpp_source == "assumed":
-        logger.warning("the images do not record their pixel size; %g micrometres per pixel are assumed, --mpp sets it", mpp)
+        logger.warning(
+            "the images do not record their pixel size; %g micrometres per pixel are assumed, --mpp sets it",
+            mpp,
+        )
     n_nuclei = 0
     if not execution.dry_run:
-        provenance = Provenance(contract=CONTRACT, command="pack", config=as_dict(config), config_hash=fingerprint)
+        provenance = Provenance(
+            contract=CONTRACT, command="pack", config=as_dict(config), config_hash=fingerprint
+        )
         with PatchStoreWriter.create(
             out,
             n=len(windows),
@@ -176,7 +192,8 @@ def pack(
 
 
 def window_starts(length: int, patch_px: int) -> list[int]:
-    """Return where windows begin along one axis: side by side from 0, and the last one ends with the image.
+    """Return where windows begin along one axis: side by side from 0, and the last one ends with
+    the image.
 
     >>> window_starts(10, 4), window_starts(8, 4), window_starts(3, 4)
     ([0, 4, 6], [0, 4], [0])
@@ -188,7 +205,10 @@ def window_starts(length: int, patch_px: int) -> list[int]:
 
 
 def cut_patch(
-    image: RGBImage, labels: npt.NDArray[np.integer], window: tuple[int, int, int, int], patch_px: int
+    image: RGBImage,
+    labels: npt.NDArray[np.integer],
+    window: tuple[int, int, int, int],
+    patch_px: int,
 ) -> tuple[RGBImage, InstanceLabels]:
     """Cut one patch out of a labelled image.
 
@@ -217,17 +237,23 @@ def cut_patch(
     ids, numbers = np.unique(kept, return_inverse=True)
     fresh = np.where(ids > 0, np.cumsum(ids > 0), ids)
     missing = [(0, patch_px - side) for side in pixels.shape[:2]]
-    return np.pad(pixels, [*missing, (0, 0)], mode="symmetric"), fresh[numbers].reshape(kept.shape).astype(np.int32)
+    return np.pad(pixels, [*missing, (0, 0)], mode="symmetric"), fresh[numbers].reshape(
+        kept.shape
+    ).astype(np.int32)
 
 
 def _find_pairs(image_words: Sequence[str], label_words: Sequence[str]) -> list[_Pair]:
     """Pair images and labels by name; where a name occurs twice, the folders above it decide."""
     images = expand_with_mpp(image_words, suffixes=IMAGE_SUFFIXES, stdin=sys.stdin)
-    labels = expand_inputs(label_words, suffixes=LABEL_SUFFIXES, stdin=sys.stdin, what="label image")
+    labels = expand_inputs(
+        label_words, suffixes=LABEL_SUFFIXES, stdin=sys.stdin, what="label image"
+    )
     by_path = {image.path: image for image in images}
     image_keys, label_keys = (_keys(paths, with_folders=False) for paths in (list(by_path), labels))
     if len(image_keys) < len(images) or len(label_keys) < len(labels):
-        image_keys, label_keys = (_keys(paths, with_folders=True) for paths in (list(by_path), labels))
+        image_keys, label_keys = (
+            _keys(paths, with_folders=True) for paths in (list(by_path), labels)
+        )
     for ours, theirs, what, other in (
         (image_keys, label_keys, "an image", "a label image"),
         (label_keys, image_keys, "a label image", "an image"),
@@ -246,7 +272,8 @@ def _find_pairs(image_words: Sequence[str], label_words: Sequence[str]) -> list[
 
 
 def _keys(paths: Sequence[Path], *, with_folders: bool) -> dict[tuple[str, ...], Path]:
-    """Name every path by its stem, and by its folders below what all paths have in common if the stems do not tell all apart.
+    """Name every path by its stem, and by its folders below what all paths have in common if the
+    stems do not tell all apart.
 
     Raises
     ------
@@ -256,14 +283,20 @@ def _keys(paths: Sequence[Path], *, with_folders: bool) -> dict[tuple[str, ...],
     root = os.path.commonpath([os.path.abspath(path.parent) for path in paths])
     keys: dict[tuple[str, ...], Path] = {}
     for path in paths:
-        folders = Path(os.path.relpath(os.path.abspath(path.parent), root)).parts if with_folders else ()
+        folders = (
+            Path(os.path.relpath(os.path.abspath(path.parent), root)).parts if with_folders else ()
+        )
         other = keys.setdefault((*folders, slide_stem(path)), path)
         if other != path and (with_folders or other.parent == path.parent):
-            raise InvalidInput(f"{path}: has the same name as {other}, the suffix aside; names in one folder must differ")
+            raise InvalidInput(
+                f"{path}: has the same name as {other}, the suffix aside; names in one folder must differ"
+            )
     return keys
 
 
-def _check_pairs(pairs: Sequence[_Pair], config: PackConfig, track: Track) -> tuple[list[ReferenceRecord], list[_Window]]:
+def _check_pairs(
+    pairs: Sequence[_Pair], config: PackConfig, track: Track
+) -> tuple[list[ReferenceRecord], list[_Window]]:
     """Read every pair once, so that a bad one ends the command before anything is written."""
     records: list[ReferenceRecord] = []
     windows: list[_Window] = []
@@ -271,12 +304,19 @@ def _check_pairs(pairs: Sequence[_Pair], config: PackConfig, track: Track) -> tu
     with track("checking images and labels", len(pairs)) as bar:
         for index, pair in enumerate(pairs):
             raise_if_stopped("pack was stopped before it wrote anything; run it again")
-            slide = read_image(pair.image.path, mpp=config.mpp if config.mpp is not None else pair.image.mpp)
+            slide = read_image(
+                pair.image.path, mpp=config.mpp if config.mpp is not None else pair.image.mpp
+            )
             label_image = read_label_image(pair.labels)
             _check_labels(pair, slide.pixels.shape[:2], label_image)
             n_masks += _looks_like_a_mask(label_image)
             records.append(
-                ReferenceRecord(name=pair.image.path.name, sha256=pair.image_sha256, mpp=slide.mpp, mpp_source=slide.mpp_source)
+                ReferenceRecord(
+                    name=pair.image.path.name,
+                    sha256=pair.image_sha256,
+                    mpp=slide.mpp,
+                    mpp_source=slide.mpp_source,
+                )
             )
             if abs(slide.mpp / records[0].mpp - 1) > SAME_MPP:
                 raise InvalidInput(
@@ -301,11 +341,15 @@ def _check_labels(pair: _Pair, shape: tuple[int, ...], labels: npt.NDArray[np.in
             "both must be of the same size"
         )
     if labels.min() < -1:
-        raise InvalidInput(f"{pair.labels}: holds {labels.min()}; labels are 0 (background), ids from 1, and -1 (ignored)")
+        raise InvalidInput(
+            f"{pair.labels}: holds {labels.min()}; labels are 0 (background), ids from 1, and -1 (ignored)"
+        )
 
 
 def _looks_like_a_mask(labels: npt.NDArray[np.integer]) -> bool:
-    """Tell whether one id covers several separate objects, as when nuclei were painted and never numbered."""
+    """Tell whether one id covers several separate objects, as when nuclei were painted and never
+    numbered.
+    """
     inside = labels > 0
     if not inside.any() or labels[inside].min() != labels.max():
         return False
@@ -325,7 +369,9 @@ def _starts_and_owned(length: int, patch_px: int) -> list[tuple[int, int]]:
     return [(0, 0), *((start, before + patch_px) for before, start in pairwise(starts))]
 
 
-def _write_patches(writer: PatchStoreWriter, pairs: Sequence[_Pair], windows: Sequence[_Window], track: Track) -> None:
+def _write_patches(
+    writer: PatchStoreWriter, pairs: Sequence[_Pair], windows: Sequence[_Window], track: Track
+) -> None:
     side = writer.patch_px
     pending = writer.pending()
     held = -1  # windows of one image follow each other, so it is read once
@@ -339,13 +385,20 @@ def _write_patches(writer: PatchStoreWriter, pairs: Sequence[_Pair], windows: Se
             for row, window in enumerate(windows[batch.start : batch.stop]):
                 if window.pair != held:
                     held = window.pair
-                    image = read_image(pairs[held].image.path, mpp=1.0).pixels  # the pixel size is known, and not wanted here
+                    # the pixel size is known, and not wanted here
+                    image = read_image(pairs[held].image.path, mpp=1.0).pixels
                     labels = read_label_image(pairs[held].labels)
-                patches[row], patch_labels[row] = cut_patch(image, labels, (window.y, window.x, window.own_y, window.own_x), side)
-            reference = np.array([window.pair for window in windows[batch.start : batch.stop]], np.int32)
+                patches[row], patch_labels[row] = cut_patch(
+                    image, labels, (window.y, window.x, window.own_y, window.own_x), side
+                )
+            reference = np.array(
+                [window.pair for window in windows[batch.start : batch.stop]], np.int32
+            )
             writer.write(batch, patches, patch_labels, np.ones(len(batch), np.float32), reference)
             bar.advance(len(batch))
 
 
 def _count_nuclei(store: PatchStore) -> int:
-    return sum(int(np.maximum(store.read(batch)[1].max(axis=(1, 2)), 0).sum()) for batch in store.batches())
+    return sum(
+        int(np.maximum(store.read(batch)[1].max(axis=(1, 2)), 0).sum()) for batch in store.batches()
+    )

@@ -1,4 +1,6 @@
-"""A segmenter that is ready to run: read, on its devices, with tiles and blocks that fit into the memory that is allowed."""
+"""A segmenter that is ready to run: read, on its devices, with tiles and blocks that fit into the
+memory that is allowed.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +27,13 @@ from histocli.stages.common import prepare_process
 from histocli.stages.tiled import STOPPED
 from histocli.stores.models import ModelHeader, read_model
 
-BLOCK_WINDOWS = 3  # windows along a side of a block: a larger one costs memory, a smaller one sees more of its surroundings twice
+# windows along a side of a block: a larger one costs memory, a smaller one sees more of its
+# surroundings twice
+BLOCK_WINDOWS = 3
 CUDA_BATCH_PX = 16_000_000
 SMALLER = ((2, 8192), (2, 2048), (1, 2048), (1, 1024), (1, 512), (1, 256))
-"""Windows along a side of a block and sides of tiles to fall back on where memory is scarce, best first."""
+"""Windows along a side of a block and sides of tiles to fall back on where memory is scarce, best
+first."""
 
 # What was measured on blocks of tissue, with some reserve:
 BASE_BYTES = 450e6  # interpreter and libraries
@@ -58,12 +63,19 @@ class LoadedModel:
 
     @property
     def contrast_floor(self) -> float:
-        """Spread of red absorbance below which images are spread; 0 for models of earlier versions."""
+        """Spread of red absorbance below which images are spread; 0 for models of earlier
+        versions.
+        """
         return float(self.header.normalisation.get("contrast_floor", 0.0))
 
 
 def load_model(
-    path: Path, header: ModelHeader, facts: Json, config: SegmentConfig, execution: Execution, stack: ExitStack
+    path: Path,
+    header: ModelHeader,
+    facts: Json,
+    config: SegmentConfig,
+    execution: Execution,
+    stack: ExitStack,
 ) -> LoadedModel:
     """Read a model and make a pipeline for each device; those are closed with ``stack``."""
     import torch
@@ -78,7 +90,9 @@ def load_model(
     workers = resolve_workers(execution.workers)
     dtypes = [resolve_precision(execution.precision, device) for device in devices]
     allowed = np.inf if config.max_memory is None else config.max_memory * 1e9
-    while workers > 1 and expected_memory(*SMALLER[-1], header, workers, dtypes[0].itemsize) > allowed:
+    while (
+        workers > 1 and expected_memory(*SMALLER[-1], header, workers, dtypes[0].itemsize) > allowed
+    ):
         workers -= 1  # rather few workers than none
     block_windows, tile_px = fit_to_memory(config, header, workers, dtypes[0].itemsize)
     pipelines = []
@@ -95,20 +109,28 @@ def load_model(
             between=lambda: raise_if_stopped(STOPPED),
         )
         batch = {"batch_px": CUDA_BATCH_PX} if device.type == "cuda" else {}
-        pipelines.append(stack.enter_context(Pipeline(predictor, tile_px=tile_px, workers=workers, **batch)))
+        pipelines.append(
+            stack.enter_context(Pipeline(predictor, tile_px=tile_px, workers=workers, **batch))
+        )
     expected = expected_memory(block_windows, tile_px, header, workers, dtypes[0].itemsize)
     return LoadedModel(header, facts, pipelines, block_windows, tile_px, expected, workers)
 
 
-def fit_to_memory(config: SegmentConfig, header: ModelHeader, workers: int, bytes_a_number: int = 4) -> tuple[int, int]:
-    """Choose the windows along a side of a block and the side of network tiles, such that ``max_memory`` is obeyed.
+def fit_to_memory(
+    config: SegmentConfig, header: ModelHeader, workers: int, bytes_a_number: int = 4
+) -> tuple[int, int]:
+    """Choose the windows along a side of a block and the side of network tiles, such that
+    ``max_memory`` is obeyed.
 
     Raises
     ------
     OutOfResources
         The smallest of them need more.
     """
-    choices = [(BLOCK_WINDOWS, config.tile_px), *((windows, min(side, config.tile_px)) for windows, side in SMALLER)]
+    choices = [
+        (BLOCK_WINDOWS, config.tile_px),
+        *((windows, min(side, config.tile_px)) for windows, side in SMALLER),
+    ]
     if config.max_memory is None:
         return choices[0]
     for choice in choices:
@@ -121,7 +143,9 @@ def fit_to_memory(config: SegmentConfig, header: ModelHeader, workers: int, byte
     )
 
 
-def expected_memory(block_windows: int, tile_px: int, header: ModelHeader, workers: int, bytes_a_number: int = 4) -> float:
+def expected_memory(
+    block_windows: int, tile_px: int, header: ModelHeader, workers: int, bytes_a_number: int = 4
+) -> float:
     """Return the bytes that the process is expected to take at most, whatever the slide."""
     channels = [int(width) for width in header.architecture.get("channels", SIZES["S"])]
     fold = RESOLUTIONS[header.architecture.get("resolution", "half")]

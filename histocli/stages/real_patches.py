@@ -38,8 +38,11 @@ class CutPatches:
     """(n, side, side), 1..k in each patch, where labels were given."""
 
 
-def label_agreement(labels: npt.NDArray[np.int32], image: npt.NDArray[np.uint8], mpp: float) -> float:
-    """Tell how well labels fit a picture: the AJI of the labels with the rough nuclei that are found in it.
+def label_agreement(
+    labels: npt.NDArray[np.int32], image: npt.NDArray[np.uint8], mpp: float
+) -> float:
+    """Tell how well labels fit a picture: the AJI of the labels with the rough nuclei that are
+    found in it.
 
     Parameters
     ----------
@@ -53,7 +56,8 @@ def label_agreement(labels: npt.NDArray[np.int32], image: npt.NDArray[np.uint8],
     Returns
     -------
     float
-        0..1. Rough nuclei are rough: only differences between two pictures with the same labels say something.
+        0..1. Rough nuclei are rough: only differences between two pictures with the same labels say
+        something.
     """
     return count(labels, find_rough_nuclei(rgb_to_optical_density(image), mpp).labels).aji
 
@@ -87,7 +91,11 @@ def cut_real_patches(
     """
     original = read_image(source.path, mpp=source.mpp).pixels
     pixels = resample(original, source.mpp, mpp)
-    outlined = None if labels is None else _read_labels(labels, original.shape[:2], source, mpp, pixels.shape[:2])
+    outlined = (
+        None
+        if labels is None
+        else _read_labels(labels, original.shape[:2], source, mpp, pixels.shape[:2])
+    )
     level = white_level(pixels)
     rough = find_rough_nuclei(rgb_to_optical_density(pixels, level), mpp)
     white = glass_to_white(pixels, level)
@@ -99,8 +107,14 @@ def cut_real_patches(
         if outlined is not None:
             outlined = np.pad(outlined, [(0, missing[0]), (0, missing[1])], mode="symmetric")
     height, width = nuclei.shape
-    cells = [(top, left) for top in range(0, height - side + 1, side) for left in range(0, width - side + 1, side)]
-    cells = [(top, left) for top, left in cells if nuclei[top : top + side, left : left + side].any()]
+    cells = [
+        (top, left)
+        for top in range(0, height - side + 1, side)
+        for left in range(0, width - side + 1, side)
+    ]
+    cells = [
+        (top, left) for top, left in cells if nuclei[top : top + side, left : left + side].any()
+    ]
     if len(cells) > most:
         chosen = rng_for(seed, f"cells of {source.sha256}").choice(len(cells), most, replace=False)
         cells = [cells[i] for i in np.sort(chosen)]
@@ -111,8 +125,13 @@ def cut_real_patches(
         masks[index] = nuclei[top : top + side, left : left + side]
     if outlined is None:
         return CutPatches(images, masks, pixels)
-    parts = [renumber(np.ascontiguousarray(outlined[top : top + side, left : left + side])) for top, left in cells]
-    return CutPatches(images, masks, pixels, np.stack(parts) if parts else np.zeros((0, side, side), np.int32))
+    parts = [
+        renumber(np.ascontiguousarray(outlined[top : top + side, left : left + side]))
+        for top, left in cells
+    ]
+    return CutPatches(
+        images, masks, pixels, np.stack(parts) if parts else np.zeros((0, side, side), np.int32)
+    )
 
 
 def _read_labels(
@@ -126,7 +145,9 @@ def _read_labels(
             "labels must be of the reference's own size"
         )
     values = np.asarray(opened.read_whole(shape))
-    return np.asarray(resample_labels(np.maximum(values, 0).astype(np.int32), source.mpp, mpp, wanted), np.int32)
+    return np.asarray(
+        resample_labels(np.maximum(values, 0).astype(np.int32), source.mpp, mpp, wanted), np.int32
+    )
 
 
 @dataclass(frozen=True)
@@ -140,9 +161,19 @@ class _CutJob:
 
 
 def cut_each(
-    sources: Sequence[Source], mpp: float, side: int, most: int, seed: int, *, workers: int, track: Track, stopped: str
+    sources: Sequence[Source],
+    mpp: float,
+    side: int,
+    most: int,
+    seed: int,
+    *,
+    workers: int,
+    track: Track,
+    stopped: str,
 ) -> list[npt.NDArray[np.uint8] | HistosynthError]:
-    """Cut patches from several references as ``cut_all`` does; of each, patches (n, side, side, 3) or why it cannot be read."""
+    """Cut patches from several references as ``cut_all`` does; of each, patches (n, side, side, 3)
+    or why it cannot be read.
+    """
     found = cut_all(sources, mpp, side, most, seed, workers=workers, track=track, stopped=stopped)
     return [each.images if isinstance(each, CutPatches) else each for each in found]
 
@@ -179,10 +210,14 @@ def cut_all(
         In the order of the sources: patches, or why a reference cannot be read.
     """
     given: Sequence[LabelSource | None] = labels or [None] * len(sources)
-    jobs = [_CutJob(source, mpp, side, most, seed, each) for source, each in zip(sources, given, strict=True)]
+    jobs = [
+        _CutJob(source, mpp, side, most, seed, each)
+        for source, each in zip(sources, given, strict=True)
+    ]
     number = {id(job): index for index, job in enumerate(jobs)}
     found: dict[int, CutPatches | HistosynthError] = {}
-    processes = min(resolve_workers(workers), max(1, len(jobs) // 4))  # a process takes seconds to start
+    # a process takes seconds to start
+    processes = min(resolve_workers(workers), max(1, len(jobs) // 4))
     with track("reading references", len(jobs)) as bar:
         for job, cut in map_unordered(_cut, jobs, processes, stopped):
             found[number[id(job)]] = cut
@@ -193,7 +228,8 @@ def cut_all(
 def _cut(job: _CutJob) -> CutPatches | HistosynthError:
     try:
         cut = cut_real_patches(job.source, job.mpp, job.side, job.most, job.seed, job.labels)
-        return replace(cut, pixels=cut.pixels[:0])  # the whole reference need not travel between processes
+        # the whole reference need not travel between processes
+        return replace(cut, pixels=cut.pixels[:0])
     except HistosynthError as error:
         return error
 
@@ -208,7 +244,9 @@ def recorded_references(store: PatchStore) -> list[InputImage]:
     """
     paths = {record.path: record for record in store.references if record.path}
     if not paths:
-        raise InputNotFound(f"{store.path}: does not record where its references lay; name them with --refs")
+        raise InputNotFound(
+            f"{store.path}: does not record where its references lay; name them with --refs"
+        )
     for path, record in paths.items():
         if not Path(path).exists() or content_hash(Path(path)) != record.sha256:
             raise InputNotFound(

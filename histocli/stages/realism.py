@@ -24,7 +24,13 @@ from histocli.instances.histograms import AREA_EDGES_UM2, ELONGATION_EDGES
 from histocli.instances.measurements import measure
 from histocli.model.normalisation import glass_to_white
 from histocli.realism.judgement import Histograms, Judgement, judge_patches
-from histocli.stages.common import StageResult, Stopwatch, identify_references, patch_glass_levels, prepare_process
+from histocli.stages.common import (
+    StageResult,
+    Stopwatch,
+    identify_references,
+    patch_glass_levels,
+    prepare_process,
+)
 from histocli.stages.real_patches import cut_each, recorded_references
 from histocli.stores.inputs import expand_with_mpp
 from histocli.stores.patches import PatchStore
@@ -79,7 +85,12 @@ class RealismResult(StageResult):
 
 
 def judge_realism(
-    store: str, refs: Sequence[str], config: EvaluateConfig, execution: Execution, *, track: Track = silent
+    store: str,
+    refs: Sequence[str],
+    config: EvaluateConfig,
+    execution: Execution,
+    *,
+    track: Track = silent,
 ) -> RealismResult:
     """Judge the patches of a store against its references.
 
@@ -107,7 +118,11 @@ def judge_realism(
     else:
         images = recorded_references(patches)
     sources, _ = identify_references(
-        images, mpp=patches.mpp, reference_mpp=config.mpp, tolerant=execution.on_error == "continue", command="evaluate"
+        images,
+        mpp=patches.mpp,
+        reference_mpp=config.mpp,
+        tolerant=execution.on_error == "continue",
+        command="evaluate",
     )
     side = min(SIDE_PX, patches.patch_px)
     result = RealismResult(
@@ -122,27 +137,47 @@ def judge_realism(
         settings={**as_dict(config), "refs": list(refs)},
     )
     if len(sources) < 2:
-        raise InvalidInput(f"--refs: {len(sources)} reference; at least two images are needed, so that one can be held out")
+        raise InvalidInput(
+            f"--refs: {len(sources)} reference; at least two images are needed, so that one can be held out"
+        )
     if execution.dry_run:
         return result
     prepare_process()
     most = -(-config.realism_patches // len(sources))
-    cut = cut_each(sources, patches.mpp, side, most, config.seed, workers=execution.workers, track=track, stopped=STOPPED)
+    cut = cut_each(
+        sources,
+        patches.mpp,
+        side,
+        most,
+        config.seed,
+        workers=execution.workers,
+        track=track,
+        stopped=STOPPED,
+    )
     found: list[npt.NDArray[np.uint8]] = []
     for each in cut:
         if isinstance(each, HistosynthError):
             if execution.on_error == "stop":
                 raise each
             log.warning("%s", each)
-        found.append(np.zeros((0, side, side, 3), np.uint8) if isinstance(each, HistosynthError) else each)
+        found.append(
+            np.zeros((0, side, side, 3), np.uint8) if isinstance(each, HistosynthError) else each
+        )
     real_images = np.repeat(np.arange(len(found)), [len(each) for each in found])
     if len(np.unique(real_images)) < 2:
-        raise InvalidInput("--refs: fewer than two references show nuclei; at least two are needed, so that one can be held out")
+        raise InvalidInput(
+            "--refs: fewer than two references show nuclei; at least two are needed, so that one can be held out"
+        )
     number_of = {source.sha256: number for number, source in enumerate(sources)}
     followed_by_record = np.array(
-        [number_of.get(record.sha256, len(sources) + number) for number, record in enumerate(patches.references)]
+        [
+            number_of.get(record.sha256, len(sources) + number)
+            for number, record in enumerate(patches.references)
+        ]
     )
-    chosen = np.sort(rng_for(config.seed, "realism").permutation(len(patches))[: config.realism_patches])
+    chosen = np.sort(
+        rng_for(config.seed, "realism").permutation(len(patches))[: config.realism_patches]
+    )
     synthetic, labels = _read_patches(patches, chosen, side, track)
     followed = followed_by_record[patches.reference[chosen]]
     device = resolve_device(execution.device)
@@ -181,9 +216,13 @@ def _read_patches(
 
 
 def _morphology(
-    store: PatchStore, followed_by_record: npt.NDArray[np.int64], labels: Sequence[npt.NDArray[np.int32]]
+    store: PatchStore,
+    followed_by_record: npt.NDArray[np.int64],
+    labels: Sequence[npt.NDArray[np.int32]],
 ) -> dict[str, Histograms]:
-    """Return histograms of what the store's references were measured to hold, and of the nuclei that were drawn."""
+    """Return histograms of what the store's references were measured to hold, and of the nuclei
+    that were drawn.
+    """
     known = [record.statistics.get("morphology") or {} for record in store.references]
     if not all(each.get("area_shares") and each.get("elongation_shares") for each in known):
         return {}
@@ -192,7 +231,13 @@ def _morphology(
     for name, key, edges, values, width in (
         # two bins an octave
         ("area", "area_shares", AREA_EDGES_UM2, [each.area_um2 for each in nuclei], 0.5),
-        ("elongation", "elongation_shares", ELONGATION_EDGES, [each.elongation for each in nuclei], 1.0),
+        (
+            "elongation",
+            "elongation_shares",
+            ELONGATION_EDGES,
+            [each.elongation for each in nuclei],
+            1.0,
+        ),
     ):
         drawn = np.array(
             [

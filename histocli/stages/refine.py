@@ -1,9 +1,11 @@
-"""``histosynth refine``: initial patches become realistic, in the style of a reference, with labels that stay true.
+"""``histosynth refine``: initial patches become realistic, in the style of a reference, with labels
+that stay true.
 
-Trains a refiner against critics on patches of the references, then repaints every patch, checks that its labels still fit by a
-method that knows nothing of the refiner, and weighs it by a classifier that has not seen it. The refined store keeps the labels
-bit for bit, and holds the networks. Beside it, ``<out>.log/`` holds ``metrics.jsonl``, sheets of initial, refined and reference
-patches and, until the store is written, the checkpoint that ``--resume`` goes on from.
+Trains a refiner against critics on patches of the references, then repaints every patch, checks
+that its labels still fit by a method that knows nothing of the refiner, and weighs it by a
+classifier that has not seen it. The refined store keeps the labels bit for bit, and holds the
+networks. Beside it, ``<out>.log/`` holds ``metrics.jsonl``, sheets of initial, refined and
+reference patches and, until the store is written, the checkpoint that ``--resume`` goes on from.
 """
 
 from __future__ import annotations
@@ -54,7 +56,12 @@ from histocli.stages.drawing import reference_images
 from histocli.stages.real_patches import cut_real_patches, label_agreement
 from histocli.stores.inputs import expand_inputs
 from histocli.stores.logs import append_metrics, preview_path, start_log
-from histocli.stores.models import checkpoint_path, read_checkpoint, remove_checkpoint, write_checkpoint
+from histocli.stores.models import (
+    checkpoint_path,
+    read_checkpoint,
+    remove_checkpoint,
+    write_checkpoint,
+)
 from histocli.stores.patches import CONTRACT, PatchStore, PatchStoreWriter, ReferenceRecord
 from histocli.stores.pictures import write_png
 from histocli.stores.provenance import Provenance, one_line, prepare_output
@@ -73,7 +80,12 @@ from histocli.training.adversarial import (
     start_adversarial,
     train_adversarial,
 )
-from histocli.training.two_sample import TwoSampleSchedule, effective_share, importance_weights, judge
+from histocli.training.two_sample import (
+    TwoSampleSchedule,
+    effective_share,
+    importance_weights,
+    judge,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -83,17 +95,21 @@ MOST_SOURCES = 512
 HELD_OUT = 1 / 6  # of the references: critics are judged on them and never learn from them
 FEW_SOURCES = 4  # with fewer references, patches are held out instead of references
 CROP_PX = 128
-PROOFS = 40  # times in the course of a training that a critic which has not proven itself is judged again
+# times in the course of a training that a critic which has not proven itself is judged again
+PROOFS = 40
 RECORD_EVERY = 20
 CHECKPOINT_S = 60.0
 JUDGEMENTS = 6  # times that held-out crops are judged in the course of a training
 SATURATED = 0.995  # skill at which the critic is never fooled any more, and teaches nothing
 SATURATED_STEPS = 200
 SLOWEST = 0.125  # of the refiner's learning rate: a training that still runs away is given up
-LARGEST_CHANGE = 0.35  # mean change of optical density within nuclei at which a refiner has left what it was given
-COLLAPSED = 0.25  # of the initial patches' diversity of texture, below which a refiner makes all nuclei alike
+# mean change of optical density within nuclei at which a refiner has left what it was given
+LARGEST_CHANGE = 0.35
+# of the initial patches' diversity of texture, below which a refiner makes all nuclei alike
+COLLAPSED = 0.25
 LOST = 0.1  # agreement of labels with the picture that a patch may lose
-RESERVE_S, RESERVE_PER_PATCH_S, WEIGHTS_S = 12.0, 0.045, 60.0  # of a time budget, for what comes after the training
+# of a time budget, for what comes after the training
+RESERVE_S, RESERVE_PER_PATCH_S, WEIGHTS_S = 12.0, 0.045, 60.0
 JUDGED_PX = 128  # side of the middle of each patch that the classifier of weights sees
 MOST_JUDGED = 20_000
 LEAST_EFFECTIVE = 0.5  # weights are flattened until this share of the patches counts
@@ -113,7 +129,8 @@ class RefineResult(StageResult):
     moves: int | None
     """Steps in which the refiner moved; None where an earlier one was applied."""
     critic_auc: float | None
-    """Held-out, of real nuclei against initial ones: above 0.9 the critic was worth listening to."""
+    """Held-out, of real nuclei against initial ones: above 0.9 the critic was worth listening
+    to."""
     style_auc: float | None
     """Held-out, of the style critic: matched pairs of real crops against shuffled ones."""
     agreement: Json | None
@@ -121,7 +138,8 @@ class RefineResult(StageResult):
     rejected: int | None
     """Patches whose labels no longer fit: their weight is 0."""
     auc: float | None
-    """Of fresh classifiers, cross-validated by reference: real against refined patches; 0.5 means that they cannot tell."""
+    """Of fresh classifiers, cross-validated by reference: real against refined patches; 0.5 means
+    that they cannot tell."""
     effective_share: float | None
     """Effective sample size of the weights over the number of patches."""
     mpp: float
@@ -156,7 +174,8 @@ class _Styles:
 
     sources: list[Source]
     records: list[ReferenceRecord]
-    """Of the refined store: those of the initial store, then those of sources that it does not know."""
+    """Of the refined store: those of the initial store, then those of sources that it does not
+    know."""
     record_of: list[int]
     """Which record describes each source."""
     real: RealPatches
@@ -183,7 +202,8 @@ def refine(
     store : str
         Initial patch store, or ``-`` for its path on stdin.
     references : sequence of str
-        Files, folders, globs, ``@list``, manifests; empty takes the references that the store records.
+        Files, folders, globs, ``@list``, manifests; empty takes the references that the store
+        records.
     out : Path
         Patch store to make.
     config : RefineConfig
@@ -211,7 +231,11 @@ def refine(
     tolerant = execution.on_error == "continue"
     images = reference_images(initial, references, keep_missing=tolerant)
     sources, failed = identify_references(
-        images, mpp=initial.mpp, reference_mpp=config.reference_mpp, tolerant=tolerant, command="refine"
+        images,
+        mpp=initial.mpp,
+        reference_mpp=config.reference_mpp,
+        tolerant=tolerant,
+        command="refine",
     )
     device = resolve_device(execution.device)
     dtype = resolve_precision(execution.precision, device)
@@ -256,9 +280,23 @@ def refine(
             else None
         )
         if action == "skip" or execution.dry_run:
-            return replace(result, status="skipped" if action == "skip" else "planned", seconds=watch.seconds)
+            return replace(
+                result, status="skipped" if action == "skip" else "planned", seconds=watch.seconds
+            )
         prepare_process()
-        run = _Run(initial, out, config, execution, fingerprint, device, dtype, members, watch, stop_after, track)
+        run = _Run(
+            initial,
+            out,
+            config,
+            execution,
+            fingerprint,
+            device,
+            dtype,
+            members,
+            watch,
+            stop_after,
+            track,
+        )
         found = run.go(sources, trained, resume=action == "resume")
     return replace(result, status="done", seconds=watch.seconds, **found)
 
@@ -266,7 +304,9 @@ def refine(
 def _open(word: str) -> PatchStore:
     found = expand_inputs([word], suffixes=(".zarr",), stdin=sys.stdin, what="patch store")
     if len(found) > 1:
-        raise InvalidInput(f"{word}: holds {len(found)} stores, and refine takes one at a time; call it once for each")
+        raise InvalidInput(
+            f"{word}: holds {len(found)} stores, and refine takes one at a time; call it once for each"
+        )
     store = PatchStore.open(found[0])
     if store.origin != "initial":
         raise InvalidStore(
@@ -287,9 +327,13 @@ def _trained_refiner(path: Path) -> Refiner:
         raise InvalidStore(f"{path}: holds no refiner; give a store that histosynth refine made")
     refiner = build_refiner(store.attributes.get("refinement", {}).get("architecture"))
     try:
-        refiner.load_state_dict({name: torch.from_numpy(value) for name, value in networks["averaged"].items()})
+        refiner.load_state_dict(
+            {name: torch.from_numpy(value) for name, value in networks["averaged"].items()}
+        )
     except RuntimeError as error:
-        raise InvalidStore(f"{path}: its refiner does not fit its description ({one_line(error)}); make it again") from error
+        raise InvalidStore(
+            f"{path}: its refiner does not fit its description ({one_line(error)}); make it again"
+        ) from error
     return refiner.eval()
 
 
@@ -303,7 +347,9 @@ def _read_source(job: _ReadJob) -> _Real | str:
     if job.measure:
         part = cut.pixels[:1024, :1024]
         rng = rng_for(job.seed, job.source.sha256)
-        statistics = analyse_reference(np.ascontiguousarray(part), job.mpp, job.source.path.name, rng).statistics.to_json()
+        statistics = analyse_reference(
+            np.ascontiguousarray(part), job.mpp, job.source.path.name, rng
+        ).statistics.to_json()
     return _Real(cut.images, cut.nuclei, statistics)
 
 
@@ -375,7 +421,10 @@ class _Run:
                 refiner = training.networks.averaged
                 about = {"steps": training.step, "moves": training.moves}
                 if self.held is not None:
-                    about |= {"critic_auc": _number(self.held.auc_initial), "style_auc": _number(self.held.style_matched)}
+                    about |= {
+                        "critic_auc": _number(self.held.auc_initial),
+                        "style_auc": _number(self.held.style_matched),
+                    }
                 networks = training.networks.items()
             else:
                 refiner = trained.to(self.device)
@@ -384,13 +433,19 @@ class _Run:
             about |= self._weigh(writer, styles)
             writer.write_networks(
                 {
-                    name: {key: value.detach().float().cpu().numpy() for key, value in network.state_dict().items()}
+                    name: {
+                        key: value.detach().float().cpu().numpy()
+                        for key, value in network.state_dict().items()
+                    }
                     for name, network in networks.items()
                 }
             )
             writer.add_attributes(
                 {
-                    "initial": {"name": self.initial.path.name, "sha256": self.initial.content_hash()},
+                    "initial": {
+                        "name": self.initial.path.name,
+                        "sha256": self.initial.content_hash(),
+                    },
                     "refinement": about | {"architecture": describe_refiner(refiner)},
                 }
             )
@@ -399,15 +454,25 @@ class _Run:
         return about | {"references": len(styles.sources)}
 
     def _read_references(self, sources: list[Source]) -> _Styles:
-        known = {record.sha256: index for index, record in reversed(list(enumerate(self.initial.references)))}
+        known = {
+            record.sha256: index
+            for index, record in reversed(list(enumerate(self.initial.references)))
+        }
         if len(sources) > MOST_SOURCES:
-            chosen = np.sort(rng_for(self.config.seed, "sources").choice(len(sources), MOST_SOURCES, replace=False))
+            chosen = np.sort(
+                rng_for(self.config.seed, "sources").choice(
+                    len(sources), MOST_SOURCES, replace=False
+                )
+            )
             logger.warning("%d of %d references are used", MOST_SOURCES, len(sources))
             sources = [sources[int(i)] for i in chosen]
         side = self.initial.patch_px
         most = max(2, MOST_REAL * 256**2 // side**2 // len(sources))
         jobs = [
-            _ReadJob(source, self.initial.mpp, side, most, self.config.seed, source.sha256 not in known) for source in sources
+            _ReadJob(
+                source, self.initial.mpp, side, most, self.config.seed, source.sha256 not in known
+            )
+            for source in sources
         ]
         workers = min(resolve_workers(self.execution.workers), max(1, len(jobs) // 4))
         found: dict[int, _Real] = {}
@@ -427,9 +492,15 @@ class _Run:
                 f"{sources[0].path}: none of the {len(sources)} references shows nuclei; give images of stained tissue"
             )
         if len(found) < len(sources):
-            logger.warning("%d of %d references show no nuclei and are left out", len(sources) - len(found), len(sources))
+            logger.warning(
+                "%d of %d references show no nuclei and are left out",
+                len(sources) - len(found),
+                len(sources),
+            )
         if len(found) == 1:
-            logger.warning("there is one reference: style cannot be learnt, and critics are judged on patches of the same image")
+            logger.warning(
+                "there is one reference: style cannot be learnt, and critics are judged on patches of the same image"
+            )
         records = [replace(record) for record in self.initial.references]
         used, record_of = [], []
         for number in sorted(found):
@@ -459,10 +530,16 @@ class _Run:
         self._warn_of_other_stains(records, record_of)
         return _Styles(used, records, record_of, real, style_of, own)
 
-    def _choose_styles(self, sources: list[Source]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-        """Say which reference each patch is refined towards: its own, or with ``--restyle`` another one."""
+    def _choose_styles(
+        self, sources: list[Source]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """Say which reference each patch is refined towards: its own, or with ``--restyle`` another
+        one.
+        """
         number = {source.sha256: index for index, source in enumerate(sources)}
-        own = np.array([number.get(record.sha256, -1) for record in self.initial.references])[self.initial.reference]
+        own = np.array([number.get(record.sha256, -1) for record in self.initial.references])[
+            self.initial.reference
+        ]
         foreign = own < 0
         if foreign.any() and not self.config.restyle:
             logger.warning(
@@ -471,14 +548,25 @@ class _Run:
                 len(own),
             )
         drawn = np.array(
-            [rng_for(self.config.seed, "style", patch).integers(len(sources)) for patch in range(len(own))], np.int64
+            [
+                rng_for(self.config.seed, "style", patch).integers(len(sources))
+                for patch in range(len(own))
+            ],
+            np.int64,
         )
         style_of = drawn if self.config.restyle else np.where(foreign, drawn, own)
         return style_of, style_of == own
 
     def _warn_of_other_stains(self, records: list[ReferenceRecord], record_of: list[int]) -> None:
-        stains = [np.asarray(record.statistics.get("appearance", {}).get("stain_matrix", np.nan), float) for record in records]
-        before = [stains[index] for index in np.unique(self.initial.reference) if stains[index].shape == (2, 3)]
+        stains = [
+            np.asarray(record.statistics.get("appearance", {}).get("stain_matrix", np.nan), float)
+            for record in records
+        ]
+        before = [
+            stains[index]
+            for index in np.unique(self.initial.reference)
+            if stains[index].shape == (2, 3)
+        ]
         after = [stains[index] for index in record_of if stains[index].shape == (2, 3)]
         if not before or not after:
             return
@@ -488,7 +576,10 @@ class _Run:
             unit.append(middle / np.maximum(np.linalg.norm(middle, axis=1, keepdims=True), 1e-6))
         angle = float(np.rad2deg(np.arccos(np.clip((unit[0] * unit[1]).sum(axis=1), -1, 1))).max())
         if angle > DIFFERENT_STAIN_DEG:
-            logger.warning("the references are stained otherwise than the patches (%.0f degrees apart); is that meant?", angle)
+            logger.warning(
+                "the references are stained otherwise than the patches (%.0f degrees apart); is that meant?",
+                angle,
+            )
 
     def _samplers(self, styles: _Styles) -> tuple[Sampler, Sampler, AdversarialSchedule]:
         """Return what the networks learn from, and what they are judged on."""
@@ -510,21 +601,32 @@ class _Run:
             held = rng.permutation(n_sources)[: max(1, round(HELD_OUT * n_sources))]
             out_real, out_initial = np.isin(real.image_of, held), np.isin(style, held)
         else:
-            out_real, out_initial = rng.random(len(real.images)) < HELD_OUT, rng.random(len(usable)) < HELD_OUT
-        if not (out_real.any() and out_initial.any() and np.isin(style[out_initial], real.image_of[out_real]).any()):
+            out_real, out_initial = (
+                rng.random(len(real.images)) < HELD_OUT,
+                rng.random(len(usable)) < HELD_OUT,
+            )
+        if not (
+            out_real.any()
+            and out_initial.any()
+            and np.isin(style[out_initial], real.image_of[out_real]).any()
+        ):
             out_real = out_initial = None  # type: ignore[assignment]  # too little to hold anything out
 
         def part(chosen_real: npt.NDArray[np.bool_], chosen: npt.NDArray[np.bool_]) -> Sampler:
             return Sampler(
                 InitialPatches(images[chosen], labels[chosen], style[chosen]),
-                RealPatches(real.images[chosen_real], real.nuclei[chosen_real], real.image_of[chosen_real]),
+                RealPatches(
+                    real.images[chosen_real], real.nuclei[chosen_real], real.image_of[chosen_real]
+                ),
                 self.initial.mpp,
                 schedule,
             )
 
         if out_real is None or not np.isin(style[~out_initial], real.image_of[~out_real]).any():
             everything = part(np.ones(len(real.images), bool), np.ones(len(usable), bool))
-            logger.warning("there are too few references to hold some out; the critics are judged on what they learnt from")
+            logger.warning(
+                "there are too few references to hold some out; the critics are judged on what they learnt from"
+            )
             return everything, everything, schedule
         return part(~out_real, ~out_initial), part(out_real, out_initial), schedule
 
@@ -543,23 +645,39 @@ class _Run:
             read, read_labels = self.initial.read(batch)
             white = self._whiten(batch, read, styles)
             for patch in wanted:
-                images[place[patch]], labels[place[patch]] = white[patch - batch.start], read_labels[patch - batch.start]
+                images[place[patch]], labels[place[patch]] = (
+                    white[patch - batch.start],
+                    read_labels[patch - batch.start],
+                )
         return images, labels
 
-    def _whiten(self, batch: range, images: npt.NDArray[np.uint8], styles: _Styles) -> npt.NDArray[np.uint8]:
+    def _whiten(
+        self, batch: range, images: npt.NDArray[np.uint8], styles: _Styles
+    ) -> npt.NDArray[np.uint8]:
         """Make glass white; patches that get another reference get its stains."""
         levels = patch_glass_levels(self.initial, batch, images)
-        white = np.stack([glass_to_white(image, level) for image, level in zip(images, levels, strict=True)])
+        white = np.stack(
+            [glass_to_white(image, level) for image, level in zip(images, levels, strict=True)]
+        )
         for index, patch in enumerate(batch):
             if styles.own[patch]:
                 continue
-            own = self.initial.references[self.initial.reference[patch]].statistics.get("appearance", {})
-            other = styles.records[styles.record_of[styles.style_of[patch]]].statistics.get("appearance", {})
+            own = self.initial.references[self.initial.reference[patch]].statistics.get(
+                "appearance", {}
+            )
+            other = styles.records[styles.record_of[styles.style_of[patch]]].statistics.get(
+                "appearance", {}
+            )
             if not own.get("stain_matrix") or not other.get("stain_matrix"):
                 continue
-            gains = [float(np.clip(other[stain][3] / max(own[stain][3], 0.05), 0.4, 2.5)) for stain in ("hematoxylin", "eosin")]
+            gains = [
+                float(np.clip(other[stain][3] / max(own[stain][3], 0.05), 0.4, 2.5))
+                for stain in ("hematoxylin", "eosin")
+            ]
             matrices = [np.array(side["stain_matrix"], np.float64) for side in (own, other)]
-            density = restain(rgb_to_optical_density(white[index]), matrices[0], matrices[1], np.array(gains))
+            density = restain(
+                rgb_to_optical_density(white[index]), matrices[0], matrices[1], np.array(gains)
+            )
             white[index] = optical_density_to_rgb(density)
         return white
 
@@ -581,7 +699,13 @@ class _Run:
         total = 1000 if self.clock.budget_s is not None else self.config.steps
         with self.track("training the refiner", total) as bar:
             for report in train_adversarial(
-                training, learn, schedule, self._progress, self.dtype, self.members.rank, self.members.mean
+                training,
+                learn,
+                schedule,
+                self._progress,
+                self.dtype,
+                self.members.rank,
+                self.members.mean,
             ):
                 recent = [*recent[-(RECORD_EVERY - 1) :], report]
                 trouble = guard.look(report)
@@ -595,10 +719,16 @@ class _Run:
                     self._log(_summary(recent) | {"seconds": self.clock.trained_s})
                 progress = min(self._progress(report.step), 1.0)
                 if round(progress * total) > shown:
-                    note = f"step {report.step}, critic {report.critic:.2f}, skill {report.skill:.2f}"
+                    note = (
+                        f"step {report.step}, critic {report.critic:.2f}, skill {report.skill:.2f}"
+                    )
                     bar.advance(round(progress * total) - shown, note)
                     shown = round(progress * total)
-                if not training.proven and progress >= schedule.warm_up and proofs < int(progress * PROOFS):
+                if (
+                    not training.proven
+                    and progress >= schedule.warm_up
+                    and proofs < int(progress * PROOFS)
+                ):
                     proofs = int(progress * PROOFS)
                     self._prove(training, judged)
                 if done < int(progress * JUDGEMENTS):
@@ -613,7 +743,9 @@ class _Run:
         return training
 
     def _conclude(self, training: AdversarialTraining, judged: Sampler, styles: _Styles) -> None:
-        """Say what came of the training, and keep it: an interruption while patches are repainted costs no training."""
+        """Say what came of the training, and keep it: an interruption while patches are repainted
+        costs no training.
+        """
         if self.held is None:
             self._judge(training, judged, styles)
         if not training.moves:
@@ -645,7 +777,9 @@ class _Run:
         self._log({"step": step, "trouble": trouble})
         guard.restore()
 
-    def _judge(self, training: AdversarialTraining, sampler: Sampler, styles: _Styles) -> str | None:
+    def _judge(
+        self, training: AdversarialTraining, sampler: Sampler, styles: _Styles
+    ) -> str | None:
         """Judge held-out crops, and show some patches; returns what is wrong, if anything is."""
         self.held = judge_held_out(training, sampler, self.config.seed, 6, 8, self.dtype)
         self._log(
@@ -662,10 +796,18 @@ class _Run:
         return None
 
     def _prove(self, training: AdversarialTraining, sampler: Sampler) -> None:
-        """Let the refiner move once the critic tells held-out real patches from initial ones well enough."""
+        """Let the refiner move once the critic tells held-out real patches from initial ones well
+        enough.
+        """
         held = judge_held_out(training, sampler, self.config.seed, 6, 8, self.dtype)
         training.proven = bool(self.members.from_leader(held.auc_initial >= self.config.proof))
-        self._log({"step": training.step, "critic_auc": _number(held.auc_initial), "critic_proven": training.proven})
+        self._log(
+            {
+                "step": training.step,
+                "critic_auc": _number(held.auc_initial),
+                "critic_proven": training.proven,
+            }
+        )
 
     def _show(self, training: AdversarialTraining, styles: _Styles) -> None:
         patches = np.linspace(0, len(self.initial) - 1, min(6, len(self.initial))).astype(int)
@@ -692,11 +834,15 @@ class _Run:
         chosen = []
         for patch in patches:
             candidates = np.flatnonzero(styles.real.image_of == styles.style_of[patch])
-            chosen.append(int(rng_for(self.config.seed, "reference patch", int(patch)).choice(candidates)))
+            chosen.append(
+                int(rng_for(self.config.seed, "reference patch", int(patch)).choice(candidates))
+            )
         return styles.real.images[chosen], styles.real.nuclei[chosen]
 
     def _maybe_stop(self, training: AdversarialTraining, progress: float) -> None:
-        asked = stop_requested() or (self.stop_after is not None and training.step >= self.stop_after)
+        asked = stop_requested() or (
+            self.stop_after is not None and training.step >= self.stop_after
+        )
         asked = any(self.members.gather(asked)) and progress < 1
         if self.members.leads and (asked or time.monotonic() - self.saved_at > CHECKPOINT_S):
             self._save(training)
@@ -730,7 +876,9 @@ class _Run:
             ) from error
 
     def _repaint(self, writer: PatchStoreWriter, refiner: Refiner, styles: _Styles) -> Json:
-        """Repaint all patches that are not written yet; patches whose labels no longer fit get the weight 0."""
+        """Repaint all patches that are not written yet; patches whose labels no longer fit get the
+        weight 0.
+        """
         refiner.eval()
         agreement: list[tuple[float, float]] = []
         pending = writer.pending()
@@ -757,22 +905,33 @@ class _Run:
                     self.device,
                     self.dtype,
                 )
-                both = list(pool.map(_agreement, labels, white, refined, [self.initial.mpp] * len(labels)))
+                both = list(
+                    pool.map(_agreement, labels, white, refined, [self.initial.mpp] * len(labels))
+                )
                 agreement += both
                 kept = np.array([after >= before - LOST for before, after in both], np.float32)
                 images = self._darken(patches, refined, closed, read, styles)
-                reference = np.array([styles.record_of[styles.style_of[patch]] for patch in patches], np.int32)
-                reference = np.where(styles.own[patches], self.initial.reference[patches], reference).astype(np.int32)
+                reference = np.array(
+                    [styles.record_of[styles.style_of[patch]] for patch in patches], np.int32
+                )
+                reference = np.where(
+                    styles.own[patches], self.initial.reference[patches], reference
+                ).astype(np.int32)
                 writer.write(batch, images, labels, kept, reference)
                 bar.advance(len(batch))
         rejected = int((writer.weights() == 0).sum())
         found: Json = {"rejected": rejected}
         if agreement:
             before, after = np.mean(agreement, axis=0)
-            found["agreement"] = {"initial": round(float(before), 4), "refined": round(float(after), 4)}
+            found["agreement"] = {
+                "initial": round(float(before), 4),
+                "refined": round(float(after), 4),
+            }
         if rejected > 0.2 * len(self.initial):
             logger.warning(
-                "%d of %d patches no longer fit their labels and get the weight 0; raise --identity", rejected, len(self.initial)
+                "%d of %d patches no longer fit their labels and get the weight 0; raise --identity",
+                rejected,
+                len(self.initial),
             )
         self._log({"agreement": found.get("agreement"), "rejected": rejected})
         return found
@@ -785,11 +944,17 @@ class _Run:
         read: npt.NDArray[np.uint8],
         styles: _Styles,
     ) -> npt.NDArray[np.uint8]:
-        """Bring glass back to the level of the reference; what was not repainted stays bit for bit."""
+        """Bring glass back to the level of the reference; what was not repainted stays bit for
+        bit.
+        """
         images = np.empty_like(refined)
         for index, patch in enumerate(patches):
             own = bool(styles.own[patch])
-            number = int(self.initial.reference[patch]) if own else styles.record_of[styles.style_of[patch]]
+            number = (
+                int(self.initial.reference[patch])
+                if own
+                else styles.record_of[styles.style_of[patch]]
+            )
             recorded = styles.records[number].statistics.get("appearance", {}).get("white_level")
             level = float(recorded) if recorded is not None else white_level(read[index])
             images[index] = white_to_glass(refined[index], level)
@@ -802,15 +967,21 @@ class _Run:
         kept = (writer.weights() > 0).astype(np.float32)
         if not self.config.weights or len(styles.sources) < 2 or not kept.any():
             if self.config.weights and len(styles.sources) < 2:
-                logger.warning("weights need at least two references, so that a classifier can be asked about unseen ones")
+                logger.warning(
+                    "weights need at least two references, so that a classifier can be asked about unseen ones"
+                )
             writer.replace_weights(kept)
             return {"auc": None, "effective_share": _number(effective_share(kept))}
         middle = slice((self.initial.patch_px - min(JUDGED_PX, self.initial.patch_px)) // 2, None)
         middle = slice(middle.start, middle.start + min(JUDGED_PX, self.initial.patch_px))
         chosen = np.arange(len(self.initial))
         if len(chosen) > MOST_JUDGED:
-            chosen = np.sort(rng_for(self.config.seed, "judged").choice(len(chosen), MOST_JUDGED, replace=False))
-        crops = np.empty((len(self.initial), middle.stop - middle.start, middle.stop - middle.start, 3), np.uint8)
+            chosen = np.sort(
+                rng_for(self.config.seed, "judged").choice(len(chosen), MOST_JUDGED, replace=False)
+            )
+        crops = np.empty(
+            (len(self.initial), middle.stop - middle.start, middle.stop - middle.start, 3), np.uint8
+        )
         for batch in writer.batches():
             images, _ = writer.read_back(batch)
             levels = [
@@ -821,7 +992,9 @@ class _Run:
                 level = levels[index] if levels[index] is not None else white_level(images[index])
                 crops[patch] = glass_to_white(images[index][middle, middle], float(level))
         real = styles.real.images[:, middle, middle]
-        raise_if_stopped(f"{self.out}: stopped; the patches are kept, run the same command with --resume")
+        raise_if_stopped(
+            f"{self.out}: stopped; the patches are kept, run the same command with --resume"
+        )
         verdict = judge(
             real,
             crops[chosen],
@@ -844,7 +1017,9 @@ class _Run:
     def _numbers(self, batch: range, styles: _Styles) -> list[int]:
         """Return the record of each patch of a batch."""
         return [
-            int(self.initial.reference[patch]) if styles.own[patch] else styles.record_of[styles.style_of[patch]]
+            int(self.initial.reference[patch])
+            if styles.own[patch]
+            else styles.record_of[styles.style_of[patch]]
             for patch in batch
         ]
 
@@ -859,7 +1034,10 @@ class _Guard:
 
     def remember(self) -> None:
         """Call the present weights good."""
-        self.good = {name: copy.deepcopy(network.state_dict()) for name, network in self.training.networks.items().items()}
+        self.good = {
+            name: copy.deepcopy(network.state_dict())
+            for name, network in self.training.networks.items().items()
+        }
 
     def restore(self) -> None:
         """Go back to the last good weights."""
@@ -867,7 +1045,9 @@ class _Guard:
             network.load_state_dict(self.good[name])
 
     def slow_down(self) -> None:
-        """Go on from the last good weights with half the learning rate, and without the momentum that led astray."""
+        """Go on from the last good weights with half the learning rate, and without the momentum
+        that led astray.
+        """
         self.training.pace /= 2
         for optimizer in self.training.optimizers.values():
             optimizer.state.clear()
@@ -878,14 +1058,19 @@ class _Guard:
             return "a loss is not a number"
         if report.refiner is not None and report.change > LARGEST_CHANGE:
             return f"the refiner changes nuclei by {report.change:.2f} of optical density and has left what it was given"
-        self.saturated = self.saturated + 1 if report.refiner is not None and report.skill > SATURATED else 0
+        self.saturated = (
+            self.saturated + 1 if report.refiner is not None and report.skill > SATURATED else 0
+        )
         if self.saturated >= SATURATED_STEPS:
             return "the critic is never fooled any more and teaches nothing"
         return None
 
 
 def _agreement(
-    labels: npt.NDArray[np.int32], before: npt.NDArray[np.uint8], after: npt.NDArray[np.uint8], mpp: float
+    labels: npt.NDArray[np.int32],
+    before: npt.NDArray[np.uint8],
+    after: npt.NDArray[np.uint8],
+    mpp: float,
 ) -> tuple[float, float]:
     """Return how well labels fit a patch, before and after refinement."""
     return label_agreement(labels, before, mpp), label_agreement(labels, after, mpp)

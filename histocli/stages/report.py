@@ -1,4 +1,6 @@
-"""The page that ``evaluate --html`` writes: scores, distributions, worst and best images, where everything comes from."""
+"""The page that ``evaluate --html`` writes: scores, distributions, worst and best images, where
+everything comes from.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,14 @@ from histocli.metrics.summary import Difference
 from histocli.metrics.verdicts import judge_nuclei
 from histocli.stages.common import identify_references
 from histocli.stages.real_patches import cut_real_patches, recorded_references
-from histocli.stages.scores import CELL_PX, IOU_BINS, PROBABILITY_BINS, EvaluateResult, Outcome, read_pair
+from histocli.stages.scores import (
+    CELL_PX,
+    IOU_BINS,
+    PROBABILITY_BINS,
+    EvaluateResult,
+    Outcome,
+    read_pair,
+)
 from histocli.stores.label_sources import LARGE_PX, find_pictures, read_picture
 from histocli.stores.logs import read_metrics
 from histocli.stores.models import read_model_header
@@ -51,10 +60,23 @@ log = logging.getLogger(__name__)
 MARK = "<!-- histosynth-report/1 -->"
 EXTREMES = 4  # images shown from each end
 MARGIN_PX = 128  # around the part of a slide that is shown, so that nuclei are judged whole
-MOST_PICTURE_PX = CELL_PX  # side of the picture of an image; of a larger one its worst part is shown
+# side of the picture of an image; of a larger one its worst part is shown
+MOST_PICTURE_PX = CELL_PX
 SHEET_PATCHES = 8
 PLAIN_GREY = 236  # background where no picture is at hand
-PER_IMAGE = ("dice", "ensemble_dice", "aji", "aji_plus", "pq", "dq", "sq", "f1_75", "detection_f1", "boundary_f1", "hd95_um")
+PER_IMAGE = (
+    "dice",
+    "ensemble_dice",
+    "aji",
+    "aji_plus",
+    "pq",
+    "dq",
+    "sq",
+    "f1_75",
+    "detection_f1",
+    "boundary_f1",
+    "hd95_um",
+)
 """Scores of the table of images; the JSON has all."""
 COMPARED = (*PER_IMAGE, "dsb_ap", "count_error_abs")
 EXPLAINED = {
@@ -84,8 +106,11 @@ EXPLAINED = {
 }
 
 
-def check_report(target: Path, execution: Execution, *, images: str | None = None, show: Sequence[str] = ()) -> None:
-    """Refuse before any work what could not be written after it; parameters are those of :func:`write_report`.
+def check_report(
+    target: Path, execution: Execution, *, images: str | None = None, show: Sequence[str] = ()
+) -> None:
+    """Refuse before any work what could not be written after it; parameters are those of
+    :func:`write_report`.
 
     Raises
     ------
@@ -94,7 +119,8 @@ def check_report(target: Path, execution: Execution, *, images: str | None = Non
     InputNotFound, InvalidInput
         Pictures, or something to show, are not there or of another kind.
     StoreExists
-        Something lies there: another file than a report of ours, or a report and ``overwrite`` was not given.
+        Something lies there: another file than a report of ours, or a report and ``overwrite`` was
+        not given.
     """
     if target.suffix.lower() not in (".html", ".htm"):
         raise InvalidOption(f"--html writes a web page, so its file ends in .html; got {target}")
@@ -104,9 +130,13 @@ def check_report(target: Path, execution: Execution, *, images: str | None = Non
         with target.open("rb") as stream:
             ours = MARK.encode() in stream.read(400)
         if not ours:
-            raise StoreExists(f"{target}: exists and is no report of histosynth; choose another --html")
+            raise StoreExists(
+                f"{target}: exists and is no report of histosynth; choose another --html"
+            )
         if not execution.overwrite:
-            raise StoreExists(f"{target}: exists; replace it with --overwrite or choose another --html")
+            raise StoreExists(
+                f"{target}: exists; replace it with --overwrite or choose another --html"
+            )
     if images is not None:
         find_pictures(images, ())
     for word in show:
@@ -157,10 +187,19 @@ def write_report(
     check_report(target, execution)
     names = _short_names([result.prediction for result in results])
     first = results[0]
-    lead = f"{len(first.images)} images, {first.pooled.n_truth} true nuclei. Truth: {first.truth or first.prediction}. " + (
-        f"Prediction: {first.prediction}." if len(names) == 1 else f"Predictions: {', '.join(names)}."
+    lead = (
+        f"{len(first.images)} images, {first.pooled.n_truth} true nuclei. Truth: {first.truth or first.prediction}. "
+        + (
+            f"Prediction: {first.prediction}."
+            if len(names) == 1
+            else f"Predictions: {', '.join(names)}."
+        )
     )
-    pictures = find_pictures(images, (outcome.name for outcome in first.outcomes)) if images is not None else {}
+    pictures = (
+        find_pictures(images, (outcome.name for outcome in first.outcomes))
+        if images is not None
+        else {}
+    )
     sections: list[Section] = []
     suffixes = [f" · {name}" if len(results) > 1 else "" for name in names]
     for result, suffix in zip(results, suffixes, strict=True):
@@ -196,12 +235,30 @@ def _scores(result: EvaluateResult, suffix: str) -> list[Section]:
     for name in METRICS:
         interval = summary.ci95[name]
         shown = f"{number(interval[0])} to {number(interval[1])}" if interval else "–"
-        what = EXPLAINED.get(name, f"F1 of nuclei with IoU > 0.{name[3:]}" if name.startswith("f1_") else "")
-        rows.append([name, float(summary.mean[name]), shown, float(summary.pooled[name]), summary.known[name], what])
+        what = EXPLAINED.get(
+            name, f"F1 of nuclei with IoU > 0.{name[3:]}" if name.startswith("f1_") else ""
+        )
+        rows.append(
+            [
+                name,
+                float(summary.mean[name]),
+                shown,
+                float(summary.pooled[name]),
+                summary.known[name],
+                what,
+            ]
+        )
     sections: list[Section] = [
         Table(
             title=f"Scores{suffix}",
-            header=("metric", "mean over images", "95 % interval", "pooled", "images", "what it is"),
+            header=(
+                "metric",
+                "mean over images",
+                "95 % interval",
+                "pooled",
+                "images",
+                "what it is",
+            ),
             rows=rows,
             note="Means weigh each image the same, pooled scores each nucleus or pixel. Where the truth is empty and nothing was "
             "found a score is 1.",
@@ -210,10 +267,17 @@ def _scores(result: EvaluateResult, suffix: str) -> list[Section]:
     if result.groups:
         header = ("group", "images", *PER_IMAGE)
         members: list[list[str | float | int | None]] = [
-            [name or "–", n, *(float(each.mean[metric]) for metric in PER_IMAGE)] for name, n, each in result.groups
+            [name or "–", n, *(float(each.mean[metric]) for metric in PER_IMAGE)]
+            for name, n, each in result.groups
         ]
         sections.append(
-            Table(title=f"By group{suffix}", header=header, rows=members, sortable=True, note="Means over the images of each.")
+            Table(
+                title=f"By group{suffix}",
+                header=header,
+                rows=members,
+                sortable=True,
+                note="Means over the images of each.",
+            )
         )
     lost = [[name, error] for name, error in result.failures]
     lost += [[name, "a prediction without truth: not compared"] for name in result.without_truth]
@@ -229,7 +293,14 @@ def _differences(first: str, second: str, metrics: dict[str, Difference]) -> Tab
         rows.append([name, each.mean, interval, each.p_value, each.better, each.worse])
     return Table(
         title=f"{second} minus {first}",
-        header=("metric", "mean difference", "95 % interval", "p (sign flips)", "images better", "images worse"),
+        header=(
+            "metric",
+            "mean difference",
+            "95 % interval",
+            "p (sign flips)",
+            "images better",
+            "images worse",
+        ),
         rows=rows,
         note=f"Paired over {metrics['pq'].images} images: a difference whose interval leaves 0 out is more than chance between "
         "images. Of hd95_um and count_error_abs less is better.",
@@ -289,18 +360,30 @@ def _distributions(result: EvaluateResult, suffix: str) -> Charts:
     return Charts(title=f"Distributions{suffix}", charts=charts, note=note)
 
 
-def _extremes(result: EvaluateResult, suffix: str, pictures: dict[str, Path], track: Track) -> Iterator[Section]:
+def _extremes(
+    result: EvaluateResult, suffix: str, pictures: dict[str, Path], track: Track
+) -> Iterator[Section]:
     """Yield the worst and the best images by panoptic quality, ties by name."""
-    ordered = sorted(result.outcomes, key=lambda outcome: (outcome.counts.panoptic_quality, outcome.name))
+    ordered = sorted(
+        result.outcomes, key=lambda outcome: (outcome.counts.panoptic_quality, outcome.name)
+    )
     n = min(EXTREMES, (len(ordered) + 1) // 2)
     worst, best = ordered[:n], ordered[::-1][: min(EXTREMES, len(ordered) - n)]
     with track("drawing images", len(worst) + len(best)) as bar:
         for title, chosen in (("Worst images", worst), ("Best images", best)):
             shown = []
             for outcome in chosen:
-                shown.append(_overlay(outcome, pictures.get(outcome.name) or outcome.pair.image, suffix))
+                shown.append(
+                    _overlay(outcome, pictures.get(outcome.name) or outcome.pair.image, suffix)
+                )
                 bar.advance()
-            yield Gallery(title=f"{title}{suffix}", pictures=shown, legend=True, note="By panoptic quality.", group=suffix)
+            yield Gallery(
+                title=f"{title}{suffix}",
+                pictures=shown,
+                legend=True,
+                note="By panoptic quality.",
+                group=suffix,
+            )
 
 
 def _overlay(outcome: Outcome, picture: Path | None, suffix: str) -> Picture:
@@ -308,7 +391,10 @@ def _overlay(outcome: Outcome, picture: Path | None, suffix: str) -> Picture:
     truth, prediction, core, large = _part_to_show(outcome)
     table = overlaps(truth, prediction)
     verdicts = judge_nuclei(table)
-    truth, prediction = _indexed(truth, table.ids_truth)[core], _indexed(prediction, table.ids_prediction)[core]
+    truth, prediction = (
+        _indexed(truth, table.ids_truth)[core],
+        _indexed(prediction, table.ids_prediction)[core],
+    )
     if large:  # a slide's pixels are not read for a picture
         image: RGBImage = np.full((*truth.shape, 3), PLAIN_GREY, np.uint8)
     else:
@@ -317,22 +403,38 @@ def _overlay(outcome: Outcome, picture: Path | None, suffix: str) -> Picture:
     truth, prediction, image = truth[window], prediction[window], image[window]
     zoom = max(1, min(3, MOST_PICTURE_PX // max(image.shape[:2])))
     if zoom > 1:
-        truth, prediction = (np.repeat(np.repeat(side, zoom, axis=0), zoom, axis=1) for side in (truth, prediction))
-        image = np.asarray(cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC), np.uint8)
+        truth, prediction = (
+            np.repeat(np.repeat(side, zoom, axis=0), zoom, axis=1) for side in (truth, prediction)
+        )
+        image = np.asarray(
+            cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC), np.uint8
+        )
     drawn = verdict_overlay(
-        image, truth, prediction, verdicts.truth, verdicts.prediction, thickness_px=2 if max(image.shape[:2]) > 300 else 1
+        image,
+        truth,
+        prediction,
+        verdicts.truth,
+        verdicts.prediction,
+        thickness_px=2 if max(image.shape[:2]) > 300 else 1,
     )
     counts = outcome.counts
-    part = "" if window == (slice(None), slice(None)) and not large else "; the part with most mistakes"
+    part = (
+        ""
+        if window == (slice(None), slice(None)) and not large
+        else "; the part with most mistakes"
+    )
     caption = (
         f"PQ {counts.panoptic_quality:.3f}, AJI {counts.aji:.3f}: {counts.true_positives} of {counts.n_truth} matched, "
         f"{outcome.missed} missed, {outcome.false} false, {counts.splits} split, {counts.merges} merged{part}{suffix}"
     )
-    return Picture(png=png_bytes(add_scale_bar(drawn, outcome.mpp / zoom)), title=outcome.name, caption=caption)
+    return Picture(
+        png=png_bytes(add_scale_bar(drawn, outcome.mpp / zoom)), title=outcome.name, caption=caption
+    )
 
 
 def _part_to_show(outcome: Outcome) -> tuple[LabelImage, LabelImage, tuple[slice, slice], bool]:
-    """Read the labels of an image; of a large one its worst square, with a margin so that nuclei are judged whole.
+    """Read the labels of an image; of a large one its worst square, with a margin so that nuclei
+    are judged whole.
 
     Returns
     -------
@@ -351,7 +453,12 @@ def _part_to_show(outcome: Outcome) -> tuple[LabelImage, LabelImage, tuple[slice
         around.append(part)
         core.append(slice(at - part.start, min(at + CELL_PX, side) - part.start))
     rows, columns = around
-    return true.read_window(rows, columns), predicted.read_window(rows, columns), (core[0], core[1]), True
+    return (
+        true.read_window(rows, columns),
+        predicted.read_window(rows, columns),
+        (core[0], core[1]),
+        True,
+    )
 
 
 def _indexed(labels: LabelImage, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
@@ -390,30 +497,66 @@ def _worst_window(
     truth_kinds: npt.NDArray[np.uint8],
     prediction_kinds: npt.NDArray[np.uint8],
 ) -> tuple[slice, slice]:
-    """Return the square with most pixels of nuclei that do not match; everything where the image is small."""
+    """Return the square with most pixels of nuclei that do not match; everything where the image is
+    small.
+    """
     height, width = truth.shape
     side = MOST_PICTURE_PX
     if height <= side and width <= side:
         return slice(None), slice(None)
-    wrong = np.concatenate([[False], truth_kinds > 0])[truth] | np.concatenate([[False], prediction_kinds > 0])[prediction]
+    wrong = (
+        np.concatenate([[False], truth_kinds > 0])[truth]
+        | np.concatenate([[False], prediction_kinds > 0])[prediction]
+    )
     box = min(side, height), min(side, width)
     total = cv2.integral(wrong.astype(np.uint8), sdepth=cv2.CV_64F)
-    inside = total[box[0] :, box[1] :] - total[: -box[0], box[1] :] - total[box[0] :, : -box[1]] + total[: -box[0], : -box[1]]
+    inside = (
+        total[box[0] :, box[1] :]
+        - total[: -box[0], box[1] :]
+        - total[box[0] :, : -box[1]]
+        + total[: -box[0], : -box[1]]
+    )
     top, left = (int(at) for at in np.unravel_index(int(inside.argmax()), inside.shape))
     return slice(top, top + box[0]), slice(left, left + box[1])
 
 
 def _image_table(result: EvaluateResult, suffix: str) -> Table:
-    header = ["image", "group", *PER_IMAGE, "true", "predicted", "missed", "false", "split", "merged"]
+    header = [
+        "image",
+        "group",
+        *PER_IMAGE,
+        "true",
+        "predicted",
+        "missed",
+        "false",
+        "split",
+        "merged",
+    ]
     rows: list[list[str | float | int | None]] = []
     for outcome in result.outcomes:
         scores, counts = outcome.counts.scores(), outcome.counts
-        numbers = [counts.n_truth, counts.n_prediction, outcome.missed, outcome.false, counts.splits, counts.merges]
-        rows.append([outcome.name, outcome.pair.group or "–", *(float(scores[name]) for name in PER_IMAGE), *numbers])
+        numbers = [
+            counts.n_truth,
+            counts.n_prediction,
+            outcome.missed,
+            outcome.false,
+            counts.splits,
+            counts.merges,
+        ]
+        rows.append(
+            [
+                outcome.name,
+                outcome.pair.group or "–",
+                *(float(scores[name]) for name in PER_IMAGE),
+                *numbers,
+            ]
+        )
     if not any(outcome.pair.group for outcome in result.outcomes):
         header, rows = [header[0], *header[2:]], [[row[0], *row[2:]] for row in rows]
     note = "Press a heading to sort; names of shown images lead to their picture."
-    return Table(title=f"Images{suffix}", header=header, rows=rows, sortable=True, pictures=suffix, note=note)
+    return Table(
+        title=f"Images{suffix}", header=header, rows=rows, sortable=True, pictures=suffix, note=note
+    )
 
 
 def _shown(words: Sequence[str]) -> Iterator[Section]:
@@ -431,7 +574,11 @@ def _shown(words: Sequence[str]) -> Iterator[Section]:
             header = read_model_header(path)
             charts += _curves(path, str(header.kind))
     kinds = ("initial", "refined", "labelled", "reference")
-    sheets.sort(key=lambda sheet: next((k for k, kind in enumerate(kinds) if sheet.caption.startswith(kind)), len(kinds)))
+    sheets.sort(
+        key=lambda sheet: next(
+            (k for k, kind in enumerate(kinds) if sheet.caption.startswith(kind)), len(kinds)
+        )
+    )
     yield Gallery(
         title="Patches",
         pictures=sheets,
@@ -444,17 +591,32 @@ def _shown(words: Sequence[str]) -> Iterator[Section]:
 def _sheet(store: PatchStore) -> Picture:
     chosen = np.linspace(0, len(store) - 1, min(SHEET_PATCHES, len(store))).round().astype(int)
     read = [store.read(range(index, index + 1)) for index in map(int, chosen)]
-    sheet = patch_sheet([image[0] for image, _ in read], [labels[0] for _, labels in read], columns=4, mpp=store.mpp)
-    return Picture(png=png_bytes(sheet), title=str(store.path), caption=f"{store.origin} patches, {store.mpp:g} um/px")
+    sheet = patch_sheet(
+        [image[0] for image, _ in read], [labels[0] for _, labels in read], columns=4, mpp=store.mpp
+    )
+    return Picture(
+        png=png_bytes(sheet),
+        title=str(store.path),
+        caption=f"{store.origin} patches, {store.mpp:g} um/px",
+    )
 
 
 def _reference_sheet(store: PatchStore) -> Picture | None:
     """Show patches of the references that a store records; None where they are no longer there."""
     try:
         images = recorded_references(store)
-        chosen = [images[index] for index in np.linspace(0, len(images) - 1, min(SHEET_PATCHES, len(images))).astype(int)]
-        sources, _ = identify_references(chosen, mpp=store.mpp, reference_mpp=None, tolerant=False, command="evaluate")
-        cut = [cut_real_patches(source, store.mpp, store.patch_px, 1, 0).images for source in sources]
+        chosen = [
+            images[index]
+            for index in np.linspace(0, len(images) - 1, min(SHEET_PATCHES, len(images))).astype(
+                int
+            )
+        ]
+        sources, _ = identify_references(
+            chosen, mpp=store.mpp, reference_mpp=None, tolerant=False, command="evaluate"
+        )
+        cut = [
+            cut_real_patches(source, store.mpp, store.patch_px, 1, 0).images for source in sources
+        ]
     except HistosynthError as error:
         log.warning("%s; the report shows no references", error)
         return None
@@ -463,7 +625,8 @@ def _reference_sheet(store: PatchStore) -> Picture | None:
         return None
     pictures[0] = add_scale_bar(pictures[0], store.mpp)
     half = (len(pictures) + 1) // 2
-    rows = [pictures[:half], pictures[half:]] if len(pictures) % 2 == 0 else [pictures]  # rows stand beside each other
+    # rows stand beside each other
+    rows = [pictures[:half], pictures[half:]] if len(pictures) % 2 == 0 else [pictures]
     return Picture(
         png=png_bytes(picture_rows(rows)),
         title=", ".join(source.path.name for source in sources),
@@ -475,14 +638,32 @@ def _curves(model: Path, kind: str) -> list[Lines]:
     """Return what the log beside a model tells of its training; nothing where there is none."""
     rows = read_metrics(model)
     curves = []
-    loss = [(float(row["step"]), float(row["loss"])) for row in rows if "step" in row and isinstance(row.get("loss"), float)]
+    loss = [
+        (float(row["step"]), float(row["loss"]))
+        for row in rows
+        if "step" in row and isinstance(row.get("loss"), float)
+    ]
     if loss:
-        curves.append(Lines(title=f"Loss · {model.name}", series=[(kind, loss)], x_label="step", y_label="loss"))
+        curves.append(
+            Lines(
+                title=f"Loss · {model.name}", series=[(kind, loss)], x_label="step", y_label="loss"
+            )
+        )
     held = [row for row in rows if "step" in row and isinstance(row.get("held_out"), dict)]
     names = sorted({name for row in held for name in row["held_out"]})[:4]
-    series = [(name, [(float(row["step"]), float(row["held_out"][name])) for row in held]) for name in names]
+    series = [
+        (name, [(float(row["step"]), float(row["held_out"][name])) for row in held])
+        for name in names
+    ]
     if held:
-        curves.append(Lines(title=f"Held-out patches · {model.name}", series=series, x_label="step", y_label="score"))
+        curves.append(
+            Lines(
+                title=f"Held-out patches · {model.name}",
+                series=series,
+                x_label="step",
+                y_label="score",
+            )
+        )
     return curves
 
 
@@ -500,13 +681,24 @@ def _provenance(results: Sequence[EvaluateResult], config: EvaluateConfig) -> De
         for word in (result.prediction, result.truth):
             known = peek(Path(word)) if word and Path(word).is_dir() else None
             if known is not None:
-                items.append((f"Provenance of {word}", json.dumps(known.to_json(), indent=2, ensure_ascii=False)))
+                items.append(
+                    (
+                        f"Provenance of {word}",
+                        json.dumps(known.to_json(), indent=2, ensure_ascii=False),
+                    )
+                )
         source = Path(result.outcomes[0].pair.prediction.source)
         known = peek(source) if source.is_dir() else None
         if known is not None:
             items.append(
-                (f"Provenance of {source}, the first of them", json.dumps(known.to_json(), indent=2, ensure_ascii=False))
+                (
+                    f"Provenance of {source}, the first of them",
+                    json.dumps(known.to_json(), indent=2, ensure_ascii=False),
+                )
             )
-        named = "\n".join(f"{outcome.pair.prediction.source}  |  {outcome.pair.truth.source}" for outcome in result.outcomes)
+        named = "\n".join(
+            f"{outcome.pair.prediction.source}  |  {outcome.pair.truth.source}"
+            for outcome in result.outcomes
+        )
         items.append((f"Pairs of {result.prediction}", named))
     return Details(title="Where this comes from", items=list(dict(items).items()))

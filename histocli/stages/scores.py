@@ -43,7 +43,8 @@ class Outcome:
     areas: npt.NDArray[np.int64]
     """(2, n) true and predicted nuclei by area, in ``AREA_EDGES_UM2``."""
     calibration: npt.NDArray[np.float64] | None
-    """(PROBABILITY_BINS, 3) predicted nuclei by their probability: number, sum of probabilities, matched; None where unknown."""
+    """(PROBABILITY_BINS, 3) predicted nuclei by their probability: number, sum of probabilities,
+    matched; None where unknown."""
 
     @property
     def name(self) -> str:
@@ -112,7 +113,9 @@ class EvaluateResult:
         if self.summary is not None:
             scores = _summary_json(self.summary)
         if self.groups:
-            scores["groups"] = {name: {"images": n, **_summary_json(summary)} for name, n, summary in self.groups}
+            scores["groups"] = {
+                name: {"images": n, **_summary_json(summary)} for name, n, summary in self.groups
+            }
         return {
             "schema": SCHEMA,
             "input": self.prediction,
@@ -122,7 +125,10 @@ class EvaluateResult:
             **scores,
             "images": [outcome.to_json() for outcome in self.outcomes],
             "failed": [{"name": name, "error": error} for name, error in self.failures],
-            "unmatched": {"truth": list(self.without_prediction), "prediction": list(self.without_truth)},
+            "unmatched": {
+                "truth": list(self.without_prediction),
+                "prediction": list(self.without_truth),
+            },
             "settings": self.settings,
             "seconds": round(self.seconds, 3),
             "error": None,
@@ -136,11 +142,14 @@ class ModelsResult:
     results: tuple[EvaluateResult, ...]
     """In the order they were named."""
     differences: tuple[tuple[str, str, dict[str, Difference]], ...] = ()
-    """First prediction, second one, and by metric the second minus the first, over the images that both have."""
+    """First prediction, second one, and by metric the second minus the first, over the images that
+    both have."""
     settings: Json = field(default_factory=dict)
 
     def to_json(self) -> Json:
-        """Return the object that ``histosynth evaluate --json`` prints after those of the predictions."""
+        """Return the object that ``histosynth evaluate --json`` prints after those of the
+        predictions.
+        """
         return {
             "schema": COMPARISON_SCHEMA,
             "input": [result.prediction for result in self.results],

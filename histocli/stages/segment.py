@@ -1,15 +1,16 @@
 """``histosynth segment``: slides and a model -> nuclei that lie over the slides.
 
-Slides are read, labelled and written in blocks, so memory does not grow with the slide. Reading, the network, decoding and
+Slides are read, labelled and written in blocks, so memory does not grow with the slide. Reading,
+the network, decoding and
 writing go on at the same time, with bounded queues between them::
 
     reader thread ──> network (a thread a device) ──> decoding threads ──> writer threads ──> finisher thread
      a few blocks       tile by tile                    window by window     what was found      table, labels, other files
      ahead                                                                   in each block       of whole slides
 
-What is written for a slide depends on the slide, the model and the settings only: not on workers, order, memory or where a run
-was stopped. Slides that are done are skipped; of one that was broken off, the blocks that were done are kept, and running the
-same command again goes on there.
+What is written for a slide depends on the slide, the model and the settings only: not on workers,
+order, memory or where a run was stopped. Slides that are done are skipped; of one that was broken
+off, the blocks that were done are kept, and running the same command again goes on there.
 """
 
 from __future__ import annotations
@@ -46,7 +47,17 @@ from histocli.model.normalisation import Contrast, contrast_of, glass_to_white, 
 from histocli.stages.common import StageResult, Stopwatch, content_hash, patch_glass_levels
 from histocli.stages.outputs import CONTRACTS, SUFFIXES, write_output
 from histocli.stages.pipelines import LoadedModel, load_model
-from histocli.stages.tiled import SAME_MPP, STOPPED, View, has_tissue, keep_windows, look, make_store, slide_contrast, view_of
+from histocli.stages.tiled import (
+    SAME_MPP,
+    STOPPED,
+    View,
+    has_tissue,
+    keep_windows,
+    look,
+    make_store,
+    slide_contrast,
+    view_of,
+)
 from histocli.stores import exports, labels, patches
 from histocli.stores.box import find_box_model
 from histocli.stores.inputs import InputImage, expand_with_mpp
@@ -71,8 +82,10 @@ LOOK_AHEAD = 1  # parts that are read and wait for the network
 WRITERS = 2  # writing waits for the disk more than it computes
 UNWRITTEN_PARTS = 2  # parts that have left the network and are not yet written
 STRIP_PX = 1536  # rows of a block that are read at once
-GIVE_BACK_ABOVE = 0.8  # share of the expected memory; what is needed until it has been given back must fit above it
-LOOK_S, GIVE_BACK_EVERY_S = 0.05, 2.0  # seconds between looks at the memory, and least between giving back
+# share of the expected memory; what is needed until it has been given back must fit above it
+GIVE_BACK_ABOVE = 0.8
+# seconds between looks at the memory, and least between giving back
+LOOK_S, GIVE_BACK_EVERY_S = 0.05, 2.0
 PATCH_SUFFIX = ".labels.zarr"
 STATUS_FILE = "status.jsonl"
 
@@ -117,7 +130,9 @@ class _Facts:
 
 
 class _Job(Protocol):
-    """One input on its way; ``parts`` and ``load`` run in the reader thread, ``write`` and ``finish`` in threads of their own."""
+    """One input on its way; ``parts`` and ``load`` run in the reader thread, ``write`` and
+    ``finish`` in threads of their own.
+    """
 
     input: InputImage
     outputs: dict[str, Path]
@@ -127,7 +142,9 @@ class _Job(Protocol):
         """Apply the rerun rule to all outputs: skip only when none is to be made."""
 
     def check(self, model: LoadedModel | None) -> tuple[float, str, Json]:
-        """Look at the input without decoding all of it; return its pixel size, the source, and what it will take."""
+        """Look at the input without decoding all of it; return its pixel size, the source, and what
+        it will take.
+        """
 
     def parts(self, model: LoadedModel) -> list[Any]:
         """Begin; return what goes through the network together."""
@@ -171,16 +188,19 @@ def segment(
     slides : sequence of str
         Words as in :mod:`histocli.stores.inputs`; a manifest may give pixel sizes and regions.
     model : Path or None
-        Model file that ``histosynth train`` made, or the name of one that comes with the package; None takes the default one.
+        Model file that ``histosynth train`` made, or the name of one that comes with the package;
+        None takes the default one.
     out : Path
-        Folder for the results, named after the slides. ``status.jsonl`` in it gets a line for each slide that was done or failed.
+        Folder for the results, named after the slides. ``status.jsonl`` in it gets a line for each
+        slide that was done or failed.
     config : SegmentConfig
     execution : Execution
         ``resume`` changes nothing: what is finished is skipped and the rest is made.
     track : Track
         Shows progress.
     report : callable
-        Hears of each result as soon as it and those before it are there; in any thread, one at a time.
+        Hears of each result as soon as it and those before it are there; in any thread, one at a
+        time.
 
     Returns
     -------
@@ -203,7 +223,9 @@ def segment(
     if "parquet" in config.formats:
         exports.check_parquet()
     keep_going = execution.on_error == "continue"
-    inputs = expand_with_mpp(slides, suffixes=SLIDE_SUFFIXES, stdin=sys.stdin, what="slide", keep_missing=keep_going)
+    inputs = expand_with_mpp(
+        slides, suffixes=SLIDE_SUFFIXES, stdin=sys.stdin, what="slide", keep_missing=keep_going
+    )
     facts = {"name": model.name, "sha256": content_hash(model)}
     jobs = _share(_plan(inputs, out, config, execution, facts), config)
     ledger = _Ledger(jobs, keep_going, report, None if execution.dry_run else out / STATUS_FILE)
@@ -232,7 +254,12 @@ def segment(
                 with ledger.failures_of(job):
                     mpp, source, expected = job.check(loaded)
                     pixels = expected.pop("network_px")
-                    ledger.planned(job, mpp, source, expected | {"seconds": round(pixels / rate / len(loaded.pipelines), 1)})
+                    ledger.planned(
+                        job,
+                        mpp,
+                        source,
+                        expected | {"seconds": round(pixels / rate / len(loaded.pipelines), 1)},
+                    )
         else:
             _run(todo, loaded, ledger, track)
     return ledger.results
@@ -256,7 +283,11 @@ def _share(jobs: list[_Job], config: SegmentConfig) -> list[_Job]:
     environment = os.environ
     if config.shard is not None:
         index, count = parse_shard(config.shard)
-    elif len(jobs) > 1 and environment.get("SLURM_ARRAY_TASK_COUNT", "").isdecimal() and "SLURM_ARRAY_TASK_ID" in environment:
+    elif (
+        len(jobs) > 1
+        and environment.get("SLURM_ARRAY_TASK_COUNT", "").isdecimal()
+        and "SLURM_ARRAY_TASK_ID" in environment
+    ):
         count = int(environment["SLURM_ARRAY_TASK_COUNT"])
         first = int(environment.get("SLURM_ARRAY_TASK_MIN", 0))
         step = int(environment.get("SLURM_ARRAY_TASK_STEP", 1))
@@ -275,7 +306,9 @@ def _share(jobs: list[_Job], config: SegmentConfig) -> list[_Job]:
     return jobs[index::count] if config.shard is None else jobs[(index - 1) % count :: count]
 
 
-def plan_table(results: Sequence[SegmentResult]) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
+def plan_table(
+    results: Sequence[SegmentResult],
+) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
     """Return title, header and rows that tell people what a dry run found."""
     planned = [(result, result.plan) for result in results if result.plan is not None]
     rows: list[tuple[str, ...]] = [
@@ -290,19 +323,40 @@ def plan_table(results: Sequence[SegmentResult]) -> tuple[str, tuple[str, ...], 
         for result, expected in planned
     ]
     if rows:
-        total = [sum(expected[name] for _, expected in planned) for name in ("tiles", "disk_mb", "seconds")]
+        total = [
+            sum(expected[name] for _, expected in planned)
+            for name in ("tiles", "disk_mb", "seconds")
+        ]
         memory = max(expected["memory_mb"] for _, expected in planned)
-        rows.append((f"{len(rows)} slides", "", str(total[0]), str(memory), f"{total[1]:.0f}", f"{total[2]:.0f}"))
-    return "expected", ("slide", "mm2 of tissue", "tiles", "MB of memory", "MB of disk", "seconds"), rows
+        rows.append(
+            (
+                f"{len(rows)} slides",
+                "",
+                str(total[0]),
+                str(memory),
+                f"{total[1]:.0f}",
+                f"{total[2]:.0f}",
+            )
+        )
+    return (
+        "expected",
+        ("slide", "mm2 of tissue", "tiles", "MB of memory", "MB of disk", "seconds"),
+        rows,
+    )
 
 
 def _find_model(model: Path | None) -> Path:
-    """Return the file of a model: a path, the name of one that comes with the package, or nothing for the default one."""
+    """Return the file of a model: a path, the name of one that comes with the package, or nothing
+    for the default one.
+    """
     if model is not None and (model.exists() or model.suffix or len(model.parts) > 1):
         return model
     shipped = find_box_model(None if model is None else str(model))
     if model is None:
-        logger.info("segmenting with %s, which comes with histosynth; a model of the tissue itself finds more", shipped.name)
+        logger.info(
+            "segmenting with %s, which comes with histosynth; a model of the tissue itself finds more",
+            shipped.name,
+        )
     return shipped.path
 
 
@@ -339,7 +393,9 @@ class _Line:
         self._fatal: BaseException | None = None
         self._flows: dict[int, _Flow] = {}
         self._lock = threading.Lock()
-        self._writers = ThreadPoolExecutor(WRITERS * len(model.pipelines), thread_name_prefix="write")
+        self._writers = ThreadPoolExecutor(
+            WRITERS * len(model.pipelines), thread_name_prefix="write"
+        )
         self._finisher = ThreadPoolExecutor(1, thread_name_prefix="finish")
         self._tiles: Counter[int] = Counter()
 
@@ -360,7 +416,8 @@ class _Line:
             self._drain()
             for thread in (*others, reader):
                 thread.join()
-            self._writers.shutdown(wait=True)  # what was found is kept, and whole slides are finished, before the command ends
+            # what was found is kept, and whole slides are finished, before the command ends
+            self._writers.shutdown(wait=True)
             self._finisher.shutdown(wait=True)
             self._over.set()
             memory.join()
@@ -384,7 +441,9 @@ class _Line:
             self._put(None)
 
     def _watch_memory(self) -> None:
-        """Give freed memory back where it would pass what is expected; not too often, as fresh pages cost time."""
+        """Give freed memory back where it would pass what is expected; not too often, as fresh
+        pages cost time.
+        """
         while not self._over.wait(LOOK_S):
             if keep_memory_below(GIVE_BACK_ABOVE * self._model.expected_bytes):
                 self._over.wait(GIVE_BACK_EVERY_S)
@@ -486,9 +545,13 @@ def _run(jobs: Sequence[_Job], model: LoadedModel, ledger: _Ledger, track: Track
 
 
 class _Ledger:
-    """Keeps results in the order of the jobs and reports each as soon as those before it are there."""
+    """Keeps results in the order of the jobs and reports each as soon as those before it are
+    there.
+    """
 
-    def __init__(self, jobs: Sequence[_Job], keep_going: bool, report: Report, status_file: Path | None) -> None:
+    def __init__(
+        self, jobs: Sequence[_Job], keep_going: bool, report: Report, status_file: Path | None
+    ) -> None:
         self._jobs = list(jobs)
         self._status_file = status_file
         self._lock = threading.RLock()
@@ -496,7 +559,8 @@ class _Ledger:
         self._report = report
         self._by_job: dict[int, SegmentResult] = {}
         self._reported = 0
-        self.on_result: Callable[[str], None] = lambda name: None  # moves the progress bar, once there is one
+        # moves the progress bar, once there is one
+        self.on_result: Callable[[str], None] = lambda name: None
 
     @property
     def results(self) -> list[SegmentResult]:
@@ -538,7 +602,9 @@ class _Ledger:
             if result.status in ("done", "failed"):
                 self._note(result)
             self.on_result(job.input.path.name)
-            while self._reported < len(self._jobs) and id(self._jobs[self._reported]) in self._by_job:
+            while (
+                self._reported < len(self._jobs) and id(self._jobs[self._reported]) in self._by_job
+            ):
                 self._report(self._by_job[id(self._jobs[self._reported])])
                 self._reported += 1
 
@@ -579,7 +645,13 @@ class SlideJob:
     """A slide or image: a block at a time, and then the files that are wanted."""
 
     def __init__(
-        self, given: InputImage, outputs: dict[str, Path], store: Path, config: SegmentConfig, execution: Execution, model: Json
+        self,
+        given: InputImage,
+        outputs: dict[str, Path],
+        store: Path,
+        config: SegmentConfig,
+        execution: Execution,
+        model: Json,
     ) -> None:
         self.input = given
         self.outputs = outputs
@@ -597,7 +669,9 @@ class SlideJob:
         self.writer: labels.TiledLabelsWriter | None = None
 
     def decide(self) -> Action:
-        """Find which outputs are to be made; the slide itself is read only if something lies at their place."""
+        """Find which outputs are to be made; the slide itself is read only if something lies at
+        their place.
+        """
         places = [*self.outputs.values(), self.store]
         if any(os.path.lexists(path) or os.path.lexists(partial_path(path)) for path in places):
             self._identify()
@@ -607,7 +681,8 @@ class SlideJob:
             self._store_is_there = (
                 "ome-zarr" not in self._to_make
                 and found is not None
-                and (found.contract, found.config_hash, found.complete) == (labels.CONTRACT, self._hash, True)
+                and (found.contract, found.config_hash, found.complete)
+                == (labels.CONTRACT, self._hash, True)
             )
         return "create" if self._to_make else "skip"
 
@@ -617,14 +692,21 @@ class SlideJob:
         try:
             assert model is not None
             factor = labels.overview_factor(shape_of(slide), slide.mpp)
-            _, tissue, level = look(slide, factor, find_tissue=self._config.tissue == "auto", roi=self._regions())
+            _, tissue, level = look(
+                slide, factor, find_tissue=self._config.tissue == "auto", roi=self._regions()
+            )
             view = view_of(slide, model.mpp, level, tissue)
             grid = model.pipelines[0].block_grid(view.shape, model.block_windows)
             wanted = has_tissue(view, grid)
-            blocks = [block for index in range(len(grid)) if (block := grid.block(index, wanted)) is not None]
+            blocks = [
+                block
+                for index in range(len(grid))
+                if (block := grid.block(index, wanted)) is not None
+            ]
             area = labels.looked_at_mm2(tissue, shape_of(slide), slide.mpp)
             pixels = sum(
-                (block.pixels[0].stop - block.pixels[0].start) * (block.pixels[1].stop - block.pixels[1].start)
+                (block.pixels[0].stop - block.pixels[0].start)
+                * (block.pixels[1].stop - block.pixels[1].start)
                 for block in blocks
             )
             expected = {
@@ -632,7 +714,9 @@ class SlideJob:
                 "blocks": len(blocks),
                 "mm2": round(area, 4),
                 "memory_mb": round(model.expected_bytes / 1e6),
-                "disk_mb": round(_expected_disk(shape_of(slide), area, slide.mpp, list(self.outputs)) / 1e6, 1),
+                "disk_mb": round(
+                    _expected_disk(shape_of(slide), area, slide.mpp, list(self.outputs)) / 1e6, 1
+                ),
                 "network_px": pixels,
             }
             return slide.mpp, slide.mpp_source, expected
@@ -640,7 +724,9 @@ class SlideJob:
             slide.close()
 
     def parts(self, model: LoadedModel) -> list[Block]:
-        """Open the slide, begin the store or take up an unfinished one, and return the blocks that are not found yet."""
+        """Open the slide, begin the store or take up an unfinished one, and return the blocks that
+        are not found yet.
+        """
         self.watch = Stopwatch()
         self._workers = model.workers
         if not self._hash:
@@ -657,13 +743,23 @@ class SlideJob:
         slide = open_slide(self.input.path, mpp=self.mpp)
         try:
             if slide.mpp_source == "assumed":
-                logger.warning("%s: records no pixel size; %g um/px is assumed, give another with --mpp", slide.path, ASSUMED_MPP)
+                logger.warning(
+                    "%s: records no pixel size; %g um/px is assumed, give another with --mpp",
+                    slide.path,
+                    ASSUMED_MPP,
+                )
             measured: Json = {}
 
             def look_once(factor: int) -> tuple[RGBImage, Any]:
-                overview, tissue, level = look(slide, factor, find_tissue=self._config.tissue == "auto", roi=self._regions())
-                contrast = slide_contrast(slide, model_mpp, level, tissue) if contrast_floor > 0 else None
-                measured.update(glass_level=level, contrast=None if contrast is None else contrast.to_json())
+                overview, tissue, level = look(
+                    slide, factor, find_tissue=self._config.tissue == "auto", roi=self._regions()
+                )
+                contrast = (
+                    slide_contrast(slide, model_mpp, level, tissue) if contrast_floor > 0 else None
+                )
+                measured.update(
+                    glass_level=level, contrast=None if contrast is None else contrast.to_json()
+                )
                 return overview, tissue
 
             self.writer = labels.TiledLabelsWriter(
@@ -678,7 +774,12 @@ class SlideJob:
                 note=lambda: measured,
             )
             self.view = view_of(
-                slide, model_mpp, self.writer.facts["glass_level"], self.writer.tissue, self.contrast, contrast_floor
+                slide,
+                model_mpp,
+                self.writer.facts["glass_level"],
+                self.writer.tissue,
+                self.contrast,
+                contrast_floor,
             )
         except BaseException:
             slide.close()
@@ -700,17 +801,24 @@ class SlideJob:
         return [
             block
             for block in every
-            if block is not None and not all(self.writer.has_found(window.index) for window in block.windows)
+            if block is not None
+            and not all(self.writer.has_found(window.index) for window in block.windows)
         ]
 
     def load(self, part: Block) -> RGBImage:
-        """Read the pixels of a block, a strip at a time: what is decoded and resampled on the way is gone before the next."""
+        """Read the pixels of a block, a strip at a time: what is decoded and resampled on the way
+        is gone before the next.
+        """
         assert self.view is not None
         rows, columns = part.pixels
-        pixels = pages_of_its_own((rows.stop - rows.start, columns.stop - columns.start, 3), np.uint8)
+        pixels = pages_of_its_own(
+            (rows.stop - rows.start, columns.stop - columns.start, 3), np.uint8
+        )
         for start in range(rows.start, rows.stop, STRIP_PX):
             strip = slice(start, min(start + STRIP_PX, rows.stop))
-            pixels[strip.start - rows.start : strip.stop - rows.start] = self.view.pixels.read(strip, columns)
+            pixels[strip.start - rows.start : strip.stop - rows.start] = self.view.pixels.read(
+                strip, columns
+            )
         return pixels
 
     def begin(self, part: Block, loaded: RGBImage, pipeline: Pipeline) -> PendingBlock:
@@ -718,7 +826,9 @@ class SlideJob:
         assert self.view is not None
         return pipeline.begin_block(part, loaded, self.view.pixels.read)
 
-    def run(self, pending: PendingBlock, pipeline: Pipeline, on_tiles: Callable[[int], None]) -> None:
+    def run(
+        self, pending: PendingBlock, pipeline: Pipeline, on_tiles: Callable[[int], None]
+    ) -> None:
         """Take a block through the network."""
         pipeline.run_block(pending, self.grid, on_tiles)
 
@@ -737,7 +847,13 @@ class SlideJob:
             for name in self._to_make:
                 if name != "ome-zarr":
                     path = self.outputs[name]
-                    write_output(name, path, opened, lambda: open_slide(self.input.path, mpp=self.mpp), self.provenance)
+                    write_output(
+                        name,
+                        path,
+                        opened,
+                        lambda: open_slide(self.input.path, mpp=self.mpp),
+                        self.provenance,
+                    )
             found = _facts_of(opened.facts)
         finally:
             if self.writer is not None and store != self.store:
@@ -755,13 +871,22 @@ class SlideJob:
         assert view is not None
         assert writer is not None
         wanted = has_tissue(view, self.grid)
-        make_store(writer, self.grid, wanted, ratio=view.pixels.ratio, mpp=view.slide.mpp, workers=self._workers)
+        make_store(
+            writer,
+            self.grid,
+            wanted,
+            ratio=view.pixels.ratio,
+            mpp=view.slide.mpp,
+            workers=self._workers,
+        )
         return writer.finish(keep_hidden="ome-zarr" not in self.outputs)
 
     def facts(self) -> _Facts | None:
         """Read what the outputs say about themselves."""
         for name, path in self.outputs.items():
-            known: Json | None = labels.open_labels(path).facts if name == "ome-zarr" else exports.read_facts(path)
+            known: Json | None = (
+                labels.open_labels(path).facts if name == "ome-zarr" else exports.read_facts(path)
+            )
             if known is not None:
                 return _facts_of(known)
         return None
@@ -775,8 +900,15 @@ class SlideJob:
 
     def provenance(self, contract: str) -> Provenance:
         """Return who makes an output."""
-        config = replace(self._config.of_labels(), formats=self._config.formats, mpp=self._config.mpp, roi=self._config.roi)
-        return Provenance(contract=contract, command="segment", config=as_dict(config), config_hash=self._hash)
+        config = replace(
+            self._config.of_labels(),
+            formats=self._config.formats,
+            mpp=self._config.mpp,
+            roi=self._config.roi,
+        )
+        return Provenance(
+            contract=contract, command="segment", config=as_dict(config), config_hash=self._hash
+        )
 
     def _regions(self) -> Any:
         file = self._roi()
@@ -785,13 +917,19 @@ class SlideJob:
     def _roi(self) -> Path | None:
         if self.input.roi is not None:
             return self.input.roi
-        return None if self._config.roi is None else find_regions(Path(self._config.roi), slide_stem(self.input.path))
+        return (
+            None
+            if self._config.roi is None
+            else find_regions(Path(self._config.roi), slide_stem(self.input.path))
+        )
 
     def _identify(self) -> None:
         self._source = {"name": self.input.path.name, "sha256": content_hash(self.input.path)}
         roi = self._roi()
         more = {} if roi is None else {"roi": content_hash(roi)}
-        self._hash = _fingerprint(self._config, self._source["sha256"], self._model, self.mpp, **more)
+        self._hash = _fingerprint(
+            self._config, self._source["sha256"], self._model, self.mpp, **more
+        )
 
     def _prepare(self, name: str, path: Path) -> Action:
         if name == "ome-zarr":
@@ -803,26 +941,52 @@ class SlideJob:
                 overwrite=self._execution.overwrite,
                 dry_run=self._execution.dry_run,
             )
-        return exports.prepare_file(path, contract=CONTRACTS[name], config_hash=self._hash, overwrite=self._execution.overwrite)
+        return exports.prepare_file(
+            path,
+            contract=CONTRACTS[name],
+            config_hash=self._hash,
+            overwrite=self._execution.overwrite,
+        )
 
 
 def _facts_of(known: Json) -> _Facts:
-    return _Facts(known["n_nuclei"], known["mm2"], known["mpp"], known["mpp_source"], known.get("n_cut", 0))
+    return _Facts(
+        known["n_nuclei"], known["mm2"], known["mpp"], known["mpp_source"], known.get("n_cut", 0)
+    )
 
 
 def _expected_disk(shape: tuple[int, int], mm2: float, mpp: float, formats: Sequence[str]) -> float:
-    """Return the bytes that the outputs of a slide are expected to take; measured on tissue with 3,000 nuclei a square
-    millimetre.
+    """Return the bytes that the outputs of a slide are expected to take; measured on tissue with
+    3,000 nuclei a square millimetre.
     """
     looked_at = mm2 * 1e6 / mpp**2
-    per_px = {"ome-zarr": 0.09, "tiff": 0.12, "overlay": 1.9, "qc": 0.0, "geojson": 0.02, "csv": 0.03, "parquet": 0.015}
-    return sum(per_px.get(name, 0) * looked_at for name in formats) + 3e6 * len(formats) + shape[0] * shape[1] / 1000
+    per_px = {
+        "ome-zarr": 0.09,
+        "tiff": 0.12,
+        "overlay": 1.9,
+        "qc": 0.0,
+        "geojson": 0.02,
+        "csv": 0.03,
+        "parquet": 0.015,
+    }
+    return (
+        sum(per_px.get(name, 0) * looked_at for name in formats)
+        + 3e6 * len(formats)
+        + shape[0] * shape[1] / 1000
+    )
 
 
 class _PatchJob:
     """A patch store: a part for each of its shards, one label store."""
 
-    def __init__(self, given: InputImage, output: Path, config: SegmentConfig, execution: Execution, model: Json) -> None:
+    def __init__(
+        self,
+        given: InputImage,
+        output: Path,
+        config: SegmentConfig,
+        execution: Execution,
+        model: Json,
+    ) -> None:
         self.input = given
         self.outputs = {"ome-zarr": output}
         self.watch = Stopwatch()
@@ -835,7 +999,9 @@ class _PatchJob:
     def decide(self) -> Action:
         """Open the store and look at the output."""
         self._store = patches.PatchStore.open(self.input.path)
-        self._hash = _fingerprint(self._config, self._store.content_hash(), self._model, self._given_mpp)
+        self._hash = _fingerprint(
+            self._config, self._store.content_hash(), self._model, self._given_mpp
+        )
         return prepare_output(
             self.outputs["ome-zarr"],
             contract=labels.CONTRACT,
@@ -870,7 +1036,10 @@ class _PatchJob:
             source={"name": self.input.path.name, "sha256": self._store.content_hash()},
             model=self._model,
             provenance=Provenance(
-                contract=labels.CONTRACT, command="segment", config=as_dict(self._config), config_hash=self._hash
+                contract=labels.CONTRACT,
+                command="segment",
+                config=as_dict(self._config),
+                config_hash=self._hash,
             ),
         )
         return self._writer.pending()
@@ -881,21 +1050,28 @@ class _PatchJob:
         levels = patch_glass_levels(self._store, part, images)
         white = [glass_to_white(image, level) for image, level in zip(images, levels, strict=True)]
         if self._contrast_floor > 0:
-            white = [raise_contrast(image, contrast_of(image), self._contrast_floor) for image in white]
+            white = [
+                raise_contrast(image, contrast_of(image), self._contrast_floor) for image in white
+            ]
         return [_to_model(image, self._mpp[0], self._model_mpp) for image in white]
 
     def begin(self, part: range, loaded: list[RGBImage], pipeline: Pipeline) -> list[PendingImage]:
         """Announce a batch."""
         return pipeline.prepare(loaded)
 
-    def run(self, pending: list[PendingImage], pipeline: Pipeline, on_tiles: Callable[[int], None]) -> None:
+    def run(
+        self, pending: list[PendingImage], pipeline: Pipeline, on_tiles: Callable[[int], None]
+    ) -> None:
         """Take a batch through the network."""
         pipeline.run(pending, on_tiles)
 
     def write(self, part: range, pending: Sequence[PendingImage]) -> None:
         """Write the labels of a batch."""
         assert self._writer is not None, "parts comes first"
-        found_labels = [_to_slide(one.collect(), self._mpp[0], self._model_mpp, self._shape).labels for one in pending]
+        found_labels = [
+            _to_slide(one.collect(), self._mpp[0], self._model_mpp, self._shape).labels
+            for one in pending
+        ]
         self._writer.write(part, np.stack(found_labels))
 
     def finish(self) -> _Facts:
@@ -922,7 +1098,9 @@ class _PatchJob:
 
     def _known(self, nuclei: int) -> _Facts:
         mpp, source = self._mpp
-        return _Facts(nuclei, len(self._store) * (self._store.patch_px * mpp) ** 2 / 1e6, mpp, source)
+        return _Facts(
+            nuclei, len(self._store) * (self._store.patch_px * mpp) ** 2 / 1e6, mpp, source
+        )
 
 
 def _to_model(image: RGBImage, mpp: float, model_mpp: float) -> RGBImage:
@@ -935,7 +1113,8 @@ def _to_slide(found: Nuclei, mpp: float, model_mpp: float, shape: tuple[int, int
     if _same(mpp, model_mpp):
         return found
     resampled: InstanceLabels = resample_labels(found.labels, model_mpp, mpp, shape)
-    numbered, ids = renumber_by_anchor(resampled)  # a nucleus below one pixel is gone; anchors move a little
+    # a nucleus below one pixel is gone; anchors move a little
+    numbered, ids = renumber_by_anchor(resampled)
     return Nuclei(labels=numbered, probability=found.probability[ids - 1])
 
 
@@ -943,26 +1122,58 @@ def _same(mpp: float, model_mpp: float) -> bool:
     return abs(mpp / model_mpp - 1) <= SAME_MPP
 
 
-def _fingerprint(config: SegmentConfig, sha256: str, model: Json, mpp: float | None, **more: str) -> str:
+def _fingerprint(
+    config: SegmentConfig, sha256: str, model: Json, mpp: float | None, **more: str
+) -> str:
     """Identify what decides the labels; the formats do not, so that one can be added later."""
     return config_hash(config.of_labels(), slide=sha256, model=model["sha256"], mpp=mpp, **more)
 
 
-def _plan(inputs: Sequence[InputImage], out: Path, config: SegmentConfig, execution: Execution, model: Json) -> list[_Job]:
-    """Name the outputs of every input; where names would collide, a hash of the path is appended to all of them."""
-    kinds = [(found := peek(given.path)) is not None and found.contract_name == "histosynth-patches" for given in inputs]
-    names = [(slide_stem(given.path), is_store) for given, is_store in zip(inputs, kinds, strict=True)]
-    taken = Counter((stem.casefold(), is_store) for stem, is_store in names)  # some file systems do not tell A from a
+def _plan(
+    inputs: Sequence[InputImage],
+    out: Path,
+    config: SegmentConfig,
+    execution: Execution,
+    model: Json,
+) -> list[_Job]:
+    """Name the outputs of every input; where names would collide, a hash of the path is appended to
+    all of them.
+    """
+    kinds = [
+        (found := peek(given.path)) is not None and found.contract_name == "histosynth-patches"
+        for given in inputs
+    ]
+    names = [
+        (slide_stem(given.path), is_store) for given, is_store in zip(inputs, kinds, strict=True)
+    ]
+    # some file systems do not tell A from a
+    taken = Counter((stem.casefold(), is_store) for stem, is_store in names)
     jobs: list[_Job] = []
     for given, (stem, is_store) in zip(inputs, names, strict=True):
         unique = stem
         if taken[stem.casefold(), is_store] > 1:
-            unique = f"{stem}__{hashlib.sha256(os.path.abspath(given.path).encode()).hexdigest()[:8]}"
+            unique = (
+                f"{stem}__{hashlib.sha256(os.path.abspath(given.path).encode()).hexdigest()[:8]}"
+            )
         if is_store:
             if config.formats != ("ome-zarr",):
-                logger.warning("%s: the labels of a patch store are written as one store; --format is left aside", given.path)
+                logger.warning(
+                    "%s: the labels of a patch store are written as one store; --format is left aside",
+                    given.path,
+                )
             jobs.append(_PatchJob(given, out / f"{unique}{PATCH_SUFFIX}", config, execution, model))
         else:
-            outputs = {name: out / f"{unique}{SUFFIXES[name]}" for name in dict.fromkeys(config.formats)}
-            jobs.append(SlideJob(given, outputs, out / f"{unique}{SUFFIXES['ome-zarr']}", config, execution, model))
+            outputs = {
+                name: out / f"{unique}{SUFFIXES[name]}" for name in dict.fromkeys(config.formats)
+            }
+            jobs.append(
+                SlideJob(
+                    given,
+                    outputs,
+                    out / f"{unique}{SUFFIXES['ome-zarr']}",
+                    config,
+                    execution,
+                    model,
+                )
+            )
     return jobs

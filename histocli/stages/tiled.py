@@ -1,4 +1,5 @@
-"""One slide on its way through segmentation: what a block needs, what is kept of it, and how the store is made of that.
+"""One slide on its way through segmentation: what a block needs, what is kept of it, and how the
+store is made of that.
 
 ::
 
@@ -25,7 +26,15 @@ from histocli.base.interrupts import raise_if_stopped
 from histocli.base.types import BoolMask, FloatArray, RGBImage
 from histocli.inference.blocks import BlockGrid, shows_tissue
 from histocli.inference.pipeline import LARGEST_HALO_UM, PendingBlock
-from histocli.inference.runs import RunObjects, joined, measure_runs, no_objects, paint, settle, window_to_runs
+from histocli.inference.runs import (
+    RunObjects,
+    joined,
+    measure_runs,
+    no_objects,
+    paint,
+    settle,
+    window_to_runs,
+)
 from histocli.inference.tiling import SEAM_PX
 from histocli.inference.tissue import tissue_mask
 from histocli.model.normalisation import (
@@ -43,7 +52,9 @@ from histocli.stores import labels
 from histocli.stores.labels import TiledLabelsWriter, overview_factor, shrink
 from histocli.stores.readers import ResampledSlide, Slide, shape_of, shrunk
 
-SAME_MPP = 0.02  # relative; within this a slide goes to the network as it is: scanners differ by more than a model notices
+# relative; within this a slide goes to the network as it is: scanners differ by more than a model
+# notices
+SAME_MPP = 0.02
 CONTRAST_SQUARES, CONTRAST_SQUARE_PX = 64, 256  # what the contrast of a slide is measured on
 KEPT_WINDOWS = 64  # windows of objects that are held in memory at a time
 STOP_EVERY = 16  # windows or shards; what takes a second is not worth stopping
@@ -77,7 +88,11 @@ class View:
 
 
 def look(
-    slide: Slide, factor: int, *, find_tissue: bool, roi: Callable[[tuple[int, int], float], BoolMask] | None
+    slide: Slide,
+    factor: int,
+    *,
+    find_tissue: bool,
+    roi: Callable[[tuple[int, int], float], BoolMask] | None,
 ) -> tuple[RGBImage, BoolMask, float]:
     """Return the overview of a slide, where nuclei are looked for, and the level of empty glass.
 
@@ -89,16 +104,21 @@ def look(
     find_tissue : bool
         Otherwise everything is tissue.
     roi : callable, optional
-        Given height, width and slide pixels a pixel, returns the mask of the regions that the user drew.
+        Given height, width and slide pixels a pixel, returns the mask of the regions that the user
+        drew.
     """
     overview = shrunk(slide, factor, shrink)
     level = white_level(overview)
     shape = (overview.shape[0], overview.shape[1])
-    wanted = tissue_mask(overview, slide.mpp * factor, level) if find_tissue else np.ones(shape, bool)
+    wanted = (
+        tissue_mask(overview, slide.mpp * factor, level) if find_tissue else np.ones(shape, bool)
+    )
     return overview, wanted if roi is None else wanted & roi(shape, factor), level
 
 
-def slide_contrast(slide: Slide, model_mpp: float, glass_level: float, tissue: BoolMask) -> Contrast | None:
+def slide_contrast(
+    slide: Slide, model_mpp: float, glass_level: float, tissue: BoolMask
+) -> Contrast | None:
     """Measure the contrast of a slide on some squares of its tissue, as the network will see them.
 
     Parameters
@@ -117,15 +137,25 @@ def slide_contrast(slide: Slide, model_mpp: float, glass_level: float, tissue: B
         return contrast_of(view.pixels.read(slice(0, height), slice(0, width)))
     moments = np.zeros(7)
     cells = np.argwhere(tissue)
-    chosen = cells[np.unique(np.linspace(0, len(cells) - 1, CONTRAST_SQUARES).astype(int))] if len(cells) else cells
+    chosen = (
+        cells[np.unique(np.linspace(0, len(cells) - 1, CONTRAST_SQUARES).astype(int))]
+        if len(cells)
+        else cells
+    )
     for cell in chosen:
         rows, columns = (
-            slice(max(middle - CONTRAST_SQUARE_PX // 2, 0), min(middle + CONTRAST_SQUARE_PX // 2, size))
+            slice(
+                max(middle - CONTRAST_SQUARE_PX // 2, 0),
+                min(middle + CONTRAST_SQUARE_PX // 2, size),
+            )
             for middle, size in zip(
-                ((cell + 0.5) * view.factor / view.pixels.ratio).astype(int).tolist(), view.shape, strict=True
+                ((cell + 0.5) * view.factor / view.pixels.ratio).astype(int).tolist(),
+                view.shape,
+                strict=True,
             )
         )
-        if rows.start < rows.stop and columns.start < columns.stop:  # a cell may reach over the border
+        # a cell may reach over the border
+        if rows.start < rows.stop and columns.start < columns.stop:
             moments += tissue_moments(view.pixels.read(rows, columns))
     return contrast_from(moments)
 
@@ -138,7 +168,8 @@ def view_of(
     contrast: Contrast | None = None,
     contrast_floor: float = 0.0,
 ) -> View:
-    """Return a slide at a model's resolution, with white glass and no less contrast than the model is used to.
+    """Return a slide at a model's resolution, with white glass and no less contrast than the model
+    is used to.
 
     Parameters
     ----------
@@ -174,14 +205,19 @@ def has_tissue(view: View, grid: BlockGrid) -> Callable[[int], bool]:
 
 
 def keep_windows(work: Path, view: View, pending: PendingBlock) -> int:
-    """Wait for the windows of a block and keep what they found; return the number of own objects."""
+    """Wait for the windows of a block and keep what they found; return the number of own
+    objects.
+    """
     place = pending.block.pixels
 
     def hematoxylin(y: npt.NDArray[np.int64], x: npt.NDArray[np.int64]) -> FloatArray:
         top, left = place[0].start, place[1].start
         height, width = pending.pixels.shape[:2]
         if y.max() - top >= height or x.max() - left >= width or y.min() < top or x.min() < left:
-            rows, columns = slice(int(y.min()), int(y.max()) + 1), slice(int(x.min()), int(x.max()) + 1)
+            rows, columns = (
+                slice(int(y.min()), int(y.max()) + 1),
+                slice(int(x.min()), int(x.max()) + 1),
+            )
             seen = pending.read(rows, columns)[y - rows.start, x - columns.start]
         else:
             seen = pending.pixels[y - top, x - left]
@@ -262,10 +298,23 @@ def make_store(
 
 class _StoreMaker:
     def __init__(
-        self, writer: TiledLabelsWriter, grid: BlockGrid, wanted: Callable[[int], bool], ratio: float, mpp: float
+        self,
+        writer: TiledLabelsWriter,
+        grid: BlockGrid,
+        wanted: Callable[[int], bool],
+        ratio: float,
+        mpp: float,
     ) -> None:
-        self._writer, self._grid, self._wanted, self._ratio, self._mpp = writer, grid, wanted, ratio, mpp
-        self._settled = _Shelf(lambda window: RunObjects.from_arrays(writer.load_found(window, "settled")))
+        self._writer, self._grid, self._wanted, self._ratio, self._mpp = (
+            writer,
+            grid,
+            wanted,
+            ratio,
+            mpp,
+        )
+        self._settled = _Shelf(
+            lambda window: RunObjects.from_arrays(writer.load_found(window, "settled"))
+        )
         model_mpp = mpp * ratio
         self._reach_px = round(LARGEST_HALO_UM / model_mpp) + SEAM_PX
         self._near = [max(1, -(-2 * self._reach_px // side)) for side in grid.windows.core_shape]
@@ -301,10 +350,15 @@ class _StoreMaker:
             n += np.unique(own.objects).size
             if not found.owned.all():
                 doubtful.append(window)
-        for window in doubtful:  # what each of two windows ascribed to the other comes last, where there is room
+        # what each of two windows ascribed to the other comes last, where there is room
+        for window in doubtful:
             found = RunObjects.from_arrays(writer.load_found(window))
             own = self._settled[window]
-            extra = settle(found, ~found.owned, [own, *(self._settled[other] for other in self._around(window))])
+            extra = settle(
+                found,
+                ~found.owned,
+                [own, *(self._settled[other] for other in self._around(window))],
+            )
             if extra.y.size:
                 n += np.unique(extra.objects).size
                 both = joined(own, extra)
@@ -313,7 +367,9 @@ class _StoreMaker:
         return n
 
     def write_table(self, n: int) -> None:
-        """Number the objects by their anchors and write a row for each; keep the numbers for the labels."""
+        """Number the objects by their anchors and write a row for each; keep the numbers for the
+        labels.
+        """
         _, empty = measure_runs(no_objects(), self._mpp)
         self._writer.begin_table(n, {"id": np.zeros(0, np.uint32)} | empty)
         across = self._grid.windows.grid_shape[1]
@@ -331,14 +387,27 @@ class _StoreMaker:
                 ids[window] = np.zeros(len(own), np.uint32)
                 left[window] = len(index)
                 anchors = own.anchors[index].astype(np.int64)
-                key = np.stack([anchors[:, 0], anchors[:, 1], np.full(len(index), window), index], axis=1)
+                key = np.stack(
+                    [anchors[:, 0], anchors[:, 1], np.full(len(index), window), index], axis=1
+                )
                 waiting.append((key, columns))
             # objects of rows to come have their anchors below this
             last = row == rows - 1
-            limit = np.inf if last else (self._grid.windows[row * across].core[0].stop - self._reach_px) * self._ratio - SEAM_PX
-            key = np.concatenate([part for part, _ in waiting]) if waiting else np.zeros((0, 4), np.int64)
+            limit = (
+                np.inf
+                if last
+                else (self._grid.windows[row * across].core[0].stop - self._reach_px) * self._ratio
+                - SEAM_PX
+            )
+            key = (
+                np.concatenate([part for part, _ in waiting])
+                if waiting
+                else np.zeros((0, 4), np.int64)
+            )
             table = {
-                name: np.concatenate([columns[name] for _, columns in waiting]) if waiting else column
+                name: np.concatenate([columns[name] for _, columns in waiting])
+                if waiting
+                else column
                 for name, column in empty.items()
             }
             order = np.lexsort((key[:, 1], key[:, 0]))
@@ -348,7 +417,9 @@ class _StoreMaker:
             numbers = np.arange(given + 1, given + len(ready) + 1, dtype=np.uint32)
             given += len(ready)
             if ready.size:
-                self._writer.append_rows({"id": numbers} | {name: column[ready] for name, column in table.items()})
+                self._writer.append_rows(
+                    {"id": numbers} | {name: column[ready] for name, column in table.items()}
+                )
             for window in np.unique(key[ready, 2]).tolist():
                 mine = key[ready, 2] == window
                 ids[window][key[ready[mine], 3]] = numbers[mine]
@@ -402,7 +473,12 @@ class _StoreMaker:
     def _windows_of(self, rows: slice, columns: slice) -> Iterator[int]:
         """Yield the windows that may have pixels in a region of the slide."""
         spans = []
-        for side, core, n in zip((rows, columns), self._grid.windows.core_shape, self._grid.windows.grid_shape, strict=True):
+        for side, core, n in zip(
+            (rows, columns),
+            self._grid.windows.core_shape,
+            self._grid.windows.grid_shape,
+            strict=True,
+        ):
             first = int((side.start / self._ratio - self._reach_px - 2) // core)
             last = int((side.stop / self._ratio + self._reach_px + 2) // core)
             spans.append(range(min(max(first, 0), n - 1), min(last, n - 1) + 1))

@@ -1,10 +1,11 @@
 """``histosynth train``: patch stores become a segmenter, and unlabelled tissue adapts it.
 
-Patches and their targets are held in memory; a share of the synthetic ones is held out and scored as real images would be. With
-unlabelled references, rounds of self-training follow: the segmenter labels them, and goes on learning from what it is sure of
-together with the patches. A round that moves the size or the number of nuclei too far is taken back.
-Beside the model, ``<out>.log/`` holds ``metrics.jsonl``, preview pictures of held-out patches and, until the model is written,
-the checkpoint that ``--resume`` goes on from.
+Patches and their targets are held in memory; a share of the synthetic ones is held out and scored
+as real images would be. With unlabelled references, rounds of self-training follow: the segmenter
+labels them, and goes on learning from what it is sure of together with the patches. A round that
+moves the size or the number of nuclei too far is taken back. Beside the model, ``<out>.log/`` holds
+``metrics.jsonl``, preview pictures of held-out patches and, until the model is written, the
+checkpoint that ``--resume`` goes on from.
 """
 
 from __future__ import annotations
@@ -42,7 +43,13 @@ from histocli.instances.targets import DEFAULT_THRESHOLDS, Thresholds, contacts,
 from histocli.metrics.counts import count
 from histocli.metrics.selection import ObjectThresholds, choose_thresholds
 from histocli.metrics.summary import summarise
-from histocli.model.normalisation import PIXEL_MEAN, PIXEL_STD, contrast_from, glass_to_white, tissue_moments
+from histocli.model.normalisation import (
+    PIXEL_MEAN,
+    PIXEL_STD,
+    contrast_from,
+    glass_to_white,
+    tissue_moments,
+)
 from histocli.model.segmenter import Segmenter, architecture_of_size, build_segmenter, channels_last
 from histocli.stages.common import (
     Clock,
@@ -57,7 +64,15 @@ from histocli.stages.common import (
 )
 from histocli.stages.fresh import FreshPatches
 from histocli.stages.hardness import judge_hardness, refiner_hardening
-from histocli.stages.unlabelled import Findings, compare, disagreements, find_nuclei, mixed, pseudo_labelled, read_unlabelled
+from histocli.stages.unlabelled import (
+    Findings,
+    compare,
+    disagreements,
+    find_nuclei,
+    mixed,
+    pseudo_labelled,
+    read_unlabelled,
+)
 from histocli.stores.inputs import expand_inputs, expand_with_mpp
 from histocli.stores.label_sources import LabelSource, find_labels
 from histocli.stores.logs import append_metrics, preview_path, start_log
@@ -75,7 +90,12 @@ from histocli.stores.patches import PatchStore
 from histocli.stores.pictures import write_png
 from histocli.stores.provenance import OutputLock, one_line
 from histocli.stores.slides import IMAGE_SUFFIXES, slide_stem
-from histocli.training.hard_examples import AppearanceAscent, Hardening, Hardness, bounds_from_references
+from histocli.training.hard_examples import (
+    AppearanceAscent,
+    Hardening,
+    Hardness,
+    bounds_from_references,
+)
 from histocli.training.loop import Schedule, StepRecord, Training, start_training, train_steps
 from histocli.training.sampling import PatchSet
 from histocli.training.self_training import Acceptance, AveragedWeights
@@ -90,15 +110,18 @@ VALIDATIONS = 4  # times the held-out patches are scored in the course of a trai
 CONTRAST_STEP = 2  # of rows and columns that tell how flat a patch is
 MOST_HELD_OUT = 64  # held-out patches; more cost time and tell little more
 PREVIEW_PATCHES = 8
-LABELLING_S = 0.06  # of the same, for each unlabelled patch of 256 px that is looked at after the last round
+# of the same, for each unlabelled patch of 256 px that is looked at after the last round
+LABELLING_S = 0.06
 SELF_TRAINING = 0.4  # of a training with references, the part that self-training takes
 PSEUDO_SHARE = 0.5  # of the crops in a step of self-training
 LATER_RATE = 1 / 3  # of the peak learning rate, in self-training
 TEACHER_VIEWS = 2  # orientations in which unlabelled tissue is looked at
 AVERAGING = 0.99
-AREA_DRIFT, COUNT_DRIFT = 0.10, 0.15  # of the first teacher's findings: a round that moves them further is taken back
+# of the first teacher's findings: a round that moves them further is taken back
+AREA_DRIFT, COUNT_DRIFT = 0.10, 0.15
 LEAST_EFFECTIVE = 0.3  # share of the patches that weights must leave effective
-RESERVE_S = 12.0  # of a time budget, kept for starting the interpreter, the last scoring and writing the model
+# of a time budget, kept for starting the interpreter, the last scoring and writing the model
+RESERVE_S = 12.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +142,8 @@ class TrainResult(StageResult):
     precision: str
     shippable: bool
     effective_share: float | None
-    """Effective sample size of the patches' weights over their number; below 0.3, weights are not used."""
+    """Effective sample size of the patches' weights over their number; below 0.3, weights are not
+    used."""
     rounds: list[Json]
     """What each round of self-training did."""
     hard: Json | None = None
@@ -177,7 +201,8 @@ def train(
     Parameters
     ----------
     stores : sequence of str
-        Patch stores, each with an optional share as in ``labelled.zarr:2``; ``-`` reads them from stdin.
+        Patch stores, each with an optional share as in ``labelled.zarr:2``; ``-`` reads them from
+        stdin.
     out : Path
         Model file to make.
     config : TrainConfig
@@ -220,12 +245,25 @@ def train(
             else None
         )
         if action == "skip" or execution.dry_run:
-            return replace(result, status="skipped" if action == "skip" else "planned", seconds=watch.seconds)
+            return replace(
+                result, status="skipped" if action == "skip" else "planned", seconds=watch.seconds
+            )
         prepare_process()
         with OutputLock(out) if members.leads else nullcontext():
             if members.leads:
                 start_log(out, keep=action == "resume")
-            found = _make(plan, out, config, execution, members, watch, stop_after, preview, track, resume=action == "resume")
+            found = _make(
+                plan,
+                out,
+                config,
+                execution,
+                members,
+                watch,
+                stop_after,
+                preview,
+                track,
+                resume=action == "resume",
+            )
     return replace(found, status="done", seconds=watch.seconds)
 
 
@@ -246,7 +284,9 @@ class _Plan:
     result: TrainResult
 
 
-def _plan(stores: Sequence[str], refs: Sequence[str], out: Path, config: TrainConfig, execution: Execution) -> _Plan:
+def _plan(
+    stores: Sequence[str], refs: Sequence[str], out: Path, config: TrainConfig, execution: Execution
+) -> _Plan:
     """Open and check everything that goes in."""
     inputs = _open_all(stores)
     data: list[Json] = [
@@ -261,12 +301,17 @@ def _plan(stores: Sequence[str], refs: Sequence[str], out: Path, config: TrainCo
     used: Json = {"stores": [[entry["sha256"], entry["weight"]] for entry in data]}
     if sources:
         used["references"] = [[source.sha256, source.mpp] for source in sources]
-        data += [{"name": source.path.name, "sha256": source.sha256, "origin": "reference"} for source in sources]
+        data += [
+            {"name": source.path.name, "sha256": source.sha256, "origin": "reference"}
+            for source in sources
+        ]
     teacher = None
     if config.teacher is not None:
         sources, teacher = _match_teacher(config.teacher, sources)
         used["teacher"] = content_hash(Path(config.teacher))
-        data.append({"name": Path(config.teacher).name, "sha256": used["teacher"], "origin": "teacher"})
+        data.append(
+            {"name": Path(config.teacher).name, "sha256": used["teacher"], "origin": "teacher"}
+        )
     if config.init is not None:
         used["init"] = content_hash(Path(config.init))
         data.append({"name": Path(config.init).name, "sha256": used["init"], "origin": "model"})
@@ -289,7 +334,9 @@ def _plan(stores: Sequence[str], refs: Sequence[str], out: Path, config: TrainCo
         failed=tuple(failed),
     )
     fingerprint = config_hash(replace(config, init=None, teacher=None), **used)
-    return _Plan(inputs, sources, teacher, learnt, data, fingerprint, local_device(device), dtype, result)
+    return _Plan(
+        inputs, sources, teacher, learnt, data, fingerprint, local_device(device), dtype, result
+    )
 
 
 def _make(
@@ -307,9 +354,15 @@ def _make(
 ) -> TrainResult:
     """Train, and write the model."""
     result, learnt, store = plan.result, plan.learnt, plan.inputs[0].store
-    architecture = architecture_of_size(config.size, config.targets) if learnt is None else learnt[0].architecture
+    architecture = (
+        architecture_of_size(config.size, config.targets)
+        if learnt is None
+        else learnt[0].architecture
+    )
     learns_contacts = architecture.get("targets") == "contact"
-    patches, held_out, owner, contrast_floor = _load(plan.inputs, config, learns_contacts, execution, track)
+    patches, held_out, owner, contrast_floor = _load(
+        plan.inputs, config, learns_contacts, execution, track
+    )
     patches, effective = _use_weights(patches)
     unlabelled = given = None
     if plan.sources:
@@ -334,9 +387,24 @@ def _make(
     if config.compile:
         called = _compiled(called, segmenter, schedule, plan)
     training = start_training(segmenter, schedule, called)
-    last_look_s = 0.0 if unlabelled is None else LABELLING_S * len(unlabelled) * (unlabelled.shape[1] / 256) ** 2
+    last_look_s = (
+        0.0
+        if unlabelled is None
+        else LABELLING_S * len(unlabelled) * (unlabelled.shape[1] / 256) ** 2
+    )
     clock = Clock(config.steps, config.time_budget_s, RESERVE_S + last_look_s, watch)
-    run = _Run(out, plan.fingerprint, training, clock, held_out, result.mpp, plan.dtype, stop_after, config.seed, members)
+    run = _Run(
+        out,
+        plan.fingerprint,
+        training,
+        clock,
+        held_out,
+        result.mpp,
+        plan.dtype,
+        stop_after,
+        config.seed,
+        members,
+    )
     run.given = given
     run.hard = schedule.hard
     run.preview = preview
@@ -346,11 +414,15 @@ def _make(
     with _fresh(config, plan, owner, learns_contacts, execution, members, track) as fresh:
         if fresh is not None:
             schedule = replace(schedule, refresh=fresh.refresh)
-        loss = run.train(patches, unlabelled, schedule, _phases(config, unlabelled is not None), track)
+        loss = run.train(
+            patches, unlabelled, schedule, _phases(config, unlabelled is not None), track
+        )
         if fresh is not None:
             drawn = fresh.about(clock.trained_s)
     digests = members.gather(weights_digest(segmenter))
-    thresholds, chosen_by, scores = run.select() if members.leads else (DEFAULT_THRESHOLDS, None, None)
+    thresholds, chosen_by, scores = (
+        run.select() if members.leads else (DEFAULT_THRESHOLDS, None, None)
+    )
     found = replace(
         result,
         steps=run.training.step,
@@ -363,7 +435,9 @@ def _make(
     )
     if members.leads:
         if members.size > 1:
-            append_metrics(out, {"processes": members.size, "processes_agree": len(set(digests)) == 1})
+            append_metrics(
+                out, {"processes": members.size, "processes_agree": len(set(digests)) == 1}
+            )
         header = ModelHeader(
             architecture=asdict(segmenter.architecture),
             mpp=result.mpp,
@@ -400,18 +474,28 @@ def _make(
 
 
 def _compiled(
-    called: Callable[[torch.Tensor], torch.Tensor], segmenter: Segmenter, schedule: Schedule, plan: _Plan
+    called: Callable[[torch.Tensor], torch.Tensor],
+    segmenter: Segmenter,
+    schedule: Schedule,
+    plan: _Plan,
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return the network compiled for the crops of a training; as it was where that is not possible."""
+    """Return the network compiled for the crops of a training; as it was where that is not
+    possible.
+    """
     shape = (schedule.batch, 3, schedule.crop_px, schedule.crop_px)
     pixels = torch.zeros(shape, device=plan.device).contiguous(memory_format=torch.channels_last)
     before = {name: value.clone() for name, value in segmenter.state_dict().items()}
     try:
         faster: Callable[[torch.Tensor], torch.Tensor] = torch.compile(called)
-        with torch.autocast(plan.device.type, dtype=plan.dtype, enabled=plan.dtype != torch.float32):
+        with torch.autocast(
+            plan.device.type, dtype=plan.dtype, enabled=plan.dtype != torch.float32
+        ):
             faster(pixels).sum().backward()  # type: ignore[no-untyped-call]
-    except Exception as error:  # no compiler, or none for the device: what is raised differs from version to version
-        logger.warning("--compile: not possible here (%s); training goes on without", one_line(error))
+    # no compiler, or none for the device: what is raised differs from version to version
+    except Exception as error:
+        logger.warning(
+            "--compile: not possible here (%s); training goes on without", one_line(error)
+        )
         faster = called
     segmenter.load_state_dict(before)  # the trial has left statistics
     segmenter.zero_grad(set_to_none=True)
@@ -427,7 +511,9 @@ def _fresh(
     members: Team,
     track: Track,
 ) -> AbstractContextManager[FreshPatches | None]:
-    """Return what draws new patches, if anything does; ``owner`` tells which store each patch is of."""
+    """Return what draws new patches, if anything does; ``owner`` tells which store each patch is
+    of.
+    """
     if not config.fresh:
         return nullcontext()
     number = next((i for i, item in enumerate(plan.inputs) if item.store.origin == "initial"), 0)
@@ -471,7 +557,11 @@ def _open_init(word: str, store: PatchStore) -> tuple[ModelHeader, dict[str, tor
 def _match_teacher(word: str, sources: Sequence[Source]) -> tuple[list[Source], list[LabelSource]]:
     """Give each reference the labels of its name; references without any are left out."""
     labels = find_labels(word)
-    matched = [(source, labels[slide_stem(source.path)]) for source in sources if slide_stem(source.path) in labels]
+    matched = [
+        (source, labels[slide_stem(source.path)])
+        for source in sources
+        if slide_stem(source.path) in labels
+    ]
     if not matched:
         raise InvalidInput(
             f"--teacher {word}: none of its {len(labels)} label images is named like one of the {len(sources)} references; "
@@ -479,37 +569,69 @@ def _match_teacher(word: str, sources: Sequence[Source]) -> tuple[list[Source], 
         )
     if len(matched) < len(sources):
         logger.warning(
-            "--teacher %s: %d of %d references have no labels and are left out", word, len(sources) - len(matched), len(sources)
+            "--teacher %s: %d of %d references have no labels and are left out",
+            word,
+            len(sources) - len(matched),
+            len(sources),
         )
     return [source for source, _ in matched], [each for _, each in matched]
 
 
-def _identify(words: Sequence[str], mpp: float, config: TrainConfig, execution: Execution) -> tuple[list[Source], list[str]]:
+def _identify(
+    words: Sequence[str], mpp: float, config: TrainConfig, execution: Execution
+) -> tuple[list[Source], list[str]]:
     tolerant = execution.on_error == "continue"
-    images = expand_with_mpp(words, suffixes=IMAGE_SUFFIXES, stdin=sys.stdin, what="reference image", keep_missing=tolerant)
-    return identify_references(images, mpp=mpp, reference_mpp=config.reference_mpp, tolerant=tolerant, command="train")
+    images = expand_with_mpp(
+        words,
+        suffixes=IMAGE_SUFFIXES,
+        stdin=sys.stdin,
+        what="reference image",
+        keep_missing=tolerant,
+    )
+    return identify_references(
+        images, mpp=mpp, reference_mpp=config.reference_mpp, tolerant=tolerant, command="train"
+    )
 
 
 def _hardening(
-    config: TrainConfig, plan: _Plan, execution: Execution, members: Team, track: Track, *, learns_contacts: bool
+    config: TrainConfig,
+    plan: _Plan,
+    execution: Execution,
+    members: Team,
+    track: Track,
+    *,
+    learns_contacts: bool,
 ) -> Hardening | None:
     """Return what makes hard examples, if anything does."""
     if config.hard == "none":
         return None
     if config.hard == "appearance":
         records = [record for item in plan.inputs for record in item.store.references]
-        return AppearanceAscent(bounds_from_references([record.statistics.get("appearance", {}) for record in records]))
+        return AppearanceAscent(
+            bounds_from_references([record.statistics.get("appearance", {}) for record in records])
+        )
     refined = next((item.store for item in plan.inputs if item.store.origin == "refined"), None)
     if refined is None:
         raise InvalidInput(
             f"{plan.inputs[0].store.path}: --hard refiner goes on with the networks of a refined store, and none is given; "
             "make one with histosynth refine, or use --hard appearance"
         )
-    return refiner_hardening(refined, [], config, execution, plan.device, members.wrap, track, learns_contacts=learns_contacts)
+    return refiner_hardening(
+        refined,
+        [],
+        config,
+        execution,
+        plan.device,
+        members.wrap,
+        track,
+        learns_contacts=learns_contacts,
+    )
 
 
 def _use_weights(patches: PatchSet) -> tuple[PatchSet, float]:
-    """Return the patches, and how many of them their weights leave effective; degenerate weights are switched off."""
+    """Return the patches, and how many of them their weights leave effective; degenerate weights
+    are switched off.
+    """
     kept = patches.weight > 0
     share = effective_share(patches.weight[kept])
     if share < LEAST_EFFECTIVE:
@@ -538,7 +660,9 @@ def split_weight(word: str) -> tuple[str, float]:
     except ValueError:
         return word, 1.0
     if not (weight > 0 and math.isfinite(weight)):
-        raise InvalidOption(f"{word}: the number after the colon is the store's share and must be positive, got {share}")
+        raise InvalidOption(
+            f"{word}: the number after the colon is the store's share and must be positive, got {share}"
+        )
     return path, weight
 
 
@@ -562,15 +686,21 @@ def _open_all(words: Sequence[str]) -> list[_Input]:
                 "make the stores with the same --patch-px"
             )
     if first.patch_px < 32:
-        raise InvalidInput(f"{first.path}: patches of {first.patch_px} px are too small to train on; at least 32 are needed")
+        raise InvalidInput(
+            f"{first.path}: patches of {first.patch_px} px are too small to train on; at least 32 are needed"
+        )
     return inputs
 
 
 def _load(
-    inputs: Sequence[_Input], config: TrainConfig, learns_contacts: bool, execution: Execution, track: Track
+    inputs: Sequence[_Input],
+    config: TrainConfig,
+    learns_contacts: bool,
+    execution: Execution,
+    track: Track,
 ) -> tuple[PatchSet, _HeldOut, npt.NDArray[np.int64], float]:
-    """Read all patches, part off the held-out ones, and compute the targets of the rest; also tells whose each is, and below
-    which spread of red absorbance an image is flatter than most of these.
+    """Read all patches, part off the held-out ones, and compute the targets of the rest; also tells
+    whose each is, and below which spread of red absorbance an image is flatter than most of these.
     """
     side = inputs[0].store.patch_px
     total = sum(len(item.store) for item in inputs)
@@ -589,7 +719,8 @@ def _load(
         owner[start : start + size] = number
         reference[start : start + size] = item.store.reference
         weight[start : start + size] = item.store.weight
-        share[start : start + size] = item.weight / size  # the word's weight is the store's, however many patches it has
+        # the word's weight is the store's, however many patches it has
+        share[start : start + size] = item.weight / size
         synthetic[start : start + size] = item.store.origin != "labelled"
         spans += [(item, batch, start) for batch in item.store.batches()]
         start += size
@@ -599,7 +730,9 @@ def _load(
         where = slice(offset + batch.start, offset + batch.stop)
         images[where], labels[where] = item.store.read(batch)
         for index, level in zip(
-            range(where.start, where.stop), patch_glass_levels(item.store, batch, images[where]), strict=True
+            range(where.start, where.stop),
+            patch_glass_levels(item.store, batch, images[where]),
+            strict=True,
         ):
             images[index] = glass_to_white(images[index], level)
             moments[index] = tissue_moments(images[index][::CONTRAST_STEP, ::CONTRAST_STEP])
@@ -608,7 +741,10 @@ def _load(
                 contact[index] = contacts(labels[index], item.store.mpp)
         return len(batch)
 
-    with track("reading patches", total) as bar, ThreadPoolExecutor(resolve_workers(execution.workers)) as pool:
+    with (
+        track("reading patches", total) as bar,
+        ThreadPoolExecutor(resolve_workers(execution.workers)) as pool,
+    ):
         for count in pool.map(read, spans):
             raise_if_stopped("train: stopped before the first step; run it again")
             bar.advance(count)
@@ -625,23 +761,35 @@ def _load(
         images, labels, distance = images[kept], labels[kept], distance[kept]
         contact = None if contact is None else contact[kept]
     share = share[kept] / share[kept].sum()
-    learnt = PatchSet(images, labels > 0, labels >= 0, distance, weight[kept], share, contact=contact)
+    learnt = PatchSet(
+        images, labels > 0, labels >= 0, distance, weight[kept], share, contact=contact
+    )
     return learnt, held_out, owner[kept], floor
 
 
 def _contrast_floor(
-    moments: npt.NDArray[np.float64], owner: npt.NDArray[np.int64], reference: npt.NDArray[np.int64], quantile: float
+    moments: npt.NDArray[np.float64],
+    owner: npt.NDArray[np.int64],
+    reference: npt.NDArray[np.int64],
+    quantile: float,
 ) -> float:
-    """Return the spread of red absorbance that a share of the references of all stores stays below; 0 if none tells it."""
+    """Return the spread of red absorbance that a share of the references of all stores stays below;
+    0 if none tells it.
+    """
     if quantile == 0:
         return 0.0
     of_reference = np.unique(np.stack([owner, reference]), axis=1, return_inverse=True)[1].ravel()
-    known = [contrast_from(moments[of_reference == number].sum(axis=0)) for number in range(of_reference.max() + 1)]
+    known = [
+        contrast_from(moments[of_reference == number].sum(axis=0))
+        for number in range(of_reference.max() + 1)
+    ]
     spreads = [contrast.spread for contrast in known if contrast is not None]
     return round(float(np.quantile(spreads, quantile)), 4) if spreads else 0.0
 
 
-def _choose_held_out(synthetic: npt.NDArray[np.bool_], config: TrainConfig) -> npt.NDArray[np.int64]:
+def _choose_held_out(
+    synthetic: npt.NDArray[np.bool_], config: TrainConfig
+) -> npt.NDArray[np.int64]:
     """Choose patches that are scored and not learnt: synthetic ones, whose number is no loss."""
     candidates = np.flatnonzero(synthetic)
     count = min(MOST_HELD_OUT, round(config.validation * len(candidates)), len(candidates) - 1)
@@ -703,7 +851,8 @@ class _Run:
     ) -> float | None:
         """Train to the end; return the mean of the last losses."""
         timed = self.clock.budget_s is not None
-        total = 1000 if timed else self.clock.steps  # a timed training counts thousandths, since its steps are not known
+        # a timed training counts thousandths, since its steps are not known
+        total = 1000 if timed else self.clock.steps
         findings: Findings | None = None
         for index, phase in enumerate(phases):
             if index < self.phase:
@@ -712,14 +861,23 @@ class _Run:
             if index > 0:
                 assert unlabelled is not None
                 findings = self._begin_round(index, findings, unlabelled, phase, schedule, track)
-                own = findings is self.given  # what a person gives as labels is learnt whole, borders too
+                # what a person gives as labels is learnt whole, borders too
+                own = findings is self.given
                 pseudo, about = pseudo_labelled(
-                    unlabelled, findings, self.mpp, Acceptance(share=1.0) if own else Acceptance(), borders=own
+                    unlabelled,
+                    findings,
+                    self.mpp,
+                    Acceptance(share=1.0) if own else Acceptance(),
+                    borders=own,
                 )
                 data = mixed(patches, pseudo, PSEUDO_SHARE)
                 logger.info("%s: %s", phase.name, about)
-            with track(phase.name if index else "training", round((phase.end - phase.begin) * total)) as bar:
-                self._train_phase(data, replace(schedule, learning_rate=phase.peak), phase, bar, total)
+            with track(
+                phase.name if index else "training", round((phase.end - phase.begin) * total)
+            ) as bar:
+                self._train_phase(
+                    data, replace(schedule, learning_rate=phase.peak), phase, bar, total
+                )
             patches = data.part(slice(0, len(patches)))  # with what was put in place meanwhile
             if index > 0:
                 assert unlabelled is not None
@@ -729,13 +887,17 @@ class _Run:
                     break
         return float(np.mean(self.recent)) if self.recent else None
 
-    def _train_phase(self, data: PatchSet, schedule: Schedule, phase: _Phase, bar: Bar, total: int) -> None:
+    def _train_phase(
+        self, data: PatchSet, schedule: Schedule, phase: _Phase, bar: Bar, total: int
+    ) -> None:
         def of_phase(step: int) -> float:
             return (self._progress(step) - phase.begin) / (phase.end - phase.begin)
 
         shown = 0
         validated = int(max(of_phase(self.training.step), 0) * VALIDATIONS)
-        for record in train_steps(self.training, data, schedule, of_phase, self.dtype, self.members.rank):
+        for record in train_steps(
+            self.training, data, schedule, of_phase, self.dtype, self.members.rank
+        ):
             if self.averaged is not None:
                 self.averaged.update(self.training.segmenter)
             if self.phase == 0:
@@ -754,9 +916,13 @@ class _Run:
         return float(self.members.from_leader(self.clock.progress(step)))
 
     def _agree(self) -> None:
-        """Give all processes the first one's weights and statistics: the latter are gathered by each on its own."""
+        """Give all processes the first one's weights and statistics: the latter are gathered by
+        each on its own.
+        """
         if self.members.size > 1:
-            state = {name: value.cpu() for name, value in self.training.segmenter.state_dict().items()}
+            state = {
+                name: value.cpu() for name, value in self.training.segmenter.state_dict().items()
+            }
             self.training.segmenter.load_state_dict(self.members.from_leader(state))
 
     def _find(self, unlabelled: npt.NDArray[np.uint8], track: Track) -> Findings:
@@ -787,7 +953,9 @@ class _Run:
         schedule: Schedule,
         track: Track,
     ) -> Findings:
-        """Make the present weights the teacher, or take up those of an interrupted round; returns what the teacher finds."""
+        """Make the present weights the teacher, or take up those of an interrupted round; returns
+        what the teacher finds.
+        """
         segmenter = self.training.segmenter
         if index == 1 and self.given is not None:
             findings = self.given
@@ -803,7 +971,9 @@ class _Run:
         self._agree()
         if self.first is None:
             known = self.members.leads and len(self.held_out.images)
-            chosen = self._choose(self._look()).confidence if known else DEFAULT_THRESHOLDS.confidence
+            chosen = (
+                self._choose(self._look()).confidence if known else DEFAULT_THRESHOLDS.confidence
+            )
             self.first = {"confidence": self.members.from_leader(chosen)}
         if findings is None:
             findings = self._find(unlabelled, track)
@@ -813,14 +983,23 @@ class _Run:
         self.teacher = {name: value.clone() for name, value in segmenter.state_dict().items()}
         self.averaged = AveragedWeights(segmenter, AVERAGING)
         step = self.training.step
-        self.training = start_training(segmenter, replace(schedule, learning_rate=phase.peak), self.training.called)
+        self.training = start_training(
+            segmenter, replace(schedule, learning_rate=phase.peak), self.training.called
+        )
         self.training.step = step
         return findings
 
     def _end_round(
-        self, index: int, before: Findings, about: Json, unlabelled: npt.NDArray[np.uint8], track: Track
+        self,
+        index: int,
+        before: Findings,
+        about: Json,
+        unlabelled: npt.NDArray[np.uint8],
+        track: Track,
     ) -> Findings | None:
-        """Take the averaged weights, and go back to the teacher's where they call something else a nucleus; None ends it."""
+        """Take the averaged weights, and go back to the teacher's where they call something else a
+        nucleus; None ends it.
+        """
         assert self.first is not None
         assert self.teacher is not None
         assert self.averaged is not None
@@ -888,7 +1067,9 @@ class _Run:
         return max(shown, now)
 
     def _maybe_stop(self, progress: float) -> None:
-        asked = stop_requested() or (self.stop_after is not None and self.training.step >= self.stop_after)
+        asked = stop_requested() or (
+            self.stop_after is not None and self.training.step >= self.stop_after
+        )
         asked = any(self.members.gather(asked))
         if (asked and progress < 1) or time.monotonic() - self.saved_at > CHECKPOINT_S:
             self._save()
@@ -899,8 +1080,12 @@ class _Run:
             )
 
     def _save(self) -> None:
-        """Write a checkpoint; weights that are no numbers do not replace an earlier one that is good."""
-        finite = all(bool(torch.isfinite(value).all()) for value in self.training.segmenter.parameters())
+        """Write a checkpoint; weights that are no numbers do not replace an earlier one that is
+        good.
+        """
+        finite = all(
+            bool(torch.isfinite(value).all()) for value in self.training.segmenter.parameters()
+        )
         if not self.members.leads or not finite:
             return
         state = {
@@ -929,7 +1114,11 @@ class _Run:
             self.training.step = int(state["step"])
             self.clock.earlier_s = float(state["trained_s"])
             self.recent = [float(loss) for loss in state["recent"]]
-            self.phase, self.first, self.rounds = int(state["phase"]), state["first"], list(state["rounds"])
+            self.phase, self.first, self.rounds = (
+                int(state["phase"]),
+                state["first"],
+                list(state["rounds"]),
+            )
             self.teacher = state["teacher"]
             if state["averaged"] is not None:
                 self.averaged = AveragedWeights(self.training.segmenter, AVERAGING)
@@ -943,12 +1132,18 @@ class _Run:
             ) from error
 
     def judge_hardness(self, hard: Hardening | None) -> Json | None:
-        """Say how hard the hard examples are by now, and show some: each held-out patch, and what it became."""
+        """Say how hard the hard examples are by now, and show some: each held-out patch, and what
+        it became.
+        """
         if hard is None or not len(self.held_out.images):
             return None
-        about, ordinary, harder = judge_hardness(hard, self._predictor(), self.held_out.images, self.held_out.labels, self.seed)
+        about, ordinary, harder = judge_hardness(
+            hard, self._predictor(), self.held_out.images, self.held_out.labels, self.seed
+        )
         append_metrics(self.out, {"step": self.training.step, "hard": about})
-        pictures = [picture for pair in zip(ordinary, harder, strict=True) for picture in pair][: 2 * PREVIEW_PATCHES]
+        pictures = [picture for pair in zip(ordinary, harder, strict=True) for picture in pair][
+            : 2 * PREVIEW_PATCHES
+        ]
         empty = [np.zeros(picture.shape[:2], np.int32) for picture in pictures]
         name = preview_path(self.out, self.training.step)
         write_png(name.with_name("hard.png"), patch_sheet(pictures, empty, columns=4))
@@ -956,7 +1151,9 @@ class _Run:
 
     def _predictor(self) -> Predictor:
         segmenter = self.training.segmenter
-        return Predictor(segmenter, mpp=self.mpp, device=next(segmenter.parameters()).device, dtype=self.dtype)
+        return Predictor(
+            segmenter, mpp=self.mpp, device=next(segmenter.parameters()).device, dtype=self.dtype
+        )
 
     def _look(self) -> _Look:
         """See what the weights as they are make of the held-out patches."""
@@ -971,7 +1168,8 @@ class _Run:
         return choose_thresholds(list(self.held_out.labels), look.found, look.probability, self.mpp)
 
     def select(self) -> tuple[Thresholds, Json | None, Json | None]:
-        """Choose among the last weights and those averaged over the last steps, and choose thresholds, without a label.
+        """Choose among the last weights and those averaged over the last steps, and choose
+        thresholds, without a label.
 
         Returns
         -------
@@ -984,15 +1182,19 @@ class _Run:
         if not len(self.held_out.images):
             return DEFAULT_THRESHOLDS, None, None
         segmenter = self.training.segmenter
-        candidates = {"last": {name: value.clone() for name, value in segmenter.state_dict().items()}}
-        if self.smooth.steps and self.phase == 0:  # rounds of self-training end with averaged weights anyway
+        candidates = {
+            "last": {name: value.clone() for name, value in segmenter.state_dict().items()}
+        }
+        # rounds of self-training end with averaged weights anyway
+        if self.smooth.steps and self.phase == 0:
             candidates["averaged"] = self.smooth.values
         looks, chosen = {}, {}
         for name, state in candidates.items():
             segmenter.load_state_dict(state)
             looks[name] = self._look()
             chosen[name] = self._choose(looks[name])
-        best = max(chosen, key=lambda name: chosen[name].score)  # the first of equals: the last weights
+        # the first of equals: the last weights
+        best = max(chosen, key=lambda name: chosen[name].score)
         segmenter.load_state_dict(candidates[best])
         picked = chosen[best]
         about: Json = {
@@ -1001,7 +1203,9 @@ class _Run:
             "score": round(picked.score, 4),
             "scores": {name: round(each.score, 4) for name, each in chosen.items()},
         }
-        thresholds = replace(DEFAULT_THRESHOLDS, confidence=picked.confidence, smallest_um2=picked.smallest_um2)
+        thresholds = replace(
+            DEFAULT_THRESHOLDS, confidence=picked.confidence, smallest_um2=picked.smallest_um2
+        )
         return thresholds, about, self._validate(looks[best])
 
     def _validate(self, look: _Look | None = None) -> Json | None:
@@ -1009,19 +1213,28 @@ class _Run:
         if not len(self.held_out.images) or not self.members.leads:
             return None
         found = (look or self._look()).found
-        counts = [count(truth, labels) for truth, labels in zip(self.held_out.labels, found, strict=True)]
+        counts = [
+            count(truth, labels) for truth, labels in zip(self.held_out.labels, found, strict=True)
+        ]
         mean = summarise(counts, bootstrap=0).mean
         scores: Json = {name: round(mean[name], 4) for name in ("dice", "aji", "pq", "f1")}
-        append_metrics(self.out, {"step": self.training.step, "held_out": scores, "seconds": self.clock.trained_s})
+        append_metrics(
+            self.out,
+            {"step": self.training.step, "held_out": scores, "seconds": self.clock.trained_s},
+        )
         shown = slice(0, PREVIEW_PATCHES)
         images: list[RGBImage] = list(self.held_out.images[shown])
         labels: list[InstanceLabels] = list(found[shown])
-        write_png(preview_path(self.out, self.training.step), patch_sheet(images, labels, columns=4))
+        write_png(
+            preview_path(self.out, self.training.step), patch_sheet(images, labels, columns=4)
+        )
         return scores
 
 
 def predict_maps(predictor: Predictor, images: npt.NDArray[np.uint8]) -> list[FloatArray]:
-    """Return the maps of patches (n, H, W, 3) one by one; sides are mirrored up to what the network takes."""
+    """Return the maps of patches (n, H, W, 3) one by one; sides are mirrored up to what the network
+    takes.
+    """
     height, width = images.shape[1:3]
     multiple = predictor.multiple_px
     more_y, more_x = -height % multiple, -width % multiple

@@ -70,7 +70,17 @@ def read_unlabelled(
     """
     most = max(1, -(-MOST_PATCHES // len(sources)))
     stopped = "train: stopped before the first step; run it again"
-    cut = cut_all(sources, mpp, side, most, seed, workers=execution.workers, track=track, stopped=stopped, labels=teacher)
+    cut = cut_all(
+        sources,
+        mpp,
+        side,
+        most,
+        seed,
+        workers=execution.workers,
+        track=track,
+        stopped=stopped,
+        labels=teacher,
+    )
     failed: list[str] = []
     parts: list[CutPatches] = []
     for source, found in zip(sources, cut, strict=True):
@@ -86,13 +96,16 @@ def read_unlabelled(
             f"{sources[0].path}: none of the {len(sources)} references shows nuclei; give images of stained tissue"
         )
     patches = np.concatenate([part.images for part in parts])
-    even = np.linspace(0, len(patches) - 1, min(len(patches), MOST_PATCHES)).astype(int)  # of all references, not of the first
+    # of all references, not of the first
+    even = np.linspace(0, len(patches) - 1, min(len(patches), MOST_PATCHES)).astype(int)
     findings = None
     if teacher is not None:
         labels = np.concatenate([part.labels for part in parts if part.labels is not None])[even]
         findings = Findings(list(labels), [(each > 0).astype(np.float32) for each in labels])
         if not findings.count():
-            raise InvalidInput(f"{teacher[0].source}: the teacher has outlined no nucleus in {len(sources)} references")
+            raise InvalidInput(
+                f"{teacher[0].source}: the teacher has outlined no nucleus in {len(sources)} references"
+            )
     return patches[even], findings, sorted(failed)
 
 
@@ -117,8 +130,11 @@ class Findings:
         return float(np.mean([(each > 0).mean() for each in self.labels]))
 
 
-def find_nuclei(predictor: Predictor, patches: npt.NDArray[np.uint8], track: Track, stopped: str) -> Findings:
-    """Let a model look at every patch, in as many orientations as its predictor has, and decode what it sees.
+def find_nuclei(
+    predictor: Predictor, patches: npt.NDArray[np.uint8], track: Track, stopped: str
+) -> Findings:
+    """Let a model look at every patch, in as many orientations as its predictor has, and decode
+    what it sees.
 
     Parameters
     ----------
@@ -143,7 +159,12 @@ def find_nuclei(predictor: Predictor, patches: npt.NDArray[np.uint8], track: Tra
 
 
 def pseudo_labelled(
-    patches: npt.NDArray[np.uint8], findings: Findings, mpp: float, acceptance: Acceptance, *, borders: bool = False
+    patches: npt.NDArray[np.uint8],
+    findings: Findings,
+    mpp: float,
+    acceptance: Acceptance,
+    *,
+    borders: bool = False,
 ) -> tuple[PatchSet, Json]:
     """Turn findings into patches to learn from.
 
@@ -155,8 +176,8 @@ def pseudo_labelled(
         Micrometres per pixel.
     acceptance : Acceptance
     borders : bool
-        Whether the findings also teach where nuclei end against each other: a network that joins two nuclei must not teach that
-        there is no border, what a person uses as labels may.
+        Whether the findings also teach where nuclei end against each other: a network that joins
+        two nuclei must not teach that there is no border, what a person uses as labels may.
 
     Returns
     -------
@@ -166,15 +187,26 @@ def pseudo_labelled(
         How much of the findings is learnt.
     """
     confidence = [
-        mean_within(labels, probability)[1:] for labels, probability in zip(findings.labels, findings.probability, strict=True)
+        mean_within(labels, probability)[1:]
+        for labels, probability in zip(findings.labels, findings.probability, strict=True)
     ]
-    contrast = [nuclear_contrast(patch, labels) for patch, labels in zip(patches, findings.labels, strict=True)]
-    area = [np.bincount(labels.ravel(), minlength=1)[1:].astype(np.float64) for labels in findings.labels]
-    accepted = accept_within_strata(np.concatenate(confidence), np.concatenate(contrast), np.concatenate(area), acceptance)
+    contrast = [
+        nuclear_contrast(patch, labels)
+        for patch, labels in zip(patches, findings.labels, strict=True)
+    ]
+    area = [
+        np.bincount(labels.ravel(), minlength=1)[1:].astype(np.float64)
+        for labels in findings.labels
+    ]
+    accepted = accept_within_strata(
+        np.concatenate(confidence), np.concatenate(contrast), np.concatenate(area), acceptance
+    )
     each = np.split(accepted, np.cumsum([len(part) for part in confidence])[:-1])
     targets = [
         pseudo_targets(labels, probability, np.concatenate([[False], kept]), mpp, acceptance)
-        for labels, probability, kept in zip(findings.labels, findings.probability, each, strict=True)
+        for labels, probability, kept in zip(
+            findings.labels, findings.probability, each, strict=True
+        )
     ]
     size = len(patches)
     made = PatchSet(
@@ -205,25 +237,41 @@ def mixed(first: PatchSet, second: PatchSet, share: float) -> PatchSet:
         np.concatenate([first.distance, second.distance]),
         np.concatenate([first.weight, second.weight]),
         np.concatenate([(1 - share) * first.share, share * second.share]),
-        np.concatenate([np.ones(len(each), bool) if each.borders is None else each.borders for each in (first, second)]),
+        np.concatenate(
+            [
+                np.ones(len(each), bool) if each.borders is None else each.borders
+                for each in (first, second)
+            ]
+        ),
         None
         if first.contact is None
         else np.concatenate(
-            [np.zeros(each.nucleus.shape, bool) if each.contact is None else each.contact for each in (first, second)]
+            [
+                np.zeros(each.nucleus.shape, bool) if each.contact is None else each.contact
+                for each in (first, second)
+            ]
         ),
     )
 
 
 def compare(before: Findings, after: Findings) -> tuple[float, npt.NDArray[np.float64]]:
     """Return the mean agreement of two models on unlabelled patches, and that of each patch."""
-    each = np.array([agreement(one, [other]) for one, other in zip(before.labels, after.labels, strict=True)])
+    each = np.array(
+        [agreement(one, [other]) for one, other in zip(before.labels, after.labels, strict=True)]
+    )
     return float(each.mean()), each
 
 
 def disagreements(
-    patches: npt.NDArray[np.uint8], before: Findings, after: Findings, each: npt.NDArray[np.float64], most: int
+    patches: npt.NDArray[np.uint8],
+    before: Findings,
+    after: Findings,
+    each: npt.NDArray[np.float64],
+    most: int,
 ) -> tuple[list[RGBImage], list[npt.NDArray[np.int32]]]:
-    """Return the patches on which two models agree least, each twice: with the findings of either."""
+    """Return the patches on which two models agree least, each twice: with the findings of
+    either.
+    """
     worst = np.argsort(each, kind="stable")[:most]
     images = [patches[i] for i in worst for _ in range(2)]
     labels = [findings.labels[i] for i in worst for findings in (before, after)]

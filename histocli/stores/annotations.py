@@ -3,16 +3,18 @@
 =====================  ===============================================================================================
 ``.geojson``,          A FeatureCollection, a list of features or one feature, as QuPath and this program write them; may be
 ``.geojson.gz``        gzipped. Polygons and MultiPolygons with holes count. Of a QuPath cell the nucleus counts where it is
-                       given. A feature whose class begins with ``Ignore`` marks pixels that are ignored; one whose
-                       ``objectType`` is ``tma_core``, and features without an area, are left out.
+                       given. A feature whose class begins with ``Ignore`` marks pixels that are
+                       ignored; one whose ``objectType`` is ``tma_core``, and features without an
+                       area, are left out.
 ``.xml``               ``Annotations/Annotation/Regions/Region/Vertices/Vertex`` with ``X`` and ``Y``, as ImageScope and the
-                       MoNuSeg challenge write them. A region with ``NegativeROA="1"`` is a hole. ``MicronsPerPixel`` is
-                       taken where it makes sense.
+                       MoNuSeg challenge write them. A region with ``NegativeROA="1"`` is a hole.
+                       ``MicronsPerPixel`` is taken where it makes sense.
 =====================  ===============================================================================================
 
-Coordinates are pixels of the full resolution, from the corner of the first pixel, so a pixel's centre lies at half integers. A
-pixel belongs to a polygon when its centre lies inside (even-odd rule); of two polygons that share a line through a centre, one
-has the pixel. Where polygons overlap, the later one in the file wins. Files do not say how large the image is: that comes from
+Coordinates are pixels of the full resolution, from the corner of the first pixel, so a pixel's
+centre lies at half integers. A pixel belongs to a polygon when its centre lies inside (even-odd
+rule); of two polygons that share a line through a centre, one has the pixel. Where polygons
+overlap, the later one in the file wins. Files do not say how large the image is: that comes from
 what they are compared with.
 """
 
@@ -37,12 +39,14 @@ from histocli.base.errors import InputNotFound, InvalidInput
 
 ANNOTATION_SUFFIXES = (".geojson", ".geojson.gz", ".xml")
 MPP_RANGE = (0.05, 5.0)  # micrometres per pixel that a microscope scan can have
-IGNORE_CLASS = re.compile(r"ignore", re.IGNORECASE)  # how a QuPath class that is not to be counted begins
+# how a QuPath class that is not to be counted begins
+IGNORE_CLASS = re.compile(r"ignore", re.IGNORECASE)
 NO_NUCLEI = ("tma_core",)
 
 CENTRE = (-0.5 + 1e-7, -0.5 + 0.618e-7)
-"""scikit-image has centres at whole numbers. The rest decides ties: of two polygons that share an edge through the centre of a
-pixel, one has the pixel; without it both would, and straightened outlines would be too large."""
+"""scikit-image has centres at whole numbers. The rest decides ties: of two polygons that share an
+edge through the centre of a pixel, one has the pixel; without it both would, and straightened
+outlines would be too large."""
 
 Ring = npt.NDArray[np.float64]
 """(n, 2) x and y of the corners of a closed line, n >= 3."""
@@ -69,7 +73,9 @@ class Annotations:
     @property
     def extent(self) -> tuple[int, int]:
         """Height and width of the smallest image that holds everything."""
-        corners = [ring.max(axis=0) for outline in self.outlines for part in outline.parts for ring in part]
+        corners = [
+            ring.max(axis=0) for outline in self.outlines for part in outline.parts for ring in part
+        ]
         if not corners:
             return 0, 0
         width, height = np.ceil(np.max(corners, axis=0))
@@ -98,7 +104,9 @@ class Annotations:
         return labels
 
 
-def _pixels(rings: tuple[Ring, ...], shape: tuple[int, int]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+def _pixels(
+    rings: tuple[Ring, ...], shape: tuple[int, int]
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """Return the pixels whose centre lies inside the first ring and in none of the others."""
     x, y = rings[0].T
     if len(rings) == 1:
@@ -140,35 +148,55 @@ def read_annotations(path: str | Path) -> Annotations:
         try:
             content = gzip.decompress(content)
         except (OSError, EOFError, zlib.error) as error:
-            raise InvalidInput(f"{path}: cannot be unzipped ({error}); is the file damaged?") from error
-    return _read_xml(path, content) if path.name.lower().endswith(".xml") else _read_geojson(path, content)
+            raise InvalidInput(
+                f"{path}: cannot be unzipped ({error}); is the file damaged?"
+            ) from error
+    return (
+        _read_xml(path, content)
+        if path.name.lower().endswith(".xml")
+        else _read_geojson(path, content)
+    )
 
 
 def _read_geojson(path: Path, content: bytes) -> Annotations:
     try:
         document = orjson.loads(content)
     except orjson.JSONDecodeError as error:
-        raise InvalidInput(f"{path}: is no JSON ({' '.join(str(error).split())}); a GeoJSON file was expected") from error
+        raise InvalidInput(
+            f"{path}: is no JSON ({' '.join(str(error).split())}); a GeoJSON file was expected"
+        ) from error
     if isinstance(document, dict) and document.get("type") == "FeatureCollection":
         document = document.get("features")
     features = [document] if isinstance(document, dict) else document
     if not isinstance(features, list):
-        raise InvalidInput(f"{path}: holds no features; GeoJSON is a FeatureCollection, a list of features or one feature")
+        raise InvalidInput(
+            f"{path}: holds no features; GeoJSON is a FeatureCollection, a list of features or one feature"
+        )
     outlines = []
     for number, feature in enumerate(features):
         if not isinstance(feature, dict) or not isinstance(feature.get("properties") or {}, dict):
-            raise InvalidInput(f"{path}: feature {number} is no object with geometry and properties")
+            raise InvalidInput(
+                f"{path}: feature {number} is no object with geometry and properties"
+            )
         properties = feature.get("properties") or {}
         if properties.get("objectType") in NO_NUCLEI:
             continue
-        geometry = feature.get("nucleusGeometry") or properties.get("nucleusGeometry") or feature.get("geometry")
+        geometry = (
+            feature.get("nucleusGeometry")
+            or properties.get("nucleusGeometry")
+            or feature.get("geometry")
+        )
         parts = tuple(_geojson_parts(geometry, path, number))
         if parts:
             kind = properties.get("classification")
             name = kind.get("name") if isinstance(kind, dict) else kind
-            outlines.append(Outline(parts, isinstance(name, str) and IGNORE_CLASS.match(name) is not None))
+            outlines.append(
+                Outline(parts, isinstance(name, str) and IGNORE_CLASS.match(name) is not None)
+            )
     if features and not outlines:
-        raise InvalidInput(f"{path}: none of {len(features)} features is a polygon; nuclei are Polygon or MultiPolygon features")
+        raise InvalidInput(
+            f"{path}: none of {len(features)} features is a polygon; nuclei are Polygon or MultiPolygon features"
+        )
     return Annotations(path, tuple(outlines))
 
 
@@ -210,7 +238,9 @@ def _ring(points: Iterable[Any]) -> Ring:
 
 
 class _ImageScope:
-    """Collects regions while the file is parsed: entities are never expanded and nothing is fetched."""
+    """Collects regions while the file is parsed: entities are never expanded and nothing is
+    fetched.
+    """
 
     def __init__(self) -> None:
         self.mpp: float | None = None
@@ -249,11 +279,17 @@ def _read_xml(path: Path, content: bytes) -> Annotations:
     try:
         parser.Parse(content, True)
     except KeyError as error:
-        raise InvalidInput(f"{path}: a Vertex has no {error}; ImageScope writes X and Y of each") from error
+        raise InvalidInput(
+            f"{path}: a Vertex has no {error}; ImageScope writes X and Y of each"
+        ) from error
     except (expat.ExpatError, ValueError) as error:
-        raise InvalidInput(f"{path}: cannot be read as XML ({' '.join(str(error).split())}); is the file damaged?") from error
+        raise InvalidInput(
+            f"{path}: cannot be read as XML ({' '.join(str(error).split())}); is the file damaged?"
+        ) from error
     if found.root != "Annotations":
-        raise InvalidInput(f"{path}: its root is {found.root!r}, but an ImageScope file has Annotations; export it as such")
+        raise InvalidInput(
+            f"{path}: its root is {found.root!r}, but an ImageScope file has Annotations; export it as such"
+        )
     outlines: list[Outline] = []
     for number, (negative, points) in enumerate(found.regions):
         if len(points) < 3:
@@ -275,6 +311,8 @@ def _around(outlines: list[Outline], hole: Ring) -> int | None:
     """Return the last outline whose box holds the hole."""
     for index in range(len(outlines) - 1, -1, -1):
         outer = outlines[index].parts[0][0]
-        if (outer.min(axis=0) <= hole.min(axis=0)).all() and (outer.max(axis=0) >= hole.max(axis=0)).all():
+        if (outer.min(axis=0) <= hole.min(axis=0)).all() and (
+            outer.max(axis=0) >= hole.max(axis=0)
+        ).all():
             return index
     return None

@@ -1,4 +1,5 @@
-"""The models that come with the package, so that slides can be segmented without training anything first.
+"""The models that come with the package, so that slides can be segmented without training anything
+first.
 
 ``histocli/weights``::
 
@@ -34,7 +35,10 @@ class BoxModel:
 
     def to_json(self) -> Json:
         """Return plain values."""
-        return asdict(self) | {"path": str(self.path), "bytes": self.path.stat().st_size if self.path.exists() else None}
+        return asdict(self) | {
+            "path": str(self.path),
+            "bytes": self.path.stat().st_size if self.path.exists() else None,
+        }
 
 
 def box_models(folder: Path | None = None) -> list[BoxModel]:
@@ -51,14 +55,20 @@ def box_models(folder: Path | None = None) -> list[BoxModel]:
         listed = json.loads(file.read_text(encoding="utf-8"))
         found = [
             BoxModel(
-                entry["name"], folder / entry["file"], entry["sha256"], entry["description"], entry["name"] == listed["default"]
+                entry["name"],
+                folder / entry["file"],
+                entry["sha256"],
+                entry["description"],
+                entry["name"] == listed["default"],
             )
             for entry in listed["models"]
         ]
     except FileNotFoundError:
         return []
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InvalidStore(f"{file}: the list of models is damaged ({error}); install histosynth again") from error
+        raise InvalidStore(
+            f"{file}: the list of models is damaged ({error}); install histosynth again"
+        ) from error
     return sorted(found, key=lambda model: not model.default)
 
 
@@ -95,6 +105,10 @@ def verify_box_model(model: BoxModel) -> None:
         with model.path.open("rb") as stream:
             found = hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise StoreNotFound(f"{model.path}: cannot be read ({error.strerror}); install histosynth again") from error
+        raise StoreNotFound(
+            f"{model.path}: cannot be read ({error.strerror}); install histosynth again"
+        ) from error
     if found != model.sha256:
-        raise InvalidStore(f"{model.path}: is not the file it should be (SHA-256 {found[:12]}...); install histosynth again")
+        raise InvalidStore(
+            f"{model.path}: is not the file it should be (SHA-256 {found[:12]}...); install histosynth again"
+        )

@@ -1,4 +1,5 @@
-"""Files for other programs, each of which says how it was made: label TIFF, pictures, outlines, tables, OME-Zarr 0.4.
+"""Files for other programs, each of which says how it was made: label TIFF, pictures, outlines,
+tables, OME-Zarr 0.4.
 
 - ``<stem>.tif``: uint32 labels of a slide at its full resolution, deflated, with resolution tags; the provenance is the JSON in
   ``ImageDescription``.
@@ -11,8 +12,9 @@ before
 - ``<stem>.csv``: the same; CSV has no place for the provenance, so it lies beside it in ``.<stem>.csv.histosynth.json``.
 - ``<stem>.ome04.zarr``: the label store as OME-Zarr 0.4 (Zarr format 2), for programs that do not read 0.5 yet.
 
-All are written beside their place and renamed, so what is there is whole; the rerun rule is that of the stores. Outlines, tables
-and labels are written piece by piece: memory does not grow with the slide.
+All are written beside their place and renamed, so what is there is whole; the rerun rule is that of
+the stores. Outlines, tables and labels are written piece by piece: memory does not grow with the
+slide.
 """
 
 import csv
@@ -79,7 +81,8 @@ def prepare_file(target: Path, *, contract: str, config_hash: str, overwrite: bo
     Raises
     ------
     StoreExists
-        Something is in the way that is not ours, or was made with other settings and ``overwrite`` was not given.
+        Something is in the way that is not ours, or was made with other settings and ``overwrite``
+        was not given.
     """
     return rerun_rule(
         target,
@@ -102,7 +105,16 @@ def read_facts(path: Path) -> Json | None:
         with path.open("rb") as file:
             start = file.read(8)
         facts = json.loads(_text_of(path, start))[ATTRIBUTE]
-    except (OSError, ValueError, KeyError, TypeError, IndexError, struct.error, EOFError, zlib.error):
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        IndexError,
+        struct.error,
+        EOFError,
+        zlib.error,
+    ):
         return None
     return facts if isinstance(facts, dict) else None
 
@@ -118,7 +130,9 @@ class LabelSource(Protocol):
         """Return the labels of rows and columns."""
 
 
-def write_label_tiff(path: Path, labels: LabelSource, *, mpp: float, provenance: Provenance, facts: Json) -> None:
+def write_label_tiff(
+    path: Path, labels: LabelSource, *, mpp: float, provenance: Provenance, facts: Json
+) -> None:
     """Write a label image, a few tiles at a time.
 
     Parameters
@@ -167,15 +181,19 @@ def _tiles(labels: LabelSource) -> Iterator[npt.NDArray[np.uint32]]:
     step = TILE_PX * TILES_AT_ONCE
     for top in range(0, height, TILE_PX):
         for left in range(0, width, step):
-            part = np.asarray(labels[top : min(top + TILE_PX, height), left : min(left + step, width)]).astype(np.uint32)
+            part = np.asarray(
+                labels[top : min(top + TILE_PX, height), left : min(left + step, width)]
+            ).astype(np.uint32)
             columns = -(-part.shape[1] // TILE_PX) * TILE_PX
             part = np.pad(part, ((0, TILE_PX - part.shape[0]), (0, columns - part.shape[1])))
-            yield from (np.ascontiguousarray(part[:, x : x + TILE_PX]) for x in range(0, columns, TILE_PX))
+            yield from (
+                np.ascontiguousarray(part[:, x : x + TILE_PX]) for x in range(0, columns, TILE_PX)
+            )
 
 
 def write_overlay(path: Path, picture: RGBImage, *, provenance: Provenance, facts: Json) -> None:
-    """Write a picture as PNG; parameters and errors as in :func:`write_label_tiff`, the contract is :data:`OVERLAY` or
-    :data:`QC`.
+    """Write a picture as PNG; parameters and errors as in :func:`write_label_tiff`, the contract is
+    :data:`OVERLAY` or :data:`QC`.
     """
     assert provenance.contract in (OVERLAY, QC), provenance.contract
     content = imagecodecs.png_encode(np.ascontiguousarray(picture), level=PNG_LEVEL)
@@ -202,11 +220,12 @@ class Nuclei(Protocol):
 
 
 def write_outlines(path: Path, nuclei: Nuclei, *, provenance: Provenance, facts: Json) -> None:
-    """Write the outlines of all nuclei as GeoJSON for QuPath, compressed, a region of the slide at a time.
+    """Write the outlines of all nuclei as GeoJSON for QuPath, compressed, a region of the slide at
+    a time.
 
-    Every nucleus is a ``detection`` with a UUID (version 5) that depends on slide, model and id only; coordinates are slide
-    pixels from the outer corner of the first one. Parameters and errors as in :func:`write_label_tiff`, the contract is
-    :data:`OUTLINES`.
+    Every nucleus is a ``detection`` with a UUID (version 5) that depends on slide, model and id
+    only; coordinates are slide pixels from the outer corner of the first one. Parameters and errors
+    as in :func:`write_label_tiff`, the contract is :data:`OUTLINES`.
     """
     assert provenance.contract == OUTLINES, provenance.contract
     columns = nuclei.columns
@@ -214,10 +233,15 @@ def write_outlines(path: Path, nuclei: Nuclei, *, provenance: Provenance, facts:
     place = (boxes[:, 0] // BLOCK_PX).astype(np.int64) << 32 | boxes[:, 1] // BLOCK_PX
     order = np.argsort(place, kind="stable")
     stops = [*(np.flatnonzero(np.diff(place[order])) + 1), len(order)]
-    source = f"{facts.get('source', {}).get('sha256', '')}/{facts.get('model', {}).get('sha256', '')}"
+    source = (
+        f"{facts.get('source', {}).get('sha256', '')}/{facts.get('model', {}).get('sha256', '')}"
+    )
     named = [(name, column) for name, column in MEASURED.items() if name in columns]
     values = [np.asarray(columns[name][...]) for name, _ in named]
-    with replace_atomically(path) as partial, gzip.GzipFile(partial, "wb", GZIP_LEVEL, mtime=0) as stream:
+    with (
+        replace_atomically(path) as partial,
+        gzip.GzipFile(partial, "wb", GZIP_LEVEL, mtime=0) as stream,
+    ):
         stream.write(b'{"type":"FeatureCollection","%s":' % ATTRIBUTE.encode())
         stream.write(orjson.dumps(provenance.to_json() | {"complete": True} | plain_json(facts)))
         stream.write(FEATURES)
@@ -230,14 +254,24 @@ def write_outlines(path: Path, nuclei: Nuclei, *, provenance: Provenance, facts:
             measured = [value[here].tolist() for value in values]
             lines = []
             for number, polygon, *row in zip(
-                (here + 1).tolist(), outlines(labels, here + 1, box, (int(top), int(left))), *measured, strict=True
+                (here + 1).tolist(),
+                outlines(labels, here + 1, box, (int(top), int(left))),
+                *measured,
+                strict=True,
             ):
                 name = uuid.uuid5(NAMESPACE, f"{source}/{number}")
-                told = ",".join(f'"{title}":{value:.4g}' for (_, title), value in zip(named, row, strict=True))
-                ring = orjson.dumps(polygon, option=orjson.OPT_SERIALIZE_NUMPY).replace(b".0,", b",").replace(b".0]", b"]")
+                told = ",".join(
+                    f'"{title}":{value:.4g}' for (_, title), value in zip(named, row, strict=True)
+                )
+                ring = (
+                    orjson.dumps(polygon, option=orjson.OPT_SERIALIZE_NUMPY)
+                    .replace(b".0,", b",")
+                    .replace(b".0]", b"]")
+                )
                 lines.append(
                     b'{"type":"Feature","id":"%s","geometry":{"type":"Polygon","coordinates":[%s]},'
-                    b'"properties":{"objectType":"detection","measurements":{%s}}}' % (str(name).encode(), ring, told.encode())
+                    b'"properties":{"objectType":"detection","measurements":{%s}}}'
+                    % (str(name).encode(), ring, told.encode())
                 )
             stream.write((b"\n" if first else b",\n") + b",\n".join(lines))
             first = False
@@ -257,10 +291,16 @@ FEATURES = b',"features":['
 def flat_columns(columns: Mapping[str, Any], rows: slice) -> dict[str, npt.NDArray[Any]]:
     """Return some rows of a table with the box as four columns, ``id`` first."""
     flat: dict[str, npt.NDArray[Any]] = {}
-    for name in sorted(columns, key=lambda name: (name not in LEADING, LEADING.index(name) if name in LEADING else 0, name)):
+    for name in sorted(
+        columns,
+        key=lambda name: (name not in LEADING, LEADING.index(name) if name in LEADING else 0, name),
+    ):
         values = np.asarray(columns[name][rows])
         if name == "box":
-            flat |= {f"box_{side}": values[:, index] for index, side in enumerate(("y0", "x0", "y1", "x1"))}
+            flat |= {
+                f"box_{side}": values[:, index]
+                for index, side in enumerate(("y0", "x0", "y1", "x1"))
+            }
         else:
             flat[name] = values
     return flat
@@ -271,13 +311,20 @@ LEADING = ("id", "y_px", "x_px", "y_um", "x_um", "box", "area_um2")
 
 def _row_slices(n: int) -> Iterator[slice]:
     """Yield the rows of a table in pieces; one empty piece where there are none."""
-    yield from (slice(start, min(start + ROWS_AT_ONCE, n)) for start in range(0, max(n, 1), ROWS_AT_ONCE))
+    yield from (
+        slice(start, min(start + ROWS_AT_ONCE, n)) for start in range(0, max(n, 1), ROWS_AT_ONCE)
+    )
 
 
 def write_csv(path: Path, nuclei: Nuclei, *, provenance: Provenance, facts: Json) -> None:
-    """Write the table as CSV; parameters and errors as in :func:`write_label_tiff`, the contract is :data:`TABLE`."""
+    """Write the table as CSV; parameters and errors as in :func:`write_label_tiff`, the contract is
+    :data:`TABLE`.
+    """
     assert provenance.contract == TABLE, provenance.contract
-    with replace_atomically(path) as partial, partial.open("w", encoding="ascii", newline="") as stream:
+    with (
+        replace_atomically(path) as partial,
+        partial.open("w", encoding="ascii", newline="") as stream,
+    ):
         for rows in _row_slices(nuclei.n_nuclei):
             columns = flat_columns(nuclei.columns, rows)
             if rows.start == 0:
@@ -312,10 +359,20 @@ def write_parquet(path: Path, nuclei: Nuclei, *, provenance: Provenance, facts: 
     import pyarrow.parquet
 
     def table(rows: slice) -> Any:
-        return pyarrow.table({name: pyarrow.array(column) for name, column in flat_columns(nuclei.columns, rows).items()})
+        return pyarrow.table(
+            {
+                name: pyarrow.array(column)
+                for name, column in flat_columns(nuclei.columns, rows).items()
+            }
+        )
 
-    schema = table(slice(0, 0)).schema.with_metadata({ATTRIBUTE: _record(provenance, facts)[len(ATTRIBUTE) + 5 : -1]})
-    with replace_atomically(path) as partial, pyarrow.parquet.ParquetWriter(partial, schema, compression="zstd") as writer:
+    schema = table(slice(0, 0)).schema.with_metadata(
+        {ATTRIBUTE: _record(provenance, facts)[len(ATTRIBUTE) + 5 : -1]}
+    )
+    with (
+        replace_atomically(path) as partial,
+        pyarrow.parquet.ParquetWriter(partial, schema, compression="zstd") as writer,
+    ):
         for rows in _row_slices(nuclei.n_nuclei):
             writer.write_table(table(rows).cast(schema))
 
@@ -331,7 +388,8 @@ def check_parquet() -> None:
 
 
 def write_ngff_04(path: Path, store: Path, *, provenance: Provenance, facts: Json) -> None:
-    """Write a label store as OME-Zarr 0.4: Zarr format 2, chunks without shards, a chunk row at a time.
+    """Write a label store as OME-Zarr 0.4: Zarr format 2, chunks without shards, a chunk row at a
+    time.
 
     Parameters
     ----------
@@ -352,7 +410,9 @@ def write_ngff_04(path: Path, store: Path, *, provenance: Provenance, facts: Jso
             shutil.rmtree(partial)
         root = zarr.create_group(partial, zarr_format=2, attributes=_attributes_04(source))
         _copy_levels(source, root)
-        folder = root.create_group("labels", attributes={"labels": list(source["labels"].attrs["ome"]["labels"])})  # type: ignore[index, call-overload, arg-type]
+        ome = source["labels"].attrs["ome"]
+        names = list(ome["labels"])  # type: ignore[index, call-overload, arg-type]
+        folder = root.create_group("labels", attributes={"labels": names})
         for name in folder.attrs["labels"]:  # type: ignore[union-attr]
             nuclei = source[f"labels/{name}"]
             assert isinstance(nuclei, zarr.Group)
@@ -367,7 +427,9 @@ def _attributes_04(group: zarr.Group) -> Json:
     """Return the attributes of an OME-Zarr 0.5 group as 0.4 writes them."""
     ome = group.attrs["ome"]
     assert isinstance(ome, dict)
-    values: Json = {key: value for key, value in ome.items() if key not in ("version", "image-label")}
+    values: Json = {
+        key: value for key, value in ome.items() if key not in ("version", "image-label")
+    }
     values["multiscales"] = [dict(image) | {"version": "0.4"} for image in values["multiscales"]]
     if "image-label" in ome:
         values["image-label"] = dict(ome["image-label"]) | {"version": "0.4"}
@@ -399,13 +461,17 @@ def _record(provenance: Provenance, facts: Json) -> str:
 
 
 def peek_json(target: Path) -> Json | None:
-    """Return what a store that took the place of a file says about itself: the rule refuses it by its contract."""
+    """Return what a store that took the place of a file says about itself: the rule refuses it by
+    its contract.
+    """
     found = peek(target)
     return None if found is None else found.to_json()
 
 
 def _provenance_of(target: Path) -> Provenance | None:
-    facts = peek_json(target) if target.is_dir() and peek(target) is not None else read_facts(target)
+    facts = (
+        peek_json(target) if target.is_dir() and peek(target) is not None else read_facts(target)
+    )
     try:
         return None if facts is None else Provenance.from_json(facts, target)
     except ValueError:

@@ -12,7 +12,8 @@ word                    means
 ``patches.zarr``        a store is one input and never looked into
 ======================  ==========================================================================================
 
-Relative paths in a list or a manifest count from the working folder or, where nothing is there, from the folder of the list.
+Relative paths in a list or a manifest count from the working folder or, where nothing is there,
+from the folder of the list.
 """
 
 from __future__ import annotations
@@ -60,13 +61,15 @@ def expand_inputs(
     words : sequence of str
         As in the table above.
     suffixes : collection of str
-        What to take from folders and patterns, lower case with the dot, such as ``.png`` or ``.ome.tif``.
+        What to take from folders and patterns, lower case with the dot, such as ``.png`` or
+        ``.ome.tif``.
     stdin : text stream, optional
         Where ``-`` reads.
     what : str
         The noun in messages.
     keep_missing : bool
-        Return named files that do not exist too, so that one of a thousand fails alone (``--on-error continue``).
+        Return named files that do not exist too, so that one of a thousand fails alone
+        (``--on-error continue``).
 
     Returns
     -------
@@ -117,7 +120,13 @@ def is_store(path: Path) -> bool:
 
 
 def _expand(
-    words: Sequence[str], suffixes: Collection[str], stdin: TextIO | None, what: str, *, keep_missing: bool, manifests: bool
+    words: Sequence[str],
+    suffixes: Collection[str],
+    stdin: TextIO | None,
+    what: str,
+    *,
+    keep_missing: bool,
+    manifests: bool,
 ) -> list[InputImage]:
     found: dict[str, InputImage] = {}
     for word in words:
@@ -130,7 +139,9 @@ def _expand(
     return list(found.values())
 
 
-def _of_word(word: str, suffixes: Collection[str], stdin: TextIO | None, what: str, manifests: bool) -> Iterator[InputImage]:
+def _of_word(
+    word: str, suffixes: Collection[str], stdin: TextIO | None, what: str, manifests: bool
+) -> Iterator[InputImage]:
     if word == "-":
         lines = _lines(stdin) if stdin is not None else []
         if not lines:
@@ -141,22 +152,30 @@ def _of_word(word: str, suffixes: Collection[str], stdin: TextIO | None, what: s
         list_file = Path(word[1:])
         entries = _lines_of_file(list_file, f"a list of {what}s")
         if not entries:
-            raise InputNotFound(f"{list_file}: no input, the list is empty; one path a line is expected")
+            raise InputNotFound(
+                f"{list_file}: no input, the list is empty; one path a line is expected"
+            )
         for line in entries:
             yield from _of_path(_beside(list_file, line), suffixes, what, manifests)
     elif glob.has_magic(word) and not os.path.lexists(word):
         yield from _of_pattern(word, suffixes, what)
     elif not word:
-        raise InputNotFound(f"an empty word names no {what}; is a variable of the calling script not set?")
+        raise InputNotFound(
+            f"an empty word names no {what}; is a variable of the calling script not set?"
+        )
     else:
         yield from _of_path(Path(word), suffixes, what, manifests)
 
 
-def _of_path(path: Path, suffixes: Collection[str], what: str, manifests: bool) -> Iterator[InputImage]:
+def _of_path(
+    path: Path, suffixes: Collection[str], what: str, manifests: bool
+) -> Iterator[InputImage]:
     if path.is_dir() and not is_store(path):
         files = _files_below(path, suffixes)
         if not files:
-            raise InputNotFound(f"{path}: no {what} in this folder; names must end in one of {', '.join(sorted(suffixes))}")
+            raise InputNotFound(
+                f"{path}: no {what} in this folder; names must end in one of {', '.join(sorted(suffixes))}"
+            )
         yield from map(InputImage, files)
     elif manifests and has_suffix(path, [MANIFEST_SUFFIX]):
         yield from _of_manifest(path, suffixes, what)
@@ -165,7 +184,9 @@ def _of_path(path: Path, suffixes: Collection[str], what: str, manifests: bool) 
 
 
 def _of_pattern(pattern: str, suffixes: Collection[str], what: str) -> Iterator[InputImage]:
-    fixed = sum(1 for _ in itertools.takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts))
+    fixed = sum(
+        1 for _ in itertools.takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts)
+    )
     empty = True
     for path in sorted(map(Path, glob.glob(pattern, recursive=True)), key=lambda path: path.parts):
         above = itertools.accumulate(path.parts, os.path.join)
@@ -180,7 +201,9 @@ def _of_pattern(pattern: str, suffixes: Collection[str], what: str) -> Iterator[
             empty = False
             yield InputImage(file)
     if empty:
-        raise InputNotFound(f"{pattern}: no {what} matches this pattern; names must end in one of {', '.join(sorted(suffixes))}")
+        raise InputNotFound(
+            f"{pattern}: no {what} matches this pattern; names must end in one of {', '.join(sorted(suffixes))}"
+        )
 
 
 def _of_manifest(manifest: Path, suffixes: Collection[str], what: str) -> Iterator[InputImage]:
@@ -195,14 +218,20 @@ def _of_manifest(manifest: Path, suffixes: Collection[str], what: str) -> Iterat
     empty = True
     for row in rows:
         if not (row["path"] or "").strip():
-            raise InvalidInput(f"{manifest}: line {rows.line_num} names no path; remove the line or fill the column")
+            raise InvalidInput(
+                f"{manifest}: line {rows.line_num} names no path; remove the line or fill the column"
+            )
         empty = False
         mpp = _mpp_of(row.get("mpp"), f"{manifest}: line {rows.line_num}")
-        for image in _of_path(_beside(manifest, row["path"].strip()), suffixes, what, manifests=False):
+        for image in _of_path(
+            _beside(manifest, row["path"].strip()), suffixes, what, manifests=False
+        ):
             roi = (row.get("roi") or "").strip()
             yield InputImage(image.path, mpp, _beside(manifest, roi) if roi else None)
     if empty:
-        raise InputNotFound(f"{manifest}: no input, the manifest names no {what}; one a line is expected below the header")
+        raise InputNotFound(
+            f"{manifest}: no input, the manifest names no {what}; one a line is expected below the header"
+        )
 
 
 def _mpp_of(text: str | None, where: str) -> float | None:
@@ -221,12 +250,16 @@ def _mpp_of(text: str | None, where: str) -> float | None:
 
 
 def _files_below(folder: Path, suffixes: Collection[str]) -> list[Path]:
-    """Return files and stores with one of the suffixes, sorted by path; links are followed, but not in circles."""
+    """Return files and stores with one of the suffixes, sorted by path; links are followed, but not
+    in circles.
+    """
     files: list[Path] = []
     visited: set[str] = set()
 
     def refuse(error: OSError) -> None:
-        raise InvalidInput(f"{error.filename}: the folder cannot be read ({error.strerror}); check its permissions") from error
+        raise InvalidInput(
+            f"{error.filename}: the folder cannot be read ({error.strerror}); check its permissions"
+        ) from error
 
     for parent, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
         real = os.path.realpath(parent)
@@ -238,7 +271,9 @@ def _files_below(folder: Path, suffixes: Collection[str]) -> list[Path]:
         stores = [path for path in inside if is_store(path) and not _is_ours(path)]
         folders[:] = [path.name for path in inside if not is_store(path) and not _is_ours(path)]
         candidates = [*stores, *(Path(parent, name) for name in names)]
-        files.extend(path for path in candidates if has_suffix(path, suffixes) and not _is_ours(path))
+        files.extend(
+            path for path in candidates if has_suffix(path, suffixes) and not _is_ours(path)
+        )
     return sorted(files, key=lambda path: path.parts)
 
 
@@ -268,6 +303,10 @@ def _lines_of_file(path: Path, what: str) -> list[str]:
     except (FileNotFoundError, NotADirectoryError):
         raise InputNotFound(f"{path}: no such file; {what} was expected") from None
     except (UnicodeDecodeError, IsADirectoryError):
-        raise InvalidInput(f"{path}: is not a text file; {what} was expected, one path a line") from None
+        raise InvalidInput(
+            f"{path}: is not a text file; {what} was expected, one path a line"
+        ) from None
     except OSError as error:
-        raise InvalidInput(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+        raise InvalidInput(
+            f"{path}: cannot be read ({error.strerror}); check its permissions"
+        ) from error

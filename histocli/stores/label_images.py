@@ -1,7 +1,7 @@
 """Label images on disk: one integer a pixel, as annotation tools and other segmenters write them.
 
-TIFF of any integer type, PNG (8 or 16 bits, greyscale or palette, whose indices are the labels) and NPY. 0 is background;
-negative values, where the type has them, are ignored pixels.
+TIFF of any integer type, PNG (8 or 16 bits, greyscale or palette, whose indices are the labels) and
+NPY. 0 is background; negative values, where the type has them, are ignored pixels.
 """
 
 from pathlib import Path
@@ -29,7 +29,8 @@ def read_label_image(path: str | Path) -> npt.NDArray[np.integer[Any]]:
     Parameters
     ----------
     path : str or Path
-        TIFF, PNG or NPY file. Colour channels are accepted when they are all equal, floats when they are whole numbers.
+        TIFF, PNG or NPY file. Colour channels are accepted when they are all equal, floats when
+        they are whole numbers.
 
     Returns
     -------
@@ -52,7 +53,9 @@ def read_label_image(path: str | Path) -> npt.NDArray[np.integer[Any]]:
         raise
     except Exception as error:  # decoders raise whatever they like over damaged files
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InvalidInput(f"{path}: cannot be read as a label image ({reason}); is the file damaged?") from error
+        raise InvalidInput(
+            f"{path}: cannot be read as a label image ({reason}); is the file damaged?"
+        ) from error
     return _check(values, path)
 
 
@@ -78,7 +81,9 @@ def _check(values: npt.NDArray[Any], path: Path) -> npt.NDArray[np.integer[Any]]
     if values.ndim == 3 and shape[-1] in (3, 4) and (values[..., :1] == values[..., :3]).all():
         values = values[..., 0]  # a grey picture saved as colour
     if values.ndim > 2:
-        values = values.squeeze(axis=tuple(axis for axis in range(values.ndim) if shape[axis] == 1)[: values.ndim - 2])
+        values = values.squeeze(
+            axis=tuple(axis for axis in range(values.ndim) if shape[axis] == 1)[: values.ndim - 2]
+        )
     if values.ndim != 2 or values.size == 0:
         raise InvalidInput(
             f"{path}: a label image has one integer a pixel, this has shape {shape}; is it a picture or an overlay?"

@@ -1,4 +1,5 @@
-"""Label images of any kind, as a user names them: found, named, and opened one at a time, in windows where the file allows.
+"""Label images of any kind, as a user names them: found, named, and opened one at a time, in
+windows where the file allows.
 
 =============================  =====================================================================================
 what                           how it is known
@@ -43,7 +44,8 @@ log = logging.getLogger(__name__)
 
 STORE_SUFFIX = ".zarr"
 MANIFEST_SUFFIX = ".csv"
-OTHER_ENDINGS = (".overlay.png", ".qc.png", ".ome04.zarr")  # what segment writes beside labels: pictures, and the same again
+# what segment writes beside labels: pictures, and the same again
+OTHER_ENDINGS = (".overlay.png", ".qc.png", ".ome04.zarr")
 PATCH_LABELS_ENDING = ".labels"  # of the stem of a store with one label image per patch
 MASKS_FOLDER = "masks"
 LARGE_PX = 50_000_000  # from here on an image is read in parts where its format allows
@@ -82,7 +84,9 @@ class LabelSource:
     open: Callable[[], OpenLabels]
     image: Callable[[], RGBImage] | None = None
     """Reads the picture that belongs to it, where the store has one of the same size."""
-    probabilities: Callable[[], tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]] | None] | None = None
+    probabilities: (
+        Callable[[], tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]] | None] | None
+    ) = None
     """Reads ids, ascending, and the probability of each nucleus, where the store has them."""
 
 
@@ -125,7 +129,8 @@ class TruthTable:
     ignores: Mapping[str, LabelSource] = field(default_factory=dict)
 
 
-# ---------------------------------------------------------------------------------------------------------------- finding
+# ----------------------------------------------------------------------------------------------------------------
+# finding
 
 
 def find_labels(word: str) -> dict[str, LabelSource]:
@@ -155,14 +160,18 @@ def find_labels(word: str) -> dict[str, LabelSource]:
         best[label_stem(path)] = min(_rank(path), best.get(label_stem(path), _rank(path)))
     chosen = [path for path in paths if _rank(path) == best[label_stem(path)]]
     if not chosen:
-        raise InputNotFound(f"{word}: holds overlays only, which are pictures; labels are *.zarr, {', '.join(suffixes[:-1])}")
+        raise InputNotFound(
+            f"{word}: holds overlays only, which are pictures; labels are *.zarr, {', '.join(suffixes[:-1])}"
+        )
     if len(chosen) == 1:
         return _by_name(sources_of(chosen[0]))
     return _by_name(source for path in chosen for source in sources_of(path, prefix=True))
 
 
 def _is_store(path: Path) -> bool:
-    return path.name.lower().endswith(STORE_SUFFIX) or any((path / name).is_file() for name in ZARR_FILES)
+    return path.name.lower().endswith(STORE_SUFFIX) or any(
+        (path / name).is_file() for name in ZARR_FILES
+    )
 
 
 def _rank(path: Path) -> int:
@@ -171,7 +180,8 @@ def _rank(path: Path) -> int:
 
 
 def _is_outlines(path: Path) -> bool:
-    # .json is read where it is named, but not picked up from folders, where most of it is something else
+    # .json is read where it is named, but not picked up from folders, where most of it is something
+    # else
     return not _is_store(path) and path.name.lower().endswith((*ANNOTATION_SUFFIXES, ".json"))
 
 
@@ -180,7 +190,9 @@ def _is_masks(path: Path) -> bool:
 
 
 def _mask_folders(path: Path) -> list[Path]:
-    """Return the folders below that hold a folder of masks, sorted; none for anything but a folder."""
+    """Return the folders below that hold a folder of masks, sorted; none for anything but a
+    folder.
+    """
     if not path.is_dir():
         return []
     return sorted(folder for folder in path.iterdir() if folder.is_dir() and _is_masks(folder))
@@ -207,7 +219,8 @@ def _by_name(sources: Iterable[LabelSource]) -> dict[str, LabelSource]:
 
 
 def sources_of(path: Path, *, prefix: bool = False) -> list[LabelSource]:
-    """Return the label images of one file, folder of masks or store; ``prefix`` puts the store's name before a patch's number.
+    """Return the label images of one file, folder of masks or store; ``prefix`` puts the store's
+    name before a patch's number.
 
     Raises
     ------
@@ -226,11 +239,21 @@ def sources_of(path: Path, *, prefix: bool = False) -> list[LabelSource]:
         return [LabelSource(name=name, source=where, open=partial(_open_zarr, array, where, mpp))]
     if known.contract_name == "histosynth-patches":
         patches = PatchStore.open(path)
-        return _numbered(path, len(patches), prefix, partial(_open_patch, patches), partial(_image_of_patch, patches))
+        return _numbered(
+            path,
+            len(patches),
+            prefix,
+            partial(_open_patch, patches),
+            partial(_image_of_patch, patches),
+        )
     labels = open_labels(path)
     if labels.layout == "slide":
         opened = partial(_open_slide, labels)
-        return [LabelSource(name=name, source=where, open=opened, probabilities=partial(_probabilities, labels))]
+        return [
+            LabelSource(
+                name=name, source=where, open=opened, probabilities=partial(_probabilities, labels)
+            )
+        ]
     return _numbered(path, len(labels), prefix, partial(_open_patch_labels, labels), None)
 
 
@@ -253,7 +276,8 @@ def _numbered(
     ]
 
 
-# ---------------------------------------------------------------------------------------------------------------- opening
+# ----------------------------------------------------------------------------------------------------------------
+# opening
 
 
 def _open_image(path: Path) -> OpenLabels:
@@ -267,14 +291,20 @@ def _open_image(path: Path) -> OpenLabels:
 
 
 def _shape_of_large_tiff(path: Path) -> tuple[int, int] | None:
-    """Return the size of a large tiled TIFF of labels, which is read in parts; None for anything else."""
+    """Return the size of a large tiled TIFF of labels, which is read in parts; None for anything
+    else.
+    """
     if path.suffix.lower() not in (".tif", ".tiff"):
         return None
     try:
         with tifffile.TiffFile(path) as tiff:
             series = tiff.series[0]
             height, width = series.shape
-            usable = series.keyframe.is_tiled and series.dtype.kind in "iu" and height * width >= LARGE_PX
+            usable = (
+                series.keyframe.is_tiled
+                and series.dtype.kind in "iu"
+                and height * width >= LARGE_PX
+            )
     except Exception:  # whatever is wrong with the file, reading it as a whole says so
         return None
     return (int(height), int(width)) if usable else None
@@ -283,12 +313,16 @@ def _shape_of_large_tiff(path: Path) -> tuple[int, int] | None:
 def _open_tiled(path: Path, shape: tuple[int, int]) -> OpenLabels:
     def window(rows: slice, columns: slice) -> Labels:
         try:
-            with tifffile.imread(path, aszarr=True) as store:  # opened anew: files that stay open are shared by threads
+            # opened anew: files that stay open are shared by threads
+            with tifffile.imread(path, aszarr=True) as store:
                 node = zarr.open(store, mode="r")
-                array = node["0"] if isinstance(node, zarr.Group) else node  # of a pyramid the first level
+                # of a pyramid the first level
+                array = node["0"] if isinstance(node, zarr.Group) else node
                 values = np.asarray(array[rows, columns])  # type: ignore[index]
         except Exception as error:  # decoders raise whatever they like over damaged files
-            raise InvalidInput(f"{path}: cannot be read as a label image ({one_line(error)}); is the file damaged?") from error
+            raise InvalidInput(
+                f"{path}: cannot be read as a label image ({one_line(error)}); is the file damaged?"
+            ) from error
         return _checked_ids(values, str(path))
 
     facts = read_facts(path)
@@ -304,7 +338,11 @@ def _open_tiled(path: Path, shape: tuple[int, int]) -> OpenLabels:
 def _in_memory(labels: Labels, source: str, mpp: float | None) -> OpenLabels:
     height, width = labels.shape
     return OpenLabels(
-        source=source, shape=(height, width), read_window=lambda y, x: labels[y, x], read_whole=lambda _: labels, mpp=mpp
+        source=source,
+        shape=(height, width),
+        read_window=lambda y, x: labels[y, x],
+        read_whole=lambda _: labels,
+        mpp=mpp,
     )
 
 
@@ -330,9 +368,13 @@ def _open_outlines(path: Path) -> OpenLabels:
 
 def _open_masks(folder: Path) -> OpenLabels:
     """Read a mask per nucleus; where masks overlap, the later one by name wins."""
-    files = sorted(path for path in (folder / MASKS_FOLDER).iterdir() if path.suffix.lower() in LABEL_SUFFIXES)
+    files = sorted(
+        path for path in (folder / MASKS_FOLDER).iterdir() if path.suffix.lower() in LABEL_SUFFIXES
+    )
     if not files:
-        raise InvalidInput(f"{folder / MASKS_FOLDER}: holds no mask; one image per nucleus is expected")
+        raise InvalidInput(
+            f"{folder / MASKS_FOLDER}: holds no mask; one image per nucleus is expected"
+        )
     labels: npt.NDArray[np.int32] | None = None
     for number, path in enumerate(files, 1):
         mask = read_label_image(path) > 0
@@ -361,7 +403,9 @@ def _open_slide(store: LabelStore) -> OpenLabels:
     )
 
 
-def _probabilities(store: LabelStore) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]] | None:
+def _probabilities(
+    store: LabelStore,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]] | None:
     table = store.table
     if "probability" not in table:
         return None
@@ -370,7 +414,10 @@ def _probabilities(store: LabelStore) -> tuple[npt.NDArray[np.int64], npt.NDArra
 
 def _open_patch_labels(store: LabelStore, index: int) -> OpenLabels:
     return OpenLabels(
-        source=f"{store.path}, patch {index}", shape=store.shape, read_whole=lambda _: store.label_image(index), mpp=store.mpp
+        source=f"{store.path}, patch {index}",
+        shape=store.shape,
+        read_whole=lambda _: store.label_image(index),
+        mpp=store.mpp,
     )
 
 
@@ -389,7 +436,9 @@ def _open_zarr(array: zarr.Array[Any], source: str, mpp: float | None) -> OpenLa
         try:
             values = np.asarray(array[where])
         except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise InvalidInput(f"{source}: a chunk of {array.path} cannot be read ({one_line(error)}); is it damaged?") from error
+            raise InvalidInput(
+                f"{source}: a chunk of {array.path} cannot be read ({one_line(error)}); is it damaged?"
+            ) from error
         return _checked_ids(values, source)
 
     height, width = (int(side) for side in array.shape[-2:])
@@ -403,7 +452,9 @@ def _open_zarr(array: zarr.Array[Any], source: str, mpp: float | None) -> OpenLa
 
 
 def _checked_ids(labels: Labels, source: str) -> Labels:
-    """Refuse negative labels but -1, which marks ignored pixels: they are most often a wrapped or mistaken type."""
+    """Refuse negative labels but -1, which marks ignored pixels: they are most often a wrapped or
+    mistaken type.
+    """
     if labels.dtype.kind == "i" and labels.size and int(labels.min()) < -1:
         raise InvalidInput(
             f"{source}: holds the label {int(labels.min())}; labels are 0 for background, 1 and above for nuclei, and -1 for "
@@ -413,11 +464,15 @@ def _checked_ids(labels: Labels, source: str) -> Labels:
 
 
 def _sane(mpp: Any) -> float | None:
-    return float(mpp) if isinstance(mpp, int | float) and MPP_RANGE[0] <= mpp <= MPP_RANGE[1] else None
+    return (
+        float(mpp) if isinstance(mpp, int | float) and MPP_RANGE[0] <= mpp <= MPP_RANGE[1] else None
+    )
 
 
 def _foreign_zarr(path: Path) -> tuple[zarr.Array[Any], float | None]:
-    """Find the labels of an OME-Zarr, or of a Zarr array, that is not ours; returns them and their pixel size."""
+    """Find the labels of an OME-Zarr, or of a Zarr array, that is not ours; returns them and their
+    pixel size.
+    """
     node = _zarr_node(path)
     if isinstance(node, zarr.Array):
         return _checked_array(node, path), None
@@ -426,10 +481,16 @@ def _foreign_zarr(path: Path) -> tuple[zarr.Array[Any], float | None]:
         folder = node["labels"]
         assert isinstance(folder, zarr.Group)
         named = _ome_attributes(folder).get("labels")
-        names = [name for name in named if isinstance(name, str)] if isinstance(named, list) else sorted(folder.group_keys())
+        names = (
+            [name for name in named if isinstance(name, str)]
+            if isinstance(named, list)
+            else sorted(folder.group_keys())
+        )
         if len(names) != 1:
             shown = ", ".join(str(path / "labels" / name) for name in names) or "none"
-            raise InvalidInput(f"{path}: holds {len(names)} label images ({shown}); name one of them")
+            raise InvalidInput(
+                f"{path}: holds {len(names)} label images ({shown}); name one of them"
+            )
         return _foreign_zarr(path / "labels" / names[0])
     scales = ome.get("multiscales")
     try:
@@ -456,14 +517,20 @@ def _zarr_node(path: Path) -> zarr.Array[Any] | zarr.Group:
     try:
         return zarr.open(path, mode="r")
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise InvalidInput(f"{path}: cannot be opened as Zarr ({one_line(error)}); is it damaged?") from error
+        raise InvalidInput(
+            f"{path}: cannot be opened as Zarr ({one_line(error)}); is it damaged?"
+        ) from error
 
 
 def _checked_array(array: zarr.Array[Any], path: Path) -> zarr.Array[Any]:
     if array.dtype.kind not in "iub":
-        raise InvalidInput(f"{path}: labels must be integers, got {array.dtype}; is it a probability map or a picture?")
+        raise InvalidInput(
+            f"{path}: labels must be integers, got {array.dtype}; is it a probability map or a picture?"
+        )
     if array.ndim < 2 or any(side != 1 for side in array.shape[:-2]):
-        raise InvalidInput(f"{path}: a label image has one integer a pixel, this has shape {array.shape}; is it a picture?")
+        raise InvalidInput(
+            f"{path}: a label image has one integer a pixel, this has shape {array.shape}; is it a picture?"
+        )
     return array
 
 
@@ -471,17 +538,24 @@ def _ome_mpp(scale: Mapping[str, Any], dataset: Mapping[str, Any]) -> float | No
     """Return the micrometres per pixel of the first level, where they are given."""
     try:
         unit = UM_PER_UNIT[scale["axes"][-1]["unit"]]
-        factors = [part["scale"][-1] for part in dataset["coordinateTransformations"] if part["type"] == "scale"]
+        factors = [
+            part["scale"][-1]
+            for part in dataset["coordinateTransformations"]
+            if part["type"] == "scale"
+        ]
         return _sane(factors[0] * unit)
     except (KeyError, IndexError, TypeError):
         return None
 
 
-# ---------------------------------------------------------------------------------------------------------------- pairing
+# ----------------------------------------------------------------------------------------------------------------
+# pairing
 
 
 def pair_by_name(prediction: str, truth: TruthTable) -> Pairing:
-    """Pair predictions with truths of the same name; two single images pair whatever their names."""
+    """Pair predictions with truths of the same name; two single images pair whatever their
+    names.
+    """
     predicted = find_labels(prediction)
     if len(predicted) == len(truth.sources) == 1:
         (only,), (name,) = predicted.values(), truth.sources
@@ -511,15 +585,23 @@ def _pair(name: str, prediction: LabelSource, truth: TruthTable) -> Pair:
 
 
 def _partner(name: str, predicted: Mapping[str, LabelSource]) -> LabelSource | None:
-    """Find the prediction of a name; also the one that segment renamed because stems collided, if it is the only one."""
+    """Find the prediction of a name; also the one that segment renamed because stems collided, if
+    it is the only one.
+    """
     if name in predicted:
         return predicted[name]
-    renamed = [item for other, item in predicted.items() if (match := COLLISION.match(other)) and match["stem"] == name]
+    renamed = [
+        item
+        for other, item in predicted.items()
+        if (match := COLLISION.match(other)) and match["stem"] == name
+    ]
     return renamed[0] if len(renamed) == 1 else None
 
 
 def read_truth(word: str) -> TruthTable:
-    """Return the true images of a word: label images as in :func:`find_labels`, or a CSV with a column ``truth``."""
+    """Return the true images of a word: label images as in :func:`find_labels`, or a CSV with a
+    column ``truth``.
+    """
     if not word.lower().endswith(MANIFEST_SUFFIX):
         return TruthTable(sources=find_labels(word))
     rows = _rows_of(Path(word), ("truth",))
@@ -527,7 +609,9 @@ def read_truth(word: str) -> TruthTable:
     for line, row in rows:
         source = _one_source(row.get("truth"), Path(word), line, "truth")
         if source.name in sources:
-            raise InvalidInput(f"{word}: line {line} names {source.name} a second time; names of true images differ")
+            raise InvalidInput(
+                f"{word}: line {line} names {source.name} a second time; names of true images differ"
+            )
         sources[source.name] = source
         extra = _extras(row, Path(word), line)
         groups[source.name] = extra.group
@@ -541,13 +625,16 @@ def read_truth(word: str) -> TruthTable:
 
 
 def pairs_of_manifest(path: Path) -> Pairing:
-    """Read pairs from a CSV with columns ``prediction`` and ``truth``, and perhaps ``group``, ``mpp``, ``image``, ``ignore``.
+    """Read pairs from a CSV with columns ``prediction`` and ``truth``, and perhaps ``group``,
+    ``mpp``, ``image``, ``ignore``.
 
     Relative paths count from the working folder or, where nothing is there, from the CSV's.
     """
     pairs = []
     for line, row in _rows_of(path, ("prediction", "truth")):
-        predicted, true = (_one_source(row.get(column), path, line, column) for column in ("prediction", "truth"))
+        predicted, true = (
+            _one_source(row.get(column), path, line, column) for column in ("prediction", "truth")
+        )
         extra = _extras(row, path, line)
         pairs.append(
             Pair(
@@ -580,7 +667,9 @@ def _extras(row: Mapping[str, str | None], manifest: Path, line: int) -> _Extras
         except ValueError:
             mpp = None
         if mpp is None:
-            raise InvalidInput(f"{manifest}: line {line}: mpp must lie between 0.05 and 5 micrometres per pixel, got {text!r}")
+            raise InvalidInput(
+                f"{manifest}: line {line}: mpp must lie between 0.05 and 5 micrometres per pixel, got {text!r}"
+            )
     image = (row.get("image") or "").strip()
     ignore = (row.get("ignore") or "").strip()
     return _Extras(
@@ -601,13 +690,21 @@ def _rows_of(path: Path, needed: Sequence[str]) -> list[tuple[int, dict[str, str
             header = list(table.fieldnames)
             rows = [(table.line_num, row) for row in table]
     except FileNotFoundError:
-        raise InputNotFound(f"{path}: no such file; a CSV with columns {listed} was expected") from None
+        raise InputNotFound(
+            f"{path}: no such file; a CSV with columns {listed} was expected"
+        ) from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InvalidInput(f"{path}: cannot be read as CSV ({' '.join(str(error).split())})") from error
+        raise InvalidInput(
+            f"{path}: cannot be read as CSV ({' '.join(str(error).split())})"
+        ) from error
     if not set(needed) <= set(header):
-        raise InvalidInput(f"{path}: needs the columns {listed}; got {', '.join(header) or 'nothing'}")
+        raise InvalidInput(
+            f"{path}: needs the columns {listed}; got {', '.join(header) or 'nothing'}"
+        )
     if not rows:
-        raise InputNotFound(f"{path}: no input, the CSV names no pair; one a line is expected below the header")
+        raise InputNotFound(
+            f"{path}: no input, the CSV names no pair; one a line is expected below the header"
+        )
     return rows
 
 

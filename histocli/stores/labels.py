@@ -1,4 +1,5 @@
-"""Label store: the nuclei of one slide, as an OME-Zarr 0.5 image of the slide with labels that lie over it.
+"""Label store: the nuclei of one slide, as an OME-Zarr 0.5 image of the slide with labels that lie
+over it.
 
 ``histosynth-labels/1``, layout ``slide``::
 
@@ -20,13 +21,15 @@
     ├── tiles_done          uint8    (y, x)         1 once that shard of ``labels/nuclei/0`` is on disk
     └── attributes          ome          OME-Zarr 0.5 metadata
                             histosynth   {contract, command, config, config_hash, ..., complete, layout, mpp, mpp_source, shape,
-                                          n_nuclei, n_cut, mm2, source: {name, sha256}, model: {name, sha256},
-                                          glass_level, contrast: {mean, spread} or null where the model does not ask,
-                                          files: {<array>: [number of files, bytes]}}
+                                          n_nuclei, n_cut, mm2, source: {name, sha256}, model:
+                                          {name, sha256}, glass_level, contrast: {mean, spread} or
+                                          null where the model does not ask, files: {<array>:
+                                          [number of files, bytes]}}
 
-Micrometres count from the centre of the slide's first pixel, in every scale and translation and in the table: so slide,
-overview, labels and table lie over each other in viewers, which put the centre of a pixel at its coordinate. A coarser pixel is a
-block of fine ones, whose centre a translation tells. Other tools may add labels and tables of their own.
+Micrometres count from the centre of the slide's first pixel, in every scale and translation and in
+the table: so slide, overview, labels and table lie over each other in viewers, which put the centre
+of a pixel at its coordinate. A coarser pixel is a block of fine ones, whose centre a translation
+tells. Other tools may add labels and tables of their own.
 
 Layout ``patches``, for the patches of a patch store::
 
@@ -36,8 +39,9 @@ Layout ``patches``, for the patches of a patch store::
     ├── batches_done        uint8    (batch,)       1 once that shard of ``instance_labels`` is on disk
     └── attributes          histosynth   as above, with layout, mpp, source and model
 
-``n_cut`` counts nuclei that reach further than any window looks. While a slide's store is being made, its folder ``work`` holds
-what was found so far, so that a run that was stopped or killed goes on.
+``n_cut`` counts nuclei that reach further than any window looks. While a slide's store is being
+made, its folder ``work`` holds what was found so far, so that a run that was stopped or killed goes
+on.
 """
 
 from __future__ import annotations
@@ -93,7 +97,8 @@ REQUIRED_COLUMNS = ("id", "y_um", "x_um", "box", "area_um2")
 def overview_factor(shape: tuple[int, int], mpp: float) -> int:
     """Return how many slide pixels go along one side of an overview pixel.
 
-    The largest power of two that keeps the overview at ``OVERVIEW_MPP`` or finer and its longer side at ``OVERVIEW_PX`` or more.
+    The largest power of two that keeps the overview at ``OVERVIEW_MPP`` or finer and its longer
+    side at ``OVERVIEW_PX`` or more.
     """
     factor = 1
     while 2 * factor * mpp <= OVERVIEW_MPP and max(shape) >= 2 * factor * OVERVIEW_PX:
@@ -102,7 +107,8 @@ def overview_factor(shape: tuple[int, int], mpp: float) -> int:
 
 
 def shrink(image: RGBImage, factor: int) -> RGBImage:
-    """Average blocks of ``factor`` by ``factor`` pixels; the last ones are filled up with the border pixel.
+    """Average blocks of ``factor`` by ``factor`` pixels; the last ones are filled up with the
+    border pixel.
 
     Parameters
     ----------
@@ -122,26 +128,32 @@ def shrink(image: RGBImage, factor: int) -> RGBImage:
 
 
 def nearest_level(labels: npt.NDArray[Any], factor: int) -> npt.NDArray[Any]:
-    """Take the pixel nearest to the centre of each block of ``factor`` pixels, shape (ceil(H / factor), ceil(W / factor))."""
+    """Take the pixel nearest to the centre of each block of ``factor`` pixels, shape (ceil(H /
+    factor), ceil(W / factor)).
+    """
     for axis in (0, 1):
         side = labels.shape[axis]
         picked = labels[(slice(None),) * axis + (slice(factor // 2, None, factor),)]
-        if picked.shape[axis] * factor < side:  # the last block is cut before its centre: its last pixel
+        # the last block is cut before its centre: its last pixel
+        if picked.shape[axis] * factor < side:
             picked = np.concatenate([picked, np.take(labels, [side - 1], axis=axis)], axis=axis)
         labels = picked
     return np.ascontiguousarray(labels)
 
 
 class TiledLabelsWriter:
-    """Writes the label store of one slide, piece by piece and in bounded memory; use as a context manager.
+    """Writes the label store of one slide, piece by piece and in bounded memory; use as a context
+    manager.
 
     Work goes through three phases, and a run that was stopped or killed goes on where it was:
 
     1. ``save_found`` keeps what was found in each window of the slide, in any order, in ``work/``;
     2. ``append_rows`` writes the table, in the order of ids;
-    3. ``write_shard`` writes the labels, a shard at a time, in the order of ``shards``; coarser levels are filled on the way.
+    3. ``write_shard`` writes the labels, a shard at a time, in the order of ``shards``; coarser
+    levels are filled on the way.
 
-    ``finish`` removes ``work/`` and puts the store in its place. Leaving the context without it keeps the partial store.
+    ``finish`` removes ``work/`` and puts the store in its place. Leaving the context without it
+    keeps the partial store.
     """
 
     def __init__(
@@ -157,7 +169,8 @@ class TiledLabelsWriter:
         provenance: Provenance,
         note: Callable[[], Json] = dict,
     ) -> None:
-        """Make the store beside its place, all metadata included, or take up the partial one of the same settings.
+        """Make the store beside its place, all metadata included, or take up the partial one of the
+        same settings.
 
         Call :func:`histocli.stores.provenance.prepare_output` before.
 
@@ -170,8 +183,9 @@ class TiledLabelsWriter:
         mpp, mpp_source : float, str
             Micrometres per pixel of the slide, and where they come from.
         look : callable
-            Given how many slide pixels go along one side of an overview pixel, returns the overview, uint8 (h, w, 3), and where
-            nuclei are looked for, bool (h, w). Only called for a new store.
+            Given how many slide pixels go along one side of an overview pixel, returns the
+            overview, uint8 (h, w, 3), and where nuclei are looked for, bool (h, w). Only called for
+            a new store.
         source, model : dict
             Name and content hash of the slide and of the model file.
         provenance : Provenance
@@ -197,9 +211,14 @@ class TiledLabelsWriter:
         try:
             with disk_errors(target):
                 found = records.peek(self._partial)
-                alike = found is not None and (found.contract, found.config_hash) == (CONTRACT, provenance.config_hash)
+                alike = found is not None and (found.contract, found.config_hash) == (
+                    CONTRACT,
+                    provenance.config_hash,
+                )
                 if alike and self._work.is_dir():
-                    self._root = zarr.open_group(self._partial, mode="r+", zarr_format=3, use_consolidated=False)
+                    self._root = zarr.open_group(
+                        self._partial, mode="r+", zarr_format=3, use_consolidated=False
+                    )
                 else:
                     records.remove_ours(self._partial, CONTRACT)
                     factor = overview_factor(shape, mpp)
@@ -215,8 +234,12 @@ class TiledLabelsWriter:
                     } | note()
                     self._create(overview, tissue, factor, mpp, provenance, facts)
                 self._done = self._root["tiles_done"]
-                self._levels = [self._root[f"labels/{LABEL_NAME}/{level}"] for level in range(len(self._factors))]
-                self.tissue: npt.NDArray[np.bool_] = np.asarray(self._root["tissue"][...]).astype(bool)  # type: ignore[index]
+                self._levels = [
+                    self._root[f"labels/{LABEL_NAME}/{level}"]
+                    for level in range(len(self._factors))
+                ]
+                tissue = np.asarray(self._root["tissue"][...])  # type: ignore[index]
+                self.tissue: npt.NDArray[np.bool_] = tissue.astype(bool)
         except BaseException:
             self._lock.release()
             raise
@@ -235,7 +258,11 @@ class TiledLabelsWriter:
             records.ATTRIBUTE: provenance.to_json() | facts,
             "ome": {
                 "version": OME_VERSION,
-                "multiscales": [_multiscale(self.target.name, "cyx", [factor * level for level in self._factors], mpp)],
+                "multiscales": [
+                    _multiscale(
+                        self.target.name, "cyx", [factor * level for level in self._factors], mpp
+                    )
+                ],
                 "omero": _colours(),
             },
         }
@@ -251,7 +278,9 @@ class TiledLabelsWriter:
     @property
     def facts(self) -> Json:
         """What the store says about itself so far."""
-        found = json.loads((self._partial / records.METADATA_FILE).read_bytes())["attributes"][records.ATTRIBUTE]
+        found = json.loads((self._partial / records.METADATA_FILE).read_bytes())["attributes"][
+            records.ATTRIBUTE
+        ]
         assert isinstance(found, dict)
         return found
 
@@ -279,7 +308,9 @@ class TiledLabelsWriter:
             save_found(self._work, window, arrays, "settled")
 
     def begin_table(self, n_nuclei: int, columns: TableColumns) -> None:
-        """Make the columns of the table, named and shaped like ``columns``; call ``append_rows`` next, until all are there."""
+        """Make the columns of the table, named and shaped like ``columns``; call ``append_rows``
+        next, until all are there.
+        """
         with disk_errors(self.target):
             folder = self._partial / "tables" / LABEL_NAME
             for child in folder.iterdir():  # of an earlier start
@@ -308,14 +339,20 @@ class TiledLabelsWriter:
         n = sum(len(rows["id"]) for rows in self._waiting)
         if n < CHUNK_ROWS and self._written + n < self._n_nuclei:
             return
-        rows = {name: np.concatenate([part[name] for part in self._waiting]) for name in self._columns}
+        rows = {
+            name: np.concatenate([part[name] for part in self._waiting]) for name in self._columns
+        }
         whole = n if self._written + n == self._n_nuclei else n // CHUNK_ROWS * CHUNK_ROWS
         with disk_errors(self.target):
             for name, array in self._columns.items():
                 if whole:
-                    array[self._written : self._written + whole] = rows[name][:whole].astype(array.dtype)
+                    array[self._written : self._written + whole] = rows[name][:whole].astype(
+                        array.dtype
+                    )
         self._written += whole
-        self._waiting = [{name: column[whole:] for name, column in rows.items()}] if whole < n else []
+        self._waiting = (
+            [{name: column[whole:] for name, column in rows.items()}] if whole < n else []
+        )
 
     def end_table(self, facts: Json) -> None:
         """Check that all rows are there and record what the store says about its nuclei."""
@@ -324,16 +361,19 @@ class TiledLabelsWriter:
             records.update_attribute(self._partial, {"n_nuclei": self._n_nuclei} | facts)
 
     def shards(self) -> list[tuple[int, int]]:
-        """Return row and column of the shards of the labels, such that those of every square of two, four, ... follow each
-        other.
+        """Return row and column of the shards of the labels, such that those of every square of
+        two, four, ... follow each other.
         """
         down, across = (-(-side // SHARD_PX) for side in self._shape)
-        return sorted(((row, column) for row in range(down) for column in range(across)), key=_morton)
+        return sorted(
+            ((row, column) for row in range(down) for column in range(across)), key=_morton
+        )
 
     def shard_region(self, shard: tuple[int, int]) -> tuple[slice, slice]:
         """Return the rows and columns of a shard."""
         rows, columns = (
-            slice(index * SHARD_PX, min((index + 1) * SHARD_PX, side)) for index, side in zip(shard, self._shape, strict=True)
+            slice(index * SHARD_PX, min((index + 1) * SHARD_PX, side))
+            for index, side in zip(shard, self._shape, strict=True)
         )
         return rows, columns
 
@@ -354,7 +394,9 @@ class TiledLabelsWriter:
                 self._done[shard] = 1  # type: ignore[index]
 
     def write_coarser(self, shard: tuple[int, int], labels: npt.NDArray[np.uint32]) -> None:
-        """Fill the coarser levels from a shard of level 0; call in the order of ``shards``, in one thread."""
+        """Fill the coarser levels from a shard of level 0; call in the order of ``shards``, in one
+        thread.
+        """
         with disk_errors(self.target):
             for level, factor in enumerate(self._factors[1:], start=1):
                 coarse = nearest_level(labels, factor) if factor <= SHARD_PX else labels[:1, :1]
@@ -394,7 +436,8 @@ class TiledLabelsWriter:
         Parameters
         ----------
         keep_hidden : bool
-            Leave it beside its place: only files are wanted that are made from it, and :meth:`discard` comes next.
+            Leave it beside its place: only files are wanted that are made from it, and
+            :meth:`discard` comes next.
 
         Raises
         ------
@@ -406,7 +449,9 @@ class TiledLabelsWriter:
         with disk_errors(self.target):
             shutil.rmtree(self._work)
             if keep_hidden:
-                records.update_attribute(self._partial, {"files": _count_files(self._partial), "complete": True})
+                records.update_attribute(
+                    self._partial, {"files": _count_files(self._partial), "complete": True}
+                )
                 return self._partial
             _finish(self._partial, self.target)
         return self.target
@@ -417,10 +462,13 @@ class TiledLabelsWriter:
             records.remove_ours(self._partial, CONTRACT)
 
     def close(self) -> None:
-        """Let go of the output; a partial store stays for the next run, unless nothing was found for it yet."""
+        """Let go of the output; a partial store stays for the next run, unless nothing was found
+        for it yet.
+        """
         try:
             if self._lock.is_held and self._work.is_dir() and not any(self._work.iterdir()):
-                with suppress(OSError):  # something still writes to it after an error; the next run begins anew
+                # something still writes to it after an error; the next run begins anew
+                with suppress(OSError):
                     self.discard()
         finally:
             self._lock.release()
@@ -441,8 +489,12 @@ def has_found(work: Path, window: int) -> bool:
     return zipfile.is_zipfile(_found_path(work, window, "found"))  # its end is written last
 
 
-def save_found(work: Path, window: int, arrays: Mapping[str, npt.NDArray[Any]], kind: str = "found") -> None:
-    """Keep what was found in a window; the file is whole or not there, whoever writes it and however often."""
+def save_found(
+    work: Path, window: int, arrays: Mapping[str, npt.NDArray[Any]], kind: str = "found"
+) -> None:
+    """Keep what was found in a window; the file is whole or not there, whoever writes it and
+    however often.
+    """
     path = _found_path(work, window, kind)
     path.parent.mkdir(exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}")
@@ -461,7 +513,8 @@ def load_found(work: Path, window: int, kind: str = "found") -> dict[str, npt.ND
 
 
 def _found_path(work: Path, window: int, kind: str) -> Path:
-    return work / f"{kind}{window // 1000:05d}" / f"{window}.npz"  # folders of a thousand: no file system is slow with those
+    # folders of a thousand: no file system is slow with those
+    return work / f"{kind}{window // 1000:05d}" / f"{window}.npz"
 
 
 def looked_at_mm2(tissue: npt.NDArray[np.bool_], shape: tuple[int, int], mpp: float) -> float:
@@ -471,7 +524,10 @@ def looked_at_mm2(tissue: npt.NDArray[np.bool_], shape: tuple[int, int], mpp: fl
 
 def _morton(shard: tuple[int, int]) -> int:
     """Interleave the bits of row and column."""
-    return sum((shard[0] >> bit & 1) << (2 * bit + 1) | (shard[1] >> bit & 1) << (2 * bit) for bit in range(32))
+    return sum(
+        (shard[0] >> bit & 1) << (2 * bit + 1) | (shard[1] >> bit & 1) << (2 * bit)
+        for bit in range(32)
+    )
 
 
 class SlideLabelsWriter(TiledLabelsWriter):
@@ -481,7 +537,8 @@ class SlideLabelsWriter(TiledLabelsWriter):
             writer.write(labels, measure_them)
             writer.finish()
 
-    Leaving the context without :meth:`finish` removes the work again: a slide in memory is quickly begun anew.
+    Leaving the context without :meth:`finish` removes the work again: a slide in memory is quickly
+    begun anew.
     """
 
     def __init__(
@@ -514,11 +571,19 @@ class SlideLabelsWriter(TiledLabelsWriter):
 
         with OutputLock(target), disk_errors(target):
             records.remove_ours(records.partial_path(target), CONTRACT)
-        facts = {"mpp": mpp, "mpp_source": mpp_source, "source": source, "model": model, "provenance": provenance}
+        facts = {
+            "mpp": mpp,
+            "mpp_source": mpp_source,
+            "source": source,
+            "model": model,
+            "provenance": provenance,
+        }
         super().__init__(target, shape=(image.shape[0], image.shape[1]), look=look, **facts)  # type: ignore[arg-type]
         self._finished = False
 
-    def write(self, labels: npt.NDArray[np.integer[Any]], table: Callable[[], TableColumns]) -> None:
+    def write(
+        self, labels: npt.NDArray[np.integer[Any]], table: Callable[[], TableColumns]
+    ) -> None:
         """Write the labels and their table.
 
         Parameters
@@ -543,7 +608,9 @@ class SlideLabelsWriter(TiledLabelsWriter):
         self.end_labels()
 
     def finish(self, *, keep_hidden: bool = False) -> Path:
-        """Mark the store complete and put it in its place; errors as in :meth:`TiledLabelsWriter.finish`."""
+        """Mark the store complete and put it in its place; errors as in
+        :meth:`TiledLabelsWriter.finish`.
+        """
         path = super().finish(keep_hidden=keep_hidden)
         self._finished = True
         return path
@@ -558,13 +625,23 @@ class SlideLabelsWriter(TiledLabelsWriter):
 
 
 class PatchLabelsWriter:
-    """Writes the labels of a patch store's patches, a shard-aligned batch at a time; use as a context manager.
+    """Writes the labels of a patch store's patches, a shard-aligned batch at a time; use as a
+    context manager.
 
-    Leaving the context without :meth:`finish` keeps the partial store, and a later run goes on with it.
+    Leaving the context without :meth:`finish` keeps the partial store, and a later run goes on with
+    it.
     """
 
     def __init__(
-        self, target: Path, *, n: int, shape: tuple[int, int], mpp: float, source: Json, model: Json, provenance: Provenance
+        self,
+        target: Path,
+        *,
+        n: int,
+        shape: tuple[int, int],
+        mpp: float,
+        source: Json,
+        model: Json,
+        provenance: Provenance,
     ):
         """Make all metadata, or take up the partial store of the same settings.
 
@@ -591,8 +668,13 @@ class PatchLabelsWriter:
         try:
             with disk_errors(target):
                 found = records.peek(self._partial)
-                if found is not None and (found.contract, found.config_hash) == (CONTRACT, provenance.config_hash):
-                    root = zarr.open_group(self._partial, mode="r+", zarr_format=3, use_consolidated=False)
+                if found is not None and (found.contract, found.config_hash) == (
+                    CONTRACT,
+                    provenance.config_hash,
+                ):
+                    root = zarr.open_group(
+                        self._partial, mode="r+", zarr_format=3, use_consolidated=False
+                    )
                 else:
                     records.remove_ours(self._partial, CONTRACT)
                     facts = {"layout": "patches", "mpp": mpp, "source": source, "model": model}
@@ -609,8 +691,17 @@ class PatchLabelsWriter:
                     chunks=(1, *shape),
                     shards=(side, *shape),
                 )
-                self._counts = _create(root, "n_nuclei", shape=(n,), dtype="uint32", axes=("patch",), chunks=(n,))
-                self._done = _create(root, "batches_done", shape=(batches,), dtype="uint8", axes=("batch",), chunks=(batches,))
+                self._counts = _create(
+                    root, "n_nuclei", shape=(n,), dtype="uint32", axes=("patch",), chunks=(n,)
+                )
+                self._done = _create(
+                    root,
+                    "batches_done",
+                    shape=(batches,),
+                    dtype="uint8",
+                    axes=("batch",),
+                    chunks=(batches,),
+                )
         except BaseException:
             self._lock.release()
             raise
@@ -640,7 +731,9 @@ class PatchLabelsWriter:
                 self._done[batch.start // SHARD_PATCHES] = 1
 
     def finish(self) -> int:
-        """Mark the store complete, put it in its place and return the number of nuclei in all patches."""
+        """Mark the store complete, put it in its place and return the number of nuclei in all
+        patches.
+        """
         assert not self.pending(), self.pending()
         total = int(np.asarray(self._counts[:]).sum())
         with disk_errors(self.target):
@@ -747,7 +840,9 @@ class LabelStore:
 
     @property
     def table(self) -> dict[str, npt.NDArray[Any]]:
-        """The columns of the nuclei of a slide, in the order of ids; empty for patches, whose labels say all."""
+        """The columns of the nuclei of a slide, in the order of ids; empty for patches, whose
+        labels say all.
+        """
         if self.layout == "patches":
             return {}
         rows = self._group[f"tables/{LABEL_NAME}"]
@@ -762,7 +857,9 @@ class LabelStore:
         try:
             return np.asarray(array[where])
         except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise InvalidStore(f"{self.path}: a chunk of {array.path} cannot be read ({one_line(error)}); {DAMAGED}") from error
+            raise InvalidStore(
+                f"{self.path}: a chunk of {array.path} cannot be read ({one_line(error)}); {DAMAGED}"
+            ) from error
 
     def _array(self, name: str) -> zarr.Array[Any]:
         try:
@@ -781,7 +878,9 @@ class LabelStore:
         levels = 0
         while (self.path / folder / str(levels)).is_dir():
             levels += 1
-        return [self._checked_labels(self._array(f"{folder}/{level}"), 2) for level in range(levels)]
+        return [
+            self._checked_labels(self._array(f"{folder}/{level}"), 2) for level in range(levels)
+        ]
 
     def _checked_labels(self, array: zarr.Array[Any], ndim: int) -> zarr.Array[Any]:
         if array.ndim != ndim or array.dtype != np.uint32:
@@ -793,12 +892,16 @@ class LabelStore:
     def _checked_count(self) -> int:
         count = self.facts.get("n_nuclei")
         if not isinstance(count, int) or count < 0:
-            raise InvalidStore(f"{self.path}: histosynth.n_nuclei must be a count, got {count!r}; {DAMAGED}")
+            raise InvalidStore(
+                f"{self.path}: histosynth.n_nuclei must be a count, got {count!r}; {DAMAGED}"
+            )
         if self.layout == "slide":
             for name in REQUIRED_COLUMNS:
                 rows = self._array(f"tables/{LABEL_NAME}/{name}").shape[0]
                 if rows != count:
-                    raise InvalidStore(f"{self.path}: tables/{LABEL_NAME}/{name} has {rows} rows for {count} nuclei; {DAMAGED}")
+                    raise InvalidStore(
+                        f"{self.path}: tables/{LABEL_NAME}/{name} has {rows} rows for {count} nuclei; {DAMAGED}"
+                    )
         return count
 
 
@@ -812,7 +915,8 @@ def open_labels(path: Path | str) -> LabelStore:
     StoreNotFound
         There is none.
     InvalidStore
-        It is not a label store of ours, of an unknown version, unfinished, or breaks a rule; the message names it.
+        It is not a label store of ours, of an unknown version, unfinished, or breaks a rule; the
+        message names it.
     """
     path = Path(path)
     group, provenance = records.open_group(path, CONTRACT)
@@ -820,9 +924,11 @@ def open_labels(path: Path | str) -> LabelStore:
 
 
 def _factors(shape: tuple[int, ...]) -> list[int]:
-    """Return 1, 2, 4, ... down to the first level of the labels whose longer side is at most ``SMALLEST_LEVEL_PX``.
+    """Return 1, 2, 4, ... down to the first level of the labels whose longer side is at most
+    ``SMALLEST_LEVEL_PX``.
 
-    The overview has as many levels, because the specification asks for that, though its last ones are tiny.
+    The overview has as many levels, because the specification asks for that, though its last ones
+    are tiny.
     """
     factors = [1]
     while -(-max(shape) // factors[-1]) > SMALLEST_LEVEL_PX:
@@ -831,22 +937,34 @@ def _factors(shape: tuple[int, ...]) -> list[int]:
 
 
 def _multiscale(name: str, axes: str, factors: list[int], mpp: float) -> Json:
-    """Return one OME-Zarr 0.5 multiscale; ``factors`` are slide pixels along a side of a pixel of each level."""
+    """Return one OME-Zarr 0.5 multiscale; ``factors`` are slide pixels along a side of a pixel of
+    each level.
+    """
     space = [axis in "yx" for axis in axes]
     return {
         "name": name,
         "type": "nearest" if axes == "yx" else "mean",
         "axes": [
-            {"name": axis, "type": "space", "unit": "micrometer"} if is_space else {"name": axis, "type": "channel"}
+            {"name": axis, "type": "space", "unit": "micrometer"}
+            if is_space
+            else {"name": axis, "type": "channel"}
             for axis, is_space in zip(axes, space, strict=True)
         ],
         "datasets": [
             {
                 "path": str(level),
                 "coordinateTransformations": [
-                    {"type": "scale", "scale": [factor * mpp if is_space else 1.0 for is_space in space]},
+                    {
+                        "type": "scale",
+                        "scale": [factor * mpp if is_space else 1.0 for is_space in space],
+                    },
                     # the centre of a block of pixels, from the centre of its first one
-                    {"type": "translation", "translation": [(factor - 1) / 2 * mpp if is_space else 0.0 for is_space in space]},
+                    {
+                        "type": "translation",
+                        "translation": [
+                            (factor - 1) / 2 * mpp if is_space else 0.0 for is_space in space
+                        ],
+                    },
                 ],
             }
             for level, factor in enumerate(factors)
@@ -858,14 +976,21 @@ def _colours() -> Json:
     window = {"min": 0, "max": 255, "start": 0, "end": 255}
     names = (("Red", "FF0000"), ("Green", "00FF00"), ("Blue", "0000FF"))
     return {
-        "channels": [{"label": label, "color": colour, "window": window, "active": True} for label, colour in names],
+        "channels": [
+            {"label": label, "color": colour, "window": window, "active": True}
+            for label, colour in names
+        ],
         "rdefs": {"model": "color"},
     }
 
 
-def _create_pyramid(root: zarr.Group, shape: tuple[int, int], factors: list[int], mpp: float) -> None:
+def _create_pyramid(
+    root: zarr.Group, shape: tuple[int, int], factors: list[int], mpp: float
+) -> None:
     """Make the arrays of the labels, without any label."""
-    folder = root.create_group("labels", attributes={"ome": {"version": OME_VERSION, "labels": [LABEL_NAME]}})
+    folder = root.create_group(
+        "labels", attributes={"ome": {"version": OME_VERSION, "labels": [LABEL_NAME]}}
+    )
     nuclei = folder.create_group(
         LABEL_NAME,
         attributes={
@@ -882,8 +1007,13 @@ def _create_pyramid(root: zarr.Group, shape: tuple[int, int], factors: list[int]
     for level, factor in enumerate(factors):
         size = tuple(-(-side // factor) for side in shape)
         sides = tuple(min(side, chunk) for side, chunk in zip(size, chunks, strict=True))
-        shards = tuple(min(SHARD_PX // side, -(-length // side)) * side for side, length in zip(sides, size, strict=True))
-        _create(nuclei, str(level), shape=size, dtype="uint32", axes="yx", chunks=sides, shards=shards)
+        shards = tuple(
+            min(SHARD_PX // side, -(-length // side)) * side
+            for side, length in zip(sides, size, strict=True)
+        )
+        _create(
+            nuclei, str(level), shape=size, dtype="uint32", axes="yx", chunks=sides, shards=shards
+        )
 
 
 def _create(
@@ -914,11 +1044,19 @@ def _create(
     )
 
 
-def _write(group: zarr.Group, name: str, values: npt.NDArray[Any], axes: tuple[str, ...] | str) -> None:
+def _write(
+    group: zarr.Group, name: str, values: npt.NDArray[Any], axes: tuple[str, ...] | str
+) -> None:
     """Make and fill an array that is read as a whole or in chunks of ``CHUNK_PX``."""
-    limit = CHUNK_PX if values.ndim > 1 and len(axes) == values.ndim and axes[-1] == "x" else max(len(values), 1)
+    limit = (
+        CHUNK_PX
+        if values.ndim > 1 and len(axes) == values.ndim and axes[-1] == "x"
+        else max(len(values), 1)
+    )
     chunks = tuple(max(1, min(side, limit)) for side in values.shape)
-    array = _create(group, name, shape=values.shape, dtype=str(values.dtype), axes=axes, chunks=chunks)
+    array = _create(
+        group, name, shape=values.shape, dtype=str(values.dtype), axes=axes, chunks=chunks
+    )
     if values.size:
         array[...] = values
 
@@ -930,7 +1068,9 @@ def _finish(partial: Path, target: Path) -> None:
 
 
 def _count_files(store: Path) -> dict[str, list[int]]:
-    """Return the number and the total bytes of the files of each array, by its path in the store."""
+    """Return the number and the total bytes of the files of each array, by its path in the
+    store.
+    """
     counts: dict[str, list[int]] = {}
     for folder, folders, names in os.walk(store):
         if (
@@ -950,14 +1090,18 @@ def _count_array(array: Path) -> list[int]:
 def _checked_layout(path: Path, facts: Json) -> str:
     layout = facts.get("layout")
     if layout not in LAYOUTS:
-        raise InvalidStore(f"{path}: histosynth.layout must be one of {', '.join(LAYOUTS)}, got {layout!r}; {DAMAGED}")
+        raise InvalidStore(
+            f"{path}: histosynth.layout must be one of {', '.join(LAYOUTS)}, got {layout!r}; {DAMAGED}"
+        )
     return str(layout)
 
 
 def _checked_mpp(path: Path, facts: Json) -> float:
     mpp = facts.get("mpp")
     if not isinstance(mpp, int | float) or not mpp > 0:
-        raise InvalidStore(f"{path}: histosynth.mpp must be a pixel size in micrometres, got {mpp!r}; {DAMAGED}")
+        raise InvalidStore(
+            f"{path}: histosynth.mpp must be a pixel size in micrometres, got {mpp!r}; {DAMAGED}"
+        )
     return float(mpp)
 
 
@@ -965,7 +1109,9 @@ def _check_files(path: Path, facts: Json) -> None:
     """Zarr reads a missing shard as background, so the files of every array are counted."""
     recorded = facts.get("files")
     if not isinstance(recorded, dict):
-        raise InvalidStore(f"{path}: histosynth.files must list the arrays, got {recorded!r}; {DAMAGED}")
+        raise InvalidStore(
+            f"{path}: histosynth.files must list the arrays, got {recorded!r}; {DAMAGED}"
+        )
     for name, expected in recorded.items():
         if (found := _count_array(path / name)) != expected:
             raise InvalidStore(

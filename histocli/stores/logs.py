@@ -30,7 +30,9 @@ def append_metrics(out: Path, values: Json) -> None:
 
 
 def read_metrics(out: Path) -> list[Json]:
-    """Return the lines of ``metrics.jsonl`` beside an output; none where there is no log, and what is cut off is left out."""
+    """Return the lines of ``metrics.jsonl`` beside an output; none where there is no log, and what
+    is cut off is left out.
+    """
     rows = []
     try:
         lines = (log_path(out) / METRICS_FILE).read_bytes().splitlines()

@@ -5,13 +5,15 @@
     model.safetensors
     ├── <parameter>   the network's parameters and buffers, under the names of its state dict
     └── metadata      histosynth: JSON of ModelHeader {contract, kind, architecture, mpp, normalisation, thresholds, training,
-                                  data, shippable, command, config, config_hash, seed, package_version, created}
+                                  data, shippable, command, config, config_hash, seed,
+                                  package_version, created}
 
     model.safetensors.log/checkpoint.safetensors       (histosynth-checkpoint/1)
     ├── 0, 1, ...     every tensor of the training state, numbered
     └── metadata      histosynth: JSON {contract, config_hash, state: the nested state, tensors replaced by their numbers, ...}
 
-Pickles are refused, resume state included: opening one can run any code. Headers are read without torch.
+Pickles are refused, resume state included: opening one can run any code. Headers are read without
+torch.
 """
 
 from __future__ import annotations
@@ -54,7 +56,10 @@ CHECKPOINT_NAME = "checkpoint.safetensors"
 MODEL_SUFFIX = ".safetensors"
 
 _MAX_HEADER_BYTES = 100_000_000  # the format's own limit; a larger number is not a header
-_PICKLE_MAGIC = {b"\x80": "a Python pickle", b"PK\x03\x04": "a zip archive, as torch.save writes it around a pickle"}
+_PICKLE_MAGIC = {
+    b"\x80": "a Python pickle",
+    b"PK\x03\x04": "a zip archive, as torch.save writes it around a pickle",
+}
 _PICKLE_SUFFIXES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".tar")
 
 
@@ -114,7 +119,9 @@ class ModelHeader:
         }  # fmt: skip
         for name, kind in kinds.items():
             if name not in values or not isinstance(values[name], kind):
-                raise InvalidStore(f"{where}: {name} of the header is missing or of the wrong kind; train the model again")
+                raise InvalidStore(
+                    f"{where}: {name} of the header is missing or of the wrong kind; train the model again"
+                )
         if not MPP_RANGE[0] <= values["mpp"] <= MPP_RANGE[1]:
             raise InvalidStore(
                 f"{where}: mpp of the header must lie between {MPP_RANGE[0]} and {MPP_RANGE[1]} micrometres per pixel, "
@@ -131,7 +138,15 @@ class ModelHeader:
     @property
     def provenance(self) -> Provenance:
         """The part that all outputs share."""
-        names = ("contract", "command", "config", "config_hash", "seed", "package_version", "created")
+        names = (
+            "contract",
+            "command",
+            "config",
+            "config_hash",
+            "seed",
+            "package_version",
+            "created",
+        )
         return Provenance(**{name: getattr(self, name) for name in names}, complete=True)
 
 
@@ -195,7 +210,9 @@ def read_model_header(path: Path) -> ModelHeader:
 
 
 def count_parameters(path: Path) -> int:
-    """Return the number of values in a model file's tensors, buffers included, without reading them."""
+    """Return the number of values in a model file's tensors, buffers included, without reading
+    them.
+    """
     total = 0
     for name, entry in _raw_header(path, "model").items():
         if name != "__metadata__":
@@ -219,8 +236,9 @@ def write_checkpoint(path: Path, state: Mapping[str, Any], *, config_hash: str) 
     path : Path
         As :func:`checkpoint_path` gives it.
     state : mapping
-        Nested dicts (keys str or int), lists and tuples of tensors, numbers, strings, booleans and None: ``state_dict()`` of
-        networks, optimisers and schedules, and states of random generators, go in as they are.
+        Nested dicts (keys str or int), lists and tuples of tensors, numbers, strings, booleans and
+        None: ``state_dict()`` of networks, optimisers and schedules, and states of random
+        generators, go in as they are.
     config_hash : str
         Fingerprint of the settings and inputs, so that only the same training goes on from it.
 
@@ -257,13 +275,19 @@ def read_checkpoint(path: Path) -> Checkpoint:
         state = _from_tree(header["state"], _read_tensors(path))
         return Checkpoint(state=state, config_hash=str(header["config_hash"]))
     except (KeyError, TypeError, ValueError) as error:
-        raise InvalidStore(f"{path}: the checkpoint is damaged ({one_line(error)}); remove it and train again") from error
+        raise InvalidStore(
+            f"{path}: the checkpoint is damaged ({one_line(error)}); remove it and train again"
+        ) from error
 
 
-def prepare_model_output(target: Path, *, config_hash: str, resume: bool, overwrite: bool, dry_run: bool = False) -> Action:
-    """Apply the rerun rule to a model file before any work is done; its partial work is the checkpoint.
+def prepare_model_output(
+    target: Path, *, config_hash: str, resume: bool, overwrite: bool, dry_run: bool = False
+) -> Action:
+    """Apply the rerun rule to a model file before any work is done; its partial work is the
+    checkpoint.
 
-    On ``"create"`` a checkpoint of another training is removed; :func:`write_model` replaces an older model at the end.
+    On ``"create"`` a checkpoint of another training is removed; :func:`write_model` replaces an
+    older model at the end.
 
     Parameters
     ----------
@@ -306,7 +330,9 @@ def prepare_model_output(target: Path, *, config_hash: str, resume: bool, overwr
 
 
 def remove_checkpoint(target: Path) -> None:
-    """Remove the saved training state of the model ``target``, where there is one: it is finished, or starts anew."""
+    """Remove the saved training state of the model ``target``, where there is one: it is finished,
+    or starts anew.
+    """
     with disk_errors(target), suppress(FileNotFoundError, NotADirectoryError):
         checkpoint_path(target).unlink()
 
@@ -337,7 +363,8 @@ def _write(path: Path, tensors: Mapping[str, torch.Tensor], header: Json) -> Non
     own: dict[str, torch.Tensor] = {}
     for name, tensor in tensors.items():
         value = tensor.detach().cpu().contiguous()
-        # Parameters that share memory (tied weights, views) are written twice, because the format knows no sharing.
+        # Parameters that share memory (tied weights, views) are written twice, because the format
+        # knows no sharing.
         own[name] = value.clone() if value.untyped_storage().data_ptr() in seen else value
         seen.add(value.untyped_storage().data_ptr())
     content = save(own, metadata={ATTRIBUTE: json.dumps(header)})
@@ -353,7 +380,9 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         tensors: dict[str, torch.Tensor] = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise InvalidStore(f"{path}: its tensors cannot be read ({one_line(error)}); copy or make the file again") from error
+        raise InvalidStore(
+            f"{path}: its tensors cannot be read ({one_line(error)}); copy or make the file again"
+        ) from error
     return tensors
 
 
@@ -370,9 +399,13 @@ def _read_header(path: Path, contract: str, what: str) -> Json:
         found = header["contract"]
         name, _, version = found.partition("/")
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise InvalidStore(f"{path}: its {ATTRIBUTE!r} header is damaged; copy or make the file again") from None
+        raise InvalidStore(
+            f"{path}: its {ATTRIBUTE!r} header is damaged; copy or make the file again"
+        ) from None
     if name != contract.partition("/")[0]:
-        raise InvalidStore(f"{path}: holds {found}, but a {what} ({contract}) is needed here; give a file of that kind")
+        raise InvalidStore(
+            f"{path}: holds {found}, but a {what} ({contract}) is needed here; give a file of that kind"
+        )
     if version != contract.partition("/")[2]:
         raise InvalidStore(
             f"{path}: holds {found}, and this version of histosynth ({__version__}) reads {contract}; "
@@ -382,7 +415,9 @@ def _read_header(path: Path, contract: str, what: str) -> Json:
 
 
 def _raw_header(path: Path, what: str) -> Json:
-    """Return the JSON at the head of a safetensors file, after checking that the file is one and whole."""
+    """Return the JSON at the head of a safetensors file, after checking that the file is one and
+    whole.
+    """
     try:
         with path.open("rb") as stream:
             start = stream.read(8)
@@ -393,16 +428,27 @@ def _raw_header(path: Path, what: str) -> Json:
     except (FileNotFoundError, NotADirectoryError):
         raise StoreNotFound(f"{path}: no such {what}; check the path, or train one first") from None
     except IsADirectoryError:
-        raise InvalidStore(f"{path}: is a folder, but a {what} is a safetensors file; give the file") from None
+        raise InvalidStore(
+            f"{path}: is a folder, but a {what} is a safetensors file; give the file"
+        ) from None
     except OSError as error:
-        raise InvalidStore(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+        raise InvalidStore(
+            f"{path}: cannot be read ({error.strerror}); check its permissions"
+        ) from error
     if not header.startswith(b"{"):
-        raise InvalidStore(f"{path}: is not a safetensors file, or is truncated; only a {what} that histosynth wrote can be read")
+        raise InvalidStore(
+            f"{path}: is not a safetensors file, or is truncated; only a {what} that histosynth wrote can be read"
+        )
     try:
         values: Json = json.loads(header)
-        end = max((entry["data_offsets"][1] for name, entry in values.items() if name != "__metadata__"), default=0)
+        end = max(
+            (entry["data_offsets"][1] for name, entry in values.items() if name != "__metadata__"),
+            default=0,
+        )
     except (ValueError, KeyError, TypeError, IndexError):
-        raise InvalidStore(f"{path}: its header is truncated or damaged; copy or make the file again") from None
+        raise InvalidStore(
+            f"{path}: its header is truncated or damaged; copy or make the file again"
+        ) from None
     if size != 8 + length + end:
         raise InvalidStore(
             f"{path}: is {size} bytes long and must be {8 + length + end}: it is truncated; copy or make the file again"
@@ -412,7 +458,8 @@ def _raw_header(path: Path, what: str) -> Json:
 
 def _refuse_pickle(path: Path, start: bytes, what: str) -> None:
     kind = next((kind for magic, kind in _PICKLE_MAGIC.items() if start.startswith(magic)), None)
-    # A safetensors header may be 128 bytes long too, and its file then begins with the same byte as a pickle.
+    # A safetensors header may be 128 bytes long too, and its file then begins with the same byte as
+    # a pickle.
     if kind is not None and start.startswith(b"\x80") and len(start) == 8 and start[2:] == bytes(6):
         kind = None
     if kind is None and path.suffix.lower() in _PICKLE_SUFFIXES:
@@ -427,8 +474,9 @@ def _refuse_pickle(path: Path, start: bytes, what: str) -> None:
 def _to_tree(value: Any, tensors: dict[str, torch.Tensor], where: str) -> Any:
     """Return JSON of a nested state; tensors go into ``tensors`` and leave their number.
 
-    Containers become ``["dict", [[key, value], ...]]``, ``["list", [...]]`` and ``["tuple", [...]]``, so that integer keys and
-    tuples come back as they were; tensors ``["tensor", number]``; the rest stands for itself.
+    Containers become ``["dict", [[key, value], ...]]``, ``["list", [...]]`` and ``["tuple",
+    [...]]``, so that integer keys and tuples come back as they were; tensors ``["tensor",
+    number]``; the rest stands for itself.
     """
     import torch
 
@@ -439,10 +487,16 @@ def _to_tree(value: Any, tensors: dict[str, torch.Tensor], where: str) -> Any:
     if isinstance(value, Mapping):
         if not all(type(key) in (str, int) for key in value):
             raise TypeError(f"{where}: keys of a checkpoint must be str or int")
-        return ["dict", [[key, _to_tree(item, tensors, f"{where}.{key}")] for key, item in value.items()]]
+        return [
+            "dict",
+            [[key, _to_tree(item, tensors, f"{where}.{key}")] for key, item in value.items()],
+        ]
     if isinstance(value, (list, tuple)):
         kind = "list" if isinstance(value, list) else "tuple"
-        return [kind, [_to_tree(item, tensors, f"{where}[{index}]") for index, item in enumerate(value)]]
+        return [
+            kind,
+            [_to_tree(item, tensors, f"{where}[{index}]") for index, item in enumerate(value)],
+        ]
     if hasattr(value, "tolist"):  # NumPy arrays and scalars, as in states of its generators
         return _to_tree(value.tolist(), tensors, where)
     if value is None or isinstance(value, (bool, int, float, str)):

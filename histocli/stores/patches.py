@@ -1,4 +1,5 @@
-"""Patch store: patches with nucleus labels, synthetic or a person's own, as one sharded Zarr 3 group.
+"""Patch store: patches with nucleus labels, synthetic or a person's own, as one sharded Zarr 3
+group.
 
 ``histosynth-patches/1``::
 
@@ -17,8 +18,9 @@
                          references  [{name, sha256, mpp, mpp_source, statistics, path}, ...]
                          initial, refinement  of a refined store: the store it came from, and how it went
 
-Two writers in one shard would lose data silently. So work is cut along the shards (:meth:`PatchStoreWriter.pending`), and all
-metadata is made up front by one process. ``files`` is recorded at the end, because Zarr reads a missing shard as zeros.
+Two writers in one shard would lose data silently. So work is cut along the shards
+(:meth:`PatchStoreWriter.pending`), and all metadata is made up front by one process. ``files`` is
+recorded at the end, because Zarr reads a missing shard as zeros.
 """
 
 from __future__ import annotations
@@ -42,14 +44,22 @@ from histocli.base.errors import InvalidStore, StoreExists
 from histocli.base.types import Json
 from histocli.stores import provenance as records
 from histocli.stores.inputs import MPP_RANGE
-from histocli.stores.provenance import DAMAGED, OutputLock, Provenance, disk_errors, one_line, plain_json
+from histocli.stores.provenance import (
+    DAMAGED,
+    OutputLock,
+    Provenance,
+    disk_errors,
+    one_line,
+    plain_json,
+)
 
 CONTRACT = "histosynth-patches/1"
 NETWORKS = "networks"
 ORIGINS = ("initial", "refined", "labelled")
 SHARD_PATCHES = 32
 SHARD_PIXELS = SHARD_PATCHES * 256 * 256  # a shard is held in memory while it is written
-# One quick level for images, whose noise does not compress; one thorough level for labels, which do.
+# One quick level for images, whose noise does not compress; one thorough level for labels, which
+# do.
 IMAGE_COMPRESSOR = ZstdCodec(level=1)
 LABEL_COMPRESSOR = ZstdCodec(level=3)
 
@@ -102,18 +112,25 @@ class ReferenceRecord:
         kinds: dict[str, type | tuple[type, ...]] = {
             "name": str, "sha256": str, "mpp": (int, float), "mpp_source": str, "statistics": dict,
         }  # fmt: skip
-        if not isinstance(values, dict) or not all(isinstance(values.get(name), kind) for name, kind in kinds.items()):
-            raise InvalidStore(f"{where}: an item of references lacks one of {', '.join(kinds)}; {DAMAGED}")
+        if not isinstance(values, dict) or not all(
+            isinstance(values.get(name), kind) for name, kind in kinds.items()
+        ):
+            raise InvalidStore(
+                f"{where}: an item of references lacks one of {', '.join(kinds)}; {DAMAGED}"
+            )
         return cls(**{name: values[name] for name in kinds}, path=str(values.get("path") or ""))
 
 
 def shard_patches(patch_px: int) -> int:
-    """Return how many patches of side ``patch_px`` share a shard: at most 32, and no more pixels than 32 of side 256."""
+    """Return how many patches of side ``patch_px`` share a shard: at most 32, and no more pixels
+    than 32 of side 256.
+    """
     return max(1, min(SHARD_PATCHES, SHARD_PIXELS // patch_px**2))
 
 
 class PatchStoreWriter:
-    """Writes a patch store, one shard-aligned batch after the other, in any order and from several threads.
+    """Writes a patch store, one shard-aligned batch after the other, in any order and from several
+    threads.
 
     Made by :meth:`create`; use as a context manager::
 
@@ -125,7 +142,16 @@ class PatchStoreWriter:
     Leaving the context without :meth:`finish` keeps the partial store for ``--resume``.
     """
 
-    def __init__(self, target: Path, group: zarr.Group, lock: OutputLock, *, n: int, patch_px: int, n_references: int) -> None:
+    def __init__(
+        self,
+        target: Path,
+        group: zarr.Group,
+        lock: OutputLock,
+        *,
+        n: int,
+        patch_px: int,
+        n_references: int,
+    ) -> None:
         """Use :meth:`create`."""
         self.target = target
         self.n = n
@@ -155,7 +181,8 @@ class PatchStoreWriter:
     ) -> PatchStoreWriter:
         """Make all metadata of a store of ``n`` patches, or take up the partial one.
 
-        Call :func:`histocli.stores.provenance.prepare_output` before; ``resume`` is true when it returned ``"resume"``.
+        Call :func:`histocli.stores.provenance.prepare_output` before; ``resume`` is true when it
+        returned ``"resume"``.
 
         Parameters
         ----------
@@ -208,9 +235,13 @@ class PatchStoreWriter:
                         raise StoreExists(
                             f"{target}: an unfinished one was begun with other settings or inputs; start anew with --overwrite"
                         )
-                    group = zarr.open_group(partial, mode="r+", zarr_format=3, use_consolidated=False)
+                    group = zarr.open_group(
+                        partial, mode="r+", zarr_format=3, use_consolidated=False
+                    )
                 _create_arrays(group, partial, n, patch_px)
-                return cls(target, group, lock, n=n, patch_px=patch_px, n_references=len(references))
+                return cls(
+                    target, group, lock, n=n, patch_px=patch_px, n_references=len(references)
+                )
         except BaseException:
             lock.release()
             raise
@@ -254,7 +285,9 @@ class PatchStoreWriter:
             The disk is full; what was written before stays, and the batch stays pending.
         """
         number, misaligned = divmod(batch.start, self._batch_patches)
-        if misaligned or batch != range(batch.start, min(batch.start + self._batch_patches, self.n)):
+        if misaligned or batch != range(
+            batch.start, min(batch.start + self._batch_patches, self.n)
+        ):
             raise ValueError(
                 f"{batch} is not one of the shards of {self._batch_patches} patches; two writers in one shard lose data"
             )
@@ -265,11 +298,18 @@ class PatchStoreWriter:
             "weight": weight,
             "reference": reference,
         }
-        shapes = {"image": (side, side, 3), "instance_labels": (side, side), "weight": (), "reference": ()}
+        shapes = {
+            "image": (side, side, 3),
+            "instance_labels": (side, side),
+            "weight": (),
+            "reference": (),
+        }
         for name, value in values.items():
             expected = (len(batch), *shapes[name])
             if value.shape != expected or value.dtype != _ARRAYS[name][0]:
-                raise ValueError(f"{name} must be {_ARRAYS[name][0]} {expected}, got {value.dtype} {value.shape}")
+                raise ValueError(
+                    f"{name} must be {_ARRAYS[name][0]} {expected}, got {value.dtype} {value.shape}"
+                )
         for index, labels in zip(batch, instance_labels, strict=True):
             check_ids(labels, f"patch {index}")
         if not (np.isfinite(weight).all() and (weight >= 0).all()):
@@ -289,7 +329,9 @@ class PatchStoreWriter:
         """Return images and labels of a batch that was written."""
         where = slice(batch.start, batch.stop)
         with readable(self.target):
-            return np.asarray(self._arrays["image"][where]), np.asarray(self._arrays["instance_labels"][where])
+            return np.asarray(self._arrays["image"][where]), np.asarray(
+                self._arrays["instance_labels"][where]
+            )
 
     def weights(self) -> npt.NDArray[np.float32]:
         """Return the weights written so far."""
@@ -315,7 +357,8 @@ class PatchStoreWriter:
             self._group.update_attributes(plain_json(values))
 
     def write_networks(self, networks: Mapping[str, Mapping[str, npt.NDArray[np.float32]]]) -> None:
-        """Write networks under ``networks/<name>/<parameter>``; those of an interrupted run are replaced.
+        """Write networks under ``networks/<name>/<parameter>``; those of an interrupted run are
+        replaced.
 
         Parameters
         ----------
@@ -343,11 +386,16 @@ class PatchStoreWriter:
             As :func:`histocli.stores.provenance.finish`.
         """
         if missing := self.pending():
-            raise ValueError(f"{len(missing)} batches are not written yet, the first is {missing[0]}")
+            raise ValueError(
+                f"{len(missing)} batches are not written yet, the first is {missing[0]}"
+            )
         with disk_errors(self.target):
             records.remove_temporaries(self._partial)
             names = [*_ARRAYS, *_network_arrays(self._partial)]
-            records.update_attribute(self._partial, {"files": {name: _count_files(self._partial / name) for name in names}})
+            records.update_attribute(
+                self._partial,
+                {"files": {name: _count_files(self._partial / name) for name in names}},
+            )
         records.finish(self._partial, self.target)
         self.close()
 
@@ -436,7 +484,10 @@ class PatchStore:
 
     def batches(self) -> list[range]:
         """Return the patches of every shard."""
-        return [range(start, min(start + self.batch_patches, len(self))) for start in range(0, len(self), self.batch_patches)]
+        return [
+            range(start, min(start + self.batch_patches, len(self)))
+            for start in range(0, len(self), self.batch_patches)
+        ]
 
     def read(self, patches: range | slice) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
         """Read images and labels of consecutive patches.
@@ -456,7 +507,9 @@ class PatchStore:
             return np.asarray(self.image[where]), np.asarray(self.instance_labels[where])
 
     def networks(self) -> dict[str, dict[str, npt.NDArray[np.float32]]]:
-        """Return the networks that refinement left in the store, by name and parameter; empty in other stores."""
+        """Return the networks that refinement left in the store, by name and parameter; empty in
+        other stores.
+        """
         found: dict[str, dict[str, npt.NDArray[np.float32]]] = {}
         with readable(self.path):
             for path in _network_arrays(self.path):
@@ -478,7 +531,8 @@ class PatchStore:
             "mpp": self.mpp,
             "origin": self.origin,
             "shippable": self.shippable,
-            "references": [record.to_json() | {"path": ""} for record in self.references],  # where they lay does not count
+            # where they lay does not count
+            "references": [record.to_json() | {"path": ""} for record in self.references],
             "shape": list(self.image.shape),
         }
         digest.update(json.dumps(identity, sort_keys=True).encode())
@@ -504,18 +558,28 @@ class readable:  # noqa: N801 - reads as a statement: with readable(path)
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        if isinstance(error, (OSError, ValueError, RuntimeError, KeyError)) and not isinstance(error, InvalidStore):
-            raise InvalidStore(f"{self._path}: a chunk cannot be read ({one_line(error)}); {DAMAGED}") from error
+        if isinstance(error, (OSError, ValueError, RuntimeError, KeyError)) and not isinstance(
+            error, InvalidStore
+        ):
+            raise InvalidStore(
+                f"{self._path}: a chunk cannot be read ({one_line(error)}); {DAMAGED}"
+            ) from error
 
 
 def check_ids(instance_labels: npt.NDArray[np.int32], where: str) -> None:
     """Raise ``ValueError`` unless the ids of a patch are 1..n without gaps, beside 0 and -1."""
     if int(instance_labels.min()) < -1:
-        raise ValueError(f"{where}: instance_labels must be -1 or larger, got {instance_labels.min()}")
+        raise ValueError(
+            f"{where}: instance_labels must be -1 or larger, got {instance_labels.min()}"
+        )
     top = int(instance_labels.max())
     if top <= 0:
         return
-    counts = np.bincount(instance_labels[instance_labels > 0]) if top <= instance_labels.size else np.zeros(2, int)
+    counts = (
+        np.bincount(instance_labels[instance_labels > 0])
+        if top <= instance_labels.size
+        else np.zeros(2, int)
+    )
     if not counts[1:].all():
         raise ValueError(
             f"{where}: ids of instance_labels must be 1..n without gaps, but the largest is {top} and some are missing"
@@ -523,7 +587,9 @@ def check_ids(instance_labels: npt.NDArray[np.int32], where: str) -> None:
 
 
 def _create_arrays(group: zarr.Group, partial: Path, n: int, patch_px: int) -> None:
-    """Create the arrays that a partial store lacks: an interruption may have come between two of them."""
+    """Create the arrays that a partial store lacks: an interruption may have come between two of
+    them.
+    """
     batch = shard_patches(patch_px)
     n_batches = -(-n // batch)
     pixels = (patch_px, patch_px)
@@ -542,18 +608,33 @@ def _create_arrays(group: zarr.Group, partial: Path, n: int, patch_px: int) -> N
         },
         "weight": {"shape": (n,), "chunks": (batch,), "compressors": LABEL_COMPRESSOR},
         "reference": {"shape": (n,), "chunks": (batch,), "compressors": LABEL_COMPRESSOR},
-        "batches_done": {"shape": (n_batches,), "chunks": (n_batches,), "compressors": LABEL_COMPRESSOR},
+        "batches_done": {
+            "shape": (n_batches,),
+            "chunks": (n_batches,),
+            "compressors": LABEL_COMPRESSOR,
+        },
     }
     for name, plan in plans.items():
         dtype, dimensions = _ARRAYS[name]
         if (partial / name / records.METADATA_FILE).exists():
             found = _array(group, name)
-            if found.shape != plan["shape"] or found.dtype != dtype or found.chunks != plan["chunks"]:
-                raise StoreExists(f"{partial}: {name} is of another make; start anew with --overwrite")
+            if (
+                found.shape != plan["shape"]
+                or found.dtype != dtype
+                or found.chunks != plan["chunks"]
+            ):
+                raise StoreExists(
+                    f"{partial}: {name} is of another make; start anew with --overwrite"
+                )
         else:
             # Empty chunks are written, so that a missing file is a missing file.
             group.create_array(
-                name, dtype=dtype, fill_value=0, dimension_names=dimensions, config={"write_empty_chunks": True}, **plan
+                name,
+                dtype=dtype,
+                fill_value=0,
+                dimension_names=dimensions,
+                config={"write_empty_chunks": True},
+                **plan,
             )
 
 
@@ -581,7 +662,10 @@ def _chunk_files(array: Path) -> Iterator[Path]:
 def _network_arrays(store: Path) -> list[str]:
     """Return the arrays of a store's networks, as paths within it."""
     folder = store / NETWORKS
-    return sorted(file.parent.relative_to(store).as_posix() for file in folder.glob(f"*/*/{records.METADATA_FILE}"))
+    return sorted(
+        file.parent.relative_to(store).as_posix()
+        for file in folder.glob(f"*/*/{records.METADATA_FILE}")
+    )
 
 
 def _count_files(array: Path) -> list[int]:
@@ -595,7 +679,9 @@ def _check_arrays(path: Path, group: zarr.Group) -> None:
         try:
             array = _array(group, name)
         except (KeyError, ValueError, TypeError, OSError) as error:
-            raise InvalidStore(f"{path}: array {name} is missing or its metadata is damaged; {DAMAGED}") from error
+            raise InvalidStore(
+                f"{path}: array {name} is missing or its metadata is damaged; {DAMAGED}"
+            ) from error
         if array.dtype != dtype or array.ndim != len(dimensions):
             raise InvalidStore(
                 f"{path}: {name} is {array.dtype} with {array.ndim} axes, but must be {dtype} ({', '.join(dimensions)}); "
@@ -611,16 +697,26 @@ def _check_agreement(path: Path, group: zarr.Group) -> None:
         raise InvalidStore(
             f"{path}: image has shape {image}, but must be (patch, y, x, 3) with y = x and at least one patch; {DAMAGED}"
         )
-    for name, expected in {"instance_labels": (n, height, width), "weight": (n,), "reference": (n,)}.items():
+    for name, expected in {
+        "instance_labels": (n, height, width),
+        "weight": (n,),
+        "reference": (n,),
+    }.items():
         found = _array(group, name).shape
         if found != expected:
-            raise InvalidStore(f"{path}: {name} has shape {found} but image has {image}; patches must agree; {DAMAGED}")
+            raise InvalidStore(
+                f"{path}: {name} has shape {found} but image has {image}; patches must agree; {DAMAGED}"
+            )
 
 
 def _check_pixel_size(path: Path, attributes: Json) -> None:
     """``mpp`` is a pixel size that a microscope can have."""
     mpp = attributes.get("mpp")
-    if isinstance(mpp, bool) or not isinstance(mpp, (int, float)) or not MPP_RANGE[0] <= mpp <= MPP_RANGE[1]:
+    if (
+        isinstance(mpp, bool)
+        or not isinstance(mpp, (int, float))
+        or not MPP_RANGE[0] <= mpp <= MPP_RANGE[1]
+    ):
         raise InvalidStore(
             f"{path}: attribute mpp must lie between {MPP_RANGE[0]} and {MPP_RANGE[1]} micrometres per pixel, got {mpp!r}; "
             f"{DAMAGED}"
@@ -634,14 +730,18 @@ def _check_origin(path: Path, attributes: Json) -> None:
             f"{path}: attribute origin must be one of {', '.join(ORIGINS)}, got {attributes.get('origin')!r}; {DAMAGED}"
         )
     if not isinstance(attributes.get("shippable"), bool):
-        raise InvalidStore(f"{path}: attribute shippable must be true or false, got {attributes.get('shippable')!r}; {DAMAGED}")
+        raise InvalidStore(
+            f"{path}: attribute shippable must be true or false, got {attributes.get('shippable')!r}; {DAMAGED}"
+        )
 
 
 def _check_references(path: Path, attributes: Json) -> list[ReferenceRecord]:
     """``references`` is a list of records, not empty."""
     values = attributes.get("references")
     if not isinstance(values, list) or not values:
-        raise InvalidStore(f"{path}: attribute references must be a list with at least one item; {DAMAGED}")
+        raise InvalidStore(
+            f"{path}: attribute references must be a list with at least one item; {DAMAGED}"
+        )
     return [ReferenceRecord.from_json(value, path) for value in values]
 
 
@@ -660,15 +760,21 @@ def _check_files(path: Path, attributes: Json) -> None:
             )
 
 
-def _check_values(path: Path, weight: npt.NDArray[np.float32], reference: npt.NDArray[np.int32], n_references: int) -> None:
+def _check_values(
+    path: Path, weight: npt.NDArray[np.float32], reference: npt.NDArray[np.int32], n_references: int
+) -> None:
     """Weights can be drawn by, and every patch follows a reference that is recorded."""
     if not (np.isfinite(weight).all() and (weight >= 0).all()):
         raise InvalidStore(f"{path}: weight must be finite and not negative; {DAMAGED}")
     if not ((reference >= 0) & (reference < n_references)).all():
-        raise InvalidStore(f"{path}: reference must index the {n_references} items of references; {DAMAGED}")
+        raise InvalidStore(
+            f"{path}: reference must index the {n_references} items of references; {DAMAGED}"
+        )
 
 
 def _check_marks(path: Path, marks: npt.NDArray[np.uint8]) -> None:
     """A store that calls itself complete has written all its batches."""
     if not marks.all():
-        raise InvalidStore(f"{path}: {int((marks == 0).sum())} of {marks.size} batches were never written; {DAMAGED}")
+        raise InvalidStore(
+            f"{path}: {int((marks == 0).sum())} of {marks.size} batches were never written; {DAMAGED}"
+        )

@@ -1,6 +1,8 @@
-"""What every output of ours says about itself, and how it comes to its place: locked, partial, finished, renamed.
+"""What every output of ours says about itself, and how it comes to its place: locked, partial,
+finished, renamed.
 
-Work goes to ``.<name>.partial`` beside the target and is renamed when complete, so that a target is either absent, the old one
+Work goes to ``.<name>.partial`` beside the target and is renamed when complete, so that a target is
+either absent, the old one
 or the new one::
 
     out/
@@ -11,9 +13,11 @@ or the new one::
 
 The root attributes of a Zarr store hold one key of ours::
 
-    histosynth: {contract, command, config, config_hash, seed, package_version, created, complete, ...}
+    histosynth: {contract, command, config, config_hash, seed, package_version, created, complete,
+    ...}
 
-``complete`` is the last thing that is written. The rerun rule (:func:`prepare_output`) is the same for every command.
+``complete`` is the last thing that is written. The rerun rule (:func:`prepare_output`) is the same
+for every command.
 """
 
 from __future__ import annotations
@@ -43,18 +47,37 @@ if TYPE_CHECKING:
     import zarr
 
 Action: TypeAlias = Literal["create", "resume", "skip"]
-"""What a command does about its output: make it anew, go on with a partial one, or leave a finished one alone."""
+"""What a command does about its output: make it anew, go on with a partial one, or leave a finished
+one alone."""
 
 ATTRIBUTE = "histosynth"  # the only key of ours among a store's root attributes
 METADATA_FILE = "zarr.json"
 _CANNOT_WRITE = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENAMETOOLONG}
+    {
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EFBIG,
+        errno.EROFS,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EIO,
+        errno.ENAMETOOLONG,
+    }
     if hasattr(errno, "EDQUOT")
-    else {errno.ENOSPC, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENAMETOOLONG}
+    else {
+        errno.ENOSPC,
+        errno.EFBIG,
+        errno.EROFS,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EIO,
+        errno.ENAMETOOLONG,
+    }
 )
 REMOVALS = 5  # attempts to remove a folder
 _FULL = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
-_TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.partial$")  # zarr's half-written keys; a killed process leaves them behind
+# zarr's half-written keys; a killed process leaves them behind
+_TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.partial$")
 
 
 def now() -> str:
@@ -113,13 +136,19 @@ class Provenance:
             "complete": bool,
         }
         if not isinstance(values, dict):
-            raise InvalidStore(f"{where}: attribute {ATTRIBUTE!r} must be an object, got {type(values).__name__}; {NOT_OURS}")
+            raise InvalidStore(
+                f"{where}: attribute {ATTRIBUTE!r} must be an object, got {type(values).__name__}; {NOT_OURS}"
+            )
         for name, kind in kinds.items():
             if not isinstance(values.get(name), kind):
-                raise InvalidStore(f"{where}: {ATTRIBUTE}.{name} must be a {kind.__name__}, got {values.get(name)!r}; {DAMAGED}")
+                raise InvalidStore(
+                    f"{where}: {ATTRIBUTE}.{name} must be a {kind.__name__}, got {values.get(name)!r}; {DAMAGED}"
+                )
         seed = values.get("seed")
         if seed is not None and not isinstance(seed, int):
-            raise InvalidStore(f"{where}: {ATTRIBUTE}.seed must be an integer or null, got {seed!r}; {DAMAGED}")
+            raise InvalidStore(
+                f"{where}: {ATTRIBUTE}.seed must be an integer or null, got {seed!r}; {DAMAGED}"
+            )
         return cls(**{name: values[name] for name in kinds}, seed=seed)
 
 
@@ -128,7 +157,9 @@ DAMAGED = "the store is damaged, make it again with --overwrite"
 
 
 def plain_json(value: Any) -> Any:
-    """Return ``value`` with NumPy arrays and scalars, tuples and paths as JSON values; NaN and infinity become null."""
+    """Return ``value`` with NumPy arrays and scalars, tuples and paths as JSON values; NaN and
+    infinity become null.
+    """
     if isinstance(value, Mapping):
         return {str(key): plain_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -151,7 +182,9 @@ def partial_path(target: Path) -> Path:
         The target is a folder without a name, such as ``.`` or ``/``.
     """
     if not target.name:
-        raise StoreExists(f"{target}: is a folder that is there already; name the output itself with --out")
+        raise StoreExists(
+            f"{target}: is a folder that is there already; name the output itself with --out"
+        )
     return target.with_name(f".{target.name}.partial")
 
 
@@ -162,12 +195,14 @@ def log_path(target: Path) -> Path:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk, an exhausted quota and a place that cannot be written into ``OutOfResources`` about ``path``.
+    """Turn a full disk, an exhausted quota and a place that cannot be written into
+    ``OutOfResources`` about ``path``.
 
     Raises
     ------
     OutOfResources
-        In place of an OSError of that kind, or of an exception that one caused. All others pass through.
+        In place of an OSError of that kind, or of an exception that one caused. All others pass
+        through.
     """
     try:
         yield
@@ -182,13 +217,16 @@ def disk_errors(path: Path) -> Iterator[None]:
                     if cause.errno in _FULL
                     else "choose another place with --out"
                 )
-                raise OutOfResources(f"{path}: cannot be written ({cause.strerror or cause}); {remedy}") from error
+                raise OutOfResources(
+                    f"{path}: cannot be written ({cause.strerror or cause}); {remedy}"
+                ) from error
             cause = cause.__cause__
         raise
 
 
 class OutputLock:
-    """Keeps a second process from writing the same output; use as a context manager or with :meth:`release`.
+    """Keeps a second process from writing the same output; use as a context manager or with
+    :meth:`release`.
 
     Raises
     ------
@@ -218,7 +256,8 @@ class OutputLock:
     def release(self) -> None:
         """Let go of the output; harmless when called twice."""
         if self._lock.is_locked:
-            if os.name == "posix":  # unlinked while held, so that nobody can take the lock of a file that goes away
+            # unlinked while held, so that nobody can take the lock of a file that goes away
+            if os.name == "posix":
                 self._path.unlink(missing_ok=True)
             self._lock.release()
             with suppress(OSError):
@@ -242,12 +281,15 @@ def make_parents(target: Path) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise StoreExists(f"{target}: cannot be made, because part of {target.parent} is a file; choose another --out") from None
+        raise StoreExists(
+            f"{target}: cannot be made, because part of {target.parent} is a file; choose another --out"
+        ) from None
 
 
 @contextmanager
 def replace_atomically(target: Path) -> Iterator[Path]:
-    """Yield a path to write a file to; it takes the place of ``target`` when the context ends without an error.
+    """Yield a path to write a file to; it takes the place of ``target`` when the context ends
+    without an error.
 
     Raises
     ------
@@ -257,8 +299,11 @@ def replace_atomically(target: Path) -> Iterator[Path]:
         ``target`` is a folder.
     """
     if target.is_dir():
-        raise StoreExists(f"{target}: is a folder and a file is to be written there; choose another --out")
-    # The process id keeps two processes apart that write the same file: the last one wins, and none sees half of it.
+        raise StoreExists(
+            f"{target}: is a folder and a file is to be written there; choose another --out"
+        )
+    # The process id keeps two processes apart that write the same file: the last one wins, and none
+    # sees half of it.
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         with disk_errors(target):
@@ -272,13 +317,20 @@ def replace_atomically(target: Path) -> Iterator[Path]:
 
 
 def prepare_output(
-    target: Path, *, contract: str, config_hash: str, resume: bool, overwrite: bool, dry_run: bool = False
+    target: Path,
+    *,
+    contract: str,
+    config_hash: str,
+    resume: bool,
+    overwrite: bool,
+    dry_run: bool = False,
 ) -> Action:
     """Apply the rerun rule to a Zarr store before any work is done.
 
-    A complete store with the same hash is skipped, unless ``overwrite`` asks for it anew. A partial one with the same hash
-    needs ``resume``. Whatever was made with other settings needs ``overwrite``, which removes a partial store here and lets
-    :func:`finish` replace a complete one, once the new one is complete. What does not carry the contract is never touched.
+    A complete store with the same hash is skipped, unless ``overwrite`` asks for it anew. A partial
+    one with the same hash needs ``resume``. Whatever was made with other settings needs
+    ``overwrite``, which removes a partial store here and lets :func:`finish` replace a complete
+    one, once the new one is complete. What does not carry the contract is never touched.
 
     Parameters
     ----------
@@ -332,7 +384,8 @@ def rerun_rule(
     resume: bool,
     overwrite: bool,
 ) -> Action:
-    """Decide about an output from what lies at its place: the rerun rule itself, for stores and model files.
+    """Decide about an output from what lies at its place: the rerun rule itself, for stores and
+    model files.
 
     Parameters
     ----------
@@ -355,9 +408,13 @@ def rerun_rule(
     name = contract.partition("/")[0]
     for path, found in ((target, finished), (partial_path(target), partial)):
         if found is not None and found.contract_name != name:
-            raise StoreExists(f"{path}: is in the way and holds {found.contract}, not {contract}; choose another --out")
+            raise StoreExists(
+                f"{path}: is in the way and holds {found.contract}, not {contract}; choose another --out"
+            )
     if os.path.lexists(target) and finished is None:
-        raise StoreExists(f"{target}: is in the way and was not made by histosynth, so it is left alone; choose another --out")
+        raise StoreExists(
+            f"{target}: is in the way and was not made by histosynth, so it is left alone; choose another --out"
+        )
     if partial_is_foreign:
         raise StoreExists(
             f"{partial_path(target)}: is in the way and was not made by histosynth; move it or choose another --out"
@@ -373,16 +430,22 @@ def rerun_rule(
                 "or start anew with --overwrite"
             )
         if not resume:
-            raise StoreExists(f"{target}: is unfinished; continue it with --resume or start anew with --overwrite")
+            raise StoreExists(
+                f"{target}: is unfinished; continue it with --resume or start anew with --overwrite"
+            )
         return "resume"
     if finished is not None:
         why = "was made with other settings or inputs" if finished.complete else "is incomplete"
-        raise StoreExists(f"{target}: exists and {why}; replace it with --overwrite or choose another --out")
+        raise StoreExists(
+            f"{target}: exists and {why}; replace it with --overwrite or choose another --out"
+        )
     return "create"
 
 
 def peek(path: Path) -> Provenance | None:
-    """Return what the Zarr group at ``path`` says about itself, or None where there is no store of ours."""
+    """Return what the Zarr group at ``path`` says about itself, or None where there is no store of
+    ours.
+    """
     try:
         metadata = json.loads((path / METADATA_FILE).read_bytes())
         return Provenance.from_json(metadata["attributes"][ATTRIBUTE], path)
@@ -402,15 +465,19 @@ def remove_ours(path: Path, contract: str) -> None:
         return
     found = peek(path)
     if not _is_blank(path) and (found is None or found.contract_name != contract.partition("/")[0]):
-        raise StoreExists(f"{path}: is not {contract} and is left alone; move it or choose another --out")
+        raise StoreExists(
+            f"{path}: is not {contract} and is left alone; move it or choose another --out"
+        )
     with disk_errors(path):
         _remove(path)
 
 
 def finish(partial: Path, target: Path) -> None:
-    """Put a partial Zarr store in its place: data to the disk, then the complete mark, then the rename.
+    """Put a partial Zarr store in its place: data to the disk, then the complete mark, then the
+    rename.
 
-    An older output of the same contract is replaced: :func:`prepare_output` has seen to it that the user wants that.
+    An older output of the same contract is replaced: :func:`prepare_output` has seen to it that the
+    user wants that.
 
     Raises
     ------
@@ -424,7 +491,9 @@ def finish(partial: Path, target: Path) -> None:
     if os.path.lexists(target):
         old = peek(target)
         if old is None or old.contract_name != found.contract_name:
-            raise StoreExists(f"{target}: came into the way meanwhile and is not {found.contract}; the work is kept in {partial}")
+            raise StoreExists(
+                f"{target}: came into the way meanwhile and is not {found.contract}; the work is kept in {partial}"
+            )
     with disk_errors(target):
         remove_temporaries(partial)
         for folder, _, names in os.walk(partial):
@@ -445,7 +514,9 @@ def finish(partial: Path, target: Path) -> None:
 
 
 def update_attribute(path: Path, values: Mapping[str, Any]) -> None:
-    """Change keys of ``histosynth`` in the root attributes of the Zarr store at ``path``, atomically."""
+    """Change keys of ``histosynth`` in the root attributes of the Zarr store at ``path``,
+    atomically.
+    """
     file = path / METADATA_FILE
     metadata = json.loads(file.read_bytes())
     metadata["attributes"][ATTRIBUTE].update(plain_json(values))
@@ -454,7 +525,9 @@ def update_attribute(path: Path, values: Mapping[str, Any]) -> None:
     os.replace(temporary, file)
 
 
-def open_group(path: Path, contract: str, *, allow_incomplete: bool = False) -> tuple[zarr.Group, Provenance]:
+def open_group(
+    path: Path, contract: str, *, allow_incomplete: bool = False
+) -> tuple[zarr.Group, Provenance]:
     """Open a Zarr store of ours for reading, or say in one line why it cannot be.
 
     Parameters
@@ -477,7 +550,8 @@ def open_group(path: Path, contract: str, *, allow_incomplete: bool = False) -> 
     StoreNotFound
         There is nothing at ``path``.
     InvalidStore
-        It is no Zarr store, not ours, of another kind or an unknown version, damaged, or unfinished.
+        It is no Zarr store, not ours, of another kind or an unknown version, damaged, or
+        unfinished.
     """
     import zarr
 
@@ -485,7 +559,9 @@ def open_group(path: Path, contract: str, *, allow_incomplete: bool = False) -> 
     name, _, version = contract.partition("/")
     found_name, _, found_version = provenance.contract.partition("/")
     if found_name != name:
-        raise InvalidStore(f"{path}: holds {provenance.contract}, but {contract} is needed here; give a store of that kind")
+        raise InvalidStore(
+            f"{path}: holds {provenance.contract}, but {contract} is needed here; give a store of that kind"
+        )
     if found_version != version:
         raise InvalidStore(
             f"{path}: holds {provenance.contract}, and this version of histosynth ({__version__}) reads {contract}; "
@@ -495,11 +571,14 @@ def open_group(path: Path, contract: str, *, allow_incomplete: bool = False) -> 
         # Group and not open_group: the latter would look for consolidated and format 2 metadata.
         return zarr.open_group(path, mode="r", zarr_format=3, use_consolidated=False), provenance
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InvalidStore(f"{path}: its Zarr metadata cannot be read ({one_line(error)}); {DAMAGED}") from error
+        raise InvalidStore(
+            f"{path}: its Zarr metadata cannot be read ({one_line(error)}); {DAMAGED}"
+        ) from error
 
 
 def read_provenance(path: Path, *, allow_incomplete: bool = False) -> Provenance:
-    """Return what a Zarr store of any contract of ours says about itself, or say in one line why it cannot be read.
+    """Return what a Zarr store of any contract of ours says about itself, or say in one line why it
+    cannot be read.
 
     Raises
     ------
@@ -508,7 +587,9 @@ def read_provenance(path: Path, *, allow_incomplete: bool = False) -> Provenance
     """
     if not os.path.lexists(path):
         if peek(partial_path(path)) is not None:
-            raise StoreNotFound(f"{path}: is not finished; continue the command that makes it with --resume")
+            raise StoreNotFound(
+                f"{path}: is not finished; continue the command that makes it with --resume"
+            )
         raise StoreNotFound(f"{path}: no such store; check the path, or make the store first")
     if not path.is_dir():
         raise InvalidStore(f"{path}: is not a Zarr store, which is a folder; {NOT_OURS}")
@@ -517,18 +598,30 @@ def read_provenance(path: Path, *, allow_incomplete: bool = False) -> Provenance
         metadata = json.loads(file.read_bytes())
     except FileNotFoundError:
         if (path / ".zgroup").exists() or (path / ".zarray").exists():
-            raise InvalidStore(f"{path}: is Zarr format 2; {NOT_OURS}, and they are format 3") from None
-        raise InvalidStore(f"{path}: has no {METADATA_FILE}, so it is not a Zarr store; {NOT_OURS}") from None
+            raise InvalidStore(
+                f"{path}: is Zarr format 2; {NOT_OURS}, and they are format 3"
+            ) from None
+        raise InvalidStore(
+            f"{path}: has no {METADATA_FILE}, so it is not a Zarr store; {NOT_OURS}"
+        ) from None
     except OSError as error:
-        raise InvalidStore(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+        raise InvalidStore(
+            f"{path}: cannot be read ({error.strerror}); check its permissions"
+        ) from error
     except ValueError:
         raise InvalidStore(f"{path}: {METADATA_FILE} is truncated or not JSON; {DAMAGED}") from None
     attributes = metadata.get("attributes") if isinstance(metadata, dict) else None
-    if not isinstance(attributes, dict) or metadata.get("node_type") != "group" or ATTRIBUTE not in attributes:
+    if (
+        not isinstance(attributes, dict)
+        or metadata.get("node_type") != "group"
+        or ATTRIBUTE not in attributes
+    ):
         raise InvalidStore(f"{path}: is Zarr, but carries no {ATTRIBUTE!r} attribute; {NOT_OURS}")
     provenance = Provenance.from_json(attributes[ATTRIBUTE], path)
     if not (provenance.complete or allow_incomplete):
-        raise InvalidStore(f"{path}: is not complete; continue histosynth {provenance.command} with --resume")
+        raise InvalidStore(
+            f"{path}: is not complete; continue histosynth {provenance.command} with --resume"
+        )
     return provenance
 
 
@@ -556,14 +649,17 @@ def check_parents(target: Path) -> None:
     for parent in target.parents:
         if os.path.lexists(parent):
             if not parent.is_dir():
-                raise StoreExists(f"{target}: cannot be made, because {parent} is a file; choose another --out")
+                raise StoreExists(
+                    f"{target}: cannot be made, because {parent} is a file; choose another --out"
+                )
             return
 
 
 def _is_blank(path: Path) -> bool:
     """Tell whether a folder holds nothing but what a store that was being created leaves behind."""
     return path.is_dir() and all(
-        (name.startswith(METADATA_FILE) and name != METADATA_FILE) or _TEMPORARY.search(name) for name in os.listdir(path)
+        (name.startswith(METADATA_FILE) and name != METADATA_FILE) or _TEMPORARY.search(name)
+        for name in os.listdir(path)
     )
 
 
@@ -594,7 +690,9 @@ def _remove_tree(path: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Ask the system to put a file or folder on the disk; file systems that cannot are left in peace."""
+    """Ask the system to put a file or folder on the disk; file systems that cannot are left in
+    peace.
+    """
     if path.is_dir() and os.name != "posix":
         return
     with suppress(PermissionError):

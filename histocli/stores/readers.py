@@ -14,12 +14,13 @@ MRXS, VMS, VMU, SCN, BIF, SVSLIDE, CZI, DICOM           openslide
 PNG, JPEG, WebP, BMP, unusual TIFFs                     in memory, by :mod:`histocli.stores.slides`
 ======================================================  =====================================================================
 
-Label and macro images are never taken for the slide. Nothing is allocated on the word of a file: declared sizes are checked
-against what a scan can have before anything of that size is made.
+Label and macro images are never taken for the slide. Nothing is allocated on the word of a file:
+declared sizes are checked against what a scan can have before anything of that size is made.
 
-Resampling is locked to the slide's origin: pixel i of the resampled slide covers ``i * to_mpp .. (i + 1) * to_mpp`` micrometres
-from the outer corner of pixel (0, 0), in every region, so regions of any place and size fit together bit by bit. Shrinking
-averages areas, from the coarsest level that is no coarser than what is wanted; enlarging is cubic.
+Resampling is locked to the slide's origin: pixel i of the resampled slide covers ``i * to_mpp .. (i
++ 1) * to_mpp`` micrometres from the outer corner of pixel (0, 0), in every region, so regions of
+any place and size fit together bit by bit. Shrinking averages areas, from the coarsest level that
+is no coarser than what is wanted; enlarging is cubic.
 """
 
 from __future__ import annotations
@@ -48,11 +49,14 @@ SLIDE_SUFFIXES = (*IMAGE_SUFFIXES, ".ndpi", *OPENSLIDE_SUFFIXES)
 DICOM_SUFFIX = ".dcm"
 
 LARGEST_SIDE_PX = 1_000_000  # the largest scans have some 300,000
-LARGEST_SEGMENT_BYTES = 1 << 28  # of one tile, strip or chunk once decoded; real ones have some megabytes
+# of one tile, strip or chunk once decoded; real ones have some megabytes
+LARGEST_SEGMENT_BYTES = 1 << 28
 LARGEST_WHOLE_PX = 1 << 28  # what is not stored in tiles is read at once, up to this
 STRIP_PX = 1 << 24  # pixels that are read at a time where a whole level is gone through
-LEVEL_TOLERANCE = 0.01  # relative: sizes of levels are rounded, so their steps are nearly, not exactly, whole numbers
-CUBIC = -0.75  # of the interpolation kernel, as OpenCV has it, so that tiles look like the patches of training
+# relative: sizes of levels are rounded, so their steps are nearly, not exactly, whole numbers
+LEVEL_TOLERANCE = 0.01
+# of the interpolation kernel, as OpenCV has it, so that tiles look like the patches of training
+CUBIC = -0.75
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,9 @@ def open_slide(path: str | Path, *, mpp: float | None = None, allow_assumed: boo
     except HistosynthError:
         raise
     except files.DECODING_ERRORS as error:
-        raise UnsupportedSlide(f"{path}: cannot be read ({files.one_line(error)}); it is damaged or truncated") from error
+        raise UnsupportedSlide(
+            f"{path}: cannot be read ({files.one_line(error)}); it is damaged or truncated"
+        ) from error
 
 
 class _MemorySlide:
@@ -134,12 +140,20 @@ class _MemorySlide:
 
     backend = "imagecodecs"
 
-    def __init__(self, path: Path, mpp: float | None, allow_assumed: bool = True, backend: str = "imagecodecs") -> None:
+    def __init__(
+        self,
+        path: Path,
+        mpp: float | None,
+        allow_assumed: bool = True,
+        backend: str = "imagecodecs",
+    ) -> None:
         image = files.read_image(path, mpp=mpp, allow_assumed=allow_assumed)
         self.path, self.name, self.backend = path, image.name, backend
         self.mpp, self.mpp_source = image.mpp, image.mpp_source
         self._pixels = image.pixels
-        self.levels: tuple[Level, ...] = (Level((image.pixels.shape[0], image.pixels.shape[1]), 1.0),)
+        self.levels: tuple[Level, ...] = (
+            Level((image.pixels.shape[0], image.pixels.shape[1]), 1.0),
+        )
 
     def read(self, level: int, rows: slice, columns: slice) -> RGBImage:
         """Cut a region out."""
@@ -158,16 +172,22 @@ def _open_tiff(path: Path, mpp: float | None) -> Slide:
             return _open_openslide(path, mpp)
         raise
     try:
-        if tiff.is_bif or tiff.is_scn:  # their tiles overlap, or their areas are apart: openslide puts them together
+        # their tiles overlap, or their areas are apart: openslide puts them together
+        if tiff.is_bif or tiff.is_scn:
             tiff.close()
             return _open_openslide(path, mpp)
         if not tiff.series:
             raise UnsupportedSlide(f"{path}: holds no image; it is damaged or truncated")
         series = files.main_series(tiff)
-        check_sides(path, [size for axis, size in zip(series.axes, series.shape, strict=True) if axis in "YX"])
+        check_sides(
+            path,
+            [size for axis, size in zip(series.axes, series.shape, strict=True) if axis in "YX"],
+        )
         levels = _tiff_levels(path, tiff, series)
         if levels is None:
-            px = math.prod(size for axis, size in zip(series.axes, series.shape, strict=True) if axis in "YX")
+            px = math.prod(
+                size for axis, size in zip(series.axes, series.shape, strict=True) if axis in "YX"
+            )
             if px > LARGEST_WHOLE_PX:
                 raise UnsupportedSlide(
                     f"{path}: {px / 1e6:.0f} megapixels that are not stored in tiles cannot be read in parts; save it as "
@@ -199,20 +219,35 @@ class _TiffLevel:
 
 
 def _tiff_levels(path: Path, tiff: Any, series: Any) -> list[_TiffLevel] | None:
-    """Return the levels of a series that can be read by segments, None where it has to be read at once."""
+    """Return the levels of a series that can be read by segments, None where it has to be read at
+    once.
+    """
     levels = []
     for number, level in enumerate(series.levels):
         pages = [page for page in level.pages if page is not None]
         # what decode needs is on the pages themselves
-        pages = [page if isinstance(page, tifffile.TiffPage) else tiff.pages[page.index] for page in pages]
-        axes = "".join(axis for axis, size in zip(level.axes, level.shape, strict=True) if size > 1 or axis in "YX")
+        pages = [
+            page if isinstance(page, tifffile.TiffPage) else tiff.pages[page.index]
+            for page in pages
+        ]
+        axes = "".join(
+            axis
+            for axis, size in zip(level.axes, level.shape, strict=True)
+            if size > 1 or axis in "YX"
+        )
         wanted = 1 if len(pages) == 1 else 3
         usable = (
             axes in ("YX", "YXS", "CYX", "SYX")
             and len(pages) == wanted
             and level.dtype in (np.uint8, np.uint16)
-            and all(page.imagelength > 0 and page.imagewidth > 0 and min(_segment_shape(page)) > 0 for page in pages)
-            and all(isinstance(page, tifffile.TiffPage) and page.dataoffsets and page.imagedepth == 1 for page in pages)
+            and all(
+                page.imagelength > 0 and page.imagewidth > 0 and min(_segment_shape(page)) > 0
+                for page in pages
+            )
+            and all(
+                isinstance(page, tifffile.TiffPage) and page.dataoffsets and page.imagedepth == 1
+                for page in pages
+            )
             and (len(pages) == 1 or all(page.samplesperpixel == 1 for page in pages))
             and math.prod(_segment_shape(pages[0])) * level.dtype.itemsize <= LARGEST_SEGMENT_BYTES
         )
@@ -222,12 +257,18 @@ def _tiff_levels(path: Path, tiff: Any, series: Any) -> list[_TiffLevel] | None:
             return None
         end = tiff.filehandle.size
         for page in pages:
-            if any(offset + count > end for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)):
+            if any(
+                offset + count > end
+                for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)
+            ):
                 raise UnsupportedSlide(
                     f"{path}: is truncated (pixel data should go on after its end at {end} bytes); copy it again"
                 )
             tile_rows, tile_columns = (
-                -(-side // step) for side, step in zip((page.imagelength, page.imagewidth), _segment_shape(page)[:2], strict=True)
+                -(-side // step)
+                for side, step in zip(
+                    (page.imagelength, page.imagewidth), _segment_shape(page)[:2], strict=True
+                )
             )
             planes = page.samplesperpixel if page.planarconfig == 2 else 1
             if len(page.dataoffsets) < tile_rows * tile_columns * planes:
@@ -258,7 +299,9 @@ class _TiffSlide:
         for level in levels:
             files.check_colours(path, level.pages[0])
         recorded = files.tiff_mpp(tiff, path, strict=mpp is None)
-        self.mpp, self.mpp_source = files.choose_mpp(path, given=mpp, recorded=recorded, may_assume=False)
+        self.mpp, self.mpp_source = files.choose_mpp(
+            path, given=mpp, recorded=recorded, may_assume=False
+        )
         self._bits = files.tiff_bits(tiff, levels[0].pages[0])
         self.levels = tuple(_levels([level.shape for level in levels]))
 
@@ -268,7 +311,9 @@ class _TiffSlide:
         try:
             planes = [self._read_page(page, rows, columns) for page in pages]
             values = planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2)
-            return files.tiff_to_rgb(values, pages[0], self._bits if level == 0 else None, self.path)
+            return files.tiff_to_rgb(
+                values, pages[0], self._bits if level == 0 else None, self.path
+            )
         except HistosynthError:
             raise
         except files.DECODING_ERRORS as error:
@@ -287,8 +332,12 @@ class _TiffSlide:
         planar = page.planarconfig == 2 and page.samplesperpixel > 1
         channels = page.samplesperpixel
         # a missing tile is glass: scanners leave out what they did not scan
-        empty = 0 if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE else np.iinfo(page.dtype).max
-        region = np.full((rows.stop - rows.start, columns.stop - columns.start, channels), empty, page.dtype)
+        empty = (
+            0 if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE else np.iinfo(page.dtype).max
+        )
+        region = np.full(
+            (rows.stop - rows.start, columns.stop - columns.start, channels), empty, page.dtype
+        )
         across = -(-page.imagewidth // width)
         down = -(-page.imagelength // height)
         for plane in range(channels if planar else 1):
@@ -305,7 +354,10 @@ class _TiffSlide:
                     if bottom <= top or right <= left:
                         continue
                     part = segment[top - y : bottom - y, left - x : right - x]
-                    target = region[top - rows.start : bottom - rows.start, left - columns.start : right - columns.start]
+                    target = region[
+                        top - rows.start : bottom - rows.start,
+                        left - columns.start : right - columns.start,
+                    ]
                     if planar:
                         target[..., plane : plane + 1] = part
                     else:
@@ -338,9 +390,13 @@ class _ZarrSlide:
         self.path, self.name = path, slide_stem(path)
         arrays, self._axes, recorded = files.locate_zarr_levels(path, strict=mpp is None)
         for array in arrays:
-            sides = [size for axis, size in zip(self._axes, array.shape, strict=True) if axis in "YX"]
+            sides = [
+                size for axis, size in zip(self._axes, array.shape, strict=True) if axis in "YX"
+            ]
             check_sides(path, sides)
-            others = [size for axis, size in zip(self._axes, array.shape, strict=True) if axis not in "YX"]
+            others = [
+                size for axis, size in zip(self._axes, array.shape, strict=True) if axis not in "YX"
+            ]
             chunk = math.prod(array.chunks) * array.dtype.itemsize
             if chunk > LARGEST_SEGMENT_BYTES or math.prod(others) > 64:
                 raise UnsupportedSlide(
@@ -348,7 +404,9 @@ class _ZarrSlide:
                     f"{chunk / 1e6:.0f} MB each; "
                     f"more than {LARGEST_SEGMENT_BYTES / 1e6:.0f} MB are not read at once; save it in smaller chunks"
                 )
-        self.mpp, self.mpp_source = files.choose_mpp(path, given=mpp, recorded=recorded, may_assume=False)
+        self.mpp, self.mpp_source = files.choose_mpp(
+            path, given=mpp, recorded=recorded, may_assume=False
+        )
         self._arrays = arrays
         if arrays[0].dtype.kind == "f":  # what 1.0 means can only be told from all values
             whole = files.read_image(path, mpp=self.mpp).pixels
@@ -383,7 +441,9 @@ class _ZarrSlide:
 def _sides_of(axes: str, shape: Sequence[int]) -> tuple[int, int]:
     sides = [size for name in "YX" for axis, size in zip(axes, shape, strict=True) if axis == name]
     if len(sides) != 2:
-        raise UnsupportedSlide(f"axes {axes} of shape {tuple(shape)} name no image; Y and X are needed")
+        raise UnsupportedSlide(
+            f"axes {axes} of shape {tuple(shape)} name no image; Y and X are needed"
+        )
     return sides[0], sides[1]
 
 
@@ -401,7 +461,9 @@ def _open_openslide(path: Path, mpp: float | None) -> Slide:
     if not path.is_file():
         raise InputNotFound(f"{path}: no such slide; check the path")
     if openslide_vendor(path) is None:
-        raise UnsupportedSlide(f"{path}: is no slide that openslide knows; it is damaged, or files that belong to it are missing")
+        raise UnsupportedSlide(
+            f"{path}: is no slide that openslide knows; it is damaged, or files that belong to it are missing"
+        )
     return OpenSlideSlide(path, mpp)
 
 
@@ -419,12 +481,16 @@ class OpenSlideSlide:
         try:
             self._slide = openslide.OpenSlide(str(path))
         except self._errors as error:
-            raise UnsupportedSlide(f"{path}: cannot be read ({files.one_line(error)}); it is damaged or incomplete") from error
+            raise UnsupportedSlide(
+                f"{path}: cannot be read ({files.one_line(error)}); it is damaged or incomplete"
+            ) from error
         properties = self._slide.properties
         sides = [files.length_um(properties.get(f"openslide.mpp-{axis}"), "um") for axis in "yx"]
         side = files.square(path, *sides, strict=mpp is None)
         vendor = str(properties.get("openslide.vendor", "openslide"))
-        self.mpp, self.mpp_source = files.choose_mpp(path, given=mpp, recorded=(side, vendor) if side else None, may_assume=False)
+        self.mpp, self.mpp_source = files.choose_mpp(
+            path, given=mpp, recorded=(side, vendor) if side else None, may_assume=False
+        )
         shapes = [(height, width) for width, height in self._slide.level_dimensions]
         for shape in shapes:
             check_sides(path, shape)
@@ -451,7 +517,9 @@ class OpenSlideSlide:
 
 
 def _levels(shapes: Sequence[tuple[int, int]]) -> Iterator[Level]:
-    """Yield levels with their steps; stop at what is no reduction of the first in both directions alike."""
+    """Yield levels with their steps; stop at what is no reduction of the first in both directions
+    alike.
+    """
     height, width = shapes[0]
     before = 0.0
     for shape in shapes:
@@ -480,15 +548,28 @@ class ResampledSlide:
     """
 
     def __init__(
-        self, slide: Slide, to_mpp: float, *, same_mpp: float = 0.0, change: Callable[[RGBImage], RGBImage] | None = None
+        self,
+        slide: Slide,
+        to_mpp: float,
+        *,
+        same_mpp: float = 0.0,
+        change: Callable[[RGBImage], RGBImage] | None = None,
     ) -> None:
         self.slide = slide
         self.mpp = slide.mpp if abs(slide.mpp / to_mpp - 1) <= same_mpp else to_mpp
         self.ratio = self.mpp / slide.mpp
         """Level-0 pixels along a side of a pixel."""
-        self.shape = shape_of(slide) if self.ratio == 1 else files.resampled_shape(shape_of(slide), slide.mpp, self.mpp)
+        self.shape = (
+            shape_of(slide)
+            if self.ratio == 1
+            else files.resampled_shape(shape_of(slide), slide.mpp, self.mpp)
+        )
         self.change = change
-        fitting = [number for number, level in enumerate(slide.levels) if level.downsample <= self.ratio * (1 + same_mpp + 1e-9)]
+        fitting = [
+            number
+            for number, level in enumerate(slide.levels)
+            if level.downsample <= self.ratio * (1 + same_mpp + 1e-9)
+        ]
         self.level = max(fitting, default=0)
 
     def with_change(self, change: Callable[[RGBImage], RGBImage]) -> ResampledSlide:
@@ -510,7 +591,10 @@ class ResampledSlide:
         if abs(ratio - 1) < 1e-9:
             image = self.slide.read(self.level, rows, columns)
             return image if self.change is None else self.change(image)
-        weights = [taps(side, ratio, length) for side, length in zip((rows, columns), level.shape, strict=True)]
+        weights = [
+            taps(side, ratio, length)
+            for side, length in zip((rows, columns), level.shape, strict=True)
+        ]
         (down, seen_rows), (across, seen_columns) = weights
         image = self.slide.read(self.level, seen_rows, seen_columns)
         image = apply_taps(image, down, across)
@@ -565,21 +649,26 @@ def taps(window: slice, ratio: float, length: int) -> tuple[sparse.csr_array, sl
     pointer = np.arange(len(place) + 1) * index.shape[1]
     shape = (len(place), seen.stop - seen.start)
     assert len(rows) == pointer[-1]
-    return sparse.csr_array((weight.ravel().astype(np.float32), index.ravel(), pointer), shape=shape), seen
+    return sparse.csr_array(
+        (weight.ravel().astype(np.float32), index.ravel(), pointer), shape=shape
+    ), seen
 
 
 def apply_taps(image: RGBImage, down: sparse.csr_array, across: sparse.csr_array) -> RGBImage:
     """Mix the pixels of an image along both axes and round them, uint8."""
     height, width, channels = image.shape
     mixed = down @ image.reshape(height, width * channels).astype(np.float32)
-    turned = np.ascontiguousarray(mixed.reshape(-1, width, channels).transpose(1, 0, 2)).reshape(width, -1)
+    turned = np.ascontiguousarray(mixed.reshape(-1, width, channels).transpose(1, 0, 2)).reshape(
+        width, -1
+    )
     mixed = (across @ turned).reshape(across.shape[0], -1, channels)
     np.clip(np.rint(mixed, out=mixed), 0, 255, out=mixed)
     return np.ascontiguousarray(mixed.astype(np.uint8).transpose(1, 0, 2))
 
 
 def shrunk(slide: Slide, factor: int, shrink: Callable[[RGBImage, int], RGBImage]) -> RGBImage:
-    """Return the whole slide with blocks of ``factor`` by ``factor`` pixels averaged, a strip at a time.
+    """Return the whole slide with blocks of ``factor`` by ``factor`` pixels averaged, a strip at a
+    time.
 
     Parameters
     ----------
@@ -597,7 +686,9 @@ def shrunk(slide: Slide, factor: int, shrink: Callable[[RGBImage, int], RGBImage
     fitting = [
         (number, round(level.downsample))
         for number, level in enumerate(slide.levels)
-        if level.downsample == round(level.downsample) and level.downsample <= factor and factor % round(level.downsample) == 0
+        if level.downsample == round(level.downsample)
+        and level.downsample <= factor
+        and factor % round(level.downsample) == 0
     ]
     number, step = fitting[-1]
     level = slide.levels[number]
@@ -607,11 +698,15 @@ def shrunk(slide: Slide, factor: int, shrink: Callable[[RGBImage, int], RGBImage
     for start in range(0, height, rows):
         stop = min(start + rows, height)
         # a level that was cut where its last pixel is not whole goes on with that pixel
-        wanted = slice(min(start * rest, level.shape[0] - 1), max(min(stop * rest, level.shape[0]), 1))
+        wanted = slice(
+            min(start * rest, level.shape[0] - 1), max(min(stop * rest, level.shape[0]), 1)
+        )
         strip = shrink(slide.read(number, wanted, slice(0, level.shape[1])), rest)
         down, right = stop - start - strip.shape[0], width - strip.shape[1]
         strip = strip[: stop - start, :width]
-        image[start:stop] = cv2.copyMakeBorder(strip, 0, max(0, down), 0, max(0, right), cv2.BORDER_REPLICATE)
+        image[start:stop] = cv2.copyMakeBorder(
+            strip, 0, max(0, down), 0, max(0, right), cv2.BORDER_REPLICATE
+        )
     return image
 
 
@@ -638,4 +733,13 @@ def describe(slide: Slide) -> dict[str, Any]:
     }
 
 
-__all__ = ["Level", "OpenSlideSlide", "ResampledSlide", "Slide", "describe", "open_slide", "shape_of", "shrunk"]
+__all__ = [
+    "Level",
+    "OpenSlideSlide",
+    "ResampledSlide",
+    "Slide",
+    "describe",
+    "open_slide",
+    "shape_of",
+    "shrunk",
+]

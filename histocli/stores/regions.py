@@ -1,7 +1,8 @@
-"""Regions that a user drew: GeoJSON (QuPath's export) or a mask image, as a mask on the grid of an overview.
+"""Regions that a user drew: GeoJSON (QuPath's export) or a mask image, as a mask on the grid of an
+overview.
 
-GeoJSON polygons are in level-0 pixels of the slide, x before y, from the outer corner of the first pixel. A mask image covers the
-whole slide at any size; what is not 0 is inside.
+GeoJSON polygons are in level-0 pixels of the slide, x before y, from the outer corner of the first
+pixel. A mask image covers the whole slide at any size; what is not 0 is inside.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ class Regions:
 
     def __init__(self, path: Path) -> None:
         if not path.is_file():
-            raise InputNotFound(f"{path}: no such file of regions; --roi takes GeoJSON or a mask image")
+            raise InputNotFound(
+                f"{path}: no such file of regions; --roi takes GeoJSON or a mask image"
+            )
         self.path = path
         self._polygons: list[list[npt.NDArray[np.float64]]] | None = None
         if path.name.lower().endswith(GEOJSON_SUFFIXES):
@@ -59,7 +62,11 @@ class Regions:
         """
         if self._polygons is None:
             size = (shape[1], shape[0])
-            return np.asarray(cv2.resize(self._mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT).astype(bool))
+            return np.asarray(
+                cv2.resize(
+                    self._mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT
+                ).astype(bool)
+            )
         mask = np.zeros(shape, bool)
         for rings in self._polygons:
             canvas = np.zeros(shape, bool)
@@ -72,7 +79,8 @@ class Regions:
 
 
 def find_regions(roi: Path, stem: str) -> Path:
-    """Return the file of regions for a slide: ``roi`` itself, or the file of the slide's name in that folder.
+    """Return the file of regions for a slide: ``roi`` itself, or the file of the slide's name in
+    that folder.
 
     Raises
     ------
@@ -84,7 +92,9 @@ def find_regions(roi: Path, stem: str) -> Path:
     for suffix in (*GEOJSON_SUFFIXES, *MASK_SUFFIXES):
         if (roi / f"{stem}{suffix}").is_file():
             return roi / f"{stem}{suffix}"
-    raise InputNotFound(f"{roi}: holds no regions for {stem}; {stem}.geojson or {stem}.png is expected")
+    raise InputNotFound(
+        f"{roi}: holds no regions for {stem}; {stem}.geojson or {stem}.png is expected"
+    )
 
 
 def _read_polygons(path: Path) -> list[list[npt.NDArray[np.float64]]]:
@@ -92,8 +102,18 @@ def _read_polygons(path: Path) -> list[list[npt.NDArray[np.float64]]]:
         content = path.read_bytes()
         tree = json.loads(gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content)
         polygons = [[_ring(ring) for ring in rings] for rings in _polygons_of(tree)]
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InvalidInput(f"{path}: is no GeoJSON ({str(error)[:100]}); export annotations from QuPath as GeoJSON") from error
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
+        raise InvalidInput(
+            f"{path}: is no GeoJSON ({str(error)[:100]}); export annotations from QuPath as GeoJSON"
+        ) from error
     if not polygons:
         raise InvalidInput(f"{path}: holds no polygon; draw at least one region")
     return polygons

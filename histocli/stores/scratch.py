@@ -1,4 +1,6 @@
-"""Arrays in a scratch folder: written once by one worker, memory-mapped by all. It lives no longer than the command."""
+"""Arrays in a scratch folder: written once by one worker, memory-mapped by all. It lives no longer
+than the command.
+"""
 
 import json
 from collections.abc import Mapping

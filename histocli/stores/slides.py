@@ -6,8 +6,8 @@ Kind of file is told from its first bytes, not from its name:
 - TIFF, BigTIFF, OME-TIFF, Aperio SVS and their kin through tifffile, at full resolution.
 - Zarr through zarr: an OME-Zarr image (0.4 or 0.5, full resolution) or a plain array.
 
-Whatever is stored becomes uint8 RGB by fixed rules, never stretched by the content of one image, so that two tiles of one
-scan stay comparable:
+Whatever is stored becomes uint8 RGB by fixed rules, never stretched by the content of one image, so
+that two tiles of one scan stay comparable:
 
 - integers of b significant bits: ``round(v * 255 / (2**b - 1))``. b is what the file records (12 bits in a 16-bit TIFF), else
   the width of its type;
@@ -34,7 +34,13 @@ import psutil
 import tifffile
 import zarr
 
-from histocli.base.errors import HistosynthError, InputNotFound, OutOfResources, UnknownPixelSize, UnsupportedSlide
+from histocli.base.errors import (
+    HistosynthError,
+    InputNotFound,
+    OutOfResources,
+    UnknownPixelSize,
+    UnsupportedSlide,
+)
 from histocli.base.types import RGBImage
 
 RASTER_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -45,8 +51,10 @@ IMAGE_SUFFIXES = RASTER_SUFFIXES + TIFF_SUFFIXES + ZARR_SUFFIXES
 DOUBLE_SUFFIXES = (".ome.tif", ".ome.tiff", ".ome.btf", ".ome.zarr")
 
 ASSUMED_MPP = 0.25  # a 40x scan, the commonest source of patches that record nothing
-SANE_MPP = (0.05, 5.0)  # what a microscope scan can have; screen resolutions (72, 96 dpi) lie far outside
-SQUARE_TOLERANCE = 0.02  # pixels whose sides differ by more are not square, and one mpp would be wrong for one axis
+# what a microscope scan can have; screen resolutions (72, 96 dpi) lie far outside
+SANE_MPP = (0.05, 5.0)
+# pixels whose sides differ by more are not square, and one mpp would be wrong for one axis
+SQUARE_TOLERANCE = 0.02
 MEMORY_SHARE = 0.8  # of what is free may be taken by the pixels of one image
 
 MICROMETRES = {
@@ -74,7 +82,8 @@ MICROMETRES = {
     "in": 25400.0,
     "inch": 25400.0,
 }
-"""Length units of OME-XML, OME-Zarr and ImageJ, in micrometres; "pixel" and "reference frame" are no lengths."""
+"""Length units of OME-XML, OME-Zarr and ImageJ, in micrometres; "pixel" and "reference frame" are
+no lengths."""
 
 DECODING_ERRORS = (
     ValueError,  # TiffFileError, XML and shape problems
@@ -122,7 +131,9 @@ class _Decoded:
 
 
 def slide_stem(path: str | PurePath) -> str:
-    """Return the name of a slide without its suffix; ``.ome.tif`` and ``.ome.zarr`` are stripped whole."""
+    """Return the name of a slide without its suffix; ``.ome.tif`` and ``.ome.zarr`` are stripped
+    whole.
+    """
     name = PurePath(path).name
     for suffix in DOUBLE_SUFFIXES:
         if name.lower().endswith(suffix) and len(name) > len(suffix):
@@ -130,7 +141,9 @@ def slide_stem(path: str | PurePath) -> str:
     return PurePath(name).stem
 
 
-def read_image(path: str | Path, *, mpp: float | None = None, allow_assumed: bool = True) -> SlideImage:
+def read_image(
+    path: str | Path, *, mpp: float | None = None, allow_assumed: bool = True
+) -> SlideImage:
     """Read an image or slide at full resolution.
 
     Parameters
@@ -140,7 +153,8 @@ def read_image(path: str | Path, *, mpp: float | None = None, allow_assumed: boo
     mpp : float, optional
         The user's micrometres per pixel; wins over what the file records.
     allow_assumed : bool
-        Assume 0.25 um/px for PNG, JPEG, WebP and BMP, which record nothing. TIFF and Zarr are never guessed.
+        Assume 0.25 um/px for PNG, JPEG, WebP and BMP, which record nothing. TIFF and Zarr are never
+        guessed.
 
     Returns
     -------
@@ -170,18 +184,31 @@ def read_image(path: str | Path, *, mpp: float | None = None, allow_assumed: boo
     except HistosynthError:
         raise
     except MemoryError as error:
-        raise OutOfResources(f"{path}: not enough memory for its pixels; give smaller images") from error
+        raise OutOfResources(
+            f"{path}: not enough memory for its pixels; give smaller images"
+        ) from error
     except DECODING_ERRORS as error:
         raise UnsupportedSlide(
             f"{path}: cannot be decoded ({one_line(error)}); it is damaged, truncated or of an unusual kind; "
             "save it anew as TIFF or PNG"
         ) from error
-    size, source = choose_mpp(path, given=mpp, recorded=recorded, may_assume=allow_assumed and kind not in ("tiff", "zarr"))
-    return SlideImage(pixels=_to_rgb(decoded, path), mpp=size, mpp_source=source, path=path, name=slide_stem(path))
+    size, source = choose_mpp(
+        path,
+        given=mpp,
+        recorded=recorded,
+        may_assume=allow_assumed and kind not in ("tiff", "zarr"),
+    )
+    return SlideImage(
+        pixels=_to_rgb(decoded, path), mpp=size, mpp_source=source, path=path, name=slide_stem(path)
+    )
 
 
-def read_pixel_size(path: str | Path, *, mpp: float | None = None, allow_assumed: bool = True) -> tuple[float, str]:
-    """Return micrometres per pixel and their source without decoding pixels; same rules and errors as ``read_image``."""
+def read_pixel_size(
+    path: str | Path, *, mpp: float | None = None, allow_assumed: bool = True
+) -> tuple[float, str]:
+    """Return micrometres per pixel and their source without decoding pixels; same rules and errors
+    as ``read_image``.
+    """
     path = Path(path)
     kind = kind_of(path)
     recorded: tuple[float, str] | None = None
@@ -194,8 +221,15 @@ def read_pixel_size(path: str | Path, *, mpp: float | None = None, allow_assumed
     except HistosynthError:
         raise
     except DECODING_ERRORS as error:
-        raise UnsupportedSlide(f"{path}: cannot be read ({one_line(error)}); it is damaged or truncated") from error
-    return choose_mpp(path, given=mpp, recorded=recorded, may_assume=allow_assumed and kind not in ("tiff", "zarr"))
+        raise UnsupportedSlide(
+            f"{path}: cannot be read ({one_line(error)}); it is damaged or truncated"
+        ) from error
+    return choose_mpp(
+        path,
+        given=mpp,
+        recorded=recorded,
+        may_assume=allow_assumed and kind not in ("tiff", "zarr"),
+    )
 
 
 def resampled_shape(shape: tuple[int, int], from_mpp: float, to_mpp: float) -> tuple[int, int]:
@@ -207,9 +241,9 @@ def resampled_shape(shape: tuple[int, int], from_mpp: float, to_mpp: float) -> t
 def resample(image: RGBImage, from_mpp: float, to_mpp: float) -> RGBImage:
     """Bring pixels to another pixel size, phase-locked to the origin.
 
-    Output pixel i covers exactly ``i * to_mpp .. (i + 1) * to_mpp`` micrometres from the outer corner of pixel (0, 0), whatever
-    the image's size: the scale is never bent so that a whole number of pixels fits. Shrinking averages areas (no aliasing);
-    enlarging is bicubic.
+    Output pixel i covers exactly ``i * to_mpp .. (i + 1) * to_mpp`` micrometres from the outer
+    corner of pixel (0, 0), whatever the image's size: the scale is never bent so that a whole
+    number of pixels fits. Shrinking averages areas (no aliasing); enlarging is bicubic.
 
     Parameters
     ----------
@@ -227,20 +261,27 @@ def resample(image: RGBImage, from_mpp: float, to_mpp: float) -> RGBImage:
     height, width = resampled_shape(image.shape[:2], from_mpp, to_mpp)
     factor = from_mpp / to_mpp
     # less than one output pixel: extend by the edge until there is one
-    down = max(0, math.ceil(1 / factor) - image.shape[0]) if round(image.shape[0] * factor) < 1 else 0
-    right = max(0, math.ceil(1 / factor) - image.shape[1]) if round(image.shape[1] * factor) < 1 else 0
+    down = (
+        max(0, math.ceil(1 / factor) - image.shape[0]) if round(image.shape[0] * factor) < 1 else 0
+    )
+    right = (
+        max(0, math.ceil(1 / factor) - image.shape[1]) if round(image.shape[1] * factor) < 1 else 0
+    )
     if down or right:
         image = np.pad(image, ((0, down), (0, right), (0, 0)), mode="edge")
     # fx and fy, not the size: OpenCV then keeps the exact scale, and with it the phase
     method = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
-    resampled = cv2.resize(np.ascontiguousarray(image), None, fx=factor, fy=factor, interpolation=method)
+    resampled = cv2.resize(
+        np.ascontiguousarray(image), None, fx=factor, fy=factor, interpolation=method
+    )
     return resampled.astype(np.uint8, copy=False)[:height, :width]
 
 
 def resample_labels(
     labels: npt.NDArray[Any], from_mpp: float, to_mpp: float, shape: tuple[int, int] | None = None
 ) -> npt.NDArray[Any]:
-    """Bring a label image to another pixel size by nearest neighbour: the inverse of ``resample`` for what was found there.
+    """Bring a label image to another pixel size by nearest neighbour: the inverse of ``resample``
+    for what was found there.
 
     Parameters
     ----------
@@ -249,7 +290,8 @@ def resample_labels(
     from_mpp, to_mpp : float
         Micrometres per pixel before and after.
     shape : (int, int), optional
-        Height and width of the result, such as the slide's own; pixels past the last label row or column repeat it.
+        Height and width of the result, such as the slide's own; pixels past the last label row or
+        column repeat it.
 
     Returns
     -------
@@ -268,7 +310,9 @@ def resample_labels(
 
 
 def sane_mpp(value: float | None) -> float | None:
-    """Return ``value`` if a microscope scan can have it, else None: zero, NaN and screen resolutions count as missing."""
+    """Return ``value`` if a microscope scan can have it, else None: zero, NaN and screen
+    resolutions count as missing.
+    """
     if value is None or not math.isfinite(value) or not SANE_MPP[0] <= value <= SANE_MPP[1]:
         return None
     return float(value)
@@ -279,14 +323,18 @@ def kind_of(path: Path) -> str:
     if path.is_dir():
         if any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray")):
             return "zarr"
-        raise UnsupportedSlide(f"{path}: is a folder without Zarr metadata; give an image, or a complete .zarr store")
+        raise UnsupportedSlide(
+            f"{path}: is a folder without Zarr metadata; give an image, or a complete .zarr store"
+        )
     try:
         with path.open("rb") as file:
             head = file.read(16)
     except FileNotFoundError as error:
         raise InputNotFound(f"{path}: no such image; check the path") from error
     except OSError as error:
-        raise UnsupportedSlide(f"{path}: cannot be opened ({error.strerror or error}); check its permissions") from error
+        raise UnsupportedSlide(
+            f"{path}: cannot be opened ({error.strerror or error}); check its permissions"
+        ) from error
     if not head:
         raise UnsupportedSlide(f"{path}: is empty (0 bytes); copy it again")
     if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
@@ -299,7 +347,9 @@ def kind_of(path: Path) -> str:
         return "webp"
     if head[:2] == b"BM":
         return "bmp"
-    raise UnsupportedSlide(f"{path}: is no image of a known kind; PNG, JPEG, WebP, BMP, TIFF, OME-TIFF, SVS and Zarr are read")
+    raise UnsupportedSlide(
+        f"{path}: is no image of a known kind; PNG, JPEG, WebP, BMP, TIFF, OME-TIFF, SVS and Zarr are read"
+    )
 
 
 def one_line(error: BaseException) -> str:
@@ -307,8 +357,11 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:160] or type(error).__name__
 
 
-def choose_mpp(path: Path, *, given: float | None, recorded: tuple[float, str] | None, may_assume: bool) -> tuple[float, str]:
-    """Return micrometres per pixel and their source: given, recorded, or assumed where that is allowed.
+def choose_mpp(
+    path: Path, *, given: float | None, recorded: tuple[float, str] | None, may_assume: bool
+) -> tuple[float, str]:
+    """Return micrometres per pixel and their source: given, recorded, or assumed where that is
+    allowed.
 
     Raises
     ------
@@ -340,7 +393,9 @@ def _to_rgb(decoded: _Decoded, path: Path) -> RGBImage:
     """Apply the rules of this module's docstring."""
     values = decoded.values
     if values.ndim not in (2, 3) or 0 in values.shape:
-        raise UnsupportedSlide(f"{path}: has shape {values.shape}; an image needs a height and a width of at least one pixel")
+        raise UnsupportedSlide(
+            f"{path}: has shape {values.shape}; an image needs a height and a width of at least one pixel"
+        )
     if decoded.palette is not None:
         palette = np.asarray(decoded.palette).T
         if palette.max(initial=0) > 255:  # TIFF palettes have 16 bits; some writers fill only 8
@@ -359,7 +414,9 @@ def _to_rgb(decoded: _Decoded, path: Path) -> RGBImage:
         )
     if channels in (2, 4):
         colour = image[..., :-1]
-        image = colour if decoded.opaque else _on_white(colour, image[..., -1:], decoded.premultiplied)
+        image = (
+            colour if decoded.opaque else _on_white(colour, image[..., -1:], decoded.premultiplied)
+        )
     if image.shape[2] == 1:
         image = np.repeat(image, 3, axis=2)
     return np.ascontiguousarray(image, dtype=np.uint8)
@@ -383,10 +440,14 @@ def _to_8_bits(values: npt.NDArray[Any], bits: int | None, path: Path) -> npt.ND
                 f"{path}: holds floats from {low:.4g} to {high:.4g}; brightness must lie in 0..1 or 0..255; save it as 8-bit RGB"
             )
         return np.rint(values * 255.0 if high <= 1 else values).astype(np.uint8)
-    raise UnsupportedSlide(f"{path}: holds {values.dtype} values, whose white is unknown; save it as 8-bit or 16-bit RGB")
+    raise UnsupportedSlide(
+        f"{path}: holds {values.dtype} values, whose white is unknown; save it as 8-bit or 16-bit RGB"
+    )
 
 
-def _on_white(colour: npt.NDArray[np.uint8], opacity: npt.NDArray[np.uint8], premultiplied: bool) -> npt.NDArray[np.uint8]:
+def _on_white(
+    colour: npt.NDArray[np.uint8], opacity: npt.NDArray[np.uint8], premultiplied: bool
+) -> npt.NDArray[np.uint8]:
     alpha = opacity.astype(np.uint32)
     if alpha.min(initial=255) == 255:
         return colour
@@ -403,9 +464,12 @@ def _read_raster(path: Path, kind: str) -> _Decoded:
         return _Decoded(imagecodecs.webp_decode(data))
     if kind == "bmp":
         return _Decoded(imagecodecs.bmp_decode(data))
-    # the codec fills a missing end with grey; the end-of-image mark after the last scan says that all is there
+    # the codec fills a missing end with grey; the end-of-image mark after the last scan says that
+    # all is there
     if data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
-        raise UnsupportedSlide(f"{path}: is truncated (no end-of-image mark after {len(data)} bytes); copy it again")
+        raise UnsupportedSlide(
+            f"{path}: is truncated (no end-of-image mark after {len(data)} bytes); copy it again"
+        )
     values = imagecodecs.jpeg8_decode(data)
     if values.ndim == 3 and values.shape[2] == 4:
         raise UnsupportedSlide(f"{path}: is a CMYK image, made for print; convert it to RGB")
@@ -422,7 +486,8 @@ def _read_tiff(path: Path, *, strict: bool) -> tuple[_Decoded, tuple[float, str]
         end = tiff.filehandle.size
         for part in series.pages:
             if part is not None and any(
-                offset + count > end for offset, count in zip(part.dataoffsets, part.databytecounts, strict=True)
+                offset + count > end
+                for offset, count in zip(part.dataoffsets, part.databytecounts, strict=True)
             ):
                 raise UnsupportedSlide(
                     f"{path}: is truncated (pixel data should go on after its end at {end} bytes); copy it again"
@@ -436,13 +501,18 @@ def _read_tiff(path: Path, *, strict: bool) -> tuple[_Decoded, tuple[float, str]
 def check_colours(path: Path, page: Any) -> None:
     """Refuse a TIFF page whose values are not brightness, RGB or a palette."""
     photometric = tifffile.PHOTOMETRIC(page.photometric).name
-    jpeg = page.compression in (6, 7, 33003, 33005, 33007, 34892)  # their decoders turn YCbCr into RGB
-    if photometric not in ("MINISBLACK", "MINISWHITE", "RGB", "PALETTE") and not (photometric == "YCBCR" and jpeg):
+    # their decoders turn YCbCr into RGB
+    jpeg = page.compression in (6, 7, 33003, 33005, 33007, 34892)
+    if photometric not in ("MINISBLACK", "MINISWHITE", "RGB", "PALETTE") and not (
+        photometric == "YCBCR" and jpeg
+    ):
         raise UnsupportedSlide(f"{path}: has {photometric} colours; convert it to RGB")
 
 
 def tiff_bits(tiff: Any, page: Any) -> int | None:
-    """Return the significant bits of a TIFF's integers where they are fewer than those of their type."""
+    """Return the significant bits of a TIFF's integers where they are fewer than those of their
+    type.
+    """
     significant = _ome_pixels(tiff).get("SignificantBits", "") if tiff.is_ome else ""
     bits = int(significant) if significant.isdigit() else page.bitspersample
     return bits if isinstance(bits, int) and 1 < bits < 8 * page.dtype.itemsize else None
@@ -462,8 +532,12 @@ def _decoded_page(values: npt.NDArray[Any], page: Any, bits: int | None) -> _Dec
 
 
 def tiff_to_rgb(values: npt.NDArray[Any], page: Any, bits: int | None, path: Path) -> RGBImage:
-    """Turn the stored values of a region of a TIFF page, shape (H, W, C), into RGB by the rules of this module."""
-    return _to_rgb(_decoded_page(values[..., 0] if values.shape[2] == 1 else values, page, bits), path)
+    """Turn the stored values of a region of a TIFF page, shape (H, W, C), into RGB by the rules of
+    this module.
+    """
+    return _to_rgb(
+        _decoded_page(values[..., 0] if values.shape[2] == 1 else values, page, bits), path
+    )
 
 
 def plain_to_rgb(values: npt.NDArray[Any], path: Path) -> RGBImage:
@@ -472,7 +546,9 @@ def plain_to_rgb(values: npt.NDArray[Any], path: Path) -> RGBImage:
 
 
 def main_series(tiff: Any) -> Any:
-    """Return the slide itself: the first series, but the largest where no format says which one it is."""
+    """Return the slide itself: the first series, but the largest where no format says which one it
+    is.
+    """
     if tiff.is_ome or tiff.is_svs:
         return tiff.series[0]
     return max(tiff.series, key=lambda series: int(np.prod(series.shape)))  # the first of equals
@@ -493,16 +569,22 @@ def to_channels_last(values: npt.NDArray[Any], axes: str, path: Path) -> npt.NDA
 
 
 def _ome_pixels(tiff: Any) -> dict[str, str]:
-    """Return the attributes of the first Pixels element of the OME-XML; empty where there is none."""
+    """Return the attributes of the first Pixels element of the OME-XML; empty where there is
+    none.
+    """
     try:
         root = ElementTree.fromstring(tiff.ome_metadata or "")
     except ElementTree.ParseError:
         return {}
-    return next((dict(element.attrib) for element in root.iter() if element.tag.endswith("}Pixels")), {})
+    return next(
+        (dict(element.attrib) for element in root.iter() if element.tag.endswith("}Pixels")), {}
+    )
 
 
 def square(path: Path, y: float | None, x: float | None, *, strict: bool) -> float | None:
-    """Return the side of a square pixel, None where it is missing; refuse pixels that are not square."""
+    """Return the side of a square pixel, None where it is missing; refuse pixels that are not
+    square.
+    """
     y, x = sane_mpp(y), sane_mpp(x)
     if x is None or y is None:
         return x or y
@@ -526,17 +608,26 @@ def length_um(value: str | float | None, unit: str) -> float | None:
 
 
 def tiff_mpp(tiff: Any, path: Path, *, strict: bool) -> tuple[float, str] | None:
-    """Return the recorded pixel size: OME-XML, then the vendor's property, then the resolution tags."""
+    """Return the recorded pixel size: OME-XML, then the vendor's property, then the resolution
+    tags.
+    """
     page = main_series(tiff).keyframe
     if tiff.is_ome:
         pixels = _ome_pixels(tiff)
-        sides = [length_um(pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "YX"]
+        sides = [
+            length_um(
+                pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", "µm")
+            )
+            for axis in "YX"
+        ]
         if size := square(path, *sides, strict=strict):
             return size, "ome-xml"
     found = re.search(r"\bMPP\s*=\s*([0-9.]+)", page.description or "")
     if found and (size := sane_mpp(length_um(found[1], "um"))):
         return size, "aperio"
-    unit, source = {2: ("inch", "tiff"), 3: ("cm", "tiff")}.get(int(page.tags.valueof(296, default=2)), ("", ""))
+    unit, source = {2: ("inch", "tiff"), 3: ("cm", "tiff")}.get(
+        int(page.tags.valueof(296, default=2)), ("", "")
+    )
     if tiff.is_imagej:
         recorded_unit = str((tiff.imagej_metadata or {}).get("unit", ""))
         unit, source = (recorded_unit, "imagej") if recorded_unit else (unit, source)
@@ -549,29 +640,47 @@ def tiff_mpp(tiff: Any, path: Path, *, strict: bool) -> tuple[float, str] | None
 
 def _per_pixel(resolution: Any, unit: str) -> float | None:
     """Return micrometres per pixel of a TIFF rational (pixels, per units)."""
-    if not isinstance(resolution, tuple) or len(resolution) != 2 or not resolution[0] or not resolution[1]:
+    if (
+        not isinstance(resolution, tuple)
+        or len(resolution) != 2
+        or not resolution[0]
+        or not resolution[1]
+    ):
         return None
     return length_um(resolution[1] / resolution[0], unit)
 
 
-def _locate_zarr(path: Path, *, strict: bool) -> tuple[zarr.Array[Any], str, tuple[float, str] | None]:
-    """Return the full-resolution array of a Zarr image, one letter per axis, and the recorded pixel size."""
+def _locate_zarr(
+    path: Path, *, strict: bool
+) -> tuple[zarr.Array[Any], str, tuple[float, str] | None]:
+    """Return the full-resolution array of a Zarr image, one letter per axis, and the recorded pixel
+    size.
+    """
     arrays, axes, recorded = locate_zarr_levels(path, strict=strict)
     return arrays[0], axes, recorded
 
 
-def locate_zarr_levels(path: Path, *, strict: bool) -> tuple[list[zarr.Array[Any]], str, tuple[float, str] | None]:
-    """Return the arrays of a Zarr image from full resolution down, one letter per axis, and the recorded pixel size."""
+def locate_zarr_levels(
+    path: Path, *, strict: bool
+) -> tuple[list[zarr.Array[Any]], str, tuple[float, str] | None]:
+    """Return the arrays of a Zarr image from full resolution down, one letter per axis, and the
+    recorded pixel size.
+    """
     node: Any = zarr.open(str(path), mode="r")
     if isinstance(node, zarr.Group) and "histosynth" in node.attrs:
         record = node.attrs["histosynth"]
         contract = record.get("contract", "?") if isinstance(record, dict) else "?"
-        raise UnsupportedSlide(f"{path}: is a {contract} store and not an image; give the slide itself")
+        raise UnsupportedSlide(
+            f"{path}: is a {contract} store and not an image; give the slide itself"
+        )
     if isinstance(node, zarr.Group) and "bioformats2raw.layout" in _ome_attributes(node):
         node = node["0"]
     attributes = _ome_attributes(node)
     if isinstance(node, zarr.Array):
-        axes = {2: "YX", 3: "SYX" if node.shape[0] in (1, 3, 4) and node.shape[-1] not in (3, 4) else "YXS"}.get(node.ndim, "")
+        axes = {
+            2: "YX",
+            3: "SYX" if node.shape[0] in (1, 3, 4) and node.shape[-1] not in (3, 4) else "YXS",
+        }.get(node.ndim, "")
         size = attributes.get("mpp")
         found = sane_mpp(float(size)) if isinstance(size, int | float) else None
         return [node], axes or "?" * node.ndim, (found, "zarr") if found else None
@@ -586,19 +695,28 @@ def locate_zarr_levels(path: Path, *, strict: bool) -> tuple[list[zarr.Array[Any
     for dataset in image["datasets"]:
         name = str(dataset["path"])
         if name.startswith(("/", "\\")) or ".." in PurePath(name).parts:
-            raise UnsupportedSlide(f"{path}: its level {name!r} leads out of the store, which is not followed")
+            raise UnsupportedSlide(
+                f"{path}: its level {name!r} leads out of the store, which is not followed"
+            )
         child = node[name]
         if not isinstance(child, zarr.Array):
-            raise UnsupportedSlide(f"{path}: its level {name} is not an array; the store is damaged")
+            raise UnsupportedSlide(
+                f"{path}: its level {name} is not an array; the store is damaged"
+            )
         if arrays and (child.ndim != arrays[0].ndim or child.dtype != arrays[0].dtype):
             break
         arrays.append(child)
     array = arrays[0]
     # axes are objects since 0.4 and plain names before
-    axes_found = [axis if isinstance(axis, dict) else {"name": axis} for axis in image.get("axes", [])]
+    axes_found = [
+        axis if isinstance(axis, dict) else {"name": axis} for axis in image.get("axes", [])
+    ]
     names = "".join(str(axis["name"])[:1].upper() for axis in axes_found) or "TCZYX"[-array.ndim :]
     scale = np.ones(array.ndim)
-    for transform in [*image.get("coordinateTransformations", []), *level.get("coordinateTransformations", [])]:
+    for transform in [
+        *image.get("coordinateTransformations", []),
+        *level.get("coordinateTransformations", []),
+    ]:
         if transform.get("type") == "scale":
             scale = scale * np.asarray(transform["scale"], dtype=float)
     sides = [
@@ -611,7 +729,9 @@ def locate_zarr_levels(path: Path, *, strict: bool) -> tuple[list[zarr.Array[Any
 
 
 def _ome_attributes(node: Any) -> dict[str, Any]:
-    """Return OME-Zarr metadata wherever its version puts them: under ``ome`` since 0.5, at the root before."""
+    """Return OME-Zarr metadata wherever its version puts them: under ``ome`` since 0.5, at the root
+    before.
+    """
     attributes = dict(node.attrs)
     nested = attributes.get("ome")
     return nested if isinstance(nested, dict) else attributes

@@ -16,11 +16,15 @@ from histocli.synthesis.recipe import Recipe
 from histocli.synthesis.variation import AS_MEASURED, Variation
 
 FEWEST_TEXTURES = 6  # with fewer clean nuclei than this, all rough ones lend their colour
-LEAST_CONTRAST = 0.10  # absorbance of red over the background that a nucleus must have to be told from nothing
-GHOST = 0.45  # a nucleus with less than this share of the reference's typical contrast is one that annotators disagree on
+# absorbance of red over the background that a nucleus must have to be told from nothing
+LEAST_CONTRAST = 0.10
+# a nucleus with less than this share of the reference's typical contrast is one that annotators
+# disagree on
+GHOST = 0.45
 MISSING_GRAIN = 0.7
 NOISE_TEXTURES = 12
-PALE_PATCHES, MOST_PALE = 0.5, 0.35  # share of patches with pale nuclei, and their largest share in one
+# share of patches with pale nuclei, and their largest share in one
+PALE_PATCHES, MOST_PALE = 0.5, 0.35
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,9 @@ def draw_appearances(
     table = np.zeros((n + 1, len(COLUMNS)), np.float32)
     table[:, COLUMNS.index("rim_px")] = 1
     if n == 0:
-        return Appearances(table, np.zeros((1, 3, FRAME_PX, FRAME_PX), np.float32), np.zeros(1, bool))
+        return Appearances(
+            table, np.zeros((1, 3, FRAME_PX, FRAME_PX), np.float32), np.zeros(1, bool)
+        )
     own = np.asarray(layout.own_textures)
     restored = own >= 0
     texture_gain = rng.uniform(0.6, 1.15, size=n)
@@ -81,14 +87,20 @@ def draw_appearances(
         pick = np.where(restored, own, rng.choice(chosen, size=n))
         colour = source.colour[pick]
         if few and recipe.noise_textures:
-            textures, index = _noise_textures(appearance.grain_sd, hematoxylin, rng), rng.integers(NOISE_TEXTURES, size=n)
+            textures, index = (
+                _noise_textures(appearance.grain_sd, hematoxylin, rng),
+                rng.integers(NOISE_TEXTURES, size=n),
+            )
         else:
             used, index = np.unique(pick, return_inverse=True)
             textures = source.residual[used]
     else:
         tissue = np.median(background.reshape(-1, 3), axis=0)
         colour = (tissue + hematoxylin * rng.uniform(0.3, 0.8, size=(n, 1))).astype(np.float32)
-        textures, index = _noise_textures(appearance.grain_sd, hematoxylin, rng), rng.integers(NOISE_TEXTURES, size=n)
+        textures, index = (
+            _noise_textures(appearance.grain_sd, hematoxylin, rng),
+            rng.integers(NOISE_TEXTURES, size=n),
+        )
     look = _Look.of(n, reference.mpp, rng)
     kinds = np.asarray(layout.kinds)
     if not recipe.chromatin:
@@ -100,11 +112,16 @@ def draw_appearances(
         look.strength[pale] = rng.uniform(0.15, 0.65, size=int(pale.sum()))
     _shape_chromatin(look, texture_gain, kinds, reference.mpp, rng)
     if recipe.grain:
-        # textures are stretched and carry little of what is finer than half a micrometre: about two thirds is missing
+        # textures are stretched and carry little of what is finer than half a micrometre: about two
+        # thirds is missing
         missing = MISSING_GRAIN * appearance.fine_grain * float(rng.uniform(0.5, 1.5))
         look.grain[:] = np.where(kinds == Kind.BLURRED, 0, np.hypot(look.grain, missing))
     look.strength[restored] = rng.uniform(0.9, 1.05, size=int(restored.sum()))
-    look.core[restored], texture_gain[restored], look.grain[restored] = 1, 1, 0.5 * look.grain[restored] if recipe.grain else 0
+    look.core[restored], texture_gain[restored], look.grain[restored] = (
+        1,
+        1,
+        0.5 * look.grain[restored] if recipe.grain else 0,
+    )
     look.strength[:] *= variation.strength
     look.grain[:] *= variation.grain
     texture_gain *= variation.texture
@@ -115,7 +132,17 @@ def draw_appearances(
     ghosts[1:] = visible < max(LEAST_CONTRAST, GHOST * typical)
     colour = np.maximum(colour * np.exp(rng.normal(0, 0.06, size=(n, 1))), 0)
     table[1:] = np.column_stack(
-        (colour, look.strength, look.core, look.rim_px, look.clearing, look.softness_px, index, texture_gain, look.grain)
+        (
+            colour,
+            look.strength,
+            look.core,
+            look.rim_px,
+            look.clearing,
+            look.softness_px,
+            index,
+            texture_gain,
+            look.grain,
+        )
     )
     return Appearances(table, textures, ghosts)
 
@@ -135,10 +162,13 @@ class _Look:
     def of(cls, n: int, mpp: float, rng: np.random.Generator) -> "_Look":
         """Draw dense nuclei.
 
-        Patches differ more than nuclei of one patch, and weaker than measured is common: the rough map knows only the strong.
+        Patches differ more than nuclei of one patch, and weaker than measured is common: the rough
+        map knows only the strong.
         """
         return cls(
-            strength=np.clip(rng.normal(rng.uniform(0.65, 1.1), rng.uniform(0.05, 0.2), size=n), 0.3, 1.2),
+            strength=np.clip(
+                rng.normal(rng.uniform(0.65, 1.1), rng.uniform(0.05, 0.2), size=n), 0.3, 1.2
+            ),
             core=rng.uniform(0.85, 1.0, size=n),
             rim_px=rng.uniform(0.25, 0.6, size=n) / mpp,
             clearing=np.zeros(n),
@@ -148,7 +178,11 @@ class _Look:
 
 
 def _shape_chromatin(
-    look: _Look, texture_gain: npt.NDArray[np.float64], kinds: np.ndarray, mpp: float, rng: np.random.Generator
+    look: _Look,
+    texture_gain: npt.NDArray[np.float64],
+    kinds: np.ndarray,
+    mpp: float,
+    rng: np.random.Generator,
 ) -> None:
     """Make each nucleus look like its kind."""
     n = len(kinds)
@@ -159,7 +193,8 @@ def _shape_chromatin(
     members = kinds == Kind.VESICULAR
     look.core[members], look.grain[members] = draw(0.15, 0.75, members), draw(0.1, 0.6, members)
     texture_gain[members] *= 0.6
-    # in the clearest, chromatin lies at the rim and in clumps, and the middle is paler than the cytoplasm
+    # in the clearest, chromatin lies at the rim and in clumps, and the middle is paler than the
+    # cytoplasm
     clear = members & (rng.random(n) < rng.uniform(0, 0.6))
     look.core[clear], look.clearing[clear] = draw(0.0, 0.25, clear), draw(0.1, 0.6, clear)
     members = kinds == Kind.BLURRED
@@ -178,13 +213,19 @@ def _shape_chromatin(
     texture_gain[members] *= 0.5
 
 
-def _noise_textures(grain_sd: float, hematoxylin: FloatArray, rng: np.random.Generator) -> FloatArray:
-    """Draw chromatin as correlated noise with the measured spread, shape (NOISE_TEXTURES, 3, FRAME_PX, FRAME_PX)."""
+def _noise_textures(
+    grain_sd: float, hematoxylin: FloatArray, rng: np.random.Generator
+) -> FloatArray:
+    """Draw chromatin as correlated noise with the measured spread, shape (NOISE_TEXTURES, 3,
+    FRAME_PX, FRAME_PX).
+    """
     noise = rng.standard_normal((NOISE_TEXTURES, FRAME_PX, FRAME_PX), dtype=np.float32)
     fine = np.stack([cv2.GaussianBlur(field, (0, 0), 1.0) for field in noise])
     coarse = np.stack([cv2.GaussianBlur(field, (0, 0), 2.5) for field in np.roll(noise, 1, axis=0)])
     both = fine / fine.std() + coarse / coarse.std()
-    textures: FloatArray = (both / both.std() * grain_sd)[:, None] * np.clip(hematoxylin, 0.2, 2)[None, :, None, None]
+    textures: FloatArray = (both / both.std() * grain_sd)[:, None] * np.clip(hematoxylin, 0.2, 2)[
+        None, :, None, None
+    ]
     return textures.astype(np.float32)
 
 
@@ -193,7 +234,9 @@ def hematoxylin_direction(reference: Reference) -> FloatArray:
     clean = np.flatnonzero(reference.textures.single)
     chosen = clean if len(clean) >= FEWEST_TEXTURES else np.arange(len(reference.textures))
     if len(chosen):
-        added = np.median(reference.textures.colour[chosen] - reference.textures.surround[chosen], axis=0)
+        added = np.median(
+            reference.textures.colour[chosen] - reference.textures.surround[chosen], axis=0
+        )
         if added[0] > 0.05:
             return np.asarray(np.clip(added / added[0], 0, 3), np.float32)
     stain = np.asarray(reference.statistics.appearance.stain_matrix[0], np.float32)
@@ -201,7 +244,9 @@ def hematoxylin_direction(reference: Reference) -> FloatArray:
 
 
 def _local_background(layout: Layout, background: FloatArray) -> FloatArray:
-    """Mean background under each nucleus, shape (n, 3), over every fourth pixel: a mean needs no more."""
+    """Mean background under each nucleus, shape (n, 3), over every fourth pixel: a mean needs no
+    more.
+    """
     owner = np.maximum(layout.instance_labels[::2, ::2], 0).ravel()
     n = len(layout.outlines)
     count = np.maximum(np.bincount(owner, minlength=n + 1), 1)
@@ -237,5 +282,7 @@ def draw_nucleoli(layout: Layout, nuclei: FloatArray, rng: np.random.Generator) 
 def draw_grain(patch_px: int, mpp: float, rng: np.random.Generator) -> FloatArray:
     """Draw chromatin noise: clumps of about half a micrometre."""
     noise = rng.standard_normal((patch_px, patch_px), dtype=np.float32)
-    smooth = cv2.GaussianBlur(noise, (0, 0), float(rng.uniform(0.2, 0.6)) / mpp, borderType=cv2.BORDER_REFLECT)
+    smooth = cv2.GaussianBlur(
+        noise, (0, 0), float(rng.uniform(0.2, 0.6)) / mpp, borderType=cv2.BORDER_REFLECT
+    )
     return np.asarray(smooth / max(float(smooth.std()), 1e-6), np.float32)

@@ -1,7 +1,9 @@
-"""Nuclei that belong together: epithelium in ribbons, glands and sheets, and clusters of lymphocytes.
+"""Nuclei that belong together: epithelium in ribbons, glands and sheets, and clusters of
+lymphocytes.
 
-A crowd is planned as a whole, because its nuclei take their shape from their neighbours: where two would overlap, both end at
-the line between them, as cells pressed together do (a power diagram; Aurenhammer 1987), with a gap left free.
+A crowd is planned as a whole, because its nuclei take their shape from their neighbours: where two
+would overlap, both end at the line between them, as cells pressed together do (a power diagram;
+Aurenhammer 1987), with a gap left free.
 """
 
 from collections.abc import Sequence
@@ -30,7 +32,12 @@ class Member:
 
 
 def plan_epithelium(
-    shape: tuple[int, int], area_px: float, log_area_sd: float, elongation: float, kind: Kind, rng: np.random.Generator
+    shape: tuple[int, int],
+    area_px: float,
+    log_area_sd: float,
+    elongation: float,
+    kind: Kind,
+    rng: np.random.Generator,
 ) -> list[Member]:
     """Plan a ribbon of one to four rows, a gland, or a sheet, somewhere in a patch.
 
@@ -56,12 +63,20 @@ def plan_epithelium(
     diameter = 2 * np.sqrt(area_px / np.pi)
     spacing = diameter * float(rng.uniform(0.85, 1.15))
     form = rng.choice(3, p=(0.4, 0.35, 0.25))
-    places = _sheet(shape, spacing, rng) if form == 2 else _along_curve(shape, spacing, elongation, closed=form == 1, rng=rng)
+    places = (
+        _sheet(shape, spacing, rng)
+        if form == 2
+        else _along_curve(shape, spacing, elongation, closed=form == 1, rng=rng)
+    )
     margin = 1.5 * spacing  # what lies further outside neither shows nor presses
     near = ((places[:, :2] > -margin) & (places[:, :2] < np.array(shape) + margin)).all(axis=1)
     places = places[near]
     if len(places) > LARGEST_CROWD:
-        places = places[np.argsort(np.hypot(*(places[:, :2] - places[rng.integers(len(places)), :2]).T))[:LARGEST_CROWD]]
+        places = places[
+            np.argsort(np.hypot(*(places[:, :2] - places[rng.integers(len(places)), :2]).T))[
+                :LARGEST_CROWD
+            ]
+        ]
     members = []
     for y, x, across in places[rng.permutation(len(places))]:
         area = area_px * float(np.exp(rng.normal(0, log_area_sd)))
@@ -84,7 +99,9 @@ def plan_lymphocytes(shape: tuple[int, int], mpp: float, rng: np.random.Generato
     for y, x in places[rng.permutation(len(places))][:LARGEST_CROWD]:
         angle = float(rng.uniform(-np.pi / 2, np.pi / 2))
         area = area_px * float(np.exp(rng.normal(0, 0.15)))
-        outline = draw_outline(area, float(rng.uniform(1.02, 1.3)), angle, float(rng.uniform(0.01, 0.04)), rng)
+        outline = draw_outline(
+            area, float(rng.uniform(1.02, 1.3)), angle, float(rng.uniform(0.01, 0.04)), rng
+        )
         members.append(Member(outline, float(y), float(x), Kind.LYMPHOCYTE))
     return press(members, gap=float(rng.uniform(0.0, 0.15)))
 
@@ -101,7 +118,8 @@ def press(members: Sequence[Member], gap: float) -> list[Member]:
     Returns
     -------
     list of Member
-        In the same order. No outline reaches over the line between it and a neighbour; what is pressed to a sliver is left out.
+        In the same order. No outline reaches over the line between it and a neighbour; what is
+        pressed to a sliver is left out.
     """
     if not members:
         return []
@@ -119,7 +137,8 @@ def press(members: Sequence[Member], gap: float) -> list[Member]:
     opposite = (index + DIRECTIONS // 2) % DIRECTIONS
     mine, theirs = radii[first, index], radii[second, opposite]
     apart = distance[first, second]
-    meet = apart < (mine + theirs) * 1.05  # long nuclei may cross beside the line between centres that do not meet on it
+    # long nuclei may cross beside the line between centres that do not meet on it
+    meet = apart < (mine + theirs) * 1.05
     line = apart * mine / (mine + theirs) * np.where(meet, 1 - gap / 2, 1)
     cosine = np.cos(ANGLES[None] - towards[:, None])
     limit = np.where(cosine > 0.05, line[:, None] / np.maximum(cosine, 0.05), np.inf)
@@ -137,15 +156,21 @@ def press(members: Sequence[Member], gap: float) -> list[Member]:
     ]
 
 
-def _hexagons(shape: tuple[int, int], spacing: float, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """Return (n, 2) places on a jittered, turned hexagonal grid that covers a patch: evenly spread, as Poisson discs are."""
+def _hexagons(
+    shape: tuple[int, int], spacing: float, rng: np.random.Generator
+) -> npt.NDArray[np.float64]:
+    """Return (n, 2) places on a jittered, turned hexagonal grid that covers a patch: evenly spread,
+    as Poisson discs are.
+    """
     half = float(np.hypot(*shape)) / 2 + spacing
     jitter = float(rng.uniform(0.12, 0.3))
     rows = np.arange(-half, half, spacing * np.sqrt(3) / 2)
     columns = np.arange(-half, half, spacing)
     grid = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)
     grid[1::2, :, 1] += spacing / 2
-    places = grid.reshape(-1, 2) + rng.normal(0, jitter * spacing, (grid.shape[0] * grid.shape[1], 2))
+    places = grid.reshape(-1, 2) + rng.normal(
+        0, jitter * spacing, (grid.shape[0] * grid.shape[1], 2)
+    )
     turn = float(rng.uniform(0, np.pi))
     cos, sin = np.cos(turn), np.sin(turn)
     places = places @ np.array([[cos, -sin], [sin, cos]]) + np.array(shape) / 2
@@ -153,29 +178,48 @@ def _hexagons(shape: tuple[int, int], spacing: float, rng: np.random.Generator) 
     return np.asarray(places[near], np.float64)
 
 
-def _sheet(shape: tuple[int, int], spacing: float, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+def _sheet(
+    shape: tuple[int, int], spacing: float, rng: np.random.Generator
+) -> npt.NDArray[np.float64]:
     places = _hexagons(shape, spacing, rng)
     centre = rng.uniform(0, 1, 2) * shape
     radius = float(rng.uniform(0.2, 0.6)) * min(shape)
     bearing = np.arctan2(*(places - centre).T)
-    wobble = 1 + 0.25 * np.cos(2 * bearing + rng.uniform(0, 7)) + 0.15 * np.cos(3 * bearing + rng.uniform(0, 7))
+    wobble = (
+        1
+        + 0.25 * np.cos(2 * bearing + rng.uniform(0, 7))
+        + 0.15 * np.cos(3 * bearing + rng.uniform(0, 7))
+    )
     inside = np.hypot(*(places - centre).T) < radius * wobble
     angle = rng.uniform(-np.pi / 2, np.pi / 2, int(inside.sum()))
     return np.column_stack((places[inside], angle))
 
 
 def _along_curve(
-    shape: tuple[int, int], spacing: float, elongation: float, *, closed: bool, rng: np.random.Generator
+    shape: tuple[int, int],
+    spacing: float,
+    elongation: float,
+    *,
+    closed: bool,
+    rng: np.random.Generator,
 ) -> npt.NDArray[np.float64]:
-    """Place nuclei in rows along a curve; returns (n, 3): y, x and the direction across the curve."""
+    """Place nuclei in rows along a curve; returns (n, 3): y, x and the direction across the
+    curve.
+    """
     side = float(min(shape))
     rows = int(rng.integers(1, 3 if closed else 5))
     if closed:
         bearing = np.linspace(0, 2 * np.pi, 256, endpoint=False)
         radius = max(float(rng.uniform(0.12, 0.4)) * side, 2.2 * spacing)
-        radii = radius * (1 + 0.2 * np.cos(2 * bearing + rng.uniform(0, 7)) + 0.1 * np.cos(3 * bearing + rng.uniform(0, 7)))
+        radii = radius * (
+            1
+            + 0.2 * np.cos(2 * bearing + rng.uniform(0, 7))
+            + 0.1 * np.cos(3 * bearing + rng.uniform(0, 7))
+        )
         centre = rng.uniform(0.1, 0.9, 2) * shape
-        curve = np.stack([centre[0] + radii * np.sin(bearing), centre[1] + radii * np.cos(bearing)], axis=1)
+        curve = np.stack(
+            [centre[0] + radii * np.sin(bearing), centre[1] + radii * np.cos(bearing)], axis=1
+        )
         curve = np.vstack([curve, curve[:1]])
     else:
         t = np.linspace(-0.7, 0.7, 256) * np.hypot(*shape)
@@ -184,7 +228,9 @@ def _along_curve(
         turn = float(rng.uniform(0, np.pi))
         middle = rng.uniform(0.15, 0.85, 2) * shape
         cos, sin = np.cos(turn), np.sin(turn)
-        curve = np.stack([middle[0] + t * sin + wave * cos, middle[1] + t * cos - wave * sin], axis=1)
+        curve = np.stack(
+            [middle[0] + t * sin + wave * cos, middle[1] + t * cos - wave * sin], axis=1
+        )
     step = np.hypot(*np.diff(curve, axis=0).T)
     along = np.concatenate([[0], np.cumsum(step)])
     narrow, wide = spacing / np.sqrt(elongation), spacing * np.sqrt(elongation)
@@ -193,8 +239,15 @@ def _along_curve(
         at = np.arange(float(rng.uniform(0, narrow)), along[-1] - narrow / 2, narrow)
         at = at + rng.normal(0, 0.12 * narrow, len(at))
         y, x = np.interp(at, along, curve[:, 0]), np.interp(at, along, curve[:, 1])
-        ahead_y, ahead_x = np.interp(at + 2, along, curve[:, 0]), np.interp(at + 2, along, curve[:, 1])
+        ahead_y, ahead_x = (
+            np.interp(at + 2, along, curve[:, 0]),
+            np.interp(at + 2, along, curve[:, 1]),
+        )
         tangent = np.arctan2(ahead_y - y, ahead_x - x)
         offset = (row - (rows - 1) / 2) * wide * 0.95 + rng.normal(0, 0.18 * wide, len(at))
-        found.append(np.column_stack((y + offset * np.cos(tangent), x - offset * np.sin(tangent), tangent + np.pi / 2)))
+        found.append(
+            np.column_stack(
+                (y + offset * np.cos(tangent), x - offset * np.sin(tangent), tangent + np.pi / 2)
+            )
+        )
     return np.concatenate(found)

@@ -30,7 +30,8 @@ class DirectionField:
 
 
 def fibre_directions(background: FloatArray, mpp: float) -> DirectionField:
-    """Measure the structure tensor of the absorbance of green, which eosin causes (Bigün and Granlund 1987).
+    """Measure the structure tensor of the absorbance of green, which eosin causes (Bigün and
+    Granlund 1987).
 
     Parameters
     ----------
@@ -48,13 +49,20 @@ def fibre_directions(background: FloatArray, mpp: float) -> DirectionField:
     if min(green.shape) < 8 * STEP_PX:
         step = 1
     if step > 1:
-        green = np.asarray(cv2.resize(green, None, fx=1 / step, fy=1 / step, interpolation=cv2.INTER_AREA), np.float32)
+        green = np.asarray(
+            cv2.resize(green, None, fx=1 / step, fy=1 / step, interpolation=cv2.INTER_AREA),
+            np.float32,
+        )
     dy, dx = np.gradient(cv2.GaussianBlur(green, (0, 0), GRADIENT_UM / mpp / step))
     # only the products may be shrunk further: gradients of fine fibres would alias
     size = (max(1, background.shape[1] // STEP_PX), max(1, background.shape[0] // STEP_PX))
     sigma = NEIGHBOURHOOD_UM / mpp / STEP_PX
     xx, yy, xy = (
-        cv2.GaussianBlur(cv2.resize(np.asarray(part, np.float32), size, interpolation=cv2.INTER_AREA), (0, 0), sigma)
+        cv2.GaussianBlur(
+            cv2.resize(np.asarray(part, np.float32), size, interpolation=cv2.INTER_AREA),
+            (0, 0),
+            sigma,
+        )
         for part in (dx * dx, dy * dy, dx * dy)
     )
     across = 0.5 * np.arctan2(2 * xy, xx - yy)

@@ -1,7 +1,8 @@
 """From layout to picture: stains over stains, as batched tensor code for CPU and CUDA.
 
-Absorbances add, so nuclei are blended into the background in optical density. A nucleus is its reference's colour, stronger or
-weaker, with a paler middle and a rim where it is vesicular, nucleoli, and on it the texture of one real nucleus.
+Absorbances add, so nuclei are blended into the background in optical density. A nucleus is its
+reference's colour, stronger or weaker, with a paler middle and a rim where it is vesicular,
+nucleoli, and on it the texture of one real nucleus.
 """
 
 from dataclasses import dataclass, fields
@@ -26,15 +27,17 @@ COLUMNS = (
     "texture_gain",
     "grain_gain",
 )
-"""Of the table of nuclei: colour as optical density, opacity, opacity of the middle relative to the border, width of the rim in
-pixels, share of the background that a clear middle lets through less, width in pixels over which an edge out of focus fades
-inwards, index and gain of the texture, gain of the drawn grain of chromatin."""
+"""Of the table of nuclei: colour as optical density, opacity, opacity of the middle relative to the
+border, width of the rim in pixels, share of the background that a clear middle lets through less,
+width in pixels over which an edge out of focus fades inwards, index and gain of the texture, gain
+of the drawn grain of chromatin."""
 NUCLEOLUS_STRENGTH = 0.8
 CLUMP_STRENGTH = 0.35
 SHOWS = 0.6  # strength from which a nucleus is one that a rough map would have measured
 VISIBLE = 0.03  # opacity from which a blurred border is seen
 LEAST_KEPT = 0.15  # of the finest detail: below, a patch looks smeared
-EDGE_RESPONSE = 0.55  # of the finest detail of a blurred step, what a second blur of the same width takes away again
+# of the finest detail of a blurred step, what a second blur of the same width takes away again
+EDGE_RESPONSE = 0.55
 MOST_NOISE = 3.0  # times that of the background
 
 
@@ -47,7 +50,8 @@ class Canvas:
     owner: Tensor
     """(B, H, W) int32, which nucleus of its patch a pixel shows; 0 none."""
     depth: Tensor
-    """(B, H, W) float16, pixels inside the painted edge; negative where the label reaches further."""
+    """(B, H, W) float16, pixels inside the painted edge; negative where the label reaches
+    further."""
     frame_u: Tensor
     frame_v: Tensor
     """(B, H, W) float16, coordinates in the ellipse of the owner."""
@@ -64,11 +68,17 @@ class Canvas:
     white: Tensor
     """(B,) float32, level of glass."""
     fine: Tensor
-    """(B, 2) float32, finest detail to reach within nuclei and along their borders, as a share of white; 0 leaves it alone."""
+    """(B, 2) float32, finest detail to reach within nuclei and along their borders, as a share of
+    white; 0 leaves it alone."""
 
     def to(self, device: torch.device) -> "Canvas":
         """Move all tensors."""
-        return Canvas(**{field.name: getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)})
+        return Canvas(
+            **{
+                field.name: getattr(self, field.name).to(device, non_blocking=True)
+                for field in fields(self)
+            }
+        )
 
 
 def paint(canvas: Canvas, frame_extent: float) -> Tensor:
@@ -90,25 +100,39 @@ def paint(canvas: Canvas, frame_extent: float) -> Tensor:
     patch = place // (height * width)
     row = canvas.nuclei[patch, canvas.owner.flatten()[place].long()]
     sizes = [3, 1, 1, 1, 1, 1, 1, 1, 1]
-    colour, strength, core, rim, clearing, softness, texture, texture_gain, grain_gain = torch.split(row, sizes, dim=1)
+    colour, strength, core, rim, clearing, softness, texture, texture_gain, grain_gain = (
+        torch.split(row, sizes, dim=1)
+    )
 
     def at(field: Tensor) -> Tensor:
         return field.flatten()[place].float()[:, None]
 
     depth = at(canvas.depth)
-    body = ((depth + 0.5) / (1 + softness)).clamp(0, 1)  # the share of the pixel that is painted; a ramp where out of focus
+    # the share of the pixel that is painted; a ramp where out of focus
+    body = ((depth + 0.5) / (1 + softness)).clamp(0, 1)
     rimmed = torch.exp(-depth.clamp(min=0) / rim)
     profile = core + (1 - core) * rimmed
     grain = at(canvas.grain)
-    clumps = CLUMP_STRENGTH * grain_gain * (grain - 0.5).clamp(min=0)  # chromatin that shows in a pale middle too
+    # chromatin that shows in a pale middle too
+    clumps = CLUMP_STRENGTH * grain_gain * (grain - 0.5).clamp(min=0)
     opacity = profile * (1 + grain_gain * grain).clamp(0.2, 1.8) + clumps
-    opacity = body * strength * (opacity + NUCLEOLUS_STRENGTH * at(canvas.nucleoli) * (1.15 - profile).clamp(min=0))
+    opacity = (
+        body
+        * strength
+        * (opacity + NUCLEOLUS_STRENGTH * at(canvas.nucleoli) * (1.15 - profile).clamp(min=0))
+    )
     residual = sample_textures(
-        canvas.textures, texture[:, 0].long(), at(canvas.frame_u)[:, 0], at(canvas.frame_v)[:, 0], frame_extent
+        canvas.textures,
+        texture[:, 0].long(),
+        at(canvas.frame_u)[:, 0],
+        at(canvas.frame_v)[:, 0],
+        frame_extent,
     )
     drawn = place.new_zeros((6, batch * height * width), dtype=torch.float32)
     drawn[0, place] = opacity[:, 0]
-    drawn[1:4, place] = (opacity * colour + residual * texture_gain * (body * opacity).clamp(0, 1)).T
+    drawn[1:4, place] = (
+        opacity * colour + residual * texture_gain * (body * opacity).clamp(0, 1)
+    ).T
     drawn[4, place] = (body * clearing * (1 - rimmed))[:, 0]
     shown = strength * (0.45 + 0.55 * core) > SHOWS  # as a rough map would have measured it
     drawn[5, place] = (body * shown)[:, 0]
@@ -123,11 +147,14 @@ def paint(canvas: Canvas, frame_extent: float) -> Tensor:
     return light.round().clamp(0, 255).to(torch.uint8)
 
 
-def match_sharpness(light: Tensor, canvas: Canvas, core: Tensor, shown: Tensor, cover: Tensor) -> Tensor:
-    """Bring the finest detail of painted nuclei to what the reference has, within them and along their borders.
+def match_sharpness(
+    light: Tensor, canvas: Canvas, core: Tensor, shown: Tensor, cover: Tensor
+) -> Tensor:
+    """Bring the finest detail of painted nuclei to what the reference has, within them and along
+    their borders.
 
-    Too much is taken away; within nuclei, too little is made up for by the detail of another place of the background, which
-    carries the noise of the sensor and the grain of the compression.
+    Too much is taken away; within nuclei, too little is made up for by the detail of another place
+    of the background, which carries the noise of the sensor and the grain of the compression.
 
     Parameters
     ----------
@@ -137,7 +164,8 @@ def match_sharpness(light: Tensor, canvas: Canvas, core: Tensor, shown: Tensor, 
     core : Tensor of float32, shape (B, 1, H, W)
         1 well within nuclei.
     shown : Tensor of float32, shape (B, 1, H, W)
-        Opacity of the nuclei that show well; the faint are not measured, as the reference's are not.
+        Opacity of the nuclei that show well; the faint are not measured, as the reference's are
+        not.
     cover : Tensor of float32, shape (B, 1, H, W)
         Opacity.
 
@@ -161,7 +189,10 @@ def match_sharpness(light: Tensor, canvas: Canvas, core: Tensor, shown: Tensor, 
         response = EDGE_RESPONSE if region is edge else 1.0
         change = change - region * ((1 - kept) / response).clamp(max=1)[:, None, None, None] * fine
         if region is core:
-            missing = torch.where(known, (target.square() - found.square()).clamp(min=0).sqrt(), 0.0) * canvas.white
+            missing = (
+                torch.where(known, (target.square() - found.square()).clamp(min=0).sqrt(), 0.0)
+                * canvas.white
+            )
             if bool((missing > 0).any()):
                 noise = background_detail(canvas.background, canvas.white)
                 spread = noise.square().mean(dim=(1, 2, 3)).sqrt().clamp(min=1e-3)
@@ -171,7 +202,8 @@ def match_sharpness(light: Tensor, canvas: Canvas, core: Tensor, shown: Tensor, 
 
 
 def background_detail(background: Tensor, white: Tensor) -> Tensor:
-    """Return the finest detail of backgrounds, moved by half a patch so that it does not lie where it came from.
+    """Return the finest detail of backgrounds, moved by half a patch so that it does not lie where
+    it came from.
 
     Parameters
     ----------

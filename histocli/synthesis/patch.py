@@ -1,6 +1,7 @@
 """One synthetic patch.
 
-What it shows is drawn on the CPU, so that labels are the same on every device; how it looks is painted in batches.
+What it shows is drawn on the CPU, so that labels are the same on every device; how it looks is
+painted in batches.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,12 @@ from histocli.base.types import BoolMask, FloatArray, InstanceLabels
 from histocli.instances.components import renumber
 from histocli.reference.statistics import Reference
 from histocli.reference.texture import FRAME_EXTENT
-from histocli.synthesis.chromatin import draw_appearances, draw_grain, draw_nucleoli, hematoxylin_direction
+from histocli.synthesis.chromatin import (
+    draw_appearances,
+    draw_grain,
+    draw_nucleoli,
+    hematoxylin_direction,
+)
 from histocli.synthesis.directions import fibre_directions
 from histocli.synthesis.layout import Layout, Sites, draw_arrangement, place_nuclei
 from histocli.synthesis.painting import COLUMNS, Canvas, paint
@@ -76,7 +82,9 @@ def draw_patch(
     """
     background, ignored, tissue, sites = _crop(reference, patch_px, rng)
     appearance = reference.statistics.appearance
-    arrangement = draw_arrangement(reference.statistics.morphology, appearance.mixture, rng, recipe, variation)
+    arrangement = draw_arrangement(
+        reference.statistics.morphology, appearance.mixture, rng, recipe, variation
+    )
     fibres = fibre_directions(background, reference.mpp) if recipe.fibres else None
     layout = place_nuclei(arrangement, tissue, sites, reference.mpp, rng, fibres)
     stains = Stains(hematoxylin_direction(reference), appearance)
@@ -84,14 +92,25 @@ def draw_patch(
         background = add_cytoplasm(background, layout.instance_labels, stains, reference.mpp, rng)
     if recipe.distractors:
         background = add_distractors(background, tissue, stains, reference.mpp, rng)
-    looks = draw_appearances(reference, layout, background, stains.hematoxylin, recipe, rng, variation)
+    looks = draw_appearances(
+        reference, layout, background, stains.hematoxylin, recipe, rng, variation
+    )
     inset_px = max(-arrangement.margin_um, 0) / reference.mpp
-    labels = np.where(layout.depth_px < inset_px, 0, layout.instance_labels) if inset_px else layout.instance_labels
+    labels = (
+        np.where(layout.depth_px < inset_px, 0, layout.instance_labels)
+        if inset_px
+        else layout.instance_labels
+    )
     labels = np.where((labels == 0) & ignored, -1, labels)
     ghosts = looks.ghosts[np.maximum(layout.instance_labels, 0)]  # with their rims
     labels = renumber(np.where(ghosts, -1, labels).astype(np.int32))
-    edge_px = float(np.clip(variation.edge * appearance.edge_um * rng.uniform(0.8, 1.8) / reference.mpp, 0.35, 1.7))
-    sharper = np.exp(rng.normal(0, SHARPNESS_SD, size=2)).tolist()  # focus differs from place to place
+    edge_px = float(
+        np.clip(
+            variation.edge * appearance.edge_um * rng.uniform(0.8, 1.8) / reference.mpp, 0.35, 1.7
+        )
+    )
+    # focus differs from place to place
+    sharper = np.exp(rng.normal(0, SHARPNESS_SD, size=2)).tolist()
     return Drawing(
         instance_labels=labels,
         layout=layout,
@@ -137,8 +156,12 @@ def paint_patches(drawings: Sequence[Drawing], device: torch.device) -> np.ndarr
 
     half = torch.float16
     canvas = Canvas(
-        background=stack([drawing.background.transpose(2, 0, 1) for drawing in drawings], torch.float32),
-        owner=stack([np.maximum(drawing.layout.instance_labels, 0) for drawing in drawings], torch.int32),
+        background=stack(
+            [drawing.background.transpose(2, 0, 1) for drawing in drawings], torch.float32
+        ),
+        owner=stack(
+            [np.maximum(drawing.layout.instance_labels, 0) for drawing in drawings], torch.int32
+        ),
         depth=stack([drawing.layout.depth_px for drawing in drawings], half),
         frame_u=stack([drawing.layout.frame_u for drawing in drawings], half),
         frame_v=stack([drawing.layout.frame_v for drawing in drawings], half),
@@ -155,8 +178,12 @@ def paint_patches(drawings: Sequence[Drawing], device: torch.device) -> np.ndarr
     return np.ascontiguousarray(painted.permute(0, 2, 3, 1).cpu().numpy())
 
 
-def _crop(reference: Reference, patch_px: int, rng: np.random.Generator) -> tuple[FloatArray, BoolMask, BoolMask, Sites]:
-    """Cut, turn and mirror a random place of the reference; a smaller reference is mirrored at its borders."""
+def _crop(
+    reference: Reference, patch_px: int, rng: np.random.Generator
+) -> tuple[FloatArray, BoolMask, BoolMask, Sites]:
+    """Cut, turn and mirror a random place of the reference; a smaller reference is mirrored at its
+    borders.
+    """
     height, width = reference.tissue.shape
     for _ in range(5):
         top = int(rng.integers(0, max(1, height - patch_px + 1)))
@@ -170,7 +197,11 @@ def _crop(reference: Reference, patch_px: int, rng: np.random.Generator) -> tupl
     def take(field: np.ndarray) -> np.ndarray:
         part = field[box]
         if any(missing):
-            part = np.pad(part, [(0, missing[0]), (0, missing[1])] + [(0, 0)] * (field.ndim - 2), mode="symmetric")
+            part = np.pad(
+                part,
+                [(0, missing[0]), (0, missing[1])] + [(0, 0)] * (field.ndim - 2),
+                mode="symmetric",
+            )
         part = np.rot90(part, turns)
         return np.ascontiguousarray(part[:, ::-1] if mirror else part)
 
@@ -190,11 +221,18 @@ def _crop(reference: Reference, patch_px: int, rng: np.random.Generator) -> tupl
         nuclei.elongation[here].astype(np.float32),
         _texture_of_nucleus(reference)[here],
     )
-    return take(reference.background).astype(np.float32), take(reference.ignored), take(reference.tissue), sites
+    return (
+        take(reference.background).astype(np.float32),
+        take(reference.ignored),
+        take(reference.tissue),
+        sites,
+    )
 
 
 def _texture_of_nucleus(reference: Reference) -> npt.NDArray[np.int64]:
-    """Which texture belongs to each nucleus of the reference; -1 where there is none, or its outline is not that of one."""
+    """Which texture belongs to each nucleus of the reference; -1 where there is none, or its
+    outline is not that of one.
+    """
     found = np.full(len(reference.nuclei), -1, np.int64)
     clean = np.flatnonzero(reference.textures.single)
     found[reference.textures.nucleus[clean]] = clean

@@ -5,16 +5,21 @@ from dataclasses import dataclass, fields, replace
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Components of the synthesis; the defaults are what the ablation kept (``benchmarks/results/ablation.md``)."""
+    """Components of the synthesis; the defaults are what the ablation kept
+    (``benchmarks/results/ablation.md``).
+    """
 
     pale: bool = True
     """Some nuclei are faint, down to barely visible; the faintest are ignored."""
     chromatin: bool = True
-    """Kinds of nuclei in the mixture measured in the reference; off: vesicular ones in a random share."""
+    """Kinds of nuclei in the mixture measured in the reference; off: vesicular ones in a random
+    share."""
     grain: bool = True
-    """Chromatin as coarse as measured, which stretched textures are not; outlines less perfect than ellipses."""
+    """Chromatin as coarse as measured, which stretched textures are not; outlines less perfect than
+    ellipses."""
     crowds: bool = True
-    """Epithelium in ribbons, glands and sheets, nuclei pressed against their neighbours; clusters of lymphocytes."""
+    """Epithelium in ribbons, glands and sheets, nuclei pressed against their neighbours; clusters
+    of lymphocytes."""
     fibres: bool = True
     """Elongated nuclei lie along the fibres of the background."""
     cytoplasm: bool = True
@@ -22,7 +27,8 @@ class Recipe:
     distractors: bool = True
     """Red cells, pigment, debris and folds: dark, and not nuclei."""
     noise_textures: bool = True
-    """Where hardly any fragment is one nucleus, chromatin is fitted noise instead of pieces of several nuclei."""
+    """Where hardly any fragment is one nucleus, chromatin is fitted noise instead of pieces of
+    several nuclei."""
     sharpness: bool = True
     """Nuclei as sharp and as noisy as the reference's, within and along their borders."""
 

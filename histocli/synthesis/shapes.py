@@ -7,7 +7,8 @@ import numpy as np
 from histocli.base.types import FloatArray
 
 DIRECTIONS = 64  # radii per outline; at 15 um they stand 0.7 um apart
-HARMONICS = np.arange(2, 7)  # 1 would shift the nucleus; higher ones are jags, which nuclei do not have
+# 1 would shift the nucleus; higher ones are jags, which nuclei do not have
+HARMONICS = np.arange(2, 7)
 ANGLES = np.arange(DIRECTIONS) * (2 * np.pi / DIRECTIONS)
 _WAVES = np.exp(1j * np.outer(HARMONICS, ANGLES))
 
@@ -35,7 +36,11 @@ class Outline:
 
 
 def draw_outline(
-    area_px: float, elongation: float, orientation_rad: float, irregularity: float, rng: np.random.Generator
+    area_px: float,
+    elongation: float,
+    orientation_rad: float,
+    irregularity: float,
+    rng: np.random.Generator,
 ) -> Outline:
     """Draw a smooth closed outline.
 
@@ -64,7 +69,9 @@ def draw_outline(
 
 
 def turned(outline: Outline, orientation_rad: float) -> Outline:
-    """Return an outline whose major axis points in another direction, to the nearest of the ``DIRECTIONS``."""
+    """Return an outline whose major axis points in another direction, to the nearest of the
+    ``DIRECTIONS``.
+    """
     steps = round((orientation_rad - outline.orientation_rad) / (2 * np.pi) * DIRECTIONS)
     angle = outline.orientation_rad + steps * 2 * np.pi / DIRECTIONS
     return replace(outline, radii_px=np.roll(outline.radii_px, steps), orientation_rad=angle)

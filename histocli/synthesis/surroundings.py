@@ -1,7 +1,7 @@
 """What is dark and no nucleus: basophilic cytoplasm, red cells, pigment, debris and folds.
 
-All are drawn in optical density on the background, before nuclei; their colours are the reference's own stains, but for
-pigment, which is brown.
+All are drawn in optical density on the background, before nuclei; their colours are the reference's
+own stains, but for pigment, which is brown.
 """
 
 from dataclasses import dataclass
@@ -14,9 +14,16 @@ from histocli.reference.statistics import Appearance
 
 COARSE = 4  # cytoplasm is smooth: it is drawn at a quarter of the resolution
 PIGMENT = np.array([0.55, 0.95, 1.45], np.float32)  # absorbances of brown
-CYTOPLASM_SHARE, RED_CELL_SHARE, PIGMENT_SHARE, DEBRIS_SHARE, FOLD_SHARE = 0.7, 0.04, 0.04, 0.2, 0.04
+CYTOPLASM_SHARE, RED_CELL_SHARE, PIGMENT_SHARE, DEBRIS_SHARE, FOLD_SHARE = (
+    0.7,
+    0.04,
+    0.04,
+    0.2,
+    0.04,
+)
 RED_CELLS_SEEN = 0.3  # share of patches with red cells where the reference shows many
-REDNESS = (0.12, 0.5)  # of what red cells absorb of green light: of red light at most, of blue light at least
+# of what red cells absorb of green light: of red light at most, of blue light at least
+REDNESS = (0.12, 0.5)
 POOL_SHARE = 0.3  # of the patches with red cells, those where they lie in a pool
 
 
@@ -30,7 +37,11 @@ class Stains:
 
 
 def add_cytoplasm(
-    background: FloatArray, labels: InstanceLabels, stains: Stains, mpp: float, rng: np.random.Generator
+    background: FloatArray,
+    labels: InstanceLabels,
+    stains: Stains,
+    mpp: float,
+    rng: np.random.Generator,
 ) -> FloatArray:
     """Stain the surroundings of some nuclei with hematoxylin, as cells rich in RNA are.
 
@@ -54,14 +65,21 @@ def add_cytoplasm(
         return background
     height, width = labels.shape
     coarse = (max(2, width // COARSE), max(2, height // COARSE))
-    near = np.asarray(cv2.resize((labels > 0).astype(np.float32), coarse, interpolation=cv2.INTER_AREA), np.float32)
+    near = np.asarray(
+        cv2.resize((labels > 0).astype(np.float32), coarse, interpolation=cv2.INTER_AREA),
+        np.float32,
+    )
     reach = float(rng.uniform(1.5, 4.0)) / mpp / COARSE
     near = np.asarray(cv2.GaussianBlur(near, (0, 0), reach), np.float32)
     patchy = _smooth_noise((coarse[1], coarse[0]), float(rng.uniform(8, 25)) / mpp / COARSE, rng)
     steep = float(rng.uniform(3, 20))  # some cells have clear borders
-    field = _sigmoid(steep * (near - float(rng.uniform(0.1, 0.35)))) * _sigmoid(3 * (patchy - float(rng.uniform(-1, 0.7))))
+    field = _sigmoid(steep * (near - float(rng.uniform(0.1, 0.35)))) * _sigmoid(
+        3 * (patchy - float(rng.uniform(-1, 0.7)))
+    )
     field *= np.clip(8 * near, 0, 1)  # none where no nucleus is near
-    field = np.asarray(cv2.resize(field, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
+    field = np.asarray(
+        cv2.resize(field, (width, height), interpolation=cv2.INTER_LINEAR), np.float32
+    )
     grain = _smooth_noise((height, width), float(rng.uniform(0.25, 0.8)) / mpp, rng)
     field *= np.clip(1 + float(rng.uniform(0.05, 0.3)) * grain, 0, 2)
     field = np.minimum(field, 1)
@@ -70,7 +88,9 @@ def add_cytoplasm(
     return np.asarray(background + amount * field[..., None] * stains.hematoxylin, np.float32)
 
 
-def add_distractors(background: FloatArray, tissue: BoolMask, stains: Stains, mpp: float, rng: np.random.Generator) -> FloatArray:
+def add_distractors(
+    background: FloatArray, tissue: BoolMask, stains: Stains, mpp: float, rng: np.random.Generator
+) -> FloatArray:
     """Draw red cells, pigment, debris and folds, each in a small share of patches.
 
     Parameters
@@ -88,7 +108,9 @@ def add_distractors(background: FloatArray, tissue: BoolMask, stains: Stains, mp
     ndarray of float32, shape (H, W, 3)
     """
     appearance = stains.appearance
-    blood = RED_CELL_SHARE + min(1.0, 20 * appearance.red_cell_fraction) * (RED_CELLS_SEEN - RED_CELL_SHARE)
+    blood = RED_CELL_SHARE + min(1.0, 20 * appearance.red_cell_fraction) * (
+        RED_CELLS_SEEN - RED_CELL_SHARE
+    )
     blood *= appearance.stains_measured  # else the colour of eosin is a guess
     red, brown, debris, fold = rng.random(4) < (blood, PIGMENT_SHARE, DEBRIS_SHARE, FOLD_SHARE)
     if not (red or brown or debris or fold):
@@ -99,26 +121,43 @@ def add_distractors(background: FloatArray, tissue: BoolMask, stains: Stains, mp
     ys, xs = np.nonzero(tissue[::4, ::4])
     if brown and len(ys):
         colour = PIGMENT * float(rng.uniform(0.5, 1.2))
-        _add_specks(drawn, ys, xs, int(rng.integers(4, 30)), (0.3, 1.1), colour, float(rng.uniform(3, 12)), mpp, rng)
+        _add_specks(
+            drawn,
+            ys,
+            xs,
+            int(rng.integers(4, 30)),
+            (0.3, 1.1),
+            colour,
+            float(rng.uniform(3, 12)),
+            mpp,
+            rng,
+        )
     if debris and len(ys):
-        colour = stains.hematoxylin * max(appearance.contrast[3], 0.2) * float(rng.uniform(0.7, 1.4))
+        colour = (
+            stains.hematoxylin * max(appearance.contrast[3], 0.2) * float(rng.uniform(0.7, 1.4))
+        )
         _add_specks(drawn, ys, xs, int(rng.integers(1, 8)), (0.35, 1.2), colour, 25.0, mpp, rng)
     if fold:
         drawn *= _fold(tissue.shape, mpp, rng)[..., None]
     return drawn
 
 
-def _add_red_cells(drawn: FloatArray, appearance: Appearance, mpp: float, rng: np.random.Generator) -> None:
+def _add_red_cells(
+    drawn: FloatArray, appearance: Appearance, mpp: float, rng: np.random.Generator
+) -> None:
     height, width = drawn.shape[:2]
     colour = np.array(appearance.stain_matrix[1], np.float32)
-    if colour[0] > REDNESS[0] * colour[1]:  # where eosin is purple, cells of its colour would look like nuclei
+    # where eosin is purple, cells of its colour would look like nuclei
+    if colour[0] > REDNESS[0] * colour[1]:
         colour[0], colour[2] = REDNESS[0] * colour[1], max(colour[2], REDNESS[1] * colour[1])
     eosin = colour * max(appearance.eosin[4], 0.3) * float(rng.uniform(0.9, 1.7))
     radius = float(rng.uniform(2.4, 3.8)) / mpp
     centre = rng.uniform(0, 1, 2) * (height, width)
-    pool = rng.random() < POOL_SHARE  # blood outside vessels: where cells lie over each other they are as dark as nuclei
+    # blood outside vessels: where cells lie over each other they are as dark as nuclei
+    pool = rng.random() < POOL_SHARE
     spread = radius * float(rng.uniform(6, 14) if pool else rng.uniform(1.5, 8))
-    behind = float(rng.uniform(0.4, 0.9)) if pool else 0.2  # of what lies under a cell, how much shows through
+    # of what lies under a cell, how much shows through
+    behind = float(rng.uniform(0.4, 0.9)) if pool else 0.2
     y, x = np.mgrid[:height, :width].astype(np.float32)
     for _ in range(int(rng.integers(60, 220) if pool else rng.integers(2, 25))):
         at = centre + rng.normal(0, spread, 2)
@@ -129,7 +168,10 @@ def _add_red_cells(drawn: FloatArray, appearance: Appearance, mpp: float, rng: n
             continue
         turn, squash = float(rng.uniform(0, np.pi)), float(rng.uniform(0.7, 1))
         dy, dx = y[box] - at[0], x[box] - at[1]
-        u, v = dx * np.cos(turn) + dy * np.sin(turn), (dy * np.cos(turn) - dx * np.sin(turn)) / squash
+        u, v = (
+            dx * np.cos(turn) + dy * np.sin(turn),
+            (dy * np.cos(turn) - dx * np.sin(turn)) / squash,
+        )
         r = np.hypot(u, v) / radius
         cover = _sigmoid((1 - r) * radius / float(rng.uniform(0.5, 1.2)))
         cover = cover * (1 - float(rng.uniform(0, 0.5)) * np.exp(-((r / 0.5) ** 2)))
@@ -176,23 +218,33 @@ def _fold(shape: tuple[int, ...], mpp: float, rng: np.random.Generator) -> Float
     height, width = shape
     turn = float(rng.uniform(0, np.pi))
     y, x = np.mgrid[:height, :width].astype(np.float32)
-    across = (y - rng.uniform(0, height)) * np.cos(turn) - (x - rng.uniform(0, width)) * np.sin(turn)
-    across += 6 / mpp * np.sin(((y * np.sin(turn) + x * np.cos(turn)) * mpp / 30) + rng.uniform(0, 7))
+    across = (y - rng.uniform(0, height)) * np.cos(turn) - (x - rng.uniform(0, width)) * np.sin(
+        turn
+    )
+    across += (
+        6 / mpp * np.sin(((y * np.sin(turn) + x * np.cos(turn)) * mpp / 30) + rng.uniform(0, 7))
+    )
     half = float(rng.uniform(3, 12)) / mpp
     band = _sigmoid((half - np.abs(across)) / float(rng.uniform(1.5, 5)))
     return np.asarray(1 + float(rng.uniform(0.3, 0.9)) * band, np.float32)
 
 
 def _smooth_noise(shape: tuple[int, int], sigma_px: float, rng: np.random.Generator) -> FloatArray:
-    """Draw Gaussian noise of unit spread, smooth over ``sigma_px``; coarse noise is drawn coarsely."""
+    """Draw Gaussian noise of unit spread, smooth over ``sigma_px``; coarse noise is drawn
+    coarsely.
+    """
     factor = max(1, int(sigma_px // 2))
     small = (shape[0] // factor + 3, shape[1] // factor + 3)
     noise = rng.standard_normal(small, dtype=np.float32)
-    smooth = cv2.GaussianBlur(noise, (0, 0), max(sigma_px / factor, 0.3), borderType=cv2.BORDER_REFLECT)
+    smooth = cv2.GaussianBlur(
+        noise, (0, 0), max(sigma_px / factor, 0.3), borderType=cv2.BORDER_REFLECT
+    )
     noise = np.asarray(smooth, np.float32)
     noise /= max(float(noise.std()), 1e-6)
     if factor > 1:
-        noise = np.asarray(cv2.resize(noise, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR), np.float32)
+        noise = np.asarray(
+            cv2.resize(noise, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR), np.float32
+        )
     return np.asarray(noise[: shape[0], : shape[1]], np.float32)
 
 

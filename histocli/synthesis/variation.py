@@ -1,9 +1,11 @@
-"""Parameters of the synthesis that vary from patch to patch, and how they are re-sampled towards what looks real.
+"""Parameters of the synthesis that vary from patch to patch, and how they are re-sampled towards
+what looks real.
 
-Each is a factor on what was measured in the reference or drawn around it. They are drawn broadly first; a classifier that tells
-synthetic patches from real ones says which looked real, and the next ones are drawn around those: the cross-entropy method
-(Rubinstein 1999). Where such a classifier is nearly perfect, weights of patches degenerate, but its ranking still tells in
-which direction the synthesis errs.
+Each is a factor on what was measured in the reference or drawn around it. They are drawn broadly
+first; a classifier that tells synthetic patches from real ones says which looked real, and the next
+ones are drawn around those: the cross-entropy method (Rubinstein 1999). Where such a classifier is
+nearly perfect, weights of patches degenerate, but its ranking still tells in which direction the
+synthesis errs.
 """
 
 from __future__ import annotations
@@ -57,13 +59,20 @@ class Spread:
     sd: tuple[float, ...] = (BROAD_SD,) * len(NAMES)
 
     def draw(self, rng: np.random.Generator) -> Variation:
-        """Draw the factors of one patch; some patches stay broad, so that nothing is lost from sight."""
+        """Draw the factors of one patch; some patches stay broad, so that nothing is lost from
+        sight.
+        """
         broad = rng.random() < STAYS_BROAD
         unit = np.clip(rng.standard_normal(len(NAMES)), -2.5, 2.5)
         logs = BROAD_SD * unit if broad else np.asarray(self.mean) + np.asarray(self.sd) * unit
         return Variation(**dict(zip(NAMES, np.exp(logs).tolist(), strict=True)))
 
-    def refit(self, variations: Sequence[Variation], scores: npt.NDArray[np.floating], groups: npt.NDArray[np.integer]) -> Spread:
+    def refit(
+        self,
+        variations: Sequence[Variation],
+        scores: npt.NDArray[np.floating],
+        groups: npt.NDArray[np.integer],
+    ) -> Spread:
         """Return the distribution of the patches that looked most real.
 
         Parameters
@@ -73,8 +82,9 @@ class Spread:
         scores : ndarray of float, shape (n,)
             The higher, the more real; NaN where a patch was not judged.
         groups : ndarray of int, shape (n,)
-            Which reference each follows: the best are chosen among those of one reference, since the content of some
-            references looks more real than that of others whatever the parameters are.
+            Which reference each follows: the best are chosen among those of one reference, since
+            the content of some references looks more real than that of others whatever the
+            parameters are.
 
         Returns
         -------
@@ -91,11 +101,15 @@ class Spread:
             return self
         logs = np.log(np.array([astuple(variations[int(i)]) for i in best]))
         mean = INERTIA * np.asarray(self.mean) + (1 - INERTIA) * logs.mean(axis=0)
-        sd = np.maximum(INERTIA * np.asarray(self.sd) + (1 - INERTIA) * logs.std(axis=0), SMALLEST_SD)
+        sd = np.maximum(
+            INERTIA * np.asarray(self.sd) + (1 - INERTIA) * logs.std(axis=0), SMALLEST_SD
+        )
         return Spread(tuple(mean.tolist()), tuple(sd.tolist()))
 
     def to_json(self) -> Json:
-        """Return, for each parameter, the factor in the middle and the standard deviation of its logarithm."""
+        """Return, for each parameter, the factor in the middle and the standard deviation of its
+        logarithm.
+        """
         return {
             name: {"factor": round(float(np.exp(mean)), 4), "log_sd": round(sd, 4)}
             for name, mean, sd in zip(NAMES, self.mean, self.sd, strict=True)
@@ -105,5 +119,6 @@ class Spread:
     def from_json(cls, values: Json) -> Spread:
         """Return what ``to_json`` told of, as exactly as it was told."""
         return cls(
-            tuple(float(np.log(values[name]["factor"])) for name in NAMES), tuple(float(values[name]["log_sd"]) for name in NAMES)
+            tuple(float(np.log(values[name]["factor"])) for name in NAMES),
+            tuple(float(values[name]["log_sd"]) for name in NAMES),
         )

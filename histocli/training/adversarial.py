@@ -1,14 +1,17 @@
-"""The adversarial training of the refiner, on two unpaired sets: initial patches and real reference patches.
+"""The adversarial training of the refiner, on two unpaired sets: initial patches and real reference
+patches.
 
-The critic proves itself first and the refiner moves only while the critic is right often enough. The critic looks at nuclei
-only and at their texture only (``model.discriminator``); the refiner may change texture freely and tone at a price.
+The critic proves itself first and the refiner moves only while the critic is right often enough.
+The critic looks at nuclei only and at their texture only (``model.discriminator``); the refiner may
+change texture freely and tone at a price.
 
 All losses are means over what they judge, so that their weights compare:
 
 - critic: cross-entropy per pixel, real nuclei against repainted ones, half of them from the history;
 - style critic: cross-entropy per pair; two crops of one image against crops of two images, and against repainted crops;
 - refiner: cross-entropy of being taken for real, ``Weights.style`` times that of the style critic, and ``Weights.identity``
-  times the mean change of optical density within nuclei, after smoothing: texture is free, tone is not.
+  times the mean change of optical density within nuclei, after smoothing: texture is free, tone is
+  not.
 """
 
 from __future__ import annotations
@@ -58,7 +61,8 @@ class AdversarialSchedule:
     refiner_rate: float = 3e-4
     critic_rate: float = 1e-3
     later_critic_rate: float = 2e-4
-    """Once the refiner moves: a critic that learns faster than the refiner only tells it that it is wrong."""
+    """Once the refiner moves: a critic that learns faster than the refiner only tells it that it is
+    wrong."""
     least_skill: float = 0.6
     """Share of nuclear pixels that the critic must judge rightly for the refiner to move."""
     averaging: float = 0.99
@@ -67,9 +71,11 @@ class AdversarialSchedule:
     """Repainted crops that are kept to remind the critic."""
     weights: Weights = field(default_factory=Weights)
     edits: str = "nuclei"
-    """Where the refiner may change a patch, and where realism is judged: ``nuclei`` or the whole ``patch``."""
+    """Where the refiner may change a patch, and where realism is judged: ``nuclei`` or the whole
+    ``patch``."""
     objective: str = "fooling"
-    """What the refiner is after: ``fooling`` the critic, or ``matching`` what the critic sees in the reference's nuclei."""
+    """What the refiner is after: ``fooling`` the critic, or ``matching`` what the critic sees in
+    the reference's nuclei."""
     seed: int = 0
 
 
@@ -94,12 +100,15 @@ class InitialPatches:
     labels: npt.NDArray[np.int32]
     """(n, H, W)."""
     style_of: npt.NDArray[np.int64]
-    """(n,), which reference each is refined towards, in the numbering of ``RealPatches.image_of``."""
+    """(n,), which reference each is refined towards, in the numbering of
+    ``RealPatches.image_of``."""
 
 
 @dataclass
 class Networks:
-    """The networks of refinement, and the refiner with averaged weights, which is the one that is used."""
+    """The networks of refinement, and the refiner with averaged weights, which is the one that is
+    used.
+    """
 
     refiner: Refiner
     realism: RealismCritic
@@ -115,7 +124,12 @@ class Networks:
 
     def items(self) -> dict[str, nn.Module]:
         """Return the networks by name."""
-        return {"refiner": self.refiner, "realism": self.realism, "style": self.style, "averaged": self.averaged}
+        return {
+            "refiner": self.refiner,
+            "realism": self.realism,
+            "style": self.style,
+            "averaged": self.averaged,
+        }
 
     def to(self, device: torch.device) -> Networks:
         """Move all networks to a device."""
@@ -143,7 +157,10 @@ class StepReport:
     @property
     def finite(self) -> bool:
         """False once a loss is not a number."""
-        return all(np.isfinite(value) for value in (self.critic, self.style, self.refiner or 0.0, self.change))
+        return all(
+            np.isfinite(value)
+            for value in (self.critic, self.style, self.refiner or 0.0, self.change)
+        )
 
 
 @dataclass
@@ -152,7 +169,8 @@ class AdversarialTraining:
 
     networks: Networks
     wrapped: dict[str, Callable[..., Tensor]]
-    """The same networks as they are called when they learn: with several processes, each in a wrapper that averages gradients."""
+    """The same networks as they are called when they learn: with several processes, each in a
+    wrapper that averages gradients."""
     optimizers: dict[str, torch.optim.Optimizer]
     history: History
     step: int = 0
@@ -167,9 +185,17 @@ class AdversarialTraining:
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint has to keep."""
         return {
-            "networks": {name: network.state_dict() for name, network in self.networks.items().items()},
-            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
-            "history": {"pixels": self.history.pixels, "regions": self.history.regions, "filled": self.history.filled},
+            "networks": {
+                name: network.state_dict() for name, network in self.networks.items().items()
+            },
+            "optimizers": {
+                name: optimizer.state_dict() for name, optimizer in self.optimizers.items()
+            },
+            "history": {
+                "pixels": self.history.pixels,
+                "regions": self.history.regions,
+                "filled": self.history.filled,
+            },
             "step": self.step,
             "moves": self.moves,
             "skill": self.skill,
@@ -199,8 +225,12 @@ class History:
         self.regions = torch.zeros((size, 1, crop_px // 2, crop_px // 2), dtype=torch.bool)
         self.filled = 0
 
-    def exchange(self, pixels: Tensor, regions: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Put crops in, and return as many: half of them earlier ones once the history is full enough."""
+    def exchange(
+        self, pixels: Tensor, regions: Tensor, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Put crops in, and return as many: half of them earlier ones once the history is full
+        enough.
+        """
         size = len(self.pixels)
         out_pixels, out_regions = pixels.clone(), regions.clone()
         for index in range(len(pixels)):
@@ -224,12 +254,22 @@ def start_adversarial(
     """Give the networks their optimisers, and each that learns its wrapper."""
     betas = (0.5, 0.99)
     optimizers: dict[str, torch.optim.Optimizer] = {
-        "refiner": torch.optim.Adam(networks.refiner.parameters(), lr=schedule.refiner_rate, betas=betas),
-        "realism": torch.optim.AdamW(networks.realism.parameters(), lr=schedule.critic_rate, betas=betas, weight_decay=1e-3),
-        "style": torch.optim.AdamW(networks.style.parameters(), lr=schedule.critic_rate, betas=betas, weight_decay=1e-3),
+        "refiner": torch.optim.Adam(
+            networks.refiner.parameters(), lr=schedule.refiner_rate, betas=betas
+        ),
+        "realism": torch.optim.AdamW(
+            networks.realism.parameters(), lr=schedule.critic_rate, betas=betas, weight_decay=1e-3
+        ),
+        "style": torch.optim.AdamW(
+            networks.style.parameters(), lr=schedule.critic_rate, betas=betas, weight_decay=1e-3
+        ),
     }
-    wrapped = {name: wrap(network) for name, network in networks.items().items() if name != "averaged"}
-    return AdversarialTraining(networks, wrapped, optimizers, History(schedule.history, schedule.crop_px))
+    wrapped = {
+        name: wrap(network) for name, network in networks.items().items() if name != "averaged"
+    }
+    return AdversarialTraining(
+        networks, wrapped, optimizers, History(schedule.history, schedule.crop_px)
+    )
 
 
 @dataclass(frozen=True)
@@ -246,7 +286,8 @@ class Pairing:
     """(B, 1, h/2, w/2) bool, where realism is judged."""
     noise: Tensor
     reference: Tensor
-    """(B, 3, h, w), sRGB 0..1, a crop of the reference that each initial crop is refined towards."""
+    """(B, 3, h, w), sRGB 0..1, a crop of the reference that each initial crop is refined
+    towards."""
     reference_nuclei: Tensor
     reference_region: Tensor
     real: Tensor
@@ -263,12 +304,16 @@ class Pairing:
 class Sampler:
     """Draws crops of initial and real patches, cut and turned without resampling."""
 
-    def __init__(self, initial: InitialPatches, real: RealPatches, mpp: float, schedule: AdversarialSchedule) -> None:
+    def __init__(
+        self, initial: InitialPatches, real: RealPatches, mpp: float, schedule: AdversarialSchedule
+    ) -> None:
         self.initial = initial
         self.real = real
         self.mpp = mpp
         self.schedule = schedule
-        self.of_image = {int(image): np.flatnonzero(real.image_of == image) for image in np.unique(real.image_of)}
+        self.of_image = {
+            int(image): np.flatnonzero(real.image_of == image) for image in np.unique(real.image_of)
+        }
         self.images = np.array(sorted(self.of_image))
         styled = np.isin(initial.style_of, self.images)
         if not styled.any():
@@ -281,12 +326,18 @@ class Sampler:
         chosen = rng.choice(self.usable, size)
         painted = [self._cut(self._initial_planes(int(patch)), crop, rng) for patch in chosen]
         styles = [
-            self._cut(self._real_planes(self._any_of(int(self.initial.style_of[patch]), rng)), crop, rng) for patch in chosen
+            self._cut(
+                self._real_planes(self._any_of(int(self.initial.style_of[patch]), rng)), crop, rng
+            )
+            for patch in chosen
         ]
         images = rng.choice(self.images, size, replace=len(self.images) < size)
         pairs = [self._two_parts(int(image), crop, rng) for image in images]
         noise = torch.from_numpy(rng.standard_normal((size, 1, crop, crop), np.float32)).to(device)
-        stack = [_stack(crops, device) for crops in (painted, styles, [a for a, _ in pairs], [b for _, b in pairs])]
+        stack = [
+            _stack(crops, device)
+            for crops in (painted, styles, [a for a, _ in pairs], [b for _, b in pairs])
+        ]
         nuclei, gate = stack[0][:, 3:4], stack[0][:, 4:5] / 255
         return Pairing(
             density=light_to_optical_density(stack[0][:, :3]),
@@ -310,31 +361,48 @@ class Sampler:
 
     def _initial_planes(self, patch: int) -> npt.NDArray[np.uint8]:
         nuclei = (self.initial.labels[patch] > 0).astype(np.uint8)
-        gate = np.rint(255 * edit_gate(self.initial.labels[patch], self.mpp, self.schedule.edits)).astype(np.uint8)
+        gate = np.rint(
+            255 * edit_gate(self.initial.labels[patch], self.mpp, self.schedule.edits)
+        ).astype(np.uint8)
         return np.dstack([self.initial.images[patch], nuclei, gate])
 
     def _real_planes(self, patch: int) -> npt.NDArray[np.uint8]:
         nuclei = self.real.nuclei[patch]
-        judged = _widen(nuclei, self.mpp) if self.schedule.edits == "nuclei" else np.ones(nuclei.shape, np.uint8)
+        judged = (
+            _widen(nuclei, self.mpp)
+            if self.schedule.edits == "nuclei"
+            else np.ones(nuclei.shape, np.uint8)
+        )
         return np.dstack([self.real.images[patch], nuclei.astype(np.uint8), judged])
 
-    def _two_parts(self, image: int, crop: int, rng: np.random.Generator) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    def _two_parts(
+        self, image: int, crop: int, rng: np.random.Generator
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
         """Cut two crops of an image that do not overlap: halves of its patches."""
-        first, second = self._real_planes(self._any_of(image, rng)), self._real_planes(self._any_of(image, rng))
+        first, second = (
+            self._real_planes(self._any_of(image, rng)),
+            self._real_planes(self._any_of(image, rng)),
+        )
         half = first.shape[1] // 2
         if rng.random() < 0.5:
             first, second = first.swapaxes(0, 1), second.swapaxes(0, 1)
         return self._cut(first[:, :half], crop, rng), self._cut(second[:, half:], crop, rng)
 
     @staticmethod
-    def _cut(planes: npt.NDArray[np.uint8], crop: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    def _cut(
+        planes: npt.NDArray[np.uint8], crop: int, rng: np.random.Generator
+    ) -> npt.NDArray[np.uint8]:
         top, left = (int(rng.integers(side - crop + 1)) for side in planes.shape[:2])
         part = np.rot90(planes[top : top + crop, left : left + crop], int(rng.integers(4)))
         return np.asarray(part[:, ::-1] if rng.random() < 0.5 else part)
 
 
 def _stack(crops: list[npt.NDArray[np.uint8]], device: torch.device) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(np.stack(crops).transpose(0, 3, 1, 2))).to(device).float()
+    return (
+        torch.from_numpy(np.ascontiguousarray(np.stack(crops).transpose(0, 3, 1, 2)))
+        .to(device)
+        .float()
+    )
 
 
 def _widen(mask: npt.NDArray[np.bool_], mpp: float) -> npt.NDArray[np.uint8]:
@@ -344,8 +412,11 @@ def _widen(mask: npt.NDArray[np.bool_], mpp: float) -> npt.NDArray[np.uint8]:
     return np.asarray(cv2.dilate(mask.astype(np.uint8), disk), np.uint8)
 
 
-def edit_gate(labels: npt.NDArray[np.int32], mpp: float, edits: str = "nuclei") -> npt.NDArray[np.float32]:
-    """Return how far each pixel may change: nuclei and a narrow ring with a soft edge; never what is ignored.
+def edit_gate(
+    labels: npt.NDArray[np.int32], mpp: float, edits: str = "nuclei"
+) -> npt.NDArray[np.float32]:
+    """Return how far each pixel may change: nuclei and a narrow ring with a soft edge; never what
+    is ignored.
 
     Parameters
     ----------
@@ -353,7 +424,8 @@ def edit_gate(labels: npt.NDArray[np.int32], mpp: float, edits: str = "nuclei") 
     mpp : float
         Micrometres per pixel.
     edits : str
-        ``nuclei``, or the whole ``patch``: then a trace of the refiner lies on everything and gives no nucleus away.
+        ``nuclei``, or the whole ``patch``: then a trace of the refiner lies on everything and gives
+        no nucleus away.
 
     Returns
     -------
@@ -362,7 +434,9 @@ def edit_gate(labels: npt.NDArray[np.int32], mpp: float, edits: str = "nuclei") 
     """
     if edits == "patch":
         return (labels >= 0).astype(np.float32)
-    gate = cv2.GaussianBlur(_widen(labels > 0, mpp).astype(np.float32), (0, 0), max(SOFT_UM / mpp, 0.3))
+    gate = cv2.GaussianBlur(
+        _widen(labels > 0, mpp).astype(np.float32), (0, 0), max(SOFT_UM / mpp, 0.3)
+    )
     gate[labels < 0] = 0
     return np.asarray(np.where(gate > 0.02, gate, 0), np.float32)
 
@@ -411,15 +485,20 @@ def train_adversarial(
         ):
             for group in training.optimizers[name].param_groups:
                 pace = training.pace if name == "refiner" else 1.0
-                group["lr"] = pace * peak * min(1.0, 2.5 * (1 - done) + 0.02)  # level, then down to nothing
+                # level, then down to nothing
+                group["lr"] = pace * peak * min(1.0, 2.5 * (1 - done) + 0.02)
         rng = rng_for(schedule.seed, f"refine {rank}" if rank else "refine", training.step)
         batch = sampler.draw(schedule.batch, rng, device)
-        yield adversarial_step(training, batch, schedule, rng, dtype, mean, may_move=done >= schedule.warm_up)
+        yield adversarial_step(
+            training, batch, schedule, rng, dtype, mean, may_move=done >= schedule.warm_up
+        )
 
 
 @dataclass(frozen=True)
 class AgainstTask:
-    """What the refiner also works against: the loss of a network that shall find its patches hard."""
+    """What the refiner also works against: the loss of a network that shall find its patches
+    hard.
+    """
 
     loss: Callable[[Tensor], Tensor]
     """From repainted crops, sRGB 0..1, to the loss of each, shape (B,)."""
@@ -463,12 +542,25 @@ def adversarial_step(
     autocast = torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
     moving = may_move and training.proven and training.skill >= schedule.least_skill
     reference_density = light_to_optical_density(batch.reference * 255)
-    repaint = training.wrapped["refiner"] if moving else networks.refiner  # the wrapper expects gradients
+    # the wrapper expects gradients
+    repaint = training.wrapped["refiner"] if moving else networks.refiner
     with torch.set_grad_enabled(moving), autocast:
-        change = repaint(batch.density, batch.nuclei, batch.noise, batch.gate, reference_density, batch.reference_nuclei)
+        change = repaint(
+            batch.density,
+            batch.nuclei,
+            batch.noise,
+            batch.gate,
+            reference_density,
+            batch.reference_nuclei,
+        )
     repainted = optical_density_to_light(batch.density + change) / 255
     inside = batch.nuclei
-    size = float(((change.detach().abs().mean(dim=1, keepdim=True) * inside).sum() / inside.sum().clamp(min=1)).cpu())
+    size = float(
+        (
+            (change.detach().abs().mean(dim=1, keepdim=True) * inside).sum()
+            / inside.sum().clamp(min=1)
+        ).cpu()
+    )
     taken: float | None = None
     if moving:
         taken = _move_refiner(training, batch, change, repainted, schedule, autocast, against)
@@ -489,13 +581,21 @@ def _move_refiner(
     against: AgainstTask | None = None,
 ) -> float:
     networks = training.networks
-    networks.realism.eval()  # fixed statistics: a batch of repainted crops alone has others than the mixed ones it learnt with
+    # fixed statistics: a batch of repainted crops alone has others than the mixed ones it learnt
+    # with
+    networks.realism.eval()
     size = len(repainted)
-    own = torch.stack([torch.arange(size), torch.arange(size, 2 * size)], dim=1).to(repainted.device)
+    own = torch.stack([torch.arange(size), torch.arange(size, 2 * size)], dim=1).to(
+        repainted.device
+    )
     with autocast:
         seen = networks.realism.features(repainted)
         logits = networks.realism.head(seen[-1])[:, 0]
-        pairs = networks.style(torch.cat([repainted, batch.reference]), torch.cat([batch.nuclei, batch.reference_nuclei]), own)
+        pairs = networks.style(
+            torch.cat([repainted, batch.reference]),
+            torch.cat([batch.nuclei, batch.reference_nuclei]),
+            own,
+        )
     region = batch.region[:, 0].float()
     real = functional.softplus(-logits.float())
     taken = (real * region).sum() / region.sum().clamp(min=1)
@@ -506,10 +606,16 @@ def _move_refiner(
         with torch.no_grad(), autocast:
             wanted = networks.realism.features(batch.reference)
         taken = feature_distance(seen, wanted, batch.region, batch.reference_region)
-    loss = taken + schedule.weights.style * functional.softplus(-pairs.float()).mean() + schedule.weights.identity * identity
+    loss = (
+        taken
+        + schedule.weights.style * functional.softplus(-pairs.float()).mean()
+        + schedule.weights.identity * identity
+    )
     if against is not None:
         hard = against.loss(repainted).clamp(max=against.cap).mean()
-        lengths = [torch.autograd.grad(each, change, retain_graph=True)[0].norm() for each in (taken, hard)]
+        lengths = [
+            torch.autograd.grad(each, change, retain_graph=True)[0].norm() for each in (taken, hard)
+        ]
         loss = loss - against.ratio * lengths[0] / lengths[1].clamp(min=1e-12) * hard
     optimizer = training.optimizers["refiner"]
     optimizer.zero_grad(set_to_none=True)
@@ -519,16 +625,21 @@ def _move_refiner(
     training.moves += 1
     keep = min(schedule.averaging, training.moves / (training.moves + 10))
     with torch.no_grad():
-        for mean, value in zip(networks.averaged.parameters(), networks.refiner.parameters(), strict=True):
+        for mean, value in zip(
+            networks.averaged.parameters(), networks.refiner.parameters(), strict=True
+        ):
             mean.lerp_(value, 1 - keep)
     return float(taken.detach().cpu())
 
 
-def feature_distance(found: list[Tensor], wanted: list[Tensor], region: Tensor, wanted_region: Tensor) -> Tensor:
-    """Return how far means and spreads of features within two regions lie apart, in units of the wanted spread.
+def feature_distance(
+    found: list[Tensor], wanted: list[Tensor], region: Tensor, wanted_region: Tensor
+) -> Tensor:
+    """Return how far means and spreads of features within two regions lie apart, in units of the
+    wanted spread.
 
-    Matching what a critic sees, rather than its verdict, cannot be won by a trace that the critic has not met yet (Salimans et
-    al. 2016).
+    Matching what a critic sees, rather than its verdict, cannot be won by a trace that the critic
+    has not met yet (Salimans et al. 2016).
 
     Parameters
     ----------
@@ -544,12 +655,20 @@ def feature_distance(found: list[Tensor], wanted: list[Tensor], region: Tensor, 
     counted = (region.flatten(1).any(dim=1) & wanted_region.flatten(1).any(dim=1)).float()
     total = found[0].new_zeros((), dtype=torch.float32)
     for first, second in zip(found, wanted, strict=True):
-        moments = [_moments(features.float(), mask.float()) for features, mask in ((first, region), (second, wanted_region))]
+        moments = [
+            _moments(features.float(), mask.float())
+            for features, mask in ((first, region), (second, wanted_region))
+        ]
         (mean, spread), (wanted_mean, wanted_spread) = moments
         unit = wanted_spread.mean(dim=0, keepdim=True)
-        unit = unit + unit.mean() * LEAST_UNIT + 1e-3  # a channel that hardly varies must not decide
-        apart = functional.smooth_l1_loss(mean / unit, wanted_mean / unit, reduction="none").mean(dim=1)
-        apart = apart + functional.smooth_l1_loss(spread / unit, wanted_spread / unit, reduction="none").mean(dim=1)
+        # a channel that hardly varies must not decide
+        unit = unit + unit.mean() * LEAST_UNIT + 1e-3
+        apart = functional.smooth_l1_loss(mean / unit, wanted_mean / unit, reduction="none").mean(
+            dim=1
+        )
+        apart = apart + functional.smooth_l1_loss(
+            spread / unit, wanted_spread / unit, reduction="none"
+        ).mean(dim=1)
         total = total + (apart * counted).sum() / counted.sum().clamp(min=1)
     return total / len(found)
 
@@ -564,7 +683,11 @@ def _moments(features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _teach_critic(
-    training: AdversarialTraining, batch: Pairing, repainted: Tensor, rng: np.random.Generator, autocast: torch.autocast
+    training: AdversarialTraining,
+    batch: Pairing,
+    repainted: Tensor,
+    rng: np.random.Generator,
+    autocast: torch.autocast,
 ) -> tuple[float, float]:
     """Return the critic's loss, and the share of pixels it judged rightly before it learnt."""
     training.networks.realism.train()
@@ -585,18 +708,26 @@ def _teach_critic(
     return float(loss.detach().cpu()), correct
 
 
-def _teach_style(training: AdversarialTraining, batch: Pairing, repainted: Tensor, autocast: torch.autocast) -> float:
+def _teach_style(
+    training: AdversarialTraining, batch: Pairing, repainted: Tensor, autocast: torch.autocast
+) -> float:
     size, device = len(repainted), repainted.device
     pixels = torch.cat([batch.real, batch.partner, repainted, batch.reference])
-    nuclei = torch.cat([batch.real_nuclei, batch.partner_nuclei, batch.nuclei, batch.reference_nuclei])
+    nuclei = torch.cat(
+        [batch.real_nuclei, batch.partner_nuclei, batch.nuclei, batch.reference_nuclei]
+    )
     first = torch.arange(size, device=device)
     matched = torch.stack([first, first + size], dim=1)
     mismatched = torch.stack([first, first.roll(1) + size], dim=1)
     repainted_pairs = torch.stack([first + 2 * size, first + 3 * size], dim=1)
     with autocast:
-        logits = training.wrapped["style"](pixels, nuclei, torch.cat([matched, mismatched, repainted_pairs])).float()
+        logits = training.wrapped["style"](
+            pixels, nuclei, torch.cat([matched, mismatched, repainted_pairs])
+        ).float()
     yes, no, fake = logits.chunk(3)
-    loss = functional.softplus(-yes).mean() + 0.5 * (functional.softplus(no).mean() + functional.softplus(fake).mean())
+    loss = functional.softplus(-yes).mean() + 0.5 * (
+        functional.softplus(no).mean() + functional.softplus(fake).mean()
+    )
     _descend(training.optimizers["style"], loss)
     return float(loss.detach().cpu())
 
@@ -607,7 +738,9 @@ def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.step()
 
 
-def critic_scores(critic: RealismCritic, pixels: Tensor, regions: Tensor, dtype: torch.dtype) -> npt.NDArray[np.float64]:
+def critic_scores(
+    critic: RealismCritic, pixels: Tensor, regions: Tensor, dtype: torch.dtype
+) -> npt.NDArray[np.float64]:
     """Return the mean logit within each crop's judged region; NaN where there is none."""
     critic.eval()
     autocast = torch.autocast(pixels.device.type, dtype=dtype, enabled=dtype != torch.float32)
@@ -629,11 +762,17 @@ class HeldOut:
     style_matched: float
     """Of the style critic: matched pairs of real crops against shuffled ones, AUC."""
     diversity: float
-    """How much refined crops differ from each other in texture, over how much initial ones do; near 0 all are alike."""
+    """How much refined crops differ from each other in texture, over how much initial ones do; near
+    0 all are alike."""
 
 
 def judge_held_out(
-    training: AdversarialTraining, sampler: Sampler, seed: int, batches: int, size: int, dtype: torch.dtype
+    training: AdversarialTraining,
+    sampler: Sampler,
+    seed: int,
+    batches: int,
+    size: int,
+    dtype: torch.dtype,
 ) -> HeldOut:
     """Judge crops of held-out images; the same crops each time."""
     networks = training.networks
@@ -642,13 +781,32 @@ def judge_held_out(
     scores: dict[str, list[npt.NDArray[np.float64]]] = {name: [] for name in names}
     for number in range(batches):
         batch = sampler.draw(size, rng_for(seed, "held out", number), device)
-        with torch.inference_mode(), torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+        with (
+            torch.inference_mode(),
+            torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32),
+        ):
             reference = light_to_optical_density(batch.reference * 255)
-            change = networks.averaged(batch.density, batch.nuclei, batch.noise, batch.gate, reference, batch.reference_nuclei)
+            change = networks.averaged(
+                batch.density,
+                batch.nuclei,
+                batch.noise,
+                batch.gate,
+                reference,
+                batch.reference_nuclei,
+            )
             first = torch.arange(size, device=device)
-            pairs = torch.cat([torch.stack([first, first + size], 1), torch.stack([first, first.roll(1) + size], 1)])
+            pairs = torch.cat(
+                [
+                    torch.stack([first, first + size], 1),
+                    torch.stack([first, first.roll(1) + size], 1),
+                ]
+            )
             nuclei = torch.cat([batch.real_nuclei, batch.partner_nuclei])
-            yes, no = networks.style(torch.cat([batch.real, batch.partner]), nuclei, pairs).float().chunk(2)
+            yes, no = (
+                networks.style(torch.cat([batch.real, batch.partner]), nuclei, pairs)
+                .float()
+                .chunk(2)
+            )
         for name, density in (("initial", batch.density), ("refined", batch.density + change)):
             light = optical_density_to_light(density) / 255
             scores[name].append(critic_scores(networks.realism, light, batch.region, dtype))
@@ -662,7 +820,8 @@ def judge_held_out(
         auc_initial=area_under_curve(joined["real"], joined["initial"]),
         auc_refined=area_under_curve(joined["real"], joined["refined"]),
         style_matched=area_under_curve(joined["yes"], joined["no"]),
-        diversity=float(np.std(joined["refined texture"])) / max(float(np.std(joined["initial texture"])), 1e-6),
+        diversity=float(np.std(joined["refined texture"]))
+        / max(float(np.std(joined["initial texture"])), 1e-6),
     )
 
 
@@ -709,14 +868,22 @@ def refine_patches(
     closed : ndarray of bool, shape (B, H, W)
         Where it is.
     """
-    gate = torch.from_numpy(np.stack([edit_gate(label, mpp, refiner.architecture.edits) for label in labels]))[:, None].to(device)
-    noise = torch.from_numpy(np.stack([rng.standard_normal(labels.shape[1:], np.float32) for rng in seeds]))[:, None].to(device)
+    gate = torch.from_numpy(
+        np.stack([edit_gate(label, mpp, refiner.architecture.edits) for label in labels])
+    )[:, None].to(device)
+    noise = torch.from_numpy(
+        np.stack([rng.standard_normal(labels.shape[1:], np.float32) for rng in seeds])
+    )[:, None].to(device)
     nuclei = torch.from_numpy(labels > 0)[:, None].to(device).float()
     density, style = (
-        light_to_optical_density(torch.from_numpy(side).to(device).permute(0, 3, 1, 2).float()) for side in (images, references)
+        light_to_optical_density(torch.from_numpy(side).to(device).permute(0, 3, 1, 2).float())
+        for side in (images, references)
     )
     masks = torch.from_numpy(reference_nuclei)[:, None].to(device).float()
-    with torch.inference_mode(), torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+    with (
+        torch.inference_mode(),
+        torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32),
+    ):
         change = refiner(density, nuclei, noise, gate, style, masks)
     light = optical_density_to_light(density + change).round()
     repainted = light.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()

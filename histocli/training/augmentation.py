@@ -15,7 +15,11 @@ from histocli.optics.density import light_to_optical_density, optical_density_to
 
 RGB_TO_YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
 JPEG_BLOCK = [
-    [math.sqrt((1 if k == 0 else 2) / 8) * math.cos((2 * x + 1) * k * math.pi / 16) for x in range(8)] for k in range(8)
+    [
+        math.sqrt((1 if k == 0 else 2) / 8) * math.cos((2 * x + 1) * k * math.pi / 16)
+        for x in range(8)
+    ]
+    for k in range(8)
 ]  # the orthonormal cosine transform of 8 samples
 LUMA_STEPS = (
     (16, 11, 10, 16, 24, 40, 51, 61),
@@ -70,7 +74,9 @@ def sometimes(batch: int, share: float, generator: torch.Generator) -> Tensor:
     return (torch.rand(batch, generator=generator) < share).float()
 
 
-def cut_crops(planes: Tensor, crop_px: int, scale: tuple[float, float], generator: torch.Generator) -> Tensor:
+def cut_crops(
+    planes: Tensor, crop_px: int, scale: tuple[float, float], generator: torch.Generator
+) -> Tensor:
     """Cut one crop from each patch at a random place, angle, magnification and handedness.
 
     Parameters
@@ -99,11 +105,19 @@ def cut_crops(planes: Tensor, crop_px: int, scale: tuple[float, float], generato
     centre_x = uniform(batch, -1, 1, generator) * free_x
     cos, sin = angle.cos() / zoom, angle.sin() / zoom
     # grid_sample counts the whole width as 2
-    x_row = torch.stack([cos * mirror * crop_px / width, -sin * crop_px / width, 2 * centre_x / width], dim=1)
-    y_row = torch.stack([sin * mirror * crop_px / height, cos * crop_px / height, 2 * centre_y / height], dim=1)
+    x_row = torch.stack(
+        [cos * mirror * crop_px / width, -sin * crop_px / width, 2 * centre_x / width], dim=1
+    )
+    y_row = torch.stack(
+        [sin * mirror * crop_px / height, cos * crop_px / height, 2 * centre_y / height], dim=1
+    )
     affine = torch.stack([x_row, y_row], dim=1).to(planes.device)
-    grid = functional.affine_grid(affine, [batch, planes.shape[1], crop_px, crop_px], align_corners=False)
-    return functional.grid_sample(planes, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    grid = functional.affine_grid(
+        affine, [batch, planes.shape[1], crop_px, crop_px], align_corners=False
+    )
+    return functional.grid_sample(
+        planes, grid, mode="bilinear", padding_mode="reflection", align_corners=False
+    )
 
 
 def vary_appearance(light: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
@@ -125,13 +139,23 @@ def vary_appearance(light: Tensor, settings: Augmentation, generator: torch.Gene
     batch, device = len(light), light.device
     gain = (settings.stain_gain * torch.randn(batch, 1, generator=generator)).exp()
     gain = gain * (settings.stain_gain / 2 * torch.randn(batch, 3, generator=generator)).exp()
-    mixing = torch.diag_embed(gain) + settings.stain_mixing * torch.randn(batch, 3, 3, generator=generator)
+    mixing = torch.diag_embed(gain) + settings.stain_mixing * torch.randn(
+        batch, 3, 3, generator=generator
+    )
     offset = 0.03 * torch.randn(batch, 3, generator=generator)
-    offset = offset + (sometimes(batch, 0.2, generator) * uniform(batch, 0, settings.underexposure, generator))[:, None]
+    offset = (
+        offset
+        + (sometimes(batch, 0.2, generator) * uniform(batch, 0, settings.underexposure, generator))[
+            :, None
+        ]
+    )
     density = light_to_optical_density(light)
     if settings.transfer > 0:
         density = transfer_colours(density, settings.transfer, generator)
-    density = torch.einsum("bij,bjhw->bihw", mixing.to(device), density) + offset.to(device)[:, :, None, None]
+    density = (
+        torch.einsum("bij,bjhw->bihw", mixing.to(device), density)
+        + offset.to(device)[:, :, None, None]
+    )
     varied = optical_density_to_light(density)
     # what a third of the crops goes through is computed for that third only
     blurred = _chosen(batch, 0.35, generator)
@@ -142,8 +166,12 @@ def vary_appearance(light: Tensor, settings: Augmentation, generator: torch.Gene
     if len(noisy):
         strength = uniform(len(noisy), 0, 255 * settings.noise, generator)
         noise = torch.randn((len(noisy), *light.shape[1:]), generator=generator).to(device)
-        soft = sometimes(len(noisy), 0.5, generator) * 0.8  # half the noise is coarse, as demosaicking leaves it
-        noise = blur_each(noise, soft.to(device)) * (strength * (1 + 1.5 * soft)).to(device)[:, None, None, None]
+        # half the noise is coarse, as demosaicking leaves it
+        soft = sometimes(len(noisy), 0.5, generator) * 0.8
+        noise = (
+            blur_each(noise, soft.to(device))
+            * (strength * (1 + 1.5 * soft)).to(device)[:, None, None, None]
+        )
         varied[noisy.to(device)] += noise
     varied = varied.clamp(0, 255)
     compressed = _chosen(batch, settings.jpeg, generator)
@@ -159,7 +187,8 @@ def _chosen(batch: int, share: float, generator: torch.Generator) -> Tensor:
 
 
 def transfer_colours(density: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Move the colours of some images towards those of others: mean and spread of each absorbance (Reinhard et al. 2001).
+    """Move the colours of some images towards those of others: mean and spread of each absorbance
+    (Reinhard et al. 2001).
 
     Parameters
     ----------
@@ -179,13 +208,15 @@ def transfer_colours(density: Tensor, share: float, generator: torch.Generator) 
     amount = sometimes(batch, share, generator) * uniform(batch, 0.2, 1.0, generator)
     amount = amount.to(density.device)[:, None, None, None]
     spread, mean = torch.std_mean(density, dim=(2, 3), keepdim=True)
-    # crops differ in what they show as well as in how it is stained, so the change of spread is limited
+    # crops differ in what they show as well as in how it is stained, so the change of spread is
+    # limited
     gain = (spread[donor] / spread.clamp(min=0.02)).clamp(0.6, 1.6)
     return density + amount * ((density - mean) * (gain - 1) + mean[donor] - mean)
 
 
 def compress_jpeg(light: Tensor, quality: Tensor) -> Tensor:
-    """Lose what JPEG loses: chroma at half resolution, and cosine coefficients rounded (ITU-T T.81, tables of annex K).
+    """Lose what JPEG loses: chroma at half resolution, and cosine coefficients rounded (ITU-T T.81,
+    tables of annex K).
 
     Parameters
     ----------
@@ -218,5 +249,7 @@ def compress_jpeg(light: Tensor, quality: Tensor) -> Tensor:
     luma = lose(ycc[:, :1] - 128, light.new_tensor(LUMA_STEPS))
     chroma = lose(functional.avg_pool2d(ycc[:, 1:], 2), light.new_tensor(CHROMA_STEPS))
     chroma = functional.interpolate(chroma, scale_factor=2, mode="bilinear", align_corners=False)
-    rgb = torch.einsum("ij,bjhw->bihw", torch.linalg.inv(colour), torch.cat([luma + 128, chroma], dim=1))
+    rgb = torch.einsum(
+        "ij,bjhw->bihw", torch.linalg.inv(colour), torch.cat([luma + 128, chroma], dim=1)
+    )
     return rgb[..., :height, :width].clamp(0, 255)

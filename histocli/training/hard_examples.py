@@ -1,10 +1,12 @@
-"""Hard examples made while the segmenter learns: crops whose appearance is moved to where its loss is larger.
+"""Hard examples made while the segmenter learns: crops whose appearance is moved to where its loss
+is larger.
 
-Hou et al. (2019) let the refiner of a GAN also work against the segmenter. Appearance can be moved without a GAN as well: how
-much hematoxylin and eosin, what colour hematoxylin has, how far nuclei stand out, how pale they are inside, focus and noise are
-a few numbers a crop. The picture is differentiable in them, and some steps along the sign of the gradient (Goodfellow et al.
-2015; Madry et al. 2018) make it harder. Nothing moves, so that labels stay true, and the numbers are bounded by what references
-show.
+Hou et al. (2019) let the refiner of a GAN also work against the segmenter. Appearance can be moved
+without a GAN as well: how much hematoxylin and eosin, what colour hematoxylin has, how far nuclei
+stand out, how pale they are inside, focus and noise are a few numbers a crop. The picture is
+differentiable in them, and some steps along the sign of the gradient (Goodfellow et al. 2015; Madry
+et al. 2018) make it harder. Nothing moves, so that labels stay true, and the numbers are bounded by
+what references show.
 """
 
 from __future__ import annotations
@@ -33,9 +35,18 @@ class Hardening(Protocol):
     """Makes a part of a batch harder."""
 
     def harden(
-        self, segmenter: Segmenter, batch: Batch, rng: np.random.Generator, progress: float, dtype: torch.dtype, *, measure: bool
+        self,
+        segmenter: Segmenter,
+        batch: Batch,
+        rng: np.random.Generator,
+        progress: float,
+        dtype: torch.dtype,
+        *,
+        measure: bool,
     ) -> tuple[Batch, Hardness | None]:
-        """Return the batch with hard crops in it, and how hard they are; None where none were made or nothing is measured."""
+        """Return the batch with hard crops in it, and how hard they are; None where none were made
+        or nothing is measured.
+        """
         ...
 
     def examples(
@@ -46,7 +57,9 @@ class Hardening(Protocol):
         rng: np.random.Generator,
         dtype: torch.dtype,
     ) -> tuple[Batch, Tensor, npt.NDArray[np.int32]]:
-        """Return ordinary crops, those given or others like them, the same as hard as they get, and their labels."""
+        """Return ordinary crops, those given or others like them, the same as hard as they get, and
+        their labels.
+        """
         ...
 
     def state(self) -> dict[str, Any]:
@@ -90,7 +103,15 @@ class AppearanceBounds:
 
     def edges(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return the lower and the upper edges, shape (7,)."""
-        pairs = (self.hematoxylin, self.eosin, self.tilt, self.contrast, self.interior, self.blur, self.noise)
+        pairs = (
+            self.hematoxylin,
+            self.eosin,
+            self.tilt,
+            self.contrast,
+            self.interior,
+            self.blur,
+            self.noise,
+        )
         low, high = zip(*pairs, strict=True)
         return torch.tensor(low, device=device), torch.tensor(high, device=device)
 
@@ -112,7 +133,14 @@ class AppearanceModel:
     bounds : AppearanceBounds
     """
 
-    def __init__(self, pixels: Tensor, nucleus: Tensor, distance: Tensor, noise: Tensor, bounds: AppearanceBounds) -> None:
+    def __init__(
+        self,
+        pixels: Tensor,
+        nucleus: Tensor,
+        distance: Tensor,
+        noise: Tensor,
+        bounds: AppearanceBounds,
+    ) -> None:
         size = len(pixels)
         self.density = light_to_optical_density(pixels * 255)
         self.noise = noise
@@ -128,10 +156,14 @@ class AppearanceModel:
         pad = SURROUNDINGS_PX // 2
 
         def mean(values: Tensor) -> Tensor:
-            return functional.avg_pool2d(values, SURROUNDINGS_PX, stride=1, padding=pad, count_include_pad=False)
+            return functional.avg_pool2d(
+                values, SURROUNDINGS_PX, stride=1, padding=pad, count_include_pad=False
+            )
 
         around = mean(outside)
-        overall = (self.density * outside).sum((2, 3), keepdim=True) / outside.sum((2, 3), keepdim=True).clamp(min=1)
+        overall = (self.density * outside).sum((2, 3), keepdim=True) / outside.sum(
+            (2, 3), keepdim=True
+        ).clamp(min=1)
         self.around = (mean(self.density * outside) + 0.02 * overall) / (around + 0.02)
         self.blurred_by = torch.full((size,), 1.2, device=pixels.device)
 
@@ -146,7 +178,11 @@ class AppearanceModel:
         )
         amount_h, amount_e = self.amounts[:, :1], self.amounts[:, 1:]
         stain_h, stain_e = self.stains[0][None, :, None, None], self.stains[1][None, :, None, None]
-        density = self.density + amount_h * stain_h * (hematoxylin.exp() - 1) + amount_e * stain_e * (eosin.exp() - 1)
+        density = (
+            self.density
+            + amount_h * stain_h * (hematoxylin.exp() - 1)
+            + amount_e * stain_e * (eosin.exp() - 1)
+        )
         density = density + tilt * amount_h * (stain_e - stain_h)
         density = density + (density - self.around) * (contrast * self.soft + interior * self.deep)
         return density + blur * (blur_each(density, self.blurred_by) - density)
@@ -159,7 +195,13 @@ class AppearanceModel:
 
 
 def ascend(
-    segmenter: Segmenter, batch: Batch, model: AppearanceModel, start: Tensor, steps: int, pace: float, dtype: torch.dtype
+    segmenter: Segmenter,
+    batch: Batch,
+    model: AppearanceModel,
+    start: Tensor,
+    steps: int,
+    pace: float,
+    dtype: torch.dtype,
 ) -> Tensor:
     """Move the numbers of an appearance model to where the segmenter's loss is larger.
 
@@ -201,11 +243,15 @@ def crop_losses(segmenter: Segmenter, pixels: Tensor, batch: Batch, dtype: torch
     """Return the loss of every crop, shape (B,)."""
     with torch.autocast(pixels.device.type, dtype=dtype, enabled=dtype != torch.float32):
         logits = segmenter(pixels.contiguous(memory_format=torch.channels_last))
-    return segmentation_losses(logits, batch.nucleus, batch.distance, batch.valid, batch.borders, batch.contact)
+    return segmentation_losses(
+        logits, batch.nucleus, batch.distance, batch.valid, batch.borders, batch.contact
+    )
 
 
 @torch.no_grad()
-def measure_hardness(segmenter: Segmenter, ordinary: Batch, hard: Tensor, dtype: torch.dtype) -> Hardness:
+def measure_hardness(
+    segmenter: Segmenter, ordinary: Batch, hard: Tensor, dtype: torch.dtype
+) -> Hardness:
     """Compare crops before and after, with the statistics of the network as they are in use.
 
     Parameters
@@ -219,7 +265,10 @@ def measure_hardness(segmenter: Segmenter, ordinary: Batch, hard: Tensor, dtype:
     """
     was_training = segmenter.training
     segmenter.eval()
-    before, after = (float(crop_losses(segmenter, pixels, ordinary, dtype).mean()) for pixels in (ordinary.pixels, hard))
+    before, after = (
+        float(crop_losses(segmenter, pixels, ordinary, dtype).mean())
+        for pixels in (ordinary.pixels, hard)
+    )
     segmenter.train(was_training)
     change = light_to_optical_density(hard * 255) - light_to_optical_density(ordinary.pixels * 255)
     return Hardness(before, after, float(change.abs().mean()))
@@ -229,7 +278,8 @@ def measure_hardness(segmenter: Segmenter, ordinary: Batch, hard: Tensor, dtype:
 class AppearanceAscent:
     """Hard examples without a GAN.
 
-    A part of each batch is moved, from a random start and in a few steps, once the segmenter has learnt something.
+    A part of each batch is moved, from a random start and in a few steps, once the segmenter has
+    learnt something.
     """
 
     bounds: AppearanceBounds
@@ -240,10 +290,18 @@ class AppearanceAscent:
     pace: float = 0.4
     """Length of a step; 1 is the way from an unchanged crop to a bound."""
     warm_up: float = 0.2
-    """Share of the training before the first hard example; from then on the way they may go grows as long again."""
+    """Share of the training before the first hard example; from then on the way they may go grows
+    as long again."""
 
     def harden(
-        self, segmenter: Segmenter, batch: Batch, rng: np.random.Generator, progress: float, dtype: torch.dtype, *, measure: bool
+        self,
+        segmenter: Segmenter,
+        batch: Batch,
+        rng: np.random.Generator,
+        progress: float,
+        dtype: torch.dtype,
+        *,
+        measure: bool,
     ) -> tuple[Batch, Hardness | None]:
         """Move the first crops of the batch, and leave the others as they are."""
         if progress < self.warm_up:
@@ -258,12 +316,19 @@ class AppearanceAscent:
         return harder, measure_hardness(segmenter, part, hard, dtype) if measure else None
 
     def hardest(
-        self, segmenter: Segmenter, batch: Batch, rng: np.random.Generator, ramp: float, dtype: torch.dtype
+        self,
+        segmenter: Segmenter,
+        batch: Batch,
+        rng: np.random.Generator,
+        ramp: float,
+        dtype: torch.dtype,
     ) -> tuple[AppearanceModel, Tensor]:
         """Return the appearance model of a batch, and the numbers that make it hard."""
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         noise = torch.randn(batch.pixels.shape, generator=generator).to(batch.pixels.device)
-        start = (torch.rand((len(batch.pixels), NUMBERS), generator=generator) - 0.5).to(batch.pixels.device)
+        start = (torch.rand((len(batch.pixels), NUMBERS), generator=generator) - 0.5).to(
+            batch.pixels.device
+        )
         steps = int(rng.integers(self.steps[0], self.steps[1] + 1))
         model = AppearanceModel(batch.pixels, batch.nucleus, batch.distance, noise, self.bounds)
         return model, ramp * ascend(segmenter, batch, model, start, steps, self.pace, dtype)
@@ -295,25 +360,31 @@ def bounds_from_references(appearances: list[dict[str, Any]]) -> AppearanceBound
     Parameters
     ----------
     appearances : list of dict
-        ``statistics.appearance`` of each reference: quantiles 5, 25, 50, 75 and 95 % of ``hematoxylin``, ``eosin`` and
-        ``contrast`` of its nuclei.
+        ``statistics.appearance`` of each reference: quantiles 5, 25, 50, 75 and 95 % of
+        ``hematoxylin``, ``eosin`` and ``contrast`` of its nuclei.
 
     Returns
     -------
     AppearanceBounds
-        Stains move as far as references differ from each other, the contrast of nuclei as far as nuclei of one reference do.
+        Stains move as far as references differ from each other, the contrast of nuclei as far as
+        nuclei of one reference do.
     """
     default = AppearanceBounds()
 
     def spread(name: str, fallback: tuple[float, float]) -> tuple[float, float]:
-        middles = np.array([each[name][2] for each in appearances if len(each.get(name) or ()) == 5], np.float64)
+        middles = np.array(
+            [each[name][2] for each in appearances if len(each.get(name) or ()) == 5], np.float64
+        )
         middles = np.log(middles[middles > 0.01])
         if len(middles) < 4:
             return fallback
         low, high = np.quantile(middles, (0.1, 0.9)) - np.median(middles)
         return float(np.clip(low, -0.6, -0.1)), float(np.clip(high, 0.1, 0.6))
 
-    quantiles = np.array([each["contrast"] for each in appearances if len(each.get("contrast") or ()) == 5], np.float64)
+    quantiles = np.array(
+        [each["contrast"] for each in appearances if len(each.get("contrast") or ()) == 5],
+        np.float64,
+    )
     quantiles = quantiles[quantiles[:, 2] > 0.02] if len(quantiles) else quantiles
     contrast = default.contrast
     if len(quantiles):

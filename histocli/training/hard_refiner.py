@@ -1,9 +1,12 @@
-"""Hard examples by a refiner that goes on learning, now also against the segmenter (Hou et al. 2019).
+"""Hard examples by a refiner that goes on learning, now also against the segmenter (Hou et al.
+2019).
 
-Every few steps of the segmenter the refiner and its critics take one of their own. The refiner minimises its own objective minus
-a weighted loss of the segmenter. The weight makes the segmenter's gradient, on what the refiner changes, a fixed share of
-realism's; it grows after a warm-up, and the loss of a crop counts up to a cap. What the refiner paints goes into a pool that
-batches of the segmenter draw from. Only appearance changes, and only where the gate lets it, so that labels stay true.
+Every few steps of the segmenter the refiner and its critics take one of their own. The refiner
+minimises its own objective minus a weighted loss of the segmenter. The weight makes the segmenter's
+gradient, on what the refiner changes, a fixed share of realism's; it grows after a warm-up, and the
+loss of a crop counts up to a cap. What the refiner paints goes into a pool that batches of the
+segmenter draw from. Only appearance changes, and only where the gate lets it, so that labels stay
+true.
 """
 
 from __future__ import annotations
@@ -92,7 +95,8 @@ class RefinerAscent:
     cap : float
         Of the loss of a crop.
     warm_up : float
-        Share of the training before the first hard example; from then on the ratio grows as long again.
+        Share of the training before the first hard example; from then on the ratio grows as long
+        again.
     """
 
     def __init__(
@@ -112,7 +116,13 @@ class RefinerAscent:
         self.sampler = sampler
         self.schedule = schedule
         self.learns_contacts = learns_contacts
-        self.share, self.every, self.ratio, self.cap, self.warm_up = share, every, ratio, cap, warm_up
+        self.share, self.every, self.ratio, self.cap, self.warm_up = (
+            share,
+            every,
+            ratio,
+            cap,
+            warm_up,
+        )
         crop = schedule.crop_px
         self.pixels = torch.zeros((POOL, 3, crop, crop), dtype=torch.uint8)
         self.targets = torch.zeros((POOL, PLANES, crop, crop), dtype=torch.uint8)
@@ -121,9 +131,18 @@ class RefinerAscent:
         """Crops that were ever put into the pool."""
 
     def harden(
-        self, segmenter: Segmenter, batch: Batch, rng: np.random.Generator, progress: float, dtype: torch.dtype, *, measure: bool
+        self,
+        segmenter: Segmenter,
+        batch: Batch,
+        rng: np.random.Generator,
+        progress: float,
+        dtype: torch.dtype,
+        *,
+        measure: bool,
     ) -> tuple[Batch, Hardness | None]:
-        """Put hard crops in the place of the first of the batch; every few calls, let the refiner learn and paint new ones."""
+        """Put hard crops in the place of the first of the batch; every few calls, let the refiner
+        learn and paint new ones.
+        """
         if progress < self.warm_up:
             return batch, None
         hardness = None
@@ -144,7 +163,9 @@ class RefinerAscent:
         side_y, side_x = batch.pixels.shape[2:]
 
         def both(one: Tensor, other: Tensor) -> Tensor:
-            return torch.cat([functional.pad(one, (0, side_x - one.shape[-1], 0, side_y - one.shape[-2])), other])
+            return torch.cat(
+                [functional.pad(one, (0, side_x - one.shape[-1], 0, side_y - one.shape[-2])), other]
+            )
 
         # where crops of the refiner are smaller, the rest is not valid, and teaches nothing
         return Batch(
@@ -154,11 +175,19 @@ class RefinerAscent:
             valid=both(hard.valid, rest.valid),
             weight=torch.cat([hard.weight, rest.weight]),
             borders=torch.cat([hard.borders, rest.borders]),
-            contact=None if rest.contact is None or hard.contact is None else both(hard.contact, rest.contact),
+            contact=None
+            if rest.contact is None or hard.contact is None
+            else both(hard.contact, rest.contact),
         )
 
     def _move(
-        self, segmenter: Segmenter, rng: np.random.Generator, ramp: float, dtype: torch.dtype, *, measure: bool
+        self,
+        segmenter: Segmenter,
+        rng: np.random.Generator,
+        ramp: float,
+        dtype: torch.dtype,
+        *,
+        measure: bool,
     ) -> Hardness | None:
         """Let the refiner and its critics take a step, and keep what the refiner painted."""
         pairing = self.sampler.draw(self.schedule.batch, rng, next(segmenter.parameters()).device)
@@ -169,9 +198,20 @@ class RefinerAscent:
             parameter.requires_grad_(False)
         try:
             against = AgainstTask(
-                lambda repainted: crop_losses(segmenter, repainted, ordinary, dtype), ramp * self.ratio, self.cap
+                lambda repainted: crop_losses(segmenter, repainted, ordinary, dtype),
+                ramp * self.ratio,
+                self.cap,
             )
-            adversarial_step(self.training, pairing, self.schedule, rng, dtype, float, may_move=True, against=against)
+            adversarial_step(
+                self.training,
+                pairing,
+                self.schedule,
+                rng,
+                dtype,
+                float,
+                may_move=True,
+                against=against,
+            )
         finally:
             for parameter in segmenter.parameters():
                 parameter.requires_grad_(True)
@@ -196,7 +236,12 @@ class RefinerAscent:
         reference = light_to_optical_density(pairing.reference * 255)
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
             change = self.training.networks.refiner(
-                pairing.density, pairing.nuclei, pairing.noise, pairing.gate, reference, pairing.reference_nuclei
+                pairing.density,
+                pairing.nuclei,
+                pairing.noise,
+                pairing.gate,
+                reference,
+                pairing.reference_nuclei,
             )
         painted: Tensor = optical_density_to_light(pairing.density + change.float()) / 255
         return painted
@@ -209,13 +254,20 @@ class RefinerAscent:
         rng: np.random.Generator,
         dtype: torch.dtype,
     ) -> tuple[Batch, Tensor, npt.NDArray[np.int32]]:
-        """Return crops of initial patches, the same as the refiner paints them now, and their labels."""
+        """Return crops of initial patches, the same as the refiner paints them now, and their
+        labels.
+        """
         pairing = self.sampler.draw(len(batch.pixels), rng, batch.pixels.device)
         nucleus = batch_of(pairing, pairing.reference).nucleus.cpu().numpy() > 0
         valid = batch_of(pairing, pairing.reference).valid.cpu().numpy() > 0
-        # touching nuclei of a crop count as one here: both sides of the comparison are judged by the same labels
+        # touching nuclei of a crop count as one here: both sides of the comparison are judged by
+        # the same labels
         truths = np.stack([np.where(mask, label_components(mask), 0) for mask in nucleus])
-        return self._ordinary(pairing), self._paint(pairing, dtype), np.where(valid, truths, -1).astype(np.int32)
+        return (
+            self._ordinary(pairing),
+            self._paint(pairing, dtype),
+            np.where(valid, truths, -1).astype(np.int32),
+        )
 
     def state(self) -> dict[str, Any]:
         """Return networks, optimisers, history and pool."""

@@ -1,6 +1,7 @@
 """The training loop of the segmenter: one record per step, no files, no bars, no clock of its own.
 
-Each step draws from a generator of its own number, so that a resumed training sees the same batches as an uninterrupted one.
+Each step draws from a generator of its own number, so that a resumed training sees the same batches
+as an uninterrupted one.
 """
 
 import math
@@ -57,12 +58,15 @@ class Training:
     segmenter: Segmenter
     optimizer: torch.optim.AdamW
     called: Callable[[torch.Tensor], torch.Tensor]
-    """The segmenter as it is called when it learns: with several processes, in a wrapper that averages gradients."""
+    """The segmenter as it is called when it learns: with several processes, in a wrapper that
+    averages gradients."""
     step: int = 0
 
 
 def start_training(
-    segmenter: Segmenter, schedule: Schedule, called: Callable[[torch.Tensor], torch.Tensor] | None = None
+    segmenter: Segmenter,
+    schedule: Schedule,
+    called: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> Training:
     """Give a segmenter an optimiser.
 
@@ -73,12 +77,15 @@ def start_training(
     called : callable, optional
         The segmenter in a wrapper that averages gradients over processes.
     """
-    optimizer = torch.optim.AdamW(segmenter.parameters(), lr=schedule.learning_rate, weight_decay=WEIGHT_DECAY)
+    optimizer = torch.optim.AdamW(
+        segmenter.parameters(), lr=schedule.learning_rate, weight_decay=WEIGHT_DECAY
+    )
     return Training(segmenter, optimizer, called or segmenter)
 
 
 def learning_rate_at(progress: float, peak: float) -> float:
-    """One cycle (Smith and Topin 2019): up in the first tenth, then down to nothing along half a cosine.
+    """One cycle (Smith and Topin 2019): up in the first tenth, then down to nothing along half a
+    cosine.
 
     Parameters
     ----------
@@ -108,8 +115,8 @@ def train_steps(
     patches : PatchSet
     schedule : Schedule
     progress : callable
-        Tells from the number of steps done which share of the training is behind us; >= 1 ends it. The caller decides
-        whether steps or seconds count.
+        Tells from the number of steps done which share of the training is behind us; >= 1 ends it.
+        The caller decides whether steps or seconds count.
     dtype : torch.dtype
         Number format of the convolutions.
     rank : int
@@ -129,11 +136,15 @@ def train_steps(
         if schedule.refresh is not None:
             schedule.refresh(patches, training.step)
         rng = rng_for(schedule.seed, f"train {rank}" if rank else "train", training.step)
-        batch = draw_batch(patches, schedule.batch, schedule.crop_px, schedule.augmentation, rng, device)
+        batch = draw_batch(
+            patches, schedule.batch, schedule.crop_px, schedule.augmentation, rng, device
+        )
         hardness = None
         if schedule.hard is not None:
             measure = training.step % MEASURE_EVERY == 0
-            batch, hardness = schedule.hard.harden(segmenter, batch, rng, done, dtype, measure=measure)
+            batch, hardness = schedule.hard.harden(
+                segmenter, batch, rng, done, dtype, measure=measure
+            )
         loss = train_step(training, batch, dtype)
         training.step += 1
         yield StepRecord(training.step, loss, rate, hardness)
@@ -144,7 +155,15 @@ def train_step(training: Training, batch: Batch, dtype: torch.dtype) -> float:
     pixels = batch.pixels.contiguous(memory_format=torch.channels_last)
     with torch.autocast(pixels.device.type, dtype=dtype, enabled=dtype != torch.float32):
         logits = training.called(pixels)
-    loss = segmentation_loss(logits, batch.nucleus, batch.distance, batch.valid, batch.weight, batch.borders, batch.contact)
+    loss = segmentation_loss(
+        logits,
+        batch.nucleus,
+        batch.distance,
+        batch.valid,
+        batch.weight,
+        batch.borders,
+        batch.contact,
+    )
     training.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(training.segmenter.parameters(), LARGEST_GRADIENT)

@@ -49,7 +49,12 @@ def segmentation_loss(
 
 
 def segmentation_losses(
-    logits: Tensor, nucleus: Tensor, distance: Tensor, valid: Tensor, borders: Tensor | None = None, contact: Tensor | None = None
+    logits: Tensor,
+    nucleus: Tensor,
+    distance: Tensor,
+    valid: Tensor,
+    borders: Tensor | None = None,
+    contact: Tensor | None = None,
 ) -> Tensor:
     """Return the loss of every patch, shape (B,); parameters as those of ``segmentation_loss``."""
     logits = logits.float()
@@ -59,8 +64,12 @@ def segmentation_losses(
     probability = torch.sigmoid(logits[:, 0]) * valid
     shared = (probability * nucleus).sum(dim=(1, 2))
     # one pixel on both sides, so that a patch without nuclei is judged by what is falsely found
-    dice = 1 - (2 * shared + 1) / (probability.sum(dim=(1, 2)) + (nucleus * valid).sum(dim=(1, 2)) + 1)
-    error = functional.smooth_l1_loss(torch.sigmoid(logits[:, 1]), distance, beta=0.1, reduction="none")
+    dice = 1 - (2 * shared + 1) / (
+        probability.sum(dim=(1, 2)) + (nucleus * valid).sum(dim=(1, 2)) + 1
+    )
+    error = functional.smooth_l1_loss(
+        torch.sigmoid(logits[:, 1]), distance, beta=0.1, reduction="none"
+    )
     error = DISTANCE_WEIGHT * (error * valid).sum(dim=(1, 2)) / counted
     if contact is not None:
         rare = functional.binary_cross_entropy_with_logits(

@@ -64,11 +64,18 @@ class Batch:
     def part(self, where: slice) -> "Batch":
         """Return some of the crops."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
-        return replace(self, **{name: value[where] for name, value in values.items() if value is not None})
+        return replace(
+            self, **{name: value[where] for name, value in values.items() if value is not None}
+        )
 
 
 def draw_batch(
-    patches: PatchSet, size: int, crop_px: int, augmentation: Augmentation, rng: np.random.Generator, device: torch.device
+    patches: PatchSet,
+    size: int,
+    crop_px: int,
+    augmentation: Augmentation,
+    rng: np.random.Generator,
+    device: torch.device,
 ) -> Batch:
     """Draw patches, cut crops and vary their appearance.
 
@@ -89,7 +96,9 @@ def draw_batch(
     chosen = rng.choice(len(patches), size=size, p=patches.share)
     height, width = patches.nucleus.shape[1:]
     side_y, side_x = (min(side, round(crop_px * WINDOW)) for side in (height, width))
-    planes = torch.empty((size, 6 if patches.contact is None else 7, side_y, side_x), dtype=torch.float32)
+    planes = torch.empty(
+        (size, 6 if patches.contact is None else 7, side_y, side_x), dtype=torch.float32
+    )
     corners = rng.integers(0, [height - side_y + 1, width - side_x + 1], size=(size, 2))
     for plane, patch, (top, left) in zip(planes, chosen, corners, strict=True):
         window = (patch, slice(top, top + side_y), slice(left, left + side_x))

@@ -1,9 +1,11 @@
-"""Self-training: what a teacher finds in unlabelled tissue teaches the next student, and nuclei do not shrink.
+"""Self-training: what a teacher finds in unlabelled tissue teaches the next student, and nuclei do
+not shrink.
 
-Averaging a network over its steps makes the teacher (Tarvainen and Valpola 2017); only what it is sure of is learnt (Sohn et al.
-2020). One threshold of certainty would keep the dark nuclei and drop the pale ones, round after round, so objects are accepted
-within strata of contrast and size. Borders are left to the synthetic patches, where they are known: the teacher's own are blurred
-and would wander.
+Averaging a network over its steps makes the teacher (Tarvainen and Valpola 2017); only what it is
+sure of is learnt (Sohn et al. 2020). One threshold of certainty would keep the dark nuclei and drop
+the pale ones, round after round, so objects are accepted within strata of contrast and size.
+Borders are left to the synthetic patches, where they are known: the teacher's own are blurred and
+would wander.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ class Acceptance:
     sure_background: float = 0.1
     """Pixels with a smaller probability are background."""
     sure_nucleus: float = 0.9
-    """Pixels of accepted objects with a larger probability are nucleus; those between are ignored."""
+    """Pixels of accepted objects with a larger probability are nucleus; those between are
+    ignored."""
     border_um: float = 0.5
     """Width of the band along borders, on both sides, that is ignored."""
 
@@ -84,7 +87,11 @@ class PseudoTargets:
 
 
 def pseudo_targets(
-    labels: InstanceLabels, probability: FloatArray, accepted: npt.NDArray[np.bool_], mpp: float, acceptance: Acceptance
+    labels: InstanceLabels,
+    probability: FloatArray,
+    accepted: npt.NDArray[np.bool_],
+    mpp: float,
+    acceptance: Acceptance,
 ) -> PseudoTargets:
     """Turn a teacher's findings into targets.
 
@@ -109,7 +116,11 @@ def pseudo_targets(
     near = inside & (border_distance(labels) <= band)
     outside = cv2.distanceTransform((~inside).astype(np.uint8), cv2.DIST_L2, 5)
     near |= ~inside & (outside <= band)
-    sure = np.where(inside, (probability > acceptance.sure_nucleus) & accepted[labels], probability < acceptance.sure_background)
+    sure = np.where(
+        inside,
+        (probability > acceptance.sure_nucleus) & accepted[labels],
+        probability < acceptance.sure_background,
+    )
     return PseudoTargets(inside & accepted[labels], sure & ~near, normalised_distance(labels))
 
 
@@ -120,7 +131,8 @@ class AveragedWeights:
     ----------
     student : nn.Module
     keep : float
-        Share of the average that each step leaves; early on less, so that the beginning is soon forgotten.
+        Share of the average that each step leaves; early on less, so that the beginning is soon
+        forgotten.
     """
 
     def __init__(self, student: nn.Module, keep: float = 0.999) -> None:
@@ -146,4 +158,6 @@ class AveragedWeights:
     def restore(self, state: dict[str, Any]) -> None:
         """Take up what a checkpoint kept."""
         self.steps = int(state["steps"])
-        self.values = {name: value.to(self.values[name].device) for name, value in state["values"].items()}
+        self.values = {
+            name: value.to(self.values[name].device) for name, value in state["values"].items()
+        }

@@ -1,6 +1,8 @@
-"""Two samples of pictures: can a network tell them apart? Used to judge realism and to weigh patches.
+"""Two samples of pictures: can a network tell them apart? Used to judge realism and to weigh
+patches.
 
-A classifier is never asked about pictures whose image it has learnt from: folds are made of whole images.
+A classifier is never asked about pictures whose image it has learnt from: folds are made of whole
+images.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ RIDGE = 1e-4  # so that scores which part the two completely end somewhere
 
 
 def area_under_curve(real: npt.ArrayLike, synthetic: npt.ArrayLike) -> float:
-    """Return the chance that a real item scores above a synthetic one, ties counting half (Mann and Whitney 1947).
+    """Return the chance that a real item scores above a synthetic one, ties counting half (Mann and
+    Whitney 1947).
 
     Parameters
     ----------
@@ -81,7 +84,10 @@ class Verdict:
         values = []
         for _ in range(draws):
             sides = []
-            for scores, images in ((self.real, self.real_images), (self.synthetic, self.synthetic_images)):
+            for scores, images in (
+                (self.real, self.real_images),
+                (self.synthetic, self.synthetic_images),
+            ):
                 names, inverse = np.unique(images, return_inverse=True)
                 times = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))
                 sides.append(np.repeat(scores, times[inverse]))
@@ -91,7 +97,9 @@ class Verdict:
 
 
 def folds_of(images: npt.NDArray[np.integer], folds: int, seed: int) -> npt.NDArray[np.int64]:
-    """Give every image number one of ``folds`` folds, evenly and at random; patches of an image share its fold."""
+    """Give every image number one of ``folds`` folds, evenly and at random; patches of an image
+    share its fold.
+    """
     names = np.unique(images)
     fold = rng_for(seed, "folds").permutation(len(names)) % folds
     return np.asarray(fold[np.searchsorted(names, images)], np.int64)
@@ -140,10 +148,19 @@ def judge(
         learn = [np.flatnonzero(real_fold != number), np.flatnonzero(synthetic_fold != number)]
         if not all(map(len, learn)):
             continue
-        classifier = train_classifier(real, synthetic, learn[0], learn[1], schedule, number, device, dtype)
-        for scored, side, own in zip(scores, (real, synthetic), (real_fold == number, synthetic_fold == number), strict=True):
+        classifier = train_classifier(
+            real, synthetic, learn[0], learn[1], schedule, number, device, dtype
+        )
+        for scored, side, own in zip(
+            scores, (real, synthetic), (real_fold == number, synthetic_fold == number), strict=True
+        ):
             scored[own] = classify(classifier, side[own], device, dtype)
-    return Verdict(scores[0], scores[1], np.asarray(real_images, np.int64), np.asarray(synthetic_images, np.int64))
+    return Verdict(
+        scores[0],
+        scores[1],
+        np.asarray(real_images, np.int64),
+        np.asarray(synthetic_images, np.int64),
+    )
 
 
 def train_classifier(
@@ -162,12 +179,16 @@ def train_classifier(
         classifier = Classifier().to(device)
     classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     classifier.train()
-    optimizer = torch.optim.AdamW(classifier.parameters(), lr=schedule.learning_rate, weight_decay=WEIGHT_DECAY)
+    optimizer = torch.optim.AdamW(
+        classifier.parameters(), lr=schedule.learning_rate, weight_decay=WEIGHT_DECAY
+    )
     truth = torch.cat([torch.ones(schedule.batch), torch.zeros(schedule.batch)]).to(device)
     for step in range(schedule.steps):
         progress = step / schedule.steps
         for group in optimizer.param_groups:
-            group["lr"] = schedule.learning_rate * min(1, (step + 1) / (WARM_UP * schedule.steps), 2 * (1 - progress))
+            group["lr"] = schedule.learning_rate * min(
+                1, (step + 1) / (WARM_UP * schedule.steps), 2 * (1 - progress)
+            )
         rng = rng_for(schedule.seed, f"two-sample {number}", step)
         crops = [
             crop_and_turn(side, rng.choice(learn, schedule.batch), schedule.crop_px, rng)
@@ -183,7 +204,11 @@ def train_classifier(
 
 
 def classify(
-    classifier: Classifier, patches: npt.NDArray[np.uint8], device: torch.device, dtype: torch.dtype, batch: int = 32
+    classifier: Classifier,
+    patches: npt.NDArray[np.uint8],
+    device: torch.device,
+    dtype: torch.dtype,
+    batch: int = 32,
 ) -> npt.NDArray[np.float64]:
     """Return the logits of being real of whole patches, shape (n,)."""
     with torch.inference_mode():
@@ -195,9 +220,14 @@ def classify(
 
 
 def crop_and_turn(
-    patches: npt.NDArray[np.generic], chosen: npt.NDArray[np.integer], crop_px: int, rng: np.random.Generator
+    patches: npt.NDArray[np.generic],
+    chosen: npt.NDArray[np.integer],
+    crop_px: int,
+    rng: np.random.Generator,
 ) -> npt.NDArray[np.uint8]:
-    """Cut a random crop from each chosen patch, turned by quarters and mirrored: nothing is resampled."""
+    """Cut a random crop from each chosen patch, turned by quarters and mirrored: nothing is
+    resampled.
+    """
     height, width = patches.shape[1:3]
     side = min(crop_px, height, width)
     crops = []
@@ -209,7 +239,9 @@ def crop_and_turn(
     return np.stack(crops).astype(np.uint8)
 
 
-def _logits(classifier: Classifier, pixels: npt.NDArray[np.uint8], device: torch.device, dtype: torch.dtype) -> Tensor:
+def _logits(
+    classifier: Classifier, pixels: npt.NDArray[np.uint8], device: torch.device, dtype: torch.dtype
+) -> Tensor:
     light = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float() / 255
     with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
         logits: Tensor = classifier(light)
@@ -254,22 +286,25 @@ def importance_weights(
     limits : tuple of float
         Smallest and largest ratio, before the mean is made 1.
     least_effective : float
-        Smallest effective share, 0..1: where a classifier is nearly perfect, a few patches would count for all, so the log
-        odds are shrunk until this share is reached.
+        Smallest effective share, 0..1: where a classifier is nearly perfect, a few patches would
+        count for all, so the log odds are shrunk until this share is reached.
 
     Returns
     -------
     weights : ndarray of float64, shape (m,)
         Mean 1; patches that could not be judged weigh as much as the mean.
     effective : float
-        Effective sample size over their number, 1 / (1 + variance of the weights), in 0..1 (Kish 1965).
+        Effective sample size over their number, 1 / (1 + variance of the weights), in 0..1 (Kish
+        1965).
     """
     slope, offset = calibrate(verdict)
     odds = np.clip(slope * verdict.synthetic + offset, -30, 30)
     shrink = 1.0
     while True:
         ratio = np.clip(np.exp(shrink * odds), *limits)
-        ratio = np.where(np.isnan(ratio), np.nanmean(ratio) if np.isfinite(ratio).any() else 1.0, ratio)
+        ratio = np.where(
+            np.isnan(ratio), np.nanmean(ratio) if np.isfinite(ratio).any() else 1.0, ratio
+        )
         weights = ratio / ratio.mean()
         effective = effective_share(weights)
         if effective >= least_effective or shrink < 0.01:
@@ -280,4 +315,8 @@ def importance_weights(
 def effective_share(weights: Sequence[float] | npt.NDArray[np.floating]) -> float:
     """Return the effective sample size of weights over their number (Kish 1965)."""
     values = np.asarray(weights, np.float64)
-    return float(values.sum() ** 2 / (len(values) * (values**2).sum())) if len(values) and values.any() else 0.0
+    return (
+        float(values.sum() ** 2 / (len(values) * (values**2).sum()))
+        if len(values) and values.any()
+        else 0.0
+    )

@@ -51,7 +51,10 @@ def test_names_that_are_no_device(monkeypatch, name):
 
 
 def test_precision_follows_the_processor(monkeypatch):
-    for flags, expected in ((frozenset(), torch.float32), (frozenset({"amx_bf16"}), torch.bfloat16)):
+    for flags, expected in (
+        (frozenset(), torch.float32),
+        (frozenset({"amx_bf16"}), torch.bfloat16),
+    ):
         monkeypatch.setattr(module, "cpu_flags", lambda flags=flags: flags)
         assert resolve_precision("auto", CPU) == expected
     assert resolve_precision("fp32", CPU) == torch.float32
@@ -63,7 +66,9 @@ def test_precision_follows_the_processor(monkeypatch):
 
 def test_flags_are_read_where_the_system_lists_them(monkeypatch, tmp_path):
     listing = tmp_path / "cpuinfo"
-    listing.write_text("processor : 0\nflags\t\t: fpu amx_bf16 avx2\n\nprocessor : 1\nflags : other\n")
+    listing.write_text(
+        "processor : 0\nflags\t\t: fpu amx_bf16 avx2\n\nprocessor : 1\nflags : other\n"
+    )
     monkeypatch.setattr(module, "CPU_INFO", listing)
     assert cpu_flags() == {"fpu", "amx_bf16", "avx2"}
     monkeypatch.setattr(module, "CPU_INFO", tmp_path / "none")

@@ -24,7 +24,9 @@ CODES = {
 
 
 def test_the_table_is_complete():
-    classes = {name for name, value in vars(errors).items() if isinstance(value, type)} - {"HistosynthError"}
+    classes = {name for name, value in vars(errors).items() if isinstance(value, type)} - {
+        "HistosynthError"
+    }
     assert classes == set(CODES)
 
 

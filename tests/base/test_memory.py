@@ -31,7 +31,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def faults(mode):
-    done = subprocess.run([sys.executable, "-c", FAULTS, mode], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS, mode], capture_output=True, text=True, check=True
+    )
     return int(done.stdout)
 
 
@@ -66,7 +68,8 @@ def test_only_old_c_libraries_get_other_settings(library, tunables, changes):
     value = tunables_against_gaps(library, tunables)
     assert (value is not None) == changes
     if value is not None:
-        assert tunables_against_gaps(library, value) is None  # so a process begins again once at most
+        # so a process begins again once at most
+        assert tunables_against_gaps(library, value) is None
 
 
 def test_pages_of_its_own_are_an_array():

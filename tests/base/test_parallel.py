@@ -25,8 +25,12 @@ def fail_at_nine(job):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_one_worker_works_here_in_order(workers):
-    assert list(map_unordered(square, range(5), workers, "stopped")) == [(job, job * job) for job in range(5)]
-    assert {pid for _, pid in map_unordered(process_of, range(3), workers, "stopped")} == {os.getpid()}
+    assert list(map_unordered(square, range(5), workers, "stopped")) == [
+        (job, job * job) for job in range(5)
+    ]
+    assert {pid for _, pid in map_unordered(process_of, range(3), workers, "stopped")} == {
+        os.getpid()
+    }
 
 
 def test_one_worker_takes_jobs_as_they_are_asked_for():
@@ -55,7 +59,8 @@ def test_a_stop_is_heard_between_jobs(monkeypatch):
 def test_processes_work_and_tell_errors():
     """Slow because a fresh interpreter takes seconds to start."""
     results = map_unordered(fail_at_nine, range(10), 2, "stopped")
-    found = dict(next(results) for _ in range(5))  # of ten jobs four are handed out ahead, so five are done before the last
+    # of ten jobs four are handed out ahead, so five are done before the last
+    found = dict(next(results) for _ in range(5))
     assert all(result[0] == job * job for job, result in found.items())
     assert os.getpid() not in {result[1] for result in found.values()}
     with pytest.raises(InvalidInput, match="job 9: is bad"):

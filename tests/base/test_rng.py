@@ -28,5 +28,7 @@ def test_seed_stage_and_index_each_part_the_numbers():
 def test_another_process_draws_the_same_numbers():
     """Python salts the hashes of strings, so they must have no part in it."""
     program = "from histocli.base.rng import rng_for; print(rng_for(3, 'patch', 7).random())"
-    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    said = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout
     assert float(said) == rng_for(3, "patch", 7).random()

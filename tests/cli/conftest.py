@@ -1,4 +1,5 @@
-"""Stages that record what the command line asked of them, so that its tests need no tensors and no stores.
+"""Stages that record what the command line asked of them, so that its tests need no tensors and no
+stores.
 
 A fake stage returns what the test put into ``answer``, or raises it.
 """
@@ -22,7 +23,13 @@ class FakeResult:
     sheet: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {"schema": "histosynth.fake/1", "output": self.output, "status": self.status, "error": self.error, **self.more}
+        return {
+            "schema": "histosynth.fake/1",
+            "output": self.output,
+            "status": self.status,
+            "error": self.error,
+            **self.more,
+        }
 
     def describe(self) -> list[tuple[str, list[tuple[str, str]]]]:
         return [("Patches", [("number", "12")])]
@@ -38,7 +45,8 @@ class Call:
 class FakeStages:
     """``calls`` is what was asked of them.
 
-    ``answer`` is the result, several of them for a stage that reports each, an error, or a function of the keywords.
+    ``answer`` is the result, several of them for a stage that reports each, an error, or a function
+    of the keywords.
     """
 
     def __init__(self) -> None:
@@ -47,7 +55,11 @@ class FakeStages:
 
     def run(self, verb: str, *arguments: Any, **keywords: Any) -> Any:
         self.calls.append(Call(verb, arguments, keywords))
-        answer = self.answer(**keywords) if callable(self.answer) and not isinstance(self.answer, type) else self.answer
+        answer = (
+            self.answer(**keywords)
+            if callable(self.answer) and not isinstance(self.answer, type)
+            else self.answer
+        )
         if isinstance(answer, BaseException):
             raise answer
         if "report" in keywords and not isinstance(answer, FakeResult):

@@ -27,7 +27,9 @@ def test_help_imports_nothing_heavy():
         "heavy = {'torch', 'numpy', 'zarr', 'scipy', 'skimage', 'cv2'} & set(sys.modules); assert not heavy, heavy"
     )
     for arguments in (["--help"], ["train", "--help"]):
-        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stderr
         assert "Usage" in done.stdout
 
@@ -35,7 +37,10 @@ def test_help_imports_nothing_heavy():
 def test_without_arguments_shows_help(capsys):
     assert run([]) == 0
     shown = capsys.readouterr()
-    assert all(verb in shown.out for verb in ("generate", "refine", "train", "segment", "evaluate", "pack", "info"))
+    assert all(
+        verb in shown.out
+        for verb in ("generate", "refine", "train", "segment", "evaluate", "pack", "info")
+    )
     assert "Exit codes" in shown.out
     assert not shown.err
 
@@ -50,7 +55,9 @@ def test_every_exit_code_is_documented():
         return {kind.exit_code}.union(*(all_of(child) for child in kind.__subclasses__()))
 
     for code in {0} | all_of(errors.HistosynthError):
-        assert f" {code} " in f" {EXIT_CODES.replace('Exit codes:', '')} ".replace(",", " ").replace("\n", " ")
+        assert f" {code} " in f" {EXIT_CODES.replace('Exit codes:', '')} ".replace(
+            ",", " "
+        ).replace("\n", " ")
 
 
 @pytest.mark.parametrize(
@@ -108,7 +115,8 @@ def test_errors_of_ours_are_one_line_with_their_code(stages, capsys, kind):
     stages.answer = kind("refs: [bold]no[/bold]\nimages")
     assert run(GENERATE) == kind.exit_code
     shown = capsys.readouterr().err
-    assert "refs: [bold]no[/bold]\\nimages" in shown  # no markup, and a newline in a file name is no new line
+    # no markup, and a newline in a file name is no new line
+    assert "refs: [bold]no[/bold]\\nimages" in shown
     assert shown.count("\n") == 1
 
 
@@ -133,7 +141,9 @@ class OutOfMemoryError(RuntimeError):
         OSError(errno.ENOSPC, "No space left on device", "a.zarr"),
         PermissionError(errno.EACCES, "Permission denied", "a.zarr"),
         OSError("61440 requested and 1984 written"),
-        RuntimeError("CUDA error: unspecified launch failure\nCUDA kernel errors might be asynchronously reported"),
+        RuntimeError(
+            "CUDA error: unspecified launch failure\nCUDA kernel errors might be asynchronously reported"
+        ),
     ],
 )
 def test_missing_memory_or_disk_is_exit_6(stages, capsys, error):
@@ -197,9 +207,17 @@ def test_names_that_are_no_unicode_reach_stdout_as_they_are(stages, capfdbinary)
 
 
 def test_some_failed_is_exit_5_and_the_rest_is_reported(stages, capsys):
-    good, bad = FakeResult(output="a.ome.zarr"), FakeResult(status="failed", output=None, error="b.tif: truncated")
+    good, bad = (
+        FakeResult(output="a.ome.zarr"),
+        FakeResult(status="failed", output=None, error="b.tif: truncated"),
+    )
     stages.answer = [good, bad, good]
-    assert run(["segment", "slides", "-o", "out", "--model", "m.safetensors", "--on-error", "continue"]) == 5
+    assert (
+        run(
+            ["segment", "slides", "-o", "out", "--model", "m.safetensors", "--on-error", "continue"]
+        )
+        == 5
+    )
     shown = capsys.readouterr()
     assert shown.out == "a.ome.zarr\n" * 2
     assert "b.tif: truncated" in shown.err
@@ -249,20 +267,31 @@ def test_a_second_signal_stops_at_once_with_75(stages, capsys):
 
 
 def test_signal_handlers_and_loggers_are_given_back(stages):
-    before = signal.getsignal(signal.SIGINT), list(logging.getLogger().handlers), warnings.showwarning
+    before = (
+        signal.getsignal(signal.SIGINT),
+        list(logging.getLogger().handlers),
+        warnings.showwarning,
+    )
     run(GENERATE)
-    assert before == (signal.getsignal(signal.SIGINT), list(logging.getLogger().handlers), warnings.showwarning)
+    assert before == (
+        signal.getsignal(signal.SIGINT),
+        list(logging.getLogger().handlers),
+        warnings.showwarning,
+    )
 
 
 def test_a_reader_that_left_does_not_stop_the_work():
-    """``histosynth segment ... | head -1``: the results are on disk, so the rest of them is still made, quietly."""
+    """``histosynth segment ... | head -1``: the results are on disk, so the rest of them is still
+    made, quietly."""
     code = (
         "import sys, types; from tests.cli.conftest import FakeResult; module = types.ModuleType('s');"
         "module.segment = lambda *a, report, **k: [report(FakeResult(output='x' * 100)) for _ in range(5000)];"
         "sys.modules['histocli.stages.segment'] = module;"
         "from histocli.cli.app import run; sys.exit(run(['segment', 's', '-o', 'o', '--model', 'm']))"
     )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
         process.stdout.readline()
         process.stdout.close()
         assert process.stderr.read() == b""
@@ -281,7 +310,9 @@ def test_info_describes_on_stderr_and_prints_the_sheet(stages, capsys):
 
 
 @pytest.mark.parametrize(("before", "after"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_waiting_threads_leave_the_processor_unless_the_user_wants_otherwise(monkeypatch, capsys, before, after):
+def test_waiting_threads_leave_the_processor_unless_the_user_wants_otherwise(
+    monkeypatch, capsys, before, after
+):
     monkeypatch.setattr(sys, "argv", ["histosynth", "--version"])
     monkeypatch.setattr(os, "environ", dict(os.environ))
     os.environ.pop("OMP_WAIT_POLICY", None)
@@ -313,6 +344,8 @@ def test_segment_begins_again_with_another_setting_of_an_old_c_library(monkeypat
 
 def test_beginning_again_keeps_input_output_and_exit_code():
     call = [sys.executable, "-m", "histocli", "segment", "-", "-o", "no-such-folder", "--dry-run"]
-    done = subprocess.run(call, check=False, input="no such slide.svs\n", capture_output=True, text=True)
+    done = subprocess.run(
+        call, check=False, input="no such slide.svs\n", capture_output=True, text=True
+    )
     assert done.returncode == 3
     assert "no such slide.svs" in done.stderr

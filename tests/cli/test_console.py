@@ -99,7 +99,10 @@ def test_control_characters_do_not_break_the_line():
     assert one_line("Größe µm") == "Größe µm"
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0, "0 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")])
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")],
+)
 def test_clock(seconds, text):
     assert clock(seconds) == text
 
@@ -122,7 +125,9 @@ def test_what_is_said_at_which_verbosity(screen, verbosity, shown):
         ours.info("decide")
         ours.debug("detail")
         logging.getLogger("tifffile").warning("foreign")
-    assert {word for word in ("fail", "warn", "decide", "detail", "foreign") if word in text_of(screen)} == shown
+    assert {
+        word for word in ("fail", "warn", "decide", "detail", "foreign") if word in text_of(screen)
+    } == shown
 
 
 def test_warnings_of_others_do_not_reach_the_user(screen):

@@ -1,7 +1,7 @@
 """The commands with their real stages: in a chain, on bad input, interrupted, and on a full disk.
 
-Two small pieces of the tissue image that scikit-image bundles, eight patches of 64 px and a training of two steps: enough for
-every path, too little for a good model.
+Two small pieces of the tissue image that scikit-image bundles, eight patches of 64 px and a
+training of two steps: enough for every path, too little for a good model.
 """
 
 import hashlib
@@ -25,9 +25,50 @@ from histocli.cli.console import Screen
 from histocli.metrics.counts import count
 from tests.tissue import make_tissue
 
-GENERATE = ["--n", "8", "--patch-px", "64", "--mpp", "0.5", "--reference-mpp", "0.5", "--device", "cpu", "--workers", "1", "-q"]
-TRAIN = ["--steps", "2", "--batch", "2", "--crop-px", "32", "--device", "cpu", "--precision", "fp32", "--workers", "1", "-q"]
-REFINE = ["--steps", "2", "--batch", "2", "--no-weights", "--device", "cpu", "--precision", "fp32", "--workers", "1", "-q"]
+GENERATE = [
+    "--n",
+    "8",
+    "--patch-px",
+    "64",
+    "--mpp",
+    "0.5",
+    "--reference-mpp",
+    "0.5",
+    "--device",
+    "cpu",
+    "--workers",
+    "1",
+    "-q",
+]
+TRAIN = [
+    "--steps",
+    "2",
+    "--batch",
+    "2",
+    "--crop-px",
+    "32",
+    "--device",
+    "cpu",
+    "--precision",
+    "fp32",
+    "--workers",
+    "1",
+    "-q",
+]
+REFINE = [
+    "--steps",
+    "2",
+    "--batch",
+    "2",
+    "--no-weights",
+    "--device",
+    "cpu",
+    "--precision",
+    "fp32",
+    "--workers",
+    "1",
+    "-q",
+]
 SEGMENT = ["--device", "cpu", "--precision", "fp32", "--workers", "1", "--mpp", "0.5", "-q"]
 
 
@@ -40,21 +81,31 @@ def tissue():
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory, tissue):
-    """``images/`` with two pieces, ``synth.zarr`` and ``model.safetensors`` made from them; tests copy what they change."""
+    """``images/`` with two pieces, ``synth.zarr`` and ``model.safetensors`` made from them; tests
+    copy what they change."""
     folder = tmp_path_factory.mktemp("house")
     (folder / "images").mkdir()
     for index in range(2):
         piece = np.ascontiguousarray(tissue[200 * index : 200 * index + 128, :160])
         imagecodecs.imwrite(str(folder / "images" / f"piece_{index}.png"), piece)
-    assert run(["generate", str(folder / "images"), "-o", str(folder / "synth.zarr"), *GENERATE]) == 0
-    assert run(["train", str(folder / "synth.zarr"), "-o", str(folder / "model.safetensors"), *TRAIN]) == 0
+    assert (
+        run(["generate", str(folder / "images"), "-o", str(folder / "synth.zarr"), *GENERATE]) == 0
+    )
+    assert (
+        run(["train", str(folder / "synth.zarr"), "-o", str(folder / "model.safetensors"), *TRAIN])
+        == 0
+    )
     return folder
 
 
 @pytest.fixture
 def words(house, tmp_path):
     """The words of each command, writing into an empty folder."""
-    images, store, model = str(house / "images"), str(house / "synth.zarr"), str(house / "model.safetensors")
+    images, store, model = (
+        str(house / "images"),
+        str(house / "synth.zarr"),
+        str(house / "model.safetensors"),
+    )
     return {
         "generate": ["generate", images, "-o", str(tmp_path / "a.zarr"), *GENERATE],
         "refine": ["refine", store, "-o", str(tmp_path / "r.zarr"), *REFINE],
@@ -78,18 +129,42 @@ def one_error(capsys, code: int, arguments: list[str], *said: str) -> None:
 def test_the_chain_from_images_to_scores(house, words, tmp_path, capsys):
     assert run([*words["segment"], "--format", "ome-zarr,tiff,overlay", "--json"]) == 0
     results = [orjson.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [Path(result["output"]).name for result in results] == ["piece_0.ome.zarr", "piece_1.ome.zarr"]
-    assert {(result["status"], result["mpp"], result["error"]) for result in results} == {("done", 0.5, None)}
-    names = {"piece_0.ome.zarr", "piece_0.tif", "piece_0.overlay.png", "piece_1.ome.zarr", "piece_1.tif", "piece_1.overlay.png"}
+    assert [Path(result["output"]).name for result in results] == [
+        "piece_0.ome.zarr",
+        "piece_1.ome.zarr",
+    ]
+    assert {(result["status"], result["mpp"], result["error"]) for result in results} == {
+        ("done", 0.5, None)
+    }
+    names = {
+        "piece_0.ome.zarr",
+        "piece_0.tif",
+        "piece_0.overlay.png",
+        "piece_1.ome.zarr",
+        "piece_1.tif",
+        "piece_1.overlay.png",
+    }
     assert {path.name for path in (tmp_path / "out").iterdir()} >= names
 
     assert run(["evaluate", str(tmp_path / "out"), str(tmp_path / "out"), "--json"]) == 0
     assert orjson.loads(capsys.readouterr().out)["mean"]["pq"] == 1
 
     assert (
-        run(["segment", str(house / "synth.zarr"), *words["segment"][2:5], str(tmp_path / "patches"), *SEGMENT[:-3], "-q"]) == 0
+        run(
+            [
+                "segment",
+                str(house / "synth.zarr"),
+                *words["segment"][2:5],
+                str(tmp_path / "patches"),
+                *SEGMENT[:-3],
+                "-q",
+            ]
+        )
+        == 0
     )
-    assert run(["evaluate", str(tmp_path / "patches"), str(house / "synth.zarr"), "--json", "-q"]) == 0
+    assert (
+        run(["evaluate", str(tmp_path / "patches"), str(house / "synth.zarr"), "--json", "-q"]) == 0
+    )
     scores = orjson.loads(capsys.readouterr().out.splitlines()[-1])
     assert len(scores["images"]) == 8
 
@@ -99,14 +174,22 @@ def test_a_second_run_skips_and_prints_the_same(house, words, capsys):
         assert run(words[verb]) == 0
         first = capsys.readouterr().out
         assert run([*words[verb], "--json"]) == 0
-        assert all(orjson.loads(line)["status"] == "skipped" for line in capsys.readouterr().out.splitlines())
+        assert all(
+            orjson.loads(line)["status"] == "skipped"
+            for line in capsys.readouterr().out.splitlines()
+        )
         assert run(words[verb]) == 0
         assert capsys.readouterr().out == first
 
 
 @pytest.mark.parametrize(
     ("verb", "change"),
-    [("generate", ["--seed", "1"]), ("refine", ["--seed", "1"]), ("train", ["--seed", "1"]), ("segment", ["--mpp", "0.6"])],
+    [
+        ("generate", ["--seed", "1"]),
+        ("refine", ["--seed", "1"]),
+        ("train", ["--seed", "1"]),
+        ("segment", ["--mpp", "0.6"]),
+    ],
 )
 def test_other_settings_do_not_replace_what_is_there(words, capsys, verb, change):
     assert run(words[verb]) == 0
@@ -117,13 +200,17 @@ def test_other_settings_do_not_replace_what_is_there(words, capsys, verb, change
 @pytest.mark.parametrize("verb", ["generate", "refine", "train", "segment"])
 def test_a_dry_run_writes_nothing(words, tmp_path, capsys, verb):
     assert run([*words[verb], "--dry-run", "--json"]) == 0
-    assert all(orjson.loads(line)["status"] == "planned" for line in capsys.readouterr().out.splitlines())
+    assert all(
+        orjson.loads(line)["status"] == "planned" for line in capsys.readouterr().out.splitlines()
+    )
     assert list(tmp_path.iterdir()) == []
 
 
 def test_stores_and_models_are_described(house, capsys, tmp_path):
     sheet = tmp_path / "sheet.png"
-    assert run(["info", str(house / "synth.zarr"), "--sheet", str(sheet), "--sheet-patches", "2"]) == 0
+    assert (
+        run(["info", str(house / "synth.zarr"), "--sheet", str(sheet), "--sheet-patches", "2"]) == 0
+    )
     shown = capsys.readouterr()
     assert shown.out == f"{sheet}\n"
     assert imagecodecs.imread(str(sheet)).ndim == 3
@@ -133,9 +220,16 @@ def test_stores_and_models_are_described(house, capsys, tmp_path):
 
 
 def test_refined_patches_train_a_segmenter(house, words, tmp_path, capsys):
-    assert run([*words["refine"], "--json", "--refs", str(house / "images"), "--reference-mpp", "0.5"]) == 0
+    assert (
+        run([*words["refine"], "--json", "--refs", str(house / "images"), "--reference-mpp", "0.5"])
+        == 0
+    )
     result = orjson.loads(capsys.readouterr().out)
-    assert (result["schema"], result["status"], result["patches"]) == ("histosynth.refine/1", "done", 8)
+    assert (result["schema"], result["status"], result["patches"]) == (
+        "histosynth.refine/1",
+        "done",
+        8,
+    )
     assert run(["train", str(tmp_path / "r.zarr"), *words["train"][2:]]) == 0
 
 
@@ -151,7 +245,11 @@ def test_unlabelled_references_adapt_a_model(house, words, capsys):
     ]
     assert run([*words["train"], *more, "--json"]) == 0
     result = orjson.loads(capsys.readouterr().out)
-    assert (result["schema"], result["status"], result["shippable"]) == ("histosynth.train/1", "done", False)
+    assert (result["schema"], result["status"], result["shippable"]) == (
+        "histosynth.train/1",
+        "done",
+        False,
+    )
     assert result["rounds"][0]["round"] == 1
     assert result["effective_share"] == 1
     assert result["failed"] == []
@@ -164,7 +262,12 @@ def box(house, tmp_path, monkeypatch):
     folder.mkdir()
     shutil.copy(house / "model.safetensors", folder / "tiny.safetensors")
     digest = hashlib.sha256((folder / "tiny.safetensors").read_bytes()).hexdigest()
-    entry = {"name": "tiny", "file": "tiny.safetensors", "sha256": digest, "description": "for tests"}
+    entry = {
+        "name": "tiny",
+        "file": "tiny.safetensors",
+        "sha256": digest,
+        "description": "for tests",
+    }
     (folder / "models.json").write_bytes(orjson.dumps({"default": "tiny", "models": [entry]}))
     monkeypatch.setattr("histocli.stores.box.WEIGHTS", folder)
     return folder
@@ -176,9 +279,18 @@ def test_the_model_in_the_box_segments_without_being_named(box, house, words, tm
     assert run(["segment", images, "--model", "tiny", "-o", str(tmp_path / "named"), *SEGMENT]) == 0
     assert run([*words["segment"][: -len(SEGMENT)], *SEGMENT]) == 0
     capsys.readouterr()
-    one_error(capsys, 2, ["segment", images, "--model", "huge", "-o", str(tmp_path / "x"), *SEGMENT], "huge", "tiny")
     one_error(
-        capsys, 3, ["segment", images, "--model", "gone.safetensors", "-o", str(tmp_path / "x"), *SEGMENT], "gone.safetensors"
+        capsys,
+        2,
+        ["segment", images, "--model", "huge", "-o", str(tmp_path / "x"), *SEGMENT],
+        "huge",
+        "tiny",
+    )
+    one_error(
+        capsys,
+        3,
+        ["segment", images, "--model", "gone.safetensors", "-o", str(tmp_path / "x"), *SEGMENT],
+        "gone.safetensors",
     )
 
 
@@ -186,7 +298,20 @@ def test_the_shipped_model_finds_nuclei_that_it_has_never_seen(tmp_path):
     """Dark ellipses on pink, made here: far from its patches, and every one is found."""
     made = make_tissue(192)
     imagecodecs.imwrite(str(tmp_path / "made.png"), made.image)
-    assert run(["segment", str(tmp_path / "made.png"), "-o", str(tmp_path / "out"), "--format", "tiff", *SEGMENT]) == 0
+    assert (
+        run(
+            [
+                "segment",
+                str(tmp_path / "made.png"),
+                "-o",
+                str(tmp_path / "out"),
+                "--format",
+                "tiff",
+                *SEGMENT,
+            ]
+        )
+        == 0
+    )
     found = tifffile.imread(tmp_path / "out" / "made.tif").astype(np.int32)
     assert abs(int(found.max()) - int(made.labels.max())) <= 2
     assert count(made.labels, found).aji > 0.85
@@ -199,7 +324,12 @@ def test_models_are_listed_found_and_verified(box, capsys):
         assert capsys.readouterr().out == f"{file}\n"
     assert run(["models", "verify", "--json"]) == 0
     found = orjson.loads(capsys.readouterr().out)
-    assert (found["schema"], found["name"], found["default"], found["verified"]) == ("histosynth.models/1", "tiny", True, True)
+    assert (found["schema"], found["name"], found["default"], found["verified"]) == (
+        "histosynth.models/1",
+        "tiny",
+        True,
+        True,
+    )
     (box / "tiny.safetensors").write_bytes(b"\0" * 100)
     one_error(capsys, 3, ["models", "verify"], "tiny.safetensors")
     one_error(capsys, 2, ["models", "burn"], "list, path, verify")
@@ -214,7 +344,8 @@ def test_pipes_carry_paths(house, words, monkeypatch, tmp_path, capsys):
     assert capsys.readouterr().out == f"{tmp_path / 'm.safetensors'}\n"
 
 
-# ---------------------------------------------------------------------------------------------------------------- bad input
+# ----------------------------------------------------------------------------------------------------------------
+# bad input
 
 
 def odd_images(tissue) -> dict[str, bytes]:
@@ -235,7 +366,11 @@ def odd_images(tissue) -> dict[str, bytes]:
 def broken_images(tissue) -> dict[str, bytes]:
     """Files that cannot be read."""
     whole = imagecodecs.png_encode(np.ascontiguousarray(tissue[:96, :96]))
-    return {"empty.png": b"", "text.png": b"this is no image", "truncated.png": whole[: len(whole) // 2]}
+    return {
+        "empty.png": b"",
+        "text.png": b"this is no image",
+        "truncated.png": whole[: len(whole) // 2],
+    }
 
 
 def test_odd_images_are_segmented(house, words, tissue, tmp_path, capsys):
@@ -252,7 +387,9 @@ def test_odd_images_are_segmented(house, words, tissue, tmp_path, capsys):
 def test_odd_references_give_patches_or_one_line(words, tissue, tmp_path, capsys):
     for name, content in odd_images(tissue).items():
         (tmp_path / name).write_bytes(content)
-        code = run(["generate", str(tmp_path / name), "-o", str(tmp_path / f"{name}.zarr"), *GENERATE])
+        code = run(
+            ["generate", str(tmp_path / name), "-o", str(tmp_path / f"{name}.zarr"), *GENERATE]
+        )
         shown = capsys.readouterr().err
         assert code in (0, 3), shown
         assert "Traceback" not in shown
@@ -277,7 +414,9 @@ def test_missing_and_empty_inputs_are_exit_3(words, tmp_path, monkeypatch, capsy
         one_error(capsys, 3, [verb, str(tmp_path / "nowhere"), *words[verb][2:]], "nowhere")
         one_error(capsys, 3, [verb, str(tmp_path / "empty"), *words[verb][2:]], "empty", ".png")
         one_error(capsys, 3, [verb, "-", *words[verb][2:]], "no input")
-    one_error(capsys, 3, ["train", str(tmp_path / "nowhere.zarr"), *words["train"][2:]], "nowhere.zarr")
+    one_error(
+        capsys, 3, ["train", str(tmp_path / "nowhere.zarr"), *words["train"][2:]], "nowhere.zarr"
+    )
     one_error(capsys, 3, ["info", str(tmp_path / "nowhere.zarr")], "nowhere.zarr")
 
 
@@ -287,7 +426,9 @@ def test_a_tiff_of_unknown_pixel_size_names_the_flag(words, tissue, tmp_path, ca
     one_error(capsys, 3, ["segment", str(tmp_path / "t.tif"), *without], "t.tif", "--mpp")
 
 
-def test_segment_without_a_model_names_the_flag_where_the_box_is_empty(words, tmp_path, monkeypatch, capsys):
+def test_segment_without_a_model_names_the_flag_where_the_box_is_empty(
+    words, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr("histocli.stores.box.WEIGHTS", tmp_path)
     at = words["segment"].index("--model")
     one_error(capsys, 2, words["segment"][:at] + words["segment"][at + 2 :], "--model")
@@ -298,7 +439,12 @@ def test_a_pickle_is_no_model(words, tmp_path, capsys):
 
     torch.save({"weight": torch.zeros(2)}, tmp_path / "m.pt")
     at = words["segment"].index("--model") + 1
-    one_error(capsys, 3, [*words["segment"][:at], str(tmp_path / "m.pt"), *words["segment"][at + 1 :]], "m.pt")
+    one_error(
+        capsys,
+        3,
+        [*words["segment"][:at], str(tmp_path / "m.pt"), *words["segment"][at + 1 :]],
+        "m.pt",
+    )
 
 
 def spoil_contract(store: Path) -> None:
@@ -331,7 +477,15 @@ def spoil_identity(store: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "spoil", [spoil_contract, spoil_completeness, spoil_metadata, spoil_pixels, spoil_by_removal, spoil_identity]
+    "spoil",
+    [
+        spoil_contract,
+        spoil_completeness,
+        spoil_metadata,
+        spoil_pixels,
+        spoil_by_removal,
+        spoil_identity,
+    ],
 )
 def test_spoilt_stores_are_exit_3(house, words, tmp_path, capsys, spoil):
     store = tmp_path / "spoilt.zarr"
@@ -347,12 +501,23 @@ def test_labels_that_do_not_match_are_exit_3(house, tmp_path, capsys):
     for index in range(2):
         tifffile.imwrite(labels / f"piece_{index}.tif", np.zeros((128, 160 - index), np.uint16))
     out = str(tmp_path / "a.zarr")
-    one_error(capsys, 3, ["pack", str(house / "images"), str(labels), "-o", out, "--patch-px", "64", "--mpp", "0.5"], "piece_1")
+    one_error(
+        capsys,
+        3,
+        ["pack", str(house / "images"), str(labels), "-o", out, "--patch-px", "64", "--mpp", "0.5"],
+        "piece_1",
+    )
     (labels / "piece_1.tif").unlink()
-    one_error(capsys, 3, ["pack", str(house / "images"), str(labels), "-o", out, "--patch-px", "64", "--mpp", "0.5"], "piece_1")
+    one_error(
+        capsys,
+        3,
+        ["pack", str(house / "images"), str(labels), "-o", out, "--patch-px", "64", "--mpp", "0.5"],
+        "piece_1",
+    )
 
 
-# ------------------------------------------------------------------------------------------------------------- interruption
+# -------------------------------------------------------------------------------------------------------------
+# interruption
 
 
 class _Tap:
@@ -383,9 +548,15 @@ def tap_progress(monkeypatch, wanted: str, action) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 @pytest.mark.parametrize(
     ("verb", "wanted", "more"),
-    [("generate", "drawing", ["--n", "100"]), ("train", "training", ["--steps", "4"]), ("segment", "segment", [])],
+    [
+        ("generate", "drawing", ["--n", "100"]),
+        ("train", "training", ["--steps", "4"]),
+        ("segment", "segment", []),
+    ],
 )
-def test_interrupted_commands_go_on_where_they_were(words, tmp_path, monkeypatch, capsys, verb, wanted, more, number):
+def test_interrupted_commands_go_on_where_they_were(
+    words, tmp_path, monkeypatch, capsys, verb, wanted, more, number
+):
     with monkeypatch.context() as patch:
         tap_progress(patch, wanted, lambda: os.kill(os.getpid(), number))
         assert run([*words[verb], *more]) == 75
@@ -397,13 +568,17 @@ def test_interrupted_commands_go_on_where_they_were(words, tmp_path, monkeypatch
     assert run([*words[verb], *more, "--resume"]) == 0
     capsys.readouterr()
     assert run([*words[verb], *more, "--json"]) == 0
-    assert all(orjson.loads(line)["status"] == "skipped" for line in capsys.readouterr().out.splitlines())
+    assert all(
+        orjson.loads(line)["status"] == "skipped" for line in capsys.readouterr().out.splitlines()
+    )
 
 
 @contextmanager
 def files_of_at_most(n_bytes: int):
     """Make every write beyond this size fail, the way it does on a full disk."""
-    resource = pytest.importorskip("resource", reason="no limit on the size of files on this system")
+    resource = pytest.importorskip(
+        "resource", reason="no limit on the size of files on this system"
+    )
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
@@ -425,6 +600,13 @@ def test_priors_come_from_a_model_on_the_command_line(house, tmp_path, capsys):
     out = tmp_path / "second.zarr"
     arguments = ["generate", str(house / "images"), "-o", str(out), *GENERATE]
     assert run([*arguments, "--priors", str(house / "model.safetensors")]) == 0
-    assert zarr.open_group(out, mode="r").attrs["histosynth"]["config"]["priors"] == str(house / "model.safetensors")
+    assert zarr.open_group(out, mode="r").attrs["histosynth"]["config"]["priors"] == str(
+        house / "model.safetensors"
+    )
     capsys.readouterr()
-    one_error(capsys, 3, [*arguments, "--overwrite", "--priors", str(tmp_path / "none.safetensors")], "none.safetensors")
+    one_error(
+        capsys,
+        3,
+        [*arguments, "--overwrite", "--priors", str(tmp_path / "none.safetensors")],
+        "none.safetensors",
+    )

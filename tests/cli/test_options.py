@@ -38,7 +38,13 @@ CONFIGS = {
     "pack": PackConfig,
     "info": InfoConfig,
 }
-SPELLED_OTHERWISE = {"time_budget_s": "time_budget", "minimum": "min", "maximum": "max", "formats": "format"}  # field: option
+# field: option
+SPELLED_OTHERWISE = {
+    "time_budget_s": "time_budget",
+    "minimum": "min",
+    "maximum": "max",
+    "formats": "format",
+}
 NO_FIELD = {
     "out",
     "model",
@@ -58,7 +64,9 @@ EXECUTION = {field.name for field in dataclasses.fields(Execution)}
 @pytest.mark.parametrize("verb", CONFIGS)
 def test_options_are_the_fields_of_the_config(verb):
     options = set(options_of(get_command(app).commands[verb])) - NO_FIELD
-    fields = {SPELLED_OTHERWISE.get(field.name, field.name) for field in dataclasses.fields(CONFIGS[verb])}
+    fields = {
+        SPELLED_OTHERWISE.get(field.name, field.name) for field in dataclasses.fields(CONFIGS[verb])
+    }
     assert options - EXECUTION == fields
     assert options & EXECUTION
 
@@ -71,19 +79,27 @@ def test_defaults_are_the_defaults_of_the_config(stages, verb):
     stages.answer = InvalidOption("enough")  # the result is not of interest
     run([verb, *positionals])
     (call,) = stages.calls
-    config, execution = (next(a for a in call.arguments if isinstance(a, kind)) for kind in (CONFIGS[verb], Execution))
+    config, execution = (
+        next(a for a in call.arguments if isinstance(a, kind))
+        for kind in (CONFIGS[verb], Execution)
+    )
     assert config == CONFIGS[verb]()
     assert execution == Execution()
 
 
 def test_one_spelling_has_one_meaning():
-    """A flag that several commands have is declared alike, but for the texts that name its object."""
+    """A flag that several commands have is declared alike, but for the texts that name its
+    object."""
     seen = {}
     for command in get_command(app).commands.values():
         for parameter in command.params:
             if parameter.param_type_name == "option":
                 flag = max(parameter.opts, key=len)
-                declared = (tuple(parameter.opts), parameter.multiple, getattr(parameter, "is_flag", None))
+                declared = (
+                    tuple(parameter.opts),
+                    parameter.multiple,
+                    getattr(parameter, "is_flag", None),
+                )
                 assert seen.setdefault(flag, declared) == declared
 
 
@@ -93,13 +109,13 @@ def test_every_command_is_documented():
         command = get_command(app).commands[function.__name__]
         for parameter in command.params:
             assert getattr(parameter, "help", None), (function.__name__, parameter.name)
-        assert "from __future__ import annotations" not in Path(inspect.getfile(function)).read_text()
+        assert (
+            "from __future__ import annotations" not in Path(inspect.getfile(function)).read_text()
+        )
 
 
 def test_generate_passes_everything_on(stages):
-    line = (
-        "generate r1 r2 -o a.zarr --n 9 --patch-px 64 --mpp 0.5 --reference-mpp 0.25 --seed 4 --device cpu --workers 3 --resume"
-    )
+    line = "generate r1 r2 -o a.zarr --n 9 --patch-px 64 --mpp 0.5 --reference-mpp 0.25 --seed 4 --device cpu --workers 3 --resume"
     assert run(words(line)) == 0
     (call,) = stages.calls
     references, out, config, execution = call.arguments
@@ -111,9 +127,7 @@ def test_generate_passes_everything_on(stages):
 
 
 def test_train_passes_everything_on(stages):
-    line = (
-        "train a.zarr b.zarr:2 - -o m.safetensors --size M --steps 7 --batch 2 --crop-px 64 --learning-rate 0.01 --validation 0 "
-    )
+    line = "train a.zarr b.zarr:2 - -o m.safetensors --size M --steps 7 --batch 2 --crop-px 64 --learning-rate 0.01 --validation 0 "
     line += "--time-budget 10m --stop-after 5 --seed 1 --precision fp32 --overwrite --dry-run --contrast-quantile 0.5"
     assert run(words(line)) == 0
     (call,) = stages.calls
@@ -136,7 +150,14 @@ def test_train_passes_everything_on(stages):
 
 def test_segment_passes_everything_on(stages):
     stages.answer = []
-    assert run(words("segment s.svs -o out --model m --format tiff,overlay,tiff --mpp 0.3 --tile-px 256")) == 0
+    assert (
+        run(
+            words(
+                "segment s.svs -o out --model m --format tiff,overlay,tiff --mpp 0.3 --tile-px 256"
+            )
+        )
+        == 0
+    )
     slides, model, out, config, execution = stages.calls[0].arguments
     assert (list(slides), model, out) == (["s.svs"], Path("m"), Path("out"))
     assert config == SegmentConfig(formats=("tiff", "overlay"), mpp=0.3, tile_px=256)
@@ -144,7 +165,10 @@ def test_segment_passes_everything_on(stages):
 
 
 def test_pack_passes_everything_on(stages):
-    assert run(words("pack images labels -o a.zarr --patch-px 128 --mpp 0.5 --not-shippable --resume")) == 0
+    assert (
+        run(words("pack images labels -o a.zarr --patch-px 128 --mpp 0.5 --not-shippable --resume"))
+        == 0
+    )
     assert stages.calls[0].arguments == (
         "images",
         "labels",
@@ -156,11 +180,24 @@ def test_pack_passes_everything_on(stages):
 
 def test_info_passes_everything_on(stages):
     assert run(words("info a.zarr --sheet s.png --sheet-patches 4 --seed 2 --overwrite")) == 0
-    assert stages.calls[0].arguments == ("a.zarr", InfoConfig(sheet="s.png", sheet_patches=4, seed=2), Execution(overwrite=True))
+    assert stages.calls[0].arguments == (
+        "a.zarr",
+        InfoConfig(sheet="s.png", sheet_patches=4, seed=2),
+        Execution(overwrite=True),
+    )
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("90s", 90), ("10m", 600), ("1h", 3600), ("1h30m", 5400), ("1h0m30s", 3630), ("600", 600), ("0.5m", 30)]
+    ("text", "seconds"),
+    [
+        ("90s", 90),
+        ("10m", 600),
+        ("1h", 3600),
+        ("1h30m", 5400),
+        ("1h0m30s", 3630),
+        ("600", 600),
+        ("0.5m", 30),
+    ],
 )
 def test_durations(text, seconds):
     assert o.parse_duration(text, "--time-budget") == seconds
@@ -181,7 +218,11 @@ def test_workers():
 
 
 def test_gates():
-    assert o.parse_gates(["pq=0.55", "dice=0.7,f1=.5"], "--min") == (("pq", 0.55), ("dice", 0.7), ("f1", 0.5))
+    assert o.parse_gates(["pq=0.55", "dice=0.7,f1=.5"], "--min") == (
+        ("pq", 0.55),
+        ("dice", 0.7),
+        ("f1", 0.5),
+    )
     assert o.parse_gates([], "--min") == ()
 
 

@@ -24,11 +24,14 @@ def settings(tmp_path):
 
 
 def config_of(stages):
-    return next(a for a in stages.calls[-1].arguments if isinstance(a, (GenerateConfig, EvaluateConfig)))
+    return next(
+        a for a in stages.calls[-1].arguments if isinstance(a, (GenerateConfig, EvaluateConfig))
+    )
 
 
 def test_each_layer_covers_the_one_below(stages, settings, monkeypatch):
-    """n comes from the flag, patch_px from the environment, seed from the file, mpp from the default."""
+    """n comes from the flag, patch_px from the environment, seed from the file, mpp from the
+    default."""
     monkeypatch.setenv("HISTOSYNTH_N", "20")
     monkeypatch.setenv("HISTOSYNTH_PATCH_PX", "64")
     words = settings("n: 30\npatch_px: 128\nseed: 5\n")
@@ -37,19 +40,26 @@ def test_each_layer_covers_the_one_below(stages, settings, monkeypatch):
 
 
 def test_a_section_wins_over_the_top_and_other_sections_do_not_matter(stages, settings):
-    words = settings("seed: 1\nn: 7\ngenerate: {patch-px: 64, n: 8}\ntrain: {seed: 9, time-budget: 10m}\n")
+    words = settings(
+        "seed: 1\nn: 7\ngenerate: {patch-px: 64, n: 8}\ntrain: {seed: 9, time-budget: 10m}\n"
+    )
     assert run([*GENERATE, *words]) == 0
     assert config_of(stages) == GenerateConfig(n=8, patch_px=64, seed=1)
 
 
 def test_required_options_and_flags_may_come_from_the_file(stages, settings):
-    assert run(["generate", "refs", *settings("out: b.zarr\nresume: true\nworkers: 2\ndevice: cpu")]) == 0
+    assert (
+        run(["generate", "refs", *settings("out: b.zarr\nresume: true\nworkers: 2\ndevice: cpu")])
+        == 0
+    )
     assert str(stages.calls[0].arguments[1]) == "b.zarr"
     assert stages.calls[0].arguments[3].resume
     assert stages.calls[0].arguments[3].workers == 2
 
 
-@pytest.mark.parametrize("gates", ["{pq: 0.55, dice: 0.7}", "[pq=0.55, dice=0.7]", "pq=0.55,dice=0.7"])
+@pytest.mark.parametrize(
+    "gates", ["{pq: 0.55, dice: 0.7}", "[pq=0.55, dice=0.7]", "pq=0.55,dice=0.7"]
+)
 def test_gates_in_a_file(stages, settings, gates):
     stages.answer = InvalidOption("enough")
     run(["evaluate", "a", "b", *settings(f"evaluate:\n  min: {gates}\n")])
@@ -58,7 +68,18 @@ def test_gates_in_a_file(stages, settings, gates):
 
 def test_lists_in_a_file(stages, settings):
     stages.answer = []
-    assert run(["segment", "s", "-o", "out", *settings("format: [tiff, overlay]\nmodel: m.safetensors\n")]) == 0
+    assert (
+        run(
+            [
+                "segment",
+                "s",
+                "-o",
+                "out",
+                *settings("format: [tiff, overlay]\nmodel: m.safetensors\n"),
+            ]
+        )
+        == 0
+    )
     assert stages.calls[0].arguments[3].formats == ("tiff", "overlay")
 
 

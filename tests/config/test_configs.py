@@ -22,7 +22,17 @@ from histocli.config.segment import SegmentConfig
 from histocli.config.train import TrainConfig
 from histocli.stores import inputs
 
-ALL = (Execution, EvaluateConfig, ExportConfig, GenerateConfig, InfoConfig, PackConfig, RefineConfig, SegmentConfig, TrainConfig)
+ALL = (
+    Execution,
+    EvaluateConfig,
+    ExportConfig,
+    GenerateConfig,
+    InfoConfig,
+    PackConfig,
+    RefineConfig,
+    SegmentConfig,
+    TrainConfig,
+)
 
 WRONG = [
     (EvaluateConfig, "mpp", 9.0, "--mpp"),
@@ -108,7 +118,9 @@ def test_defaults_are_sane_frozen_documented_and_plain(config):
     made = config()
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(made, dataclasses.fields(made)[0].name, None)
-    assert json.loads(json.dumps(as_dict(made), allow_nan=False)).keys() == {field.name for field in dataclasses.fields(made)}
+    assert json.loads(json.dumps(as_dict(made), allow_nan=False)).keys() == {
+        field.name for field in dataclasses.fields(made)
+    }
     body = ast.parse(inspect.getsource(config)).body[0].body
     for statement, after in pairwise(body):
         if isinstance(statement, ast.AnnAssign):
@@ -137,8 +149,11 @@ def test_the_fingerprint_follows_settings_and_inputs_and_nothing_else():
 
 def test_settings_load_nothing_heavy():
     modules = ", ".join(
-        f"histocli.config.{name}" for name in ("common", "evaluate", "generate", "info", "pack", "segment", "train")
+        f"histocli.config.{name}"
+        for name in ("common", "evaluate", "generate", "info", "pack", "segment", "train")
     )
     program = f"import sys, {modules}; print(sorted({{'torch', 'numpy', 'zarr', 'cv2'}} & set(sys.modules)))"
-    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    said = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout
     assert said.strip() == "[]"

@@ -10,12 +10,17 @@ from scipy import ndimage
 from histocli.figures.overlays import PALETTE, outline_mask, outline_overlay
 from histocli.figures.sheets import MARGIN_PX, PAIR_GAP_PX, patch_sheet
 
-LABELS = hnp.arrays(np.int32, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=12), elements=st.integers(-1, 3))
+LABELS = hnp.arrays(
+    np.int32,
+    hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=12),
+    elements=st.integers(-1, 3),
+)
 
 
 @given(LABELS, st.integers(1, 3))
 def test_an_outline_is_what_erosion_takes_from_each_nucleus(labels, thickness_px):
-    """The oracle erodes nucleus by nucleus, with a disc, as if each went on behind the border of the image."""
+    """The oracle erodes nucleus by nucleus, with a disc, as if each went on behind the border of
+    the image."""
     y, x = np.mgrid[-thickness_px : thickness_px + 1, -thickness_px : thickness_px + 1]
     disc = y**2 + x**2 <= thickness_px**2
     expected = np.zeros(labels.shape, bool)
@@ -47,7 +52,9 @@ def test_nuclei_that_touch_show_two_lines():
 def test_one_colour_opacity_and_tint():
     labels = np.ones((7, 7), np.uint32)
     labels[:, 0] = 0
-    drawn = outline_overlay(np.zeros((7, 7, 3), np.uint8), labels, colour=(200, 100, 0), opacity=0.5, tint=0.1)
+    drawn = outline_overlay(
+        np.zeros((7, 7, 3), np.uint8), labels, colour=(200, 100, 0), opacity=0.5, tint=0.1
+    )
     assert drawn[3, 0].tolist() == [0, 0, 0]
     assert drawn[3, 1].tolist() == [100, 50, 0]
     assert drawn[3, 3].tolist() == [20, 10, 0]
@@ -65,7 +72,11 @@ def test_shapes_must_agree():
         outline_overlay(np.zeros((4, 4, 3), np.uint8), np.zeros((4, 5), np.int32))
 
 
-@given(st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=7), st.integers(1, 3), st.integers(1, 4))
+@given(
+    st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=7),
+    st.integers(1, 3),
+    st.integers(1, 4),
+)
 def test_a_sheet_shows_every_patch_whole_beside_its_outlines(shapes, zoom, columns):
     images = [np.full((*shape, 3), 10 + index, np.uint8) for index, shape in enumerate(shapes)]
     labels = [np.zeros(shape, np.int32) for shape in shapes]
@@ -75,7 +86,10 @@ def test_a_sheet_shows_every_patch_whole_beside_its_outlines(shapes, zoom, colum
     assert (sheet[:MARGIN_PX] == 255).all()
     assert (sheet[:, -MARGIN_PX:] == 255).all()
     rows = -(-len(shapes) // min(columns, len(shapes)))
-    assert sheet.shape[0] == rows * (zoom * max(height for height, _ in shapes) + MARGIN_PX) + MARGIN_PX
+    assert (
+        sheet.shape[0]
+        == rows * (zoom * max(height for height, _ in shapes) + MARGIN_PX) + MARGIN_PX
+    )
 
 
 def test_small_patches_are_enlarged_and_the_sheet_is_broader_than_high():

@@ -1,4 +1,5 @@
-"""The page: complete, valid enough for a strict parser, without network, and nothing from a file name becomes markup."""
+"""The page: complete, valid enough for a strict parser, without network, and nothing from a file
+name becomes markup."""
 
 import re
 from html.parser import HTMLParser
@@ -8,7 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from histocli.figures.report import Charts, Details, Gallery, Histogram, Lines, Picture, Table, number, render_report
+from histocli.figures.report import (
+    Charts,
+    Details,
+    Gallery,
+    Histogram,
+    Lines,
+    Picture,
+    Table,
+    number,
+    render_report,
+)
 
 NASTY = "<img src=x onerror=alert(1)>\"'&\n\x1b[31m.tif"
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -47,15 +58,37 @@ def parse(page):
 
 def sections(name=NASTY):
     histogram = Histogram(
-        title=name, edges=[1, 2, 4], series=[(name, [3, 1]), ("b", [0, 2])], x_label=name, y_label=name, logarithmic=True
+        title=name,
+        edges=[1, 2, 4],
+        series=[(name, [3, 1]), ("b", [0, 2])],
+        x_label=name,
+        y_label=name,
+        logarithmic=True,
     )
     lines = Lines(title=name, series=[(name, [(0.0, 1.0), (2.0, 3.0)])], x_label=name, y_label=name)
     return [
-        Table(title=name, header=(name, "pq"), rows=[[name, 0.5], ["b", float("nan")]], note=name, sortable=True, pictures="g"),
+        Table(
+            title=name,
+            header=(name, "pq"),
+            rows=[[name, 0.5], ["b", float("nan")]],
+            note=name,
+            sortable=True,
+            pictures="g",
+        ),
         Table(title="empty", header=("a",), rows=[]),
-        Gallery(title=name, pictures=[Picture(png=PNG, title=name, caption=name)], legend=True, group="g"),
+        Gallery(
+            title=name,
+            pictures=[Picture(png=PNG, title=name, caption=name)],
+            legend=True,
+            group="g",
+        ),
         Charts(
-            title=name, charts=[histogram, lines, Lines(title="c", series=[("x", [])], x_label="", y_label="", diagonal=True)]
+            title=name,
+            charts=[
+                histogram,
+                lines,
+                Lines(title="c", series=[("x", [])], x_label="", y_label="", diagonal=True),
+            ],
         ),
         Details(title=name, items=[(name, name)]),
     ]
@@ -76,14 +109,22 @@ def test_names_of_files_never_become_markup():
 def test_any_name_is_shown_as_it_is(name):
     found = parse(render_report("t", "l", sections(name)))
     assert sum(tag == "script" for tag, _ in found.seen) == 1
-    title = next(values["aria-label"] for tag, values in found.seen if tag == "div" and values.get("role") == "region")
+    title = next(
+        values["aria-label"]
+        for tag, values in found.seen
+        if tag == "div" and values.get("role") == "region"
+    )
     assert len(title) >= len(name)
 
 
 def test_nothing_is_fetched():
     page = render_report("t", "l", sections("a"))
     found = parse(page)
-    policy = next(values["content"] for tag, values in found.seen if values.get("http-equiv") == "Content-Security-Policy")
+    policy = next(
+        values["content"]
+        for tag, values in found.seen
+        if values.get("http-equiv") == "Content-Security-Policy"
+    )
     assert policy.startswith("default-src 'none'")
     for tag, values in found.seen:
         assert tag not in ("link", "iframe", "object")
@@ -102,7 +143,9 @@ def test_the_page_works_by_keyboard_and_for_readers():
     assert all(values.get("alt") for tag, values in found.seen if tag == "img")
     assert all(values.get("aria-label") for tag, values in found.seen if tag == "svg")
     assert tags.count("button") == 2  # one a heading of the sortable table
-    assert all(values.get("tabindex") == "0" for _, values in found.seen if values.get("role") == "region")
+    assert all(
+        values.get("tabindex") == "0" for _, values in found.seen if values.get("role") == "region"
+    )
     ids = [values["id"] for _, values in found.seen if "id" in values]
     assert len(set(ids)) == len(ids)
     links = [values["href"][1:] for tag, values in found.seen if tag == "a"]
@@ -122,7 +165,10 @@ def test_light_and_dark():
     assert "prefers-color-scheme:dark" in page
 
 
-@pytest.mark.parametrize(("value", "text"), [(None, "–"), (float("inf"), "–"), (7, "7"), (0.5, "0.5000"), (-12.3456, "-12.35")])
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "–"), (float("inf"), "–"), (7, "7"), (0.5, "0.5000"), (-12.3456, "-12.35")],
+)
 def test_numbers(value, text):
     assert number(value) == text
     assert number(np.float64(0.25)) == "0.2500"

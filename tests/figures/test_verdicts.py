@@ -12,9 +12,21 @@ from histocli.figures.verdicts import COLOURS, verdict_overlay
 # Machado, Oliveira and Fernandes 2009, severity 1, in linear light
 BLINDNESS = {
     "none": np.eye(3),
-    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
-    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
-    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.01182, 0.04294, 0.968881],
+    ],
+    "tritanopia": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.3039],
+    ],
 }
 
 
@@ -23,7 +35,11 @@ def seen(colour, blindness):
     value = np.array(colour) / 255
     linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
     linear = np.clip(np.array(BLINDNESS[blindness]) @ linear, 0, 1)
-    return rgb2lab(np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)[None, None])[0, 0]
+    return rgb2lab(
+        np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)[
+            None, None
+        ]
+    )[0, 0]
 
 
 @pytest.mark.parametrize("blindness", BLINDNESS)
@@ -73,7 +89,8 @@ def test_shapes_must_agree():
 
 
 @pytest.mark.parametrize(
-    ("width", "mpp", "length"), [(256, 0.25, 10), (1000, 0.25, 50), (512, 0.5, 50), (100, 8.0, 200), (10, 0.05, 0)]
+    ("width", "mpp", "length"),
+    [(256, 0.25, 10), (1000, 0.25, 50), (512, 0.5, 50), (100, 8.0, 200), (10, 0.05, 0)],
 )
 def test_scale_bars_are_round_and_short(width, mpp, length):
     assert scale_bar_um(width, mpp) == length

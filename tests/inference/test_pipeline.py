@@ -14,7 +14,8 @@ from histocli.instances.targets import maps_to_instances
 
 
 class Darkness:
-    """A predictor with a bounded receptive field and integer arithmetic, so that every tile gives the very same numbers."""
+    """A predictor with a bounded receptive field and integer arithmetic, so that every tile gives
+    the very same numbers."""
 
     mpp = 0.5
     halo_px = 16
@@ -67,7 +68,12 @@ def small_windows(monkeypatch):
 def test_tiles_batches_and_workers_change_nothing(shape, small_windows):
     image = tissue(shape)
     (reference,) = run([image], tile_px=4096, workers=1)
-    for settings in ({"tile_px": 32}, {"tile_px": 64, "workers": 4}, {"tile_px": 96, "batch_px": 1}, {"batch_px": 10**9}):
+    for settings in (
+        {"tile_px": 32},
+        {"tile_px": 64, "workers": 4},
+        {"tile_px": 96, "batch_px": 1},
+        {"batch_px": 10**9},
+    ):
         (found,) = run([image], **settings)
         np.testing.assert_array_equal(found.labels, reference.labels)
         np.testing.assert_array_equal(found.probability, reference.probability)
@@ -145,7 +151,9 @@ def test_who_waits_while_the_network_runs_gets_the_result_or_the_error():
         pipeline.run(good)
         with pytest.raises(KeyError):
             pipeline.run(bad, stop)
-        np.testing.assert_array_equal(collected[0].result(timeout=60).labels, run([image])[0].labels)
+        np.testing.assert_array_equal(
+            collected[0].result(timeout=60).labels, run([image])[0].labels
+        )
         with pytest.raises(KeyError):
             collected[1].result(timeout=60)
 

@@ -15,7 +15,9 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def predictor():
     torch.manual_seed(0)
-    return Predictor(Segmenter(Architecture(channels=(4, 6, 8))), mpp=0.5, device=CPU, dtype=torch.float32)
+    return Predictor(
+        Segmenter(Architecture(channels=(4, 6, 8))), mpp=0.5, device=CPU, dtype=torch.float32
+    )
 
 
 def pixels(*shape, seed=0):
@@ -38,7 +40,8 @@ def test_maps_are_those_of_the_network(predictor):
 
 
 def test_it_evaluates_and_leaves_no_trace(predictor):
-    """Batch statistics are fixed: a tile's maps do not depend on its batch, nor on what was seen before."""
+    """Batch statistics are fixed: a tile's maps do not depend on its batch, nor on what was seen
+    before."""
     tiles = pixels(3, 32, 32)
     before = {name: value.clone() for name, value in predictor.segmenter.state_dict().items()}
     together = predictor.maps(tiles)
@@ -52,8 +55,11 @@ def test_it_evaluates_and_leaves_no_trace(predictor):
 def test_the_halo_is_context_enough(size):
     """Inside the halo, maps of a tile are those of a larger tile around it, up to a hair."""
     torch.manual_seed(0)
-    channels = tuple(max(2, c // 8) for c in SIZES[size])  # the reach is that of the size, the cost is not
-    predictor = Predictor(Segmenter(Architecture(channels=channels)), mpp=0.5, device=CPU, dtype=torch.float32)
+    # the reach is that of the size, the cost is not
+    channels = tuple(max(2, c // 8) for c in SIZES[size])
+    predictor = Predictor(
+        Segmenter(Architecture(channels=channels)), mpp=0.5, device=CPU, dtype=torch.float32
+    )
     halo, multiple = predictor.halo_px, predictor.multiple_px
     assert multiple == build_segmenter({"family": "unet", "channels": SIZES[size]}).multiple_px
     assert halo % multiple == 0
@@ -70,7 +76,9 @@ def test_thresholds_are_its_own():
     segmenter = Segmenter(Architecture(channels=(4, 6)))
     maps = np.zeros((24, 24, 2), np.float32)
     maps[4:20, 4:20] = 0.8
-    strict = Predictor(segmenter, mpp=0.5, device=CPU, dtype=torch.float32, thresholds=Thresholds(probability=0.9))
+    strict = Predictor(
+        segmenter, mpp=0.5, device=CPU, dtype=torch.float32, thresholds=Thresholds(probability=0.9)
+    )
     plain = Predictor(segmenter, mpp=0.5, device=CPU, dtype=torch.float32)
     assert strict.instances(maps).max() == 0
     assert plain.instances(maps).max() == 1
@@ -81,7 +89,10 @@ def test_the_pixel_size_is_its_own():
     segmenter = Segmenter(Architecture(channels=(4, 6)))
     maps = np.zeros((24, 24, 2), np.float32)
     maps[4:9, 4:9] = 0.9  # 25 pixels
-    fine, coarse = (Predictor(segmenter, mpp=mpp, device=CPU, dtype=torch.float32).instances(maps).max() for mpp in (0.25, 1.0))
+    fine, coarse = (
+        Predictor(segmenter, mpp=mpp, device=CPU, dtype=torch.float32).instances(maps).max()
+        for mpp in (0.25, 1.0)
+    )
     assert (fine, coarse) == (0, 1)
 
 
@@ -95,7 +106,9 @@ def test_bfloat16_is_float32_up_to_rounding(predictor):
 
 def blobs(height, width, seed=0):
     """Return pale pixels with dark blobs, so that an image has something to decode."""
-    smooth = ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal((height, width)), 3)
+    smooth = ndimage.gaussian_filter(
+        np.random.default_rng(seed).standard_normal((height, width)), 3
+    )
     level = np.where(smooth > 0.05, 60, 220)
     return np.repeat(level[..., None], 3, axis=2).astype(np.uint8)
 
@@ -104,7 +117,10 @@ def decoding(predictor):
     """Let the predictor find nuclei in half of an untrained network's values."""
     maps = predictor.maps(blobs(64, 64)[None])[0]
     predictor.thresholds = Thresholds(
-        probability=float(np.median(maps[..., 0])), confidence=0.0, smallest_um2=0.5, smallest_core_um2=0.1
+        probability=float(np.median(maps[..., 0])),
+        confidence=0.0,
+        smallest_um2=0.5,
+        smallest_core_um2=0.1,
     )
     return predictor
 
@@ -117,7 +133,8 @@ def test_an_image_of_any_size_is_segmented(predictor, shape):
 
 
 def test_segmenting_is_cutting_from_the_mirrored_image(predictor):
-    """The oracle mirrors by index arithmetic, further than needed, and cuts the maps out of the middle."""
+    """The oracle mirrors by index arithmetic, further than needed, and cuts the maps out of the
+    middle."""
     decoding(predictor)
     found_any = False
     for height, width in ((64, 64), (61, 83)):
@@ -159,7 +176,9 @@ def test_with_all_views_a_turned_tile_gives_turned_maps(turns, mirrored):
 
     for views, same in ((8, True), (1, False)):
         predictor = Predictor(segmenter, mpp=0.5, device=CPU, dtype=torch.float32, views=views)
-        assert np.allclose(predictor.maps(turn(tile)), turn(predictor.maps(tile)), atol=1e-5) == same
+        assert (
+            np.allclose(predictor.maps(turn(tile)), turn(predictor.maps(tile)), atol=1e-5) == same
+        )
 
 
 def test_views_of_tiles_that_are_not_square_keep_their_shape(predictor):

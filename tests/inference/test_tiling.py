@@ -1,4 +1,5 @@
-"""Tiles cover an image exactly once, and what is found on them does not depend on how it was cut."""
+"""Tiles cover an image exactly once, and what is found on them does not depend on how it was
+cut."""
 
 import cv2
 import numpy as np
@@ -22,19 +23,33 @@ from histocli.instances.targets import maps_to_instances
 
 shapes = st.tuples(st.integers(1, 70), st.integers(1, 70))
 grids = st.builds(
-    TileGrid, shapes, st.integers(1, 40), st.integers(0, 20), st.sampled_from([1, 2, 8, 16]), st.none() | st.integers(0, 20)
+    TileGrid,
+    shapes,
+    st.integers(1, 40),
+    st.integers(0, 20),
+    st.sampled_from([1, 2, 8, 16]),
+    st.none() | st.integers(0, 20),
 )
 
 
-def blobs(shape: tuple[int, int], seed: int, radius: float = 4.0, density: float = 0.004) -> np.ndarray:
+def blobs(
+    shape: tuple[int, int], seed: int, radius: float = 4.0, density: float = 0.004
+) -> np.ndarray:
     """Maps (H, W, 2) of round nuclei that touch here and there, drawn without a tile."""
     rng = np.random.default_rng(seed)
     n = max(1, int(shape[0] * shape[1] * density))
     y, x = np.mgrid[: shape[0], : shape[1]]
     depth = np.zeros(shape, np.float32)
-    for cy, cx, size in zip(rng.uniform(0, shape[0], n), rng.uniform(0, shape[1], n), rng.uniform(0.6, 1.4, n), strict=True):
+    for cy, cx, size in zip(
+        rng.uniform(0, shape[0], n),
+        rng.uniform(0, shape[1], n),
+        rng.uniform(0.6, 1.4, n),
+        strict=True,
+    ):
         depth = np.maximum(depth, 1 - np.hypot(y - cy, x - cx) / (radius * size))
-    return np.stack([np.clip(depth * 2 + 0.4, 0, 1), np.clip(depth * 1.3, 0, 1)], axis=2).astype(np.float32)
+    return np.stack([np.clip(depth * 2 + 0.4, 0, 1), np.clip(depth * 1.3, 0, 1)], axis=2).astype(
+        np.float32
+    )
 
 
 def decode(maps: np.ndarray) -> np.ndarray:
@@ -74,7 +89,10 @@ class TestGrid:
                 assert window.stop >= min(core.stop + grid.halo_px, size + border)
                 assert -border - grid.multiple_px < window.start
                 assert window.stop < size + border + 2 * grid.multiple_px
-                assert (keep.start + window.start, keep.stop + window.start) == (core.start, core.stop)
+                assert (keep.start + window.start, keep.stop + window.start) == (
+                    core.start,
+                    core.stop,
+                )
 
     @given(grids)
     def test_cores_are_no_larger_than_asked_for(self, grid):
@@ -91,7 +109,9 @@ class TestGrid:
         assert grid.grid_shape == (2, 1)
         assert grid.core_shape == (528, 1024)
 
-    @pytest.mark.parametrize("arguments", [((0, 5), 4, 0, 1), ((5, 5), 0, 0, 1), ((5, 5), 4, -1, 1), ((5, 5), 4, 0, 0)])
+    @pytest.mark.parametrize(
+        "arguments", [((0, 5), 4, 0, 1), ((5, 5), 0, 0, 1), ((5, 5), 4, -1, 1), ((5, 5), 4, 0, 0)]
+    )
     def test_nonsense_is_refused(self, arguments):
         with pytest.raises(ValueError, match="no grid"):
             TileGrid(*arguments)
@@ -102,18 +122,23 @@ class TestGrid:
 
 
 class TestReadWindow:
-    @given(shapes, st.integers(-90, 90), st.integers(-90, 90), st.integers(1, 60), st.integers(1, 60))
+    @given(
+        shapes, st.integers(-90, 90), st.integers(-90, 90), st.integers(1, 60), st.integers(1, 60)
+    )
     def test_a_window_is_a_window_of_the_reflected_image(self, shape, top, left, height, width):
         image = np.arange(shape[0] * shape[1] * 3, dtype=np.int64).reshape(*shape, 3)
         pad = 200
         reflected = np.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode="reflect")
         seen = read_window(image, (slice(top, top + height), slice(left, left + width)))
-        np.testing.assert_array_equal(seen, reflected[pad + top : pad + top + height, pad + left : pad + left + width])
+        np.testing.assert_array_equal(
+            seen, reflected[pad + top : pad + top + height, pad + left : pad + left + width]
+        )
 
     @given(grids, st.integers(0, 3))
     @settings(max_examples=60)
     def test_a_map_with_a_bounded_receptive_field_does_not_depend_on_the_tiles(self, grid, reach):
-        """A box filter with zero padding that reaches no further than the halo: any grid gives what one tile gives."""
+        """A box filter with zero padding that reaches no further than the halo: any grid gives what
+        one tile gives."""
         reach = min(reach, grid.halo_px)
         image = np.random.default_rng(0).integers(0, 255, (*grid.image_shape, 3)).astype(np.int64)
 
@@ -121,7 +146,9 @@ class TestReadWindow:
             maps = np.full(image.shape, np.nan)
             for tile in tiles:
                 seen = read_window(image, tile.window).astype(float)
-                maps[tile.core] = ndimage.uniform_filter(seen, (2 * reach + 1, 2 * reach + 1, 1), mode="constant")[tile.keep]
+                maps[tile.core] = ndimage.uniform_filter(
+                    seen, (2 * reach + 1, 2 * reach + 1, 1), mode="constant"
+                )[tile.keep]
             return maps
 
         border_px = grid.halo if grid.border_px is None else grid.border_px
@@ -169,11 +196,18 @@ class TestAnchors:
         np.testing.assert_array_equal(ids, [3, 1])
 
     def test_ignored_pixels_are_no_object(self):
-        np.testing.assert_array_equal(renumber_by_anchor(np.array([[-1, 5]], np.int32))[0], [[0, 1]])
+        np.testing.assert_array_equal(
+            renumber_by_anchor(np.array([[-1, 5]], np.int32))[0], [[0, 1]]
+        )
 
 
 class TestStitch:
-    @given(st.integers(0, 100), st.sampled_from([(1, 1), (5, 90), (60, 80), (97, 64)]), st.integers(9, 60), st.integers(1, 24))
+    @given(
+        st.integers(0, 100),
+        st.sampled_from([(1, 1), (5, 90), (60, 80), (97, 64)]),
+        st.integers(9, 60),
+        st.integers(1, 24),
+    )
     @settings(max_examples=60)
     def test_any_windows_give_what_one_window_gives(self, seed, shape, core_px, halo_px):
         """Whole clumps as objects, most of them larger than the halo."""
@@ -184,7 +218,8 @@ class TestStitch:
     @given(st.integers(0, 100), st.integers(17, 60))
     @settings(max_examples=30)
     def test_nuclei_in_clumps_hardly_depend_on_the_windows(self, seed, core_px):
-        """A watershed hands ties on through a clump of any size: a pixel between two nuclei may change hands, a nucleus not."""
+        """A watershed hands ties on through a clump of any size: a pixel between two nuclei may
+        change hands, a nucleus not."""
         maps = blobs((97, 80), seed)
         whole, windowed = renumber_by_anchor(decode(maps))[0], segment(maps, core_px, 24)
         assert windowed.max() == whole.max()
@@ -198,7 +233,8 @@ class TestStitch:
         assert sorted(map(tuple, found.tolist())) == list(map(tuple, found.tolist()))
 
     def test_an_object_larger_than_the_halo_is_seen_whole(self):
-        """One long bar through six windows: a halo of 8 grows until the bar is whole, and it is counted once."""
+        """One long bar through six windows: a halo of 8 grows until the bar is whole, and it is
+        counted once."""
         maps = np.zeros((40, 200, 2), np.float32)
         maps[15:25, 5:195] = 1
         labels = segment(maps, 32, 8)
@@ -221,10 +257,25 @@ class TestStitch:
         assert found.cut
 
     def test_two_views_of_one_object_are_one_object(self):
-        """Windows disagree: both own nearly the same pixels. The first wins, and what is left of the second is dropped."""
+        """Windows disagree: both own nearly the same pixels. The first wins, and what is left of
+        the second is dropped."""
         pixels = np.arange(40)
-        first = WindowObjects(pixels[:30], np.zeros(30, np.int64), np.array([[0, 10]]), np.ones(1), np.array([True]), False)
-        second = WindowObjects(pixels[8:36], np.zeros(28, np.int64), np.array([[0, 20]]), np.zeros(1), np.array([True]), False)
+        first = WindowObjects(
+            pixels[:30],
+            np.zeros(30, np.int64),
+            np.array([[0, 10]]),
+            np.ones(1),
+            np.array([True]),
+            False,
+        )
+        second = WindowObjects(
+            pixels[8:36],
+            np.zeros(28, np.int64),
+            np.array([[0, 20]]),
+            np.zeros(1),
+            np.array([True]),
+            False,
+        )
         stitched = stitch([first, second], (2, 20))
         labels, found = stitched.labels, stitched.anchors
         np.testing.assert_array_equal(stitched.scores, [1])
@@ -235,7 +286,14 @@ class TestStitch:
 
     def test_an_object_that_each_window_leaves_to_the_other_is_kept_once(self):
         views = [
-            WindowObjects(np.arange(10), np.zeros(10, np.int64), np.array([[0, 4 + shift]]), np.ones(1), np.array([False]), False)
+            WindowObjects(
+                np.arange(10),
+                np.zeros(10, np.int64),
+                np.array([[0, 4 + shift]]),
+                np.ones(1),
+                np.array([False]),
+                False,
+            )
             for shift in (0, 1)
         ]
         stitched = stitch(views, (2, 20))
@@ -244,7 +302,8 @@ class TestStitch:
 
     def test_near_objects_are_those_at_the_seam(self):
         labels = np.zeros((40, 40), np.int32)
-        labels[5:8, 19 + SEAM_PX - 1 : 22 + SEAM_PX - 1] = 1  # its anchor is SEAM_PX - 1 columns past the core
+        # its anchor is SEAM_PX - 1 columns past the core
+        labels[5:8, 19 + SEAM_PX - 1 : 22 + SEAM_PX - 1] = 1
         labels[20:23, 30:33] = 2
         labels[30:33, 5:8] = 3
         found = window_objects(labels, labels * 0.5, TileGrid((40, 40), 20, 20)[0], (40, 40))

@@ -9,10 +9,18 @@ from histocli.inference.tissue import tissue_mask
 from histocli.optics.density import white_level
 
 MPP = 4.0
-INKS = {"green": (20, 120, 60), "blue": (30, 40, 140), "black": (15, 15, 18), "red": (200, 30, 40), "cyan": (20, 150, 190)}
+INKS = {
+    "green": (20, 120, 60),
+    "blue": (30, 40, 140),
+    "black": (15, 15, 18),
+    "red": (200, 30, 40),
+    "cyan": (20, 150, 190),
+}
 
 
-def section(strength: float = 1.0, glass: int = 242, noise: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
+def section(
+    strength: float = 1.0, glass: int = 242, noise: float = 2.0
+) -> tuple[np.ndarray, np.ndarray]:
     """A disc of pink with purple spots on glass, and where it is."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:400, :500]

@@ -32,7 +32,8 @@ def test_splits_touching_disks():
 
 
 def test_parameters_are_in_micrometres():
-    """The same tissue at half the pixel size gives the same nuclei; a disk of 2 um is debris, one of 20 um is not."""
+    """The same tissue at half the pixel size gives the same nuclei; a disk of 2 um is debris, one
+    of 20 um is not."""
     image, _ = disks(128, [(30, 30), (30, 90), (90, 60)], 12)
     twice = cv2.resize(image, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
     assert classical_nuclei(twice, 0.125).max() == classical_nuclei(image, 0.25).max()

@@ -6,10 +6,21 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import ndimage
 
-from histocli.instances.components import areas_px, disk, drop_small, fill_holes, label_components, renumber
+from histocli.instances.components import (
+    areas_px,
+    disk,
+    drop_small,
+    fill_holes,
+    label_components,
+    renumber,
+)
 
 MASKS = arrays.arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12)))
-LABELS = arrays.arrays(np.int32, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.sampled_from([-1, 0, 2, 3, 7, 40]))
+LABELS = arrays.arrays(
+    np.int32,
+    st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    elements=st.sampled_from([-1, 0, 2, 3, 7, 40]),
+)
 
 
 @given(MASKS, st.sampled_from([4, 8]))

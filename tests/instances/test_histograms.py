@@ -11,7 +11,10 @@ from histocli.instances import histograms as module
 from histocli.instances.histograms import AREA_EDGES_UM2, ELONGATION_EDGES, bars, shares
 
 
-@given(st.lists(st.floats(0, 1e4), min_size=1, max_size=60), st.sampled_from([AREA_EDGES_UM2, ELONGATION_EDGES]))
+@given(
+    st.lists(st.floats(0, 1e4), min_size=1, max_size=60),
+    st.sampled_from([AREA_EDGES_UM2, ELONGATION_EDGES]),
+)
 def test_shares_sum_to_one_and_count_each_value_once(values, edges):
     found = shares(np.array(values), edges)
     assert len(found) == len(edges) - 1
@@ -25,7 +28,9 @@ def test_shares_sum_to_one_and_count_each_value_once(values, edges):
 
 
 def test_outliers_count_in_the_outer_bins():
-    assert shares(np.array([-5.0, 0.5, 1.5, 99.0, 1e9]), (0.0, 1.0, 2.0, 3.0)) == pytest.approx((0.4, 0.2, 0.4))
+    assert shares(np.array([-5.0, 0.5, 1.5, 99.0, 1e9]), (0.0, 1.0, 2.0, 3.0)) == pytest.approx(
+        (0.4, 0.2, 0.4)
+    )
 
 
 def test_nothing_has_no_shares():

@@ -22,10 +22,14 @@ def test_table_agrees_with_counting_each_pair(truth, prediction):
     table = overlaps(truth, prediction)
     valid = truth >= 0
     assert table.ids_truth.tolist() == [i for i in range(1, 6) if (truth == i).any()]
-    assert table.ids_prediction.tolist() == [i for i in range(1, 6) if ((prediction == i) & valid).any()]
+    assert table.ids_prediction.tolist() == [
+        i for i in range(1, 6) if ((prediction == i) & valid).any()
+    ]
     dense = np.zeros((len(table.ids_truth), len(table.ids_prediction)), int)
     dense[table.rows, table.columns] = table.intersection
-    for (row, t), (column, p) in itertools.product(enumerate(table.ids_truth), enumerate(table.ids_prediction)):
+    for (row, t), (column, p) in itertools.product(
+        enumerate(table.ids_truth), enumerate(table.ids_prediction)
+    ):
         assert dense[row, column] == ((truth == t) & (prediction == p)).sum()
         assert table.areas_truth[row] == (truth == t).sum()
         assert table.areas_prediction[column] == ((prediction == p) & valid).sum()
@@ -71,7 +75,9 @@ def largest_total_iou(table) -> float:
     return max(sum(dense[i, j] for i, j in enumerate(order)) for order in orders)
 
 
-@pytest.mark.parametrize("dense_pairs", [matching.DENSE_PAIRS, 0], ids=["dense groups", "sparse groups"])
+@pytest.mark.parametrize(
+    "dense_pairs", [matching.DENSE_PAIRS, 0], ids=["dense groups", "sparse groups"]
+)
 @settings(deadline=None)
 @given(truth=truths, prediction=predictions)
 def test_assignment_has_the_largest_total_iou(dense_pairs, truth, prediction):

@@ -10,7 +10,11 @@ from skimage.measure import regionprops
 from histocli.instances.measurements import local_direction, measure, touching_ids
 from tests.tissue import make_tissue, paint_ellipses
 
-LABELS = arrays.arrays(np.int32, st.tuples(st.integers(1, 8), st.integers(1, 8)), elements=st.sampled_from([-1, 0, 1, 4, 9]))
+LABELS = arrays.arrays(
+    np.int32,
+    st.tuples(st.integers(1, 8), st.integers(1, 8)),
+    elements=st.sampled_from([-1, 0, 1, 4, 9]),
+)
 
 
 def same_direction(first, second):
@@ -28,9 +32,14 @@ def test_any_label_image_is_measured_as_scikit_image_does(labels, mpp):
     for k, region in enumerate(expected):
         assert found.area_um2[k] == pytest.approx(region.area * mpp**2)
         assert (found.y_px[k], found.x_px[k]) == pytest.approx(region.centroid)
-        # scikit-image takes pixels for points; as squares they add 1/12 to the moments, 16/12 to the square of a diameter
-        assert found.major_um[k] == pytest.approx(np.sqrt(region.axis_major_length**2 + 4 / 3) * mpp)
-        assert found.minor_um[k] == pytest.approx(np.sqrt(region.axis_minor_length**2 + 4 / 3) * mpp)
+        # scikit-image takes pixels for points; as squares they add 1/12 to the moments, 16/12 to
+        # the square of a diameter
+        assert found.major_um[k] == pytest.approx(
+            np.sqrt(region.axis_major_length**2 + 4 / 3) * mpp
+        )
+        assert found.minor_um[k] == pytest.approx(
+            np.sqrt(region.axis_minor_length**2 + 4 / 3) * mpp
+        )
         assert found.elongation[k] >= 1
         top, left, bottom, right = region.bbox
         cut = top == 0 or left == 0 or bottom == labels.shape[0] or right == labels.shape[1]
@@ -46,7 +55,10 @@ def test_an_ellipse_has_the_axes_and_the_direction_it_was_drawn_with(angle, elon
     assert same_direction(found.orientation_rad[0], angle) < 0.05
     assert found.area_um2[0] == pytest.approx(np.pi * minor**2 * elongation * 0.25, rel=0.03)
     # scikit-image counts its angle from the y axis towards x
-    assert same_direction(found.orientation_rad[0], np.pi / 2 - regionprops(labels)[0].orientation) < 1e-6
+    assert (
+        same_direction(found.orientation_rad[0], np.pi / 2 - regionprops(labels)[0].orientation)
+        < 1e-6
+    )
 
 
 def test_nothing_is_measured_where_there_is_nothing():

@@ -43,9 +43,13 @@ def test_the_area_is_that_of_the_nucleus():
     y, x = np.mgrid[:60, :60]
     for radius in (3, 5, 10, 20):
         labels = ((y - 30) ** 2 + (x - 30) ** 2 < radius**2).astype(int)
-        assert area(drawn(labels)[1]) == pytest.approx(labels.sum(), rel=0.08 if radius < 10 else 0.04)
+        assert area(drawn(labels)[1]) == pytest.approx(
+            labels.sum(), rel=0.08 if radius < 10 else 0.04
+        )
         # a contour tracer's polygon through pixel centres is far smaller
-        contour = cv2.findContours(labels.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0][0]
+        contour = cv2.findContours(
+            labels.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
+        )[0][0]
         assert cv2.contourArea(contour) < 0.96 * labels.sum()
 
 

@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from histocli.instances.targets import CONTACT_UM, Thresholds, border_distance, contacts, maps_to_instances, normalised_distance
+from histocli.instances.targets import (
+    CONTACT_UM,
+    Thresholds,
+    border_distance,
+    contacts,
+    maps_to_instances,
+    normalised_distance,
+)
 from tests.tissue import paint_ellipses
 
 MPP = 0.25
@@ -14,7 +21,10 @@ MPP = 0.25
 
 def maps_of(labels):
     """Return what a perfect network would say."""
-    return np.stack([(labels > 0).astype(np.float32), normalised_distance(labels).astype(np.float32) / 255], axis=-1)
+    return np.stack(
+        [(labels > 0).astype(np.float32), normalised_distance(labels).astype(np.float32) / 255],
+        axis=-1,
+    )
 
 
 def best_overlaps(truth, found):
@@ -23,12 +33,18 @@ def best_overlaps(truth, found):
     for k in np.unique(truth[truth > 0]):
         here = truth == k
         partners = np.unique(found[here & (found > 0)])
-        result.append(max(((here & (found == p)).sum() / (here | (found == p)).sum() for p in partners), default=0.0))
+        result.append(
+            max(
+                ((here & (found == p)).sum() / (here | (found == p)).sum() for p in partners),
+                default=0.0,
+            )
+        )
     return result
 
 
 def slow_distance(labels):
-    """Return the distance of each nuclear pixel to the nearest pixel of its image that belongs to something else."""
+    """Return the distance of each nuclear pixel to the nearest pixel of its image that belongs to
+    something else."""
     result = np.zeros(labels.shape)
     ys, xs = np.nonzero(labels > 0)
     for y, x in zip(ys, xs, strict=True):
@@ -51,7 +67,9 @@ def test_touching_ellipses_come_back():
 def test_separate_nuclei_come_back_exactly(seed):
     rng = np.random.default_rng(seed)
     centres = [(y + rng.uniform(-3, 3), x + rng.uniform(-3, 3)) for y in (25, 75) for x in (25, 75)]
-    labels = paint_ellipses((100, 100), centres, rng.uniform(8, 14), rng.uniform(6, 8), rng.uniform(-1.5, 1.5, 4))
+    labels = paint_ellipses(
+        (100, 100), centres, rng.uniform(8, 14), rng.uniform(6, 8), rng.uniform(-1.5, 1.5, 4)
+    )
     np.testing.assert_array_equal(maps_to_instances(maps_of(labels), MPP) > 0, labels > 0)
     assert min(best_overlaps(labels, maps_to_instances(maps_of(labels), MPP))) == 1
 
@@ -89,13 +107,15 @@ def test_the_border_of_the_image_is_no_border_of_a_nucleus():
 
 @given(st.integers(0, 10_000))
 def test_the_distance_is_that_to_the_nearest_stranger(seed):
-    """The oracle compares every pair of pixels. OpenCV's 5 x 5 mask is right within a few per cent."""
+    """The oracle compares every pair of pixels. OpenCV's 5 x 5 mask is right within a few per
+    cent."""
     rng = np.random.default_rng(seed)
     labels = paint_ellipses((30, 30), rng.uniform(5, 25, (4, 2)), 9, 6, rng.uniform(-1.5, 1.5, 4))
     found, expected = border_distance(labels), slow_distance(labels)
     inside = labels > 0
     assert (found[~inside] == 0).all()
-    # distances are counted to the border pixels, plus one: a diagonal stranger makes up to sqrt(2) - 1 difference
+    # distances are counted to the border pixels, plus one: a diagonal stranger makes up to sqrt(2)
+    # - 1 difference
     assert np.abs(found - expected)[inside].max() < 1.0
 
 
@@ -116,7 +136,9 @@ def test_ignored_pixels_are_no_nuclei():
 def test_every_object_is_connected_and_ids_are_consecutive():
     rng = np.random.default_rng(3)
     noise = ndimage.gaussian_filter(rng.random((120, 120)), 3)
-    maps = np.stack([noise > np.median(noise), (noise - noise.min()) / np.ptp(noise)], axis=-1).astype(np.float32)
+    maps = np.stack(
+        [noise > np.median(noise), (noise - noise.min()) / np.ptp(noise)], axis=-1
+    ).astype(np.float32)
     found = maps_to_instances(maps, MPP)
     assert found.dtype == np.int32
     assert set(np.unique(found)) == set(range(found.max() + 1))
@@ -142,7 +164,8 @@ def test_small_holes_are_filled_by_their_size_in_micrometres(hole_px, filled):
 
 
 def test_objects_of_low_mean_probability_are_dropped():
-    """One pixel above the cut is not enough: the mean over the object decides, at each object's own."""
+    """One pixel above the cut is not enough: the mean over the object decides, at each object's
+    own."""
     maps = np.zeros((40, 80, 2), np.float32)
     maps[10:30, 10:30] = 0.9
     maps[10:30, 50:70] = 0.6
@@ -157,7 +180,9 @@ def test_contacts_are_where_two_nuclei_are_near():
     """Against every pair of pixels: a contact has two nuclei within the radius, and only then."""
     rng = np.random.default_rng(0)
     centres = rng.uniform(4, 44, (14, 2))
-    labels = paint_ellipses((48, 48), [tuple(each) for each in centres], 7, 5, rng.uniform(0, np.pi, 14))
+    labels = paint_ellipses(
+        (48, 48), [tuple(each) for each in centres], 7, 5, rng.uniform(0, np.pi, 14)
+    )
     labels[:6] = -1
     radius = round(CONTACT_UM / MPP)
     rows, columns = np.nonzero(labels > 0)

@@ -21,7 +21,12 @@ def slow_boundary(image: np.ndarray, ignored: np.ndarray) -> np.ndarray:
     for y, x in np.ndindex(image.shape):
         for j, i in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)):
             inside = 0 <= j < image.shape[0] and 0 <= i < image.shape[1]
-            if image[y, x] > 0 and inside and image[j, i] != image[y, x] and not (ignored[y, x] or ignored[j, i]):
+            if (
+                image[y, x] > 0
+                and inside
+                and image[j, i] != image[y, x]
+                and not (ignored[y, x] or ignored[j, i])
+            ):
                 found[y, x] = True
     return found
 
@@ -38,7 +43,11 @@ def test_boundary_is_what_has_a_stranger_beside_it(image, ignored):
 def test_near_is_within_the_radius(mask, radius):
     points = np.argwhere(mask)
     everywhere = np.argwhere(np.ones(SHAPE, bool))
-    wanted = (cdist(everywhere, points).min(axis=1) <= radius).reshape(SHAPE) if len(points) else np.zeros(SHAPE, bool)
+    wanted = (
+        (cdist(everywhere, points).min(axis=1) <= radius).reshape(SHAPE)
+        if len(points)
+        else np.zeros(SHAPE, bool)
+    )
     assert (near(mask, radius) == wanted).all()
 
 
@@ -47,10 +56,17 @@ def test_near_is_within_the_radius(mask, radius):
 def test_hits_by_hand(truth, prediction):
     masks = boundary_mask(truth), boundary_mask(prediction)
     points = [np.argwhere(mask) for mask in masks]
-    away = cdist(*points) if len(points[0]) and len(points[1]) else np.full((len(points[0]), len(points[1])), np.inf)
+    away = (
+        cdist(*points)
+        if len(points[0]) and len(points[1])
+        else np.full((len(points[0]), len(points[1])), np.inf)
+    )
     wanted = [len(points[0]), 0, len(points[1]), 0]
     if away.size:
-        wanted[1], wanted[3] = int((away.min(axis=1) <= 1.5).sum()), int((away.min(axis=0) <= 1.5).sum())
+        wanted[1], wanted[3] = (
+            int((away.min(axis=1) <= 1.5).sum()),
+            int((away.min(axis=0) <= 1.5).sum()),
+        )
     assert list(boundary_hits(*masks, 1.5, WHOLE)) == wanted
 
 
@@ -82,7 +98,10 @@ def test_hausdorff_is_below_that_of_scikit_image_and_zero_for_the_same(monkeypat
     """The farthest 5 % left out; with none left out the two agree."""
     truth, prediction = blobs(0), blobs(1)
     pairs = np.array([(k, k) for k in range(1, 13)])
-    theirs = [hausdorff_distance(boundary_mask(truth == k), boundary_mask(prediction == k)) for k in range(1, 13)]
+    theirs = [
+        hausdorff_distance(boundary_mask(truth == k), boundary_mask(prediction == k))
+        for k in range(1, 13)
+    ]
     assert (hausdorff95(truth, prediction, None, pairs) <= np.array(theirs) + 1e-9).all()
     monkeypatch.setattr(boundaries, "PERCENTILE", 1.0)
     assert hausdorff95(truth, prediction, None, pairs) == pytest.approx(theirs)

@@ -1,6 +1,8 @@
-"""Everything about one image: windows change nothing, and neither does the way the border rule is carried out.
+"""Everything about one image: windows change nothing, and neither does the way the border rule is
+carried out.
 
-The images are random patches of colour, so nuclei are of any size, touch, are disconnected and lie across windows.
+The images are random patches of colour, so nuclei are of any size, touch, are disconnected and lie
+across windows.
 """
 
 import dataclasses
@@ -37,9 +39,14 @@ def scene(seed: int, shape=(90, 110), n=40, ignored=True) -> tuple[np.ndarray, n
 
 
 def equal(one: Overlaps, two: Overlaps) -> bool:
-    pairs = [(getattr(one, field.name), getattr(two, field.name)) for field in dataclasses.fields(Overlaps)]
+    pairs = [
+        (getattr(one, field.name), getattr(two, field.name))
+        for field in dataclasses.fields(Overlaps)
+    ]
     return all(
-        (a == b).all() if isinstance(a, np.ndarray) else all((getattr(a, n) == getattr(b, n)).all() for n in vars(a))
+        (a == b).all()
+        if isinstance(a, np.ndarray)
+        else all((getattr(a, n) == getattr(b, n)).all() for n in vars(a))
         for a, b in pairs
     )
 
@@ -49,7 +56,11 @@ def equal(one: Overlaps, two: Overlaps) -> bool:
 def test_tables_of_windows_add_up(seed, height, width):
     truth, prediction = scene(seed)
     tables = [
-        overlaps(truth[y : y + height, x : x + width], prediction[y : y + height, x : x + width], origin=(y, x))
+        overlaps(
+            truth[y : y + height, x : x + width],
+            prediction[y : y + height, x : x + width],
+            origin=(y, x),
+        )
         for y in range(0, truth.shape[0], height)
         for x in range(0, truth.shape[1], width)
     ]
@@ -88,7 +99,9 @@ def test_the_border_rule_is_a_way_of_painting(seed):
     painted = np.where(np.isin(truth, table.ids_truth[no_truth]), -1, truth)
     rest = np.where(np.isin(prediction, table.ids_prediction[no_prediction]), 0, prediction)
     found = compare(truth, prediction, Rules(border="ignore", boundaries=False)).counts
-    assert dataclasses.replace(found, detections=0, detection_images=0, splits=0, merges=0) == count(painted, rest)
+    assert dataclasses.replace(
+        found, detections=0, detection_images=0, splits=0, merges=0
+    ) == count(painted, rest)
     edge = np.concatenate([painted[0], painted[-1], painted[:, 0], painted[:, -1]])
     assert (edge <= 0).all()
 
@@ -109,7 +122,10 @@ def test_radius_and_tolerance_are_in_micrometres():
     truth = np.zeros((40, 40), np.int32)
     truth[10:20, 10:20] = 1
     moved = np.roll(truth, 4, axis=1)
-    fine, coarse = (compare(truth, moved, Rules(mpp=mpp, radius_um=1.0, tolerance_um=1.0)).counts for mpp in (0.25, 0.5))
+    fine, coarse = (
+        compare(truth, moved, Rules(mpp=mpp, radius_um=1.0, tolerance_um=1.0)).counts
+        for mpp in (0.25, 0.5)
+    )
     assert (fine.detections, coarse.detections) == (1, 0)
     assert fine.boundary_f1 == 1
     assert coarse.boundary_f1 < 1
@@ -119,7 +135,9 @@ def test_empty_images():
     empty, full = np.zeros((9, 9), np.int32), np.pad(np.ones((3, 3), np.int32), 3)
     for pair, wanted in (((empty, empty), 1), ((empty, full), 0), ((full, empty), 0)):
         scores = compare(*pair).counts.scores()
-        assert [scores[name] for name in ("pq", "detection_f1", "boundary_f1", "detection_recall")] == [wanted] * 4
+        assert [
+            scores[name] for name in ("pq", "detection_f1", "boundary_f1", "detection_recall")
+        ] == [wanted] * 4
         assert np.isnan(scores["hd95_um"])
 
 

@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from histocli.metrics.contrast import nuclear_contrast, pooled_recall_by_contrast, recall_by_contrast, recall_by_tercile
+from histocli.metrics.contrast import (
+    nuclear_contrast,
+    pooled_recall_by_contrast,
+    recall_by_contrast,
+    recall_by_tercile,
+)
 
 GREY = [200, 160, 120, 80, 40, 20]
 
@@ -53,7 +58,11 @@ def test_recall_by_thirds():
     image, labels = squares()
     prediction = np.where(labels >= 4, labels, 0)  # the pale three are missed
     assert recall_by_contrast(image, labels, prediction) == (0.0, 0.5, 1.0)
-    assert pooled_recall_by_contrast([(image, labels, labels), (image, labels, prediction)]) == (0.5, 0.75, 1.0)
+    assert pooled_recall_by_contrast([(image, labels, labels), (image, labels, prediction)]) == (
+        0.5,
+        0.75,
+        1.0,
+    )
 
 
 def test_nothing_to_find_is_found():

@@ -111,7 +111,10 @@ def test_self_match_is_perfect(truth):
 @given(predictions, predictions)
 def test_swapping_arguments_swaps_the_mistakes(truth, prediction):
     forth, back = count(truth, prediction), count(prediction, truth)
-    assert (forth.false_positives, forth.false_negatives) == (back.false_negatives, back.false_positives)
+    assert (forth.false_positives, forth.false_negatives) == (
+        back.false_negatives,
+        back.false_positives,
+    )
     for name in ("dice", "pq", "f1"):
         assert forth.scores()[name] == pytest.approx(back.scores()[name])
 
@@ -127,7 +130,11 @@ def test_scores_lie_between_zero_and_one(truth, prediction):
     scores = count(truth, prediction).scores()
     assert all(0 <= scores[name] <= 1 for name in MEASURED)
     assert all(np.isnan(scores[name]) for name in NOT_MEASURED)
-    assert scores["aji_plus"] <= scores["aji"] + 1e-9 or has_tied_best(truth, prediction) or scores["aji_plus"] <= 1
+    assert (
+        scores["aji_plus"] <= scores["aji"] + 1e-9
+        or has_tied_best(truth, prediction)
+        or scores["aji_plus"] <= 1
+    )
 
 
 @given(truths, predictions, truths, predictions)
@@ -151,7 +158,8 @@ def test_empty_cases(name):
 
 
 def test_half_an_overlap_is_no_match():
-    """IoU of exactly 0.5: six pixels, four and... two of three shared; the rule asks for more than one half."""
+    """IoU of exactly 0.5: six pixels, four and... two of three shared; the rule asks for more than
+    one half."""
     truth, prediction = np.array([[1, 1, 1, 0]]), np.array([[0, 1, 1, 1]])
     assert count(truth, prediction).true_positives == 0
 
@@ -174,7 +182,8 @@ def test_shapes_must_agree():
 
 
 def test_a_table_worked_by_hand():
-    """One row of pixels; nucleus 1 is found too long, 2 in two pieces, 3 is missed, prediction 9 is false.
+    """One row of pixels; nucleus 1 is found too long, 2 in two pieces, 3 is missed, prediction 9 is
+    false.
 
     truth       1 1 1 1 0 2 2 2 2 0 3 3 0 0
     prediction  5 5 5 5 5 6 6 7 7 0 0 0 9 9

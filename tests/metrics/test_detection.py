@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from histocli.metrics.detection import match_centroids
 
-points = st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), max_size=5).map(lambda p: np.array(p, float).reshape(-1, 2))
+points = st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), max_size=5).map(
+    lambda p: np.array(p, float).reshape(-1, 2)
+)
 
 
 def best_by_trying(truth, prediction, radius):
@@ -18,7 +20,10 @@ def best_by_trying(truth, prediction, radius):
     for k in range(1, min(len(truth), len(prediction)) + 1):
         for rows in itertools.combinations(range(len(truth)), k):
             for columns in itertools.permutations(range(len(prediction)), k):
-                away = [np.hypot(*(truth[r] - prediction[c])) for r, c in zip(rows, columns, strict=True)]
+                away = [
+                    np.hypot(*(truth[r] - prediction[c]))
+                    for r, c in zip(rows, columns, strict=True)
+                ]
                 if max(away) <= radius:
                     best = max(best, (k, -sum(away)))
     return best

@@ -1,11 +1,13 @@
-"""The same numbers as implementations by other people, wherever definitions are the same; where not, why.
+"""The same numbers as implementations by other people, wherever definitions are the same; where
+not, why.
 
 =====================  ==============================================  ====================================================
 implementation         the same                                        not the same
 =====================  ==============================================  ====================================================
 torchmetrics           PQ, SQ, DQ                                      -
 cellseg-metrics        PQ, SQ, DQ, precision, DICE2                    AJI takes the partner of largest intersection, ours
-                                                                       (as Kumar et al. 2017) of largest IoU
+                                                                       (as Kumar et al. 2017) of
+                                                                       largest IoU
 stardist (optional)    F1, precision, recall, TP / (TP + FP + FN),     an IoU equal to the threshold matches there
                        PQ at ten thresholds
 torchmetrics           Dice (F1 of pixels)                             -
@@ -63,10 +65,17 @@ def consecutive(labels: np.ndarray) -> np.ndarray:
 def test_panoptic_quality_of_torchmetrics(pair):
     """One class of things, one of stuff for the background."""
     functional = pytest.importorskip("torchmetrics.functional.detection")
-    truth, prediction = (torch.from_numpy(np.stack([labels > 0, labels], axis=-1).astype(np.int64))[None] for labels in pair)
-    theirs = functional.panoptic_quality(prediction, truth, things={1}, stuffs={0}, return_sq_and_rq=True, return_per_class=True)
+    truth, prediction = (
+        torch.from_numpy(np.stack([labels > 0, labels], axis=-1).astype(np.int64))[None]
+        for labels in pair
+    )
+    theirs = functional.panoptic_quality(
+        prediction, truth, things={1}, stuffs={0}, return_sq_and_rq=True, return_per_class=True
+    )
     scores = count(*pair).scores()
-    assert [scores[name] for name in ("pq", "sq", "dq")] == pytest.approx(theirs[0].tolist(), abs=1e-5)
+    assert [scores[name] for name in ("pq", "sq", "dq")] == pytest.approx(
+        theirs[0].tolist(), abs=1e-5
+    )
 
 
 @pytest.mark.parametrize("pair", IMAGES)
@@ -81,7 +90,8 @@ def test_scores_of_cellseg_metrics(pair):
 
 @pytest.mark.parametrize("pair", IMAGES[: len(SEEDS)])
 def test_aji_of_cellseg_metrics_where_both_take_the_same_partners(pair):
-    """The partner of largest intersection is not that of largest IoU for every nucleus: otherwise the two agree."""
+    """The partner of largest intersection is not that of largest IoU for every nucleus: otherwise
+    the two agree."""
     theirs = pytest.importorskip("cellseg_metrics")
     truth, prediction = pair
     for k in np.unique(truth[truth > 0]):
@@ -91,18 +101,27 @@ def test_aji_of_cellseg_metrics_where_both_take_the_same_partners(pair):
         if len(ids) and ((shared == shared.max()).sum() > 1 or np.argmax(iou) != np.argmax(shared)):
             truth = np.where(mine, 0, truth)
     assert len(np.unique(truth)) > 20
-    assert count(truth, prediction).aji == pytest.approx(theirs.aggregated_jaccard_index(truth, prediction), abs=1e-6)
+    assert count(truth, prediction).aji == pytest.approx(
+        theirs.aggregated_jaccard_index(truth, prediction), abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("pair", IMAGES)
 def test_ten_thresholds_of_stardist(pair):
-    """An IoU equal to the threshold is a match there, so the threshold is moved up by the smallest step."""
-    matching = pytest.importorskip("stardist.matching", reason="stardist is optional: it brings numba")
-    thresholds = [np.nextafter(np.float32(percent / 100), np.float32(1)) for percent in THRESHOLDS_PERCENT]
+    """An IoU equal to the threshold is a match there, so the threshold is moved up by the smallest
+    step."""
+    matching = pytest.importorskip(
+        "stardist.matching", reason="stardist is optional: it brings numba"
+    )
+    thresholds = [
+        np.nextafter(np.float32(percent / 100), np.float32(1)) for percent in THRESHOLDS_PERCENT
+    ]
     theirs = matching.matching(consecutive(pair[0]), consecutive(pair[1]), thresh=thresholds)
     counts = count(*pair)
     scores = counts.scores()
-    assert [scores[f"f1_{percent}"] for percent in THRESHOLDS_PERCENT] == pytest.approx([each.f1 for each in theirs])
+    assert [scores[f"f1_{percent}"] for percent in THRESHOLDS_PERCENT] == pytest.approx(
+        [each.f1 for each in theirs]
+    )
     assert scores["dsb_ap"] == pytest.approx(np.mean([each.accuracy for each in theirs]))
     first = theirs[0]
     assert (scores["precision"], scores["recall"]) == pytest.approx((first.precision, first.recall))
@@ -113,5 +132,7 @@ def test_ten_thresholds_of_stardist(pair):
 @pytest.mark.parametrize("pair", IMAGES)
 def test_dice_is_the_f1_of_pixels(pair):
     functional = pytest.importorskip("torchmetrics.functional.classification")
-    theirs = functional.binary_f1_score(*(torch.from_numpy((labels > 0).astype(np.int64)) for labels in reversed(pair)))
+    theirs = functional.binary_f1_score(
+        *(torch.from_numpy((labels > 0).astype(np.int64)) for labels in reversed(pair))
+    )
     assert count(*pair).dice == pytest.approx(theirs.item(), abs=1e-6)

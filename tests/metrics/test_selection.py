@@ -57,18 +57,22 @@ def test_reduced_contrast_scales_absorbance():
 
 
 def test_the_threshold_parts_false_objects_from_true_ones():
-    """Four true squares of probability 0.9 and four false ones of 0.6; without false ones, no threshold is needed."""
+    """Four true squares of probability 0.9 and four false ones of 0.6; without false ones, no
+    threshold is needed."""
     found = grid(8)
     truth = np.where(found <= 4, found, 0)
     probability = np.where(found == 0, 0.1, np.where(found <= 4, 0.9, 0.6)).astype(np.float32)
     chosen = choose_thresholds([truth, truth], [found, found], [probability, probability], 1.0)
     assert 0.6 < chosen.confidence <= 0.9
     assert chosen.score == pytest.approx(2)
-    assert choose_thresholds([found], [found], [probability], 1.0) == ObjectThresholds(0.0, SMALLEST_UM2[0], 2.0)
+    assert choose_thresholds([found], [found], [probability], 1.0) == ObjectThresholds(
+        0.0, SMALLEST_UM2[0], 2.0
+    )
 
 
 def test_the_least_area_parts_false_specks_from_true_nuclei():
-    """Specks of 2 x 2 pixels of one square micrometre are as sure as the nuclei, and none of them is one."""
+    """Specks of 2 x 2 pixels of one square micrometre are as sure as the nuclei, and none of them
+    is one."""
     truth = grid(6)
     found = truth.copy()
     side = found.shape[0]

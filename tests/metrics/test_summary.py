@@ -14,7 +14,10 @@ def some_counts(n: int) -> list[Counts]:
 
 def test_mean_weighs_images_and_pooled_weighs_nuclei():
     """One nucleus found in a small image, nine missed in a large one."""
-    found, missed = Counts(n_truth=1, n_prediction=1, true_positives=1, matched_iou_sum=1.0), Counts(n_truth=9)
+    found, missed = (
+        Counts(n_truth=1, n_prediction=1, true_positives=1, matched_iou_sum=1.0),
+        Counts(n_truth=9),
+    )
     summary = summarise([found, missed])
     assert summary.mean["f1"] == 0.5
     assert summary.pooled["f1"] == pytest.approx(2 / 11)
@@ -46,7 +49,10 @@ def test_same_seed_same_interval():
 
 def test_what_an_image_cannot_say_is_left_out_of_the_mean():
     """No truth: errors relative to it are unknown, in the mean and in each resampling."""
-    none, some = Counts(n_prediction=3, images=1), [Counts(n_truth=n, n_prediction=n + 1, images=1) for n in (1, 2, 4)]
+    none, some = (
+        Counts(n_prediction=3, images=1),
+        [Counts(n_truth=n, n_prediction=n + 1, images=1) for n in (1, 2, 4)],
+    )
     summary = summarise([none, *some])
     assert summary.mean["count_error_relative"] == pytest.approx((1 + 1 / 2 + 1 / 4) / 3)
     assert summary.known["count_error_relative"] == 3
@@ -56,8 +62,12 @@ def test_what_an_image_cannot_say_is_left_out_of_the_mean():
 
 
 def test_groups_are_drawn_whole():
-    """Two patients whose images agree among themselves: the interval knows two numbers, not twenty."""
-    counts = [Counts(n_truth=2, n_prediction=2, true_positives=k, matched_iou_sum=float(k), images=1) for k in (0, 2)]
+    """Two patients whose images agree among themselves: the interval knows two numbers, not
+    twenty."""
+    counts = [
+        Counts(n_truth=2, n_prediction=2, true_positives=k, matched_iou_sum=float(k), images=1)
+        for k in (0, 2)
+    ]
     counts, groups = [counts[0]] * 10 + [counts[1]] * 10, ["a"] * 10 + ["b"] * 10
     by_image, by_group = summarise(counts), summarise(counts, groups=groups)
     assert by_group.ci95["pq"] == (0, 1)
@@ -66,11 +76,21 @@ def test_groups_are_drawn_whole():
 
 
 def test_paired_differences_see_through_hard_and_easy_images():
-    """B is always 0.1 better than A, while images differ by far more: the interval of the difference excludes 0."""
+    """B is always 0.1 better than A, while images differ by far more: the interval of the
+    difference excludes 0."""
     rng = np.random.default_rng(0)
     base = rng.uniform(0.1, 0.8, 30)
     sets = [
-        [Counts(n_truth=1000, n_prediction=1000, true_positives=int(1000 * f), matched_iou_sum=1000 * f, images=1) for f in side]
+        [
+            Counts(
+                n_truth=1000,
+                n_prediction=1000,
+                true_positives=int(1000 * f),
+                matched_iou_sum=1000 * f,
+                images=1,
+            )
+            for f in side
+        ]
         for side in (base, base + 0.1)
     ]
     found = paired_differences(*sets)["pq"]
@@ -92,7 +112,11 @@ def test_fewer_errors_are_better():
 
 def test_the_sign_flip_test_is_exact_for_few_images():
     """Three images, all better: 2 of 8 sign patterns are as extreme."""
-    one, two = ([Counts(n_truth=2, n_prediction=2, true_positives=k, matched_iou_sum=float(k), images=1)] * 3 for k in (1, 2))
+    one, two = (
+        [Counts(n_truth=2, n_prediction=2, true_positives=k, matched_iou_sum=float(k), images=1)]
+        * 3
+        for k in (1, 2)
+    )
     assert paired_differences(one, two)["pq"].p_value == pytest.approx(2 / 8)
 
 

@@ -26,13 +26,18 @@ images = hnp.arrays(np.int32, (5, 6), elements=st.integers(0, 4))
     ],
 )
 def test_one_row(truth, prediction, of_truth, of_prediction):
-    found = judge_nuclei(overlaps(*(np.array([[int(c) for c in row]]) for row in (truth, prediction))))
+    found = judge_nuclei(
+        overlaps(*(np.array([[int(c) for c in row]]) for row in (truth, prediction)))
+    )
     assert found.truth.tolist() == of_truth
     assert found.prediction.tolist() == of_prediction
 
 
 @given(images, images)
 def test_swapping_swaps_splits_and_mergers(truth, prediction):
-    forth, back = judge_nuclei(overlaps(truth, prediction)), judge_nuclei(overlaps(prediction, truth))
+    forth, back = (
+        judge_nuclei(overlaps(truth, prediction)),
+        judge_nuclei(overlaps(prediction, truth)),
+    )
     assert (forth.splits, forth.merges) == (back.merges, back.splits)
     assert (forth.truth == M).sum() == (back.truth == M).sum()

@@ -1,4 +1,5 @@
-"""In bands, a segmenter gives the maps that it gives on the whole, and the same for bands of any height."""
+"""In bands, a segmenter gives the maps that it gives on the whole, and the same for bands of any
+height."""
 
 import numpy as np
 import pytest
@@ -23,7 +24,9 @@ def segmenter(**design):
 
 
 def tiles(n, height, width, seed=0):
-    return torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (n, height, width, 3), dtype=np.uint8))
+    return torch.from_numpy(
+        np.random.default_rng(seed).integers(0, 256, (n, height, width, 3), dtype=np.uint8)
+    )
 
 
 def in_bands(network, pixels, dtype=torch.float32, **options):
@@ -49,13 +52,17 @@ def test_the_maps_are_those_of_the_segmenter(channels, resolution, targets):
 def test_bands_of_any_height_give_the_same_bits(dtype, band_bytes):
     network = segmenter()
     pixels = tiles(1, 88, 40)
-    assert torch.equal(in_bands(network, pixels, dtype, band_bytes=band_bytes), in_bands(network, pixels, dtype))
+    assert torch.equal(
+        in_bands(network, pixels, dtype, band_bytes=band_bytes), in_bands(network, pixels, dtype)
+    )
 
 
 def test_bfloat16_is_float32_up_to_rounding():
     network = segmenter()
     pixels = tiles(1, 64, 64)
-    torch.testing.assert_close(in_bands(network, pixels, torch.bfloat16), in_bands(network, pixels), atol=0.05, rtol=0)
+    torch.testing.assert_close(
+        in_bands(network, pixels, torch.bfloat16), in_bands(network, pixels), atol=0.05, rtol=0
+    )
 
 
 def test_what_comes_between_bands_may_stop_it():
@@ -72,7 +79,8 @@ def test_what_comes_between_bands_may_stop_it():
 
 
 def test_what_is_kept_is_counted():
-    """Of a tile of 64 px at half resolution: 4 numbers in 32**2, 6 in 16**2, 8 in 8**2 and, on the way, 4 in 16**2."""
+    """Of a tile of 64 px at half resolution: 4 numbers in 32**2, 6 in 16**2, 8 in 8**2 and, on the
+    way, 4 in 16**2."""
     expected = 2 * (4 * 32**2 + 6 * 16**2 + 8 * 8**2 + 4 * 16**2) / 64**2
     assert kept_bytes_per_px((4, 6, 8), 2, 2) == pytest.approx(expected)
 
@@ -86,4 +94,6 @@ def test_a_gpu_gives_the_same_maps_up_to_rounding(dtype):
     expected = in_bands(network, pixels)
     out = torch.full((2, 2, 64, 80), torch.nan, device="cuda")
     BandedSegmenter(network.to("cuda"), dtype, band_bytes=10e3).maps(pixels.to("cuda"), out)
-    torch.testing.assert_close(out.cpu(), expected, atol=0.05 if dtype == torch.bfloat16 else 5e-3, rtol=0)
+    torch.testing.assert_close(
+        out.cpu(), expected, atol=0.05 if dtype == torch.bfloat16 else 5e-3, rtol=0
+    )

@@ -12,7 +12,12 @@ from histocli.model.normalisation import (
     tissue_moments,
     white_to_glass,
 )
-from histocli.optics.density import WHITE_LEVEL, optical_density_to_rgb, rgb_to_optical_density, white_level
+from histocli.optics.density import (
+    WHITE_LEVEL,
+    optical_density_to_rgb,
+    rgb_to_optical_density,
+    white_level,
+)
 
 
 def test_glass_becomes_white_and_absorbance_stays():
@@ -101,4 +106,6 @@ def test_absorbances_before_are_found_again():
     inside = image.max(axis=2) < 250
     found = table[raised, range(3)][inside]
     np.testing.assert_allclose(found, rgb_to_optical_density(image)[inside], atol=0.02)
-    assert np.array_equal(density_table(None, 0.12)[:, 1], rgb_to_optical_density(np.arange(256, dtype=np.uint8)))
+    assert np.array_equal(
+        density_table(None, 0.12)[:, 1], rgb_to_optical_density(np.arange(256, dtype=np.uint8))
+    )

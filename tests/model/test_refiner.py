@@ -58,7 +58,11 @@ def test_the_style_of_the_reference_reaches_the_change():
 
 
 def test_architectures_that_are_not_known_are_refused():
-    for wrong in ({"family": "gan"}, {"family": "modulated-residual", "width": -1, "blocks": 1, "style": 2}, {}):
+    for wrong in (
+        {"family": "gan"},
+        {"family": "modulated-residual", "width": -1, "blocks": 1, "style": 2},
+        {},
+    ):
         with pytest.raises(InvalidStore, match="not known to this version"):
             build_refiner(wrong)
 
@@ -69,7 +73,9 @@ def test_the_realism_critic_is_blind_to_tone():
     pixels = torch.rand(1, 3, 32, 32) * 0.2 + 0.4
     ramp = torch.linspace(0, 0.2, 32)[None, None, None, :].expand_as(pixels)
     inside = (slice(None), slice(6, -6), slice(6, -6))
-    assert torch.allclose(texture_of(pixels + ramp)[:, :, 5:-5, 5:-5], texture_of(pixels)[:, :, 5:-5, 5:-5], atol=1e-4)
+    assert torch.allclose(
+        texture_of(pixels + ramp)[:, :, 5:-5, 5:-5], texture_of(pixels)[:, :, 5:-5, 5:-5], atol=1e-4
+    )
     assert texture_of(torch.full((1, 3, 16, 16), 0.7)).abs().max() < 1e-4
     with torch.no_grad():
         same, other = critic(pixels + 0.1), critic(pixels + 0.05 * torch.randn_like(pixels))

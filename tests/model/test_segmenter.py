@@ -42,7 +42,10 @@ def test_the_output_is_as_large_as_the_input(size):
 
 
 def test_larger_sizes_have_more_weights():
-    counts = [sum(p.numel() for p in build_segmenter(architecture_of_size(size)).parameters()) for size in ("S", "M", "L")]
+    counts = [
+        sum(p.numel() for p in build_segmenter(architecture_of_size(size)).parameters())
+        for size in ("S", "M", "L")
+    ]
     assert counts[0] < counts[1] / 3 < counts[2] / 9
 
 
@@ -54,7 +57,10 @@ def test_a_shift_by_its_multiple_shifts_the_output(tiny):
         first, second = tiny(image), tiny(torch.roll(image, (step, 2 * step), dims=(2, 3)))
     inner = slice(40, 60)
     torch.testing.assert_close(
-        second[:, :, 40 + step : 60 + step, 40 + 2 * step : 60 + 2 * step], first[:, :, inner, inner], atol=1e-4, rtol=1e-3
+        second[:, :, 40 + step : 60 + step, 40 + 2 * step : 60 + 2 * step],
+        first[:, :, inner, inner],
+        atol=1e-4,
+        rtol=1e-3,
     )
 
 
@@ -75,7 +81,9 @@ def test_images_of_a_batch_do_not_mix_after_training(tiny):
 
 
 def test_its_description_survives_json_and_rebuilds_it(tiny):
-    description = json.loads(json.dumps({"family": "unet", "channels": list(tiny.architecture.channels)}))
+    description = json.loads(
+        json.dumps({"family": "unet", "channels": list(tiny.architecture.channels)})
+    )
     rebuilt = build_segmenter(description).eval()
     assert rebuilt.architecture == tiny.architecture
     rebuilt.load_state_dict(tiny.state_dict())
@@ -125,8 +133,12 @@ def test_every_weight_learns(tiny):
 
 @pytest.mark.parametrize(("resolution", "multiple"), [("half", 8), ("full", 4)])
 @pytest.mark.parametrize("targets", sorted(TARGETS))
-def test_every_design_keeps_the_shape_and_has_as_many_maps_as_targets(resolution, multiple, targets):
-    segmenter = build_segmenter({"family": "unet", "channels": [4, 6, 8], "resolution": resolution, "targets": targets}).eval()
+def test_every_design_keeps_the_shape_and_has_as_many_maps_as_targets(
+    resolution, multiple, targets
+):
+    segmenter = build_segmenter(
+        {"family": "unet", "channels": [4, 6, 8], "resolution": resolution, "targets": targets}
+    ).eval()
     assert segmenter.multiple_px == multiple
     with torch.inference_mode():
         logits = segmenter(noise(1, 3, 24, 32))
@@ -134,7 +146,9 @@ def test_every_design_keeps_the_shape_and_has_as_many_maps_as_targets(resolution
     assert combine_maps(torch.sigmoid(logits)).shape == (1, 2, 24, 32)
 
 
-@pytest.mark.parametrize("wrong", [{"resolution": "double"}, {"targets": "stars"}, {"family": "vit"}])
+@pytest.mark.parametrize(
+    "wrong", [{"resolution": "double"}, {"targets": "stars"}, {"family": "vit"}]
+)
 def test_a_design_of_another_version_is_refused(wrong):
     with pytest.raises(InvalidStore, match="not known to this version"):
         build_segmenter({"family": "unet", "channels": [4, 6], **wrong})

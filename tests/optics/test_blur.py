@@ -12,7 +12,9 @@ from histocli.optics.blur import RADIUS_PX, blur_each
 def test_it_is_the_gaussian_of_scipy(sigma):
     image = np.random.default_rng(0).random((20, 31)).astype(np.float32)
     ours = blur_each(torch.from_numpy(image)[None, None], torch.tensor([sigma]))[0, 0].numpy()
-    np.testing.assert_allclose(ours, gaussian_filter(image, sigma, mode="nearest", radius=RADIUS_PX), atol=1e-5)
+    np.testing.assert_allclose(
+        ours, gaussian_filter(image, sigma, mode="nearest", radius=RADIUS_PX), atol=1e-5
+    )
 
 
 def test_every_image_has_its_own_strength():

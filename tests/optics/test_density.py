@@ -44,7 +44,9 @@ def test_absorbance_is_finite_positive_and_falls_with_light():
 def test_absorbances_add_where_light_is_weakened_twice():
     first, second = np.array([[[0.3, 0.5, 0.1]]]), np.array([[[0.2, 0.1, 0.4]]])
     both = optical_density_to_rgb(first + second).astype(float) + 1
-    each = (optical_density_to_rgb(first) + 1.0) * (optical_density_to_rgb(second) + 1.0) / WHITE_LEVEL
+    each = (
+        (optical_density_to_rgb(first) + 1.0) * (optical_density_to_rgb(second) + 1.0) / WHITE_LEVEL
+    )
     np.testing.assert_allclose(both, each, atol=1.5)
 
 
@@ -53,7 +55,9 @@ def test_torch_and_numpy_agree():
     density = rng.uniform(0, 4, (5, 7, 3)).astype(np.float32)
     for white in (WHITE_LEVEL, 180.0):
         light = optical_density_to_light(torch.from_numpy(density), white)
-        np.testing.assert_array_equal(light.round().to(torch.uint8).numpy(), optical_density_to_rgb(density, white))
+        np.testing.assert_array_equal(
+            light.round().to(torch.uint8).numpy(), optical_density_to_rgb(density, white)
+        )
     back = light_to_optical_density(torch.from_numpy(EVERY_LEVEL.astype(np.float32)))
     np.testing.assert_allclose(back.numpy(), rgb_to_optical_density(EVERY_LEVEL), atol=1e-5)
 

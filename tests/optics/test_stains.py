@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from histocli.optics.density import optical_density_to_rgb, rgb_to_optical_density
-from histocli.optics.stains import TYPICAL_STAINS, StainEstimate, estimate_stains, mix, restain, unmix
+from histocli.optics.stains import (
+    TYPICAL_STAINS,
+    StainEstimate,
+    estimate_stains,
+    mix,
+    restain,
+    unmix,
+)
 from tests.tissue import make_tissue
 
 
@@ -31,7 +38,9 @@ def stained(matrix, gain=1.0, seed=0, side=80):
 
 @given(st.floats(0.05, 1.5), st.floats(0.05, 1.5), st.integers(0, 2**31))
 def test_unmixing_undoes_mixing(hematoxylin, eosin, seed):
-    matrix = unit(TYPICAL_STAINS + np.random.default_rng(seed).uniform(-0.1, 0.1, (2, 3))).astype(np.float32)
+    matrix = unit(TYPICAL_STAINS + np.random.default_rng(seed).uniform(-0.1, 0.1, (2, 3))).astype(
+        np.float32
+    )
     amounts = np.array([[hematoxylin, eosin]], np.float32)
     np.testing.assert_allclose(unmix(mix(amounts, matrix), matrix), amounts, atol=1e-3)
 
@@ -88,14 +97,20 @@ def hopeless():
     yield "black", np.zeros((side, side, 3), np.uint8), "few"
     yield "nearly empty", nearly_empty, "few"
     yield "pale", stained(TYPICAL_STAINS, 0.05), "few"
-    yield "grey", np.repeat(rng.integers(20, 240, (side, side, 1), dtype=np.uint8), 3, axis=2), "one colour"
+    yield (
+        "grey",
+        np.repeat(rng.integers(20, 240, (side, side, 1), dtype=np.uint8), 3, axis=2),
+        "one colour",
+    )
     yield "one colour", np.full((side, side, 3), (180, 90, 160), np.uint8), "one colour"
     yield "rainbow", rng.integers(0, 255, (side, side, 3), dtype=np.uint8), "colours"
     yield "green and blue", stained(unit([[0.9, 0.1, 0.1], [0.1, 0.1, 0.9]])), "colours"
     yield "one pixel", np.full((1, 1, 3), 90, np.uint8), "few"
 
 
-@pytest.mark.parametrize(("image", "reason"), [pytest.param(image, word, id=name) for name, image, word in hopeless()])
+@pytest.mark.parametrize(
+    ("image", "reason"), [pytest.param(image, word, id=name) for name, image, word in hopeless()]
+)
 def test_images_that_cannot_tell_get_the_typical_colours_and_say_why(image, reason):
     found = estimate_stains(rgb_to_optical_density(image))
     assert isinstance(found, StainEstimate)
@@ -126,4 +141,6 @@ def test_restained_tissue_has_the_other_stains_in_the_amounts_asked_for():
     before = mix(amounts, TYPICAL_STAINS)
     after = restain(before, TYPICAL_STAINS, other, np.array([1.5, 0.8]))
     assert np.allclose(unmix(after, other), amounts * [1.5, 0.8], atol=1e-4)
-    assert np.allclose(restain(before, TYPICAL_STAINS, TYPICAL_STAINS, np.ones(2)), before, atol=1e-5)
+    assert np.allclose(
+        restain(before, TYPICAL_STAINS, TYPICAL_STAINS, np.ones(2)), before, atol=1e-5
+    )

@@ -1,10 +1,16 @@
-"""The whole judgement on noise of known colour: what is the same is not told apart, what differs is, and copies are found."""
+"""The whole judgement on noise of known colour: what is the same is not told apart, what differs
+is, and copies are found."""
 
 import numpy as np
 import pytest
 import torch
 
-from histocli.realism.distances import kernel_distance, patch_spectra, radial_spectrum, standardise_by
+from histocli.realism.distances import (
+    kernel_distance,
+    patch_spectra,
+    radial_spectrum,
+    standardise_by,
+)
 from histocli.realism.judgement import Histograms, _Kernels, jackknife_interval, judge_patches
 from histocli.training.two_sample import TwoSampleSchedule
 
@@ -24,7 +30,10 @@ def patches(n, seed, shift=0.0, side=24):
 
 def test_the_same_and_another_kind():
     real, image = patches(60, 1)
-    same, other = (judge_patches(real, image, *patches(60, seed, shift), **CPU) for seed, shift in ((2, 0.0), (3, -30.0)))
+    same, other = (
+        judge_patches(real, image, *patches(60, seed, shift), **CPU)
+        for seed, shift in ((2, 0.0), (3, -30.0))
+    )
     for key in ("kid_named", "stain", "own_reference"):
         assert other[key].value > 3 * abs(same[key].value), key
         low, high = same[key].ci95
@@ -32,7 +41,9 @@ def test_the_same_and_another_kind():
     low, high = same["kid_named"].ci95
     assert low < 0 < high
     assert other["stain"].ci95[0] > same["stain"].ci95[1]
-    assert all(each[key].ci95[0] >= 0 for each in (same, other) for key in ("stain", "spectrum", "copies"))
+    assert all(
+        each[key].ci95[0] >= 0 for each in (same, other) for key in ("stain", "spectrum", "copies")
+    )
     assert same["own_reference"].value < same["other_references"].value
     assert all(measure.meaning for measure in same.measures)
     assert same["copies"].value < 0.2
@@ -51,13 +62,16 @@ def test_copies_are_found():
 
 
 def test_morphology_by_histogram():
-    """All nuclei one bin too large: the distance is one bin; references count as often as they were followed."""
+    """All nuclei one bin too large: the distance is one bin; references count as often as they were
+    followed."""
     real, image = patches(20, 1)
     measured = np.zeros((IMAGES, 4))
     measured[:, 1] = 10
     drawn = np.zeros((20, 4))
     drawn[:, 2] = 3
-    found = judge_patches(real, image, *patches(20, 2), morphology={"area": Histograms(measured, drawn, 0.5)}, **CPU)
+    found = judge_patches(
+        real, image, *patches(20, 2), morphology={"area": Histograms(measured, drawn, 0.5)}, **CPU
+    )
     assert found["morphology_area"].value == pytest.approx(0.5)
     assert found["morphology_area"].ci95 == pytest.approx((0.5, 0.5))
 
@@ -73,7 +87,9 @@ def test_the_jackknife_of_a_mean_is_its_standard_error():
     left = [np.delete(values, k).mean() for k in range(40)]
     low, high = jackknife_interval(values.mean(), left)
     error = values.std(ddof=1) / np.sqrt(40)
-    assert (low, high) == pytest.approx((values.mean() - 1.96 * error, values.mean() + 1.96 * error), rel=1e-4)
+    assert (low, high) == pytest.approx(
+        (values.mean() - 1.96 * error, values.mean() + 1.96 * error), rel=1e-4
+    )
     assert jackknife_interval(1.0, [1.0, 1.0]) is None
 
 
@@ -82,8 +98,14 @@ def test_leaving_patches_out_of_the_kernels_is_computing_them_without():
     real, synthetic = rng.normal(size=(30, 4)), rng.normal(0.3, 1, (25, 4))
     kept = rng.random(30) < 0.7, rng.random(25) < 0.7
     whole = _Kernels(real, synthetic).distance(*kept)
-    assert whole == pytest.approx(_Kernels(real[kept[0]], synthetic[kept[1]]).distance(*(np.ones(k.sum(), bool) for k in kept)))
-    equal = _Kernels(*(side[:25].astype(np.float64) for side in standardise_by(real[:25], synthetic)))
+    assert whole == pytest.approx(
+        _Kernels(real[kept[0]], synthetic[kept[1]]).distance(
+            *(np.ones(k.sum(), bool) for k in kept)
+        )
+    )
+    equal = _Kernels(
+        *(side[:25].astype(np.float64) for side in standardise_by(real[:25], synthetic))
+    )
     mean, _ = kernel_distance(real[:25], synthetic)  # subsets of 25 of 25 are the whole
     assert equal.distance(np.ones(25, bool), np.ones(25, bool)) == pytest.approx(mean, rel=1e-4)
 

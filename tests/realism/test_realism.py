@@ -3,13 +3,20 @@
 import numpy as np
 import pytest
 
-from histocli.realism.distances import distance_to_references, kernel_distance, radial_spectrum, spectrum_distance
+from histocli.realism.distances import (
+    distance_to_references,
+    kernel_distance,
+    radial_spectrum,
+    spectrum_distance,
+)
 from histocli.realism.features import NAMES, RANDOM_FEATURES, random_convolutions, stain_and_texture
 
 
 def patches(n=40, level=(180, 120, 170), noise=10.0, seed=0, side=32):
     rng = np.random.default_rng(seed)
-    return np.clip(np.array(level) + rng.normal(0, noise, (n, side, side, 3)), 0, 255).astype(np.uint8)
+    return np.clip(np.array(level) + rng.normal(0, noise, (n, side, side, 3)), 0, 255).astype(
+        np.uint8
+    )
 
 
 def test_two_samples_of_one_kind_are_at_no_distance_and_others_are():
@@ -39,17 +46,26 @@ def test_named_features_measure_what_they_say():
 
 
 def test_noise_has_the_same_power_at_all_frequencies_and_doubling_it_adds_log_four():
-    flat, loud = radial_spectrum(patches(noise=8, side=64)), radial_spectrum(patches(noise=16, side=64))
+    flat, loud = (
+        radial_spectrum(patches(noise=8, side=64)),
+        radial_spectrum(patches(noise=16, side=64)),
+    )
     assert np.ptp(flat[2:]) < 0.3
     assert np.mean(loud - flat) == pytest.approx(np.log(4), abs=0.1)
-    assert spectrum_distance(patches(noise=8, side=64), patches(noise=16, side=64)) == pytest.approx(np.log(4), abs=0.15)
+    assert spectrum_distance(
+        patches(noise=8, side=64), patches(noise=16, side=64)
+    ) == pytest.approx(np.log(4), abs=0.15)
 
 
 def test_patches_are_nearer_to_the_reference_they_follow():
     levels = [(180, 120, 170), (220, 150, 200), (140, 100, 190)]
-    real = np.concatenate([stain_and_texture(patches(10, level, seed=k)) for k, level in enumerate(levels)])
+    real = np.concatenate(
+        [stain_and_texture(patches(10, level, seed=k)) for k, level in enumerate(levels)]
+    )
     image_of = np.repeat(np.arange(3), 10)
-    synthetic = np.concatenate([stain_and_texture(patches(4, level, seed=9 + k)) for k, level in enumerate(levels)])
+    synthetic = np.concatenate(
+        [stain_and_texture(patches(4, level, seed=9 + k)) for k, level in enumerate(levels)]
+    )
     own, others = distance_to_references(real, image_of, synthetic, np.repeat(np.arange(3), 4))
     assert (own < others).all()
     wrong, _ = distance_to_references(real, image_of, synthetic, np.repeat([1, 2, 0], 4))

@@ -38,7 +38,9 @@ def test_eroded_labels_give_the_area_that_is_left():
     truth = make_tissue(192).labels
     eroded = np.where(ndimage.binary_erosion(truth > 0), truth, 0).astype(np.int32)
     ratios, found, drawn = compare_areas(truth, eroded)
-    left = np.bincount(eroded.ravel(), minlength=truth.max() + 1)[1:] / np.bincount(truth.ravel())[1:]
+    left = (
+        np.bincount(eroded.ravel(), minlength=truth.max() + 1)[1:] / np.bincount(truth.ravel())[1:]
+    )
     matched = left > 0.5  # of an eroded label, this is the IoU
     assert sorted(ratios) == pytest.approx(sorted(left[matched]))
     assert found == (left > 0).sum()
@@ -57,7 +59,8 @@ def test_missed_and_invented_nuclei_change_the_recall_only():
 
 
 def test_what_is_ignored_is_not_false():
-    """A prediction that lies mostly on ignored pixels is neither found nor invented; ids need not be consecutive."""
+    """A prediction that lies mostly on ignored pixels is neither found nor invented; ids need not
+    be consecutive."""
     predicted = squares(12) * 7
     truth = squares(12)
     ignored = np.where(np.isin(truth, [1, 2, 3]), -1, truth)
@@ -100,8 +103,17 @@ def test_correction_divides(morphology):
     assert found.density_per_mm2 == pytest.approx(morphology.density_per_mm2 / 0.5)
     assert found.nuclear_fraction == pytest.approx(min(1, morphology.nuclear_fraction / 0.8 / 0.5))
     assert found.area_um2 == pytest.approx([area / 0.8 for area in morphology.area_um2])
-    assert found.typical_area_um2 == pytest.approx([area / 0.8 for area in morphology.typical_area_um2])
-    untouched = ("log_area_sd", "elongation", "direction_sharing", "touching_share", "area_shares", "elongation_shares")
+    assert found.typical_area_um2 == pytest.approx(
+        [area / 0.8 for area in morphology.typical_area_um2]
+    )
+    untouched = (
+        "log_area_sd",
+        "elongation",
+        "direction_sharing",
+        "touching_share",
+        "area_shares",
+        "elongation_shares",
+    )
     for name in untouched:
         assert getattr(found, name) == getattr(morphology, name)
 
@@ -113,10 +125,13 @@ def test_no_error_corrects_nothing_and_no_more_than_all_is_nucleus(morphology):
 
 
 def test_correcting_a_known_error_gives_the_truth_back():
-    """Nuclei eroded by a pixel, every fourth missed: the calibrated priors are those of the whole ones again."""
+    """Nuclei eroded by a pixel, every fourth missed: the calibrated priors are those of the whole
+    ones again."""
     truth = make_tissue(256).labels
     everywhere = np.ones(truth.shape, bool)
-    eroded = np.where(ndimage.binary_erosion(truth > 0) & (truth % 4 != 0), truth, 0).astype(np.int32)
+    eroded = np.where(ndimage.binary_erosion(truth > 0) & (truth % 4 != 0), truth, 0).astype(
+        np.int32
+    )
     calibration = calibration_of(*compare_areas(truth, eroded))
     wrong, right = (measure_morphology(labels, everywhere, 0.5) for labels in (eroded, truth))
     found = calibration.correct(wrong)

@@ -16,7 +16,8 @@ CENTRES = [(y, x) for y in range(32, SIDE, 64) for x in range(32, SIDE, 64)]
 
 
 def draw(*, major_um=4.0, minor_um=4.0, core=1.0, edge_px=1.0, soft_px=None):
-    """Return red absorbance and labels of 16 nuclei whose inner half has so much of the contrast of the rim.
+    """Return red absorbance and labels of 16 nuclei whose inner half has so much of the contrast of
+    the rim.
 
     With ``soft_px``, the last quarter of them is blurred by so much.
     """

@@ -23,7 +23,8 @@ def test_nuclei_of_known_place_are_found(mpp, side):
 
 
 def test_real_tissue_has_a_sensible_number():
-    """The image of scikit-image shows a colon, 512 x 512; by eye some 300 nuclei at roughly 0.5 um per pixel."""
+    """The image of scikit-image shows a colon, 512 x 512; by eye some 300 nuclei at roughly 0.5 um
+    per pixel."""
     image = data.immunohistochemistry()
     found = rough_of(image)
     assert 120 < found.labels.max() < 700
@@ -36,7 +37,9 @@ def test_real_tissue_has_a_sensible_number():
 
 
 @pytest.mark.parametrize(
-    "colour", [(255, 255, 255), (0, 0, 0), (128, 128, 128), (236, 180, 210)], ids=["white", "black", "grey", "pink"]
+    "colour",
+    [(255, 255, 255), (0, 0, 0), (128, 128, 128), (236, 180, 210)],
+    ids=["white", "black", "grey", "pink"],
 )
 @pytest.mark.parametrize("side", [1, 7, 96])
 def test_an_even_image_has_no_nuclei(colour, side):
@@ -79,7 +82,8 @@ def test_touching_nuclei_are_parted():
 def test_blur_at_reduced_resolution_is_blur():
     image = np.random.default_rng(0).random((200, 220)).astype(np.float32)
     coarse = blur_um(image, 6.0, 0.5)  # 12 pixels: computed at a third of the resolution
-    fine = blur_um(np.pad(image, 40, mode="symmetric"), 3.9, 0.325)[40:-40, 40:-40]  # 12 pixels as well
+    # 12 pixels as well
+    fine = blur_um(np.pad(image, 40, mode="symmetric"), 3.9, 0.325)[40:-40, 40:-40]
     assert coarse.shape == image.shape
     assert abs(float(coarse.mean()) - float(image.mean())) < 0.01
     assert np.abs(coarse - fine).max() < 0.02

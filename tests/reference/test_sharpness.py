@@ -14,7 +14,9 @@ def scene(noise=0.0, blur=0.0):
     light = np.where(nuclei, 0.3, 0.8).astype(np.float32)
     if blur:
         light = cv2.GaussianBlur(light, (0, 0), blur)
-    return np.repeat(light[..., None], 3, axis=-1) + rng.normal(0, noise, (128, 128, 3)).astype(np.float32), nuclei
+    return np.repeat(light[..., None], 3, axis=-1) + rng.normal(0, noise, (128, 128, 3)).astype(
+        np.float32
+    ), nuclei
 
 
 def test_even_nuclei_have_no_detail_within():
@@ -24,7 +26,8 @@ def test_even_nuclei_have_no_detail_within():
 
 
 def test_noise_is_measured_in_its_own_unit():
-    """White noise of unit spread keeps 1 - 2 g0^2 + g^2 of its power when its blur is taken away; about 0.92 of its spread."""
+    """White noise of unit spread keeps 1 - 2 g0^2 + g^2 of its power when its blur is taken away;
+    about 0.92 of its spread."""
     kernel = cv2.getGaussianKernel(9, 1.0)
     weights = (kernel @ kernel.T).ravel()
     left = np.sqrt(1 - 2 * weights.max() + (weights**2).sum())

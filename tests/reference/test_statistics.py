@@ -32,7 +32,9 @@ def test_number_size_and_shape_are_near_the_truth(reference):
     morphology = reference.statistics.morphology
     truth = make_tissue(256, area_um2=50, elongation=1.8, angle=0.5).labels
     assert morphology.n_nuclei == pytest.approx(truth.max(), rel=0.05)
-    assert morphology.density_per_mm2 == pytest.approx(truth.max() / (256 * 0.5) ** 2 * 1e6, rel=0.05)
+    assert morphology.density_per_mm2 == pytest.approx(
+        truth.max() / (256 * 0.5) ** 2 * 1e6, rel=0.05
+    )
     assert morphology.nuclear_fraction == pytest.approx((truth > 0).mean(), rel=0.2)
     assert morphology.area_um2[2] == pytest.approx(50, rel=0.2)
     assert morphology.typical_area_um2[0] == pytest.approx(50, rel=0.2)
@@ -45,18 +47,27 @@ def test_number_size_and_shape_are_near_the_truth(reference):
 def test_each_prior_follows_its_cause(reference):
     """Change one thing of the tissue, and the one number follows."""
     base = reference.statistics.morphology
-    larger = analyse(make_tissue(256, area_um2=90, elongation=1.8, angle=0.5).image).statistics.morphology
+    larger = analyse(
+        make_tissue(256, area_um2=90, elongation=1.8, angle=0.5).image
+    ).statistics.morphology
     assert larger.area_um2[2] > 1.5 * base.area_um2[2]
     turned = analyse(make_tissue(256, area_um2=50, elongation=1.8).image).statistics.morphology
     assert turned.direction_sharing < 0.5
-    rounder = analyse(make_tissue(256, area_um2=50, elongation=1.1, angle=0.5).image).statistics.morphology
+    rounder = analyse(
+        make_tissue(256, area_um2=50, elongation=1.1, angle=0.5).image
+    ).statistics.morphology
     assert rounder.elongation[2] < 1.3
-    sparser = analyse(make_tissue(256, spacing_um=24, area_um2=50, elongation=1.8, angle=0.5).image).statistics.morphology
+    sparser = analyse(
+        make_tissue(256, spacing_um=24, area_um2=50, elongation=1.8, angle=0.5).image
+    ).statistics.morphology
     assert sparser.density_per_mm2 < 0.5 * base.density_per_mm2
 
 
 def test_the_numbers_do_not_depend_on_the_pixel_size():
-    fine, coarse = (analyse(make_tissue(side, mpp).image, mpp).statistics.morphology for side, mpp in ((384, 0.25), (192, 0.5)))
+    fine, coarse = (
+        analyse(make_tissue(side, mpp).image, mpp).statistics.morphology
+        for side, mpp in ((384, 0.25), (192, 0.5))
+    )
     assert fine.area_um2[2] == pytest.approx(coarse.area_um2[2], rel=0.15)
     assert fine.density_per_mm2 == pytest.approx(coarse.density_per_mm2, rel=0.1)
 
@@ -64,7 +75,8 @@ def test_the_numbers_do_not_depend_on_the_pixel_size():
 def test_appearance_is_measured(reference):
     appearance = reference.statistics.appearance
     assert appearance.tissue_fraction > 0.99
-    assert 0.4 < appearance.contrast[2] < 1.0  # hematoxylin of 1.1 times the 0.65 of red in its colour, edges included
+    # hematoxylin of 1.1 times the 0.65 of red in its colour, edges included
+    assert 0.4 < appearance.contrast[2] < 1.0
     assert appearance.core_to_rim[2] == pytest.approx(1, abs=0.3)
     assert appearance.single_share > 0.8
     assert 0.12 <= appearance.edge_um <= 0.6
@@ -77,7 +89,9 @@ def test_density_counts_tissue_only():
     whole = analyse(make_tissue(192).image).statistics
     beside_glass = analyse(make_tissue(192, glass=True).image).statistics
     assert beside_glass.appearance.tissue_fraction == pytest.approx(2 / 3, abs=0.05)
-    assert beside_glass.morphology.density_per_mm2 == pytest.approx(whole.morphology.density_per_mm2, rel=0.2)
+    assert beside_glass.morphology.density_per_mm2 == pytest.approx(
+        whole.morphology.density_per_mm2, rel=0.2
+    )
 
 
 @pytest.mark.parametrize("colour", [(255, 255, 255), (0, 0, 0), (128, 128, 128), (230, 170, 200)])
@@ -126,7 +140,9 @@ def test_a_reference_survives_being_written_and_read(reference):
     np.testing.assert_array_equal(back.tissue, reference.tissue)
     np.testing.assert_array_equal(back.ignored, reference.ignored)
     for name in ("residual", "colour", "surround", "area_um2", "core_to_rim", "single"):
-        np.testing.assert_array_equal(getattr(back.textures, name), getattr(reference.textures, name))
+        np.testing.assert_array_equal(
+            getattr(back.textures, name), getattr(reference.textures, name)
+        )
     np.testing.assert_array_equal(back.nuclei.y_px, reference.nuclei.y_px)
     np.testing.assert_array_equal(back.nuclei.touches_border, reference.nuclei.touches_border)
 
@@ -140,11 +156,14 @@ def test_the_parts_of_a_reference_fit_each_other(reference):
 
 
 def test_a_prediction_takes_the_place_of_the_rough_nuclei():
-    """The truth with every third nucleus left out is given as prediction: the numbers are those of its labels."""
+    """The truth with every third nucleus left out is given as prediction: the numbers are those of
+    its labels."""
     tissue = make_tissue(192)
     predicted = np.where(tissue.labels % 3 == 0, 0, tissue.labels).astype(np.int32)
     rough = analyse(tissue.image)
-    found = analyse_reference(tissue.image, 0.5, "tissue.png", rng_for(0, "analyse"), predicted=predicted)
+    found = analyse_reference(
+        tissue.image, 0.5, "tissue.png", rng_for(0, "analyse"), predicted=predicted
+    )
     measured = measure_morphology(predicted, found.tissue, 0.5)
     assert found.statistics.morphology == measured
     assert measured.n_nuclei == len(np.unique(predicted)) - 1 < rough.statistics.morphology.n_nuclei
@@ -163,10 +182,18 @@ def test_a_prediction_may_find_what_the_rough_map_does_not():
     tissue = make_tissue(128, nuclei=False, glass=True)
     predicted = np.zeros((128, 128), np.int32)
     predicted[60:72, 80:92], predicted[60:72, 8:20] = 1, 2  # the second on glass
-    found = analyse_reference(tissue.image, 0.5, "tissue.png", rng_for(0, "analyse"), predicted=predicted)
+    found = analyse_reference(
+        tissue.image, 0.5, "tissue.png", rng_for(0, "analyse"), predicted=predicted
+    )
     assert found.statistics.morphology.n_nuclei == 2
     assert found.tissue[predicted > 0].all()
-    nothing = analyse_reference(tissue.image, 0.5, "tissue.png", rng_for(0, "analyse"), predicted=np.zeros((128, 128), np.int32))
+    nothing = analyse_reference(
+        tissue.image,
+        0.5,
+        "tissue.png",
+        rng_for(0, "analyse"),
+        predicted=np.zeros((128, 128), np.int32),
+    )
     assert nothing.statistics.morphology.n_nuclei == 0
     assert len(nothing.textures) == 0
 
@@ -175,13 +202,18 @@ def test_what_a_model_alone_takes_for_a_nucleus_is_no_example_of_one():
     """The model also finds round places of even tissue: they count, and lend no texture."""
     tissue = make_tissue(192)
     centres = [
-        (y, x) for y in range(10, 190, 12) for x in range(10, 190, 12) if not tissue.labels[y - 5 : y + 5, x - 5 : x + 5].any()
+        (y, x)
+        for y in range(10, 190, 12)
+        for x in range(10, 190, 12)
+        if not tissue.labels[y - 5 : y + 5, x - 5 : x + 5].any()
     ]
     invented = tissue.labels.copy()
     grid_y, grid_x = np.mgrid[:192, :192]
     for number, (y, x) in enumerate(centres[:6], start=1):
         invented[(grid_y - y) ** 2 + (grid_x - x) ** 2 < 20] = tissue.labels.max() + number
-    found = analyse_reference(tissue.image, 0.5, "tissue.png", rng_for(0, "analyse"), predicted=invented)
+    found = analyse_reference(
+        tissue.image, 0.5, "tissue.png", rng_for(0, "analyse"), predicted=invented
+    )
     of = found.nuclei.id[found.textures.nucleus]
     false = of > tissue.labels.max()
     assert false.sum() >= 3
@@ -193,7 +225,9 @@ def test_a_calibration_corrects_the_priors_and_nothing_else():
     tissue = make_tissue(128)
     plain = analyse(tissue.image)
     calibration = Calibration(area_factor=0.8, recall=0.7)
-    corrected = analyse_reference(tissue.image, 0.5, "tissue.png", rng_for(0, "analyse"), calibration=calibration)
+    corrected = analyse_reference(
+        tissue.image, 0.5, "tissue.png", rng_for(0, "analyse"), calibration=calibration
+    )
     assert corrected.statistics.morphology == calibration.correct(plain.statistics.morphology)
     np.testing.assert_array_equal(corrected.background, plain.background)
     np.testing.assert_array_equal(corrected.nuclei.area_um2, plain.nuclei.area_um2)

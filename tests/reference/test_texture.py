@@ -8,7 +8,13 @@ from histocli.base.rng import rng_for
 from histocli.instances.measurements import measure
 from histocli.optics.density import rgb_to_optical_density
 from histocli.reference.rough import find_rough_nuclei
-from histocli.reference.texture import FRAME_EXTENT, FRAME_PX, MOST_FRAGMENTS, cut_textures, remove_nuclei
+from histocli.reference.texture import (
+    FRAME_EXTENT,
+    FRAME_PX,
+    MOST_FRAGMENTS,
+    cut_textures,
+    remove_nuclei,
+)
 from tests.tissue import make_tissue, paint_ellipses
 
 MPP = 0.5
@@ -31,7 +37,8 @@ def rough(density):
 
 def test_nuclei_vanish_and_the_rest_stays(tissue, density, rough):
     background = remove_nuclei(density, rough, MPP, rng_for(0, "hole"))
-    away = ndimage.distance_transform_edt(rough.labels == 0) * MPP > 4  # the soft edge of a hole reaches some micrometres
+    # the soft edge of a hole reaches some micrometres
+    away = ndimage.distance_transform_edt(rough.labels == 0) * MPP > 4
     assert away.sum() > 500
     np.testing.assert_allclose(background[away], density[away], atol=2e-3)
     holes = rough.labels > 0
@@ -70,15 +77,20 @@ def test_colours_of_nuclei_and_surroundings_are_those_of_their_pixels(tissue, de
     whole = nuclei.id[~nuclei.touches_border]
     assert len(textures) == len(whole)
     for k, number in enumerate(whole):
-        assert textures.colour[k] == pytest.approx(density[tissue.labels == number].mean(axis=0), abs=0.12)
+        assert textures.colour[k] == pytest.approx(
+            density[tissue.labels == number].mean(axis=0), abs=0.12
+        )
     outside = density[ndimage.distance_transform_edt(tissue.labels == 0) > 2].mean(axis=0)
     assert textures.surround.mean(axis=0) == pytest.approx(outside, abs=0.15)
     assert textures.single.all()  # all were drawn as ellipses
-    np.testing.assert_allclose(textures.area_um2, nuclei.area_um2[~nuclei.touches_border], rtol=1e-5)
+    np.testing.assert_allclose(
+        textures.area_um2, nuclei.area_um2[~nuclei.touches_border], rtol=1e-5
+    )
 
 
 def test_a_frame_shows_the_nucleus_along_its_own_axes():
-    """A nucleus whose head (towards larger x) is dark gives a frame whose right side is dark, whatever its size and place."""
+    """A nucleus whose head (towards larger x) is dark gives a frame whose right side is dark,
+    whatever its size and place."""
     labels = paint_ellipses((80, 120), [(40, 60)], 40, 20, [0.0])
     density = np.zeros((80, 120, 3), np.float32)
     density[labels > 0] = 0.5
@@ -105,7 +117,9 @@ def test_a_pale_middle_is_told_from_a_dark_one():
 
 def test_two_fused_nuclei_are_not_one():
     labels = np.minimum(paint_ellipses((80, 100), [(30, 30), (52, 64)], 24, 10, [0.2, 1.5]), 1)
-    textures = cut_textures(np.ones((80, 100, 3), np.float32), labels, measure(labels, 0.25), 0.25, rng_for(0, "cut"))
+    textures = cut_textures(
+        np.ones((80, 100, 3), np.float32), labels, measure(labels, 0.25), 0.25, rng_for(0, "cut")
+    )
     assert not textures.single.any()
 
 
@@ -118,5 +132,7 @@ def test_no_nuclei_give_no_textures_and_many_give_some():
     for number in range(400):
         y, x = divmod(number, 20)
         many[8 * y + 2 : 8 * y + 7, 8 * x + 2 : 8 * x + 7] = number + 1
-    textures = cut_textures(np.ones((side, side, 3), np.float32), many, measure(many, MPP), MPP, rng_for(0, "cut"))
+    textures = cut_textures(
+        np.ones((side, side, 3), np.float32), many, measure(many, MPP), MPP, rng_for(0, "cut")
+    )
     assert len(textures) == MOST_FRAGMENTS

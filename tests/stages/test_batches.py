@@ -1,4 +1,5 @@
-"""Folders of slides: shares, manifests, regions, status, plans, memory; and what napari's and ngio's users will open."""
+"""Folders of slides: shares, manifests, regions, status, plans, memory; and what napari's and
+ngio's users will open."""
 
 import json
 from pathlib import Path
@@ -31,30 +32,36 @@ def folder(tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("shards", [("1/3", "2/3", "3/3"), ("0/3", "1/3", "2/3")])
-def test_shares_cover_all_slides_once_however_they_are_counted(tmp_path, folder, model, shards):  # noqa: F811
-    taken = [Path(result.input).stem for shard in shards for result in run(folder, model, tmp_path / "out", mpp=MPP, shard=shard)]
+def test_shares_cover_all_slides_once_however_they_are_counted(tmp_path, folder, model, shards):
+    taken = [
+        Path(result.input).stem
+        for shard in shards
+        for result in run(folder, model, tmp_path / "out", mpp=MPP, shard=shard)
+    ]
     assert sorted(taken) == list("01234")
     assert len(names(tmp_path / "out")) == 5
 
 
-def test_more_shares_than_slides(tmp_path, folder, model):  # noqa: F811
+def test_more_shares_than_slides(tmp_path, folder, model):
     assert run(folder, model, tmp_path / "out", mpp=MPP, shard="9/9") == []
 
 
-def test_a_slurm_array_shares_out_several_slides_but_not_one(tmp_path, folder, model, monkeypatch):  # noqa: F811
+def test_a_slurm_array_shares_out_several_slides_but_not_one(tmp_path, folder, model, monkeypatch):
     taken = []
     for task in (4, 6):
         monkeypatch.setenv("SLURM_ARRAY_TASK_ID", str(task))
         monkeypatch.setenv("SLURM_ARRAY_TASK_MIN", "4")
         monkeypatch.setenv("SLURM_ARRAY_TASK_STEP", "2")
         monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "2")
-        taken += [Path(result.input).stem for result in run(folder, model, tmp_path / "out", mpp=MPP)]
+        taken += [
+            Path(result.input).stem for result in run(folder, model, tmp_path / "out", mpp=MPP)
+        ]
         assert len(run(folder / "0.png", model, tmp_path / "one", mpp=MPP)) == 1
     assert sorted(taken) == list("01234")
     assert len(run(folder, model, tmp_path / "all", mpp=MPP, shard="1/1")) == 5
 
 
-def test_names_are_those_of_the_whole_batch(tmp_path, model):  # noqa: F811
+def test_names_are_those_of_the_whole_batch(tmp_path, model):
     for name in ("a", "b"):
         write_png(tmp_path / "in" / name / "s.png", tissue((60, 70)))
     for shard in ("1/2", "2/2"):
@@ -68,11 +75,14 @@ def test_shares_that_are_none(text):
         parse_shard(text)
 
 
-def test_the_status_file_has_a_line_for_each_slide(tmp_path, folder, model):  # noqa: F811
+def test_the_status_file_has_a_line_for_each_slide(tmp_path, folder, model):
     (folder / "2.png").write_bytes(b"")
     results = run(folder, model, tmp_path / "out", mpp=MPP, on_error="continue")
     assert [result.status for result in results] == ["done", "done", "failed", "done", "done"]
-    lines = [json.loads(line) for line in (tmp_path / "out" / module.STATUS_FILE).read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (tmp_path / "out" / module.STATUS_FILE).read_text().splitlines()
+    ]
     assert {Path(line["input"]).name: line["status"] for line in lines} == {
         f"{number}.png": "failed" if number == 2 else "done" for number in range(5)
     }
@@ -80,10 +90,11 @@ def test_the_status_file_has_a_line_for_each_slide(tmp_path, folder, model):  # 
     assert "empty" in bad["error"]
     assert all(line["schema"] == "histosynth.segment/1" for line in lines)
     run(folder, model, tmp_path / "out", mpp=MPP, on_error="continue")
-    assert len((tmp_path / "out" / module.STATUS_FILE).read_text().splitlines()) == len(lines) + 1  # what was skipped is no news
+    # what was skipped is no news
+    assert len((tmp_path / "out" / module.STATUS_FILE).read_text().splitlines()) == len(lines) + 1
 
 
-def test_a_manifest_gives_regions(tmp_path, model):  # noqa: F811
+def test_a_manifest_gives_regions(tmp_path, model):
     image = tissue((200, 240))
     write_png(tmp_path / "a.png", image)
     write_png(tmp_path / "b.png", image)
@@ -95,10 +106,12 @@ def test_a_manifest_gives_regions(tmp_path, model):  # noqa: F811
     assert (store.table["x_px"] < 122).all()
     assert left.mm2 == pytest.approx(whole.mm2 / 2, rel=0.1)
     # within the region, the nuclei are those of the whole slide
-    np.testing.assert_array_equal(store.labels()[:, :100] > 0, open_labels(whole.output).labels()[:, :100] > 0)
+    np.testing.assert_array_equal(
+        store.labels()[:, :100] > 0, open_labels(whole.output).labels()[:, :100] > 0
+    )
 
 
-def test_regions_by_folder_and_by_file(tmp_path, folder, model):  # noqa: F811
+def test_regions_by_folder_and_by_file(tmp_path, folder, model):
     for number in range(5):
         rectangle(tmp_path / "roi" / f"{number}.geojson", 0, 0, 30, 70)
     by_folder = run(folder, model, tmp_path / "a", mpp=MPP, roi=str(tmp_path / "roi"))
@@ -108,7 +121,7 @@ def test_regions_by_folder_and_by_file(tmp_path, folder, model):  # noqa: F811
     assert {result.status for result in again} == {"skipped"}
 
 
-def test_a_plan_tells_tiles_memory_disk_and_time(tmp_path, folder, model):  # noqa: F811
+def test_a_plan_tells_tiles_memory_disk_and_time(tmp_path, folder, model):
     results = run(folder, model, tmp_path / "out", mpp=MPP, dry_run=True)
     for result in results:
         assert set(result.plan) == {"tiles", "blocks", "mm2", "memory_mb", "disk_mb", "seconds"}
@@ -120,21 +133,28 @@ def test_a_plan_tells_tiles_memory_disk_and_time(tmp_path, folder, model):  # no
     assert not (tmp_path / "out").exists()
 
 
-def test_memory_is_fitted_and_changes_no_nucleus(tmp_path, model):  # noqa: F811
+def test_memory_is_fitted_and_changes_no_nucleus(tmp_path, model):
     header = read_model_header(model)
-    used = [expected_memory(*fit_to_memory(SegmentConfig(max_memory=gb), header, 2), header, 2) for gb in (1.2, 2.0, 4.0, 64.0)]
+    used = [
+        expected_memory(*fit_to_memory(SegmentConfig(max_memory=gb), header, 2), header, 2)
+        for gb in (1.2, 2.0, 4.0, 64.0)
+    ]
     assert used == sorted(used)
     assert used[0] <= 1.2e9
-    assert used[0] < used[-1] == expected_memory(*fit_to_memory(SegmentConfig(), header, 2), header, 2)
+    assert (
+        used[0] < used[-1] == expected_memory(*fit_to_memory(SegmentConfig(), header, 2), header, 2)
+    )
     with pytest.raises(OutOfResources, match="--max-memory"):
         fit_to_memory(SegmentConfig(max_memory=0.6), header, 16)
     slide = write_tiff(tmp_path / "s.tif", tissue((333, 270)))
     few = run(slide, model, tmp_path / "few", max_memory=1.2)[0]
     many = run(slide, model, tmp_path / "many")[0]
-    np.testing.assert_array_equal(open_labels(few.output).labels(), open_labels(many.output).labels())
+    np.testing.assert_array_equal(
+        open_labels(few.output).labels(), open_labels(many.output).labels()
+    )
 
 
-def test_the_labels_open_over_the_slide_in_another_reader(tmp_path, model):  # noqa: F811
+def test_the_labels_open_over_the_slide_in_another_reader(tmp_path, model):
     from ngio import open_ome_zarr_container
 
     image = tissue((300, 420))
@@ -142,13 +162,19 @@ def test_the_labels_open_over_the_slide_in_another_reader(tmp_path, model):  # n
     container = open_ome_zarr_container(result.output)
     assert container.list_labels() == ["nuclei"]
     label = container.get_label("nuclei", path="0")
-    np.testing.assert_array_equal(np.squeeze(label.get_as_numpy()), open_labels(result.output).labels())
+    np.testing.assert_array_equal(
+        np.squeeze(label.get_as_numpy()), open_labels(result.output).labels()
+    )
     assert label.pixel_size.x == pytest.approx(MPP)
     shown = container.get_image(path="0")
     # the same extent in micrometres, to a pixel of the overview
     for axis in "yx":
         size = [
-            getattr(one.pixel_size, axis) * one.shape[one.axes.index(axis)] if hasattr(one, "axes") else None
+            getattr(one.pixel_size, axis) * one.shape[one.axes.index(axis)]
+            if hasattr(one, "axes")
+            else None
             for one in (label, shown)
         ]
-        assert size[0] is None or size[0] == pytest.approx(size[1], abs=getattr(shown.pixel_size, axis))
+        assert size[0] is None or size[0] == pytest.approx(
+            size[1], abs=getattr(shown.pixel_size, axis)
+        )

@@ -1,5 +1,5 @@
-"""A Dask scheduler and two workers, each a process of its own; one is killed in the middle: the bytes are those of one
-process."""
+"""A Dask scheduler and two workers, each a process of its own; one is killed in the middle: the
+bytes are those of one process."""
 
 import dataclasses
 import os
@@ -24,12 +24,18 @@ from tests.stages.test_tiled import blobs, files_of
 
 pytest.importorskip("distributed", reason="the extra 'dist' is not installed")
 ROOT = Path(__file__).parents[2]
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+ENVIRONMENT = os.environ | {
+    "PYTHONPATH": str(ROOT),
+    "OMP_NUM_THREADS": "1",
+    "PYTHONWARNINGS": "ignore",
+}
 
 
 def start(*arguments: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "distributed.cli.dask_" + arguments[0], *arguments[1:]]
-    return subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
 
 
 def wait_for(condition, seconds: float = 60) -> None:
@@ -43,12 +49,30 @@ def wait_for(condition, seconds: float = 60) -> None:
 def cluster(tmp_path):
     """The scheduler's address and the processes of two workers."""
     file = tmp_path / "scheduler.json"
-    scheduler = start("scheduler", "--scheduler-file", str(file), "--port", "0", "--no-dashboard", "--host", "127.0.0.1")
+    scheduler = start(
+        "scheduler",
+        "--scheduler-file",
+        str(file),
+        "--port",
+        "0",
+        "--no-dashboard",
+        "--host",
+        "127.0.0.1",
+    )
     processes = [scheduler]
     try:
         wait_for(file.exists)
         workers = [
-            start("worker", "--scheduler-file", str(file), "--nthreads", "1", "--no-nanny", "--no-dashboard") for _ in range(2)
+            start(
+                "worker",
+                "--scheduler-file",
+                str(file),
+                "--nthreads",
+                "1",
+                "--no-nanny",
+                "--no-dashboard",
+            )
+            for _ in range(2)
         ]
         processes += workers
         import json
@@ -61,11 +85,15 @@ def cluster(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_two_workers_one_of_which_is_killed_give_the_bytes_of_one_process(tmp_path, model, cluster, monkeypatch):  # noqa: F811
+def test_two_workers_one_of_which_is_killed_give_the_bytes_of_one_process(
+    tmp_path, model, cluster, monkeypatch
+):
     address, workers = cluster
     # a slide of many blocks, all the same: fine pixels make a small file large
     image = np.tile(blobs((450, 460), 1), (4, 4, 1))
-    image[image < 128] += np.random.default_rng(0).integers(0, 40, (image < 128).sum(), dtype=np.uint8)
+    image[image < 128] += np.random.default_rng(0).integers(
+        0, 40, (image < 128).sum(), dtype=np.uint8
+    )
     slide = write_tiff(tmp_path / "s.tif", image, MPP)
     # fainter than what the model learnt from, so that workers must agree on how far it is raised
     header, tensors = read_model(model)
@@ -97,7 +125,7 @@ def test_two_workers_one_of_which_is_killed_give_the_bytes_of_one_process(tmp_pa
     assert 0.1 < open_labels(result.output).facts["contrast"]["spread"] < 1.2
 
 
-def test_a_scheduler_that_does_not_answer(tmp_path, model, monkeypatch):  # noqa: F811
+def test_a_scheduler_that_does_not_answer(tmp_path, model, monkeypatch):
     from histocli.stages import cluster as module
 
     monkeypatch.setattr(module, "CONNECT_S", 0.5)

@@ -1,6 +1,7 @@
 """Evaluation of folders, stores, manifests and single images.
 
-A set of three images with a handful of square nuclei; predictions are the truth shifted by 0, 1 and 2 pixels.
+A set of three images with a handful of square nuclei; predictions are the truth shifted by 0, 1 and
+2 pixels.
 """
 
 import json
@@ -14,7 +15,13 @@ import pytest
 import tifffile
 import zarr
 
-from histocli.base.errors import HistosynthError, InputNotFound, InvalidInput, InvalidOption, SomeFailed
+from histocli.base.errors import (
+    HistosynthError,
+    InputNotFound,
+    InvalidInput,
+    InvalidOption,
+    SomeFailed,
+)
 from histocli.cli.app import run
 from histocli.config.common import Execution
 from histocli.config.evaluate import METRICS, EvaluateConfig
@@ -73,7 +80,13 @@ def provenance(contract: str) -> Provenance:
 
 def write_label_store(path: Path, labels: np.ndarray, **columns: np.ndarray) -> None:
     n = int(labels.max())
-    table = {"id": np.arange(1, n + 1), "y_um": np.zeros(n), "x_um": np.zeros(n), "box": np.zeros((n, 4)), "area_um2": np.ones(n)}
+    table = {
+        "id": np.arange(1, n + 1),
+        "y_um": np.zeros(n),
+        "x_um": np.zeros(n),
+        "box": np.zeros((n, 4)),
+        "area_um2": np.ones(n),
+    }
     table |= columns
     with SlideLabelsWriter(
         path,
@@ -96,7 +109,9 @@ def write_patch_store(path: Path, labels: np.ndarray) -> None:
         patch_px=side,
         mpp=0.25,
         origin="labelled",
-        references=[ReferenceRecord(name="r", sha256="0" * 64, mpp=0.25, mpp_source="given", statistics={})],
+        references=[
+            ReferenceRecord(name="r", sha256="0" * 64, mpp=0.25, mpp_source="given", statistics={})
+        ],
         provenance=provenance(PATCHES_CONTRACT),
         resume=False,
     )
@@ -137,7 +152,11 @@ def test_json_has_the_documented_shape(folders):
     assert (values["status"], values["output"], values["error"]) == ("done", None, None)
     for part in ("mean", "ci95", "pooled"):
         assert set(values[part]) == set(METRICS)
-    assert all(edges[0] <= values["mean"][name] <= edges[1] for name, edges in values["ci95"].items() if edges)
+    assert all(
+        edges[0] <= values["mean"][name] <= edges[1]
+        for name, edges in values["ci95"].items()
+        if edges
+    )
     assert [image["name"] for image in values["images"]] == ["a", "b", "c"]
     assert set(METRICS) <= set(values["images"][0])
     assert values["settings"]["bootstrap"] == 1000
@@ -201,7 +220,9 @@ def test_a_manifest_names_pairs(folders, tmp_path):
     lines = ["truth,prediction", "truth/a.tif,prediction/b.tif", "truth/b.tif, prediction/b.tif"]
     (tmp_path / "pairs.csv").write_text("\n".join(lines))
     result = score(str(tmp_path / "pairs.csv"), None)
-    assert [counts for _, counts in result.images] == [count(truth_of(i), prediction_of(1)) for i in (0, 1)]
+    assert [counts for _, counts in result.images] == [
+        count(truth_of(i), prediction_of(1)) for i in (0, 1)
+    ]
     assert len({name for name, _ in result.images}) == 2
 
 
@@ -233,7 +254,9 @@ def test_every_true_image_needs_a_prediction(folders):
     (Path(prediction) / "b.tif").unlink()
     with pytest.raises(InputNotFound, match=r"no prediction for 1 of 3 true images \(b\)"):
         score(prediction, truth)
-    result = evaluate(prediction, truth, EvaluateConfig(), Execution(workers=1, on_error="continue"))
+    result = evaluate(
+        prediction, truth, EvaluateConfig(), Execution(workers=1, on_error="continue")
+    )
     assert [name for name, _ in result.images] == ["a", "c"]
     assert [name for name, _ in result.failures] == ["b"]
     with pytest.raises(SomeFailed, match="1 of 3"):
@@ -265,7 +288,9 @@ def test_shapes_must_agree(folders):
     tifffile.imwrite(Path(prediction) / "b.tif", prediction_of(1)[:-1])
     with pytest.raises(InvalidInput, match=r"b\.tif has 39 x 48 pixels but .*b\.tif has 40 x 48"):
         score(prediction, truth)
-    result = evaluate(prediction, truth, EvaluateConfig(), Execution(workers=2, on_error="continue"))
+    result = evaluate(
+        prediction, truth, EvaluateConfig(), Execution(workers=2, on_error="continue")
+    )
     assert [name for name, _ in result.failures] == ["b"]
 
 
@@ -279,7 +304,9 @@ def test_missing_inputs(folders, tmp_path, name):
 
 def test_a_foreign_store_is_refused(folders, tmp_path):
     (tmp_path / "foreign.zarr").mkdir()
-    (tmp_path / "foreign.zarr" / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group", "attributes": {}}')
+    (tmp_path / "foreign.zarr" / "zarr.json").write_text(
+        '{"zarr_format": 3, "node_type": "group", "attributes": {}}'
+    )
     with pytest.raises(HistosynthError) as error:
         score(str(tmp_path / "foreign.zarr"), folders[1])
     assert error.value.exit_code == 3
@@ -326,7 +353,13 @@ def test_agrees_with_the_independent_scorer(tmp_path):
         tifffile.imwrite(chosen / path.name, labels)
         moved = np.roll(np.where(labels % 5 == 0, 0, labels // 2 * 2), 2, axis=0)
         tifffile.imwrite(tmp_path / "prediction" / path.name, moved)
-    command = [sys.executable, SHARED / "tools" / "score.py", tmp_path / "prediction", chosen, "--json"]
+    command = [
+        sys.executable,
+        SHARED / "tools" / "score.py",
+        tmp_path / "prediction",
+        chosen,
+        "--json",
+    ]
     theirs = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
     ours = score(str(tmp_path / "prediction"), str(chosen)).summary
     for name in ("dice", "aji", "pq", "f1", "aji+"):
@@ -334,15 +367,25 @@ def test_agrees_with_the_independent_scorer(tmp_path):
         assert (ours.mean[mine], *ours.ci95[mine]) == pytest.approx(theirs[name], abs=1e-4)
 
 
-# ----------------------------------------------------------------------------------------------- formats, groups, models
+# -----------------------------------------------------------------------------------------------
+# formats, groups, models
 
 
 def geojson_of(labels: np.ndarray) -> str:
     """Each nucleus as the rectangles of its rows."""
     features = []
     for k in np.unique(labels[labels > 0]):
-        boxes = [[[[x, y], [x + 1, y], [x + 1, y + 1], [x, y + 1], [x, y]]] for y, x in np.argwhere(labels == k).tolist()]
-        features.append({"type": "Feature", "geometry": {"type": "MultiPolygon", "coordinates": boxes}, "properties": {}})
+        boxes = [
+            [[[x, y], [x + 1, y], [x + 1, y + 1], [x, y + 1], [x, y]]]
+            for y, x in np.argwhere(labels == k).tolist()
+        ]
+        features.append(
+            {
+                "type": "Feature",
+                "geometry": {"type": "MultiPolygon", "coordinates": boxes},
+                "properties": {},
+            }
+        )
     return json.dumps({"type": "FeatureCollection", "features": features})
 
 
@@ -351,7 +394,9 @@ def xml_of(labels: np.ndarray) -> str:
     regions = ""
     for k in np.unique(labels[labels > 0]):
         (y0, x0), (y1, x1) = np.argwhere(labels == k).min(0), np.argwhere(labels == k).max(0) + 1
-        corners = "".join(f'<Vertex X="{x}" Y="{y}"/>' for x, y in ((x0, y0), (x1, y0), (x1, y1), (x0, y1)))
+        corners = "".join(
+            f'<Vertex X="{x}" Y="{y}"/>' for x, y in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))
+        )
         regions += f"<Region><Vertices>{corners}</Vertices></Region>"
     return f'<Annotations MicronsPerPixel="0.25"><Annotation><Regions>{regions}</Regions></Annotation></Annotations>'
 
@@ -385,7 +430,10 @@ def test_groups_of_a_manifest(folders, tmp_path):
     values = result.to_json()
     assert {name: each["images"] for name, each in values["groups"].items()} == {"one": 1, "two": 2}
     assert values["groups"]["one"]["mean"]["pq"] == result.images[0][1].panoptic_quality
-    assert [(each["mpp"], each["mpp_source"]) for each in values["images"]][:2] == [(0.5, "manifest"), (0.25, "assumed")]
+    assert [(each["mpp"], each["mpp_source"]) for each in values["images"]][:2] == [
+        (0.5, "manifest"),
+        (0.25, "assumed"),
+    ]
     by_group = score(folders[0], str(tmp_path / "truth.csv"), resample="group").summary.ci95["pq"]
     assert by_group != result.summary.ci95["pq"]
     with pytest.raises(InvalidOption, match="column group"):
@@ -396,9 +444,13 @@ def test_what_has_no_partner_is_in_the_json(folders):
     prediction, truth = folders
     (Path(truth) / "b.tif").unlink()
     (Path(prediction) / "c.tif").unlink()
-    with pytest.raises(InputNotFound, match=r"true images \(c\), and no truth for the predictions b"):
+    with pytest.raises(
+        InputNotFound, match=r"true images \(c\), and no truth for the predictions b"
+    ):
         score(prediction, truth)
-    result = evaluate(prediction, truth, EvaluateConfig(), Execution(workers=1, on_error="continue"))
+    result = evaluate(
+        prediction, truth, EvaluateConfig(), Execution(workers=1, on_error="continue")
+    )
     assert result.to_json()["unmatched"] == {"truth": ["c"], "prediction": ["b"]}
 
 
@@ -415,11 +467,18 @@ def test_ignored_pixels_do_not_count(folders, tmp_path):
         evaluate(*folders, EvaluateConfig(), ONE, ignore=str(tmp_path / "masks"))
     np.save(tmp_path / "one.npy", np.zeros((3, 3), np.uint8))
     with pytest.raises(InvalidInput, match="3 x 3"):
-        evaluate(f"{folders[0]}/a.tif", f"{folders[1]}/a.tif", EvaluateConfig(), ONE, ignore=str(tmp_path / "one.npy"))
+        evaluate(
+            f"{folders[0]}/a.tif",
+            f"{folders[1]}/a.tif",
+            EvaluateConfig(),
+            ONE,
+            ignore=str(tmp_path / "one.npy"),
+        )
 
 
 def test_large_images_are_compared_in_windows(folders, tmp_path, monkeypatch):
-    """The same result for stores, label images and outlines; none is read whole when it need not be."""
+    """The same result for stores, label images and outlines; none is read whole when it need not
+    be."""
     write_label_store(tmp_path / "p.ome.zarr", prediction_of(1))
     write_label_store(tmp_path / "t.ome.zarr", truth_of(1))
     words = str(tmp_path / "p.ome.zarr"), str(tmp_path / "t.ome.zarr")
@@ -434,7 +493,11 @@ def test_large_images_are_compared_in_windows(folders, tmp_path, monkeypatch):
 
 
 def test_probabilities_of_a_store_are_calibrated(folders, tmp_path):
-    write_label_store(tmp_path / "b.ome.zarr", prediction_of(1), probability=np.array([0.2, 0.9, 0.9, 0.9, 0.9], np.float32))
+    write_label_store(
+        tmp_path / "b.ome.zarr",
+        prediction_of(1),
+        probability=np.array([0.2, 0.9, 0.9, 0.9, 0.9], np.float32),
+    )
     (outcome,) = score(str(tmp_path / "b.ome.zarr"), f"{folders[1]}/b.tif").outcomes
     table = outcome.calibration
     assert table[:, 0].sum() == 5
@@ -446,7 +509,9 @@ def test_models_are_compared_image_by_image(folders, tmp_path):
     (tmp_path / "perfect").mkdir()
     for index, name in enumerate("abc"):
         tifffile.imwrite(tmp_path / "perfect" / f"{name}.tif", truth_of(index))
-    models = compare_models([folders[0], str(tmp_path / "perfect")], folders[1], EvaluateConfig(), ONE)
+    models = compare_models(
+        [folders[0], str(tmp_path / "perfect")], folders[1], EvaluateConfig(), ONE
+    )
     ((first, second, metrics),) = models.differences
     assert (first, second) == (folders[0], str(tmp_path / "perfect"))
     means = [result.summary.mean["pq"] for result in models.results]
@@ -467,7 +532,12 @@ def test_models_that_cannot_be_compared(folders, tmp_path):
     tifffile.imwrite(tmp_path / "only_b" / "b.tif", truth_of(1))
     lenient = Execution(workers=1, on_error="continue")
     with pytest.raises(InvalidInput, match="no image in common"):
-        compare_models([str(tmp_path / "only_a"), str(tmp_path / "only_b")], folders[1], EvaluateConfig(), lenient)
+        compare_models(
+            [str(tmp_path / "only_a"), str(tmp_path / "only_b")],
+            folders[1],
+            EvaluateConfig(),
+            lenient,
+        )
 
 
 def test_command_with_several_predictions(folders, tmp_path, capsys):
@@ -478,7 +548,11 @@ def test_command_with_several_predictions(folders, tmp_path, capsys):
     assert run(["evaluate", *words, "--json"]) == 0
     shown = capsys.readouterr()
     lines = [orjson.loads(line) for line in shown.out.splitlines()]
-    assert [line["schema"] for line in lines] == [SCHEMA, SCHEMA, "histosynth.evaluate-comparison/1"]
+    assert [line["schema"] for line in lines] == [
+        SCHEMA,
+        SCHEMA,
+        "histosynth.evaluate-comparison/1",
+    ]
     assert "paired over 3 images" in shown.err
     assert run(["evaluate", *words, "--min", "pq=0.99"]) == 7
     assert f"({folders[0]})" in capsys.readouterr().err
@@ -520,7 +594,10 @@ BAD = {
     "shape": (np.zeros((5, 6), np.uint8), "5 x 6"),
     "fractions": (np.full((40, 48), 0.5), "probability map"),
     "nan": (np.full((40, 48), np.nan), "NaN or infinity"),
-    "rgb": (np.random.default_rng(0).integers(0, 255, (40, 48, 3), np.uint8), "one integer a pixel"),
+    "rgb": (
+        np.random.default_rng(0).integers(0, 255, (40, 48, 3), np.uint8),
+        "one integer a pixel",
+    ),
     "negative": (np.full((40, 48), -5, np.int16), "holds the label -5"),
     "text": (np.full((40, 48), "a"), "must be integers"),
 }

@@ -12,7 +12,13 @@ import pytest
 import tifffile
 import zarr
 
-from histocli.base.errors import InputNotFound, InvalidInput, InvalidOption, InvalidStore, StoreExists
+from histocli.base.errors import (
+    InputNotFound,
+    InvalidInput,
+    InvalidOption,
+    InvalidStore,
+    StoreExists,
+)
 from histocli.config.common import Execution
 from histocli.config.export import ExportConfig, parse_region
 from histocli.stages.export import export
@@ -32,18 +38,27 @@ def quick_disk(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def segmented(tmp_path_factory, model):  # noqa: F811
+def segmented(tmp_path_factory, model):
     """A slide and its store, and all files that segment makes beside it."""
     folder = tmp_path_factory.mktemp("segmented")
     slide = write_tiff(folder / "s.tif", tissue((300, 420)))
-    run(slide, model, folder / "out", formats=("ome-zarr", "geojson", "csv", "parquet", "tiff", "overlay", "qc"))
+    run(
+        slide,
+        model,
+        folder / "out",
+        formats=("ome-zarr", "geojson", "csv", "parquet", "tiff", "overlay", "qc"),
+    )
     return slide, folder / "out" / "s.ome.zarr"
 
 
 def export_to(out, store, *formats, **more):
-    execution = Execution(**{key: more.pop(key) for key in ("overwrite", "on_error", "dry_run") if key in more})
+    execution = Execution(
+        **{key: more.pop(key) for key in ("overwrite", "on_error", "dry_run") if key in more}
+    )
     stores = store if isinstance(store, list) else [store]
-    return export([str(one) for one in stores], out, ExportConfig(formats=formats, **more), execution)
+    return export(
+        [str(one) for one in stores], out, ExportConfig(formats=formats, **more), execution
+    )
 
 
 def test_later_or_at_once_the_files_are_the_same(tmp_path, segmented):
@@ -53,13 +68,19 @@ def test_later_or_at_once_the_files_are_the_same(tmp_path, segmented):
     for name in ("s.csv", "s.qc.overlay.png", "s.overlay.png"):
         made, before = (folder / name for folder in (tmp_path, store.parent))
         if name.endswith(".png"):
-            np.testing.assert_array_equal(*(imagecodecs.png_decode(file.read_bytes()) for file in (made, before)))
+            np.testing.assert_array_equal(
+                *(imagecodecs.png_decode(file.read_bytes()) for file in (made, before))
+            )
         else:
             assert made.read_bytes() == before.read_bytes()
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "s.tif"), open_labels(store).labels())
-    assert [result.status for result in export_to(tmp_path, store, *ALL, slide=str(slide))] == ["skipped"] * len(ALL)
+    assert [result.status for result in export_to(tmp_path, store, *ALL, slide=str(slide))] == [
+        "skipped"
+    ] * len(ALL)
     # and what segment made is not made again
-    assert {result.status for result in export_to(None, store, "csv", "geojson", "tiff", "parquet")} == {"skipped"}
+    assert {
+        result.status for result in export_to(None, store, "csv", "geojson", "tiff", "parquet")
+    } == {"skipped"}
 
 
 def test_outlines_for_qupath(tmp_path, segmented):
@@ -81,7 +102,9 @@ def test_outlines_for_qupath(tmp_path, segmented):
         number = int(labels[middle[1], middle[0]])
         assert number
         found.add(number)
-        assert feature["properties"]["measurements"]["Area um^2"] == pytest.approx(opened.table["area_um2"][number - 1], rel=1e-3)
+        assert feature["properties"]["measurements"]["Area um^2"] == pytest.approx(
+            opened.table["area_um2"][number - 1], rel=1e-3
+        )
     assert len(found) == opened.n_nuclei
     again = tmp_path / "again"
     export_to(again, store, "geojson")
@@ -101,9 +124,19 @@ def test_tables(tmp_path, segmented):
     assert list(rows[0]) == parquet.column_names
     assert list(rows[0])[:5] == ["id", "y_px", "x_px", "y_um", "x_um"]
     assert len(rows) == parquet.num_rows == len(table["id"])
-    for name in ("id", "y_um", "area_um2", "eccentricity", "orientation_rad", "hematoxylin", "probability"):
+    for name in (
+        "id",
+        "y_um",
+        "area_um2",
+        "eccentricity",
+        "orientation_rad",
+        "hematoxylin",
+        "probability",
+    ):
         np.testing.assert_array_equal(parquet[name].to_numpy(), table[name])
-        np.testing.assert_allclose([float(row[name]) for row in rows], table[name], rtol=1e-4, atol=6e-4)
+        np.testing.assert_allclose(
+            [float(row[name]) for row in rows], table[name], rtol=1e-4, atol=6e-4
+        )
     np.testing.assert_array_equal(parquet["box_x1"].to_numpy(), table["box"][:, 3])
 
 
@@ -124,11 +157,16 @@ def test_ome_zarr_04_is_valid_and_holds_the_same(tmp_path, segmented):
 
 def test_a_region(tmp_path, segmented):
     slide, store = segmented
-    labels_file, picture_file = export_to(tmp_path, store, "tiff", "overlay", slide=str(slide.parent), region=(40, 60, 140, 200))
-    np.testing.assert_array_equal(tifffile.imread(labels_file.output), open_labels(store).labels()[40:140, 60:200])
+    labels_file, picture_file = export_to(
+        tmp_path, store, "tiff", "overlay", slide=str(slide.parent), region=(40, 60, 140, 200)
+    )
+    np.testing.assert_array_equal(
+        tifffile.imread(labels_file.output), open_labels(store).labels()[40:140, 60:200]
+    )
     whole = imagecodecs.png_decode((store.parent / "s.overlay.png").read_bytes())[40:140, 60:200]
     picture = imagecodecs.png_decode(Path(picture_file.output).read_bytes())
-    # outlines are closed at the region's border, and each picture has a scale bar of its own in the lower left corner
+    # outlines are closed at the region's border, and each picture has a scale bar of its own in the
+    # lower left corner
     np.testing.assert_array_equal(picture[2:60, 2:-2], whole[2:60, 2:-2])
     with pytest.raises(InvalidOption, match="leaves the slide"):
         export_to(tmp_path, store, "tiff", region=(0, 0, 301, 10))
@@ -145,7 +183,7 @@ def test_every_file_says_who_made_it(tmp_path, segmented):
         assert told["source"]["name"] == "s.tif"
 
 
-def test_refusals(tmp_path, segmented, model):  # noqa: F811
+def test_refusals(tmp_path, segmented, model):
     _, store = segmented
     with pytest.raises(InvalidOption, match="--slide"):
         export_to(tmp_path, store, "overlay")
@@ -158,7 +196,9 @@ def test_refusals(tmp_path, segmented, model):  # noqa: F811
     with pytest.raises(StoreExists):
         export_to(tmp_path, store, "csv")
     (tmp_path / "no.ome.zarr").mkdir()
-    bad, good = export_to(tmp_path / "out", [tmp_path / "no.ome.zarr", store], "csv", on_error="continue")
+    bad, good = export_to(
+        tmp_path / "out", [tmp_path / "no.ome.zarr", store], "csv", on_error="continue"
+    )
     assert (bad.status, good.status) == ("failed", "done")
     with pytest.raises(InvalidStore):
         export_to(tmp_path / "out", tmp_path / "no.ome.zarr", "csv")
@@ -172,7 +212,7 @@ def test_regions_that_are_none(text):
         parse_region(text)
 
 
-def test_a_slide_without_nuclei(tmp_path, model):  # noqa: F811
+def test_a_slide_without_nuclei(tmp_path, model):
     slide = write_tiff(tmp_path / "w.tif", np.full((100, 120, 3), 245, np.uint8), MPP)
     (result,) = run(slide, model, tmp_path / "out", formats=("ome-zarr", *ALL[:-1]))
     assert result.nuclei == 0

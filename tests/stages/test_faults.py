@@ -1,5 +1,5 @@
-"""What can go wrong with a slide, a disk and a process: nothing is half-valid, nothing finished is lost, nothing is
-believed blindly."""
+"""What can go wrong with a slide, a disk and a process: nothing is half-valid, nothing finished is
+lost, nothing is believed blindly."""
 
 import errno
 import json
@@ -17,7 +17,13 @@ import pytest
 import tifffile
 import zarr
 
-from histocli.base.errors import HistosynthError, InputNotFound, OutOfResources, StoreExists, UnsupportedSlide
+from histocli.base.errors import (
+    HistosynthError,
+    InputNotFound,
+    OutOfResources,
+    StoreExists,
+    UnsupportedSlide,
+)
 from histocli.stores import labels as label_stores
 from histocli.stores import provenance
 from histocli.stores.labels import open_labels
@@ -44,7 +50,8 @@ def shrink_everything() -> None:
 
 
 def kill_again_and_again(folder: Path) -> None:
-    """Fork a run, kill it at a random moment, look at what it left; at last let one end. Runs in a process without threads."""
+    """Fork a run, kill it at a random moment, look at what it left; at last let one end. Runs in a
+    process without threads."""
     shrink_everything()
     rng = random.Random(0)
     slide, target = folder / "s.tif", folder / "killed" / "s.ome.zarr"
@@ -78,7 +85,12 @@ def test_killed_at_random_moments_it_is_completed_to_the_same_bytes(tmp_path, mo
     from histocli.inference import pipeline
 
     monkeypatch.setattr(pipeline, "WINDOW_PX", 96)
-    for name, value in (("SHARD_PX", 64), ("CHUNK_PX", 32), ("SMALLEST_LEVEL_PX", 40), ("CHUNK_ROWS", 16)):
+    for name, value in (
+        ("SHARD_PX", 64),
+        ("CHUNK_PX", 32),
+        ("SMALLEST_LEVEL_PX", 40),
+        ("CHUNK_ROWS", 16),
+    ):
         monkeypatch.setattr(label_stores, name, value)
     slide = write_slide(tmp_path / "s.tif", blobs((300, 410), 3))
     make(slide, tmp_path / "whole" / "s.ome.zarr")
@@ -95,7 +107,9 @@ def test_killed_at_random_moments_it_is_completed_to_the_same_bytes(tmp_path, mo
     assert run.returncode == 0, run.stderr[-2000:]
     said = json.loads(run.stdout.splitlines()[-1])
     assert said["kills"] == KILLS
-    assert files_of(tmp_path / "killed" / "s.ome.zarr") == files_of(tmp_path / "whole" / "s.ome.zarr")
+    assert files_of(tmp_path / "killed" / "s.ome.zarr") == files_of(
+        tmp_path / "whole" / "s.ome.zarr"
+    )
     assert [path.name for path in (tmp_path / "killed").iterdir()] == ["s.ome.zarr"]
 
 
@@ -138,14 +152,21 @@ def test_a_corrupt_tile_is_named_and_what_was_found_before_is_kept(tmp_path, mon
     monkeypatch.setattr(pipeline, "WINDOW_PX", 96)
     path = tmp_path / "s.tif"
     tifffile.imwrite(
-        path, blobs((300, 310), 3), photometric="rgb", tile=(64, 64), compression="zlib", resolution=(2e4, 2e4), resolutionunit=3
+        path,
+        blobs((300, 310), 3),
+        photometric="rgb",
+        tile=(64, 64),
+        compression="zlib",
+        resolution=(2e4, 2e4),
+        resolutionunit=3,
     )
     with tifffile.TiffFile(path) as tiff:
         page = tiff.pages.first
         place, size = page.dataoffsets[-1], page.databytecounts[-1]
     content = bytearray(path.read_bytes())
     right = bytes(content)
-    # a corner tile: only the last block needs it, so the overview is made first and must not hide the damage
+    # a corner tile: only the last block needs it, so the overview is made first and must not hide
+    # the damage
     content[place : place + size] = b"\xff" * size
     path.write_bytes(content)
     with pytest.raises(UnsupportedSlide, match=r"rows .* columns .* cannot be decoded"):
@@ -203,7 +224,9 @@ def refuse(path: Path) -> None:
         slide.close()
 
 
-linux = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is limited as Linux does")
+linux = pytest.mark.skipif(
+    not Path("/proc/self/statm").exists(), reason="memory is limited as Linux does"
+)
 
 
 @linux
@@ -218,7 +241,12 @@ def test_declared_sizes_are_not_believed(tmp_path, tag, value):
         found = tiff.pages.first.tags[tag]
         with path.open("r+b") as stream:
             stream.seek(found.valueoffset)
-            stream.write(struct.pack("<I" if found.dtype == 4 else "<H", value & (2**32 - 1 if found.dtype == 4 else 2**16 - 1)))
+            stream.write(
+                struct.pack(
+                    "<I" if found.dtype == 4 else "<H",
+                    value & (2**32 - 1 if found.dtype == 4 else 2**16 - 1),
+                )
+            )
     assert limited(lambda: refuse(path)) < 10
 
 
@@ -242,12 +270,18 @@ def test_damaged_anywhere_it_is_refused_or_read(tmp_path, kind):
         content = (tmp_path / "good.zarr" / "zarr.json").read_bytes()
     else:
         path = tmp_path / "good.tif"
-        more = {"compression": "jpeg", "description": "Aperio Image Library |MPP = 0.5"} if kind == "svs-like" else {}
+        more = (
+            {"compression": "jpeg", "description": "Aperio Image Library |MPP = 0.5"}
+            if kind == "svs-like"
+            else {}
+        )
         tifffile.imwrite(path, blobs((80, 90)), photometric="rgb", tile=(32, 32), **more)
         content = path.read_bytes()
     for number in range(60):
         damaged = bytearray(content)
-        for place in rng.integers(0, len(content) if number % 2 else min(len(content), 300), rng.integers(1, 6)):
+        for place in rng.integers(
+            0, len(content) if number % 2 else min(len(content), 300), rng.integers(1, 6)
+        ):
             damaged[place] = rng.integers(0, 256)
         if number % 7 == 0:
             damaged = damaged[: rng.integers(8, len(damaged))]
@@ -264,7 +298,10 @@ def test_damaged_anywhere_it_is_refused_or_read(tmp_path, kind):
     "change",
     [
         {"shape": [2**40, 2**40, 3]},
-        {"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [2**20, 2**20, 3]}}, "shape": [2**19, 2**19, 3]},
+        {
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [2**20, 2**20, 3]}},
+            "shape": [2**19, 2**19, 3],
+        },
         {"codecs": [{"name": "no-such-codec", "configuration": {}}]},
         {"shape": [-5, 10, 3]},
     ],
@@ -283,7 +320,10 @@ def test_paths_that_lead_out_of_a_store_are_not_followed(tmp_path, name):
     zarr.save_array(tmp_path / "secret.zarr", blobs((80, 90)))
     group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=3)
     axes = [{"name": axis, "type": "space"} for axis in "yx"] + [{"name": "c", "type": "channel"}]
-    group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": [{"path": name}]}]}
+    group.attrs["ome"] = {
+        "version": "0.5",
+        "multiscales": [{"axes": axes, "datasets": [{"path": name}]}],
+    }
     with pytest.raises(UnsupportedSlide, match="leads out"):
         open_slide(tmp_path / "a.zarr", mpp=0.5)
 

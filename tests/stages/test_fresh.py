@@ -1,4 +1,5 @@
-"""Patches drawn while training goes on are those that ``generate`` would have drawn next, whoever is faster."""
+"""Patches drawn while training goes on are those that ``generate`` would have drawn next, whoever
+is faster."""
 
 import shutil
 from dataclasses import replace
@@ -51,7 +52,13 @@ def empty_set(n):
 
 def fresh(store, places, per_step=float(BATCH), **more):
     return FreshPatches(
-        PatchStore.open(store), np.array(places), per_step, learns_contacts=True, execution=EXECUTION, track=silent, **more
+        PatchStore.open(store),
+        np.array(places),
+        per_step,
+        learns_contacts=True,
+        execution=EXECUTION,
+        track=silent,
+        **more,
     )
 
 
@@ -113,7 +120,9 @@ def test_processes_that_train_together_draw_different_patches(folder):
 @pytest.fixture
 def tiny(monkeypatch):
     monkeypatch.setattr(
-        stage, "architecture_of_size", lambda size, targets: {"family": "unet", "channels": [4, 4], "targets": targets}
+        stage,
+        "architecture_of_size",
+        lambda size, targets: {"family": "unet", "channels": [4, 4], "targets": targets},
     )
 
 
@@ -129,7 +138,9 @@ def test_training_takes_them_up_and_a_stop_changes_nothing(folder, tmp_path, tin
     with pytest.raises(Stopped):
         train(store, tmp_path / "cut.safetensors", CONFIG, EXECUTION, stop_after=5)
     train(store, tmp_path / "cut.safetensors", CONFIG, replace(EXECUTION, resume=True))
-    whole, without, cut = (read_model(tmp_path / f"{name}.safetensors")[1] for name in ("whole", "without", "cut"))
+    whole, without, cut = (
+        read_model(tmp_path / f"{name}.safetensors")[1] for name in ("whole", "without", "cut")
+    )
     assert all((whole[name] == cut[name]).all() for name in whole)
     assert any((whole[name] != without[name]).any() for name in whole)
 
@@ -147,5 +158,9 @@ def test_references_that_are_gone_are_said(folder, tmp_path, tiny):
 def test_a_store_that_generate_did_not_draw_is_refused(folder, monkeypatch):
     store = PatchStore.open(folder / "few.zarr")
     store.origin = "refined"
-    with pytest.raises(InvalidInput, match="--fresh draws on where generate stopped, but these patches are refined"):
-        FreshPatches(store, np.arange(4), 1.0, learns_contacts=False, execution=EXECUTION, track=silent)
+    with pytest.raises(
+        InvalidInput, match="--fresh draws on where generate stopped, but these patches are refined"
+    ):
+        FreshPatches(
+            store, np.arange(4), 1.0, learns_contacts=False, execution=EXECUTION, track=silent
+        )

@@ -1,6 +1,7 @@
 """Generation: the same store however it is run, and every reference that cannot serve is named.
 
-``folder``: refs/ with a.png (96 x 96, pink with dark ellipses) and b.tif (128 x 80, the same tissue turned, 0.5 um per pixel).
+``folder``: refs/ with a.png (96 x 96, pink with dark ellipses) and b.tif (128 x 80, the same tissue
+turned, 0.5 um per pixel).
 """
 
 import json
@@ -50,7 +51,11 @@ def write_png(path, image):
 
 def write_tiff(path, image, mpp=None):
     path.parent.mkdir(parents=True, exist_ok=True)
-    resolution = {} if mpp is None else {"resolution": (1e4 / mpp, 1e4 / mpp), "resolutionunit": "CENTIMETER"}
+    resolution = (
+        {}
+        if mpp is None
+        else {"resolution": (1e4 / mpp, 1e4 / mpp), "resolutionunit": "CENTIMETER"}
+    )
     tifffile.imwrite(path, image, photometric="rgb", **resolution)
     return path
 
@@ -68,7 +73,17 @@ def small_shards(monkeypatch):
     monkeypatch.setattr(patches, "SHARD_PATCHES", 1)
 
 
-def run(folder, name="a.zarr", *, refs=None, track=None, workers=1, device="cpu", execution=None, **config):
+def run(
+    folder,
+    name="a.zarr",
+    *,
+    refs=None,
+    track=None,
+    workers=1,
+    device="cpu",
+    execution=None,
+    **config,
+):
     return generate(
         refs or [str(folder / "refs")],
         folder / name,
@@ -214,7 +229,9 @@ def test_a_rerun_is_skipped_and_other_settings_are_refused(folder):
     write_png(folder / "refs" / "a.png", make_tissue(96, seed=9).image)
     with pytest.raises(StoreExists, match="other settings or inputs"):
         run(folder, n=2)
-    assert all(np.array_equal(value, before[name]) for name, value in contents(folder / "a.zarr").items())
+    assert all(
+        np.array_equal(value, before[name]) for name, value in contents(folder / "a.zarr").items()
+    )
     assert run(folder, n=3, execution={"overwrite": True}).status == "done"
     assert len(PatchStore.open(folder / "a.zarr")) == 3
 
@@ -229,7 +246,12 @@ def test_a_foreign_folder_is_left_alone(folder):
 
 def test_a_dry_run_writes_nothing(folder):
     result = run(folder, execution={"dry_run": True})
-    assert (result.status, result.patches, result.references, result.nuclei) == ("planned", 6, 2, None)
+    assert (result.status, result.patches, result.references, result.nuclei) == (
+        "planned",
+        6,
+        2,
+        None,
+    )
     assert [path.name for path in folder.iterdir()] == ["refs"]
     run(folder)
     assert run(folder, execution={"dry_run": True}).status == "skipped"
@@ -238,7 +260,9 @@ def test_a_dry_run_writes_nothing(folder):
 def damage(folder, kind):
     path = folder / "refs" / "bad.png"
     whole = write_png(path, make_tissue(96, seed=3).image).read_bytes()
-    path.write_bytes({"text": b"not an image", "empty": b"", "truncated": whole[: len(whole) // 2]}[kind])
+    path.write_bytes(
+        {"text": b"not an image", "empty": b"", "truncated": whole[: len(whole) // 2]}[kind]
+    )
     return path
 
 
@@ -288,7 +312,14 @@ def test_a_tiff_of_unknown_pixel_size_is_refused_and_a_picture_is_assumed(folder
     assert failure.value.exit_code == 3
     assert not (folder / "a.zarr").exists()
     with caplog.at_level(logging.WARNING):
-        run(folder, "b.zarr", refs=[str(folder / "refs" / "a.png")], reference_mpp=None, n=1, mpp=0.25)
+        run(
+            folder,
+            "b.zarr",
+            refs=[str(folder / "refs" / "a.png")],
+            reference_mpp=None,
+            n=1,
+            mpp=0.25,
+        )
     assert "0.25 um/px is assumed" in caplog.text
     record = PatchStore.open(folder / "b.zarr").references[0]
     assert (record.mpp, record.mpp_source) == (0.25, "assumed")
@@ -298,7 +329,10 @@ def test_a_manifest_gives_each_reference_its_own_pixel_size(folder, caplog):
     (folder / "manifest.csv").write_text("path,mpp\nrefs/a.png,1.0\nrefs/b.tif,\n")
     with caplog.at_level(logging.WARNING):
         run(folder, refs=[str(folder / "manifest.csv")], reference_mpp=None)
-    found = {record.name.partition("[")[0]: record for record in PatchStore.open(folder / "a.zarr").references}
+    found = {
+        record.name.partition("[")[0]: record
+        for record in PatchStore.open(folder / "a.zarr").references
+    }
     assert (found["a.png"].mpp, found["a.png"].mpp_source) == (1.0, "given")
     assert (found["b.tif"].mpp, found["b.tif"].mpp_source) == (pytest.approx(MPP), "tiff")
     assert found["a.png"].name == "a.png[0:192,0:192]"  # resampled to 0.5
@@ -310,7 +344,12 @@ def test_a_large_reference_is_cut_into_regions(folder, monkeypatch):
     run(folder, refs=[str(folder / "refs" / "b.tif")], n=8)
     store = PatchStore.open(folder / "a.zarr")
     names = [record.name for record in store.references]
-    assert names == ["b.tif[0:64,0:40]", "b.tif[0:64,40:80]", "b.tif[64:128,0:40]", "b.tif[64:128,40:80]"]
+    assert names == [
+        "b.tif[0:64,0:40]",
+        "b.tif[0:64,40:80]",
+        "b.tif[64:128,0:40]",
+        "b.tif[64:128,40:80]",
+    ]
     assert sorted(store.reference.tolist()) == [0, 0, 1, 1, 2, 2, 3, 3]
     assert len({record.sha256 for record in store.references}) == 1
 
@@ -346,7 +385,9 @@ def test_regions_of_glass_are_left_out(folder, monkeypatch):
     image = np.full((64, 128, 3), 255, np.uint8)
     image[:, :64] = make_tissue(64).image
     run(folder, refs=[str(write_png(folder / "half.png", image))])
-    assert [record.name for record in PatchStore.open(folder / "a.zarr").references] == ["half.png[0:64,0:64]"]
+    assert [record.name for record in PatchStore.open(folder / "a.zarr").references] == [
+        "half.png[0:64,0:64]"
+    ]
 
 
 def test_each_reference_is_followed_once_before_any_is_twice():
@@ -376,7 +417,11 @@ def write_network(path, seed, *, bias=0.0):
     network = build_segmenter(architecture)
     with torch.no_grad():
         network.head.bias[:] = bias
-    write_model(path, network.state_dict(), ModelHeader(architecture=architecture, mpp=MPP, config_hash=str(seed)))
+    write_model(
+        path,
+        network.state_dict(),
+        ModelHeader(architecture=architecture, mpp=MPP, config_hash=str(seed)),
+    )
     return path
 
 
@@ -399,7 +444,11 @@ def dark_network(path):
         network.head.weight[4:, 1, 1, 1] = 4
         network.head.bias[:4] = -30 * 1.35
         network.head.bias[4:] = -4 * 1.35
-    write_model(path, network.state_dict(), ModelHeader(architecture=architecture, mpp=MPP, config_hash="dark"))
+    write_model(
+        path,
+        network.state_dict(),
+        ModelHeader(architecture=architecture, mpp=MPP, config_hash="dark"),
+    )
     return path
 
 
@@ -420,27 +469,41 @@ def test_priors_of_a_model_make_patches(folder, few_calibrations):
     assert_same(folder / "a.zarr", folder / "again.zarr")
     # without it, the references do show nuclei
     run(folder, "rough.zarr", n=2)
-    assert min(record.statistics["morphology"]["n_nuclei"] for record in PatchStore.open(folder / "rough.zarr").references) > 3
+    assert (
+        min(
+            record.statistics["morphology"]["n_nuclei"]
+            for record in PatchStore.open(folder / "rough.zarr").references
+        )
+        > 3
+    )
 
 
 def test_a_model_that_finds_what_is_dark_is_measured(folder, few_calibrations):
     model = dark_network(folder / "m.safetensors")
     run(folder, n=2, priors=str(model))
-    for record, side in zip(PatchStore.open(folder / "a.zarr").references, ((96, 96), (128, 80)), strict=True):
-        truth = make_tissue(96).labels if side == (96, 96) else make_tissue(128, seed=1).labels[:, :80]
+    for record, side in zip(
+        PatchStore.open(folder / "a.zarr").references, ((96, 96), (128, 80)), strict=True
+    ):
+        truth = (
+            make_tissue(96).labels if side == (96, 96) else make_tissue(128, seed=1).labels[:, :80]
+        )
         found = record.statistics["morphology"]["n_nuclei"]
         assert found == pytest.approx(len(np.unique(truth)) - 1, rel=0.4)
 
 
 def test_the_calibration_corrects_what_is_measured(folder, monkeypatch):
-    """Calibration patches whose comparison is decided by hand: half of the area, two thirds of the nuclei."""
+    """Calibration patches whose comparison is decided by hand: half of the area, two thirds of the
+    nuclei."""
     model = dark_network(folder / "m.safetensors")
     monkeypatch.setattr(drawing, "CALIBRATION_PATCHES", 3)
     found = {}
     for name, answer in (("plain", ([], 0, 0)), ("half", ([0.5] * 20, 20, 30))):
         monkeypatch.setattr(drawing, "compare_areas", lambda *given, answer=answer: answer)
         run(folder, f"{name}.zarr", n=2, priors=str(model))
-        found[name] = [record.statistics["morphology"] for record in PatchStore.open(folder / f"{name}.zarr").references]
+        found[name] = [
+            record.statistics["morphology"]
+            for record in PatchStore.open(folder / f"{name}.zarr").references
+        ]
     for plain, half in zip(found["plain"], found["half"], strict=True):
         assert plain["n_nuclei"] > 3
         assert half["area_um2"] == pytest.approx([2 * area for area in plain["area_um2"]], rel=1e-3)
@@ -448,7 +511,9 @@ def test_the_calibration_corrects_what_is_measured(folder, monkeypatch):
 
 
 def test_another_model_is_another_store(folder, few_calibrations):
-    first, other = (write_network(folder / f"{seed}.safetensors", seed, bias=-20) for seed in (0, 1))
+    first, other = (
+        write_network(folder / f"{seed}.safetensors", seed, bias=-20) for seed in (0, 1)
+    )
     run(folder, n=1, priors=str(first))
     assert run(folder, n=1, priors=str(first)).status == "skipped"
     hashes = {PatchStore.open(folder / "a.zarr").provenance.config_hash}
@@ -482,7 +547,13 @@ def test_a_model_that_changes_under_its_name_is_read_again(folder, few_calibrati
     run(folder, "nothing.zarr", n=2, priors=str(path))
     dark_network(path)
     run(folder, "dark.zarr", n=2, priors=str(path))
-    assert min(record.statistics["morphology"]["n_nuclei"] for record in PatchStore.open(folder / "dark.zarr").references) > 3
+    assert (
+        min(
+            record.statistics["morphology"]["n_nuclei"]
+            for record in PatchStore.open(folder / "dark.zarr").references
+        )
+        > 3
+    )
 
 
 @pytest.fixture
@@ -491,7 +562,9 @@ def few_pilots(monkeypatch):
     monkeypatch.setattr(stage, "PILOTS", 16)
     monkeypatch.setattr(stage, "PILOT_BATCH", 8)
     schedule = stage.TwoSampleSchedule
-    monkeypatch.setattr(stage, "TwoSampleSchedule", lambda **values: schedule(**values, steps=3, batch=2, folds=2))
+    monkeypatch.setattr(
+        stage, "TwoSampleSchedule", lambda **values: schedule(**values, steps=3, batch=2, folds=2)
+    )
 
 
 def test_parameters_are_resampled_and_recorded(folder, few_pilots):
@@ -503,7 +576,9 @@ def test_parameters_are_resampled_and_recorded(folder, few_pilots):
     assert_same(folder / "a.zarr", folder / "b.zarr")
     run(folder, "plain.zarr")
     assert "variation" not in PatchStore.open(folder / "plain.zarr").attributes
-    assert not np.array_equal(contents(folder / "plain.zarr")["image"], contents(folder / "a.zarr")["image"])
+    assert not np.array_equal(
+        contents(folder / "plain.zarr")["image"], contents(folder / "a.zarr")["image"]
+    )
 
 
 def test_patches_are_drawn_around_the_pilots_that_looked_real(folder, few_pilots, monkeypatch):
@@ -515,7 +590,10 @@ def test_patches_are_drawn_around_the_pilots_that_looked_real(folder, few_pilots
     monkeypatch.setattr(stage, "PILOTS", 64)
     monkeypatch.setattr(stage, "judge", judge_by_lightness)
     run(folder, rounds=3)
-    factors = {name: value["factor"] for name, value in PatchStore.open(folder / "a.zarr").attributes["variation"].items()}
+    factors = {
+        name: value["factor"]
+        for name, value in PatchStore.open(folder / "a.zarr").attributes["variation"].items()
+    }
     assert factors["strength"] * factors["coverage"] < 0.85
 
 

@@ -1,4 +1,5 @@
-"""``train --hard refiner``: the refiner of a refined store goes on learning, against the segmenter."""
+"""``train --hard refiner``: the refiner of a refined store goes on learning, against the
+segmenter."""
 
 import shutil
 from dataclasses import replace
@@ -43,7 +44,9 @@ def folder(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
     monkeypatch.setattr(
-        stage, "architecture_of_size", lambda size, targets: {"family": "unet", "channels": [4, 4], "targets": targets}
+        stage,
+        "architecture_of_size",
+        lambda size, targets: {"family": "unet", "channels": [4, 4], "targets": targets},
     )
 
 
@@ -55,30 +58,49 @@ def run(folder, out, execution=EXECUTION, config=CONFIG, stop_after=None):
 def test_the_refiner_learns_along_and_its_crops_are_learnt(folder, tmp_path, monkeypatch, targets):
     made = []
     original = hardness.RefinerAscent
-    monkeypatch.setattr(hardness, "RefinerAscent", lambda *given, **more: made.append(original(*given, **more)) or made[-1])
+    monkeypatch.setattr(
+        hardness,
+        "RefinerAscent",
+        lambda *given, **more: made.append(original(*given, **more)) or made[-1],
+    )
     result = run(folder, tmp_path / "m.safetensors", config=replace(CONFIG, targets=targets))
     (ascent,) = made
     assert isinstance(ascent, RefinerAscent)
-    assert ascent.training.step == 2  # ten steps, two of them warm-up, one of the refiner for four of the segmenter
+    # ten steps, two of them warm-up, one of the refiner for four of the segmenter
+    assert ascent.training.step == 2
     assert ascent.training.moves == 2
     assert ascent.filled == 2 * hardness.REFINED_AT_ONCE
-    before = hardness.networks_of(hardness.PatchStore.open(folder / "refined.zarr"), 0).refiner.state_dict()
+    before = hardness.networks_of(
+        hardness.PatchStore.open(folder / "refined.zarr"), 0
+    ).refiner.state_dict()
     after = ascent.training.networks.refiner.state_dict()
     assert any((before[name] != after[name]).any() for name in before)
     assert result.hard.keys() == {"patches", "loss", "aji", "change", "label_agreement"}
     assert 0 < result.hard["change"] < 1
-    run(folder, tmp_path / "without.safetensors", config=replace(CONFIG, hard="none", targets=targets))
-    first, second = (read_model(tmp_path / name)[1] for name in ("m.safetensors", "without.safetensors"))
+    run(
+        folder,
+        tmp_path / "without.safetensors",
+        config=replace(CONFIG, hard="none", targets=targets),
+    )
+    first, second = (
+        read_model(tmp_path / name)[1] for name in ("m.safetensors", "without.safetensors")
+    )
     assert any((first[name] != second[name]).any() for name in first)
 
 
 def test_it_works_against_the_segmenter(folder, tmp_path, monkeypatch):
-    """With all its weight on the segmenter's loss, steps of the refiner raise it; without, they do not as much."""
+    """With all its weight on the segmenter's loss, steps of the refiner raise it; without, they do
+    not as much."""
     gains = {}
     made = []
     original = RefinerAscent
     for ratio in (0.0, 50.0):
-        keep = partial(lambda ratio, *given, **more: made.append(original(*given, **more, ratio=ratio)) or made[-1], ratio)
+        keep = partial(
+            lambda ratio, *given, **more: (
+                made.append(original(*given, **more, ratio=ratio)) or made[-1]
+            ),
+            ratio,
+        )
         monkeypatch.setattr(hardness, "RefinerAscent", keep)
         run(folder, tmp_path / f"{ratio}.safetensors", config=replace(CONFIG, steps=5))
         ascent = made[-1]
@@ -97,15 +119,22 @@ def test_a_stop_changes_nothing(folder, tmp_path):
     with pytest.raises(Stopped):
         run(folder, tmp_path / "cut.safetensors", stop_after=7)
     run(folder, tmp_path / "cut.safetensors", execution=replace(EXECUTION, resume=True))
-    whole, cut = (read_model(tmp_path / name)[1] for name in ("whole.safetensors", "cut.safetensors"))
+    whole, cut = (
+        read_model(tmp_path / name)[1] for name in ("whole.safetensors", "cut.safetensors")
+    )
     assert all((whole[name] == cut[name]).all() for name in whole)
 
 
 def test_what_it_needs_is_asked_for(folder, tmp_path):
-    with pytest.raises(InvalidInput, match="--hard refiner goes on with the networks of a refined store"):
+    with pytest.raises(
+        InvalidInput, match="--hard refiner goes on with the networks of a refined store"
+    ):
         train([str(folder / "synth.zarr")], tmp_path / "m.safetensors", CONFIG, EXECUTION)
     shutil.copytree(folder / "refined.zarr", tmp_path / "alone" / "refined.zarr")
-    with pytest.raises(InputNotFound, match=r"starts from the initial patches, but synth\.zarr does not lie beside it"):
+    with pytest.raises(
+        InputNotFound,
+        match=r"starts from the initial patches, but synth\.zarr does not lie beside it",
+    ):
         run(tmp_path / "alone", tmp_path / "m.safetensors")
     config = RefineConfig(model=str(folder / "refined.zarr"), weights=False)
     refine(str(folder / "synth.zarr"), [], folder / "again.zarr", config, EXECUTION)

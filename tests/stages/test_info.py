@@ -1,7 +1,8 @@
 """What info says agrees with what was put into the stores.
 
-``patches``: three patches of 20 x 20 at 0.5 um per pixel. Patch 0 has a square of 4 x 4 and one of 6 x 6, patch 1 a square of
-5 x 5 that the border cuts and a quarter of ignored pixels, patch 2 nothing.
+``patches``: three patches of 20 x 20 at 0.5 um per pixel. Patch 0 has a square of 4 x 4 and one of
+6 x 6, patch 1 a square of 5 x 5 that the border cuts and a quarter of ignored pixels, patch 2
+nothing.
 """
 
 import doctest
@@ -33,7 +34,13 @@ STATISTICS = {
 
 
 def provenance(contract, command="generate"):
-    return Provenance(contract=contract, command=command, config={"n": 3, "reference_mpp": None}, config_hash="abc", seed=7)
+    return Provenance(
+        contract=contract,
+        command=command,
+        config={"n": 3, "reference_mpp": None},
+        config_hash="abc",
+        seed=7,
+    )
 
 
 @pytest.fixture
@@ -46,7 +53,9 @@ def patch_store(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (3, 20, 20, 3), dtype=np.uint8)
     target = tmp_path / "patches.zarr"
     references = [
-        patches.ReferenceRecord(name="a.tif", sha256="0a", mpp=0.25, mpp_source="ome-xml", statistics=STATISTICS),
+        patches.ReferenceRecord(
+            name="a.tif", sha256="0a", mpp=0.25, mpp_source="ome-xml", statistics=STATISTICS
+        ),
         patches.ReferenceRecord(name="b.png", sha256="0b", mpp=0.5, mpp_source="assumed"),
     ]
     with patches.PatchStoreWriter.create(
@@ -111,12 +120,30 @@ def test_the_docstrings_tell_the_truth():
 def test_a_patch_store_is_counted(patch_store):
     result = describe(patch_store)
     contents = result.contents
-    assert (result.kind, result.contract, result.status) == ("patches", "histosynth-patches/1", "done")
-    assert (contents["patches"], contents["nuclei"], contents["patches_without_nuclei"]) == (3, 3, 1)
+    assert (result.kind, result.contract, result.status) == (
+        "patches",
+        "histosynth-patches/1",
+        "done",
+    )
+    assert (contents["patches"], contents["nuclei"], contents["patches_without_nuclei"]) == (
+        3,
+        3,
+        1,
+    )
     assert contents["nuclei_per_patch"]["mean"] == 1
     # Only the two nuclei that no border cuts: 16 and 36 pixels of 0.25 um2.
     assert contents["area_um2"] == pytest.approx(
-        {"n": 2, "mean": 6.5, "min": 4, "p5": 4.25, "p25": 5.25, "p50": 6.5, "p75": 7.75, "p95": 8.75, "max": 9}
+        {
+            "n": 2,
+            "mean": 6.5,
+            "min": 4,
+            "p5": 4.25,
+            "p25": 5.25,
+            "p50": 6.5,
+            "p75": 7.75,
+            "p95": 8.75,
+            "max": 9,
+        }
     )
     assert contents["share_ignored"] == 100 / 1200
     assert contents["share_nuclei"] == (16 + 36 + 25) / 1100
@@ -142,12 +169,19 @@ def test_references_are_laid_beside_patches(patch_store):
     # these references were measured without histograms
     assert histograms["area_um2"]["references"] == []
     titles = rows_of(result)
-    assert not [name for name in titles["references beside patches"] if name.startswith("area_um2") and "references" in name]
-    assert not [name for name in titles["patches · histosynth-patches/1"] if name.startswith("histograms")]
+    assert not [
+        name
+        for name in titles["references beside patches"]
+        if name.startswith("area_um2") and "references" in name
+    ]
+    assert not [
+        name for name in titles["patches · histosynth-patches/1"] if name.startswith("histograms")
+    ]
 
 
 def test_each_reference_counts_as_often_as_it_was_followed(tmp_path):
-    """One patch follows a reference with 10 nuclei in the first bin, two follow one with 30 nuclei in the second."""
+    """One patch follows a reference with 10 nuclei in the first bin, two follow one with 30 nuclei
+    in the second."""
 
     def measured(n_nuclei, where, density):
         bins = [0.0] * (len(AREA_EDGES_UM2) - 1)
@@ -161,7 +195,9 @@ def test_each_reference_counts_as_often_as_it_was_followed(tmp_path):
 
     target = tmp_path / "patches.zarr"
     references = [
-        patches.ReferenceRecord(name=name, sha256=name, mpp=0.5, mpp_source="given", statistics=statistics)
+        patches.ReferenceRecord(
+            name=name, sha256=name, mpp=0.5, mpp_source="given", statistics=statistics
+        )
         for name, statistics in (("a", measured(10, 0, 300.0)), ("b", measured(30, 1, 1200.0)))
     ]
     with patches.PatchStoreWriter.create(
@@ -179,9 +215,16 @@ def test_each_reference_counts_as_often_as_it_was_followed(tmp_path):
     # 250 to 500 and 1000 to 1500 nuclei
     assert histograms["nuclei_per_mm2"]["references"][:5] == pytest.approx([0, 1 / 3, 0, 2 / 3, 0])
     rows = rows_of(result)["references beside patches"]
-    line = next(value for name, value in rows.items() if name.startswith("area_um2") and name.endswith("references"))
+    line = next(
+        value
+        for name, value in rows.items()
+        if name.startswith("area_um2") and name.endswith("references")
+    )
     assert line == "|" + "▁█" + " " * (len(AREA_EDGES_UM2) - 3) + "|"
-    assert json.loads(json.dumps(result.to_json(), allow_nan=False))["contents"]["histograms"] == histograms
+    assert (
+        json.loads(json.dumps(result.to_json(), allow_nan=False))["contents"]["histograms"]
+        == histograms
+    )
 
 
 def test_every_number_measured_on_a_reference_is_told(patch_store):
@@ -204,7 +247,12 @@ def test_every_number_measured_on_a_reference_is_told(patch_store):
 
 def test_the_label_store_of_a_slide_is_counted(label_store):
     contents = describe(label_store).contents
-    assert (contents["nuclei"], contents["height_px"], contents["width_px"], contents["mpp"]) == (2, 300, 520, 0.5)
+    assert (contents["nuclei"], contents["height_px"], contents["width_px"], contents["mpp"]) == (
+        2,
+        300,
+        520,
+        0.5,
+    )
     assert contents["area_um2"]["mean"] == 37.5
     assert contents["mm2"] == pytest.approx(0.039)
     assert contents["nuclei_per_mm2"] == pytest.approx(2 / 0.039)
@@ -216,7 +264,13 @@ def test_the_label_store_of_patches_is_counted(tmp_path):
     labels = np.zeros((3, 8, 8), np.uint32)
     labels[0, 0, 0], labels[0, 4, 4], labels[2, 1, 1] = 1, 2, 1
     with label_stores.PatchLabelsWriter(
-        target, n=3, shape=(8, 8), mpp=0.5, source={}, model={}, provenance=provenance(label_stores.CONTRACT)
+        target,
+        n=3,
+        shape=(8, 8),
+        mpp=0.5,
+        source={},
+        model={},
+        provenance=provenance(label_stores.CONTRACT),
     ) as writer:
         writer.write(range(3), labels)
         writer.finish()
@@ -254,7 +308,10 @@ def test_a_sheet_replaces_only_itself(patch_store, tmp_path):
     with pytest.raises(StoreExists, match="--overwrite"):
         describe(patch_store, sheet=str(sheet), sheet_patches=3)
     before = sheet.read_bytes()
-    assert describe(patch_store, Execution(dry_run=True), sheet=str(sheet), sheet_patches=3).status == "planned"
+    assert (
+        describe(patch_store, Execution(dry_run=True), sheet=str(sheet), sheet_patches=3).status
+        == "planned"
+    )
     assert sheet.read_bytes() == before
     describe(patch_store, Execution(overwrite=True), sheet=str(sheet), sheet_patches=3)
     assert sheet.read_bytes() != before

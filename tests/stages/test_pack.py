@@ -1,6 +1,8 @@
-"""Packing: every labelled pixel arrives exactly once, and pairs that do not belong together are named.
+"""Packing: every labelled pixel arrives exactly once, and pairs that do not belong together are
+named.
 
-``folder``: images/ with a.png (20 x 50), b.png (64 x 64), c.tif (100 x 70), and labels/ with a.npy, b.png, c.tif of these sizes.
+``folder``: images/ with a.png (20 x 50), b.png (64 x 64), c.tif (100 x 70), and labels/ with a.npy,
+b.png, c.tif of these sizes.
 """
 
 import doctest
@@ -29,7 +31,9 @@ LABEL_NAMES = {"a.png": "a.npy", "b.png": "b.png", "c.tif": "c.tif"}
 def write_image(path, image):
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".tif":
-        tifffile.imwrite(path, image, photometric="rgb", resolution=(40000, 40000), resolutionunit="CENTIMETER")
+        tifffile.imwrite(
+            path, image, photometric="rgb", resolution=(40000, 40000), resolutionunit="CENTIMETER"
+        )
     else:
         cv2.imwrite(str(path), image[..., ::-1])
 
@@ -97,7 +101,9 @@ def test_every_pixel_arrives_once_with_its_colour_and_its_nucleus(height, width,
     labels[labels < 0] = -1
     visits = np.zeros((height, width), int)
     for window in stage._windows(0, (height, width), patch_px):
-        patch, patch_labels = cut_patch(image, labels, (window.y, window.x, window.own_y, window.own_x), patch_px)
+        patch, patch_labels = cut_patch(
+            image, labels, (window.y, window.x, window.own_y, window.own_x), patch_px
+        )
         assert patch.shape == (patch_px, patch_px, 3)
         assert patch_labels.dtype == np.int32
         positive = np.unique(patch_labels[patch_labels > 0])
@@ -112,7 +118,9 @@ def test_every_pixel_arrives_once_with_its_colour_and_its_nucleus(height, width,
         assert (found[~own] == -1).all()
         np.testing.assert_array_equal(found[own] > 0, truth[own] > 0)
         np.testing.assert_array_equal(found[own] == -1, truth[own] == -1)
-        assert len(set(zip(found[own & (truth > 0)], truth[own & (truth > 0)], strict=True))) == len(positive)
+        assert len(
+            set(zip(found[own & (truth > 0)], truth[own & (truth > 0)], strict=True))
+        ) == len(positive)
         outside = np.ones(patch_labels.shape, bool)
         outside[: truth.shape[0], : truth.shape[1]] = False
         assert (patch_labels[outside] == -1).all()
@@ -122,14 +130,21 @@ def test_every_pixel_arrives_once_with_its_colour_and_its_nucleus(height, width,
 def test_a_folder_becomes_a_patch_store(folder):
     result = run(folder, config=PackConfig(patch_px=PX, mpp=0.25, shippable=False))
     store = PatchStore.open(folder / "labelled.zarr")
-    assert (store.origin, store.mpp, store.shippable, store.patch_px) == ("labelled", 0.25, False, PX)
+    assert (store.origin, store.mpp, store.shippable, store.patch_px) == (
+        "labelled",
+        0.25,
+        False,
+        PX,
+    )
     assert [record.name for record in store.references] == ["a.png", "b.png", "c.tif"]
     assert store.reference.tolist() == [0, 1, 2, 2, 2, 2]
     assert (store.weight == 1).all()
     _, labels = store.read(range(6))
     assert (labels[0, 20:] == -1).all()
     np.testing.assert_array_equal(labels[1] > 0, squares((64, 64)) > 0)
-    assert sum((labels > 0).sum(axis=(1, 2))) == sum((squares(shape) > 0).sum() for shape in SHAPES.values())
+    assert sum((labels > 0).sum(axis=(1, 2))) == sum(
+        (squares(shape) > 0).sum() for shape in SHAPES.values()
+    )
     assert result.to_json() == {
         "schema": "histosynth.pack/1",
         "output": str(folder / "labelled.zarr"),
@@ -190,7 +205,9 @@ def test_names_in_several_folders_are_told_apart_by_their_folders(folder):
         (folder / where / "b.png").rename(folder / where / "deep" / "a.png")
     assert run(folder).images == 3
     store = PatchStore.open(folder / "labelled.zarr")
-    np.testing.assert_array_equal(store.read(range(1, 2))[1][0] > 0, squares((100, 70))[:64, :64] > 0)
+    np.testing.assert_array_equal(
+        store.read(range(1, 2))[1][0] > 0, squares((100, 70))[:64, :64] > 0
+    )
 
 
 def spoil(folder, how):
@@ -229,7 +246,11 @@ def spoil(folder, how):
         ("labels alone", InvalidInput, r"b\.png: is a label image without an image"),
         ("two alone", InvalidInput, r"a\.png: is an image .*\(2 of 3 are alone\)"),
         ("same name", InvalidInput, r"b\.png: has the same name as .*b\.npy"),
-        ("shape", InvalidInput, r"b\.png with .*labels.b\.png: the image has 64 x 64 pixels and the labels 64 x 60"),
+        (
+            "shape",
+            InvalidInput,
+            r"b\.png with .*labels.b\.png: the image has 64 x 64 pixels and the labels 64 x 60",
+        ),
         ("negative", InvalidInput, r"a\.npy"),
         ("truncated", InvalidInput, r"b\.png"),
         ("no labels", InputNotFound, "no label image in this folder"),

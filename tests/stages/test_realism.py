@@ -1,4 +1,5 @@
-"""Realism of a small store against real tissue that scikit-image carries: the command, its JSON and its errors."""
+"""Realism of a small store against real tissue that scikit-image carries: the command, its JSON and
+its errors."""
 
 from functools import partial
 
@@ -43,15 +44,34 @@ def material(tmp_path_factory):
 
 
 def test_a_store_is_judged(material, capsys, monkeypatch):
-    monkeypatch.setattr(realism, "TwoSampleSchedule", partial(TwoSampleSchedule, steps=8, batch=4))  # the rest is as it is
+    # the rest is as it is
+    monkeypatch.setattr(realism, "TwoSampleSchedule", partial(TwoSampleSchedule, steps=8, batch=4))
     capsys.readouterr()
-    words = ["evaluate", "--realism", str(material / "s.zarr"), "--refs", str(material / "refs"), "--realism-patches", "16"]
+    words = [
+        "evaluate",
+        "--realism",
+        str(material / "s.zarr"),
+        "--refs",
+        str(material / "refs"),
+        "--realism-patches",
+        "16",
+    ]
     assert run([*words, "--workers", "1", "--json"]) == 0
     shown = capsys.readouterr()
     values = orjson.loads(shown.out)
     assert values["schema"] == "histosynth.realism/1"
     assert (values["synthetic"], values["images"]) == (16, 4)
-    keys = {"auc", "kid_named", "kid_random", "stain", "texture", "spectrum", "morphology_area", "own_reference", "memorisation"}
+    keys = {
+        "auc",
+        "kid_named",
+        "kid_random",
+        "stain",
+        "texture",
+        "spectrum",
+        "morphology_area",
+        "own_reference",
+        "memorisation",
+    }
     assert keys <= set(values["measures"])
     for each in values["measures"].values():
         assert each["meaning"]
@@ -63,7 +83,12 @@ def test_a_store_is_judged(material, capsys, monkeypatch):
 
 def test_recorded_references_are_taken_when_none_are_named(material):
     store = PatchStore.open(material / "s.zarr")
-    assert sorted(image.path.name for image in recorded_references(store)) == ["0.png", "1.png", "2.png", "3.png"]
+    assert sorted(image.path.name for image in recorded_references(store)) == [
+        "0.png",
+        "1.png",
+        "2.png",
+        "3.png",
+    ]
 
 
 def test_what_cannot_be_judged(material, tmp_path, capsys):
@@ -71,8 +96,13 @@ def test_what_cannot_be_judged(material, tmp_path, capsys):
     store = str(material / "s.zarr")
     assert run(["evaluate", "--realism", store, "--refs", str(material / "refs" / "0.png")]) == 3
     assert "at least two images" in capsys.readouterr().err
-    assert run(["evaluate", "--realism", str(tmp_path / "no.zarr"), "--refs", str(material / "refs")]) == 3
-    write_patch_store(tmp_path / "p.zarr", np.stack([np.pad(truth_of(i), ((0, 8), (0, 0))) for i in range(3)]))
+    assert (
+        run(["evaluate", "--realism", str(tmp_path / "no.zarr"), "--refs", str(material / "refs")])
+        == 3
+    )
+    write_patch_store(
+        tmp_path / "p.zarr", np.stack([np.pad(truth_of(i), ((0, 8), (0, 0))) for i in range(3)])
+    )
     with pytest.raises(InputNotFound, match="name them with --refs"):
         recorded_references(PatchStore.open(tmp_path / "p.zarr"))
     assert run(["evaluate", "--realism", store, "--realism-patches", "2"]) == 2

@@ -1,4 +1,5 @@
-"""Refinement as a stage: labels bit for bit, nothing outside nuclei, a stop loses nothing, and bad references are named.
+"""Refinement as a stage: labels bit for bit, nothing outside nuclei, a stop loses nothing, and bad
+references are named.
 
 ``initial``: 8 patches of 64 px drawn from four images that are made in code.
 """
@@ -9,7 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histocli.base.errors import InputNotFound, InvalidInput, InvalidOption, InvalidStore, Stopped, StoreExists
+from histocli.base.errors import (
+    InputNotFound,
+    InvalidInput,
+    InvalidOption,
+    InvalidStore,
+    Stopped,
+    StoreExists,
+)
 from histocli.config.common import Execution
 from histocli.config.generate import GenerateConfig
 from histocli.config.refine import RefineConfig
@@ -38,17 +46,28 @@ def references(tmp_path_factory):
 @pytest.fixture(scope="module")
 def initial(references, tmp_path_factory):
     path = tmp_path_factory.mktemp("initial") / "synth.zarr"
-    generate([str(references)], path, GenerateConfig(n=8, patch_px=64, mpp=MPP, reference_mpp=MPP), RUN)
+    generate(
+        [str(references)], path, GenerateConfig(n=8, patch_px=64, mpp=MPP, reference_mpp=MPP), RUN
+    )
     return str(path)
 
 
 @pytest.fixture(autouse=True, scope="module")
 def quick():
-    """A classifier of three steps, and a critic that need not prove itself: what is learnt does not matter here."""
+    """A classifier of three steps, and a critic that need not prove itself: what is learnt does not
+    matter here."""
     with pytest.MonkeyPatch.context() as patch:
         classifier, adversarial = stage.TwoSampleSchedule, stage.AdversarialSchedule
-        patch.setattr(stage, "TwoSampleSchedule", lambda **values: classifier(**values, steps=3, batch=2, folds=2))
-        patch.setattr(stage, "AdversarialSchedule", lambda **values: adversarial(**values, least_skill=0.0, refiner_rate=0.05))
+        patch.setattr(
+            stage,
+            "TwoSampleSchedule",
+            lambda **values: classifier(**values, steps=3, batch=2, folds=2),
+        )
+        patch.setattr(
+            stage,
+            "AdversarialSchedule",
+            lambda **values: adversarial(**values, least_skill=0.0, refiner_rate=0.05),
+        )
         yield
 
 
@@ -92,7 +111,9 @@ def test_the_store_says_where_it_came_from_and_holds_the_networks(refined, initi
 
 def test_losses_are_json_lines_and_sheets_are_pictures(refined):
     _, out = refined
-    lines = [json.loads(line) for line in (log_path(out) / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (log_path(out) / "metrics.jsonl").read_text().splitlines()
+    ]
     judged = [line["held_out"] for line in lines if "held_out" in line]
     assert judged
     assert all(0 <= judged[-1][key] <= 1 for key in ("auc_initial", "auc_refined", "style_matched"))
@@ -128,7 +149,9 @@ def test_a_stop_keeps_a_checkpoint_and_resuming_gives_the_same_patches(refined, 
         assert np.array_equal(value, second.networks()["refiner"][name]), name
 
 
-def test_an_interruption_while_patches_are_repainted_costs_no_training(initial, tmp_path, monkeypatch):
+def test_an_interruption_while_patches_are_repainted_costs_no_training(
+    initial, tmp_path, monkeypatch
+):
     out = tmp_path / "late.zarr"
 
     def stop(*_, **__):
@@ -141,15 +164,31 @@ def test_an_interruption_while_patches_are_repainted_costs_no_training(initial, 
             refine(initial, [], out, RefineConfig(**CONFIG), RUN)
     taken = []
     full = stage.train_adversarial
-    monkeypatch.setattr(stage, "train_adversarial", lambda *values: (taken.append(report) or report for report in full(*values)))
-    refine(initial, [], out, RefineConfig(**CONFIG), Execution(device="cpu", precision="fp32", workers=1, resume=True))
+    monkeypatch.setattr(
+        stage,
+        "train_adversarial",
+        lambda *values: (taken.append(report) or report for report in full(*values)),
+    )
+    refine(
+        initial,
+        [],
+        out,
+        RefineConfig(**CONFIG),
+        Execution(device="cpu", precision="fp32", workers=1, resume=True),
+    )
     assert not taken
     assert PatchStore.open(out).origin == "refined"
 
 
 def test_a_trained_refiner_is_applied_to_other_patches(refined, initial, references, tmp_path):
     _, out = refined
-    result = refine(initial, [str(references)], tmp_path / "applied.zarr", RefineConfig(model=str(out), reference_mpp=MPP), RUN)
+    result = refine(
+        initial,
+        [str(references)],
+        tmp_path / "applied.zarr",
+        RefineConfig(model=str(out), reference_mpp=MPP),
+        RUN,
+    )
     assert result.moves is None
     assert result.critic_auc is None
     applied = PatchStore.open(result.output)
@@ -160,7 +199,9 @@ def test_a_trained_refiner_is_applied_to_other_patches(refined, initial, referen
 
 def test_restyled_patches_record_the_reference_that_lent_its_style(initial, refined, tmp_path):
     _, out = refined
-    result = refine(initial, [], tmp_path / "restyled.zarr", RefineConfig(model=str(out), restyle=True), RUN)
+    result = refine(
+        initial, [], tmp_path / "restyled.zarr", RefineConfig(model=str(out), restyle=True), RUN
+    )
     before, after = PatchStore.open(initial), PatchStore.open(result.output)
     changed = after.reference != before.reference
     assert changed.any()
@@ -196,7 +237,13 @@ def test_one_reference_works_and_says_what_it_cannot_do(initial, references, tmp
 def test_white_references_are_refused_by_name(initial, tmp_path):
     Image.fromarray(np.full((64, 64, 3), 250, np.uint8)).save(tmp_path / "white.png")
     with pytest.raises(InvalidInput, match="shows nuclei"):
-        refine(initial, [str(tmp_path / "white.png")], tmp_path / "x.zarr", RefineConfig(reference_mpp=MPP, **CONFIG), RUN)
+        refine(
+            initial,
+            [str(tmp_path / "white.png")],
+            tmp_path / "x.zarr",
+            RefineConfig(reference_mpp=MPP, **CONFIG),
+            RUN,
+        )
 
 
 def test_references_that_are_gone_or_changed_are_named(initial, references, tmp_path):
@@ -230,7 +277,9 @@ def test_a_dry_run_writes_nothing(initial, tmp_path):
     ],
 )
 @pytest.mark.parametrize("always", [False, True])
-def test_a_training_that_goes_wrong_goes_back_and_slows_down(initial, tmp_path, monkeypatch, caplog, report, word, always):
+def test_a_training_that_goes_wrong_goes_back_and_slows_down(
+    initial, tmp_path, monkeypatch, caplog, report, word, always
+):
     full = stage.train_adversarial
     paces = []
 
@@ -250,7 +299,9 @@ def test_a_training_that_goes_wrong_goes_back_and_slows_down(initial, tmp_path, 
     assert paces == ([1, 1, 1, 0.5, 0.25, 0.125] if always else [1, 1, 1, 0.5, 0.5, 0.5])
     assert result.steps == 6
     networks = PatchStore.open(result.output).networks()
-    assert all(np.isfinite(value).all() for network in networks.values() for value in network.values())
+    assert all(
+        np.isfinite(value).all() for network in networks.values() for value in network.values()
+    )
 
 
 def test_a_refiner_that_makes_all_nuclei_alike_is_stopped(initial, tmp_path, monkeypatch, caplog):
@@ -262,26 +313,34 @@ def test_a_refiner_that_makes_all_nuclei_alike_is_stopped(initial, tmp_path, mon
     assert not weights["head.weight"].any()  # those of the beginning: nothing was good yet
 
 
-def test_the_refiner_moves_once_the_critic_has_proven_itself(initial, tmp_path, monkeypatch, caplog):
+def test_the_refiner_moves_once_the_critic_has_proven_itself(
+    initial, tmp_path, monkeypatch, caplog
+):
     judged = iter([0.7, 0.8, 0.95, *[0.6] * 50])
     monkeypatch.setattr(stage, "judge_held_out", lambda *_: HeldOut(next(judged), 0.5, 0.8, 1.0))
     monkeypatch.setattr(stage, "JUDGEMENTS", 0)
     monkeypatch.setattr(stage, "LARGEST_CHANGE", 9.0)
     out = tmp_path / "x.zarr"
     result = refine(initial, [], out, RefineConfig(steps=9, batch=2), RUN)
-    lines = [json.loads(line) for line in (log_path(out) / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (log_path(out) / "metrics.jsonl").read_text().splitlines()
+    ]
     proofs = [(line["step"], line["critic_proven"]) for line in lines if "critic_auc" in line]
     assert [proven for _, proven in proofs] == [False, False, True]
     assert result.moves == 9 - proofs[-1][0]
     assert "never moved" not in caplog.text
 
 
-def test_a_critic_that_proves_nothing_leaves_patches_as_they_are(initial, tmp_path, monkeypatch, caplog):
+def test_a_critic_that_proves_nothing_leaves_patches_as_they_are(
+    initial, tmp_path, monkeypatch, caplog
+):
     monkeypatch.setattr(stage, "judge_held_out", lambda *_: HeldOut(0.7, 0.5, 0.8, 1.0))
     result = refine(initial, [], tmp_path / "x.zarr", RefineConfig(steps=6, batch=2), RUN)
     assert result.moves == 0
     assert "never moved" in caplog.text
-    assert np.array_equal(PatchStore.open(result.output).read(range(8))[0], PatchStore.open(initial).read(range(8))[0])
+    assert np.array_equal(
+        PatchStore.open(result.output).read(range(8))[0], PatchStore.open(initial).read(range(8))[0]
+    )
 
 
 @pytest.mark.parametrize("changed", [{"edits": "patch"}, {"objective": "fooling"}])
@@ -295,7 +354,8 @@ def test_other_ways_to_refine(initial, tmp_path, changed):
     far = np.stack([stage_gate_is_closed(label) for label in labels]) & (labels >= 0)
     assert (image[far] != new[far]).any() == ("edits" in changed)
     applied = refine(initial, [], tmp_path / "y.zarr", RefineConfig(model=str(result.output)), RUN)
-    assert np.array_equal(PatchStore.open(applied.output).read(range(8))[0], new)  # the refiner knows where it may edit
+    # the refiner knows where it may edit
+    assert np.array_equal(PatchStore.open(applied.output).read(range(8))[0], new)
 
 
 def test_a_critic_that_is_never_fooled_ends_the_training():

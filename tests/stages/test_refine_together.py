@@ -1,4 +1,5 @@
-"""Refinement by two processes, as ``torchrun`` starts them: one store, the same weights in both, results as with one."""
+"""Refinement by two processes, as ``torchrun`` starts them: one store, the same weights in both,
+results as with one."""
 
 import json
 import os
@@ -42,15 +43,30 @@ def folder(tmp_path_factory):
     for seed in range(4):
         Image.fromarray(make_tissue(seed=seed).image).save(folder / "references" / f"{seed}.png")
     config = GenerateConfig(n=8, patch_px=64, mpp=MPP, reference_mpp=MPP)
-    generate([str(folder / "references")], folder / "synth.zarr", config, Execution(device="cpu", workers=1))
+    generate(
+        [str(folder / "references")],
+        folder / "synth.zarr",
+        config,
+        Execution(device="cpu", workers=1),
+    )
     return folder
 
 
 def refine(folder, name, processes):
     program = [sys.executable, "-m"]
     if processes > 1:
-        program += ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([os.getcwd(), *sys.path])}
+        program += [
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            str(processes),
+            "-m",
+        ]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([os.getcwd(), *sys.path]),
+    }
     done = subprocess.run(
         [*program, "histocli", "refine", str(folder / "synth.zarr"), "-o", str(folder / name), *REFINE],
         env=environment, capture_output=True, text=True, timeout=600, check=False,
@@ -60,9 +76,14 @@ def refine(folder, name, processes):
 
 
 def judged(folder, name):
-    lines = [json.loads(line) for line in (log_path(folder / name) / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (log_path(folder / name) / "metrics.jsonl").read_text().splitlines()
+    ]
     assert [line["processes_agree"] for line in lines if "processes_agree" in line] == [True]
-    return [line["held_out"] for line in lines if "held_out" in line][-1], [line for line in lines if "skill" in line]
+    return [line["held_out"] for line in lines if "held_out" in line][-1], [
+        line for line in lines if "skill" in line
+    ]
 
 
 def test_two_processes_train_one_refiner(folder):
@@ -76,7 +97,10 @@ def test_two_processes_train_one_refiner(folder):
     first, second = judged(folder, "one.zarr")[0], judged(folder, "two.zarr")[0]
     assert abs(first["auc_initial"] - second["auc_initial"]) < 0.35
     change = [
-        np.abs(store.read(range(8))[0].astype(int) - PatchStore.open(folder / "synth.zarr").read(range(8))[0]).mean()
+        np.abs(
+            store.read(range(8))[0].astype(int)
+            - PatchStore.open(folder / "synth.zarr").read(range(8))[0]
+        ).mean()
         for store in (one, two)
     ]
     assert abs(change[0] - change[1]) < 3

@@ -1,4 +1,5 @@
-"""``segment`` from files to files, with a real model file whose weights are set by hand: dark is nucleus."""
+"""``segment`` from files to files, with a real model file whose weights are set by hand: dark is
+nucleus."""
 
 import dataclasses
 import errno
@@ -56,7 +57,8 @@ def quick_disk(monkeypatch):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    """A segmenter of the smallest size that passes darkness on, sharp for the nucleus and blurred for its depth."""
+    """A segmenter of the smallest size that passes darkness on, sharp for the nucleus and blurred
+    for its depth."""
     architecture = {"family": "unet", "channels": [2, 2]}
     network = build_segmenter(architecture)
     with torch.no_grad():
@@ -77,7 +79,9 @@ def model(tmp_path_factory) -> Path:
         network.head.bias[4:] = -4 * 1.35
     assert TARGETS["distance"] == 2
     path = tmp_path_factory.mktemp("model") / "dark.safetensors"
-    write_model(path, network.state_dict(), ModelHeader(architecture=architecture, mpp=MPP, config_hash="x"))
+    write_model(
+        path, network.state_dict(), ModelHeader(architecture=architecture, mpp=MPP, config_hash="x")
+    )
     return path
 
 
@@ -103,20 +107,41 @@ def write_png(path: Path, image: np.ndarray) -> Path:
 
 def write_tiff(path: Path, image: np.ndarray, mpp: float = MPP) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    tifffile.imwrite(path, image, photometric="rgb", resolution=(1e4 / mpp, 1e4 / mpp), resolutionunit="CENTIMETER")
+    tifffile.imwrite(
+        path,
+        image,
+        photometric="rgb",
+        resolution=(1e4 / mpp, 1e4 / mpp),
+        resolutionunit="CENTIMETER",
+    )
     return path
 
 
 def write_patches(path: Path, n: int, patch_px: int = 48, mpp: float = MPP, draw=tissue) -> Path:
     made_by = Provenance(contract=PATCHES, command="pack", config={}, config_hash="p")
-    reference = ReferenceRecord(name="r", sha256="0" * 64, mpp=mpp, mpp_source="given", statistics={})
+    reference = ReferenceRecord(
+        name="r", sha256="0" * 64, mpp=mpp, mpp_source="given", statistics={}
+    )
     with PatchStoreWriter.create(
-        path, n=n, patch_px=patch_px, mpp=mpp, origin="labelled", references=[reference], provenance=made_by, resume=False
+        path,
+        n=n,
+        patch_px=patch_px,
+        mpp=mpp,
+        origin="labelled",
+        references=[reference],
+        provenance=made_by,
+        resume=False,
     ) as writer:
         for batch in writer.pending():
             images = np.stack([draw((patch_px, patch_px), seed) for seed in batch])
             zeros = np.zeros(images.shape[:3], np.int32)
-            writer.write(batch, images, zeros, np.ones(len(batch), np.float32), np.zeros(len(batch), np.int32))
+            writer.write(
+                batch,
+                images,
+                zeros,
+                np.ones(len(batch), np.float32),
+                np.zeros(len(batch), np.int32),
+            )
         writer.finish()
     return path
 
@@ -125,10 +150,22 @@ def dark(image: np.ndarray) -> np.ndarray:
     return image[..., 0] < 150
 
 
-def run(slides, model, out, *, formats=("ome-zarr",), tile_px=64, mpp=None, report=lambda result: None, **more):
+def run(
+    slides,
+    model,
+    out,
+    *,
+    formats=("ome-zarr",),
+    tile_px=64,
+    mpp=None,
+    report=lambda result: None,
+    **more,
+):
     words = [str(slide) for slide in (slides if isinstance(slides, list) else [slides])]
     names = {field.name for field in dataclasses.fields(SegmentConfig)}
-    config = SegmentConfig(formats=formats, tile_px=tile_px, mpp=mpp, **{k: v for k, v in more.items() if k in names})
+    config = SegmentConfig(
+        formats=formats, tile_px=tile_px, mpp=mpp, **{k: v for k, v in more.items() if k in names}
+    )
     execution = {k: v for k, v in more.items() if k not in names}
     settings = Execution(device="cpu", precision="fp32", workers=2)
     settings = Execution(**(vars(settings) | execution))
@@ -137,7 +174,11 @@ def run(slides, model, out, *, formats=("ome-zarr",), tile_px=64, mpp=None, repo
 
 def names(folder: Path) -> list[str]:
     """Return what lies in a folder, but for the status file."""
-    return sorted(path.name for path in folder.iterdir() if path.name != module.STATUS_FILE) if folder.exists() else []
+    return (
+        sorted(path.name for path in folder.iterdir() if path.name != module.STATUS_FILE)
+        if folder.exists()
+        else []
+    )
 
 
 class TestOneSlide:
@@ -155,7 +196,8 @@ class TestOneSlide:
         assert picture.shape == image.shape
         changed = (picture != image).any(axis=2)
         assert changed.any()
-        beyond = changed & (labels == 0)  # outlines are drawn inside; the scale bar lies in the lower left corner
+        # outlines are drawn inside; the scale bar lies in the lower left corner
+        beyond = changed & (labels == 0)
         assert beyond[100:, :150].any()
         beyond[100:, :150] = False
         assert not beyond.any()
@@ -163,7 +205,9 @@ class TestOneSlide:
         assert result.mm2 == pytest.approx(150 * 200 * MPP**2 / 1e6)
         assert (result.status, result.mpp_source, result.error) == ("done", "tiff", None)
         assert result.mpp == pytest.approx(MPP)
-        assert result.outputs == {name: str(tmp_path / "out" / f"slide{module.SUFFIXES[name]}") for name in ALL}
+        assert result.outputs == {
+            name: str(tmp_path / "out" / f"slide{module.SUFFIXES[name]}") for name in ALL
+        }
 
     def test_json_is_one_object_with_a_schema(self, tmp_path, model):
         (result,) = run(write_png(tmp_path / "a.png", tissue()), model, tmp_path / "out", mpp=MPP)
@@ -181,19 +225,24 @@ class TestOneSlide:
         store = open_labels(tmp_path / "a.ome.zarr")
         table, labels = store.table, store.labels()
         order = np.lexsort((table["x_um"], np.round(table["y_um"])))
-        assert (np.abs(np.argsort(order) - np.arange(len(order))) < 10).all()  # discs: the anchor is about the centroid
+        # discs: the anchor is about the centroid
+        assert (np.abs(np.argsort(order) - np.arange(len(order))) < 10).all()
         np.testing.assert_array_equal(table["id"], np.arange(1, labels.max() + 1))
         for number in (1, 7, labels.max()):
             rows, columns = np.nonzero(labels == number)
             box = [rows.min(), columns.min(), rows.max() + 1, columns.max() + 1]
             np.testing.assert_array_equal(table["box"][number - 1], box)
             assert table["y_um"][number - 1] == pytest.approx(rows.mean() * store.mpp)
-            assert table["area_um2"][number - 1] == pytest.approx(rows.size * store.mpp**2, rel=1e-5)
+            assert table["area_um2"][number - 1] == pytest.approx(
+                rows.size * store.mpp**2, rel=1e-5
+            )
             assert 0.5 < table["probability"][number - 1] <= 1
 
     @pytest.mark.parametrize("shape", [(1, 1), (1, 90), (17, 3), (65, 64)])
     def test_any_size_from_one_pixel_up(self, tmp_path, model, shape):
-        (result,) = run(write_png(tmp_path / "a.png", tissue(shape)), model, tmp_path, formats=ALL, mpp=MPP)
+        (result,) = run(
+            write_png(tmp_path / "a.png", tissue(shape)), model, tmp_path, formats=ALL, mpp=MPP
+        )
         assert result.status == "done"
         assert open_labels(tmp_path / "a.ome.zarr").shape == shape
 
@@ -203,22 +252,36 @@ class TestOneSlide:
         black, white = run(tmp_path / "in", model, tmp_path / "out", formats=ALL, mpp=MPP)
         assert (white.nuclei, black.nuclei) == (0, 0)  # black is ink
         assert (white.mm2, black.mm2) == (0, 0)
-        (black,) = run(tmp_path / "in" / "black.png", model, tmp_path / "all", formats=ALL, mpp=MPP, tissue="none")
+        (black,) = run(
+            tmp_path / "in" / "black.png",
+            model,
+            tmp_path / "all",
+            formats=ALL,
+            mpp=MPP,
+            tissue="none",
+        )
         assert black.nuclei == 1
         assert (open_labels(tmp_path / "all" / "black.ome.zarr").labels() == 1).all()
 
     def test_grey_rgba_and_16_bits_are_read_as_the_same_slide(self, tmp_path, model):
         image = tissue()
         write_png(tmp_path / "rgb.png", image)
-        write_png(tmp_path / "rgba.png", np.concatenate([image, np.full_like(image[..., :1], 255)], axis=2))
+        write_png(
+            tmp_path / "rgba.png",
+            np.concatenate([image, np.full_like(image[..., :1], 255)], axis=2),
+        )
         write_png(tmp_path / "deep.png", image.astype(np.uint16) * 257)
         run(tmp_path, model, tmp_path / "out", mpp=MPP)
         expected = open_labels(tmp_path / "out" / "rgb.ome.zarr").labels()
         for name in ("rgba", "deep"):
-            np.testing.assert_array_equal(open_labels(tmp_path / "out" / f"{name}.ome.zarr").labels(), expected)
+            np.testing.assert_array_equal(
+                open_labels(tmp_path / "out" / f"{name}.ome.zarr").labels(), expected
+            )
 
     @pytest.mark.parametrize("mpp", [0.25, 0.35, 1.0])
-    def test_other_pixel_sizes_give_the_same_nuclei_in_the_slide_s_own_pixels(self, tmp_path, model, mpp):
+    def test_other_pixel_sizes_give_the_same_nuclei_in_the_slide_s_own_pixels(
+        self, tmp_path, model, mpp
+    ):
         image = tissue((300, 260), scale=MPP / mpp)
         (result,) = run(write_tiff(tmp_path / "a.tif", image, mpp), model, tmp_path / "out")
         store = open_labels(tmp_path / "out" / "a.ome.zarr")
@@ -263,7 +326,8 @@ class TestSameResult:
         run(tmp_path / "in", model, tmp_path / "all", mpp=MPP)
         run(tmp_path / "in" / "1.png", model, tmp_path / "one", mpp=MPP)
         np.testing.assert_array_equal(
-            open_labels(tmp_path / "all" / "1.ome.zarr").labels(), open_labels(tmp_path / "one" / "1.ome.zarr").labels()
+            open_labels(tmp_path / "all" / "1.ome.zarr").labels(),
+            open_labels(tmp_path / "one" / "1.ome.zarr").labels(),
         )
 
 
@@ -275,7 +339,12 @@ class TestNames:
         results = run(tmp_path / "in", model, tmp_path / "out", mpp=MPP)
         made = [Path(result.output).name for result in results]
         assert len(set(made)) == 3
-        assert sum(name.startswith("s__") and len(name) == len("s__12345678.ome.zarr") for name in made) == 2
+        assert (
+            sum(
+                name.startswith("s__") and len(name) == len("s__12345678.ome.zarr") for name in made
+            )
+            == 2
+        )
         assert "other.ome.zarr" in made
         for result in results:
             assert open_labels(result.output).facts["source"]["name"] == Path(result.input).name
@@ -364,14 +433,18 @@ class TestBatches:
 
     def test_one_bad_slide_does_not_end_the_batch(self, tmp_path, folder, model):
         seen = []
-        results = run(folder, model, tmp_path / "out", mpp=MPP, on_error="continue", report=seen.append)
+        results = run(
+            folder, model, tmp_path / "out", mpp=MPP, on_error="continue", report=seen.append
+        )
         assert [result.status for result in results] == ["done", "failed", "done", "failed", "done"]
         assert seen == results
         assert "empty" in results[1].error
         assert results[1].nuclei is None
         assert names(tmp_path / "out") == ["1.ome.zarr", "3.ome.zarr", "5.ome.zarr"]
 
-    def test_without_it_the_first_error_ends_the_batch_and_what_was_done_stays(self, tmp_path, folder, model):
+    def test_without_it_the_first_error_ends_the_batch_and_what_was_done_stays(
+        self, tmp_path, folder, model
+    ):
         seen = []
         with pytest.raises(UnsupportedSlide, match=r"2\.png"):
             run(folder, model, tmp_path / "out", mpp=MPP, report=seen.append)
@@ -386,7 +459,10 @@ class TestBatches:
         assert [result.status for result in results] == ["failed", "done"]
 
     def test_a_result_in_the_way_fails_alone(self, tmp_path, model):
-        slides = [write_png(tmp_path / "a.png", tissue()), write_png(tmp_path / "b.png", tissue(seed=1))]
+        slides = [
+            write_png(tmp_path / "a.png", tissue()),
+            write_png(tmp_path / "b.png", tissue(seed=1)),
+        ]
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "a.ome.zarr").write_text("mine")
         results = run(slides, model, tmp_path / "out", mpp=MPP, on_error="continue")
@@ -395,7 +471,9 @@ class TestBatches:
 
     def test_results_come_in_the_order_of_the_slides(self, tmp_path, model):
         for number in range(6):
-            write_png(tmp_path / "in" / f"{number}.png", tissue((30 + 60 * (5 - number), 50), seed=number))
+            write_png(
+                tmp_path / "in" / f"{number}.png", tissue((30 + 60 * (5 - number), 50), seed=number)
+            )
         seen = []
         results = run(tmp_path / "in", model, tmp_path / "out", mpp=MPP, report=seen.append)
         assert [Path(result.input).stem for result in results] == list("012345")
@@ -414,7 +492,10 @@ class TestBatches:
         write_png(tmp_path / "b.png", tissue(seed=1))
         (tmp_path / "slides.csv").write_text("path,mpp\na.png,0.5\nb.png,0.25\n")
         results = run(tmp_path / "slides.csv", model, tmp_path / "out")
-        assert [(result.mpp, result.mpp_source) for result in results] == [(0.5, "given"), (0.25, "given")]
+        assert [(result.mpp, result.mpp_source) for result in results] == [
+            (0.5, "given"),
+            (0.25, "given"),
+        ]
 
     def test_a_folder_without_images(self, tmp_path, model):
         (tmp_path / "in").mkdir()
@@ -465,10 +546,16 @@ class TestPatchStores:
         assert not (tmp_path / "out" / "synth.labels.zarr").exists()
         loaded = []
         read = module.patches.PatchStore.read
-        monkeypatch.setattr(module.patches.PatchStore, "read", lambda store, part: loaded.append(part) or read(store, part))
+        monkeypatch.setattr(
+            module.patches.PatchStore,
+            "read",
+            lambda store, part: loaded.append(part) or read(store, part),
+        )
         (result,) = run(patches, model, tmp_path / "out")
         assert 0 < len(loaded) < 3
-        np.testing.assert_array_equal(open_labels(result.output).labels(), open_labels(whole.output).labels())
+        np.testing.assert_array_equal(
+            open_labels(result.output).labels(), open_labels(whole.output).labels()
+        )
 
     def test_a_damaged_patch_store(self, tmp_path, model):
         patches = write_patches(tmp_path / "synth.zarr", 3)
@@ -490,7 +577,9 @@ def after(calls: int):
 
 def faint(shape=(150, 200), seed=0):
     """The same discs, hardly darker than the tissue that they lie in; a strip of glass."""
-    image = np.where(dark(tissue(shape, seed))[..., None], np.uint8([140, 135, 185]), np.uint8([165, 150, 195]))
+    image = np.where(
+        dark(tissue(shape, seed))[..., None], np.uint8([140, 135, 185]), np.uint8([165, 150, 195])
+    )
     image[:, -12:] = 250
     return image
 
@@ -505,7 +594,9 @@ def demanding(model, tmp_path_factory) -> Path:
 
 
 class TestFaintStaining:
-    def test_a_flat_image_is_brought_up_to_what_the_model_learnt_from(self, tmp_path, model, demanding):
+    def test_a_flat_image_is_brought_up_to_what_the_model_learnt_from(
+        self, tmp_path, model, demanding
+    ):
         image = faint()
         slide = write_tiff(tmp_path / "faint.tif", image)
         (plain,) = run(slide, model, tmp_path / "plain", tissue="none")
@@ -519,13 +610,19 @@ class TestFaintStaining:
         assert contrast["spread"] < 0.25
         table = store.table
         level = store.facts["glass_level"]
-        expected = rgb_to_optical_density(glass_to_white(np.uint8([[140, 135, 185]]), level)) @ tiled._HEMATOXYLIN
-        assert np.median(table["hematoxylin"]) == pytest.approx(expected[0], rel=0.1)  # of the slide, not of what was raised
+        expected = (
+            rgb_to_optical_density(glass_to_white(np.uint8([[140, 135, 185]]), level))
+            @ tiled._HEMATOXYLIN
+        )
+        # of the slide, not of what was raised
+        assert np.median(table["hematoxylin"]) == pytest.approx(expected[0], rel=0.1)
 
     def test_tiles_and_workers_change_nothing(self, tmp_path, demanding):
         slide = write_tiff(tmp_path / "faint.tif", faint((300, 260)))
         folders = [tmp_path / str(number) for number in range(2)]
-        for folder, settings in zip(folders, ({"tile_px": 64, "workers": 1}, {"tile_px": 1024, "workers": 3}), strict=True):
+        for folder, settings in zip(
+            folders, ({"tile_px": 64, "workers": 1}, {"tile_px": 1024, "workers": 3}), strict=True
+        ):
             run(slide, demanding, folder, **settings)
         first, second = (open_labels(folder / "faint.ome.zarr").labels() for folder in folders)
         assert first.max() > 20
@@ -540,7 +637,9 @@ class TestFaintStaining:
 
 
 class TestStopping:
-    def test_slides_that_were_finished_are_kept_and_the_rest_follows(self, tmp_path, model, monkeypatch):
+    def test_slides_that_were_finished_are_kept_and_the_rest_follows(
+        self, tmp_path, model, monkeypatch
+    ):
         for number in range(4):
             write_png(tmp_path / "in" / f"{number}.png", tissue(seed=number))
         safe_points = []
@@ -550,7 +649,8 @@ class TestStopping:
         assert len(safe_points) > 2
         seen = []
         with monkeypatch.context() as patch:
-            patch.setattr(interrupts, "stop_requested", after(2 * len(safe_points) + 1))  # in the middle of the third slide
+            # in the middle of the third slide
+            patch.setattr(interrupts, "stop_requested", after(2 * len(safe_points) + 1))
             with pytest.raises(Stopped, match="same command"):
                 run(tmp_path / "in", model, tmp_path / "out", mpp=MPP, report=seen.append)
         assert [result.status for result in seen] == ["done", "done"]
@@ -664,7 +764,10 @@ class TestDryRun:
         with pytest.raises(UnknownPixelSize):
             run(tmp_path / "a.tif", model, tmp_path / "out", dry_run=True)
         run(tmp_path / "a.tif", model, tmp_path / "out", mpp=MPP)
-        assert run(tmp_path / "a.tif", model, tmp_path / "out", mpp=MPP, dry_run=True)[0].status == "skipped"
+        assert (
+            run(tmp_path / "a.tif", model, tmp_path / "out", mpp=MPP, dry_run=True)[0].status
+            == "skipped"
+        )
         with pytest.raises(StoreExists):
             run(tmp_path / "a.tif", model, tmp_path / "out", mpp=0.3, dry_run=True)
 
@@ -685,7 +788,9 @@ def test_progress_ends_at_the_number_of_slides(tmp_path, model):
         tmp_path / "out",
         SegmentConfig(tile_px=64, mpp=MPP),
         Execution(device="cpu", precision="fp32", on_error="continue"),
-        track=lambda description, total: Counting(None) if total == 4 else pytest.fail(f"total is {total}"),
+        track=lambda description, total: (
+            Counting(None) if total == 4 else pytest.fail(f"total is {total}")
+        ),
     )
     assert sum(steps) == 4
 
@@ -697,14 +802,17 @@ def test_results_are_frozen():
 
 
 def test_with_all_views_a_turned_slide_gives_turned_labels(tmp_path):
-    """A network with random weights sees a turned picture otherwise; eight views on average do not."""
+    """A network with random weights sees a turned picture otherwise; eight views on average do
+    not."""
     architecture = {"family": "unet", "channels": [4, 6, 8]}
     torch.manual_seed(3)
     network = build_segmenter(architecture)
     with torch.no_grad():
         network.head.weight *= 8
     path = tmp_path / "random.safetensors"
-    write_model(path, network.state_dict(), ModelHeader(architecture=architecture, mpp=MPP, config_hash="x"))
+    write_model(
+        path, network.state_dict(), ModelHeader(architecture=architecture, mpp=MPP, config_hash="x")
+    )
     picture = tissue((96, 96))
     differ = {}
     for name, slide in (("upright", picture), ("turned", np.ascontiguousarray(np.rot90(picture)))):

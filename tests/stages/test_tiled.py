@@ -1,4 +1,5 @@
-"""A slide in blocks gives what it gives in one piece: the laws of tiling, on random blobs, real tissue and any pixel size."""
+"""A slide in blocks gives what it gives in one piece: the laws of tiling, on random blobs, real
+tissue and any pixel size."""
 
 import hashlib
 import itertools
@@ -41,7 +42,8 @@ def small(monkeypatch):
 
 
 class Darkness:
-    """A predictor with a bounded receptive field and integer arithmetic, so that every tile gives the very same numbers."""
+    """A predictor with a bounded receptive field and integer arithmetic, so that every tile gives
+    the very same numbers."""
 
     mpp = MPP
     halo_px = 32
@@ -62,7 +64,11 @@ def blobs(shape: tuple[int, int], seed: int = 0, scale: float = 1.0) -> np.ndarr
     y, x = np.mgrid[: shape[0], : shape[1]]
     dark = np.zeros(shape, bool)
     for _ in range(max(1, int(shape[0] * shape[1] / 700 / scale**2))):
-        cy, cx, radius = rng.uniform(0, shape[0]), rng.uniform(0, shape[1]), rng.uniform(5, 9) * scale
+        cy, cx, radius = (
+            rng.uniform(0, shape[0]),
+            rng.uniform(0, shape[1]),
+            rng.uniform(5, 9) * scale,
+        )
         dark |= (y - cy) ** 2 + (x - cx) ** 2 < radius**2
     return np.where(dark[..., None], [60, 40, 120], [240, 200, 225]).astype(np.uint8)
 
@@ -74,7 +80,12 @@ def real_tissue() -> np.ndarray:
 
 def write_slide(path: Path, image: np.ndarray, mpp: float = MPP) -> Path:
     tifffile.imwrite(
-        path, image, photometric="rgb", tile=(64, 64), resolution=(1e4 / mpp, 1e4 / mpp), resolutionunit="CENTIMETER"
+        path,
+        image,
+        photometric="rgb",
+        tile=(64, 64),
+        resolution=(1e4 / mpp, 1e4 / mpp),
+        resolutionunit="CENTIMETER",
     )
     return path
 
@@ -88,7 +99,9 @@ def make(slide_path: Path, target: Path, **settings):
         slide.close()
 
 
-def segment_in_blocks(slide, target, *, block=2, tile_px=64, workers=2, order=None, find_tissue=False, stop_after=None):
+def segment_in_blocks(
+    slide, target, *, block=2, tile_px=64, workers=2, order=None, find_tissue=False, stop_after=None
+):
     """Do it; with ``stop_after``, only some of the blocks."""
     levels: list[float] = []
 
@@ -106,7 +119,9 @@ def segment_in_blocks(slide, target, *, block=2, tile_px=64, workers=2, order=No
             look=look_at,
             source={"name": "s"},
             model={"name": "m"},
-            provenance=Provenance(contract=CONTRACT, command="segment", config={}, config_hash="h", created="2026"),
+            provenance=Provenance(
+                contract=CONTRACT, command="segment", config={}, config_hash="h", created="2026"
+            ),
             note=lambda: {"glass_level": levels[0]},
         ) as writer,
         Pipeline(Darkness(), tile_px=tile_px, workers=workers) as pipeline,
@@ -134,7 +149,9 @@ def whole(slide_path: Path, monkeypatch) -> np.ndarray:
     slide = open_slide(slide_path)
     height, width = shape_of(slide)
     _, _, level = look(slide, 1, find_tissue=False, roi=None)
-    pixels = view_of(slide, MPP, level, np.ones((height, width), bool)).pixels.read(slice(0, height), slice(0, width))
+    pixels = view_of(slide, MPP, level, np.ones((height, width), bool)).pixels.read(
+        slice(0, height), slice(0, width)
+    )
     slide.close()
     with Pipeline(Darkness(), tile_px=4096, workers=1) as pipeline:
         pending = pipeline.prepare([pixels])
@@ -156,7 +173,11 @@ def same_objects(first: np.ndarray, second: np.ndarray) -> bool:
     return all(len(np.unique(side)) == pairs.shape[1] for side in pairs)
 
 
-@pytest.mark.parametrize("image", [blobs((331, 290)), blobs((200, 500), 1), real_tissue()], ids=["blobs", "wide", "tissue"])
+@pytest.mark.parametrize(
+    "image",
+    [blobs((331, 290)), blobs((200, 500), 1), real_tissue()],
+    ids=["blobs", "wide", "tissue"],
+)
 def test_a_slide_in_blocks_is_the_slide_in_one_piece(tmp_path, small, monkeypatch, image):
     slide = write_slide(tmp_path / "s.tif", image)
     expected = whole(slide, monkeypatch)
@@ -183,7 +204,14 @@ def test_blocks_tiles_workers_and_order_change_no_byte(tmp_path, small):
     for number, (block, tile_px, workers, order) in enumerate(
         [(2, 64, 1, None), (1, 32, 3, backwards), (3, 200, 2, shuffled), (9, 4096, 2, None)]
     ):
-        make(slide, tmp_path / f"{number}" / "s.ome.zarr", block=block, tile_px=tile_px, workers=workers, order=order)
+        make(
+            slide,
+            tmp_path / f"{number}" / "s.ome.zarr",
+            block=block,
+            tile_px=tile_px,
+            workers=workers,
+            order=order,
+        )
         files = files_of(tmp_path / f"{number}" / "s.ome.zarr")
         expected = expected or files
         assert files == expected
@@ -224,13 +252,19 @@ def test_a_store_that_was_broken_off_while_it_was_made_is_completed(tmp_path, sm
 @pytest.mark.parametrize("mpp", [0.23, 0.499, 0.7])
 def test_other_pixel_sizes_are_locked_to_the_origin(tmp_path, small, mpp):
     slide = write_slide(tmp_path / "s.tif", blobs((420, 380), 5, scale=MPP / mpp), mpp)
-    stores = [make(slide, tmp_path / f"{block}" / "s.ome.zarr", block=block, tile_px=tile) for block, tile in ((1, 32), (4, 512))]
+    stores = [
+        make(slide, tmp_path / f"{block}" / "s.ome.zarr", block=block, tile_px=tile)
+        for block, tile in ((1, 32), (4, 512))
+    ]
     np.testing.assert_array_equal(stores[0].labels(), stores[1].labels())
     truth = blobs((420, 380), 5, scale=MPP / mpp)[..., 0] < 150
     found = stores[0].labels() > 0
     assert (found & truth).sum() / (found | truth).sum() > 0.8
     # what is found lies neither up, down, left nor right of the truth
-    overlaps = {shift: (np.roll(found, shift, (0, 1)) & truth).sum() for shift in itertools.product((-1, 0, 1), repeat=2)}
+    overlaps = {
+        shift: (np.roll(found, shift, (0, 1)) & truth).sum()
+        for shift in itertools.product((-1, 0, 1), repeat=2)
+    }
     assert max(overlaps, key=overlaps.get) == (0, 0)
 
 
@@ -249,7 +283,10 @@ def test_the_table_says_what_the_labels_show(tmp_path, small):
     from skimage.measure import regionprops
 
     for region in regionprops(labels.astype(np.int32))[::7]:
-        assert table["eccentricity"][region.label - 1] == pytest.approx(region.eccentricity, abs=5e-3)  # pixels as points
+        # pixels as points
+        assert table["eccentricity"][region.label - 1] == pytest.approx(
+            region.eccentricity, abs=5e-3
+        )
         if region.eccentricity > 0.3:
             off = abs(table["orientation_rad"][region.label - 1] - (np.pi / 2 - region.orientation))
             assert min(off % np.pi, np.pi - off % np.pi) < 0.02
@@ -261,7 +298,9 @@ def test_the_table_says_what_the_labels_show(tmp_path, small):
 def test_ids_follow_the_anchors_over_all_windows(tmp_path, small):
     from histocli.inference.tiling import anchors
 
-    labels = make(write_slide(tmp_path / "s.tif", blobs((300, 310), 6)), tmp_path / "s.ome.zarr").labels()
+    labels = make(
+        write_slide(tmp_path / "s.tif", blobs((300, 310), 6)), tmp_path / "s.ome.zarr"
+    ).labels()
     places = anchors(labels.astype(np.int32))
     assert (np.lexsort((places[:, 1], places[:, 0])) == np.arange(len(places))).all()
 
@@ -270,7 +309,9 @@ def test_coarser_levels_show_the_nearest_pixel(tmp_path, small):
     store = make(write_slide(tmp_path / "s.tif", blobs((331, 290))), tmp_path / "s.ome.zarr")
     assert store.n_levels > 3
     for level in range(1, store.n_levels):
-        np.testing.assert_array_equal(store.labels(level), label_stores.nearest_level(store.labels(), 2**level))
+        np.testing.assert_array_equal(
+            store.labels(level), label_stores.nearest_level(store.labels(), 2**level)
+        )
 
 
 def test_glass_is_not_looked_at(tmp_path, small):
@@ -289,4 +330,9 @@ def test_what_reaches_further_than_any_window_looks_is_counted(tmp_path, small):
     image[140:160] = (60, 40, 120)
     store = make(write_slide(tmp_path / "s.tif", image), tmp_path / "s.ome.zarr")
     assert store.facts["n_cut"] >= 1
-    assert make(write_slide(tmp_path / "t.tif", blobs((300, 400), 8)), tmp_path / "t.ome.zarr").facts["n_cut"] == 0
+    assert (
+        make(write_slide(tmp_path / "t.tif", blobs((300, 400), 8)), tmp_path / "t.ome.zarr").facts[
+            "n_cut"
+        ]
+        == 0
+    )

@@ -11,7 +11,14 @@ import pytest
 import tifffile
 from PIL import Image
 
-from histocli.base.errors import InputNotFound, InvalidInput, InvalidOption, InvalidStore, Stopped, StoreExists
+from histocli.base.errors import (
+    InputNotFound,
+    InvalidInput,
+    InvalidOption,
+    InvalidStore,
+    Stopped,
+    StoreExists,
+)
 from histocli.config.common import Execution
 from histocli.config.train import TrainConfig
 from histocli.model.normalisation import glass_to_white
@@ -21,7 +28,13 @@ from histocli.stages import train as stage
 from histocli.stages.common import Clock
 from histocli.stages.train import split_weight, train
 from histocli.stores import patches
-from histocli.stores.models import checkpoint_path, read_checkpoint, read_model, read_model_header, write_checkpoint
+from histocli.stores.models import (
+    checkpoint_path,
+    read_checkpoint,
+    read_model,
+    read_model_header,
+    write_checkpoint,
+)
 from histocli.stores.patches import PatchStoreWriter
 from histocli.stores.provenance import Provenance, log_path
 from tests.tissue import make_tissue
@@ -32,11 +45,29 @@ CONFIG = {"steps": 4, "batch": 2, "crop_px": 32, "validation": 0.25}
 
 
 def make_store(
-    path, n=8, *, side=32, mpp=MPP, origin="initial", shippable=True, seed=0, labels=None, weight=1.0, statistics=None
+    path,
+    n=8,
+    *,
+    side=32,
+    mpp=MPP,
+    origin="initial",
+    shippable=True,
+    seed=0,
+    labels=None,
+    weight=1.0,
+    statistics=None,
 ):
     images, drawn = easy_patches(n, side, seed)
-    provenance = Provenance(contract=patches.CONTRACT, command="generate", config={}, config_hash=f"{path.name}{seed}", seed=seed)
-    record = patches.ReferenceRecord(name="code", sha256="00", mpp=mpp, mpp_source="given", statistics=statistics or {})
+    provenance = Provenance(
+        contract=patches.CONTRACT,
+        command="generate",
+        config={},
+        config_hash=f"{path.name}{seed}",
+        seed=seed,
+    )
+    record = patches.ReferenceRecord(
+        name="code", sha256="00", mpp=mpp, mpp_source="given", statistics=statistics or {}
+    )
     with PatchStoreWriter.create(
         path, n=n, patch_px=side, mpp=mpp, origin=origin, references=[record], provenance=provenance, resume=False,
         shippable=shippable,
@@ -45,7 +76,11 @@ def make_store(
         for batch in writer.pending():
             where = slice(batch.start, batch.stop)
             writer.write(
-                batch, images[where], chosen[where], np.full(len(batch), weight, np.float32), np.zeros(len(batch), np.int32)
+                batch,
+                images[where],
+                chosen[where],
+                np.full(len(batch), weight, np.float32),
+                np.zeros(len(batch), np.int32),
             )
         writer.finish()
     return str(path)
@@ -53,7 +88,8 @@ def make_store(
 
 @pytest.fixture(autouse=True)
 def tiny_segmenter(monkeypatch):
-    """The shape of size S with a quarter of its channels, since what is learnt does not matter here."""
+    """The shape of size S with a quarter of its channels, since what is learnt does not matter
+    here."""
     monkeypatch.setattr(
         stage,
         "architecture_of_size",
@@ -108,7 +144,12 @@ def test_a_model_says_what_it_is_and_can_be_rebuilt(store, tmp_path):
     assert header.training["held_out"] == result.held_out
     assert header.shippable
     (data,) = header.data
-    assert (data["name"], data["weight"], data["origin"], data["patches"]) == ("a.zarr", 1.0, "initial", 8)
+    assert (data["name"], data["weight"], data["origin"], data["patches"]) == (
+        "a.zarr",
+        1.0,
+        "initial",
+        8,
+    )
     assert data["sha256"] == patches.PatchStore.open(store).content_hash()
     assert header.package_version
     assert header.created
@@ -261,7 +302,9 @@ def shares(monkeypatch):
     return seen
 
 
-def test_the_weight_of_a_store_is_its_share_however_many_patches_it_has(store, tmp_path, monkeypatch):
+def test_the_weight_of_a_store_is_its_share_however_many_patches_it_has(
+    store, tmp_path, monkeypatch
+):
     seen = shares(monkeypatch)
     own = make_store(tmp_path / "own.zarr", 2, origin="labelled", seed=5)
     out = tmp_path / "m.safetensors"
@@ -279,27 +322,40 @@ def test_synthetic_patches_are_held_out_and_a_persons_are_not(store, tmp_path, m
     run([store, own], tmp_path / "m.safetensors", steps=1, validation=0.5)
     kept = {image.tobytes() for image in seen[0].images}
     assert len(kept) == 8
-    assert {glass_to_white(image, white_level(image)).tobytes() for image in easy_patches(4, 32, 5)[0]} <= kept
+    assert {
+        glass_to_white(image, white_level(image)).tobytes() for image in easy_patches(4, 32, 5)[0]
+    } <= kept
     result = run(own, tmp_path / "own.safetensors", steps=1)
     assert result.held_out is None
     assert len(seen[1]) == 4
 
 
-def test_glass_is_white_to_the_network_by_the_level_of_the_reference_where_it_is_recorded(tmp_path, monkeypatch):
+def test_glass_is_white_to_the_network_by_the_level_of_the_reference_where_it_is_recorded(
+    tmp_path, monkeypatch
+):
     seen = shares(monkeypatch)
     images, _ = easy_patches(8, 32)
-    for name, statistics in (("measured", {}), ("recorded", {"appearance": {"white_level": 128.0}})):
+    for name, statistics in (
+        ("measured", {}),
+        ("recorded", {"appearance": {"white_level": 128.0}}),
+    ):
         made = make_store(tmp_path / f"{name}.zarr", 8, statistics=statistics)
         run(made, tmp_path / f"{name}.safetensors", steps=1, validation=0.0)
-    np.testing.assert_array_equal(seen[0].images, [glass_to_white(image, white_level(image)) for image in images])
-    np.testing.assert_array_equal(seen[1].images, [glass_to_white(image, 128.0) for image in images])
+    np.testing.assert_array_equal(
+        seen[0].images, [glass_to_white(image, white_level(image)) for image in images]
+    )
+    np.testing.assert_array_equal(
+        seen[1].images, [glass_to_white(image, 128.0) for image in images]
+    )
 
 
 def test_targets_are_those_of_the_labels(store, tmp_path, monkeypatch):
     seen = shares(monkeypatch)
     run(store, tmp_path / "m.safetensors", steps=1, validation=0.0)
     images, labels = easy_patches(8, 32)
-    np.testing.assert_array_equal(seen[0].images, [glass_to_white(image, white_level(image)) for image in images])
+    np.testing.assert_array_equal(
+        seen[0].images, [glass_to_white(image, white_level(image)) for image in images]
+    )
     np.testing.assert_array_equal(seen[0].nucleus, labels > 0)
     assert seen[0].valid.all()
     assert ((seen[0].distance > 0) == (labels > 0)).all()
@@ -308,7 +364,11 @@ def test_targets_are_those_of_the_labels(store, tmp_path, monkeypatch):
 def test_contacts_are_learnt_where_they_are_wanted(store, tmp_path, monkeypatch):
     seen = []
     steps = stage.train_steps
-    monkeypatch.setattr(stage, "train_steps", lambda training, data, *rest: seen.append(data) or steps(training, data, *rest))
+    monkeypatch.setattr(
+        stage,
+        "train_steps",
+        lambda training, data, *rest: seen.append(data) or steps(training, data, *rest),
+    )
     run(store, tmp_path / "a.safetensors")
     run(store, tmp_path / "b.safetensors", targets="contact")
     without, with_ = seen
@@ -342,7 +402,8 @@ def test_a_compiled_network_learns_the_same_and_where_it_cannot_be_compiled_that
     assert bool(calls) == possible
     assert ("--compile: not possible here (no working C++ compiler" in caplog.text) != possible
     run(store, tmp_path / "b.safetensors", validation=0.0)
-    assert_same_weights(tmp_path / "a.safetensors", tmp_path / "b.safetensors")  # nothing is left of the trial
+    # nothing is left of the trial
+    assert_same_weights(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
 
 
 def test_hard_examples_change_what_is_learnt_and_are_reported(store, tmp_path):
@@ -384,7 +445,11 @@ def test_pixel_sizes_and_patch_sizes_do_not_mix(store, tmp_path):
     assert run([store, nearly], tmp_path / "m.safetensors", steps=1).status == "done"
 
 
-@pytest.mark.parametrize("empty", [{"labels": 0}, {"labels": -1}, {"weight": 0.0}], ids=["background", "ignored", "weightless"])
+@pytest.mark.parametrize(
+    "empty",
+    [{"labels": 0}, {"labels": -1}, {"weight": 0.0}],
+    ids=["background", "ignored", "weightless"],
+)
 def test_stores_without_anything_to_learn_are_refused(tmp_path, empty):
     store = make_store(tmp_path / "empty.zarr", 3, **empty)
     with pytest.raises(InvalidStore, match="nothing to learn") as refused:
@@ -492,26 +557,38 @@ def test_weights_that_leave_few_patches_effective_are_not_used(tmp_path, monkeyp
     seen = []
     original = stage.train_steps
     monkeypatch.setattr(
-        stage, "train_steps", lambda training, data, *rest: seen.append(data.weight) or original(training, data, *rest)
+        stage,
+        "train_steps",
+        lambda training, data, *rest: seen.append(data.weight) or original(training, data, *rest),
     )
     result = run(stores, tmp_path / "m.safetensors")
     assert result.effective_share == pytest.approx(0.2, abs=0.1)  # a fifth, less what is held out
     assert "not used" in caplog.text
     assert (seen[0] == 1).all()
-    assert read_model_header(tmp_path / "m.safetensors").training["effective_share"] == result.effective_share
+    assert (
+        read_model_header(tmp_path / "m.safetensors").training["effective_share"]
+        == result.effective_share
+    )
 
 
 def test_weights_that_leave_enough_are_used(tmp_path, monkeypatch, caplog):
-    stores = [make_store(tmp_path / f"{weight}.zarr", seed=seed, weight=weight) for seed, weight in enumerate((1.0, 3.0))]
+    stores = [
+        make_store(tmp_path / f"{weight}.zarr", seed=seed, weight=weight)
+        for seed, weight in enumerate((1.0, 3.0))
+    ]
     seen = []
     original = stage.train_steps
     monkeypatch.setattr(
-        stage, "train_steps", lambda training, data, *rest: seen.append(data.weight) or original(training, data, *rest)
+        stage,
+        "train_steps",
+        lambda training, data, *rest: seen.append(data.weight) or original(training, data, *rest),
     )
     result = run(stores, tmp_path / "m.safetensors")
     assert set(seen[0].tolist()) == {1.0, 3.0}
     values = seen[0].astype(float)
-    assert result.effective_share == pytest.approx(values.sum() ** 2 / (len(values) * (values**2).sum()), abs=1e-3)
+    assert result.effective_share == pytest.approx(
+        values.sum() ** 2 / (len(values) * (values**2).sum()), abs=1e-3
+    )
     assert "not used" not in caplog.text
 
 
@@ -522,7 +599,12 @@ def test_training_goes_on_from_a_model(store, tmp_path, monkeypatch):
     original = stage.train_steps
 
     def watch(training, data, schedule, *rest):
-        seen.append(({name: value.clone() for name, value in training.segmenter.state_dict().items()}, schedule.learning_rate))
+        seen.append(
+            (
+                {name: value.clone() for name, value in training.segmenter.state_dict().items()},
+                schedule.learning_rate,
+            )
+        )
         return original(training, data, schedule, *rest)
 
     monkeypatch.setattr(stage, "train_steps", watch)
@@ -541,7 +623,9 @@ def test_training_goes_on_from_a_model(store, tmp_path, monkeypatch):
 def test_a_model_that_must_not_ship_hands_that_on(store, tmp_path):
     secret = make_store(tmp_path / "secret.zarr", shippable=False, seed=3)
     run(secret, tmp_path / "secret.safetensors", steps=1)
-    assert not run(store, tmp_path / "m.safetensors", steps=1, init=str(tmp_path / "secret.safetensors")).shippable
+    assert not run(
+        store, tmp_path / "m.safetensors", steps=1, init=str(tmp_path / "secret.safetensors")
+    ).shippable
 
 
 @pytest.fixture
@@ -578,7 +662,9 @@ def test_rounds_of_self_training_follow(store, tmp_path, references, loose):
     assert header.training["steps"] == 10
     assert [entry["origin"] for entry in header.data].count("reference") == 3
     assert header.shippable
-    assert not run(store, tmp_path / "n.safetensors", refs=references, shippable=False, **SELF).shippable
+    assert not run(
+        store, tmp_path / "n.safetensors", refs=references, shippable=False, **SELF
+    ).shippable
     names = {path.name for path in log_path(out).iterdir()}
     assert {"disagreement-1.png", "disagreement-2.png"} <= names
 
@@ -593,7 +679,9 @@ def test_references_change_what_is_learnt(store, tmp_path, references, loose):
 
 
 @pytest.mark.parametrize("stop_after", [3, 7, 8, 9])
-def test_self_training_that_is_stopped_goes_on_as_if_it_had_not_been(store, tmp_path, references, loose, stop_after):
+def test_self_training_that_is_stopped_goes_on_as_if_it_had_not_been(
+    store, tmp_path, references, loose, stop_after
+):
     """In the first part, at the beginning of a round, between two, and in the last one."""
     whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
     expected = run(store, whole, refs=references, **SELF)
@@ -604,7 +692,9 @@ def test_self_training_that_is_stopped_goes_on_as_if_it_had_not_been(store, tmp_
     assert found.rounds == expected.rounds
 
 
-def test_a_stop_while_tissue_is_labelled_costs_no_training(store, tmp_path, references, loose, monkeypatch):
+def test_a_stop_while_tissue_is_labelled_costs_no_training(
+    store, tmp_path, references, loose, monkeypatch
+):
     whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
     run(store, whole, refs=references, **SELF)
 
@@ -624,13 +714,19 @@ def test_a_stop_while_tissue_is_labelled_costs_no_training(store, tmp_path, refe
                 run(store, cut, refs=references, execution={"resume": look > 1}, **SELF)
     steps = []
     original_steps = stage.train_steps
-    monkeypatch.setattr(stage, "train_steps", lambda *given: (steps.append(r.step) or r for r in original_steps(*given)))
+    monkeypatch.setattr(
+        stage,
+        "train_steps",
+        lambda *given: (steps.append(r.step) or r for r in original_steps(*given)),
+    )
     run(store, cut, refs=references, execution={"resume": True}, **SELF)
     assert_same_weights(whole, cut)
     assert steps == [9, 10]  # only the second round was left
 
 
-def test_a_round_that_changes_what_a_nucleus_is_is_taken_back(store, tmp_path, references, monkeypatch, caplog):
+def test_a_round_that_changes_what_a_nucleus_is_is_taken_back(
+    store, tmp_path, references, monkeypatch, caplog
+):
     monkeypatch.setattr(stage, "AREA_DRIFT", -1.0)  # nothing is small enough
     out = tmp_path / "m.safetensors"
     teachers = []
@@ -653,7 +749,13 @@ def test_references_that_cannot_be_read_stop_or_are_left_out(store, tmp_path, re
     (tmp_path / "refs" / "broken.png").write_bytes(b"no picture")
     with pytest.raises(InvalidInput, match=r"broken\.png"):
         run(store, tmp_path / "m.safetensors", refs=references, **SELF)
-    result = run(store, tmp_path / "m.safetensors", refs=references, execution={"on_error": "continue"}, **SELF)
+    result = run(
+        store,
+        tmp_path / "m.safetensors",
+        refs=references,
+        execution={"on_error": "continue"},
+        **SELF,
+    )
     assert [name.rsplit("/", 1)[-1] for name in result.failed] == ["broken.png"]
 
 
@@ -664,8 +766,11 @@ def test_references_without_tissue_are_refused(store, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["tiff", "geojson"])
-def test_a_persons_labels_may_be_the_first_teacher(store, tmp_path, references, loose, monkeypatch, kind):
-    """Labels of two of three references, as label images or as outlines; what the first round learns is what they say."""
+def test_a_persons_labels_may_be_the_first_teacher(
+    store, tmp_path, references, loose, monkeypatch, kind
+):
+    """Labels of two of three references, as label images or as outlines; what the first round
+    learns is what they say."""
     folder = tmp_path / "found"
     folder.mkdir()
     for seed in range(2):
@@ -676,16 +781,37 @@ def test_a_persons_labels_may_be_the_first_teacher(store, tmp_path, references, 
             features = []
             for number in range(1, labels.max() + 1):
                 rows, columns = np.nonzero(labels == number)
-                box = [int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1]
-                ring = [[box[0], box[1]], [box[2], box[1]], [box[2], box[3]], [box[0], box[3]], [box[0], box[1]]]
-                features.append({"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}, "properties": {}})
-            (folder / f"{seed}.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+                box = [
+                    int(columns.min()),
+                    int(rows.min()),
+                    int(columns.max()) + 1,
+                    int(rows.max()) + 1,
+                ]
+                ring = [
+                    [box[0], box[1]],
+                    [box[2], box[1]],
+                    [box[2], box[3]],
+                    [box[0], box[3]],
+                    [box[0], box[1]],
+                ]
+                features.append(
+                    {
+                        "type": "Feature",
+                        "geometry": {"type": "Polygon", "coordinates": [ring]},
+                        "properties": {},
+                    }
+                )
+            (folder / f"{seed}.geojson").write_text(
+                json.dumps({"type": "FeatureCollection", "features": features})
+            )
     learnt = []
     original = stage.pseudo_labelled
     monkeypatch.setattr(
         stage,
         "pseudo_labelled",
-        lambda *given, **more: learnt.append((given[1], more, original(*given, **more))) or learnt[-1][2],
+        lambda *given, **more: (
+            learnt.append((given[1], more, original(*given, **more))) or learnt[-1][2]
+        ),
     )
     result = run(store, tmp_path / "m.safetensors", refs=references, teacher=str(folder), **SELF)
     (given, options, (made, about)), (_, second, _) = learnt
@@ -703,22 +829,54 @@ def test_a_persons_labels_may_be_the_first_teacher(store, tmp_path, references, 
     assert origins == ["initial", "reference", "reference", "reference", "teacher"]
 
 
-def test_a_teacher_that_is_stopped_goes_on_as_if_it_had_not_been(store, tmp_path, references, loose):
+def test_a_teacher_that_is_stopped_goes_on_as_if_it_had_not_been(
+    store, tmp_path, references, loose
+):
     folder = tmp_path / "found"
     folder.mkdir()
     for seed in range(3):
         tifffile.imwrite(folder / f"{seed}.tif", make_tissue(seed=seed).labels.astype(np.uint16))
     run(store, tmp_path / "whole.safetensors", refs=references, teacher=str(folder), **SELF)
     with pytest.raises(Stopped):
-        run(store, tmp_path / "cut.safetensors", refs=references, teacher=str(folder), stop_after=7, **SELF)
-    run(store, tmp_path / "cut.safetensors", refs=references, teacher=str(folder), execution={"resume": True}, **SELF)
+        run(
+            store,
+            tmp_path / "cut.safetensors",
+            refs=references,
+            teacher=str(folder),
+            stop_after=7,
+            **SELF,
+        )
+    run(
+        store,
+        tmp_path / "cut.safetensors",
+        refs=references,
+        teacher=str(folder),
+        execution={"resume": True},
+        **SELF,
+    )
     assert_same_weights(tmp_path / "whole.safetensors", tmp_path / "cut.safetensors")
 
 
 def test_a_teacher_of_other_images_is_refused(store, tmp_path, references):
     tifffile.imwrite(tmp_path / "elsewhere.tif", make_tissue(seed=0).labels.astype(np.uint16))
-    with pytest.raises(InvalidInput, match="none of its 1 label images is named like one of the 3 references"):
-        run(store, tmp_path / "m.safetensors", refs=references, teacher=str(tmp_path / "elsewhere.tif"), **SELF)
+    with pytest.raises(
+        InvalidInput, match="none of its 1 label images is named like one of the 3 references"
+    ):
+        run(
+            store,
+            tmp_path / "m.safetensors",
+            refs=references,
+            teacher=str(tmp_path / "elsewhere.tif"),
+            **SELF,
+        )
     tifffile.imwrite(tmp_path / "0.tif", np.ones((7, 9), np.uint16))
-    with pytest.raises(InvalidInput, match=r"0\.tif: is 7 x 9 px but .*labels must be of the reference's own size"):
-        run(store, tmp_path / "n.safetensors", refs=references, teacher=str(tmp_path / "0.tif"), **SELF)
+    with pytest.raises(
+        InvalidInput, match=r"0\.tif: is 7 x 9 px but .*labels must be of the reference's own size"
+    ):
+        run(
+            store,
+            tmp_path / "n.safetensors",
+            refs=references,
+            teacher=str(tmp_path / "0.tif"),
+            **SELF,
+        )

@@ -16,8 +16,30 @@ from histocli.stores.provenance import log_path
 from tests.tissue import make_tissue
 
 MPP = 0.5
-TRAIN = ["--batch", "2", "--crop-px", "32", "--device", "cpu", "--precision", "fp32", "--workers", "1", "-q"]
-EVERYTHING = ["--steps", "12", "--hard", "appearance", "--fresh", "--fresh-per-step", "2", "--reference-mpp", str(MPP)]
+TRAIN = [
+    "--batch",
+    "2",
+    "--crop-px",
+    "32",
+    "--device",
+    "cpu",
+    "--precision",
+    "fp32",
+    "--workers",
+    "1",
+    "-q",
+]
+EVERYTHING = [
+    "--steps",
+    "12",
+    "--hard",
+    "appearance",
+    "--fresh",
+    "--fresh-per-step",
+    "2",
+    "--reference-mpp",
+    str(MPP),
+]
 
 
 @pytest.fixture(scope="module")
@@ -27,31 +49,70 @@ def folder(tmp_path_factory):
     for seed in range(3):
         Image.fromarray(make_tissue(seed=seed).image).save(folder / "references" / f"{seed}.png")
     config = GenerateConfig(n=8, patch_px=64, mpp=MPP, reference_mpp=MPP)
-    generate([str(folder / "references")], folder / "synth.zarr", config, Execution(device="cpu", workers=1))
+    generate(
+        [str(folder / "references")],
+        folder / "synth.zarr",
+        config,
+        Execution(device="cpu", workers=1),
+    )
     return folder
 
 
 def train(folder, name, *words, processes=2, expected=0):
     program = [sys.executable, "-m"]
     if processes > 1:
-        program += ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([os.getcwd(), *sys.path])}
-    command = [*program, "histocli", "train", str(folder / "synth.zarr"), "-o", str(folder / name), *TRAIN, *words]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+        program += [
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            str(processes),
+            "-m",
+        ]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([os.getcwd(), *sys.path]),
+    }
+    command = [
+        *program,
+        "histocli",
+        "train",
+        str(folder / "synth.zarr"),
+        "-o",
+        str(folder / name),
+        *TRAIN,
+        *words,
+    ]
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
     assert (done.returncode == 0) == (expected == 0), done.stderr
     return done
 
 
 def test_two_processes_train_one_segmenter(folder):
     """With self-training, hard examples and fresh patches at once."""
-    done = train(folder, "two.safetensors", *EVERYTHING, "--refs", str(folder / "references"), "--rounds", "1")
+    done = train(
+        folder,
+        "two.safetensors",
+        *EVERYTHING,
+        "--refs",
+        str(folder / "references"),
+        "--rounds",
+        "1",
+    )
     assert done.stdout.splitlines() == [str(folder / "two.safetensors")]  # one of them speaks
     header, two = read_model(folder / "two.safetensors")
     assert header.training["processes"] == 2
     assert header.training["steps"] == 12
     assert len(header.training["self_training"]) == 1
     assert header.training["fresh"]["patches"] > 0
-    lines = [json.loads(line) for line in (log_path(folder / "two.safetensors") / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (log_path(folder / "two.safetensors") / "metrics.jsonl")
+        .read_text()
+        .splitlines()
+    ]
     assert [line["processes_agree"] for line in lines if "processes_agree" in line] == [True]
     train(folder, "one.safetensors", "--steps", "12", processes=1)
     one = read_model(folder / "one.safetensors")[1]

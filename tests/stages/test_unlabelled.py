@@ -1,4 +1,5 @@
-"""Unlabelled patches as a teacher sees them: what becomes of its findings, and how two models are compared."""
+"""Unlabelled patches as a teacher sees them: what becomes of its findings, and how two models are
+compared."""
 
 import numpy as np
 import pytest
@@ -7,7 +8,14 @@ import torch
 from histocli.base.progress import silent
 from histocli.inference.predict import Predictor
 from histocli.model.segmenter import build_segmenter
-from histocli.stages.unlabelled import Findings, compare, disagreements, find_nuclei, mixed, pseudo_labelled
+from histocli.stages.unlabelled import (
+    Findings,
+    compare,
+    disagreements,
+    find_nuclei,
+    mixed,
+    pseudo_labelled,
+)
 from histocli.training.self_training import Acceptance
 from tests.training.easy import easy_patches, patch_set
 
@@ -21,7 +29,8 @@ def patches():
 
 def findings(labels, sure=0.97):
     return Findings(
-        [each.astype(np.int32) for each in labels], [np.where(each > 0, sure, 0.02).astype(np.float32) for each in labels]
+        [each.astype(np.int32) for each in labels],
+        [np.where(each > 0, sure, 0.02).astype(np.float32) for each in labels],
     )
 
 
@@ -57,7 +66,9 @@ def test_two_models_are_compared_patch_by_patch(patches):
     assert all((image == images[2]).all() for image in shown)
     assert [outline.max() for outline in outlines] == [4, 0]
     assert findings(labels).count() == 16
-    assert findings(other).median_area_px() == pytest.approx(np.median([(labels[0] == k).sum() for k in range(1, 5)]), abs=8)
+    assert findings(other).median_area_px() == pytest.approx(
+        np.median([(labels[0] == k).sum() for k in range(1, 5)]), abs=8
+    )
     assert findings(np.zeros_like(labels)).median_area_px() == 0
 
 

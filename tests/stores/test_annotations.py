@@ -1,4 +1,5 @@
-"""Outlines as files: what is drawn is what lies inside, and what is no annotation is refused in one line."""
+"""Outlines as files: what is drawn is what lies inside, and what is no annotation is refused in one
+line."""
 
 import gzip
 import json
@@ -17,7 +18,11 @@ SHAPE = (7, 9)
 
 def feature(coordinates, kind="Polygon", **properties):
     properties.setdefault("objectType", "detection")
-    return {"type": "Feature", "geometry": {"type": kind, "coordinates": coordinates}, "properties": properties}
+    return {
+        "type": "Feature",
+        "geometry": {"type": kind, "coordinates": coordinates},
+        "properties": properties,
+    }
 
 
 def box(x0, y0, x1, y1):
@@ -37,7 +42,9 @@ def test_outlines_along_the_edges_of_pixels_give_the_pixels_back(tmp_path_factor
     for k in ids:
         runs = [[box(x, y, x + 1, y + 1)] for y, x in np.argwhere(labels == k).tolist()]
         features.append(feature(runs, "MultiPolygon"))
-    drawn = read(tmp_path_factory.mktemp("g"), {"type": "FeatureCollection", "features": features}).labels(SHAPE)
+    drawn = read(
+        tmp_path_factory.mktemp("g"), {"type": "FeatureCollection", "features": features}
+    ).labels(SHAPE)
     wanted = np.zeros(SHAPE, int)
     for number, k in enumerate(ids, 1):
         wanted[labels == k] = number
@@ -54,9 +61,13 @@ def inside(ring, y, x):
 
 
 @settings(deadline=None, max_examples=80)
-@given(ring=st.lists(st.tuples(st.floats(-2, 11), st.floats(-2, 9)), min_size=3, max_size=7), hole=st.booleans())
+@given(
+    ring=st.lists(st.tuples(st.floats(-2, 11), st.floats(-2, 9)), min_size=3, max_size=7),
+    hole=st.booleans(),
+)
 def test_a_pixel_belongs_to_the_polygon_its_centre_lies_in(tmp_path_factory, ring, hole):
-    ring = [(round(x, 2) + 0.003, round(y, 2) + 0.007) for x, y in ring]  # no corner or edge on a centre
+    # no corner or edge on a centre
+    ring = [(round(x, 2) + 0.003, round(y, 2) + 0.007) for x, y in ring]
     rings = [ring, box(2.1, 2.1, 4.2, 5.3)] if hole else [ring]
     drawn = read(tmp_path_factory.mktemp("g"), [feature(rings)]).labels(SHAPE)
     for y, x in np.ndindex(SHAPE):
@@ -71,7 +82,8 @@ def test_a_pixel_belongs_to_the_polygon_its_centre_lies_in(tmp_path_factory, rin
 
 
 def test_what_qupath_writes(tmp_path):
-    """Cells count by their nucleus, TMA cores and points not at all, and Ignore* is ignored; later features lie on top."""
+    """Cells count by their nucleus, TMA cores and points not at all, and Ignore* is ignored; later
+    features lie on top."""
     cell = feature([box(0, 0, 9, 7)], objectType="cell") | {
         "nucleusGeometry": {"type": "Polygon", "coordinates": [box(1, 1, 4, 4)]}
     }
@@ -84,7 +96,11 @@ def test_what_qupath_writes(tmp_path):
     ]
     for name, content in (("a.geojson", json.dumps(features)), ("b.geojson.gz", None)):
         if content is None:
-            (tmp_path / name).write_bytes(gzip.compress(json.dumps({"type": "FeatureCollection", "features": features}).encode()))
+            (tmp_path / name).write_bytes(
+                gzip.compress(
+                    json.dumps({"type": "FeatureCollection", "features": features}).encode()
+                )
+            )
         else:
             (tmp_path / name).write_text(content)
         labels = read_annotations(tmp_path / name).labels(SHAPE)
@@ -93,7 +109,10 @@ def test_what_qupath_writes(tmp_path):
         assert (labels == wanted).all()
 
 
-@pytest.mark.parametrize("cut", [((0, 0), (6, 6)), ((0, 3), (6, 3)), ((2.5, 0), (2.5, 6)), ((0, 6), (6, 0)), ((0, 1), (6, 4))])
+@pytest.mark.parametrize(
+    "cut",
+    [((0, 0), (6, 6)), ((0, 3), (6, 3)), ((2.5, 0), (2.5, 6)), ((0, 6), (6, 0)), ((0, 1), (6, 4))],
+)
 def test_two_halves_share_no_pixel_and_leave_none(tmp_path, cut):
     """A square cut along a line through the centres of pixels: each pixel is in one half."""
     (x0, y0), (x1, y1) = cut
@@ -151,9 +170,21 @@ BOMB = '<!DOCTYPE a [<!ENTITY b "bbbb"><!ENTITY c "&b;&b;&b;">]><Annotations>&c;
         ("a.geojson", b"{", "no JSON"),
         ("a.geojson", b"3", "no features"),
         ("a.geojson", b"[3]", "feature 0 is no object"),
-        ("a.geojson", json.dumps([feature([1, 2], "Point")]).encode(), "none of 1 features is a polygon"),
-        ("a.geojson", json.dumps([feature([[[0, 0], [1, 1]]])]).encode(), "feature 0 are no polygon"),
-        ("a.geojson", json.dumps([feature([[[0, 0], ["x", 1], [2, 2]]])]).encode(), "feature 0 are no polygon"),
+        (
+            "a.geojson",
+            json.dumps([feature([1, 2], "Point")]).encode(),
+            "none of 1 features is a polygon",
+        ),
+        (
+            "a.geojson",
+            json.dumps([feature([[[0, 0], [1, 1]]])]).encode(),
+            "feature 0 are no polygon",
+        ),
+        (
+            "a.geojson",
+            json.dumps([feature([[[0, 0], ["x", 1], [2, 2]]])]).encode(),
+            "feature 0 are no polygon",
+        ),
         ("a.geojson", json.dumps([feature([])]).encode(), "none of 1|no polygon"),
         ("a.geojson.gz", b"\x1f\x8b broken", "unzipped"),
         ("a.xml", b"<Annotations>", "XML"),

@@ -16,20 +16,32 @@ def folder(tmp_path):
     for name in "SM":
         (tmp_path / f"{name}.safetensors").write_bytes(name.encode() * 10)
         digest = hashlib.sha256(name.encode() * 10).hexdigest()
-        entries.append({"name": name, "file": f"{name}.safetensors", "sha256": digest, "description": f"size {name}"})
+        entries.append(
+            {
+                "name": name,
+                "file": f"{name}.safetensors",
+                "sha256": digest,
+                "description": f"size {name}",
+            }
+        )
     (tmp_path / "models.json").write_text(json.dumps({"default": "M", "models": entries}))
     return tmp_path
 
 
 def test_the_default_comes_first(folder):
-    assert [(model.name, model.default) for model in box_models(folder)] == [("M", True), ("S", False)]
+    assert [(model.name, model.default) for model in box_models(folder)] == [
+        ("M", True),
+        ("S", False),
+    ]
     assert find_box_model(folder=folder).name == "M"
     assert find_box_model("S", folder).path == folder / "S.safetensors"
     assert find_box_model("S", folder).to_json()["bytes"] == 10
 
 
 def test_an_unknown_name_is_refused_with_those_that_there_are(folder):
-    with pytest.raises(InvalidOption, match=r"XL: no such model comes with histosynth \(there are: M, S\)"):
+    with pytest.raises(
+        InvalidOption, match=r"XL: no such model comes with histosynth \(there are: M, S\)"
+    ):
         find_box_model("XL", folder)
 
 

@@ -10,28 +10,46 @@ import tifffile
 
 from histocli.base.errors import OutOfResources, StoreExists
 from histocli.stores import exports
-from histocli.stores.exports import LABEL_IMAGE, OVERLAY, prepare_file, read_facts, write_label_tiff, write_overlay
+from histocli.stores.exports import (
+    LABEL_IMAGE,
+    OVERLAY,
+    prepare_file,
+    read_facts,
+    write_label_tiff,
+    write_overlay,
+)
 from histocli.stores.provenance import Provenance
 
 FACTS = {"n_nuclei": 2, "mpp": 0.25, "source": {"name": "Präparat.svs"}}
 
 
 def record(contract: str, config_hash: str = "abc") -> Provenance:
-    return Provenance(contract=contract, command="segment", config={"tile_px": 512}, config_hash=config_hash)
+    return Provenance(
+        contract=contract, command="segment", config={"tile_px": 512}, config_hash=config_hash
+    )
 
 
 def write(path, contract, config_hash="abc"):
     if contract == LABEL_IMAGE:
         labels = np.arange(6, dtype=np.int32).reshape(2, 3)
-        write_label_tiff(path, labels, mpp=0.25, provenance=record(contract, config_hash), facts=FACTS)
+        write_label_tiff(
+            path, labels, mpp=0.25, provenance=record(contract, config_hash), facts=FACTS
+        )
     else:
-        write_overlay(path, np.zeros((2, 3, 3), np.uint8), provenance=record(contract, config_hash), facts=FACTS)
+        write_overlay(
+            path,
+            np.zeros((2, 3, 3), np.uint8),
+            provenance=record(contract, config_hash),
+            facts=FACTS,
+        )
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 7), (513, 20), (700, 900)])
 def test_labels_read_back_with_their_pixel_size(tmp_path, shape):
     labels = np.random.default_rng(0).integers(0, 100_000, shape, np.int32)
-    write_label_tiff(tmp_path / "a.tif", labels, mpp=0.499, provenance=record(LABEL_IMAGE), facts=FACTS)
+    write_label_tiff(
+        tmp_path / "a.tif", labels, mpp=0.499, provenance=record(LABEL_IMAGE), facts=FACTS
+    )
     with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
         page = tiff.pages.first
         np.testing.assert_array_equal(page.asarray(), labels)
@@ -44,7 +62,9 @@ def test_labels_read_back_with_their_pixel_size(tmp_path, shape):
 def test_overlay_reads_back_in_any_reader(tmp_path):
     picture = np.random.default_rng(0).integers(0, 255, (40, 30, 3), np.uint8)
     write_overlay(tmp_path / "a.overlay.png", picture, provenance=record(OVERLAY), facts=FACTS)
-    np.testing.assert_array_equal(imagecodecs.png_decode((tmp_path / "a.overlay.png").read_bytes()), picture)
+    np.testing.assert_array_equal(
+        imagecodecs.png_decode((tmp_path / "a.overlay.png").read_bytes()), picture
+    )
     np.testing.assert_array_equal(cv2.imread(str(tmp_path / "a.overlay.png"))[..., ::-1], picture)
 
 
@@ -77,7 +97,12 @@ def test_what_is_not_ours_is_left_alone(tmp_path, overwrite):
     (tmp_path / "empty.png").touch()
     (tmp_path / "folder.tif").mkdir()
     (tmp_path / "json.tif").write_bytes(b"")
-    tifffile.imwrite(tmp_path / "json.tif", np.zeros((2, 2), np.uint8), description='{"histosynth": 3}', metadata=None)
+    tifffile.imwrite(
+        tmp_path / "json.tif",
+        np.zeros((2, 2), np.uint8),
+        description='{"histosynth": 3}',
+        metadata=None,
+    )
     write(tmp_path / "overlay.tif", OVERLAY)
     for path in sorted(tmp_path.iterdir()):
         before = path.read_bytes() if path.is_file() else None

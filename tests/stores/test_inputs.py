@@ -29,9 +29,22 @@ ALL = ["slides/a.png", "slides/b.TIF", "slides/d.ome.zarr", "slides/deep/c.ome.t
 @pytest.fixture(autouse=True)
 def tree(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for folder in ("slides/deep", "slides/d.ome.zarr/0", "slides/.e.zarr.partial", "slides/e.zarr.log", "empty"):
+    for folder in (
+        "slides/deep",
+        "slides/d.ome.zarr/0",
+        "slides/.e.zarr.partial",
+        "slides/e.zarr.log",
+        "empty",
+    ):
         (tmp_path / folder).mkdir(parents=True)
-    for file in ("b.TIF", "a.png", "notes.txt", ".hidden.png", "deep/c.ome.tif", "e.zarr.log/preview.png"):
+    for file in (
+        "b.TIF",
+        "a.png",
+        "notes.txt",
+        ".hidden.png",
+        "deep/c.ome.tif",
+        "e.zarr.log/preview.png",
+    ):
         (tmp_path / "slides" / file).touch()
     for inside in ("d.ome.zarr/0/trap.png", ".e.zarr.partial/trap.png"):
         (tmp_path / "slides" / inside).touch()
@@ -39,7 +52,12 @@ def tree(tmp_path, monkeypatch):
 
 
 def expand(*words, stdin=None, **settings):
-    found = expand_inputs(words, suffixes=SUFFIXES, stdin=io.StringIO(stdin) if stdin is not None else None, **settings)
+    found = expand_inputs(
+        words,
+        suffixes=SUFFIXES,
+        stdin=io.StringIO(stdin) if stdin is not None else None,
+        **settings,
+    )
     return [path.as_posix() for path in found]
 
 
@@ -56,7 +74,10 @@ def expand(*words, stdin=None, **settings):
         (["slides/notes.txt"], ["slides/notes.txt"]),
         (["slides/d.ome.zarr"], ["slides/d.ome.zarr"]),
         (["slides/.hidden.png"], ["slides/.hidden.png"]),
-        (["slides/b.TIF", "slides", "./slides/a.png"], ["slides/b.TIF", *(name for name in ALL if "b.TIF" not in name)]),
+        (
+            ["slides/b.TIF", "slides", "./slides/a.png"],
+            ["slides/b.TIF", *(name for name in ALL if "b.TIF" not in name)],
+        ),
     ],
 )
 def test_words_become_files_in_a_stable_order_without_duplicates(words, expected):
@@ -64,8 +85,14 @@ def test_words_become_files_in_a_stable_order_without_duplicates(words, expected
 
 
 def test_stdin_holds_plain_paths():
-    assert expand("-", stdin="slides/a.png\r\n\n  \nslides/b.TIF") == ["slides/a.png", "slides/b.TIF"]
-    assert expand("slides/b.TIF", "-", stdin="slides\n") == ["slides/b.TIF", *(name for name in ALL if "b.TIF" not in name)]
+    assert expand("-", stdin="slides/a.png\r\n\n  \nslides/b.TIF") == [
+        "slides/a.png",
+        "slides/b.TIF",
+    ]
+    assert expand("slides/b.TIF", "-", stdin="slides\n") == [
+        "slides/b.TIF",
+        *(name for name in ALL if "b.TIF" not in name),
+    ]
 
 
 @pytest.mark.parametrize("stdin", [None, "", "\n \n"])
@@ -76,14 +103,21 @@ def test_empty_stdin_is_no_input(stdin):
 
 
 def test_a_list_counts_from_the_working_folder_and_then_from_its_own(tree):
-    (tree / "slides" / "list.txt").write_text("\ufeffslides/a.png\r\ndeep/c.ome.tif\n", encoding="utf-8")
+    (tree / "slides" / "list.txt").write_text(
+        "\ufeffslides/a.png\r\ndeep/c.ome.tif\n", encoding="utf-8"
+    )
     assert expand("@slides/list.txt") == ["slides/a.png", "slides/deep/c.ome.tif"]
 
 
 def test_names_with_odd_characters_are_names(tree):
     for name in ("a [1].png", "@me.png", "-.png", "#5.png", " pad .png", "ü.png"):
         (tree / name).touch()
-    assert expand("a [1].png", "@me.png", "./-.png", "#5.png") == ["a [1].png", "@me.png", "-.png", "#5.png"]
+    assert expand("a [1].png", "@me.png", "./-.png", "#5.png") == [
+        "a [1].png",
+        "@me.png",
+        "-.png",
+        "#5.png",
+    ]
     assert expand("-", stdin=" pad .png\n#5.png\nü.png\n") == [" pad .png", "#5.png", "ü.png"]
 
 
@@ -123,7 +157,10 @@ def test_a_list_must_be_text(tree):
 def test_links_are_followed_but_not_in_circles(tree):
     (tree / "empty" / "linked").symlink_to(tree / "slides" / "deep", target_is_directory=True)
     (tree / "slides" / "deep" / "circle").symlink_to(tree / "slides", target_is_directory=True)
-    assert expand("empty") == ["empty/linked/c.ome.tif", *(f"empty/linked/circle/{n}" for n in ("a.png", "b.TIF", "d.ome.zarr"))]
+    assert expand("empty") == [
+        "empty/linked/c.ome.tif",
+        *(f"empty/linked/circle/{n}" for n in ("a.png", "b.TIF", "d.ome.zarr")),
+    ]
     assert expand("slides") == ALL
 
 
@@ -145,10 +182,17 @@ def manifest(tree, text, **settings):
 
 
 def test_a_manifest_gives_pixel_sizes_where_they_are_known(tree):
-    found = manifest(tree, "\ufeffmpp, Path ,site\r\n0.5,a.png,x\r\n,slides/b.TIF,y\r\n0.25, deep,z\r\n")
-    assert [(image.path.as_posix(), image.mpp) for image in found[:2]] == [("slides/a.png", 0.5), ("slides/b.TIF", None)]
+    found = manifest(
+        tree, "\ufeffmpp, Path ,site\r\n0.5,a.png,x\r\n,slides/b.TIF,y\r\n0.25, deep,z\r\n"
+    )
+    assert [(image.path.as_posix(), image.mpp) for image in found[:2]] == [
+        ("slides/a.png", 0.5),
+        ("slides/b.TIF", None),
+    ]
     # A folder in a manifest gives its pixel size to all of its images.
-    assert [(image.path.as_posix(), image.mpp) for image in found[2:]] == [("slides/deep/c.ome.tif", 0.25)]
+    assert [(image.path.as_posix(), image.mpp) for image in found[2:]] == [
+        ("slides/deep/c.ome.tif", 0.25)
+    ]
 
 
 def test_words_and_manifests_mix(tree):
@@ -165,7 +209,11 @@ def test_words_and_manifests_mix(tree):
         ("file,mpp\na.png,1\n", InvalidInput, "needs the column path .* got file, mpp"),
         ("path,mpp\n", InputNotFound, "names no image"),
         ("path,mpp\na.png,40\n", InvalidInput, "line 2: mpp must lie between"),
-        ("path,mpp\na.png,0.25\nslides/b.TIF,fine\n", InvalidInput, "line 3: mpp must lie .* got 'fine'"),
+        (
+            "path,mpp\na.png,0.25\nslides/b.TIF,fine\n",
+            InvalidInput,
+            "line 3: mpp must lie .* got 'fine'",
+        ),
         ("path,mpp\na.png,nan\n", InvalidInput, "line 2: mpp"),
         ("path,mpp\n,0.25\n", InvalidInput, "line 2 names no path"),
         ("path,mpp\nabsent.png,0.25\n", InputNotFound, "absent.png: no such image"),

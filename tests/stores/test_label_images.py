@@ -18,7 +18,11 @@ def save(path, values):
     elif path.suffix == ".png":
         path.write_bytes(imagecodecs.png_encode(values))
     else:
-        tifffile.imwrite(path, values, photometric="rgb" if values.ndim == 3 and values.shape[-1] == 3 else "minisblack")
+        tifffile.imwrite(
+            path,
+            values,
+            photometric="rgb" if values.ndim == 3 and values.shape[-1] == 3 else "minisblack",
+        )
     return path
 
 
@@ -36,7 +40,9 @@ def test_reads_what_was_written(tmp_path, suffix, dtype):
 
 
 def test_negative_pixels_stay(tmp_path):
-    assert read_label_image(save(tmp_path / "a.tif", np.array([[-1, 5]], np.int32))).tolist() == [[-1, 5]]
+    assert read_label_image(save(tmp_path / "a.tif", np.array([[-1, 5]], np.int32))).tolist() == [
+        [-1, 5]
+    ]
 
 
 def test_indices_of_a_palette_are_the_labels(tmp_path):

@@ -10,7 +10,13 @@ from PIL import Image
 
 from histocli.base.errors import InputNotFound, InvalidInput
 from histocli.stores import label_sources
-from histocli.stores.label_sources import find_labels, find_pictures, pair_by_name, pairs_of_manifest, read_truth
+from histocli.stores.label_sources import (
+    find_labels,
+    find_pictures,
+    pair_by_name,
+    pairs_of_manifest,
+    read_truth,
+)
 
 LABELS = np.zeros((12, 16), np.int32)
 LABELS[2:6, 2:7], LABELS[7:11, 8:15] = 1, 2
@@ -23,7 +29,9 @@ def whole(source):
 
 def ome_zarr(path, version, labels=LABELS, name="nuclei", unit="micrometer"):
     """An image of another program with labels beneath."""
-    wrap = (lambda ome: {"ome": {"version": "0.5", **ome}}) if version == "0.5" else (lambda ome: ome)
+    wrap = (
+        (lambda ome: {"ome": {"version": "0.5", **ome}}) if version == "0.5" else (lambda ome: ome)
+    )
     root = zarr.open_group(path, mode="a", zarr_format=3 if version == "0.5" else 2)
     root.attrs.update(wrap({"multiscales": [{"datasets": [{"path": "0"}], "axes": []}]}))
     folder = root.require_group("labels")
@@ -31,8 +39,12 @@ def ome_zarr(path, version, labels=LABELS, name="nuclei", unit="micrometer"):
     folder.attrs.update(wrap({"labels": [*known, name]}))
     group = folder.create_group(name)
     scale = {"coordinateTransformations": [{"type": "scale", "scale": [1, 0.5, 0.5]}], "path": "0"}
-    axes = [{"name": "z", "type": "space", "unit": unit}] + [{"name": a, "type": "space", "unit": unit} for a in "yx"]
-    group.attrs.update(wrap({"multiscales": [{"axes": axes, "datasets": [scale]}], "image-label": {}}))
+    axes = [{"name": "z", "type": "space", "unit": unit}] + [
+        {"name": a, "type": "space", "unit": unit} for a in "yx"
+    ]
+    group.attrs.update(
+        wrap({"multiscales": [{"axes": axes, "datasets": [scale]}], "image-label": {}})
+    )
     group.create_array("0", data=labels[None], chunks=(1, 5, 5))
     return path
 
@@ -51,7 +63,8 @@ def test_ome_zarr_of_other_programs(tmp_path, version):
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.int32])
 def test_a_large_tiled_tiff_is_read_in_parts(tmp_path, monkeypatch, dtype):
-    """With a few pixels counting as large; strips and small images are decoded whole, and damage is still told."""
+    """With a few pixels counting as large; strips and small images are decoded whole, and damage is
+    still told."""
     labels = np.kron(LABELS, np.ones((8, 8), int)).astype(dtype)
     monkeypatch.setattr(label_sources, "LARGE_PX", 100)
     tifffile.imwrite(tmp_path / "a.tif", labels, tile=(16, 16), compression="zlib")
@@ -78,7 +91,8 @@ def test_several_labels_must_be_told_apart(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("values", "said"), [(LABELS.astype(float), "integers"), (np.zeros((3, 12, 16), int), "one integer a pixel")]
+    ("values", "said"),
+    [(LABELS.astype(float), "integers"), (np.zeros((3, 12, 16), int), "one integer a pixel")],
 )
 def test_a_zarr_array_that_holds_no_labels(tmp_path, values, said):
     zarr.save_array(tmp_path / "a.zarr", values)
@@ -89,12 +103,15 @@ def test_a_zarr_array_that_holds_no_labels(tmp_path, values, said):
 
 
 def test_a_mask_per_nucleus(tmp_path):
-    """As the Data Science Bowl hands out: one folder an image, one file a nucleus; the later name lies on top."""
+    """As the Data Science Bowl hands out: one folder an image, one file a nucleus; the later name
+    lies on top."""
     for name in ("img1", "img2"):
         (tmp_path / name / "masks").mkdir(parents=True)
         (tmp_path / name / "images").mkdir()
         for k in (1, 2):
-            Image.fromarray(np.uint8(255 * (k == LABELS))).save(tmp_path / name / "masks" / f"{k}.png")
+            Image.fromarray(np.uint8(255 * (k == LABELS))).save(
+                tmp_path / name / "masks" / f"{k}.png"
+            )
     found = find_labels(str(tmp_path))
     assert list(found) == ["img1", "img2"]
     assert (whole(found["img2"]) == LABELS).all()
@@ -106,7 +123,9 @@ def test_a_mask_per_nucleus(tmp_path):
 
 def test_outlines_are_as_large_as_their_partner(tmp_path):
     ring = [[2, 2], [7, 2], [7, 6], [2, 6]]
-    (tmp_path / "a.geojson").write_text(json.dumps([{"geometry": {"type": "Polygon", "coordinates": [ring]}}]))
+    (tmp_path / "a.geojson").write_text(
+        json.dumps([{"geometry": {"type": "Polygon", "coordinates": [ring]}}])
+    )
     (source,) = find_labels(str(tmp_path)).values()
     assert source.open().shape is None
     assert (whole(source) == (LABELS == 1)).all()
@@ -115,7 +134,9 @@ def test_outlines_are_as_large_as_their_partner(tmp_path):
 
 def test_json_is_read_where_it_is_named(tmp_path):
     ring = [[2, 2], [7, 2], [7, 6], [2, 6]]
-    (tmp_path / "a.json").write_text(json.dumps({"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}}))
+    (tmp_path / "a.json").write_text(
+        json.dumps({"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}})
+    )
     assert (whole(find_labels(str(tmp_path / "a.json"))["a"]) == (LABELS == 1)).all()
     with pytest.raises(InputNotFound):
         find_labels(str(tmp_path))
@@ -123,7 +144,9 @@ def test_json_is_read_where_it_is_named(tmp_path):
 
 def test_outlines_far_beyond_the_image_are_told(tmp_path, caplog):
     ring = [[0, 0], [90, 0], [90, 90]]
-    (tmp_path / "a.geojson").write_text(json.dumps([{"geometry": {"type": "Polygon", "coordinates": [ring]}}]))
+    (tmp_path / "a.geojson").write_text(
+        json.dumps([{"geometry": {"type": "Polygon", "coordinates": [ring]}}])
+    )
     whole(find_labels(str(tmp_path / "a.geojson"))["a"])
     assert "one resolution" in caplog.text
 
@@ -132,7 +155,10 @@ def test_of_several_formats_of_one_slide_one_counts(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", LABELS)
     (tmp_path / "a.geojson").write_text("[]")
     (tmp_path / "b.geojson").write_text("[]")
-    assert {name: source.source[-5:] for name, source in find_labels(str(tmp_path)).items()} == {"a": "a.tif", "b": "ojson"}
+    assert {name: source.source[-5:] for name, source in find_labels(str(tmp_path)).items()} == {
+        "a": "a.tif",
+        "b": "ojson",
+    }
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.int32, np.int64])
@@ -148,9 +174,16 @@ def test_a_manifest_says_more(tmp_path):
     for name in ("p", "t", "mask"):
         np.save(tmp_path / f"{name}.npy", LABELS)
     (tmp_path / "pic.png").write_bytes(b"")
-    (tmp_path / "m.csv").write_text("Prediction,truth,group,mpp,image,ignore\np.npy,t.npy,patient 1,0.5,pic.png,mask.npy\n")
+    (tmp_path / "m.csv").write_text(
+        "Prediction,truth,group,mpp,image,ignore\np.npy,t.npy,patient 1,0.5,pic.png,mask.npy\n"
+    )
     (pair,) = pairs_of_manifest(tmp_path / "m.csv").pairs
-    assert (pair.group, pair.mpp, pair.image.name, pair.ignore.name) == ("patient 1", 0.5, "pic.png", "mask")
+    assert (pair.group, pair.mpp, pair.image.name, pair.ignore.name) == (
+        "patient 1",
+        0.5,
+        "pic.png",
+        "mask",
+    )
     table = read_truth(str(tmp_path / "m.csv"))
     (pair,) = pair_by_name(str(tmp_path / "p.npy"), table).pairs
     assert (pair.name, pair.group, pair.mpp) == ("t", "patient 1", 0.5)
@@ -193,7 +226,6 @@ def test_what_has_no_partner_is_listed(tmp_path):
 def test_pictures_by_stem(tmp_path):
     for name in ("a.png", "b.jpg", "z.png"):
         (tmp_path / name).write_bytes(b"")
-    assert {name: path.name for name, path in find_pictures(str(tmp_path), ["a", "b", "c"]).items()} == {
-        "a": "a.png",
-        "b": "b.jpg",
-    }
+    assert {
+        name: path.name for name, path in find_pictures(str(tmp_path), ["a", "b", "c"]).items()
+    } == {"a": "a.png", "b": "b.jpg"}

@@ -1,4 +1,5 @@
-"""Label stores read back what was written, lie over their slide, are valid for other tools, and refuse what is damaged."""
+"""Label stores read back what was written, lie over their slide, are valid for other tools, and
+refuse what is damaged."""
 
 import errno
 import json
@@ -53,7 +54,9 @@ def example(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, dict[str, n
         "id": np.arange(1, n + 1),
         "y_um": centres[:, 0] * MPP,
         "x_um": centres[:, 1] * MPP,
-        "box": np.array([(r.start, c.start, r.stop, c.stop) for r, c in ndimage.find_objects(labels)]).reshape(-1, 4),
+        "box": np.array(
+            [(r.start, c.start, r.stop, c.stop) for r, c in ndimage.find_objects(labels)]
+        ).reshape(-1, 4),
         "area_um2": np.bincount(labels.ravel(), minlength=n + 1)[1:] * MPP**2,
         "probability": np.full(n, 0.75),
     }
@@ -92,7 +95,13 @@ class TestSlides:
         np.testing.assert_array_equal(store.label_image(), labels)
         assert store.labels().dtype == np.uint32
         np.testing.assert_array_equal(store.overview(), image)
-        assert (store.layout, len(store), store.shape, store.mpp, store.n_nuclei) == ("slide", 1, shape, MPP, labels.max())
+        assert (store.layout, len(store), store.shape, store.mpp, store.n_nuclei) == (
+            "slide",
+            1,
+            shape,
+            MPP,
+            labels.max(),
+        )
         assert store.facts["mm2"] == pytest.approx(shape[0] * shape[1] * MPP**2 / 1e6)
         assert set(store.table) == set(table)
         for name, column in table.items():
@@ -133,7 +142,8 @@ class TestSlides:
         assert max(coarse.shape) <= 256
 
     def test_all_levels_lie_over_the_slide(self, large):
-        """Every pixel's place in micrometres is the centre of the slide pixels that it stands for."""
+        """Every pixel's place in micrometres is the centre of the slide pixels that it stands
+        for."""
         path, *_ = large
         root = zarr.open_group(path, mode="r")
         for group, first in ((root, 2), (root["labels/nuclei"], 1)):
@@ -143,9 +153,13 @@ class TestSlides:
                 scale, translation = dataset["coordinateTransformations"]
                 factor = first * 2**level
                 block = np.arange(3 * factor, 4 * factor)  # slide pixels of pixel 3
-                assert 3 * scale["scale"][-1] + translation["translation"][-1] == pytest.approx(block.mean() * MPP)
+                assert 3 * scale["scale"][-1] + translation["translation"][-1] == pytest.approx(
+                    block.mean() * MPP
+                )
                 array = group[dataset["path"]]
-                assert array.metadata.dimension_names == tuple(axis["name"] for axis in multiscale["axes"])
+                assert array.metadata.dimension_names == tuple(
+                    axis["name"] for axis in multiscale["axes"]
+                )
 
     def test_table_lies_over_the_labels(self, large):
         path, *_ = large
@@ -160,7 +174,10 @@ class TestSlides:
         image = Image.from_zarr(root)
         assert len(image.attributes.ome.multiscales[0].datasets) == 5
         assert Labels.from_zarr(root["labels"]).attributes.ome.labels == ["nuclei"]
-        assert ImageLabel.from_zarr(root["labels/nuclei"]).attributes.ome.image_label.source.image == "../../"
+        assert (
+            ImageLabel.from_zarr(root["labels/nuclei"]).attributes.ome.image_label.source.image
+            == "../../"
+        )
 
     def test_read_by_ngio(self, large):
         path, _, labels, _ = large
@@ -196,7 +213,9 @@ class TestOverview:
         for y, x in ((0, 0), (small.shape[0] - 1, small.shape[1] - 1)):
             rows = np.minimum(np.arange(y * factor, (y + 1) * factor), height - 1)
             columns = np.minimum(np.arange(x * factor, (x + 1) * factor), width - 1)
-            np.testing.assert_allclose(small[y, x], image[rows][:, columns].mean(axis=(0, 1)), atol=1)
+            np.testing.assert_allclose(
+                small[y, x], image[rows][:, columns].mean(axis=(0, 1)), atol=1
+            )
 
 
 class TestRefusals:
@@ -244,7 +263,9 @@ class TestRefusals:
         self.check(tmp_path / "foreign.zarr", "only stores that histosynth wrote")
 
     def test_truncated_and_missing_chunks(self, path):
-        chunk = next(file for file in (path / "labels" / "nuclei" / "0" / "c").rglob("*") if file.is_file())
+        chunk = next(
+            file for file in (path / "labels" / "nuclei" / "0" / "c").rglob("*") if file.is_file()
+        )
         content = chunk.read_bytes()
         chunk.write_bytes(content[: len(content) // 2])
         self.check(path, "missing or truncated")
@@ -252,12 +273,16 @@ class TestRefusals:
         self.check(path, "missing or truncated")
 
     def test_garbled_chunk(self, path):
-        chunk = next(file for file in (path / "labels" / "nuclei" / "0" / "c").rglob("*") if file.is_file())
+        chunk = next(
+            file for file in (path / "labels" / "nuclei" / "0" / "c").rglob("*") if file.is_file()
+        )
         chunk.write_bytes(b"x" * chunk.stat().st_size)
         with pytest.raises(InvalidStore, match="cannot be read"):
             open_labels(path).labels()
 
-    @pytest.mark.parametrize("name", ["labels/nuclei", "tables/nuclei/area_um2", "labels/nuclei/0/zarr.json"])
+    @pytest.mark.parametrize(
+        "name", ["labels/nuclei", "tables/nuclei/area_um2", "labels/nuclei/0/zarr.json"]
+    )
     def test_missing_arrays(self, path, name):
         gone = path / name
         if gone.is_dir():
@@ -289,7 +314,13 @@ class TestWriting:
 
     def test_what_is_not_finished_is_removed(self, tmp_path):
         image, labels, table = example((30, 30))
-        facts = {"mpp": MPP, "mpp_source": "given", "source": {}, "model": {}, "provenance": record()}
+        facts = {
+            "mpp": MPP,
+            "mpp_source": "given",
+            "source": {},
+            "model": {},
+            "provenance": record(),
+        }
         with SlideLabelsWriter(tmp_path / "s.ome.zarr", image=image, **facts) as writer:
             assert partial_path(tmp_path / "s.ome.zarr").exists()
             writer.write(labels, lambda: table)
@@ -298,12 +329,21 @@ class TestWriting:
     def test_what_a_killed_process_left_is_begun_anew(self, tmp_path):
         image, _, _ = example((60, 45))
         path = tmp_path / "s.ome.zarr"
-        facts = {"mpp": MPP, "mpp_source": "given", "source": {}, "model": {}, "provenance": record()}
+        facts = {
+            "mpp": MPP,
+            "mpp_source": "given",
+            "source": {},
+            "model": {},
+            "provenance": record(),
+        }
         writer = SlideLabelsWriter(path, image=image, **facts)
         writer._lock.release()  # as the system does when a process dies
         with pytest.raises(StoreNotFound, match="not finished"):
             open_labels(path)
-        assert prepare_output(path, contract=CONTRACT, config_hash="abc", resume=True, overwrite=False) == "resume"
+        assert (
+            prepare_output(path, contract=CONTRACT, config_hash="abc", resume=True, overwrite=False)
+            == "resume"
+        )
         write(path)
         assert open_labels(path).n_nuclei == 30
         assert [file.name for file in tmp_path.iterdir()] == ["s.ome.zarr"]
@@ -314,8 +354,17 @@ class TestWriting:
         def broken():
             raise ZeroDivisionError
 
-        facts = {"mpp": MPP, "mpp_source": "given", "source": {}, "model": {}, "provenance": record()}
-        with pytest.raises(ZeroDivisionError), SlideLabelsWriter(tmp_path / "s.ome.zarr", image=image, **facts) as writer:
+        facts = {
+            "mpp": MPP,
+            "mpp_source": "given",
+            "source": {},
+            "model": {},
+            "provenance": record(),
+        }
+        with (
+            pytest.raises(ZeroDivisionError),
+            SlideLabelsWriter(tmp_path / "s.ome.zarr", image=image, **facts) as writer,
+        ):
             writer.write(labels, broken)
         assert list(tmp_path.iterdir()) == []
 
@@ -323,15 +372,26 @@ class TestWriting:
     def test_nearest_pixel_of_each_block(self, height, width, factor):
         labels = np.arange(height * width).reshape(height, width)
         coarse = nearest_level(labels, factor)
-        rows, columns = (np.minimum(np.arange(0, side, factor) + factor // 2, side - 1) for side in (height, width))
+        rows, columns = (
+            np.minimum(np.arange(0, side, factor) + factor // 2, side - 1)
+            for side in (height, width)
+        )
         np.testing.assert_array_equal(coarse, labels[rows][:, columns])
 
     def test_same_input_same_bytes(self, tmp_path):
         stores = [tmp_path / name / "s.ome.zarr" for name in "ab"]
         for store in stores:
             store.parent.mkdir()
-            write(store, provenance=Provenance(contract=CONTRACT, command="segment", config={}, config_hash="x", created="2026"))
-        files = [sorted(file.relative_to(store) for file in store.rglob("*") if file.is_file()) for store in stores]
+            write(
+                store,
+                provenance=Provenance(
+                    contract=CONTRACT, command="segment", config={}, config_hash="x", created="2026"
+                ),
+            )
+        files = [
+            sorted(file.relative_to(store) for file in store.rglob("*") if file.is_file())
+            for store in stores
+        ]
         assert files[0] == files[1]
         for file in files[0]:
             assert (stores[0] / file).read_bytes() == (stores[1] / file).read_bytes(), file
@@ -340,7 +400,13 @@ class TestWriting:
 class TestPatches:
     def writer(self, path, n=70, config_hash="abc"):
         return PatchLabelsWriter(
-            path, n=n, shape=(16, 20), mpp=MPP, source={"name": "p"}, model={"name": "m"}, provenance=record(config_hash)
+            path,
+            n=n,
+            shape=(16, 20),
+            mpp=MPP,
+            source={"name": "p"},
+            model={"name": "m"},
+            provenance=record(config_hash),
         )
 
     @staticmethod
@@ -354,7 +420,12 @@ class TestPatches:
                 writer.write(batch, self.labels_of(batch))
             assert writer.finish() == sum(index % 3 for index in range(70))
         store = open_labels(tmp_path / "p.labels.zarr")
-        assert (store.layout, len(store), store.shape, store.n_levels) == ("patches", 70, (16, 20), 1)
+        assert (store.layout, len(store), store.shape, store.n_levels) == (
+            "patches",
+            70,
+            (16, 20),
+            1,
+        )
         np.testing.assert_array_equal(store.labels(), self.labels_of(range(70)))
         np.testing.assert_array_equal(store.label_image(5), np.full((16, 20), 2))
         assert store.table == {}
@@ -380,7 +451,10 @@ class TestPatches:
             assert len(writer.pending()) == 3
 
     def test_two_processes_do_not_write_one_store(self, tmp_path):
-        with self.writer(tmp_path / "p.labels.zarr"), pytest.raises(StoreExists, match="another process"):
+        with (
+            self.writer(tmp_path / "p.labels.zarr"),
+            pytest.raises(StoreExists, match="another process"),
+        ):
             self.writer(tmp_path / "p.labels.zarr")
 
     def test_one_patch(self, tmp_path):

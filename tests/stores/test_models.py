@@ -1,4 +1,5 @@
-"""Model files and checkpoints come back as they were written; pickles and damaged files are refused."""
+"""Model files and checkpoints come back as they were written; pickles and damaged files are
+refused."""
 
 import errno
 import json
@@ -135,16 +136,48 @@ def cut(path: Path, size: int) -> None:
         (lambda path: cut(path, 100), "truncated"),
         (lambda path: cut(path, path.stat().st_size - 1), "bytes long and must be"),
         (lambda path: path.write_bytes(path.read_bytes() + b"\0"), "bytes long and must be"),
-        (lambda path: path.write_text("a letter to a friend, long enough to be a header"), "not a safetensors file"),
-        (lambda path: rewrite_header(path, lambda ours: ours.update(contract="histosynth-model/9")), "this version of"),
-        (lambda path: rewrite_header(path, lambda ours: ours.update(contract="histosynth-checkpoint/1")), "is needed here"),
+        (
+            lambda path: path.write_text("a letter to a friend, long enough to be a header"),
+            "not a safetensors file",
+        ),
+        (
+            lambda path: rewrite_header(
+                path, lambda ours: ours.update(contract="histosynth-model/9")
+            ),
+            "this version of",
+        ),
+        (
+            lambda path: rewrite_header(
+                path, lambda ours: ours.update(contract="histosynth-checkpoint/1")
+            ),
+            "is needed here",
+        ),
         (lambda path: rewrite_header(path, lambda ours: "no json"), "header is damaged"),
         (lambda path: rewrite_header(path, lambda ours: "[]"), "header is damaged"),
-        (lambda path: rewrite_header(path, lambda ours: ours.update(mpp=40)), "mpp of the header must lie"),
-        (lambda path: rewrite_header(path, lambda ours: ours.update(normalisation={"contrast_floor": -1})), "contrast_floor"),
-        (lambda path: rewrite_header(path, lambda ours: ours.update(normalisation={"contrast_floor": "x"})), "contrast_floor"),
-        (lambda path: rewrite_header(path, lambda ours: ours.update(mpp=None)), "mpp of the header is missing"),
-        (lambda path: rewrite_header(path, lambda ours: ours.pop("architecture") and None), "architecture of the header"),
+        (
+            lambda path: rewrite_header(path, lambda ours: ours.update(mpp=40)),
+            "mpp of the header must lie",
+        ),
+        (
+            lambda path: rewrite_header(
+                path, lambda ours: ours.update(normalisation={"contrast_floor": -1})
+            ),
+            "contrast_floor",
+        ),
+        (
+            lambda path: rewrite_header(
+                path, lambda ours: ours.update(normalisation={"contrast_floor": "x"})
+            ),
+            "contrast_floor",
+        ),
+        (
+            lambda path: rewrite_header(path, lambda ours: ours.update(mpp=None)),
+            "mpp of the header is missing",
+        ),
+        (
+            lambda path: rewrite_header(path, lambda ours: ours.pop("architecture") and None),
+            "architecture of the header",
+        ),
     ],
 )
 def test_each_rule_has_its_line(tmp_path, spoil, message):
@@ -178,7 +211,9 @@ def training_state() -> dict:
     return {
         "network": network.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "schedule": {key: value for key, value in schedule.state_dict().items() if key != "_anneal_func_type"},
+        "schedule": {
+            key: value for key, value in schedule.state_dict().items() if key != "_anneal_func_type"
+        },
         "torch_rng": torch.get_rng_state(),
         "numpy_rng": np.random.default_rng(3).bit_generator.state,
         "step": 2,
@@ -301,4 +336,6 @@ def test_the_rerun_rule_of_model_files(tmp_path, model, checkpoint, options, exp
 def test_a_model_below_a_file_is_refused_before_any_work(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StoreExists, match="is a file"):
-        prepare_model_output(tmp_path / "file" / "model.safetensors", config_hash="x", resume=False, overwrite=False)
+        prepare_model_output(
+            tmp_path / "file" / "model.safetensors", config_hash="x", resume=False, overwrite=False
+        )

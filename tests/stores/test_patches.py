@@ -1,4 +1,5 @@
-"""Patch stores read back what was written, survive interruptions, and refuse what breaks their contract."""
+"""Patch stores read back what was written, survive interruptions, and refuse what breaks their
+contract."""
 
 import errno
 import json
@@ -28,14 +29,21 @@ from histocli.stores.patches import (
 from histocli.stores.provenance import Provenance, partial_path, prepare_output
 
 REFERENCES = [
-    ReferenceRecord(name="a.tif", sha256="0a", mpp=0.25, mpp_source="ome-xml", statistics={"stain_matrix": np.eye(2, 3)}),
+    ReferenceRecord(
+        name="a.tif",
+        sha256="0a",
+        mpp=0.25,
+        mpp_source="ome-xml",
+        statistics={"stain_matrix": np.eye(2, 3)},
+    ),
     ReferenceRecord(name="b.png", sha256="0b", mpp=0.5, mpp_source="assumed"),
 ]
 PX = 16
 
 
 def content(n: int, px: int = PX, seed: int = 0) -> dict[str, np.ndarray]:
-    """Draw patches of noise; patch i has i % 4 square nuclei in a row, and an ignored column on the right."""
+    """Draw patches of noise; patch i has i % 4 square nuclei in a row, and an ignored column on the
+    right."""
     rng = np.random.default_rng(seed)
     labels = np.zeros((n, px, px), np.int32)
     for i in range(n):
@@ -50,9 +58,20 @@ def content(n: int, px: int = PX, seed: int = 0) -> dict[str, np.ndarray]:
     }
 
 
-def create(target: Path, n: int, *, px=PX, resume=False, config_hash="same", **changes) -> PatchStoreWriter:
-    provenance = Provenance(contract=CONTRACT, command="generate", config={"n": n}, config_hash=config_hash, seed=0)
-    settings = {"n": n, "patch_px": px, "mpp": 0.25, "origin": "initial", "references": REFERENCES, **changes}
+def create(
+    target: Path, n: int, *, px=PX, resume=False, config_hash="same", **changes
+) -> PatchStoreWriter:
+    provenance = Provenance(
+        contract=CONTRACT, command="generate", config={"n": n}, config_hash=config_hash, seed=0
+    )
+    settings = {
+        "n": n,
+        "patch_px": px,
+        "mpp": 0.25,
+        "origin": "initial",
+        "references": REFERENCES,
+        **changes,
+    }
     return PatchStoreWriter.create(target, provenance=provenance, resume=resume, **settings)
 
 
@@ -69,7 +88,9 @@ def write_store(target: Path, n: int = 3, *, px: int = PX, **changes) -> dict[st
     return values
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(n=st.integers(1, 70), px=st.integers(4, 20), order=st.randoms(use_true_random=False))
 def test_a_store_gives_back_what_was_written_in_any_order(tmp_path, n, px, order):
     target = tmp_path / "patches.zarr"
@@ -90,8 +111,15 @@ def test_a_store_gives_back_what_was_written_in_any_order(tmp_path, n, px, order
         found = np.asarray(getattr(store, name)[:])
         assert found.dtype == expected.dtype
         np.testing.assert_array_equal(found, expected)
-    assert (store.patch_px, store.mpp, store.origin, store.shippable) == (px, 0.25, "initial", False)
-    assert [record.to_json() for record in store.references] == [record.to_json() for record in REFERENCES]
+    assert (store.patch_px, store.mpp, store.origin, store.shippable) == (
+        px,
+        0.25,
+        "initial",
+        False,
+    )
+    assert [record.to_json() for record in store.references] == [
+        record.to_json() for record in REFERENCES
+    ]
     assert store.provenance.complete
     image, labels = store.read(range(n // 2, n))
     np.testing.assert_array_equal(image, values["image"][n // 2 :])
@@ -118,7 +146,10 @@ def test_threads_write_the_same_bytes_as_one_after_the_other(tmp_path):
     write_store(tmp_path / "serial.zarr", n)
     values = content(n)
     with create(tmp_path / "threads.zarr", n) as writer, ThreadPoolExecutor(4) as pool:
-        for done in [pool.submit(writer.write, batch, *part(values, batch)) for batch in reversed(writer.pending())]:
+        for done in [
+            pool.submit(writer.write, batch, *part(values, batch))
+            for batch in reversed(writer.pending())
+        ]:
             done.result()
         writer.finish()
     serial, threads = (PatchStore.open(tmp_path / name) for name in ("serial.zarr", "threads.zarr"))
@@ -130,7 +161,10 @@ def test_the_content_hash_follows_the_content_only(tmp_path):
     write_store(tmp_path / "b.zarr", config_hash="two")
     write_store(tmp_path / "coarse.zarr", mpp=0.5)
     write_store(tmp_path / "more.zarr", n=4)
-    a, b, coarse, more = (PatchStore.open(tmp_path / f"{name}.zarr").content_hash() for name in ("a", "b", "coarse", "more"))
+    a, b, coarse, more = (
+        PatchStore.open(tmp_path / f"{name}.zarr").content_hash()
+        for name in ("a", "b", "coarse", "more")
+    )
     assert a == b
     assert len({a, coarse, more}) == 3
 
@@ -146,7 +180,10 @@ def test_an_interrupted_store_goes_on_where_it_stopped(tmp_path):
         PatchStore.open(target)
     with pytest.raises(InvalidStore, match="not complete"):
         PatchStore.open(partial_path(target))
-    assert prepare_output(target, contract=CONTRACT, config_hash="same", resume=True, overwrite=False) == "resume"
+    assert (
+        prepare_output(target, contract=CONTRACT, config_hash="same", resume=True, overwrite=False)
+        == "resume"
+    )
     with create(target, n, resume=True) as writer:
         assert writer.pending() == [range(32), range(64, 70)]
         with pytest.raises(ValueError, match="2 batches"):
@@ -155,7 +192,10 @@ def test_an_interrupted_store_goes_on_where_it_stopped(tmp_path):
             writer.write(batch, *part(values, batch))
         writer.finish()
     write_store(tmp_path / "whole.zarr", n)
-    assert PatchStore.open(target).content_hash() == PatchStore.open(tmp_path / "whole.zarr").content_hash()
+    assert (
+        PatchStore.open(target).content_hash()
+        == PatchStore.open(tmp_path / "whole.zarr").content_hash()
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["patches.zarr", "whole.zarr"]
 
 
@@ -243,7 +283,10 @@ def test_a_full_disk_loses_nothing_that_was_written(tmp_path, monkeypatch):
 def test_overwrite_replaces_a_store(tmp_path):
     target = tmp_path / "patches.zarr"
     write_store(target, 3, config_hash="old")
-    assert prepare_output(target, contract=CONTRACT, config_hash="new", resume=False, overwrite=True) == "create"
+    assert (
+        prepare_output(target, contract=CONTRACT, config_hash="new", resume=False, overwrite=True)
+        == "create"
+    )
     write_store(target, 5, config_hash="new")
     assert len(PatchStore.open(target)) == 5
 
@@ -296,7 +339,8 @@ def attributes(store: Path, **changes) -> None:
 
 
 def replace_array(store: Path, name: str, data: np.ndarray) -> None:
-    """Put another array in place of one, and its file sizes into the records, so that other rules can speak."""
+    """Put another array in place of one, and its file sizes into the records, so that other rules
+    can speak."""
     group = zarr.open_group(store, mode="r+", zarr_format=3)
     group.create_array(name, data=data, chunks=data.shape, overwrite=True)
     files = [path for path in (store / name / "c").rglob("*") if path.is_file()]
@@ -327,19 +371,43 @@ def damage(store: Path) -> None:
         (lambda store: attributes(store, references=None), "references must be a list"),
         (lambda store: attributes(store, references=[]), "references must be a list"),
         (lambda store: attributes(store, references=[{"name": "a"}]), "references lacks"),
-        (lambda store: attributes(store, references=[REFERENCES[0].to_json()]), "reference must index the 1 items"),
+        (
+            lambda store: attributes(store, references=[REFERENCES[0].to_json()]),
+            "reference must index the 1 items",
+        ),
         (lambda store: shutil.rmtree(store / "image"), "array image is missing"),
-        (lambda store: (store / "weight" / "zarr.json").write_text("{"), "array weight is missing or its metadata"),
+        (
+            lambda store: (store / "weight" / "zarr.json").write_text("{"),
+            "array weight is missing or its metadata",
+        ),
         (lambda store: shutil.rmtree(store / "image" / "c"), "image has 0 files"),
         (cut_short, "copy the store again"),
         (lambda store: replace_array(store, "weight", np.ones(3, np.float64)), "weight is float64"),
-        (lambda store: replace_array(store, "weight", np.ones((3, 1), np.float32)), "weight is float32 with 2 axes"),
-        (lambda store: replace_array(store, "weight", np.ones(2, np.float32)), r"weight has shape \(2,\) but image has"),
+        (
+            lambda store: replace_array(store, "weight", np.ones((3, 1), np.float32)),
+            "weight is float32 with 2 axes",
+        ),
+        (
+            lambda store: replace_array(store, "weight", np.ones(2, np.float32)),
+            r"weight has shape \(2,\) but image has",
+        ),
         (lambda store: replace_array(store, "weight", np.full(3, -1, np.float32)), "not negative"),
-        (lambda store: replace_array(store, "instance_labels", np.zeros((3, 8, 8), np.int32)), "patches must agree"),
-        (lambda store: replace_array(store, "image", np.zeros((3, 8, 9, 3), np.uint8)), "with y = x"),
-        (lambda store: replace_array(store, "reference", np.full(3, 7, np.int32)), "reference must index"),
-        (lambda store: replace_array(store, "batches_done", np.zeros(1, np.uint8)), "1 of 1 batches were never written"),
+        (
+            lambda store: replace_array(store, "instance_labels", np.zeros((3, 8, 8), np.int32)),
+            "patches must agree",
+        ),
+        (
+            lambda store: replace_array(store, "image", np.zeros((3, 8, 9, 3), np.uint8)),
+            "with y = x",
+        ),
+        (
+            lambda store: replace_array(store, "reference", np.full(3, 7, np.int32)),
+            "reference must index",
+        ),
+        (
+            lambda store: replace_array(store, "batches_done", np.zeros(1, np.uint8)),
+            "1 of 1 batches were never written",
+        ),
     ],
 )
 def test_each_rule_of_the_contract_has_its_line(tmp_path, spoil, message):

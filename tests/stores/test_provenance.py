@@ -11,17 +11,38 @@ import numpy as np
 import pytest
 import zarr
 
-from histocli.base.errors import HistosynthError, InvalidStore, OutOfResources, StoreExists, StoreNotFound
+from histocli.base.errors import (
+    HistosynthError,
+    InvalidStore,
+    OutOfResources,
+    StoreExists,
+    StoreNotFound,
+)
 from histocli.stores import provenance as records
-from histocli.stores.provenance import OutputLock, Provenance, disk_errors, finish, open_group, partial_path, prepare_output
+from histocli.stores.provenance import (
+    OutputLock,
+    Provenance,
+    disk_errors,
+    finish,
+    open_group,
+    partial_path,
+    prepare_output,
+)
 
 CONTRACT = "histosynth-things/1"
 
 
-def make(target: Path, *, contract=CONTRACT, config_hash="same", complete=True, partial=False) -> Path:
+def make(
+    target: Path, *, contract=CONTRACT, config_hash="same", complete=True, partial=False
+) -> Path:
     """Put a store of ours at ``target``, or at the place of its unfinished work."""
     provenance = Provenance(
-        contract=contract, command="make", config={"n": 1}, config_hash=config_hash, seed=3, complete=complete
+        contract=contract,
+        command="make",
+        config={"n": 1},
+        config_hash=config_hash,
+        seed=3,
+        complete=complete,
     )
     path = partial_path(target) if partial else target
     zarr.create_group(path, zarr_format=3, attributes={records.ATTRIBUTE: provenance.to_json()})
@@ -29,7 +50,14 @@ def make(target: Path, *, contract=CONTRACT, config_hash="same", complete=True, 
 
 
 def decide(target, *, config_hash="same", resume=False, overwrite=False, dry_run=False):
-    return prepare_output(target, contract=CONTRACT, config_hash=config_hash, resume=resume, overwrite=overwrite, dry_run=dry_run)
+    return prepare_output(
+        target,
+        contract=CONTRACT,
+        config_hash=config_hash,
+        resume=resume,
+        overwrite=overwrite,
+        dry_run=dry_run,
+    )
 
 
 @pytest.mark.parametrize(
@@ -82,9 +110,16 @@ def test_the_rerun_rule(tmp_path, there, config_hash, resume, overwrite, expecte
             (partial_path(target) / f"zarr.{'0' * 32}.partial").touch()
     before = sorted(tmp_path.rglob("*"))
     if expected in ("create", "resume", "skip"):
-        assert decide(target, config_hash=config_hash, resume=resume, overwrite=overwrite, dry_run=True) == expected
+        assert (
+            decide(
+                target, config_hash=config_hash, resume=resume, overwrite=overwrite, dry_run=True
+            )
+            == expected
+        )
         assert sorted(tmp_path.rglob("*")) == before
-        assert decide(target, config_hash=config_hash, resume=resume, overwrite=overwrite) == expected
+        assert (
+            decide(target, config_hash=config_hash, resume=resume, overwrite=overwrite) == expected
+        )
     else:
         with pytest.raises(StoreExists, match=expected) as caught:
             decide(target, config_hash=config_hash, resume=resume, overwrite=overwrite)
@@ -93,7 +128,8 @@ def test_the_rerun_rule(tmp_path, there, config_hash, resume, overwrite, expecte
 
 
 def test_a_newer_run_can_resume_although_the_old_output_is_still_there(tmp_path):
-    """--overwrite was given, the work was interrupted: the old output stays and --resume goes on with the new one."""
+    """--overwrite was given, the work was interrupted: the old output stays and --resume goes on
+    with the new one."""
     target = tmp_path / "out.zarr"
     make(target, config_hash="old")
     make(target, config_hash="new", complete=False, partial=True)
@@ -152,10 +188,24 @@ def test_provenance_comes_back_from_the_disk_with_complete_as_its_last_word(tmp_
 
 
 def test_plain_json_speaks_json_only():
-    values = {"a": np.float32(0.5), 1: np.arange(2), "nan": [float("nan"), np.inf], "path": Path("x"), "n": None, "t": (True,)}
+    values = {
+        "a": np.float32(0.5),
+        1: np.arange(2),
+        "nan": [float("nan"), np.inf],
+        "path": Path("x"),
+        "n": None,
+        "t": (True,),
+    }
     plain = records.plain_json(values)
     assert json.loads(json.dumps(plain, allow_nan=False)) == plain
-    assert plain == {"a": 0.5, "1": [0, 1], "nan": [None, None], "path": "x", "n": None, "t": [True]}
+    assert plain == {
+        "a": 0.5,
+        "1": [0, 1],
+        "nan": [None, None],
+        "path": "x",
+        "n": None,
+        "t": [True],
+    }
 
 
 def spoil(target: Path, how: str) -> None:
@@ -240,7 +290,10 @@ def test_what_is_no_store_gets_one_line(tmp_path):
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
 def test_a_disk_that_does_not_take_it_is_exit_6(number):
-    with pytest.raises(OutOfResources, match=r"out\.zarr: cannot be written") as caught, disk_errors(Path("out.zarr")):
+    with (
+        pytest.raises(OutOfResources, match=r"out\.zarr: cannot be written") as caught,
+        disk_errors(Path("out.zarr")),
+    ):
         raise OSError(number, "what the system says")
     assert caught.value.exit_code == 6
 
@@ -268,7 +321,9 @@ def test_the_lock_keeps_a_second_writer_out_and_leaves_nothing_behind(tmp_path):
             "try: OutputLock(Path(sys.argv[1]))\n"
             "except Exception as error: sys.exit(error.exit_code)"
         )
-        assert subprocess.run([sys.executable, "-c", script, str(target)], check=False).returncode == 4
+        assert (
+            subprocess.run([sys.executable, "-c", script, str(target)], check=False).returncode == 4
+        )
     assert list(target.parent.iterdir()) == []
     OutputLock(target).release()
 

@@ -1,4 +1,5 @@
-"""Slides by regions: every back-end shows the same pixels, and every region is a region of the whole."""
+"""Slides by regions: every back-end shows the same pixels, and every region is a region of the
+whole."""
 
 from pathlib import Path
 
@@ -12,14 +13,25 @@ from hypothesis import strategies as st
 
 from histocli.base.errors import UnknownPixelSize, UnsupportedSlide
 from histocli.stores.labels import shrink
-from histocli.stores.readers import OpenSlideSlide, ResampledSlide, apply_taps, describe, open_slide, shape_of, shrunk, taps
+from histocli.stores.readers import (
+    OpenSlideSlide,
+    ResampledSlide,
+    apply_taps,
+    describe,
+    open_slide,
+    shape_of,
+    shrunk,
+    taps,
+)
 from histocli.stores.slides import read_image, resample
 from tests.stores.test_slides import SLIDES, write_ome_zarr
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (203, 150, 3), np.uint8)
 
-needs_slides = pytest.mark.skipif(not SLIDES.is_dir(), reason="the sample slides are not on this machine")
+needs_slides = pytest.mark.skipif(
+    not SLIDES.is_dir(), reason="the sample slides are not on this machine"
+)
 
 
 def whole(slide) -> np.ndarray:
@@ -28,7 +40,11 @@ def whole(slide) -> np.ndarray:
 
 
 def write(path: Path, image: np.ndarray = PIXELS, **more) -> Path:
-    tifffile.imwrite(path, image, **({"photometric": "rgb", "resolution": (2e4, 2e4), "resolutionunit": 3} | more))
+    tifffile.imwrite(
+        path,
+        image,
+        **({"photometric": "rgb", "resolution": (2e4, 2e4), "resolutionunit": 3} | more),
+    )
     return path
 
 
@@ -54,7 +70,11 @@ def test_regions_of_any_tiff_are_regions_of_the_image(tmp_path, more):
     slide = open_slide(path)
     assert (slide.backend, slide.mpp, slide.mpp_source) == ("tifffile", 0.5, "tiff")
     np.testing.assert_array_equal(whole(slide), expected)
-    for rows, columns in ((slice(0, 1), slice(0, 1)), (slice(60, 140), slice(40, 110)), (slice(200, 203), slice(149, 150))):
+    for rows, columns in (
+        (slice(0, 1), slice(0, 1)),
+        (slice(60, 140), slice(40, 110)),
+        (slice(200, 203), slice(149, 150)),
+    ):
         np.testing.assert_array_equal(slide.read(0, rows, columns), expected[rows, columns])
     slide.close()
 
@@ -66,7 +86,9 @@ def test_ome_zarr_of_both_versions(tmp_path, version):
     assert (slide.backend, slide.mpp, slide.mpp_source) == ("zarr", 0.3, "ome-zarr")
     assert [level.downsample for level in slide.levels] == [1.0, 2.0]
     np.testing.assert_array_equal(whole(slide), PIXELS)
-    np.testing.assert_array_equal(slide.read(1, slice(3, 9), slice(5, 8)), PIXELS[::2, ::2][3:9, 5:8])
+    np.testing.assert_array_equal(
+        slide.read(1, slice(3, 9), slice(5, 8)), PIXELS[::2, ::2][3:9, 5:8]
+    )
 
 
 @pytest.mark.parametrize("kind", ["grey", "16 bits", "palette", "opacity", "min is white"])
@@ -79,10 +101,19 @@ def test_other_values_become_rgb_by_the_same_rules(tmp_path, kind):
             write(path, PIXELS.astype(np.uint16) * 257, tile=(64, 64))
         case "palette":
             write(
-                path, PIXELS[..., 0], photometric="palette", colormap=RNG.integers(0, 2**16, (3, 256), np.uint16), tile=(64, 64)
+                path,
+                PIXELS[..., 0],
+                photometric="palette",
+                colormap=RNG.integers(0, 2**16, (3, 256), np.uint16),
+                tile=(64, 64),
             )
         case "opacity":
-            write(path, np.concatenate([PIXELS, PIXELS[..., :1]], axis=2), extrasamples=["unassalpha"], tile=(64, 64))
+            write(
+                path,
+                np.concatenate([PIXELS, PIXELS[..., :1]], axis=2),
+                extrasamples=["unassalpha"],
+                tile=(64, 64),
+            )
         case "min is white":
             write(path, PIXELS[..., 0], photometric="miniswhite", tile=(64, 64))
     slide = open_slide(path)
@@ -107,7 +138,12 @@ def test_a_pyramid_shows_its_levels_and_neither_label_nor_macro(tmp_path):
     assert [level.downsample for level in slide.levels] == [1.0, 2.0]
     np.testing.assert_array_equal(whole(slide), PIXELS)
     told = describe(slide)
-    assert (told["backend"], told["mpp_source"], told["height_px"], told["width_px"]) == ("tifffile", "ome-xml", 203, 150)
+    assert (told["backend"], told["mpp_source"], told["height_px"], told["width_px"]) == (
+        "tifffile",
+        "ome-xml",
+        203,
+        150,
+    )
     assert [level["mpp"] for level in told["levels"]] == [0.5, 1.0]
     slide.close()
 
@@ -178,7 +214,8 @@ def test_resampled_regions_fit_together_bit_by_bit(mpp, to_mpp, top, left, heigh
     oracle = resample(PIXELS, mpp, to_mpp).astype(int)
     if view.shape == PIXELS.shape[:2]:
         return  # OpenCV copies where the size stays, though the pixel size does not
-    assert np.abs(full.astype(int) - oracle)[:-4, :-4].max(initial=0) <= 1  # OpenCV rounds its weights
+    # OpenCV rounds its weights
+    assert np.abs(full.astype(int) - oracle)[:-4, :-4].max(initial=0) <= 1
 
 
 class InMemory:
@@ -188,8 +225,16 @@ class InMemory:
         from histocli.stores.readers import Level
 
         self._images = [pixels, *levels]
-        self.mpp, self.mpp_source, self.backend, self.path, self.name = mpp, "given", "memory", Path("m"), "m"
-        self.levels = tuple(Level(image.shape[:2], round(len(pixels) / len(image))) for image in self._images)
+        self.mpp, self.mpp_source, self.backend, self.path, self.name = (
+            mpp,
+            "given",
+            "memory",
+            Path("m"),
+            "m",
+        )
+        self.levels = tuple(
+            Level(image.shape[:2], round(len(pixels) / len(image))) for image in self._images
+        )
 
     def read(self, level, rows, columns):
         return self._images[level][rows, columns]
@@ -201,7 +246,9 @@ class InMemory:
 def test_the_coarsest_level_that_is_fine_enough_is_taken():
     levels = [shrink(PIXELS, 2), shrink(PIXELS, 8)]
     slide = InMemory(PIXELS, 0.25, levels)
-    assert [ResampledSlide(slide, mpp).level for mpp in (0.2, 0.25, 0.49, 0.5, 1.0, 1.99, 2.0, 4.0)] == [0, 0, 0, 1, 1, 1, 2, 2]
+    assert [
+        ResampledSlide(slide, mpp).level for mpp in (0.2, 0.25, 0.49, 0.5, 1.0, 1.99, 2.0, 4.0)
+    ] == [0, 0, 0, 1, 1, 1, 2, 2]
 
 
 def test_weights_sum_to_one_and_shrinking_keeps_the_mean():
@@ -216,7 +263,9 @@ def test_weights_sum_to_one_and_shrinking_keeps_the_mean():
 @pytest.mark.parametrize("factor", [1, 2, 8, 32])
 def test_an_overview_made_in_strips_is_that_of_the_whole(monkeypatch, factor):
     monkeypatch.setattr("histocli.stores.readers.STRIP_PX", 4000)
-    np.testing.assert_array_equal(shrunk(InMemory(PIXELS, 0.25), factor, shrink), shrink(PIXELS, factor))
+    np.testing.assert_array_equal(
+        shrunk(InMemory(PIXELS, 0.25), factor, shrink), shrink(PIXELS, factor)
+    )
 
 
 def test_images_without_tiles(tmp_path):

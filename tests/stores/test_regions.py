@@ -15,7 +15,11 @@ HOLE = [[120, 80], [200, 80], [200, 160], [120, 160], [120, 80]]
 
 
 def feature(*rings):
-    return {"type": "Feature", "properties": {}, "geometry": {"type": "Polygon", "coordinates": list(rings)}}
+    return {
+        "type": "Feature",
+        "properties": {},
+        "geometry": {"type": "Polygon", "coordinates": list(rings)},
+    }
 
 
 def write(path, tree):
@@ -31,7 +35,10 @@ def write(path, tree):
         feature(SQUARE, HOLE),
         [feature(SQUARE, HOLE)],
         {"type": "FeatureCollection", "features": [feature(SQUARE, HOLE)]},
-        {"type": "GeometryCollection", "geometries": [{"type": "MultiPolygon", "coordinates": [[SQUARE, HOLE]]}]},
+        {
+            "type": "GeometryCollection",
+            "geometries": [{"type": "MultiPolygon", "coordinates": [[SQUARE, HOLE]]}],
+        },
     ],
     ids=["feature", "list", "collection", "geometries"],
 )

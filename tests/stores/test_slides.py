@@ -1,4 +1,5 @@
-"""Images on disk: every way of storing pixels and pixel sizes gives the same RGB and the same micrometres."""
+"""Images on disk: every way of storing pixels and pixel sizes gives the same RGB and the same
+micrometres."""
 
 import io
 import math
@@ -15,7 +16,15 @@ from hypothesis import strategies as st
 from histocli.base.errors import InputNotFound, OutOfResources, UnknownPixelSize, UnsupportedSlide
 from histocli.config.common import MPP_RANGE
 from histocli.stores import slides
-from histocli.stores.slides import read_image, read_pixel_size, resample, resample_labels, resampled_shape, sane_mpp, slide_stem
+from histocli.stores.slides import (
+    read_image,
+    read_pixel_size,
+    resample,
+    resample_labels,
+    resampled_shape,
+    sane_mpp,
+    slide_stem,
+)
 
 SLIDES = Path(__file__).parents[3] / "shared" / "data" / "slides"
 CM_PER_UM = 1e-4
@@ -32,7 +41,9 @@ def per_cm(mpp: float) -> tuple[float, float]:
     return (1 / (mpp * CM_PER_UM), 1 / (mpp * CM_PER_UM))
 
 
-def write_ome_zarr(path: Path, pixels: np.ndarray, *, version: str, mpp: float, unit: str = "micrometer") -> None:
+def write_ome_zarr(
+    path: Path, pixels: np.ndarray, *, version: str, mpp: float, unit: str = "micrometer"
+) -> None:
     """Level 1 of a store whose axes are c, y, x; ``0`` is full resolution."""
     group = zarr.open_group(path, mode="w", zarr_format=3 if version == "0.5" else 2)
     planes = np.moveaxis(pixels, 2, 0)
@@ -41,9 +52,15 @@ def write_ome_zarr(path: Path, pixels: np.ndarray, *, version: str, mpp: float, 
     multiscales = [
         {
             "version": version,
-            "axes": [{"name": "c", "type": "channel"}] + [{"name": name, "type": "space", "unit": unit} for name in "yx"],
+            "axes": [{"name": "c", "type": "channel"}]
+            + [{"name": name, "type": "space", "unit": unit} for name in "yx"],
             "datasets": [
-                {"path": str(level), "coordinateTransformations": [{"type": "scale", "scale": [1, mpp * step, mpp * step]}]}
+                {
+                    "path": str(level),
+                    "coordinateTransformations": [
+                        {"type": "scale", "scale": [1, mpp * step, mpp * step]}
+                    ],
+                }
                 for level, step in enumerate((1, 2))
             ],
         }
@@ -60,11 +77,21 @@ class TestPixels:
         (tmp_path / "a.webp").write_bytes(imagecodecs.webp_encode(pixels, lossless=True))
         (tmp_path / "a.bmp").write_bytes(imagecodecs.bmp_encode(pixels))
         tifffile.imwrite(tmp_path / "a.tif", pixels)
-        tifffile.imwrite(tmp_path / "tiled.tif", pixels, tile=(16, 16), compression="zlib", predictor=True)
-        tifffile.imwrite(tmp_path / "big.btf", pixels, bigtiff=True)
-        tifffile.imwrite(tmp_path / "planar.tif", np.moveaxis(pixels, 2, 0), planarconfig="separate", photometric="rgb")
         tifffile.imwrite(
-            tmp_path / "first.ome.tif", np.moveaxis(pixels, 2, 0), photometric="minisblack", metadata={"axes": "CYX"}
+            tmp_path / "tiled.tif", pixels, tile=(16, 16), compression="zlib", predictor=True
+        )
+        tifffile.imwrite(tmp_path / "big.btf", pixels, bigtiff=True)
+        tifffile.imwrite(
+            tmp_path / "planar.tif",
+            np.moveaxis(pixels, 2, 0),
+            planarconfig="separate",
+            photometric="rgb",
+        )
+        tifffile.imwrite(
+            tmp_path / "first.ome.tif",
+            np.moveaxis(pixels, 2, 0),
+            photometric="minisblack",
+            metadata={"axes": "CYX"},
         )
         for path in sorted(tmp_path.iterdir()):
             image = read_image(path, mpp=0.5)
@@ -75,7 +102,13 @@ class TestPixels:
 
     def test_jpeg_is_close(self, tmp_path, pixels):
         (tmp_path / "a.jpg").write_bytes(imagecodecs.jpeg8_encode(pixels, level=98))
-        tifffile.imwrite(tmp_path / "a.tif", pixels, compression="jpeg", compressionargs={"level": 98}, tile=(16, 16))
+        tifffile.imwrite(
+            tmp_path / "a.tif",
+            pixels,
+            compression="jpeg",
+            compressionargs={"level": 98},
+            tile=(16, 16),
+        )
         for name in ("a.jpg", "a.tif"):
             off = read_image(tmp_path / name, mpp=1).pixels.astype(int) - pixels
             assert np.abs(off).mean() < 6
@@ -96,19 +129,29 @@ class TestPixels:
         tifffile.imwrite(tmp_path / "b.tif", 255 - grey, photometric="miniswhite")
         zarr.save_array(tmp_path / "a.zarr", grey)
         for path in sorted(tmp_path.iterdir()):
-            np.testing.assert_array_equal(read_image(path, mpp=1).pixels, np.repeat(grey[..., None], 3, axis=2))
+            np.testing.assert_array_equal(
+                read_image(path, mpp=1).pixels, np.repeat(grey[..., None], 3, axis=2)
+            )
 
     def test_opacity_is_composited_on_white(self, tmp_path, pixels):
         alpha = np.full((*pixels.shape[:2], 1), 255, np.uint8)
         alpha[:10] = 0
         alpha[10] = 51
-        (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(np.concatenate([pixels, alpha], axis=2)))
+        (tmp_path / "a.png").write_bytes(
+            imagecodecs.png_encode(np.concatenate([pixels, alpha], axis=2))
+        )
         tifffile.imwrite(
-            tmp_path / "a.tif", np.concatenate([pixels, alpha], axis=2), photometric="rgb", extrasamples=["unassalpha"]
+            tmp_path / "a.tif",
+            np.concatenate([pixels, alpha], axis=2),
+            photometric="rgb",
+            extrasamples=["unassalpha"],
         )
         multiplied = np.rint(pixels * (alpha / 255.0)).astype(np.uint8)
         tifffile.imwrite(
-            tmp_path / "m.tif", np.concatenate([multiplied, alpha], axis=2), photometric="rgb", extrasamples=["assocalpha"]
+            tmp_path / "m.tif",
+            np.concatenate([multiplied, alpha], axis=2),
+            photometric="rgb",
+            extrasamples=["assocalpha"],
         )
         for path in sorted(tmp_path.iterdir()):
             read = read_image(path, mpp=1).pixels
@@ -124,7 +167,9 @@ class TestPixels:
     def test_grey_with_opacity(self, tmp_path):
         grey_alpha = np.array([[[100, 255], [100, 0]]], np.uint8)
         (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(grey_alpha))
-        np.testing.assert_array_equal(read_image(tmp_path / "a.png").pixels[0], [[100] * 3, [255] * 3])
+        np.testing.assert_array_equal(
+            read_image(tmp_path / "a.png").pixels[0], [[100] * 3, [255] * 3]
+        )
 
     @pytest.mark.parametrize("suffix", ["png", "tif", "zarr"])
     def test_16_bits_keep_the_full_range_and_are_never_stretched(self, tmp_path, pixels, suffix):
@@ -140,10 +185,16 @@ class TestPixels:
 
     def test_recorded_significant_bits_say_what_white_is(self, tmp_path):
         twelve = np.array([[0, 2048, 4095]], np.uint16)
-        tifffile.imwrite(tmp_path / "a.ome.tif", twelve, metadata={"axes": "YX", "SignificantBits": 12})
+        tifffile.imwrite(
+            tmp_path / "a.ome.tif", twelve, metadata={"axes": "YX", "SignificantBits": 12}
+        )
         tifffile.imwrite(tmp_path / "b.tif", twelve)
-        np.testing.assert_array_equal(read_image(tmp_path / "a.ome.tif", mpp=1).pixels[0, :, 0], [0, 128, 255])
-        np.testing.assert_array_equal(read_image(tmp_path / "b.tif", mpp=1).pixels[0, :, 0], [0, 8, 16])
+        np.testing.assert_array_equal(
+            read_image(tmp_path / "a.ome.tif", mpp=1).pixels[0, :, 0], [0, 128, 255]
+        )
+        np.testing.assert_array_equal(
+            read_image(tmp_path / "b.tif", mpp=1).pixels[0, :, 0], [0, 8, 16]
+        )
 
     def test_floats_are_0_to_1_or_0_to_255(self, tmp_path, pixels):
         tifffile.imwrite(tmp_path / "a.tif", (pixels / 255).astype(np.float32), photometric="rgb")
@@ -162,8 +213,15 @@ class TestPixels:
     def test_palette_of_16_bits(self, tmp_path):
         colormap = np.zeros((3, 256), np.uint16)
         colormap[:, 1] = (65535, 32896, 0)
-        tifffile.imwrite(tmp_path / "a.tif", np.array([[0, 1]], np.uint8), photometric="palette", colormap=colormap)
-        np.testing.assert_array_equal(read_image(tmp_path / "a.tif", mpp=1).pixels[0], [[0, 0, 0], [255, 128, 0]])
+        tifffile.imwrite(
+            tmp_path / "a.tif",
+            np.array([[0, 1]], np.uint8),
+            photometric="palette",
+            colormap=colormap,
+        )
+        np.testing.assert_array_equal(
+            read_image(tmp_path / "a.tif", mpp=1).pixels[0], [[0, 0, 0], [255, 128, 0]]
+        )
 
     def test_a_pyramid_is_read_at_full_resolution(self, tmp_path, pixels):
         with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as tiff:
@@ -225,7 +283,9 @@ class TestPixelSize:
             assert image.mpp_source == "tiff"
             assert read_pixel_size(path) == (image.mpp, "tiff")
 
-    @pytest.mark.parametrize(("unit", "size"), [("µm", 0.5), ("nm", 500), ("mm", 0.0005), ("cm", 0.00005)])
+    @pytest.mark.parametrize(
+        ("unit", "size"), [("µm", 0.5), ("nm", 500), ("mm", 0.0005), ("cm", 0.00005)]
+    )
     def test_ome_units(self, tmp_path, pixels, unit, size):
         metadata = {
             "axes": "YXS",
@@ -234,13 +294,25 @@ class TestPixelSize:
             "PhysicalSizeY": size,
             "PhysicalSizeYUnit": unit,
         }
-        tifffile.imwrite(tmp_path / "a.ome.tif", pixels, metadata=metadata, resolution=per_cm(2.0), resolutionunit="CENTIMETER")
+        tifffile.imwrite(
+            tmp_path / "a.ome.tif",
+            pixels,
+            metadata=metadata,
+            resolution=per_cm(2.0),
+            resolutionunit="CENTIMETER",
+        )
         image = read_image(tmp_path / "a.ome.tif")
         assert (image.mpp, image.mpp_source) == (pytest.approx(0.5), "ome-xml")
 
     def test_an_insane_ome_size_leaves_it_to_the_next_source(self, tmp_path, pixels):
         metadata = {"axes": "YXS", "PhysicalSizeX": 0.0, "PhysicalSizeY": 0.0}
-        tifffile.imwrite(tmp_path / "a.ome.tif", pixels, metadata=metadata, resolution=per_cm(2.0), resolutionunit="CENTIMETER")
+        tifffile.imwrite(
+            tmp_path / "a.ome.tif",
+            pixels,
+            metadata=metadata,
+            resolution=per_cm(2.0),
+            resolutionunit="CENTIMETER",
+        )
         image = read_image(tmp_path / "a.ome.tif")
         assert (image.mpp, image.mpp_source) == (pytest.approx(2.0), "tiff")
 
@@ -267,8 +339,16 @@ class TestPixelSize:
         assert (image.mpp, image.mpp_source) == (0.499, "aperio")
 
     def test_imagej_names_its_unit(self, tmp_path, pixels):
-        tifffile.imwrite(tmp_path / "a.tif", pixels, imagej=True, resolution=(4.0, 4.0), metadata={"unit": "um"})
-        tifffile.imwrite(tmp_path / "pixels.tif", pixels, imagej=True, resolution=(4.0, 4.0), metadata={"unit": "pixel"})
+        tifffile.imwrite(
+            tmp_path / "a.tif", pixels, imagej=True, resolution=(4.0, 4.0), metadata={"unit": "um"}
+        )
+        tifffile.imwrite(
+            tmp_path / "pixels.tif",
+            pixels,
+            imagej=True,
+            resolution=(4.0, 4.0),
+            metadata={"unit": "pixel"},
+        )
         assert read_pixel_size(tmp_path / "a.tif") == (0.25, "imagej")
         with pytest.raises(UnknownPixelSize):
             read_pixel_size(tmp_path / "pixels.tif")
@@ -279,7 +359,10 @@ class TestPixelSize:
 
     def test_png_may_be_assumed_and_the_source_says_so(self, tmp_path, pixels):
         (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(pixels))
-        assert (read_image(tmp_path / "a.png").mpp, read_image(tmp_path / "a.png").mpp_source) == (0.25, "assumed")
+        assert (read_image(tmp_path / "a.png").mpp, read_image(tmp_path / "a.png").mpp_source) == (
+            0.25,
+            "assumed",
+        )
         assert read_pixel_size(tmp_path / "a.png") == (0.25, "assumed")
         with pytest.raises(UnknownPixelSize, match="--mpp"):
             read_image(tmp_path / "a.png", allow_assumed=False)
@@ -293,7 +376,8 @@ class TestPixelSize:
 
 
 class TestBadInput:
-    """Everything a user can hand over that is not an image: one line, never a traceback of a decoder."""
+    """Everything a user can hand over that is not an image: one line, never a traceback of a
+    decoder."""
 
     def check(self, path: Path, match: str = ".") -> None:
         with pytest.raises(UnsupportedSlide, match=match) as caught:
@@ -342,19 +426,29 @@ class TestBadInput:
         self.check(tmp_path / "a.png", "decoded")
 
     def test_a_stack_is_not_one_image(self, tmp_path):
-        tifffile.imwrite(tmp_path / "a.tif", np.zeros((5, 8, 8), np.uint8), photometric="minisblack")
+        tifffile.imwrite(
+            tmp_path / "a.tif", np.zeros((5, 8, 8), np.uint8), photometric="minisblack"
+        )
         self.check(tmp_path / "a.tif", "stack")
 
     def test_cmyk_and_lab(self, tmp_path, pixels):
         four = np.concatenate([pixels, pixels[..., :1]], axis=2)
         tifffile.imwrite(tmp_path / "a.tif", four, photometric="separated")
         tifffile.imwrite(tmp_path / "b.tif", pixels, photometric="cielab")
-        (tmp_path / "a.jpg").write_bytes(imagecodecs.jpeg8_encode(four, colorspace="CMYK", outcolorspace="CMYK"))
+        (tmp_path / "a.jpg").write_bytes(
+            imagecodecs.jpeg8_encode(four, colorspace="CMYK", outcolorspace="CMYK")
+        )
         for path in sorted(tmp_path.iterdir()):
             self.check(path, "RGB")
 
     @pytest.mark.parametrize(
-        "values", [np.full((4, 4), -1.0), np.full((4, 4), np.nan), np.full((4, 4), 1e6), np.zeros((4, 4), np.int32)]
+        "values",
+        [
+            np.full((4, 4), -1.0),
+            np.full((4, 4), np.nan),
+            np.full((4, 4), 1e6),
+            np.zeros((4, 4), np.int32),
+        ],
     )
     def test_values_without_a_known_white(self, tmp_path, values):
         tifffile.imwrite(tmp_path / "a.tif", values)
@@ -362,7 +456,10 @@ class TestBadInput:
 
     def test_too_many_channels(self, tmp_path):
         tifffile.imwrite(
-            tmp_path / "a.ome.tif", np.zeros((7, 8, 8), np.uint8), metadata={"axes": "CYX"}, photometric="minisblack"
+            tmp_path / "a.ome.tif",
+            np.zeros((7, 8, 8), np.uint8),
+            metadata={"axes": "CYX"},
+            photometric="minisblack",
         )
         self.check(tmp_path / "a.ome.tif", "7 channels")
 
@@ -414,10 +511,14 @@ class TestResample:
         assert back.shape == shape
         assert (back == 1).all()
 
-    @pytest.mark.parametrize(("from_mpp", "to_mpp"), [(0.25, 0.5), (0.23, 0.25), (0.499, 0.25), (0.2527, 0.5), (0.5, 0.37)])
+    @pytest.mark.parametrize(
+        ("from_mpp", "to_mpp"),
+        [(0.25, 0.5), (0.23, 0.25), (0.499, 0.25), (0.2527, 0.5), (0.5, 0.37)],
+    )
     @pytest.mark.parametrize("size", [301, 400])
     def test_grid_is_locked_to_the_origin_whatever_the_size(self, from_mpp, to_mpp, size):
-        """A spot keeps its distance in micrometres from the outer corner of pixel (0, 0), at the far end too."""
+        """A spot keeps its distance in micrometres from the outer corner of pixel (0, 0), at the
+        far end too."""
         for place in (20, size - 20):
             spot = 250 * np.exp(-(((np.arange(size) - place) / 4.0) ** 2) / 2)
             image = np.rint(np.tile(spot[None, :, None], (9, 1, 3))).astype(np.uint8)
@@ -472,7 +573,9 @@ def test_double_suffixes_are_stripped_whole(name, stem):
 
 @pytest.mark.skipif(not SLIDES.is_dir(), reason="the sample slides are not on this machine")
 def test_sample_slides():
-    svs, ome = (read_image(SLIDES / f"CMU-1-Small-Region{suffix}") for suffix in (".svs", ".ome.tif"))
+    svs, ome = (
+        read_image(SLIDES / f"CMU-1-Small-Region{suffix}") for suffix in (".svs", ".ome.tif")
+    )
     assert svs.pixels.shape == ome.pixels.shape == (2967, 2220, 3)
     assert (svs.mpp, svs.mpp_source) == (0.499, "aperio")
     assert (ome.mpp, ome.mpp_source) == (0.499, "ome-xml")

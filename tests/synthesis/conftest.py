@@ -1,7 +1,7 @@
 """References made in code.
 
-``reference``: 192 x 192 at 0.5 um per pixel, pink with dark ellipses. ``empty_reference``: the same without nuclei.
-``glass``: white.
+``reference``: 192 x 192 at 0.5 um per pixel, pink with dark ellipses. ``empty_reference``: the same
+without nuclei. ``glass``: white.
 """
 
 import numpy as np
@@ -19,9 +19,13 @@ def reference():
 
 @pytest.fixture(scope="session")
 def empty_reference():
-    return analyse_reference(make_tissue(nuclei=False).image, 0.5, "stroma.png", rng_for(0, "analyse"))
+    return analyse_reference(
+        make_tissue(nuclei=False).image, 0.5, "stroma.png", rng_for(0, "analyse")
+    )
 
 
 @pytest.fixture(scope="session")
 def glass():
-    return analyse_reference(np.full((96, 96, 3), 255, np.uint8), 0.5, "glass.png", rng_for(0, "analyse"))
+    return analyse_reference(
+        np.full((96, 96, 3), 255, np.uint8), 0.5, "glass.png", rng_for(0, "analyse")
+    )

@@ -7,7 +7,12 @@ import pytest
 
 from histocli.base.rng import rng_for
 from histocli.instances.kinds import Kind
-from histocli.synthesis.chromatin import draw_appearances, draw_grain, draw_nucleoli, hematoxylin_direction
+from histocli.synthesis.chromatin import (
+    draw_appearances,
+    draw_grain,
+    draw_nucleoli,
+    hematoxylin_direction,
+)
 from histocli.synthesis.layout import Layout
 from histocli.synthesis.painting import COLUMNS
 from histocli.synthesis.recipe import FULL_RECIPE, Recipe
@@ -28,38 +33,64 @@ def layout_of(kinds, own=-1):
         frame_u[inside], frame_v[inside] = ((x - cx) / 10)[inside], ((y - cy) / 10)[inside]
     depth = np.where(labels > 0, 10 * (1 - np.hypot(frame_u, frame_v)), 0).astype(np.float32)
     outline = draw_outline(np.pi * 100, 1.0, 0.0, 0.0, rng_for(0, "outline"))
-    return Layout(labels, depth, frame_u, frame_v, [outline] * 9, [own] * 9, [kinds[k % len(kinds)] for k in range(9)])
+    return Layout(
+        labels,
+        depth,
+        frame_u,
+        frame_v,
+        [outline] * 9,
+        [own] * 9,
+        [kinds[k % len(kinds)] for k in range(9)],
+    )
 
 
 def looks(reference, kinds, seed=0, recipe=FULL_RECIPE, own=-1):
     background = np.full((SIDE, SIDE, 3), 0.15, np.float32)
     hematoxylin = hematoxylin_direction(reference)
-    return draw_appearances(reference, layout_of(kinds, own), background, hematoxylin, recipe, rng_for(seed, "look"))
+    return draw_appearances(
+        reference, layout_of(kinds, own), background, hematoxylin, recipe, rng_for(seed, "look")
+    )
 
 
 def column(reference, kind, name, seeds=12, **changes):
-    return np.concatenate([looks(reference, [kind], seed, **changes).table[1:, COLUMNS.index(name)] for seed in range(seeds)])
+    return np.concatenate(
+        [
+            looks(reference, [kind], seed, **changes).table[1:, COLUMNS.index(name)]
+            for seed in range(seeds)
+        ]
+    )
 
 
 def test_each_kind_has_its_looks(reference):
     recipe = FULL_RECIPE.without("pale")
-    dense, vesicular = (column(reference, kind, "core", recipe=recipe) for kind in (Kind.DENSE, Kind.VESICULAR))
+    dense, vesicular = (
+        column(reference, kind, "core", recipe=recipe) for kind in (Kind.DENSE, Kind.VESICULAR)
+    )
     assert dense.min() >= 0.85
     assert vesicular.max() <= 0.75
-    soft, sharp = (column(reference, kind, "softness_px", recipe=recipe) for kind in (Kind.BLURRED, Kind.DENSE))
+    soft, sharp = (
+        column(reference, kind, "softness_px", recipe=recipe) for kind in (Kind.BLURRED, Kind.DENSE)
+    )
     assert soft.min() >= 0.35 / reference.mpp - 1e-5
     assert sharp.max() == 0
     strength = {
         kind: np.median(column(reference, kind, "strength", recipe=recipe))
         for kind in (Kind.DENSE, Kind.BLURRED, Kind.LYMPHOCYTE, Kind.APOPTOTIC)
     }
-    assert strength[Kind.BLURRED] < strength[Kind.DENSE] < strength[Kind.LYMPHOCYTE] < strength[Kind.APOPTOTIC]
+    assert (
+        strength[Kind.BLURRED]
+        < strength[Kind.DENSE]
+        < strength[Kind.LYMPHOCYTE]
+        < strength[Kind.APOPTOTIC]
+    )
 
 
 def test_without_chromatin_kinds_of_the_layout_do_not_matter(reference):
     recipe = FULL_RECIPE.without("chromatin")
     for seed in range(4):
-        first, second = (looks(reference, [kind], seed, recipe) for kind in (Kind.APOPTOTIC, Kind.BLURRED))
+        first, second = (
+            looks(reference, [kind], seed, recipe) for kind in (Kind.APOPTOTIC, Kind.BLURRED)
+        )
         np.testing.assert_array_equal(first.table, second.table)
 
 
@@ -99,11 +130,15 @@ def test_where_no_nucleus_is_clean_noise_stands_in(reference, noisy):
     """The noise has the measured spread; without the component, textures of fragments are used."""
     fragments = replace(reference.textures, single=np.zeros_like(reference.textures.single))
     broken = replace(reference, textures=fragments)
-    found = looks(broken, [Kind.DENSE], recipe=FULL_RECIPE if noisy else FULL_RECIPE.without("noise_textures"))
+    found = looks(
+        broken, [Kind.DENSE], recipe=FULL_RECIPE if noisy else FULL_RECIPE.without("noise_textures")
+    )
     real = {frame.tobytes() for frame in reference.textures.residual}
     assert all((frame.tobytes() in real) is not noisy for frame in found.textures)
     if noisy:
-        expected = reference.statistics.appearance.grain_sd * max(0.2, hematoxylin_direction(broken)[0])
+        expected = reference.statistics.appearance.grain_sd * max(
+            0.2, hematoxylin_direction(broken)[0]
+        )
         assert found.textures[:, 0].std() == pytest.approx(expected, rel=0.05)
 
 
@@ -111,7 +146,9 @@ def test_a_patch_without_nuclei_has_an_empty_table(reference):
     nothing = np.zeros((SIDE, SIDE), np.float32)
     layout = Layout(nothing.astype(np.int32), nothing, nothing, nothing, [], [], [])
     background = np.zeros((SIDE, SIDE, 3), np.float32)
-    found = draw_appearances(reference, layout, background, np.ones(3, np.float32), Recipe.plain(), rng_for(0, "look"))
+    found = draw_appearances(
+        reference, layout, background, np.ones(3, np.float32), Recipe.plain(), rng_for(0, "look")
+    )
     assert found.table.shape == (1, len(COLUMNS))
     assert found.ghosts.tolist() == [False]
     assert draw_nucleoli(layout, found.table, rng_for(0, "nucleoli")).max() == 0
@@ -126,7 +163,10 @@ def test_ghosts_are_those_that_hardly_show(reference):
         background = np.full((SIDE, SIDE, 3), density, np.float32)
         hematoxylin = hematoxylin_direction(reference)
         found = [
-            draw_appearances(reference, layout, background, hematoxylin, recipe, rng_for(seed, "ghost")) for seed in range(8)
+            draw_appearances(
+                reference, layout, background, hematoxylin, recipe, rng_for(seed, "ghost")
+            )
+            for seed in range(8)
         ]
         assert not any(each.ghosts[0] for each in found)
         return np.mean([each.ghosts[1:].mean() for each in found])

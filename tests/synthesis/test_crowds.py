@@ -1,6 +1,7 @@
 """Nuclei of a crowd end where their neighbours begin.
 
-Outlines are rasterised by scikit-image, pixel centre by pixel centre, which shares no code with the synthesis.
+Outlines are rasterised by scikit-image, pixel centre by pixel centre, which shares no code with the
+synthesis.
 """
 
 from dataclasses import replace
@@ -11,7 +12,14 @@ from skimage.draw import polygon
 
 from histocli.base.rng import rng_for
 from histocli.instances.kinds import Kind
-from histocli.synthesis.crowds import LARGEST_CROWD, LEAST_LEFT, Member, plan_epithelium, plan_lymphocytes, press
+from histocli.synthesis.crowds import (
+    LARGEST_CROWD,
+    LEAST_LEFT,
+    Member,
+    plan_epithelium,
+    plan_lymphocytes,
+    press,
+)
 from histocli.synthesis.shapes import ANGLES, draw_outline
 
 SIDE, MPP = 160, 0.5
@@ -27,7 +35,11 @@ def rasterise(members, side=SIDE):
     count = np.zeros((side, side), int)
     for each in members:
         radii = each.outline.radii_px.astype(float)
-        count[polygon(each.y_px + radii * np.sin(ANGLES), each.x_px + radii * np.cos(ANGLES), count.shape)] += 1
+        count[
+            polygon(
+                each.y_px + radii * np.sin(ANGLES), each.x_px + radii * np.cos(ANGLES), count.shape
+            )
+        ] += 1
     return count
 
 
@@ -43,19 +55,19 @@ def scattered(seed, elongation, n=25):
     for _ in range(n):
         area = 400 * float(np.exp(rng.normal(0, 0.3)))
         outline = draw_outline(area, elongation, float(rng.uniform(-2, 2)), 0.04, rng)
-        found.append(Member(outline, float(rng.uniform(25, SIDE - 25)), float(rng.uniform(25, SIDE - 25)), Kind.DENSE))
+        found.append(
+            Member(
+                outline,
+                float(rng.uniform(25, SIDE - 25)),
+                float(rng.uniform(25, SIDE - 25)),
+                Kind.DENSE,
+            )
+        )
     return found
 
 
 @pytest.mark.parametrize("gap", [0.0, 0.1])
-@pytest.mark.parametrize(
-    "elongation",
-    [
-        1.0,
-        1.3,
-        3.0,
-    ],
-)
+@pytest.mark.parametrize("elongation", [1.0, 1.3, 3.0])
 def test_what_is_pressed_does_not_overlap(elongation, gap):
     before = after = 0
     for seed in range(8):
@@ -79,11 +91,14 @@ def test_two_equal_nuclei_end_halfway_between_them():
 
 def test_the_larger_nucleus_keeps_more():
     small, large = press([member(80, 70, radius=8), member(80, 84, radius=12)], 0.0)
-    assert large.outline.radius_towards(np.pi) / small.outline.radius_towards(0.0) == pytest.approx(12 / 8, rel=0.02)
+    assert large.outline.radius_towards(np.pi) / small.outline.radius_towards(0.0) == pytest.approx(
+        12 / 8, rel=0.02
+    )
 
 
 def test_far_neighbours_are_left_alone():
-    """Those that nothing reaches keep their outline to the last bit, beside others that are pressed."""
+    """Those that nothing reaches keep their outline to the last bit, beside others that are
+    pressed."""
     members = [member(30, 30), member(30, 44), member(120, 120), member(120, 142), member(30, 120)]
     pressed = press(members, 0.2)
     assert len(pressed) == len(members)
@@ -97,7 +112,9 @@ def test_far_neighbours_are_left_alone():
 
 
 def test_order_places_and_kinds_are_kept():
-    members = [replace(each, kind=Kind(k % len(Kind))) for k, each in enumerate(scattered(3, 1.2, n=12))]
+    members = [
+        replace(each, kind=Kind(k % len(Kind))) for k, each in enumerate(scattered(3, 1.2, n=12))
+    ]
     pressed = press(members, 0.05)
     places = [(each.y_px, each.x_px, each.kind) for each in members]
     kept = [(each.y_px, each.x_px, each.kind) for each in pressed]
@@ -106,8 +123,12 @@ def test_order_places_and_kinds_are_kept():
 
 
 def test_slivers_are_left_out():
-    """A nucleus in the midst of close ones keeps hardly anything of its area; its neighbours stay."""
-    ring = [member(80 + 12 * np.sin(angle), 80 + 12 * np.cos(angle), radius=12) for angle in np.arange(6) * np.pi / 3]
+    """A nucleus in the midst of close ones keeps hardly anything of its area; its neighbours
+    stay."""
+    ring = [
+        member(80 + 12 * np.sin(angle), 80 + 12 * np.cos(angle), radius=12)
+        for angle in np.arange(6) * np.pi / 3
+    ]
     middle = member(80, 80, radius=12)
     kept = press([*ring[:3], middle, *ring[3:]], 0.0)
     assert (80.0, 80.0) not in {(each.y_px, each.x_px) for each in kept}
@@ -137,7 +158,10 @@ def test_the_generator_decides_all(form):
     assert [(each.y_px, each.x_px) for each in first] != [(each.y_px, each.x_px) for each in other]
 
 
-@pytest.mark.parametrize(("form", "kind", "typical"), [("epithelium", Kind.VESICULAR, 50), ("lymphocytes", Kind.LYMPHOCYTE, 28)])
+@pytest.mark.parametrize(
+    ("form", "kind", "typical"),
+    [("epithelium", Kind.VESICULAR, 50), ("lymphocytes", Kind.LYMPHOCYTE, 28)],
+)
 def test_sizes_are_those_of_the_kind(form, kind, typical):
     """Pressing takes some of the area that was asked for, and adds none."""
     areas = []
@@ -153,7 +177,8 @@ def test_sizes_are_those_of_the_kind(form, kind, typical):
 
 @pytest.mark.parametrize("form", ["epithelium", "lymphocytes"])
 def test_crowds_are_dense(form):
-    """Somewhere in each crowd that lies in the patch, nuclei cover most of a window some nuclei wide."""
+    """Somewhere in each crowd that lies in the patch, nuclei cover most of a window some nuclei
+    wide."""
     densest = []
     for seed in range(12):
         covered = rasterise(plan(form, seed)) > 0

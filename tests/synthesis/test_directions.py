@@ -21,14 +21,7 @@ def apart(angle, other):
     return np.abs((np.asarray(angle) - other + np.pi / 2) % np.pi - np.pi / 2)
 
 
-@pytest.mark.parametrize(
-    ("mpp", "period_um"),
-    [
-        (0.25, 6.0),
-        (0.5, 12.0),
-        (0.5, 5.0),
-    ],
-)
+@pytest.mark.parametrize(("mpp", "period_um"), [(0.25, 6.0), (0.5, 12.0), (0.5, 5.0)])
 @pytest.mark.parametrize("angle", [-1.2, 0.3, 0.9])
 def test_stripes_give_their_angle(angle, mpp, period_um):
     field = fibre_directions(stripes(angle, period_px=period_um / mpp), mpp)
@@ -56,7 +49,9 @@ def test_only_green_counts():
     """Eosin, which stains fibres, absorbs green; hematoxylin's red says nothing about them."""
     mixed = stripes(0.9)
     mixed[..., [0, 2]] = stripes(-0.6)[..., [0, 2]]
-    np.testing.assert_array_equal(fibre_directions(mixed, MPP).angle_rad, fibre_directions(stripes(0.9), MPP).angle_rad)
+    np.testing.assert_array_equal(
+        fibre_directions(mixed, MPP).angle_rad, fibre_directions(stripes(0.9), MPP).angle_rad
+    )
 
 
 def test_a_pixel_reads_the_field_where_it_lies():
@@ -64,7 +59,13 @@ def test_a_pixel_reads_the_field_where_it_lies():
     both = stripes(0.0, (128, 256))
     both[:, 128:] = stripes(np.pi / 2, (128, 128))
     field = fibre_directions(both, MPP)
-    for y, x, angle in [(64, 32, 0.0), (64, 224, np.pi / 2), (100, -9, 0.0), (500, 900, np.pi / 2), (-4, 40, 0.0)]:
+    for y, x, angle in [
+        (64, 32, 0.0),
+        (64, 224, np.pi / 2),
+        (100, -9, 0.0),
+        (500, 900, np.pi / 2),
+        (-4, 40, 0.0),
+    ]:
         found, coherence = field.at(y, x)
         assert apart(found, angle) < 0.15
         assert coherence > 0.7

@@ -56,9 +56,16 @@ def place(arrangement=PLAIN, *, side=128, tissue=None, sites=NOWHERE, mpp=MPP, s
 
 
 @settings(max_examples=25)
-@given(st.integers(0, 10_000), st.sampled_from([33, 64, 100]), st.sampled_from([0.25, 0.5, 1.0]), st.floats(0, 0.8))
+@given(
+    st.integers(0, 10_000),
+    st.sampled_from([33, 64, 100]),
+    st.sampled_from([0.25, 0.5, 1.0]),
+    st.floats(0, 0.8),
+)
 def test_ids_are_consecutive_and_every_nucleus_is_one_piece(seed, side, mpp, touching):
-    layout = place(replace(PLAIN, touching_share=touching, coverage=0.5), side=side, mpp=mpp, seed=seed)
+    layout = place(
+        replace(PLAIN, touching_share=touching, coverage=0.5), side=side, mpp=mpp, seed=seed
+    )
     labels = layout.instance_labels
     assert labels.dtype == np.int32
     assert set(np.unique(labels[labels > 0])) == set(range(1, len(layout.outlines) + 1))
@@ -75,8 +82,16 @@ def test_later_nuclei_hide_little_of_earlier_ones(seed):
     measured = measure(layout.instance_labels, MPP)
     for k, outline in enumerate(layout.outlines):
         if not measured.touches_border[k]:
-            full = 0.5 * np.sum(outline.radii_px.astype(float) ** 2) * 2 * np.pi / len(outline.radii_px) * MPP**2
-            assert measured.area_um2[k] > (1 - MOST_HIDDEN) * full - 4 * MPP * np.sqrt(full)  # of a pixel around the rim
+            full = (
+                0.5
+                * np.sum(outline.radii_px.astype(float) ** 2)
+                * 2
+                * np.pi
+                / len(outline.radii_px)
+                * MPP**2
+            )
+            # of a pixel around the rim
+            assert measured.area_um2[k] > (1 - MOST_HIDDEN) * full - 4 * MPP * np.sqrt(full)
             assert measured.area_um2[k] < 1.15 * full + 2
 
 
@@ -98,7 +113,10 @@ def test_nothing_lies_on_glass():
 
 @pytest.mark.parametrize("coverage", [0.05, 0.2, 0.4])
 def test_the_coverage_is_near_the_aim(coverage):
-    shares = [(place(replace(PLAIN, coverage=coverage), seed=seed).instance_labels > 0).mean() for seed in range(5)]
+    shares = [
+        (place(replace(PLAIN, coverage=coverage), seed=seed).instance_labels > 0).mean()
+        for seed in range(5)
+    ]
     assert np.mean(shares) == pytest.approx(coverage, rel=0.25)
 
 
@@ -115,7 +133,12 @@ def test_neighbours_share_their_direction_as_much_as_asked():
             [
                 local_direction(
                     measure(
-                        place(replace(PLAIN, direction_sharing=share, elongation=2.2), side=256, seed=seed).instance_labels, MPP
+                        place(
+                            replace(PLAIN, direction_sharing=share, elongation=2.2),
+                            side=256,
+                            seed=seed,
+                        ).instance_labels,
+                        MPP,
                     )
                 )
                 for seed in range(3)
@@ -129,8 +152,15 @@ def test_neighbours_share_their_direction_as_much_as_asked():
 
 def test_nuclei_touch_as_often_as_asked():
     def touching(share):
-        layouts = (place(replace(PLAIN, touching_share=share, coverage=0.1), seed=seed) for seed in range(8))
-        return np.mean(np.concatenate([measure(layout.instance_labels, MPP).touches_other for layout in layouts]))
+        layouts = (
+            place(replace(PLAIN, touching_share=share, coverage=0.1), seed=seed)
+            for seed in range(8)
+        )
+        return np.mean(
+            np.concatenate(
+                [measure(layout.instance_labels, MPP).touches_other for layout in layouts]
+            )
+        )
 
     assert touching(0.0) < 0.3  # some meet by chance
     assert touching(0.8) > touching(0.0) + 0.3
@@ -138,7 +168,10 @@ def test_nuclei_touch_as_often_as_asked():
 
 def test_sizes_spread_as_asked():
     def areas(**changes):
-        layouts = (place(replace(PLAIN, touching_share=0, coverage=0.2, **changes), side=192, seed=seed) for seed in range(4))
+        layouts = (
+            place(replace(PLAIN, touching_share=0, coverage=0.2, **changes), side=192, seed=seed)
+            for seed in range(4)
+        )
         found = [measure(layout.instance_labels, MPP) for layout in layouts]
         return np.concatenate([each.area_um2[~each.touches_border] for each in found])
 
@@ -156,14 +189,18 @@ def test_sizes_spread_as_asked():
 
 def test_sites_of_the_reference_are_used():
     y, x = (side.ravel().astype(np.float32) for side in np.mgrid[20:120:25, 20:120:25])
-    sites = Sites(y, x, *(np.full(len(y), value, np.float32) for value in (0, 30, 1.5)), np.full(len(y), -1))
+    sites = Sites(
+        y, x, *(np.full(len(y), value, np.float32) for value in (0, 30, 1.5)), np.full(len(y), -1)
+    )
     arrangement = replace(PLAIN, in_place_share=1.0, coverage=0.2, log_area_sd=0.1)
     found = measure(place(arrangement, sites=sites).instance_labels, MPP)
     apart = np.hypot(found.y_px[:, None] - y, found.x_px[:, None] - x).min(axis=1)
     assert np.median(apart) * MPP < 2.5
     # beside no sites, nuclei lie anywhere
     free = measure(place(arrangement).instance_labels, MPP)
-    assert np.median(np.hypot(free.y_px[:, None] - y, free.x_px[:, None] - x).min(axis=1)) * MPP > 2.5
+    assert (
+        np.median(np.hypot(free.y_px[:, None] - y, free.x_px[:, None] - x).min(axis=1)) * MPP > 2.5
+    )
 
 
 def test_coordinates_inside_a_nucleus_follow_its_ellipse():
@@ -182,17 +219,26 @@ def test_coordinates_inside_a_nucleus_follow_its_ellipse():
 
 
 def test_what_is_drawn_follows_what_was_measured():
-    """Over many patches, the aims of dense tissue are denser than those of sparse tissue, and larger nuclei stay larger."""
+    """Over many patches, the aims of dense tissue are denser than those of sparse tissue, and
+    larger nuclei stay larger."""
 
     def aims(**changes):
         tissue = make_tissue(192, **changes)
         morphology = measure_morphology(tissue.labels, np.ones(tissue.labels.shape, bool), MPP)
         return [draw_arrangement(morphology, EVEN_KIND, rng_for(seed, "aim")) for seed in range(60)]
 
-    base, sparse, large, parallel = aims(), aims(spacing_um=28), aims(area_um2=100), aims(angle=0.3, elongation=2.0)
+    base, sparse, large, parallel = (
+        aims(),
+        aims(spacing_um=28),
+        aims(area_um2=100),
+        aims(angle=0.3, elongation=2.0),
+    )
     assert np.mean([a.coverage for a in sparse]) < 0.5 * np.mean([a.coverage for a in base])
     assert np.median([a.area_um2 for a in large]) > 1.5 * np.median([a.area_um2 for a in base])
-    assert np.mean([a.direction_sharing for a in parallel]) > np.mean([a.direction_sharing for a in base]) + 0.2
+    assert (
+        np.mean([a.direction_sharing for a in parallel])
+        > np.mean([a.direction_sharing for a in base]) + 0.2
+    )
     assert np.mean([a.elongation for a in parallel]) > np.mean([a.elongation for a in base]) + 0.2
     for aim in base + sparse + large + parallel:
         assert 0 < aim.coverage < 1
@@ -203,11 +249,21 @@ def test_what_is_drawn_follows_what_was_measured():
 
 def test_restored_nuclei_are_those_of_the_reference_again():
     y, x = (side.ravel().astype(np.float32) for side in np.mgrid[20:120:25, 20:120:25])
-    area, elongation = np.linspace(30, 60, len(y)).astype(np.float32), np.full(len(y), 1.8, np.float32)
+    area, elongation = (
+        np.linspace(30, 60, len(y)).astype(np.float32),
+        np.full(len(y), 1.8, np.float32),
+    )
     turned = np.linspace(-1.4, 1.4, len(y)).astype(np.float32)
     textures = np.arange(len(y))
     sites = Sites(y, x, turned, area, elongation, textures)
-    arrangement = replace(PLAIN, in_place_share=1.0, restored_share=1.0, coverage=0.1, touching_share=0.0, margin_um=0.0)
+    arrangement = replace(
+        PLAIN,
+        in_place_share=1.0,
+        restored_share=1.0,
+        coverage=0.1,
+        touching_share=0.0,
+        margin_um=0.0,
+    )
     layout = place(arrangement, sites=sites)
     own = np.asarray(layout.own_textures)
     assert (own >= 0).all()
@@ -239,17 +295,25 @@ def test_kinds_differ_in_size_and_shape():
 
     def shapes(kind):
         layouts = (
-            place(replace(PLAIN, mixture=only(kind), touching_share=0, coverage=0.15, log_area_sd=0.05), side=192, seed=seed)
+            place(
+                replace(
+                    PLAIN, mixture=only(kind), touching_share=0, coverage=0.15, log_area_sd=0.05
+                ),
+                side=192,
+                seed=seed,
+            )
             for seed in range(3)
         )
         found = [measure(layout.instance_labels, MPP) for layout in layouts]
         area, elongation = (
-            np.concatenate([getattr(each, name)[~each.touches_border] for each in found]) for name in ("area_um2", "elongation")
+            np.concatenate([getattr(each, name)[~each.touches_border] for each in found])
+            for name in ("area_um2", "elongation")
         )
         return np.median(area), np.median(elongation)
 
     dense, vesicular, spindle, lymphocyte, apoptotic = (
-        shapes(kind) for kind in (Kind.DENSE, Kind.VESICULAR, Kind.SPINDLE, Kind.LYMPHOCYTE, Kind.APOPTOTIC)
+        shapes(kind)
+        for kind in (Kind.DENSE, Kind.VESICULAR, Kind.SPINDLE, Kind.LYMPHOCYTE, Kind.APOPTOTIC)
     )
     assert dense[0] == pytest.approx(45, rel=0.1)
     assert vesicular[0] > 1.15 * dense[0]
@@ -261,15 +325,29 @@ def test_kinds_differ_in_size_and_shape():
 
 def test_spindles_lie_along_fibres_and_round_nuclei_do_not():
     def alignment(kind, fibres):
-        """Cosine of twice the angle between nuclei and the fibres at 0.7: 1 is along, 0 is any way."""
+        """Cosine of twice the angle between nuclei and the fibres at 0.7: 1 is along, 0 is any
+        way."""
         found = [
             measure(
-                place(replace(PLAIN, mixture=only(kind), touching_share=0), side=160, seed=seed, fibres=fibres).instance_labels,
+                place(
+                    replace(PLAIN, mixture=only(kind), touching_share=0),
+                    side=160,
+                    seed=seed,
+                    fibres=fibres,
+                ).instance_labels,
                 MPP,
             )
             for seed in range(3)
         ]
-        return np.mean(np.cos(2 * (np.concatenate([each.orientation_rad[~each.touches_border] for each in found]) - 0.7)))
+        return np.mean(
+            np.cos(
+                2
+                * (
+                    np.concatenate([each.orientation_rad[~each.touches_border] for each in found])
+                    - 0.7
+                )
+            )
+        )
 
     coarse = (160 // STEP_PX, 160 // STEP_PX)
     field = DirectionField(np.full(coarse, 0.7, np.float32), np.full(coarse, 0.9, np.float32))
@@ -283,15 +361,25 @@ def test_spindles_lie_along_fibres_and_round_nuclei_do_not():
 def test_crowds_and_clusters_are_added_where_asked():
     alone = place(replace(PLAIN, coverage=0.01), side=160)
     assert len(alone.outlines) < 5
-    crowded = [place(replace(PLAIN, coverage=0.01, crowds=2), side=160, seed=seed) for seed in range(6)]
+    crowded = [
+        place(replace(PLAIN, coverage=0.01, crowds=2), side=160, seed=seed) for seed in range(6)
+    ]
     assert np.median([len(layout.outlines) for layout in crowded]) > 12
-    infiltrated = [place(replace(PLAIN, coverage=0.01, clusters=1), side=160, seed=seed) for seed in range(6)]
-    assert np.mean(np.concatenate([np.equal(layout.kinds, Kind.LYMPHOCYTE) for layout in infiltrated])) > 0.7
+    infiltrated = [
+        place(replace(PLAIN, coverage=0.01, clusters=1), side=160, seed=seed) for seed in range(6)
+    ]
+    assert (
+        np.mean(np.concatenate([np.equal(layout.kinds, Kind.LYMPHOCYTE) for layout in infiltrated]))
+        > 0.7
+    )
 
 
 def test_what_the_recipe_leaves_out_is_not_aimed_at():
     mixture = tuple(np.full(len(Kind), 1 / len(Kind)).tolist())
-    plain = [draw_arrangement(TYPICAL, mixture, rng_for(seed, "aim"), Recipe.plain()) for seed in range(40)]
+    plain = [
+        draw_arrangement(TYPICAL, mixture, rng_for(seed, "aim"), Recipe.plain())
+        for seed in range(40)
+    ]
     assert {(aim.crowds, aim.clusters, aim.mixture) for aim in plain} == {(0, 0, EVEN_KIND)}
     full = [draw_arrangement(INHABITED, mixture, rng_for(seed, "aim")) for seed in range(40)]
     assert {aim.crowds for aim in full} >= {0, 1}
@@ -301,6 +389,9 @@ def test_what_the_recipe_leaves_out_is_not_aimed_at():
         assert min(aim.mixture) >= 0
     # the mixture of patches follows the reference's, and varies widely around it
     spindly = tuple(0.5 * float(kind in (Kind.DENSE, Kind.SPINDLE)) for kind in Kind)
-    drawn = [draw_arrangement(TYPICAL, spindly, rng_for(seed, "aim")).mixture[Kind.SPINDLE] for seed in range(60)]
+    drawn = [
+        draw_arrangement(TYPICAL, spindly, rng_for(seed, "aim")).mixture[Kind.SPINDLE]
+        for seed in range(60)
+    ]
     assert np.mean(drawn) > np.mean([aim.mixture[Kind.SPINDLE] for aim in full]) + 0.15
     assert np.std(drawn) > 0.1

@@ -1,6 +1,7 @@
 """The picture of one nucleus whose truth is known: a disk on an even background.
 
-background 0.2 everywhere, a disk of radius 12 with absorbance (0.8, 0.6, 0.4) in the middle of 48 x 48 pixels
+background 0.2 everywhere, a disk of radius 12 with absorbance (0.8, 0.6, 0.4) in the middle of 48 x
+48 pixels
 """
 
 from dataclasses import replace
@@ -22,7 +23,15 @@ def canvas(*, background=BACKGROUND, **columns):
     y, x = (np.mgrid[:SIDE, :SIDE] - SIDE / 2 + 0.5).astype(np.float32)
     radius = np.hypot(y, x)
     inside = radius < RADIUS
-    values = {"red": 0.8, "green": 0.6, "blue": 0.4, "strength": 1, "core": 1, "rim_px": 2, **columns}
+    values = {
+        "red": 0.8,
+        "green": 0.6,
+        "blue": 0.4,
+        "strength": 1,
+        "core": 1,
+        "rim_px": 2,
+        **columns,
+    }
     table = torch.zeros(1, 2, len(COLUMNS))
     table[0, :, COLUMNS.index("rim_px")] = 1
     for name, value in values.items():
@@ -110,7 +119,10 @@ def test_the_texture_of_a_real_nucleus_shows_along_its_axes():
 
 
 def test_the_blur_of_edges_is_the_one_asked_for():
-    sharp, soft = (painted(replace(canvas(), edge_px=torch.tensor([sigma])))[SIDE // 2, :, 0] for sigma in (0.4, 1.5))
+    sharp, soft = (
+        painted(replace(canvas(), edge_px=torch.tensor([sigma])))[SIDE // 2, :, 0]
+        for sigma in (0.4, 1.5)
+    )
     assert np.abs(np.diff(sharp)).max() > 1.5 * np.abs(np.diff(soft)).max()
 
 
@@ -131,7 +143,9 @@ def test_textures_are_read_bilinearly(extent):
     rng = np.random.default_rng(0)
     index = rng.integers(0, 3, 50)
     u, v = rng.uniform(-extent, extent, (2, 50)).astype(np.float32)
-    found = sample_textures(textures, torch.from_numpy(index), torch.from_numpy(u), torch.from_numpy(v), extent).numpy()
+    found = sample_textures(
+        textures, torch.from_numpy(index), torch.from_numpy(u), torch.from_numpy(v), extent
+    ).numpy()
     for k in range(50):
         x, y = (np.clip((value / extent + 1) * 3 - 0.5, 0, 5 - 1e-3) for value in (u[k], v[k]))
         left, top = int(x), int(y)
@@ -176,10 +190,14 @@ def test_borders_that_are_too_sharp_are_softened_and_soft_ones_stay():
     sharp = detail(painted(canvas()), mask)[1]
     softened = detail(painted(replace(canvas(), fine=torch.tensor([[0.0, 0.5 * sharp]]))), mask)[1]
     assert 0.35 * sharp < softened < 0.75 * sharp
-    assert np.array_equal(painted(replace(canvas(), fine=torch.tensor([[0.0, 2 * sharp]]))), painted(canvas()))
+    assert np.array_equal(
+        painted(replace(canvas(), fine=torch.tensor([[0.0, 2 * sharp]]))), painted(canvas())
+    )
 
 
 def test_a_faint_nucleus_is_no_measure_of_sharpness():
     """The reference's rough map would not have seen it, so nothing is known and nothing changes."""
     faint = canvas(strength=0.4)
-    assert np.array_equal(painted(replace(faint, fine=torch.tensor([[0.02, 0.001]]))), painted(faint))
+    assert np.array_equal(
+        painted(replace(faint, fine=torch.tensor([[0.02, 0.001]]))), painted(faint)
+    )

@@ -64,11 +64,14 @@ def test_patch_i_depends_on_seed_reference_and_i_only(reference, drawings):
 
 
 @pytest.mark.parametrize(
-    ("side", "mpp", "reference_side"), [(64, 0.5, 128), (33, 1.0, 128), (100, 0.25, 256), (256, 0.5, 40), (64, 2.0, 100)]
+    ("side", "mpp", "reference_side"),
+    [(64, 0.5, 128), (33, 1.0, 128), (100, 0.25, 256), (256, 0.5, 40), (64, 2.0, 100)],
 )
 def test_any_size_and_any_pixel_size(side, mpp, reference_side):
     """Also a reference that is smaller than the patch."""
-    reference = analyse_reference(make_tissue(reference_side, mpp).image, mpp, "r", rng_for(0, "analyse"))
+    reference = analyse_reference(
+        make_tissue(reference_side, mpp).image, mpp, "r", rng_for(0, "analyse")
+    )
     drawing = draw(reference, side=side)
     image = paint_patches([drawing], CPU)
     assert image.shape == (1, side, side, 3)
@@ -107,14 +110,18 @@ def test_without_nuclei_the_picture_is_the_background(reference, glass, monkeypa
     assert drawing.instance_labels.max() == 0
     assert paint_patches([drawing], CPU).min() >= 254
     original = module.draw_arrangement
-    monkeypatch.setattr(module, "draw_arrangement", lambda *given: replace(original(*given), coverage=0.0, crowds=0))
+    monkeypatch.setattr(
+        module, "draw_arrangement", lambda *given: replace(original(*given), coverage=0.0, crowds=0)
+    )
     # red cells, pigment, debris and folds are drawn into the background
     drawing = draw(reference, recipe=FULL_RECIPE.without("distractors"))
     assert drawing.instance_labels.max() == 0
     assert np.abs(paint_patches([drawing], CPU)[0].astype(int) - bare(drawing)).max() <= 1
     # ...and the background is a piece of the reference, turned or mirrored
     palette = {tuple(values) for values in reference.background.reshape(-1, 3).round(4).tolist()}
-    assert {tuple(values) for values in drawing.background[::9, ::9].reshape(-1, 3).round(4).tolist()} <= palette
+    assert {
+        tuple(values) for values in drawing.background[::9, ::9].reshape(-1, 3).round(4).tolist()
+    } <= palette
 
 
 def test_patches_with_and_without_nuclei_share_a_batch(reference, glass):
@@ -125,12 +132,7 @@ def test_patches_with_and_without_nuclei_share_a_batch(reference, glass):
 
 
 @pytest.mark.parametrize(
-    "recipe",
-    [
-        FULL_RECIPE.without("crowds"),
-        FULL_RECIPE,
-    ],
-    ids=["without crowds", "full"],
+    "recipe", [FULL_RECIPE.without("crowds"), FULL_RECIPE], ids=["without crowds", "full"]
 )
 def test_a_reference_without_nuclei_lends_its_background(empty_reference, recipe):
     """Its nuclei, if any, are drawn in the colour of hematoxylin."""
@@ -150,7 +152,8 @@ def test_nothing_lies_on_empty_glass():
     for index in range(12):
         drawing = draw(reference, index)
         nuclei = drawing.layout.instance_labels > 0
-        # the mask of tissue is smoothed over a cell, so that a rim of glass beside tissue counts as tissue
+        # the mask of tissue is smoothed over a cell, so that a rim of glass beside tissue counts as
+        # tissue
         glass = ndimage.minimum_filter(drawing.background.max(axis=-1) < 0.1, 15)
         assert nuclei[glass].sum() <= 0.02 * max(1, nuclei.sum())
 
@@ -183,12 +186,21 @@ def test_sites_turn_and_mirror_with_the_crop():
         y, x = sites.y_px[inside].round().astype(int), sites.x_px[inside].round().astype(int)
         y, x = np.clip(y, 0, SIDE - 1), np.clip(x, 0, SIDE - 1)
         assert np.median(red[y, x]) > 2 * np.median(red)
-        # eight pixels along the axis stay in the nucleus (half axes of 11.8 and 5.4 pixels); eight across leave it
+        # eight pixels along the axis stay in the nucleus (half axes of 11.8 and 5.4 pixels); eight
+        # across leave it
         along = ndimage.map_coordinates(
-            red, [sites.y_px + 8 * np.sin(sites.orientation_rad), sites.x_px + 8 * np.cos(sites.orientation_rad)]
+            red,
+            [
+                sites.y_px + 8 * np.sin(sites.orientation_rad),
+                sites.x_px + 8 * np.cos(sites.orientation_rad),
+            ],
         )
         across = ndimage.map_coordinates(
-            red, [sites.y_px + 8 * np.cos(sites.orientation_rad), sites.x_px - 8 * np.sin(sites.orientation_rad)]
+            red,
+            [
+                sites.y_px + 8 * np.cos(sites.orientation_rad),
+                sites.x_px - 8 * np.sin(sites.orientation_rad),
+            ],
         )
         assert np.median(along[inside]) > np.median(across[inside]) + 0.1
         shapes.add(red.tobytes())
@@ -200,19 +212,37 @@ COMPONENTS = [field.name for field in fields(Recipe)]
 
 def test_a_plain_recipe_has_everything_off_and_each_component_switches_alone():
     plain = Recipe.plain()
-    assert set(COMPONENTS) >= {"pale", "chromatin", "crowds", "fibres", "cytoplasm", "distractors", "noise_textures"}
+    assert set(COMPONENTS) >= {
+        "pale",
+        "chromatin",
+        "crowds",
+        "fibres",
+        "cytoplasm",
+        "distractors",
+        "noise_textures",
+    }
     for name in COMPONENTS:
         assert getattr(plain, name) is False
         on, off = plain.with_component(name), FULL_RECIPE.without(name)
         assert [each for each in COMPONENTS if getattr(on, each)] == [name]
-        assert [each for each in COMPONENTS if getattr(off, each) != getattr(FULL_RECIPE, each)] == [name]
+        assert [
+            each for each in COMPONENTS if getattr(off, each) != getattr(FULL_RECIPE, each)
+        ] == [name]
         assert off.with_component(name) == FULL_RECIPE
 
 
 def seen(drawing):
     """Return everything of a drawing that can differ, as bytes."""
-    looks = (drawing.nuclei, drawing.textures, drawing.grain, drawing.nucleoli, np.array(drawing.fine))
-    return b"".join(values.tobytes() for values in (drawing.instance_labels, drawing.background, *looks))
+    looks = (
+        drawing.nuclei,
+        drawing.textures,
+        drawing.grain,
+        drawing.nucleoli,
+        np.array(drawing.fine),
+    )
+    return b"".join(
+        values.tobytes() for values in (drawing.instance_labels, drawing.background, *looks)
+    )
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
@@ -220,26 +250,36 @@ def test_each_component_changes_some_patch(reference, component):
     if component == "noise_textures":  # it stands in only where hardly any nucleus is a clean one
         few = replace(reference.textures, single=np.zeros_like(reference.textures.single))
         reference = replace(reference, textures=few)
-    if component == "fibres":  # neither are there spindle cells in this reference, nor has its background a direction
+    # neither are there spindle cells in this reference, nor has its background a direction
+    if component == "fibres":
         mixture = tuple(0.5 * float(kind in (Kind.DENSE, Kind.SPINDLE)) for kind in Kind)
         statistics = reference.statistics
         statistics = replace(statistics, appearance=replace(statistics.appearance, mixture=mixture))
         rows = np.arange(reference.background.shape[0])[:, None, None]
-        striped = (reference.background + 0.2 + 0.2 * np.sin(2 * np.pi * rows / 24)).astype(np.float32)
+        striped = (reference.background + 0.2 + 0.2 * np.sin(2 * np.pi * rows / 24)).astype(
+            np.float32
+        )
         reference = replace(reference, background=striped, statistics=statistics)
     changed = [
-        seen(draw(reference, index)) != seen(draw(reference, index, recipe=FULL_RECIPE.without(component))) for index in range(12)
+        seen(draw(reference, index))
+        != seen(draw(reference, index, recipe=FULL_RECIPE.without(component)))
+        for index in range(12)
     ]
     assert any(changed)
 
 
 @pytest.mark.parametrize("margin_um", [-0.5, 0.0, 0.5])
-def test_labels_reach_as_far_over_the_painted_edge_as_the_margin_says(reference, monkeypatch, margin_um):
+def test_labels_reach_as_far_over_the_painted_edge_as_the_margin_says(
+    reference, monkeypatch, margin_um
+):
     original = module.draw_arrangement
-    monkeypatch.setattr(module, "draw_arrangement", lambda *given: replace(original(*given), margin_um=margin_um))
+    monkeypatch.setattr(
+        module, "draw_arrangement", lambda *given: replace(original(*given), margin_um=margin_um)
+    )
     for index in range(3):
         drawing = draw(reference, index, recipe=FULL_RECIPE.without("pale"))
-        labelled, depth_px = drawing.instance_labels > 0, drawing.layout.depth_px  # 0 at the painted edge
+        # 0 at the painted edge
+        labelled, depth_px = drawing.instance_labels > 0, drawing.layout.depth_px
         margin_px = margin_um / reference.mpp
         assert depth_px[labelled].min() >= -margin_px
         assert depth_px[labelled].min() < 1 - margin_px  # and no further
@@ -262,7 +302,9 @@ def test_ghosts_are_ignored_and_the_others_are_labelled(reference, monkeypatch):
         odd = (owner > 0) & (owner % 2 == 1)
         assert odd.any()
         assert (drawing.instance_labels[odd] == -1).all()
-        assert (drawing.instance_labels[(owner > 0) & ~odd & (drawing.layout.depth_px > 1)] > 0).all()
+        assert (
+            drawing.instance_labels[(owner > 0) & ~odd & (drawing.layout.depth_px > 1)] > 0
+        ).all()
         check_labels(drawing.instance_labels)
 
 

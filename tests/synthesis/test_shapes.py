@@ -19,16 +19,27 @@ def axes(outline):
     reach = int(outline.reach_px) + 2
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     angle = np.arctan2(y, x) / (2 * np.pi) * DIRECTIONS
-    border = np.interp(angle % DIRECTIONS, np.arange(DIRECTIONS + 1), np.append(outline.radii_px, outline.radii_px[0]))
+    border = np.interp(
+        angle % DIRECTIONS,
+        np.arange(DIRECTIONS + 1),
+        np.append(outline.radii_px, outline.radii_px[0]),
+    )
     ys, xs = np.nonzero(np.hypot(y, x) < border)
     values, vectors = np.linalg.eigh(np.cov(np.stack([xs, ys])))
     return np.sqrt(values[1] / values[0]), np.arctan2(vectors[1, 1], vectors[0, 1])
 
 
-@given(st.floats(50, 5000), st.floats(1, 3), st.floats(-3, 3), st.floats(0, 0.1), st.integers(0, 10_000))
+@given(
+    st.floats(50, 5000),
+    st.floats(1, 3),
+    st.floats(-3, 3),
+    st.floats(0, 0.1),
+    st.integers(0, 10_000),
+)
 def test_the_area_is_the_one_asked_for(area, elongation, direction, irregularity, seed):
     outline = draw_outline(area, elongation, direction, irregularity, rng_for(seed, "outline"))
-    assert polygon_area(outline) == pytest.approx(area, rel=0.02)  # a polygon of 64 corners lies inside its curve
+    # a polygon of 64 corners lies inside its curve
+    assert polygon_area(outline) == pytest.approx(area, rel=0.02)
     assert (outline.radii_px > 0).all()
     assert outline.reach_px == outline.radii_px.max()
 
@@ -45,14 +56,17 @@ def test_without_irregularity_it_is_the_ellipse(elongation, direction, seed):
 def test_irregularity_is_the_relative_spread_of_the_radius():
     spreads = [
         (outline.radii_px / outline.radii_px.mean()).std()
-        for outline in (draw_outline(900, 1, 0, 0.08, rng_for(seed, "outline")) for seed in range(200))
+        for outline in (
+            draw_outline(900, 1, 0, 0.08, rng_for(seed, "outline")) for seed in range(200)
+        )
     ]
     assert np.sqrt(np.mean(np.square(spreads))) == pytest.approx(0.08, rel=0.15)
     assert draw_outline(900, 1, 0, 0, rng_for(0, "outline")).radii_px.std() < 1e-4
 
 
 def test_outlines_are_smooth():
-    """Of the wobble's power, nothing lies above the sixth harmonic of an ellipse, so neighbours differ little."""
+    """Of the wobble's power, nothing lies above the sixth harmonic of an ellipse, so neighbours
+    differ little."""
     for seed in range(50):
         radii = draw_outline(900, 1.0, 0.3, 0.07, rng_for(seed, "outline")).radii_px
         power = np.abs(np.fft.rfft(radii)) ** 2
@@ -68,7 +82,9 @@ def test_the_radius_towards_a_direction_is_that_of_the_outline():
 
 
 def test_the_generator_decides_all():
-    first, again, other = (draw_outline(500, 1.5, 0, 0.05, rng_for(seed, "outline")).radii_px for seed in (1, 1, 2))
+    first, again, other = (
+        draw_outline(500, 1.5, 0, 0.05, rng_for(seed, "outline")).radii_px for seed in (1, 1, 2)
+    )
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
 

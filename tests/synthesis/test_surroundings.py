@@ -1,4 +1,5 @@
-"""Cytoplasm stays near nuclei and paler than they are; distractors are rare, and change nothing but what they return."""
+"""Cytoplasm stays near nuclei and paler than they are; distractors are rare, and change nothing but
+what they return."""
 
 from dataclasses import replace
 
@@ -32,9 +33,13 @@ def background():
 def test_no_cytoplasm_without_nuclei(background, stains):
     for seed in range(20):
         empty = np.zeros_like(LABELS)
-        np.testing.assert_array_equal(add_cytoplasm(background, empty, stains, MPP, rng_for(seed, "cell")), background)
+        np.testing.assert_array_equal(
+            add_cytoplasm(background, empty, stains, MPP, rng_for(seed, "cell")), background
+        )
         ignored = np.full_like(LABELS, -1)
-        np.testing.assert_array_equal(add_cytoplasm(background, ignored, stains, MPP, rng_for(seed, "cell")), background)
+        np.testing.assert_array_equal(
+            add_cytoplasm(background, ignored, stains, MPP, rng_for(seed, "cell")), background
+        )
 
 
 def test_cytoplasm_is_paler_than_nuclei(background, stains):
@@ -56,7 +61,9 @@ def test_cytoplasm_is_hematoxylin_on_some_patches(background, stains):
         if added.any():
             strong = added[..., 0] > 0.02
             ratio = added[strong] / added[strong][:, :1]
-            np.testing.assert_allclose(ratio, np.broadcast_to(stains.hematoxylin, ratio.shape), rtol=0.02, atol=1e-3)
+            np.testing.assert_allclose(
+                ratio, np.broadcast_to(stains.hematoxylin, ratio.shape), rtol=0.02, atol=1e-3
+            )
     assert 12 < changed < 45  # some patches, not all
     assert 0.2 * limit < most <= 2 * limit
 
@@ -65,7 +72,9 @@ def test_cytoplasm_lies_around_nuclei(background, stains):
     one = paint_ellipses((SIDE, SIDE), [(20, 20)], 8, 8, [0.0])
     near = far = 0.0
     for seed in range(40):
-        added = (add_cytoplasm(background, one, stains, MPP, rng_for(seed, "cell")) - background)[..., 0]
+        added = (add_cytoplasm(background, one, stains, MPP, rng_for(seed, "cell")) - background)[
+            ..., 0
+        ]
         near += float(added[10:30, 10:30].mean())
         far += float(added[70:, 70:].max())
     assert near > 0.1
@@ -76,7 +85,9 @@ def test_the_generator_decides_all(background, stains):
     for add, about in ((add_cytoplasm, LABELS), (add_distractors, TISSUE)):
         results = []
         for seed in range(12):
-            first, again = (add(background, about, stains, MPP, rng_for(seed, "draw")) for _ in range(2))
+            first, again = (
+                add(background, about, stains, MPP, rng_for(seed, "draw")) for _ in range(2)
+            )
             np.testing.assert_array_equal(first, again)
             results.append(first.tobytes())
         assert len(set(results)) > 1
@@ -104,12 +115,17 @@ def only(monkeypatch, share):
 @pytest.mark.parametrize("share", SHARES)
 def test_each_distractor_is_drawn(background, stains, monkeypatch, share):
     only(monkeypatch, share)
-    measured = replace(stains, appearance=replace(stains.appearance, stains_measured=True, red_cell_fraction=0.0))
+    measured = replace(
+        stains, appearance=replace(stains.appearance, stains_measured=True, red_cell_fraction=0.0)
+    )
     changed = [
-        not np.array_equal(add_distractors(background, TISSUE, measured, MPP, rng_for(seed, "one")), background)
+        not np.array_equal(
+            add_distractors(background, TISSUE, measured, MPP, rng_for(seed, "one")), background
+        )
         for seed in range(24)
     ]
-    assert np.mean(changed) > 0.1  # many specks of debris, 60 um apart, fall outside this patch of 48 um
+    # many specks of debris, 60 um apart, fall outside this patch of 48 um
+    assert np.mean(changed) > 0.1
     if share == "FOLD_SHARE":
         assert all(changed)
 
@@ -128,7 +144,9 @@ def test_a_fold_is_tissue_twice_at_most(background, stains, monkeypatch):
     only(monkeypatch, "FOLD_SHARE")
     unmeasured = replace(stains, appearance=replace(stains.appearance, stains_measured=False))
     for seed in range(12):
-        factor = add_distractors(background, TISSUE, unmeasured, MPP, rng_for(seed, "fold")) / background
+        factor = (
+            add_distractors(background, TISSUE, unmeasured, MPP, rng_for(seed, "fold")) / background
+        )
         np.testing.assert_allclose(factor[..., 0], factor[..., 2], rtol=1e-5)
         assert factor.max() < 2
         assert factor.min() < 1.1
@@ -136,9 +154,13 @@ def test_a_fold_is_tissue_twice_at_most(background, stains, monkeypatch):
 
 def test_red_cells_need_measured_stains(background, stains, monkeypatch):
     only(monkeypatch, "RED_CELL_SHARE")
-    guessed = replace(stains, appearance=replace(stains.appearance, stains_measured=False, red_cell_fraction=0.5))
+    guessed = replace(
+        stains, appearance=replace(stains.appearance, stains_measured=False, red_cell_fraction=0.5)
+    )
     for seed in range(12):
-        np.testing.assert_array_equal(add_distractors(background, TISSUE, guessed, MPP, rng_for(seed, "blood")), background)
+        np.testing.assert_array_equal(
+            add_distractors(background, TISSUE, guessed, MPP, rng_for(seed, "blood")), background
+        )
 
 
 def test_nothing_is_drawn_on_glass(background, stains, monkeypatch):
@@ -151,16 +173,21 @@ def test_nothing_is_drawn_on_glass(background, stains, monkeypatch):
 
 @pytest.mark.parametrize("eosin", [[0.07, 0.99, 0.11], [0.45, 0.85, 0.28]], ids=["red", "purple"])
 def test_red_cells_are_red_whatever_the_eosin_is(stains, monkeypatch, eosin):
-    """In a purple stain, cells of the colour of eosin would be taken for nuclei, and would teach that nuclei are none."""
+    """In a purple stain, cells of the colour of eosin would be taken for nuclei, and would teach
+    that nuclei are none."""
     monkeypatch.setattr(module, "RED_CELL_SHARE", 1.0)
     for name in SHARES[1:]:
         monkeypatch.setattr(module, name, 0.0)
     matrix = np.array([stains.appearance.stain_matrix[0], eosin], np.float32)
-    appearance = replace(stains.appearance, stains_measured=True, red_cell_fraction=1.0, stain_matrix=matrix)
+    appearance = replace(
+        stains.appearance, stains_measured=True, red_cell_fraction=1.0, stain_matrix=matrix
+    )
     glass = np.zeros((*TISSUE.shape, 3), np.float32)
     dark = 0.0
     for seed in range(12):
-        drawn = add_distractors(glass, TISSUE, replace(stains, appearance=appearance), MPP, rng_for(seed, "red"))
+        drawn = add_distractors(
+            glass, TISSUE, replace(stains, appearance=appearance), MPP, rng_for(seed, "red")
+        )
         dark = max(dark, float(drawn.max()))
         red, green, blue = drawn[drawn.max(axis=-1) > 0.2].T
         assert (red < 0.15 * green).all()

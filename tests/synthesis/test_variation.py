@@ -1,4 +1,5 @@
-"""Parameters that vary: drawn as told, re-sampled towards what is judged real, and each does what it says."""
+"""Parameters that vary: drawn as told, re-sampled towards what is judged real, and each does what
+it says."""
 
 from dataclasses import astuple, fields, replace
 
@@ -8,7 +9,15 @@ import torch
 
 from histocli.base.rng import rng_for
 from histocli.synthesis.patch import draw_patch, paint_patches
-from histocli.synthesis.variation import AS_MEASURED, BROAD_SD, NAMES, SMALLEST_SD, STAYS_BROAD, Spread, Variation
+from histocli.synthesis.variation import (
+    AS_MEASURED,
+    BROAD_SD,
+    NAMES,
+    SMALLEST_SD,
+    STAYS_BROAD,
+    Spread,
+    Variation,
+)
 
 MANY = 4000
 
@@ -31,7 +40,8 @@ def test_factors_are_drawn_around_what_was_measured():
 def test_some_patches_stay_broad():
     narrow = Spread(mean=(1.0,) * len(NAMES), sd=(0.05,) * len(NAMES))
     found = logs(drawn(narrow))[:, 0]
-    assert np.mean(found < 0.75) == pytest.approx(STAYS_BROAD, abs=0.03)  # five deviations below: never of the narrow ones
+    # five deviations below: never of the narrow ones
+    assert np.mean(found < 0.75) == pytest.approx(STAYS_BROAD, abs=0.03)
 
 
 def test_the_next_patches_are_drawn_around_those_that_look_real():
@@ -47,14 +57,17 @@ def test_the_next_patches_are_drawn_around_those_that_look_real():
     others = np.delete(np.array(spread.mean), index)
     assert np.abs(others).max() < 0.12
     assert np.delete(np.array(spread.sd), index).min() > 0.6 * BROAD_SD
-    assert spread.to_json()["strength"]["factor"] == pytest.approx(np.exp(spread.mean[index]), abs=1e-3)
+    assert spread.to_json()["strength"]["factor"] == pytest.approx(
+        np.exp(spread.mean[index]), abs=1e-3
+    )
 
 
 def test_references_that_look_more_real_whatever_is_drawn_do_not_count_for_more():
     groups = np.arange(400) % 2
     # the second reference's patches all score higher, and their contrast happens to be strong
     variations = [
-        replace(each, strength=2.0) if group else each for each, group in zip(drawn(Spread(), 400), groups, strict=True)
+        replace(each, strength=2.0) if group else each
+        for each, group in zip(drawn(Spread(), 400), groups, strict=True)
     ]
     found = Spread().refit(variations, 10.0 * groups + np.random.default_rng(0).random(400), groups)
     assert found.mean[NAMES.index("strength")] == pytest.approx(0.7 * 0.5 * np.log(2), abs=0.08)
@@ -68,7 +81,10 @@ def test_what_was_not_judged_changes_nothing():
 
 
 def paint(reference, variation, n=6):
-    drawings = [draw_patch(reference, 96, rng_for(0, "patch", index), variation=variation) for index in range(n)]
+    drawings = [
+        draw_patch(reference, 96, rng_for(0, "patch", index), variation=variation)
+        for index in range(n)
+    ]
     return drawings, paint_patches(drawings, torch.device("cpu")).astype(float)
 
 
@@ -97,7 +113,10 @@ def test_contrast_size_and_number_go_where_they_are_sent(reference):
     def layouts(**changed):
         return [drawing.layout for drawing in paint(reference, replace(AS_MEASURED, **changed))[0]]
 
-    sparse, dense = (np.mean([(layout.instance_labels > 0).mean() for layout in layouts(coverage=c)]) for c in (0.6, 1.6))
+    sparse, dense = (
+        np.mean([(layout.instance_labels > 0).mean() for layout in layouts(coverage=c)])
+        for c in (0.6, 1.6)
+    )
     assert sparse < dense
     many, few = (sum(len(layout.outlines) for layout in layouts(area=a)) for a in (0.6, 1.6))
     assert many > few

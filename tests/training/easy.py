@@ -8,13 +8,18 @@ from tests.tissue import paint_ellipses
 
 
 def easy_patches(n=6, side=64, seed=0):
-    """Return images (n, side, side, 3) and labels; four disks of radius 8 each, apart from one another."""
+    """Return images (n, side, side, 3) and labels; four disks of radius 8 each, apart from one
+    another."""
     rng = np.random.default_rng(seed)
     labels = np.stack(
         [
             paint_ellipses(
                 (side, side),
-                [(y * side + rng.uniform(-3, 3), x * side + rng.uniform(-3, 3)) for y in (0.25, 0.75) for x in (0.25, 0.75)],
+                [
+                    (y * side + rng.uniform(-3, 3), x * side + rng.uniform(-3, 3))
+                    for y in (0.25, 0.75)
+                    for x in (0.25, 0.75)
+                ],
                 8,
                 8,
                 [0] * 4,
@@ -22,7 +27,9 @@ def easy_patches(n=6, side=64, seed=0):
             for _ in range(n)
         ]
     )
-    images = np.where(labels[..., None] > 0, [110, 60, 140], [235, 190, 215]) + rng.normal(0, 4, (n, side, side, 3))
+    images = np.where(labels[..., None] > 0, [110, 60, 140], [235, 190, 215]) + rng.normal(
+        0, 4, (n, side, side, 3)
+    )
     return np.clip(images, 0, 255).astype(np.uint8), labels
 
 

@@ -1,7 +1,8 @@
-"""The adversarial training: what it may touch, what it draws, and that critics learn what they are for.
+"""The adversarial training: what it may touch, what it draws, and that critics learn what they are
+for.
 
-``world``: eight images; each has a colour of its own and patches of 64 px, in which nuclei are dark disks. Real disks carry
-noise, painted ones are smooth.
+``world``: eight images; each has a colour of its own and patches of 64 px, in which nuclei are dark
+disks. Real disks carry noise, painted ones are smooth.
 """
 
 import copy
@@ -28,7 +29,9 @@ from histocli.training.adversarial import (
 
 CPU = torch.device("cpu")
 SIDE, MPP = 64, 0.5
-SCHEDULE = AdversarialSchedule(batch=4, crop_px=32, warm_up=40 / 140, history=8, critic_rate=5e-3, seed=3)
+SCHEDULE = AdversarialSchedule(
+    batch=4, crop_px=32, warm_up=40 / 140, history=8, critic_rate=5e-3, seed=3
+)
 
 
 def disks(rng, n):
@@ -55,18 +58,28 @@ def world():
     real_labels = disks(rng, 32)
     initial_labels = disks(rng, 24)
     image_of, style_of = np.arange(32) // 4, np.arange(24) % 8
-    real = np.concatenate([patches(rng, real_labels[i : i + 1], colours[image_of[i]], 22) for i in range(32)])
-    initial = np.concatenate([patches(rng, initial_labels[i : i + 1], colours[style_of[i]], 0) for i in range(24)])
-    return InitialPatches(initial, initial_labels, style_of), RealPatches(real, real_labels > 0, image_of)
+    real = np.concatenate(
+        [patches(rng, real_labels[i : i + 1], colours[image_of[i]], 22) for i in range(32)]
+    )
+    initial = np.concatenate(
+        [patches(rng, initial_labels[i : i + 1], colours[style_of[i]], 0) for i in range(24)]
+    )
+    return InitialPatches(initial, initial_labels, style_of), RealPatches(
+        real, real_labels > 0, image_of
+    )
 
 
 def begin(seed=0):
     torch.manual_seed(seed)
-    return start_adversarial(Networks.fresh(Refiner(RefinerArchitecture(width=8, blocks=1, style=8)), seed), SCHEDULE)
+    return start_adversarial(
+        Networks.fresh(Refiner(RefinerArchitecture(width=8, blocks=1, style=8)), seed), SCHEDULE
+    )
 
 
 def run(training, sampler, steps):
-    return list(train_adversarial(training, sampler, SCHEDULE, lambda step: step / steps, torch.float32))
+    return list(
+        train_adversarial(training, sampler, SCHEDULE, lambda step: step / steps, torch.float32)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -105,13 +118,16 @@ def test_features_are_compared_within_their_regions():
     assert feature_distance([2 * first], [first], region, region) > 0.1
     # a permutation of the pixels keeps means and spreads
     turned = first[:, :, :4].flip(2, 3)
-    assert feature_distance([torch.cat([turned, second[:, :, 4:]], 2)], [first], region, region) == pytest.approx(0, abs=1e-10)
+    assert feature_distance(
+        [torch.cat([turned, second[:, :, 4:]], 2)], [first], region, region
+    ) == pytest.approx(0, abs=1e-10)
     empty = torch.zeros_like(region)
     assert feature_distance([first + 1], [first], empty, region) == 0
 
 
 def test_partners_are_other_parts_of_the_same_image(world):
-    """Each image has its own colour, so a pair's backgrounds are equal; and the two crops never overlap."""
+    """Each image has its own colour, so a pair's backgrounds are equal; and the two crops never
+    overlap."""
     sampler = Sampler(*world, MPP, SCHEDULE)
     batch = sampler.draw(4, np.random.default_rng(1), CPU)
     median = [side.flatten(2).median(dim=2).values for side in (batch.real, batch.partner)]
@@ -128,7 +144,12 @@ def test_patches_without_their_reference_are_not_drawn(world):
     few = RealPatches(real.images[:4], real.nuclei[:4], real.image_of[:4])
     assert set(initial.style_of[Sampler(initial, few, MPP, SCHEDULE).usable]) == {0}
     with pytest.raises(ValueError, match="no initial patch"):
-        Sampler(InitialPatches(initial.images, initial.labels, initial.style_of + 50), few, MPP, SCHEDULE)
+        Sampler(
+            InitialPatches(initial.images, initial.labels, initial.style_of + 50),
+            few,
+            MPP,
+            SCHEDULE,
+        )
 
 
 def test_the_critic_proves_itself_before_the_refiner_moves(trained):
@@ -156,7 +177,10 @@ def test_repainted_nuclei_gain_the_texture_of_real_ones(trained, world):
         return steps[inside[:, :, 1:] & inside[:, :, :-1]].mean()
 
     assert roughness(refined) > 1.5 * roughness(initial.images[:8])
-    assert any(not torch.equal(before[name], value) for name, value in training.networks.averaged.state_dict().items())
+    assert any(
+        not torch.equal(before[name], value)
+        for name, value in training.networks.averaged.state_dict().items()
+    )
 
 
 def test_matched_pairs_score_above_shuffled_ones(trained):
@@ -173,7 +197,9 @@ def test_a_run_that_was_interrupted_is_the_run_that_was_not(world):
         whole, sampler = begin(), Sampler(*world, MPP, SCHEDULE)
         run(whole, sampler, 50)
         first = begin()
-        for report in train_adversarial(first, sampler, SCHEDULE, lambda step: step / 50, torch.float32):
+        for report in train_adversarial(
+            first, sampler, SCHEDULE, lambda step: step / 50, torch.float32
+        ):
             if report.step == 45:
                 break
         state = copy.deepcopy(first)

@@ -30,7 +30,9 @@ def smooth(batch=4, side=48):
 
 def test_image_and_mask_move_together():
     """The mask is painted into the image, so after any cut the two must be equal."""
-    mask = torch.from_numpy((paint_ellipses((64, 64), [(20, 20), (44, 40)], 12, 8, [0.3, 1.2]) > 0).astype(np.float32))
+    mask = torch.from_numpy(
+        (paint_ellipses((64, 64), [(20, 20), (44, 40)], 12, 8, [0.3, 1.2]) > 0).astype(np.float32)
+    )
     planes = torch.stack([mask * 200, mask])[None].expand(16, -1, -1, -1)
     crops = cut_crops(planes, 48, (0.7, 1.4), seeded())
     assert crops.shape == (16, 2, 48, 48)
@@ -68,7 +70,8 @@ def test_all_angles_and_both_hands_occur():
     angle = torch.atan2(slope_y, slope_x)
     counts = torch.histc(angle, 8, -np.pi, np.pi)
     assert counts.min() > 8
-    # three marks in a channel each: turning keeps the sense in which they follow one another, mirroring reverses it
+    # three marks in a channel each: turning keeps the sense in which they follow one another,
+    # mirroring reverses it
     marks = torch.zeros(200, 3, 64, 64)
     for channel, (y, x) in enumerate([(24, 24), (24, 40), (40, 24)]):
         marks[:, channel, y - 2 : y + 3, x - 2 : x + 3] = 1
@@ -106,7 +109,9 @@ def test_appearance_stays_light():
 
 
 def test_settings_of_nothing_change_next_to_nothing():
-    light = torch.from_numpy(np.linspace(20, 240, 32 * 32).reshape(1, 1, 32, 32).astype(np.float32)).expand(32, 3, -1, -1)
+    light = torch.from_numpy(
+        np.linspace(20, 240, 32 * 32).reshape(1, 1, 32, 32).astype(np.float32)
+    ).expand(32, 3, -1, -1)
     still = Augmentation(stain_gain=0, stain_mixing=0, underexposure=0, blur_px=0.3, noise=0)
     difference = (vary_appearance(light, still, seeded()) - light).abs()
     assert difference.mean() < 12  # exposure still differs by some per cent
@@ -128,7 +133,9 @@ def test_each_setting_acts():
     assert (spread(stain_gain=0.4) - nothing).abs().mean() > 5
     mixed = (spread(stain_mixing=0.2) - nothing).mean(dim=(2, 3))
     assert mixed.std(dim=1).mean() > 2  # the colours part
-    assert spread(underexposure=1.0).mean(dim=(1, 2, 3)).min() < nothing.mean(dim=(1, 2, 3)).min() - 20
+    assert (
+        spread(underexposure=1.0).mean(dim=(1, 2, 3)).min() < nothing.mean(dim=(1, 2, 3)).min() - 20
+    )
     contrast = lambda image: (image[..., 1::2, :] - image[..., ::2, :]).abs().mean(dim=(1, 2, 3))  # noqa: E731
     assert contrast(spread(blur_px=1.6)).min() < 0.5 * contrast(nothing).min()
     rows = spread(noise=0.1)[..., 1::2, :]
@@ -149,23 +156,33 @@ def picture(height=96, width=128, seed=0):
     """Return an image with edges, colours and noise, float32 of whole numbers, (1, 3, H, W)."""
     rng = np.random.default_rng(seed)
     tissue = make_tissue(128, seed=seed).image[:height, :width].astype(float)
-    return torch.from_numpy(np.clip(np.rint(tissue + rng.normal(0, 4, tissue.shape)), 0, 255).astype(np.float32)).permute(
-        2, 0, 1
-    )[None]
+    return torch.from_numpy(
+        np.clip(np.rint(tissue + rng.normal(0, 4, tissue.shape)), 0, 255).astype(np.float32)
+    ).permute(2, 0, 1)[None]
 
 
 def by_opencv(light, quality):
     """Compress by libjpeg, with chroma at half resolution."""
     image = np.ascontiguousarray(light[0].permute(1, 2, 0).numpy().astype(np.uint8)[..., ::-1])
-    settings = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]
+    settings = [
+        cv2.IMWRITE_JPEG_QUALITY,
+        quality,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
+    ]
     coded = cv2.imencode(".jpg", image, settings)[1]
-    return torch.from_numpy(cv2.imdecode(coded, cv2.IMREAD_COLOR)[..., ::-1].astype(np.float32)).permute(2, 0, 1)[None]
+    return torch.from_numpy(
+        cv2.imdecode(coded, cv2.IMREAD_COLOR)[..., ::-1].astype(np.float32)
+    ).permute(2, 0, 1)[None]
 
 
 @pytest.mark.parametrize("quality", [25, 40, 50, 75, 90])
 def test_jpeg_is_what_the_reference_implementation_gives(quality):
     light = picture()
-    found, expected = compress_jpeg(light, torch.tensor([float(quality)])), by_opencv(light, quality)
+    found, expected = (
+        compress_jpeg(light, torch.tensor([float(quality)])),
+        by_opencv(light, quality),
+    )
     lost, lost_there = ((image - light).abs().mean().item() for image in (found, expected))
     assert lost_there > 1
     assert lost == pytest.approx(lost_there, rel=0.1)
@@ -177,7 +194,10 @@ def test_jpeg_of_the_highest_quality_loses_hardly_anything():
     grey = picture().mean(dim=1, keepdim=True).round().expand(-1, 3, -1, -1)
     assert (compress_jpeg(grey, torch.tensor([100.0])) - grey).abs().mean() < 0.5
     colour = picture()
-    best, good, bad = ((compress_jpeg(colour, torch.tensor([q])) - colour).abs().mean() for q in (100.0, 80.0, 25.0))
+    best, good, bad = (
+        (compress_jpeg(colour, torch.tensor([q])) - colour).abs().mean()
+        for q in (100.0, 80.0, 25.0)
+    )
     assert best < good < bad
 
 
@@ -196,7 +216,10 @@ def test_each_image_has_its_own_quality():
     together = compress_jpeg(light, torch.tensor([20.0, 60.0, 95.0]))
     for index, quality in enumerate((20.0, 60.0, 95.0)):
         torch.testing.assert_close(
-            together[index : index + 1], compress_jpeg(light[:1], torch.tensor([quality])), atol=1e-3, rtol=0
+            together[index : index + 1],
+            compress_jpeg(light[:1], torch.tensor([quality])),
+            atol=1e-3,
+            rtol=0,
         )
 
 
@@ -213,7 +236,8 @@ def test_no_transfer_is_identity():
 
 
 def test_transfer_moves_means_towards_those_of_another_image():
-    """After it, every mean lies between the image's own and that of one other, the same for all three colours."""
+    """After it, every mean lies between the image's own and that of one other, the same for all
+    three colours."""
     density = stained()
     for seed in range(5):
         moved = transfer_colours(density, 1.0, seeded(seed))
@@ -225,7 +249,11 @@ def test_transfer_moves_means_towards_those_of_another_image():
             if step.abs().max() < 1e-5:  # its own donor
                 continue
             shares = step / torch.where(ways.abs() > 1e-6, ways, torch.inf)
-            fits = (shares.amax(dim=1) - shares.amin(dim=1) < 1e-3) & (shares.amin(dim=1) > 0.199) & (shares.amax(dim=1) < 1.001)
+            fits = (
+                (shares.amax(dim=1) - shares.amin(dim=1) < 1e-3)
+                & (shares.amin(dim=1) > 0.199)
+                & (shares.amax(dim=1) < 1.001)
+            )
             assert fits.any()
         assert ((new - own).abs().max(dim=1).values > 0.01).sum() >= len(own) // 2
 
@@ -234,7 +262,9 @@ def test_transfer_keeps_what_the_image_shows():
     """Only mean and spread change: within a colour, moved is a rising straight line of what was."""
     density = stained()
     moved = transfer_colours(density, 1.0, seeded(1))
-    for before, after in zip(density.flatten(0, 1).flatten(1), moved.flatten(0, 1).flatten(1), strict=True):
+    for before, after in zip(
+        density.flatten(0, 1).flatten(1), moved.flatten(0, 1).flatten(1), strict=True
+    ):
         assert torch.corrcoef(torch.stack([before, after]))[0, 1] > 0.9999
         assert 0.59 < after.std() / before.std() < 1.61
 
@@ -247,15 +277,29 @@ def test_transfer_and_jpeg_are_decided_by_the_generator():
     light = picture().expand(6, -1, -1, -1)
     all_settings = Augmentation(jpeg=1.0, transfer=1.0)
     torch.testing.assert_close(
-        vary_appearance(light, all_settings, seeded(3)), vary_appearance(light, all_settings, seeded(3)), atol=0, rtol=0
+        vary_appearance(light, all_settings, seeded(3)),
+        vary_appearance(light, all_settings, seeded(3)),
+        atol=0,
+        rtol=0,
     )
-    torch.testing.assert_close(light, picture().expand(6, -1, -1, -1), atol=0, rtol=0)  # the input is left alone
+    # the input is left alone
+    torch.testing.assert_close(light, picture().expand(6, -1, -1, -1), atol=0, rtol=0)
 
 
 def test_jpeg_is_a_setting():
     light = picture().expand(4, -1, -1, -1)
-    still = {"stain_gain": 0, "stain_mixing": 0, "underexposure": 0, "blur_px": 0.3, "noise": 0, "transfer": 0}
+    still = {
+        "stain_gain": 0,
+        "stain_mixing": 0,
+        "underexposure": 0,
+        "blur_px": 0.3,
+        "noise": 0,
+        "transfer": 0,
+    }
     without, compressed = (
-        vary_appearance(light, Augmentation(**still, jpeg=share, jpeg_quality=(20, 20)), seeded(2)) for share in (0.0, 1.0)
+        vary_appearance(light, Augmentation(**still, jpeg=share, jpeg_quality=(20, 20)), seeded(2))
+        for share in (0.0, 1.0)
     )
-    torch.testing.assert_close(compressed, compress_jpeg(without, torch.full((4,), 20.0)), atol=0.01, rtol=0)
+    torch.testing.assert_close(
+        compressed, compress_jpeg(without, torch.full((4,), 20.0)), atol=0.01, rtol=0
+    )

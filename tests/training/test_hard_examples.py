@@ -32,8 +32,16 @@ def patches():
     rng = np.random.default_rng(0)
     images, labels = [], []
     for _ in range(6):
-        drawn = paint_ellipses((64, 64), [tuple(each) for each in rng.uniform(8, 56, (6, 2))], 7, 5, rng.uniform(0, 3, 6))
-        image = np.where(drawn[..., None] > 0, (110, 80, 150), (225, 170, 200)) + rng.normal(0, 6, (64, 64, 3))
+        drawn = paint_ellipses(
+            (64, 64),
+            [tuple(each) for each in rng.uniform(8, 56, (6, 2))],
+            7,
+            5,
+            rng.uniform(0, 3, 6),
+        )
+        image = np.where(drawn[..., None] > 0, (110, 80, 150), (225, 170, 200)) + rng.normal(
+            0, 6, (64, 64, 3)
+        )
         images.append(image.clip(0, 255).astype(np.uint8))
         labels.append(drawn)
     stack = np.stack(labels)
@@ -62,12 +70,16 @@ def draw(patches, size=4):
 
 def model_of(batch, bounds=None):
     noise = torch.randn(batch.pixels.shape, generator=torch.Generator().manual_seed(0))
-    return AppearanceModel(batch.pixels, batch.nucleus, batch.distance, noise, bounds or AppearanceBounds())
+    return AppearanceModel(
+        batch.pixels, batch.nucleus, batch.distance, noise, bounds or AppearanceBounds()
+    )
 
 
 def test_zero_changes_nothing(patches):
     batch = draw(patches)
-    torch.testing.assert_close(model_of(batch).render(torch.zeros(4, NUMBERS)), batch.pixels, atol=2e-3, rtol=0)
+    torch.testing.assert_close(
+        model_of(batch).render(torch.zeros(4, NUMBERS)), batch.pixels, atol=2e-3, rtol=0
+    )
 
 
 @pytest.mark.parametrize("number", range(NUMBERS))
@@ -100,7 +112,9 @@ def test_contrast_is_the_factor_of_what_nuclei_absorb_more(patches):
     before, after = model.density, model.density_of(unit)
     inside, outside = (0, 0, 48, 48), (0, 0, 5, 5)
     assert after[outside] == pytest.approx(before[outside].item())
-    assert (after[inside] - after[outside]).item() == pytest.approx(0.5 * (before[inside] - before[outside]).item(), rel=0.02)
+    assert (after[inside] - after[outside]).item() == pytest.approx(
+        0.5 * (before[inside] - before[outside]).item(), rel=0.02
+    )
 
 
 def test_ascent_makes_crops_harder_than_chance_does(patches, trained):
@@ -128,10 +142,14 @@ def test_a_part_of_the_batch_is_hardened_after_the_warm_up(patches, trained):
     batch = draw(patches, 8)
     ascent = AppearanceAscent(AppearanceBounds(), share=0.25, warm_up=0.2)
     trained.train()
-    early, nothing = ascent.harden(trained, batch, np.random.default_rng(0), 0.1, FLOAT, measure=True)
+    early, nothing = ascent.harden(
+        trained, batch, np.random.default_rng(0), 0.1, FLOAT, measure=True
+    )
     assert early is batch
     assert nothing is None
-    late, hardness = ascent.harden(trained, batch, np.random.default_rng(0), 0.9, FLOAT, measure=True)
+    late, hardness = ascent.harden(
+        trained, batch, np.random.default_rng(0), 0.9, FLOAT, measure=True
+    )
     changed = (late.pixels != batch.pixels).flatten(1).any(dim=1)
     assert changed.tolist() == [True, True, *6 * [False]]
     assert hardness is not None
@@ -144,7 +162,15 @@ def test_training_with_hard_examples_is_decided_by_the_seed(patches):
         torch.manual_seed(0)
         segmenter = Segmenter(Architecture(channels=(4, 6)))
         settings = schedule(AppearanceAscent(AppearanceBounds(), warm_up=0.1))
-        records = list(train_steps(start_training(segmenter, settings), patches, settings, lambda step: step / 21, FLOAT))
+        records = list(
+            train_steps(
+                start_training(segmenter, settings),
+                patches,
+                settings,
+                lambda step: step / 21,
+                FLOAT,
+            )
+        )
         return segmenter.state_dict(), records
 
     (first, records), (second, _) = weights(), weights()
@@ -153,11 +179,18 @@ def test_training_with_hard_examples_is_decided_by_the_seed(patches):
 
 
 def test_bounds_are_what_references_show():
-    like = {"hematoxylin": [0, 0, 0.2, 0, 0], "eosin": [0, 0, 0.3, 0, 0], "contrast": [0.1, 0.15, 0.2, 0.24, 0.3]}
+    like = {
+        "hematoxylin": [0, 0, 0.2, 0, 0],
+        "eosin": [0, 0, 0.3, 0, 0],
+        "contrast": [0.1, 0.15, 0.2, 0.24, 0.3],
+    }
     alike = bounds_from_references([like] * 5)
     assert alike.hematoxylin == alike.eosin == (-0.1, 0.1)  # the least that is allowed
     assert alike.contrast == pytest.approx((-0.5, 0.5))
-    various = [like | {"hematoxylin": [0, 0, 0.2 * np.exp(step), 0, 0]} for step in np.linspace(-0.4, 0.4, 41)]
+    various = [
+        like | {"hematoxylin": [0, 0, 0.2 * np.exp(step), 0, 0]}
+        for step in np.linspace(-0.4, 0.4, 41)
+    ]
     assert bounds_from_references(various).hematoxylin == pytest.approx((-0.32, 0.32), abs=0.01)
     assert bounds_from_references([]) == AppearanceBounds()
     assert bounds_from_references([{}] * 9) == AppearanceBounds()

@@ -9,11 +9,20 @@ from histocli.metrics.counts import count
 from histocli.model.segmenter import Architecture, Segmenter
 from histocli.training import loop
 from histocli.training.augmentation import Augmentation
-from histocli.training.loop import WARM_UP, Schedule, Training, learning_rate_at, start_training, train_steps
+from histocli.training.loop import (
+    WARM_UP,
+    Schedule,
+    Training,
+    learning_rate_at,
+    start_training,
+    train_steps,
+)
 from tests.training.easy import easy_patches, patch_set
 
 CPU = torch.device("cpu")
-GENTLE = Augmentation(scale=(0.9, 1.1), stain_gain=0.05, stain_mixing=0.0, underexposure=0.0, blur_px=0.5, noise=0.01)
+GENTLE = Augmentation(
+    scale=(0.9, 1.1), stain_gain=0.05, stain_mixing=0.0, underexposure=0.0, blur_px=0.5, noise=0.01
+)
 SCHEDULE = Schedule(batch=4, crop_px=32, learning_rate=1e-2, seed=3, augmentation=GENTLE)
 
 
@@ -30,7 +39,9 @@ def patches():
 def run(training, patches, steps, total=None, schedule=SCHEDULE, dtype=torch.float32):
     """Train up to ``steps`` of a schedule of ``total``."""
     records = []
-    for record in train_steps(training, patches, schedule, lambda step: step / (total or steps), dtype):
+    for record in train_steps(
+        training, patches, schedule, lambda step: step / (total or steps), dtype
+    ):
         records.append(record)
         if record.step == steps:
             break
@@ -38,7 +49,9 @@ def run(training, patches, steps, total=None, schedule=SCHEDULE, dtype=torch.flo
 
 
 def tensors(training: Training):
-    state = {f"weight {name}": value.clone() for name, value in training.segmenter.state_dict().items()}
+    state = {
+        f"weight {name}": value.clone() for name, value in training.segmenter.state_dict().items()
+    }
     for index, each in training.optimizer.state_dict()["state"].items():
         state |= {f"moment {index} {name}": value.clone() for name, value in each.items()}
     return state
@@ -77,7 +90,13 @@ def test_a_resumed_training_is_the_uninterrupted_one(patches):
 
 def test_the_seed_decides_the_batches(patches):
     same, again, other = (
-        run(fresh(), patches, 3, schedule=Schedule(batch=4, crop_px=32, learning_rate=1e-2, seed=seed)) for seed in (1, 1, 2)
+        run(
+            fresh(),
+            patches,
+            3,
+            schedule=Schedule(batch=4, crop_px=32, learning_rate=1e-2, seed=seed),
+        )
+        for seed in (1, 1, 2)
     )
     assert [r.loss for r in same] == [r.loss for r in again]
     assert [r.loss for r in same] != [r.loss for r in other]
@@ -111,7 +130,9 @@ def test_the_schedule_rises_and_falls():
 def test_the_rate_of_the_record_is_the_one_used(patches):
     training = fresh()
     records = run(training, patches, 4)
-    assert [record.learning_rate for record in records] == [learning_rate_at(step / 4, 1e-2) for step in range(4)]
+    assert [record.learning_rate for record in records] == [
+        learning_rate_at(step / 4, 1e-2) for step in range(4)
+    ]
     assert training.optimizer.param_groups[0]["lr"] == records[-1].learning_rate
 
 
@@ -121,7 +142,8 @@ def test_patches_of_no_weight_teach_nothing():
     before = training.segmenter.head.weight.detach().clone()
     records = run(training, patch_set(images, labels, weight=np.zeros(len(images))), 3)
     assert [record.loss for record in records] == [0, 0, 0]
-    torch.testing.assert_close(training.segmenter.head.weight.detach(), before, rtol=1e-3, atol=0)  # decay only
+    # decay only
+    torch.testing.assert_close(training.segmenter.head.weight.detach(), before, rtol=1e-3, atol=0)
 
 
 def test_bfloat16_learns_too(patches):
@@ -131,7 +153,8 @@ def test_bfloat16_learns_too(patches):
 
 
 def test_a_tiny_network_finds_easy_nuclei():
-    """Trained on some patches for some dozens of steps, it counts and outlines the disks of others."""
+    """Trained on some patches for some dozens of steps, it counts and outlines the disks of
+    others."""
     training = fresh((8, 16))
     run(training, patch_set(*easy_patches(8)), 90)
     predictor = Predictor(training.segmenter, mpp=0.5, device=CPU, dtype=torch.float32)

@@ -10,7 +10,9 @@ from histocli.training.sampling import draw_batch
 from tests.training.easy import easy_patches, patch_set
 
 CPU = torch.device("cpu")
-STILL = Augmentation(scale=(1.0, 1.0), stain_gain=0, stain_mixing=0, underexposure=0, blur_px=0.3, noise=0)
+STILL = Augmentation(
+    scale=(1.0, 1.0), stain_gain=0, stain_mixing=0, underexposure=0, blur_px=0.3, noise=0
+)
 
 
 def batch_of(patches, size=8, crop_px=32, augmentation=STILL, seed=0):
@@ -43,7 +45,8 @@ def test_ignored_pixels_and_what_they_blend_into_are_not_valid():
     images, labels = easy_patches()
     labels = np.where(np.arange(64)[None, :, None] % 16 < 4, -1, labels)
     patches = patch_set(images, labels)
-    marked = np.where(labels[..., None] < 0, 0, 255).astype(np.uint8) * np.ones(3, np.uint8)  # black where ignored
+    # black where ignored
+    marked = np.where(labels[..., None] < 0, 0, 255).astype(np.uint8) * np.ones(3, np.uint8)
     batch = batch_of(patch_set(marked, labels), size=16)
     assert 0.3 < batch.valid.mean() < 0.85
     assert batch.pixels.mean(dim=1)[batch.valid > 0].min() > 0.75
@@ -52,7 +55,9 @@ def test_ignored_pixels_and_what_they_blend_into_are_not_valid():
 
 def test_patches_are_drawn_by_their_share():
     images = np.stack([np.full((32, 32, 3), level, np.uint8) for level in (30, 110, 220)])
-    patches = patch_set(images, np.zeros((3, 32, 32), np.int32), weight=[1, 2, 3], share=[0.5, 0.5, 0])
+    patches = patch_set(
+        images, np.zeros((3, 32, 32), np.int32), weight=[1, 2, 3], share=[0.5, 0.5, 0]
+    )
     batch = batch_of(patches, size=200)
     counts = torch.bincount(batch.weight.long(), minlength=4)
     assert counts[3] == 0
@@ -71,7 +76,9 @@ def test_patches_may_be_smaller_or_much_larger_than_crops(side):
 
 def test_the_generator_decides_all():
     patches = patch_set(*easy_patches())
-    first, again, other = (batch_of(patches, seed=seed, augmentation=Augmentation()) for seed in (1, 1, 2))
+    first, again, other = (
+        batch_of(patches, seed=seed, augmentation=Augmentation()) for seed in (1, 1, 2)
+    )
     for name in ("pixels", "nucleus", "distance", "valid", "weight"):
         assert torch.equal(getattr(first, name), getattr(again, name))
     assert not torch.equal(first.pixels, other.pixels)

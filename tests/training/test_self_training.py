@@ -21,7 +21,9 @@ def test_pale_and_small_nuclei_are_accepted_as_often_as_dark_and_large_ones():
     for values in (contrast, area):
         for third in range(3):
             low, high = np.quantile(values, [third / 3, (third + 1) / 3])
-            assert accepted[(values >= low) & (values <= high)].mean() == pytest.approx(0.7, abs=0.06)
+            assert accepted[(values >= low) & (values <= high)].mean() == pytest.approx(
+                0.7, abs=0.06
+            )
     assert accepted.sum() == pytest.approx(0.7 * 1200, abs=6)
     dark = contrast > np.quantile(contrast, 0.7)
     assert not (accepted == dark).all()
@@ -29,7 +31,9 @@ def test_pale_and_small_nuclei_are_accepted_as_often_as_dark_and_large_ones():
 
 def test_the_surest_of_those_alike_are_accepted():
     confidence = np.linspace(0, 1, 10)
-    accepted = accept_within_strata(confidence, np.ones(10), np.ones(10), Acceptance(share=0.5, contrast_bins=1, area_bins=1))
+    accepted = accept_within_strata(
+        confidence, np.ones(10), np.ones(10), Acceptance(share=0.5, contrast_bins=1, area_bins=1)
+    )
     assert accepted.tolist() == [False] * 5 + [True] * 5
     assert accept_within_strata(np.zeros(0), np.zeros(0), np.zeros(0), Acceptance()).shape == (0,)
 
@@ -47,7 +51,9 @@ def findings():
 
 def test_what_is_sure_is_learnt_and_the_rest_is_ignored(findings):
     labels, probability = findings
-    target = pseudo_targets(labels, probability, np.array([False, True, False]), 0.25, Acceptance(border_um=0.5))
+    target = pseudo_targets(
+        labels, probability, np.array([False, True, False]), 0.25, Acceptance(border_um=0.5)
+    )
     assert target.valid[16, 17]  # deep inside the accepted one
     assert target.nucleus[16, 17]
     assert not target.valid[labels == 2].any()  # not accepted: neither nucleus nor background
@@ -62,7 +68,9 @@ def test_what_is_sure_is_learnt_and_the_rest_is_ignored(findings):
 @pytest.mark.parametrize("band", [1, 2, 3])
 def test_a_band_along_borders_is_ignored(findings, band):
     labels, probability = findings
-    target = pseudo_targets(labels, probability, np.ones(3, bool), 0.5, Acceptance(border_um=0.5 * band))
+    target = pseudo_targets(
+        labels, probability, np.ones(3, bool), 0.5, Acceptance(border_um=0.5 * band)
+    )
     assert not target.valid[16, 10 - band : 10 + band].any()
     assert target.valid[16, 10 - band - 1]
     assert target.valid[16, 10 + band]

@@ -22,10 +22,18 @@ CPU = torch.device("cpu")
 
 
 def verdict_of(real, synthetic):
-    return Verdict(np.asarray(real, float), np.asarray(synthetic, float), np.arange(len(real)), np.arange(len(synthetic)))
+    return Verdict(
+        np.asarray(real, float),
+        np.asarray(synthetic, float),
+        np.arange(len(real)),
+        np.arange(len(synthetic)),
+    )
 
 
-@given(st.lists(st.integers(0, 5), min_size=1, max_size=20), st.lists(st.integers(0, 5), min_size=1, max_size=20))
+@given(
+    st.lists(st.integers(0, 5), min_size=1, max_size=20),
+    st.lists(st.integers(0, 5), min_size=1, max_size=20),
+)
 def test_the_area_under_the_curve_is_that_of_a_known_library(real, synthetic):
     expected = mannwhitneyu(real, synthetic).statistic / (len(real) * len(synthetic))
     assert area_under_curve(real, synthetic) == pytest.approx(expected)
@@ -45,7 +53,8 @@ def test_the_patches_of_an_image_share_its_fold_and_folds_are_even():
 
 def test_log_odds_that_are_calibrated_stay_and_overconfident_ones_shrink():
     rng = np.random.default_rng(0)
-    real, synthetic = rng.normal(1, np.sqrt(2), 4000), rng.normal(-1, np.sqrt(2), 4000)  # log odds of two Gaussians: the score
+    # log odds of two Gaussians: the score
+    real, synthetic = rng.normal(1, np.sqrt(2), 4000), rng.normal(-1, np.sqrt(2), 4000)
     slope, offset = calibrate(verdict_of(real, synthetic))
     assert slope == pytest.approx(1, abs=0.08)
     assert offset == pytest.approx(0, abs=0.08)
@@ -53,9 +62,11 @@ def test_log_odds_that_are_calibrated_stay_and_overconfident_ones_shrink():
 
 
 def test_weights_make_the_synthetic_mean_that_of_real_ones():
-    """With the score as the feature: importance weights turn the mean of one Gaussian into that of the other."""
+    """With the score as the feature: importance weights turn the mean of one Gaussian into that of
+    the other."""
     rng = np.random.default_rng(1)
-    real, synthetic = rng.normal(0.5, 1, 20_000), rng.normal(-0.5, 1, 20_000)  # the log odds are the value itself
+    # the log odds are the value itself
+    real, synthetic = rng.normal(0.5, 1, 20_000), rng.normal(-0.5, 1, 20_000)
     weights, effective = importance_weights(verdict_of(real, synthetic), limits=(1e-3, 1e3))
     assert weights.mean() == pytest.approx(1)
     assert (weights * synthetic).mean() == pytest.approx(0.5, abs=0.1)
@@ -88,7 +99,9 @@ SCHEDULE = TwoSampleSchedule(folds=2, steps=25, batch=8, crop_px=32, learning_ra
 
 def test_other_noise_is_told_apart_on_images_never_seen_and_equal_noise_is_not():
     images = np.arange(24) // 4
-    different = judge(noise(24, 10, 0), noise(24, 40, 1), images, images, SCHEDULE, CPU, torch.float32)
+    different = judge(
+        noise(24, 10, 0), noise(24, 40, 1), images, images, SCHEDULE, CPU, torch.float32
+    )
     assert different.auc > 0.95
     assert np.isfinite(different.synthetic).all()
     low, high = different.interval(draws=50)
@@ -99,10 +112,21 @@ def test_other_noise_is_told_apart_on_images_never_seen_and_equal_noise_is_not()
 
 def test_the_verdict_is_the_same_every_time():
     images = np.arange(12) // 3
-    runs = [judge(noise(12, 10, 0), noise(12, 40, 1), images, images, SCHEDULE, CPU, torch.float32) for _ in range(2)]
+    runs = [
+        judge(noise(12, 10, 0), noise(12, 40, 1), images, images, SCHEDULE, CPU, torch.float32)
+        for _ in range(2)
+    ]
     assert np.array_equal(runs[0].synthetic, runs[1].synthetic)
 
 
 def test_one_image_leaves_nothing_to_hold_out():
     with pytest.raises(ValueError, match="at least two images"):
-        judge(noise(4, 10, 0), noise(4, 10, 1), np.zeros(4, int), np.zeros(4, int), SCHEDULE, CPU, torch.float32)
+        judge(
+            noise(4, 10, 0),
+            noise(4, 10, 1),
+            np.zeros(4, int),
+            np.zeros(4, int),
+            SCHEDULE,
+            CPU,
+            torch.float32,
+        )
