@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from histocli.base.errors import HistosynthError, InputNotFound, InvalidInput
+from histocli.base.inputs import InputImage
 from histocli.base.interrupts import raise_if_stopped
 from histocli.base.memory import reuse_freed_memory
 from histocli.base.system import available_cpus
 from histocli.base.types import Json
-from histocli.stores.inputs import InputImage
 from histocli.stores.patches import PatchStore
 from histocli.stores.provenance import plain_json
 from histocli.stores.slides import read_pixel_size

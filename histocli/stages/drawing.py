@@ -22,6 +22,7 @@ import torch
 
 from histocli.base.device import resolve_precision
 from histocli.base.errors import HistosynthError, InputNotFound
+from histocli.base.inputs import InputImage, expand_with_mpp
 from histocli.base.interrupts import raise_if_stopped
 from histocli.base.parallel import map_unordered
 from histocli.base.progress import Track
@@ -39,7 +40,6 @@ from histocli.reference.calibration import UNCALIBRATED, Calibration, calibratio
 from histocli.reference.statistics import Reference, analyse_reference
 from histocli.stages.common import Source
 from histocli.stages.real_patches import recorded_references
-from histocli.stores.inputs import InputImage, expand_with_mpp
 from histocli.stores.models import read_model
 from histocli.stores.patches import PatchStore
 from histocli.stores.provenance import disk_errors

@@ -22,6 +22,7 @@ import numpy.typing as npt
 import torch
 
 from histocli.base.device import resolve_device, resolve_precision
+from histocli.base.inputs import expand_with_mpp
 from histocli.base.parallel import map_unordered
 from histocli.base.progress import Track, silent
 from histocli.base.system import resolve_workers
@@ -40,7 +41,6 @@ from histocli.stages.drawing import (
     variation_of,
 )
 from histocli.stages.real_patches import cut_each
-from histocli.stores.inputs import expand_with_mpp
 from histocli.stores.models import read_model_header
 from histocli.stores.patches import CONTRACT, PatchStore, PatchStoreWriter, ReferenceRecord
 from histocli.stores.provenance import Provenance, prepare_output

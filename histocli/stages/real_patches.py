@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from histocli.base.errors import HistosynthError, InputNotFound, InvalidInput
+from histocli.base.inputs import InputImage
 from histocli.base.parallel import map_unordered
 from histocli.base.progress import Track
 from histocli.base.rng import rng_for
@@ -18,7 +19,6 @@ from histocli.model.normalisation import glass_to_white
 from histocli.optics.density import rgb_to_optical_density, white_level
 from histocli.reference.rough import find_rough_nuclei
 from histocli.stages.common import Source, content_hash
-from histocli.stores.inputs import InputImage
 from histocli.stores.label_sources import LabelSource
 from histocli.stores.patches import PatchStore
 from histocli.stores.slides import read_image, resample, resample_labels

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from histocli.base.device import resolve_device, resolve_precision
 from histocli.base.errors import HistosynthError, InvalidInput
+from histocli.base.inputs import expand_with_mpp
 from histocli.base.interrupts import raise_if_stopped
 from histocli.base.progress import Track, silent
 from histocli.base.rng import rng_for
@@ -32,7 +33,6 @@ from histocli.stages.common import (
     prepare_process,
 )
 from histocli.stages.real_patches import cut_each, recorded_references
-from histocli.stores.inputs import expand_with_mpp
 from histocli.stores.patches import PatchStore
 from histocli.stores.slides import IMAGE_SUFFIXES
 from histocli.training.two_sample import TwoSampleSchedule

@@ -30,8 +30,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from histocli import __version__
 from histocli.base.errors import InvalidStore, StoreNotFound
+from histocli.base.inputs import MPP_RANGE
 from histocli.base.types import Json
-from histocli.stores.inputs import MPP_RANGE
 from histocli.stores.provenance import (
     ATTRIBUTE,
     Action,

@@ -41,9 +41,9 @@ import zarr
 from zarr.codecs import ZstdCodec
 
 from histocli.base.errors import InvalidStore, StoreExists
+from histocli.base.inputs import MPP_RANGE
 from histocli.base.types import Json
 from histocli.stores import provenance as records
-from histocli.stores.inputs import MPP_RANGE
 from histocli.stores.provenance import (
     DAMAGED,
     OutputLock,
