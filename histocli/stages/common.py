@@ -18,10 +18,10 @@ from histocli.base.errors import HistosynthError, InputNotFound, InvalidInput
 from histocli.base.interrupts import raise_if_stopped
 from histocli.base.memory import reuse_freed_memory
 from histocli.base.system import available_cpus
+from histocli.base.text import plain_json
 from histocli.base.types import Json
 from histocli.stores.inputs import InputImage
 from histocli.stores.patches import PatchStore
-from histocli.stores.provenance import plain_json
 from histocli.stores.slides import read_pixel_size
 
 if TYPE_CHECKING:

@@ -22,6 +22,7 @@ import torch
 
 from histocli.base.device import resolve_precision
 from histocli.base.errors import HistosynthError, InputNotFound
+from histocli.base.files import disk_errors
 from histocli.base.interrupts import raise_if_stopped
 from histocli.base.parallel import map_unordered
 from histocli.base.progress import Track
@@ -42,7 +43,6 @@ from histocli.stages.real_patches import recorded_references
 from histocli.stores.inputs import InputImage, expand_with_mpp
 from histocli.stores.models import read_model
 from histocli.stores.patches import PatchStore
-from histocli.stores.provenance import disk_errors
 from histocli.stores.scratch import load_arrays, save_arrays
 from histocli.stores.slides import IMAGE_SUFFIXES, read_image, resample, resample_labels
 from histocli.synthesis.patch import Drawing, draw_patch, paint_patches
