@@ -24,9 +24,12 @@ from histocli.metrics.counts import count
 from histocli.model.normalisation import glass_to_white
 from histocli.model.refiner import build_refiner
 from histocli.optics.density import light_to_optical_density
-from histocli.stages.common import identify_references, patch_glass_levels
-from histocli.stages.drawing import reference_images
 from histocli.stages.real_patches import cut_all, label_agreement
+from histocli.stages.shared.references import (
+    identify_references,
+    patch_glass_levels,
+    reference_images,
+)
 from histocli.stores.patches import PatchStore
 from histocli.training.adversarial import (
     AdversarialSchedule,

@@ -43,18 +43,14 @@ from histocli.model.refiner import Refiner, RefinerArchitecture, build_refiner, 
 from histocli.optics.density import optical_density_to_rgb, rgb_to_optical_density, white_level
 from histocli.optics.stains import restain
 from histocli.reference.statistics import analyse_reference
-from histocli.stages.common import (
-    Clock,
+from histocli.stages.common import Clock, StageResult, Stopwatch, prepare_process, weights_digest
+from histocli.stages.real_patches import cut_real_patches, label_agreement
+from histocli.stages.shared.references import (
     Source,
-    StageResult,
-    Stopwatch,
     identify_references,
     patch_glass_levels,
-    prepare_process,
-    weights_digest,
+    reference_images,
 )
-from histocli.stages.drawing import reference_images
-from histocli.stages.real_patches import cut_real_patches, label_agreement
 from histocli.stores.inputs import expand_inputs
 from histocli.stores.logs import append_metrics, preview_path, start_log
 from histocli.stores.models import (

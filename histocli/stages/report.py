@@ -39,8 +39,7 @@ from histocli.instances.histograms import AREA_EDGES_UM2
 from histocli.instances.matching import LabelImage, overlaps
 from histocli.metrics.summary import Difference
 from histocli.metrics.verdicts import judge_nuclei
-from histocli.stages.common import identify_references
-from histocli.stages.real_patches import cut_real_patches, recorded_references
+from histocli.stages.real_patches import cut_real_patches
 from histocli.stages.scores import (
     CELL_PX,
     IOU_BINS,
@@ -49,6 +48,7 @@ from histocli.stages.scores import (
     Outcome,
     read_pair,
 )
+from histocli.stages.shared.references import identify_references, recorded_references
 from histocli.stores.label_sources import LARGE_PX, find_pictures, read_picture
 from histocli.stores.logs import read_metrics
 from histocli.stores.models import read_model_header

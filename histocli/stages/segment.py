@@ -45,9 +45,10 @@ from histocli.inference.blocks import Block
 from histocli.inference.pipeline import Nuclei, PendingBlock, PendingImage, Pipeline
 from histocli.inference.tiling import renumber_by_anchor
 from histocli.model.normalisation import Contrast, contrast_of, glass_to_white, raise_contrast
-from histocli.stages.common import StageResult, Stopwatch, content_hash, patch_glass_levels
+from histocli.stages.common import StageResult, Stopwatch, content_hash
 from histocli.stages.outputs import CONTRACTS, SUFFIXES, write_output
 from histocli.stages.pipelines import LoadedModel, load_model
+from histocli.stages.shared.references import patch_glass_levels
 from histocli.stages.tiled import (
     SAME_MPP,
     STOPPED,

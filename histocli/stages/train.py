@@ -54,17 +54,20 @@ from histocli.model.normalisation import (
 from histocli.model.segmenter import Segmenter, architecture_of_size, build_segmenter, channels_last
 from histocli.stages.common import (
     Clock,
-    Source,
     StageResult,
     Stopwatch,
     content_hash,
-    identify_references,
-    patch_glass_levels,
     prepare_process,
     weights_digest,
 )
 from histocli.stages.fresh import FreshPatches
 from histocli.stages.hardness import judge_hardness, refiner_hardening
+from histocli.stages.shared.references import (
+    Source,
+    identify_references,
+    named_references,
+    patch_glass_levels,
+)
 from histocli.stages.unlabelled import (
     Findings,
     compare,
@@ -74,7 +77,7 @@ from histocli.stages.unlabelled import (
     pseudo_labelled,
     read_unlabelled,
 )
-from histocli.stores.inputs import expand_inputs, expand_with_mpp
+from histocli.stores.inputs import expand_inputs
 from histocli.stores.label_sources import LabelSource, find_labels
 from histocli.stores.logs import append_metrics, preview_path, start_log
 from histocli.stores.models import (
@@ -90,7 +93,7 @@ from histocli.stores.models import (
 from histocli.stores.patches import PatchStore
 from histocli.stores.pictures import write_png
 from histocli.stores.provenance import OutputLock
-from histocli.stores.slides import IMAGE_SUFFIXES, slide_stem
+from histocli.stores.slides import slide_stem
 from histocli.training.hard_examples import (
     AppearanceAscent,
     Hardening,
@@ -582,13 +585,7 @@ def _identify(
     words: Sequence[str], mpp: float, config: TrainConfig, execution: Execution
 ) -> tuple[list[Source], list[str]]:
     tolerant = execution.on_error == "continue"
-    images = expand_with_mpp(
-        words,
-        suffixes=IMAGE_SUFFIXES,
-        stdin=sys.stdin,
-        what="reference image",
-        keep_missing=tolerant,
-    )
+    images = named_references(words, keep_missing=tolerant)
     return identify_references(
         images, mpp=mpp, reference_mpp=config.reference_mpp, tolerant=tolerant, command="train"
     )
