@@ -4,32 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import logging
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
-
-from histocli.base.errors import HistosynthError, InputNotFound, InvalidInput
-from histocli.base.interrupts import raise_if_stopped
+from histocli.base.errors import InputNotFound, InvalidInput
 from histocli.base.memory import reuse_freed_memory
 from histocli.base.system import available_cpus
+from histocli.base.text import plain_json
 from histocli.base.types import Json
-from histocli.stores.inputs import InputImage
-from histocli.stores.patches import PatchStore
-from histocli.stores.provenance import plain_json
-from histocli.stores.slides import read_pixel_size
 
 if TYPE_CHECKING:
     import torch
-
-logger = logging.getLogger(__name__)
-
-COARSE = 1.3  # a reference this much coarser than the patches makes blurred patches
 
 Status: TypeAlias = Literal["done", "skipped", "planned", "failed"]
 """``skipped``: it was there already; ``planned``: a dry run."""
@@ -58,16 +45,6 @@ class StageResult:
             {"schema": self.schema, **fields, "seconds": round(self.seconds, 3)}
         )
         return values
-
-
-@dataclass(frozen=True)
-class Source:
-    """One reference file, as it will be read."""
-
-    path: Path
-    sha256: str
-    mpp: float
-    mpp_source: str
 
 
 class Stopwatch:
@@ -154,102 +131,6 @@ def content_hash(path: Path) -> str:
         raise InvalidInput(
             f"{path}: cannot be read ({error.strerror or error}); check its permissions"
         ) from error
-
-
-def identify_references(
-    images: Sequence[InputImage],
-    *,
-    mpp: float,
-    reference_mpp: float | None,
-    tolerant: bool,
-    command: str,
-) -> tuple[list[Source], list[str]]:
-    """Hash references and find their pixel sizes, before any work is done.
-
-    Parameters
-    ----------
-    images : sequence of InputImage
-    mpp : float
-        Of the patches; coarser references are warned of.
-    reference_mpp : float, optional
-        Overrides what the references record.
-    tolerant : bool
-        Leave out what cannot be read.
-    command : str
-        For messages.
-
-    Returns
-    -------
-    sources : list of Source
-    failed : list of str
-        Paths that were left out.
-
-    Raises
-    ------
-    InputNotFound, InvalidInput
-        A reference cannot be read, or none can.
-    """
-    sources, failed = [], []
-    for image in images:
-        raise_if_stopped(f"{command}: stopped before anything was made; run it again")
-        try:
-            size, mpp_source = read_pixel_size(image.path, mpp=image.mpp or reference_mpp)
-            sources.append(Source(image.path, content_hash(image.path), size, mpp_source))
-        except HistosynthError as error:
-            if not tolerant:
-                raise
-            logger.warning("%s", error)
-            failed.append(str(image.path))
-            continue
-        if size > COARSE * mpp:
-            logger.warning(
-                "%s: has %.3g um/px, coarser than the patches' %.3g; they will be blurred. Set --mpp %.3g",
-                image.path,
-                size,
-                mpp,
-                size,
-            )
-    if not sources:
-        raise InputNotFound(
-            f"none of the {len(images)} references can be read; see the messages above"
-        )
-    assumed = sum(source.mpp_source == "assumed" for source in sources)
-    if assumed:
-        logger.warning(
-            "%d of %d references record no pixel size; %.3g um/px is assumed. Give --reference-mpp where that is wrong",
-            assumed,
-            len(sources),
-            next(source.mpp for source in sources if source.mpp_source == "assumed"),
-        )
-    return sources, failed
-
-
-def patch_glass_levels(
-    store: PatchStore, patches: range, images: npt.NDArray[np.uint8]
-) -> list[float]:
-    """Return the level of empty glass for each of some patches.
-
-    A synthetic patch has the level of its reference, which was measured on far more pixels; where
-    none is recorded, the patch itself is measured.
-
-    Parameters
-    ----------
-    store : PatchStore
-    patches : range
-    images : ndarray of uint8, shape (len(patches), H, W, 3)
-        These patches.
-    """
-    # late: it brings torch, which evaluate and info do without
-    from histocli.optics.density import white_level
-
-    recorded = [
-        record.statistics.get("appearance", {}).get("white_level") for record in store.references
-    ]
-    levels = [recorded[store.reference[patch]] for patch in patches]
-    return [
-        white_level(image) if level is None else float(level)
-        for level, image in zip(levels, images, strict=True)
-    ]
 
 
 def prepare_process() -> None:

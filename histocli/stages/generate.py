@@ -10,7 +10,6 @@ i depends on the seed, the references and i only.
 from __future__ import annotations
 
 import logging
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +28,7 @@ from histocli.config.common import Execution, as_dict, config_hash
 from histocli.config.generate import GenerateConfig
 from histocli.model.normalisation import glass_to_white
 from histocli.reference.calibration import UNCALIBRATED
-from histocli.stages.common import Source, StageResult, Stopwatch, content_hash, identify_references
+from histocli.stages.common import StageResult, Stopwatch, content_hash
 from histocli.stages.drawing import (
     BatchJob,
     Region,
@@ -40,11 +39,10 @@ from histocli.stages.drawing import (
     variation_of,
 )
 from histocli.stages.real_patches import cut_each
-from histocli.stores.inputs import expand_with_mpp
+from histocli.stages.shared.references import Source, identify_references, named_references
 from histocli.stores.models import read_model_header
 from histocli.stores.patches import CONTRACT, PatchStore, PatchStoreWriter, ReferenceRecord
 from histocli.stores.provenance import Provenance, prepare_output
-from histocli.stores.slides import IMAGE_SUFFIXES
 from histocli.synthesis.patch import paint_patches
 from histocli.synthesis.variation import Spread
 from histocli.training.two_sample import TwoSampleSchedule, judge
@@ -107,13 +105,7 @@ def generate(
         A signal came; what is drawn is kept for ``--resume``.
     """
     watch = Stopwatch()
-    images = expand_with_mpp(
-        references,
-        suffixes=IMAGE_SUFFIXES,
-        stdin=sys.stdin,
-        what="reference image",
-        keep_missing=execution.on_error == "continue",
-    )
+    images = named_references(references, keep_missing=execution.on_error == "continue")
     sources, failed = identify_references(
         images,
         mpp=config.mpp,
