@@ -88,3 +88,7 @@ def team(device: torch.device) -> Iterator[Team]:
         yield Team(distributed.get_rank(), size)
     finally:
         distributed.destroy_process_group()
+
+
+ALONE = Team()
+"""The team of a process that works by itself."""
