@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 from histocli.base.errors import InputNotFound, InvalidInput
 from histocli.base.memory import reuse_freed_memory
 from histocli.base.system import available_cpus
+from histocli.base.text import plain_json
 from histocli.base.types import Json
-from histocli.stores.provenance import plain_json
 
 if TYPE_CHECKING:
     import torch

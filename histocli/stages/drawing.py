@@ -21,6 +21,7 @@ import torch
 
 from histocli.base.device import resolve_precision
 from histocli.base.errors import HistosynthError, InputNotFound
+from histocli.base.files import disk_errors
 from histocli.base.interrupts import raise_if_stopped
 from histocli.base.parallel import map_unordered
 from histocli.base.progress import Track
@@ -38,7 +39,6 @@ from histocli.reference.calibration import UNCALIBRATED, Calibration, calibratio
 from histocli.reference.statistics import Reference, analyse_reference
 from histocli.stages.shared.references import Source
 from histocli.stores.models import read_model
-from histocli.stores.provenance import disk_errors
 from histocli.stores.scratch import load_arrays, save_arrays
 from histocli.stores.slides import resample, resample_labels
 from histocli.synthesis.patch import Drawing, draw_patch, paint_patches

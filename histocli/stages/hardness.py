@@ -14,6 +14,7 @@ import torch
 from histocli.base.errors import HistosynthError, InputNotFound, InvalidInput, InvalidStore
 from histocli.base.progress import Track
 from histocli.base.rng import rng_for
+from histocli.base.text import first_line
 from histocli.base.types import Json
 from histocli.config.common import Execution
 from histocli.config.train import TrainConfig
@@ -30,7 +31,6 @@ from histocli.stages.shared.references import (
     reference_images,
 )
 from histocli.stores.patches import PatchStore
-from histocli.stores.provenance import one_line
 from histocli.training.adversarial import (
     AdversarialSchedule,
     InitialPatches,
@@ -280,7 +280,7 @@ def networks_of(store: PatchStore, seed: int) -> Networks:
                 )
     except RuntimeError as error:
         raise InvalidStore(
-            f"{store.path}: its networks do not fit their description ({one_line(error)}); make it again"
+            f"{store.path}: its networks do not fit their description ({first_line(error)}); make it again"
         ) from error
     networks.averaged = (
         copy.deepcopy(networks.refiner) if "averaged" not in values else networks.averaged

@@ -33,6 +33,7 @@ from histocli.base.parallel import map_unordered
 from histocli.base.progress import Track, silent
 from histocli.base.rng import rng_for
 from histocli.base.system import resolve_workers
+from histocli.base.text import first_line
 from histocli.base.types import Json
 from histocli.config.common import Execution, as_dict, config_hash
 from histocli.config.refine import RefineConfig
@@ -60,7 +61,7 @@ from histocli.stores.models import (
 )
 from histocli.stores.patches import CONTRACT, PatchStore, PatchStoreWriter, ReferenceRecord
 from histocli.stores.pictures import write_png
-from histocli.stores.provenance import Provenance, one_line, prepare_output
+from histocli.stores.provenance import Provenance, prepare_output
 from histocli.training.adversarial import (
     AdversarialSchedule,
     AdversarialTraining,
@@ -328,7 +329,7 @@ def _trained_refiner(path: Path) -> Refiner:
         )
     except RuntimeError as error:
         raise InvalidStore(
-            f"{path}: its refiner does not fit its description ({one_line(error)}); make it again"
+            f"{path}: its refiner does not fit its description ({first_line(error)}); make it again"
         ) from error
     return refiner.eval()
 
@@ -868,7 +869,7 @@ class _Run:
             self.finished = bool(state["finished"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InvalidStore(
-                f"{path}: the checkpoint does not fit this refinement ({one_line(error)}); start anew with --overwrite"
+                f"{path}: the checkpoint does not fit this refinement ({first_line(error)}); start anew with --overwrite"
             ) from error
 
     def _repaint(self, writer: PatchStoreWriter, refiner: Refiner, styles: _Styles) -> Json:

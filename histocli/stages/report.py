@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from histocli import __version__
 from histocli.base.errors import HistosynthError, InvalidOption, StoreExists
+from histocli.base.files import replace_atomically
 from histocli.base.progress import Track, silent
 from histocli.base.types import RGBImage
 from histocli.config.common import Execution
@@ -53,7 +54,7 @@ from histocli.stores.logs import read_metrics
 from histocli.stores.models import read_model_header
 from histocli.stores.patches import PatchStore
 from histocli.stores.pictures import png_bytes
-from histocli.stores.provenance import peek, replace_atomically
+from histocli.stores.provenance import peek
 
 log = logging.getLogger(__name__)
 

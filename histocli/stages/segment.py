@@ -34,6 +34,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from histocli.base.errors import HistosynthError, InvalidOption, OutOfResources, Stopped
+from histocli.base.files import disk_errors, make_parents, partial_path
 from histocli.base.interrupts import raise_if_stopped
 from histocli.base.memory import keep_memory_below, pages_of_its_own
 from histocli.base.progress import Bar, Track, silent
@@ -63,16 +64,7 @@ from histocli.stores import exports, labels, patches
 from histocli.stores.box import find_box_model
 from histocli.stores.inputs import InputImage, expand_with_mpp
 from histocli.stores.models import read_model_header
-from histocli.stores.provenance import (
-    Action,
-    Provenance,
-    disk_errors,
-    make_parents,
-    now,
-    partial_path,
-    peek,
-    prepare_output,
-)
+from histocli.stores.provenance import Action, Provenance, now, peek, prepare_output
 from histocli.stores.readers import SLIDE_SUFFIXES, open_slide, shape_of
 from histocli.stores.regions import Regions, find_regions
 from histocli.stores.slides import ASSUMED_MPP, resample, resample_labels, slide_stem

@@ -34,6 +34,7 @@ from histocli.base.interrupts import raise_if_stopped, stop_requested
 from histocli.base.progress import Bar, Track, silent
 from histocli.base.rng import rng_for
 from histocli.base.system import resolve_workers
+from histocli.base.text import first_line
 from histocli.base.types import FloatArray, InstanceLabels, Json, RGBImage
 from histocli.config.common import Execution, as_dict, config_hash
 from histocli.config.train import TrainConfig
@@ -91,7 +92,7 @@ from histocli.stores.models import (
 )
 from histocli.stores.patches import PatchStore
 from histocli.stores.pictures import write_png
-from histocli.stores.provenance import OutputLock, one_line
+from histocli.stores.provenance import OutputLock
 from histocli.stores.slides import slide_stem
 from histocli.training.hard_examples import (
     AppearanceAscent,
@@ -497,7 +498,7 @@ def _compiled(
     # no compiler, or none for the device: what is raised differs from version to version
     except Exception as error:
         logger.warning(
-            "--compile: not possible here (%s); training goes on without", one_line(error)
+            "--compile: not possible here (%s); training goes on without", first_line(error)
         )
         faster = called
     segmenter.load_state_dict(before)  # the trial has left statistics
@@ -1125,7 +1126,7 @@ class _Run:
                 self.hard.restore(state["hard"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InvalidStore(
-                f"{path}: the checkpoint does not fit this training ({one_line(error)}); start anew with --overwrite"
+                f"{path}: the checkpoint does not fit this training ({first_line(error)}); start anew with --overwrite"
             ) from error
 
     def judge_hardness(self, hard: Hardening | None) -> Json | None:

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from histocli.base import files
 from histocli.base.errors import InvalidOption, OutOfResources
 from histocli.config.segment import SegmentConfig, parse_shard
 from histocli.stages import segment as module
 from histocli.stages.pipelines import expected_memory, fit_to_memory
-from histocli.stores import provenance
 from histocli.stores.labels import open_labels
 from histocli.stores.models import read_model_header
 from tests.drawn import rectangle
@@ -21,7 +21,7 @@ from tests.stages.test_segment import MPP, model, names, run, tissue, write_png,
 @pytest.fixture(autouse=True)
 def quick_disk(monkeypatch):
     """No test pulls the plug, so none waits for the disk."""
-    monkeypatch.setattr(provenance, "sync_file", lambda path: None)
+    monkeypatch.setattr(files, "sync_file", lambda path: None)
 
 
 @pytest.fixture
