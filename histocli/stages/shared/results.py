@@ -7,8 +7,8 @@ import time
 from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeAlias
 
+from histocli.base.text import plain_json
 from histocli.base.types import Json
-from histocli.stores.provenance import plain_json
 
 Status: TypeAlias = Literal["done", "skipped", "planned", "failed"]
 """``skipped``: the output was there already; ``planned``: a dry run."""

@@ -32,6 +32,7 @@ import torch
 from histocli.base.errors import InvalidInput, InvalidStore, Stopped
 from histocli.base.interrupts import stop_requested
 from histocli.base.progress import Track, silent
+from histocli.base.text import first_line
 from histocli.base.types import Json
 from histocli.stages.shared.frame import Plan, Work
 from histocli.stages.shared.results import Stopwatch
@@ -42,7 +43,6 @@ from histocli.stores.models import (
     remove_checkpoint,
     write_checkpoint,
 )
-from histocli.stores.provenance import one_line
 
 RECORD_EVERY = 20
 """Steps between two lines of ``metrics.jsonl``, and steps over which their values are averaged."""
@@ -174,13 +174,7 @@ class Session:
         self.register("session", self)
 
     def register(self, name: str, part: Resumable) -> None:
-        """Keep a part in checkpoints; where a training is resumed, the part is restored at once.
-
-        Raises
-        ------
-        InvalidStore
-            The checkpoint does not fit.
-        """
+        """Keep a part in checkpoints; where a training is resumed, the part is restored at once."""
         self._parts[name] = part
         if self._kept:
             with self._misfits():
@@ -324,7 +318,7 @@ class Session:
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InvalidStore(
                 f"{checkpoint_path(self.out)}: the checkpoint does not fit this {self._noun} "
-                f"({one_line(error)}); start anew with --overwrite"
+                f"({first_line(error)}); start anew with --overwrite"
             ) from error
 
 
