@@ -31,6 +31,7 @@ from histocli.base.device import prepare_process, resolve_device, resolve_precis
 from histocli.base.distributed import Team, local_device, team, weights_digest
 from histocli.base.errors import InvalidInput, InvalidOption, InvalidStore, Stopped
 from histocli.base.files import content_hash
+from histocli.base.inputs import expand_inputs
 from histocli.base.interrupts import raise_if_stopped, stop_requested
 from histocli.base.progress import Bar, Track, silent
 from histocli.base.rng import rng_for
@@ -72,7 +73,6 @@ from histocli.stages.unlabelled import (
     pseudo_labelled,
     read_unlabelled,
 )
-from histocli.stores.inputs import expand_inputs
 from histocli.stores.label_sources import LabelSource, find_labels
 from histocli.stores.logs import append_metrics, preview_path, start_log
 from histocli.stores.models import (
