@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from histocli.annotations.sources import LabelSource
 from histocli.base.device import resolve_device, resolve_precision
 from histocli.base.distributed import Team, local_device, team
 from histocli.base.errors import InvalidInput, InvalidOption, InvalidStore, Stopped
@@ -63,6 +64,7 @@ from histocli.stages.common import (
 )
 from histocli.stages.fresh import FreshPatches
 from histocli.stages.hardness import judge_hardness, refiner_hardening
+from histocli.stages.shared.labels import LABEL_FINDER
 from histocli.stages.shared.references import (
     Source,
     identify_references,
@@ -78,7 +80,6 @@ from histocli.stages.unlabelled import (
     pseudo_labelled,
     read_unlabelled,
 )
-from histocli.stores.label_sources import LabelSource, find_labels
 from histocli.stores.logs import append_metrics, preview_path, start_log
 from histocli.stores.models import (
     ModelHeader,
@@ -560,7 +561,7 @@ def _open_init(word: str, store: PatchStore) -> tuple[ModelHeader, dict[str, tor
 
 def _match_teacher(word: str, sources: Sequence[Source]) -> tuple[list[Source], list[LabelSource]]:
     """Give each reference the labels of its name; references without any are left out."""
-    labels = find_labels(word)
+    labels = LABEL_FINDER.find(word)
     matched = [
         (source, labels[slide_stem(source.path)])
         for source in sources
