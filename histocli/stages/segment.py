@@ -35,7 +35,7 @@ import numpy as np
 
 from histocli.annotations.regions import find_regions, read_regions
 from histocli.base.errors import HistosynthError, InvalidOption, OutOfResources, Stopped
-from histocli.base.files import disk_errors, make_parents, partial_path
+from histocli.base.files import content_hash, disk_errors, make_parents, partial_path
 from histocli.base.inputs import InputImage, expand_with_mpp
 from histocli.base.interrupts import raise_if_stopped
 from histocli.base.memory import keep_memory_below, pages_of_its_own
@@ -47,10 +47,10 @@ from histocli.inference.blocks import Block
 from histocli.inference.pipeline import Nuclei, PendingBlock, PendingImage, Pipeline
 from histocli.inference.tiling import renumber_by_anchor
 from histocli.model.normalisation import Contrast, contrast_of, glass_to_white, raise_contrast
-from histocli.stages.common import StageResult, Stopwatch, content_hash
 from histocli.stages.outputs import CONTRACTS, SUFFIXES, write_output
 from histocli.stages.pipelines import LoadedModel, load_model
 from histocli.stages.shared.references import patch_glass_levels
+from histocli.stages.shared.results import StageResult, Stopwatch
 from histocli.stages.tiled import (
     SAME_MPP,
     STOPPED,

@@ -28,9 +28,10 @@ import numpy.typing as npt
 import torch
 
 from histocli.annotations.sources import LabelSource
-from histocli.base.device import resolve_device, resolve_precision
-from histocli.base.distributed import Team, local_device, team
+from histocli.base.device import prepare_process, resolve_device, resolve_precision
+from histocli.base.distributed import Team, local_device, team, weights_digest
 from histocli.base.errors import InvalidInput, InvalidOption, InvalidStore, Stopped
+from histocli.base.files import content_hash
 from histocli.base.inputs import expand_inputs
 from histocli.base.interrupts import raise_if_stopped, stop_requested
 from histocli.base.progress import Bar, Track, silent
@@ -54,14 +55,6 @@ from histocli.model.normalisation import (
     tissue_moments,
 )
 from histocli.model.segmenter import Segmenter, architecture_of_size, build_segmenter, channels_last
-from histocli.stages.common import (
-    Clock,
-    StageResult,
-    Stopwatch,
-    content_hash,
-    prepare_process,
-    weights_digest,
-)
 from histocli.stages.fresh import FreshPatches
 from histocli.stages.hardness import judge_hardness, refiner_hardening
 from histocli.stages.shared.labels import LABEL_FINDER
@@ -71,6 +64,8 @@ from histocli.stages.shared.references import (
     named_references,
     patch_glass_levels,
 )
+from histocli.stages.shared.results import StageResult, Stopwatch
+from histocli.stages.shared.session import Clock
 from histocli.stages.unlabelled import (
     Findings,
     compare,
