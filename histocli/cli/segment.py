@@ -143,11 +143,11 @@ def segment(
     o.refuse_by_suffix(
         slides, "segment takes images", {(".safetensors",): "a model is given with --model"}
     )
-    from histocli.stages.segment import segment as run  # late: keeps --help free of torch
+    from histocli.stages.segment.run import segment as run  # late: keeps --help free of torch
 
     results = run(slides, model, out, settings, running, track=screen.track, report=screen.result)
     if dry_run:
-        from histocli.stages.segment import plan_table
+        from histocli.stages.segment.results import plan_table
 
         screen.table(*plan_table(results))
     screen.raise_if_any_failed()

@@ -26,8 +26,8 @@ import numpy.typing as npt
 from histocli.base.memory import pages_of_its_own
 from histocli.base.types import FloatArray, InstanceLabels, RGBImage
 from histocli.inference.blocks import Block, BlockGrid, ReadArea, inside
-from histocli.inference.runs import RunObjects, paint, window_to_runs
-from histocli.inference.settling import SlideWindows, number_objects, settle_windows
+from histocli.inference.runs import RunObjects, window_to_runs
+from histocli.inference.settling import SlideWindows, put_together
 from histocli.inference.tiling import Area, Tile, TileGrid, read_window
 from histocli.inference.windows import WindowObjects, decode_window, largest_halo_px, window_grid
 
@@ -109,19 +109,12 @@ def collect(image: PendingBlock, mpp: float) -> InstanceLabels:
         What ended the network or a decoder.
     """
     shape = image.grid.image_shape
-    windows = SlideWindows(image.grid.windows, mpp)
-    settled: dict[int, RunObjects] = {}
 
     def found(window: int) -> RunObjects:
         result = image.windows[window].result()
         return window_to_runs(result, image_shape=shape, slide_shape=shape)
 
-    settle_windows(windows, found, settled)
-    canvas = np.zeros(shape, np.uint32)
-    for numbered in number_objects(windows, settled):
-        for window, ids in numbered.complete.items():
-            paint(canvas, (0, 0), settled[window].runs, ids)
-    return canvas.astype(np.int32)
+    return put_together(SlideWindows(image.grid.windows, mpp), found)
 
 
 class _Wanted(NamedTuple):

@@ -177,10 +177,7 @@ def window_to_runs(
     if not found.pixels.size:
         return no_objects(found.n_cut)
     y, x = np.divmod(found.pixels, image_shape[1])
-    stain = np.zeros(n)
-    if hematoxylin is not None:
-        size = np.maximum(np.bincount(found.objects, minlength=n), 1)
-        stain = np.bincount(found.objects, hematoxylin(y, x), n) / size
+    stain = np.zeros(n) if hematoxylin is None else found.mean(hematoxylin(y, x))
     top, left = int(y.min()), int(x.min())
     canvas = np.zeros((int(y.max()) - top + 1, int(x.max()) - left + 1), np.int32)
     canvas[y - top, x - left] = found.objects + 1
@@ -289,7 +286,7 @@ def measure_runs(found: RunObjects, mpp: float) -> dict[str, npt.NDArray[Any]]:
     xx = total(squares) / count - mean_x**2 + PIXEL_MOMENT
     xy = total(along * dy) / count - mean_y * mean_x
     centre_y, centre_x = mean_y + low_y, mean_x + low_x
-    placed = {
+    placed: dict[str, npt.NDArray[Any]] = {
         "y_px": centre_y,
         "x_px": centre_x,
         "y_um": centre_y * mpp,
@@ -299,4 +296,4 @@ def measure_runs(found: RunObjects, mpp: float) -> dict[str, npt.NDArray[Any]]:
     }
     seen = {"probability": found.probability[index], "hematoxylin": found.hematoxylin[index]}
     columns: dict[str, npt.NDArray[Any]] = dict(ellipses(yy, xx, xy, mpp)._asdict())
-    return placed | columns | seen
+    return {**placed, **columns, **seen}

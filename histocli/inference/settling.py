@@ -10,15 +10,15 @@ Only neighbours can meet, so a slide needs a few windows in memory at a time. It
 numbered in the order of their anchors, y then x, a row of windows at a time.
 """
 
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from histocli.base.types import BoolMask
-from histocli.inference.runs import RunObjects, Runs
+from histocli.base.types import BoolMask, InstanceLabels
+from histocli.inference.runs import RunObjects, Runs, paint
 from histocli.inference.tiling import TileGrid
 from histocli.inference.windows import SEAM_PX, largest_halo_px
 
@@ -185,6 +185,16 @@ class SlideWindows:
         return filter(self.wanted, (y * across + x for y in rows for x in columns))
 
 
+class SettledObjects(Protocol):
+    """The objects that each window has in the end; a dict, or something that keeps them on disk."""
+
+    def __getitem__(self, window: int) -> RunObjects:
+        """Return the objects of a window."""
+
+    def __setitem__(self, window: int, own: RunObjects) -> None:
+        """Keep the objects of a window."""
+
+
 class Counts(NamedTuple):
     """How many objects a slide has."""
 
@@ -196,7 +206,7 @@ class Counts(NamedTuple):
 def settle_windows(
     windows: SlideWindows,
     found: Callable[[int], RunObjects],
-    settled: MutableMapping[int, RunObjects],
+    settled: SettledObjects,
     between: Callable[[], None] = lambda: None,
 ) -> Counts:
     """Decide which window has which object.
@@ -245,7 +255,7 @@ class Numbered:
 
 def number_objects(
     windows: SlideWindows,
-    settled: MutableMapping[int, RunObjects],
+    settled: SettledObjects,
     measure: Callable[[RunObjects], Columns] = lambda own: {},
 ) -> Iterator[Numbered]:
     """Number the objects of a slide 1..n in the order of their anchors, y then x.
@@ -302,3 +312,26 @@ def _unnumbered(window: int, own: RunObjects) -> Columns:
     index = np.unique(own.runs.objects).astype(np.int64)
     y, x = own.anchors[index].T.astype(np.int64)
     return dict(zip(PLACES, (y, x, np.full(len(index), window), index), strict=True))
+
+
+def put_together(windows: SlideWindows, found: Callable[[int], RunObjects]) -> InstanceLabels:
+    """Return the label image of a slide that fits into memory, at the resolution of its grid.
+
+    Parameters
+    ----------
+    windows : SlideWindows
+    found : callable
+        Returns the objects that a window found.
+
+    Returns
+    -------
+    ndarray of int32, shape (H, W)
+        0 = background, 1..n in the order of anchors, y then x.
+    """
+    settled: dict[int, RunObjects] = {}
+    settle_windows(windows, found, settled)
+    canvas = np.zeros(windows.grid.image_shape, np.uint32)
+    for numbered in number_objects(windows, settled):
+        for window, ids in numbered.complete.items():
+            paint(canvas, (0, 0), settled[window].runs, ids)
+    return canvas.astype(np.int32)

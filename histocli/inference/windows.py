@@ -63,6 +63,13 @@ class WindowObjects:
     """Owned objects that reach a border of the window behind which the image goes on: a larger
     window would see more of them."""
 
+    def mean(self, values: FloatArray) -> npt.NDArray[np.float64]:
+        """Average the values of all pixels, shape (m,), over each object."""
+        n = len(self.anchors)
+        size = np.maximum(np.bincount(self.objects, minlength=n), 1)
+        mean: npt.NDArray[np.float64] = np.bincount(self.objects, values, n) / size
+        return mean
+
 
 def window_objects(
     labels: InstanceLabels, scores: FloatArray, tile: Tile, image_shape: tuple[int, int]

@@ -90,4 +90,5 @@ def renumber_by_anchor(labels: npt.NDArray[np.integer[Any]]) -> InstanceLabels:
     order = order[found[order, 0] >= 0]
     numbers = np.zeros(len(found) + 1, np.int32)
     numbers[order + 1] = np.arange(1, len(order) + 1)
-    return numbers[np.maximum(labels, 0)]
+    renumbered: InstanceLabels = numbers[np.maximum(labels, 0)]
+    return renumbered
