@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from histocli.base.errors import InvalidOption
+from histocli.base.inputs import MPP_RANGE
 from histocli.config.options import option, parse_duration, parse_workers
-
-MPP_RANGE = (0.05, 5.0)  # micrometres per pixel that a microscope scan can have
 
 RUNNING = "Running"  # panel of --help
 # help texts of fields that several commands have

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from histocli import __version__
 from histocli.base.errors import HistosynthError, InvalidOption, StoreExists
+from histocli.base.files import replace_atomically
 from histocli.base.progress import Track, silent
 from histocli.base.types import RGBImage
 from histocli.config.common import Execution
@@ -38,8 +39,7 @@ from histocli.instances.histograms import AREA_EDGES_UM2
 from histocli.instances.matching import LabelImage, overlaps
 from histocli.metrics.summary import Difference
 from histocli.metrics.verdicts import judge_nuclei
-from histocli.stages.common import identify_references
-from histocli.stages.real_patches import cut_real_patches, recorded_references
+from histocli.stages.real_patches import cut_real_patches
 from histocli.stages.scores import (
     CELL_PX,
     IOU_BINS,
@@ -48,12 +48,13 @@ from histocli.stages.scores import (
     Outcome,
     read_pair,
 )
+from histocli.stages.shared.references import identify_references, recorded_references
 from histocli.stores.label_sources import LARGE_PX, find_pictures, read_picture
 from histocli.stores.logs import read_metrics
 from histocli.stores.models import read_model_header
 from histocli.stores.patches import PatchStore
 from histocli.stores.pictures import png_bytes
-from histocli.stores.provenance import peek, replace_atomically
+from histocli.stores.provenance import peek
 
 log = logging.getLogger(__name__)
 

@@ -19,8 +19,8 @@ from histocli.inference.predict import Predictor
 from histocli.instances.targets import mean_within
 from histocli.metrics.contrast import nuclear_contrast
 from histocli.metrics.selection import agreement
-from histocli.stages.common import Source
 from histocli.stages.real_patches import CutPatches, cut_all
+from histocli.stages.shared.references import Source
 from histocli.stores.label_sources import LabelSource
 from histocli.training.sampling import PatchSet
 from histocli.training.self_training import Acceptance, accept_within_strata, pseudo_targets

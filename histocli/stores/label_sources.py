@@ -30,14 +30,15 @@ import tifffile
 import zarr
 
 from histocli.base.errors import InputNotFound, InvalidInput
+from histocli.base.inputs import MPP_RANGE, expand_inputs
+from histocli.base.text import first_line
 from histocli.base.types import RGBImage
 from histocli.stores.annotations import ANNOTATION_SUFFIXES, read_annotations
 from histocli.stores.exports import read_facts
-from histocli.stores.inputs import expand_inputs
 from histocli.stores.label_images import LABEL_SUFFIXES, read_label_image
 from histocli.stores.labels import LabelStore, open_labels
 from histocli.stores.patches import PatchStore
-from histocli.stores.provenance import one_line, peek
+from histocli.stores.provenance import peek
 from histocli.stores.slides import read_image, slide_stem
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,6 @@ MASKS_FOLDER = "masks"
 LARGE_PX = 50_000_000  # from here on an image is read in parts where its format allows
 COLLISION = re.compile(r"^(?P<stem>.+)__[0-9a-f]{8}$")  # what segment appends where stems collide
 ZARR_FILES = ("zarr.json", ".zgroup", ".zarray")
-MPP_RANGE = (0.05, 5.0)
 UM_PER_UNIT = {"micrometer": 1.0, "nanometer": 1e-3, "millimeter": 1e3}
 
 Labels = npt.NDArray[np.integer[Any]]
@@ -321,7 +321,7 @@ def _open_tiled(path: Path, shape: tuple[int, int]) -> OpenLabels:
                 values = np.asarray(array[rows, columns])  # type: ignore[index]
         except Exception as error:  # decoders raise whatever they like over damaged files
             raise InvalidInput(
-                f"{path}: cannot be read as a label image ({one_line(error)}); is the file damaged?"
+                f"{path}: cannot be read as a label image ({first_line(error)}); is the file damaged?"
             ) from error
         return _checked_ids(values, str(path))
 
@@ -437,7 +437,7 @@ def _open_zarr(array: zarr.Array[Any], source: str, mpp: float | None) -> OpenLa
             values = np.asarray(array[where])
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise InvalidInput(
-                f"{source}: a chunk of {array.path} cannot be read ({one_line(error)}); is it damaged?"
+                f"{source}: a chunk of {array.path} cannot be read ({first_line(error)}); is it damaged?"
             ) from error
         return _checked_ids(values, source)
 
@@ -518,7 +518,7 @@ def _zarr_node(path: Path) -> zarr.Array[Any] | zarr.Group:
         return zarr.open(path, mode="r")
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise InvalidInput(
-            f"{path}: cannot be opened as Zarr ({one_line(error)}); is it damaged?"
+            f"{path}: cannot be opened as Zarr ({first_line(error)}); is it damaged?"
         ) from error
 
 

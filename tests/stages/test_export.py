@@ -12,6 +12,7 @@ import pytest
 import tifffile
 import zarr
 
+from histocli.base import files
 from histocli.base.errors import (
     InputNotFound,
     InvalidInput,
@@ -22,7 +23,6 @@ from histocli.base.errors import (
 from histocli.config.common import Execution
 from histocli.config.export import ExportConfig
 from histocli.stages.export import export
-from histocli.stores import provenance
 from histocli.stores.exports import read_facts
 from histocli.stores.labels import open_labels
 from tests.stages.test_segment import MPP, model, run, tissue, write_tiff  # noqa: F401
@@ -34,7 +34,7 @@ pytest.importorskip("pyarrow", reason="the extra 'export' is not installed")
 @pytest.fixture(autouse=True)
 def quick_disk(monkeypatch):
     """No test pulls the plug, so none waits for the disk."""
-    monkeypatch.setattr(provenance, "sync_file", lambda path: None)
+    monkeypatch.setattr(files, "sync_file", lambda path: None)
 
 
 @pytest.fixture(scope="module")
