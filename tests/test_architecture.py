@@ -29,7 +29,7 @@ ROOMS = {
     "instances": {"base"},
     "model": {"optics", "base"},
     "slides": {"optics", "base"},
-    "annotations": {"slides", "instances", "base"},
+    "annotations": {"stores", "slides", "instances", "base"},
     "exports": {"instances", "figures", "base"},
     "stores": {"instances", "base"},
     "figures": {"instances", "base"},

@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from histocli.annotations.images import LABEL_SUFFIXES, read_label_image
 from histocli.base.errors import InvalidInput
 from histocli.base.files import content_hash
 from histocli.base.inputs import InputImage, expand_inputs, expand_with_mpp
@@ -31,7 +32,6 @@ from histocli.base.types import InstanceLabels, RGBImage
 from histocli.config.common import Execution, as_dict, config_hash
 from histocli.config.pack import PackConfig
 from histocli.stages.shared.results import StageResult, Stopwatch
-from histocli.stores.label_images import LABEL_SUFFIXES, read_label_image
 from histocli.stores.patches import CONTRACT, PatchStore, PatchStoreWriter, ReferenceRecord
 from histocli.stores.provenance import Provenance, prepare_output
 from histocli.stores.slides import IMAGE_SUFFIXES, read_image, slide_stem

@@ -33,6 +33,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from histocli.annotations.regions import find_regions, read_regions
 from histocli.base.errors import HistosynthError, InvalidOption, OutOfResources, Stopped
 from histocli.base.files import content_hash, disk_errors, make_parents, partial_path
 from histocli.base.inputs import InputImage, expand_with_mpp
@@ -66,7 +67,6 @@ from histocli.stores.box import find_box_model
 from histocli.stores.models import read_model_header
 from histocli.stores.provenance import Action, Provenance, now, peek, prepare_output
 from histocli.stores.readers import SLIDE_SUFFIXES, open_slide, shape_of
-from histocli.stores.regions import Regions, find_regions
 from histocli.stores.slides import ASSUMED_MPP, resample, resample_labels, slide_stem
 
 logger = logging.getLogger(__name__)
@@ -905,7 +905,7 @@ class SlideJob:
 
     def _regions(self) -> Any:
         file = self._roi()
-        return None if file is None else Regions(file).mask
+        return None if file is None else read_regions(file)
 
     def _roi(self) -> Path | None:
         if self.input.roi is not None:
