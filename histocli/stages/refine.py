@@ -28,6 +28,7 @@ import torch
 from histocli.base.device import resolve_device, resolve_precision
 from histocli.base.distributed import Team, local_device, team
 from histocli.base.errors import HistosynthError, InvalidInput, InvalidStore, Stopped
+from histocli.base.inputs import expand_inputs
 from histocli.base.interrupts import raise_if_stopped, stop_requested
 from histocli.base.parallel import map_unordered
 from histocli.base.progress import Track, silent
@@ -51,7 +52,6 @@ from histocli.stages.shared.references import (
     patch_glass_levels,
     reference_images,
 )
-from histocli.stores.inputs import expand_inputs
 from histocli.stores.logs import append_metrics, preview_path, start_log
 from histocli.stores.models import (
     checkpoint_path,

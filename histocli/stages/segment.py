@@ -35,6 +35,7 @@ import numpy as np
 
 from histocli.base.errors import HistosynthError, InvalidOption, OutOfResources, Stopped
 from histocli.base.files import disk_errors, make_parents, partial_path
+from histocli.base.inputs import InputImage, expand_with_mpp
 from histocli.base.interrupts import raise_if_stopped
 from histocli.base.memory import keep_memory_below, pages_of_its_own
 from histocli.base.progress import Bar, Track, silent
@@ -62,7 +63,6 @@ from histocli.stages.tiled import (
 )
 from histocli.stores import exports, labels, patches
 from histocli.stores.box import find_box_model
-from histocli.stores.inputs import InputImage, expand_with_mpp
 from histocli.stores.models import read_model_header
 from histocli.stores.provenance import Action, Provenance, now, peek, prepare_output
 from histocli.stores.readers import SLIDE_SUFFIXES, open_slide, shape_of
@@ -179,7 +179,7 @@ def segment(
     Parameters
     ----------
     slides : sequence of str
-        Words as in :mod:`histocli.stores.inputs`; a manifest may give pixel sizes and regions.
+        Words as in :mod:`histocli.base.inputs`; a manifest may give pixel sizes and regions.
     model : Path or None
         Model file that ``histosynth train`` made, or the name of one that comes with the package;
         None takes the default one.

@@ -30,6 +30,7 @@ import torch
 from histocli.base.device import resolve_device, resolve_precision
 from histocli.base.distributed import Team, local_device, team
 from histocli.base.errors import InvalidInput, InvalidOption, InvalidStore, Stopped
+from histocli.base.inputs import expand_inputs
 from histocli.base.interrupts import raise_if_stopped, stop_requested
 from histocli.base.progress import Bar, Track, silent
 from histocli.base.rng import rng_for
@@ -77,7 +78,6 @@ from histocli.stages.unlabelled import (
     pseudo_labelled,
     read_unlabelled,
 )
-from histocli.stores.inputs import expand_inputs
 from histocli.stores.label_sources import LabelSource, find_labels
 from histocli.stores.logs import append_metrics, preview_path, start_log
 from histocli.stores.models import (

@@ -36,9 +36,9 @@ from skimage.draw import polygon as polygon_pixels
 from skimage.draw import polygon2mask
 
 from histocli.base.errors import InputNotFound, InvalidInput
+from histocli.base.inputs import MPP_RANGE
 
 ANNOTATION_SUFFIXES = (".geojson", ".geojson.gz", ".xml")
-MPP_RANGE = (0.05, 5.0)  # micrometres per pixel that a microscope scan can have
 # how a QuPath class that is not to be counted begins
 IGNORE_CLASS = re.compile(r"ignore", re.IGNORECASE)
 NO_NUCLEI = ("tma_core",)

@@ -30,11 +30,11 @@ import tifffile
 import zarr
 
 from histocli.base.errors import InputNotFound, InvalidInput
+from histocli.base.inputs import MPP_RANGE, expand_inputs
 from histocli.base.text import first_line
 from histocli.base.types import RGBImage
 from histocli.stores.annotations import ANNOTATION_SUFFIXES, read_annotations
 from histocli.stores.exports import read_facts
-from histocli.stores.inputs import expand_inputs
 from histocli.stores.label_images import LABEL_SUFFIXES, read_label_image
 from histocli.stores.labels import LabelStore, open_labels
 from histocli.stores.patches import PatchStore
@@ -52,7 +52,6 @@ MASKS_FOLDER = "masks"
 LARGE_PX = 50_000_000  # from here on an image is read in parts where its format allows
 COLLISION = re.compile(r"^(?P<stem>.+)__[0-9a-f]{8}$")  # what segment appends where stems collide
 ZARR_FILES = ("zarr.json", ".zgroup", ".zarray")
-MPP_RANGE = (0.05, 5.0)
 UM_PER_UNIT = {"micrometer": 1.0, "nanometer": 1e-3, "millimeter": 1e3}
 
 Labels = npt.NDArray[np.integer[Any]]
