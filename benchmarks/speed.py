@@ -34,6 +34,8 @@ from histocli.config.segment import SegmentConfig
 from histocli.config.train import TrainConfig
 from histocli.inference.predict import Predictor
 from histocli.model.segmenter import build_segmenter
+from histocli.slides.open import read_image
+from histocli.slides.resampling import resample
 from histocli.stages import segment as segment_stage
 from histocli.stages import tiled
 from histocli.stages.generate import generate
@@ -41,7 +43,6 @@ from histocli.stages.segment import segment
 from histocli.stages.train import train
 from histocli.stores import readers
 from histocli.stores.models import read_model
-from histocli.stores.slides import read_image, resample
 
 ROOT = Path(__file__).resolve().parent.parent
 TILE_PX = 1024

@@ -10,7 +10,7 @@ import math
 import threading
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 from xml.etree import ElementTree
 
 import numpy as np
@@ -40,6 +40,13 @@ Pages: TypeAlias = tuple[Any, ...]
 """The TIFF pages of one level: one, or one a channel."""
 
 
+class Segments(NamedTuple):
+    """The tiles or strips of one level."""
+
+    pages: Pages
+    colours: Colours
+
+
 def open_tiff(path: Path, given_mpp: float | None = None) -> SlideFile:
     """Open a TIFF by tifffile, or by openslide where tiles overlap or areas lie apart."""
     try:
@@ -48,10 +55,14 @@ def open_tiff(path: Path, given_mpp: float | None = None) -> SlideFile:
         if openslide_vendor(path) is not None:
             return OpenSlideSlide(path, given_mpp)
         raise
-    if tiff.is_bif or tiff.is_scn:
+    try:
+        if not (tiff.is_bif or tiff.is_scn):
+            return TiffSlide(path, given_mpp, tiff=tiff)
+    except BaseException:
         tiff.close()
-        return OpenSlideSlide(path, given_mpp)
-    return TiffSlide(path, given_mpp, tiff=tiff)
+        raise
+    tiff.close()
+    return OpenSlideSlide(path, given_mpp)
 
 
 class TiffSlide(SlideFile):
@@ -65,15 +76,15 @@ class TiffSlide(SlideFile):
         super().__init__(path, given_mpp)
         self._tiff: Any = tiff
         self._lock = threading.Lock()
-
-    @cached_property
-    def _series(self) -> Any:
-        """The slide itself: the first series, or the largest where no format says which it is."""
-        if not self._tiff.series:
-            raise UnsupportedSlide(f"{self.path}: holds no image; it is damaged or truncated")
-        if self._tiff.is_ome or self._tiff.is_svs:
-            return self._tiff.series[0]
-        return max(self._tiff.series, key=lambda series: int(np.prod(series.shape)))
+        if not tiff.series:
+            raise UnsupportedSlide(f"{path}: holds no image; it is damaged or truncated")
+        # the slide itself: the first series, or the largest where no format says which it is
+        known = tiff.is_ome or tiff.is_svs
+        self._series: Any = (
+            tiff.series[0]
+            if known
+            else max(tiff.series, key=lambda series: int(np.prod(series.shape)))
+        )
 
     @cached_property
     def _ome_pixels(self) -> dict[str, str]:
@@ -105,20 +116,21 @@ class TiffSlide(SlideFile):
         return bits if isinstance(bits, int) and 1 < bits < 8 * page.dtype.itemsize else None
 
     @cached_property
-    def _segmented(self) -> list[Pages]:
-        """The pages of the levels that can be read by segments; empty if the first cannot."""
-        levels: list[Pages] = []
+    def _segmented(self) -> list[Segments]:
+        """The levels that can be read by segments; empty if the first cannot."""
+        levels: list[Segments] = []
         for level in self._series.levels:
             pages = tuple(
                 # what decoding needs is on the pages themselves
-                page if isinstance(page, tifffile.TiffPage) else self._tiff.pages[page.index]
+                page if isinstance(page, tifffile.TiffPage) else page.aspage()
                 for page in level.pages
                 if page is not None
             )
             if not _readable_by_segments(level, pages):
                 break
             self._check_segments(pages)
-            levels.append(pages)
+            bits = None if levels else self._bits
+            levels.append(Segments(pages, colours_of(self.path, pages[0], bits)))
         return levels
 
     def _check_segments(self, pages: Pages) -> None:
@@ -159,15 +171,14 @@ class TiffSlide(SlideFile):
                 )
             height, width, _ = self._pixels.shape
             return (Level((height, width), 1.0),)
-        for pages in self._segmented:
-            check_colours(self.path, pages[0])
-        return pyramid([(pages[0].imagelength, pages[0].imagewidth) for pages in self._segmented])
+        firsts = (level.pages[0] for level in self._segmented)
+        return pyramid([(page.imagelength, page.imagewidth) for page in firsts])
 
     def read(self, level: int, rows: slice, columns: slice) -> RGBImage:
         """Decode the segments of a region and put them together; what was never stored is white."""
         if not self._segmented:
             return self._pixels[rows, columns]
-        pages = self._segmented[level]
+        pages, colours = self._segmented[level]
         with decoding(
             self.path,
             f"a tile between rows {rows.start} and {rows.stop}, columns {columns.start} and {columns.stop} of level "
@@ -178,15 +189,15 @@ class TiffSlide(SlideFile):
             values = planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2)
             if values.shape[2] == 1:
                 values = values[..., 0]
-            return to_rgb(values, self.path, _colours(pages[0], self._bits if not level else None))
+            return to_rgb(values, self.path, colours)
 
     def _decode(self) -> RGBImage:
         series, page = self._series, self._series.keyframe
         check_memory(self.path, int(np.prod(series.shape)) * series.dtype.itemsize)
         self._check_end(tuple(part for part in series.pages if part is not None))
-        check_colours(self.path, page)
+        colours = colours_of(self.path, page, self._bits)
         values = to_channels_last(series.asarray(), series.axes, self.path)
-        return to_rgb(values, self.path, _colours(page, self._bits))
+        return to_rgb(values, self.path, colours)
 
     def _read_page(self, page: Any, rows: slice, columns: slice) -> npt.NDArray[Any]:
         height, width, _ = segment_shape(page)
@@ -276,20 +287,21 @@ def _readable_by_segments(level: Any, pages: Pages) -> bool:
     )
 
 
-def check_colours(path: Path, page: Any) -> None:
-    """Refuse a TIFF page whose values are not brightness, RGB or a palette."""
+def colours_of(path: Path, page: Any, bits: int | None) -> Colours:
+    """Return how the values of a TIFF page are to be understood.
+
+    Raises
+    ------
+    UnsupportedSlide
+        The values are no brightness, RGB or palette.
+    """
     photometric = tifffile.PHOTOMETRIC(page.photometric).name
     jpeg = page.compression in JPEG_COMPRESSIONS
     if photometric not in ("MINISBLACK", "MINISWHITE", "RGB", "PALETTE") and not (
         photometric == "YCBCR" and jpeg
     ):
         raise UnsupportedSlide(f"{path}: has {photometric} colours; convert it to RGB")
-
-
-def _colours(page: Any, bits: int | None) -> Colours:
-    """Return how the values of a TIFF page are to be understood."""
     extra = tuple(int(sample) for sample in page.extrasamples)
-    photometric = tifffile.PHOTOMETRIC(page.photometric).name
     return Colours(
         bits=bits,
         premultiplied=extra[-1:] == (1,),

@@ -53,6 +53,7 @@ from histocli.model.normalisation import (
     tissue_moments,
 )
 from histocli.model.segmenter import Segmenter, architecture_of_size, build_segmenter, channels_last
+from histocli.slides.slide import slide_stem
 from histocli.stages.common import (
     Clock,
     StageResult,
@@ -93,7 +94,6 @@ from histocli.stores.models import (
 from histocli.stores.patches import PatchStore
 from histocli.stores.pictures import write_png
 from histocli.stores.provenance import OutputLock
-from histocli.stores.slides import slide_stem
 from histocli.training.hard_examples import (
     AppearanceAscent,
     Hardening,

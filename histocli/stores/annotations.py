@@ -36,7 +36,7 @@ from skimage.draw import polygon as polygon_pixels
 from skimage.draw import polygon2mask
 
 from histocli.base.errors import InputNotFound, InvalidInput
-from histocli.base.inputs import MPP_RANGE
+from histocli.base.units import sane_mpp
 
 ANNOTATION_SUFFIXES = (".geojson", ".geojson.gz", ".xml")
 # how a QuPath class that is not to be counted begins
@@ -257,7 +257,7 @@ class _ImageScope:
                 mpp = float(values.get("MicronsPerPixel", "nan"))
             except ValueError:
                 mpp = float("nan")
-            self.mpp = mpp if MPP_RANGE[0] <= mpp <= MPP_RANGE[1] else None
+            self.mpp = sane_mpp(mpp)
         elif name == "Region":
             self.regions.append((values.get("NegativeROA") == "1", []))
         elif name in ("Vertex", "V") and self.regions:

@@ -30,9 +30,10 @@ import tifffile
 import zarr
 
 from histocli.base.errors import InputNotFound, InvalidInput
-from histocli.base.inputs import MPP_RANGE, expand_inputs
+from histocli.base.inputs import expand_inputs
 from histocli.base.text import first_line
 from histocli.base.types import RGBImage
+from histocli.base.units import MPP_RANGE
 from histocli.stores.annotations import ANNOTATION_SUFFIXES, read_annotations
 from histocli.stores.exports import read_facts
 from histocli.stores.label_images import LABEL_SUFFIXES, read_label_image

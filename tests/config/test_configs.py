@@ -11,7 +11,7 @@ from itertools import pairwise
 import pytest
 
 from histocli.base.errors import InvalidOption
-from histocli.base.inputs import MPP_RANGE
+from histocli.base.units import MPP_RANGE
 from histocli.config.common import Execution, as_dict, check_mpp, config_hash
 from histocli.config.evaluate import EvaluateConfig
 from histocli.config.export import ExportConfig
