@@ -23,7 +23,7 @@ from histocli.instances.histograms import AREA_EDGES_UM2, ELONGATION_EDGES, bars
 from histocli.instances.measurements import Measurements, measure
 from histocli.slides.open import SLIDE_SUFFIXES, open_slide
 from histocli.slides.slide import Slide, shape_of
-from histocli.stages.common import StageResult, Status, Stopwatch
+from histocli.stages.shared.results import StageResult, Status, Stopwatch
 from histocli.stores import labels as label_stores
 from histocli.stores import models, patches
 from histocli.stores.patches import PatchStore, ReferenceRecord

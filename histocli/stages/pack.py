@@ -22,7 +22,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from histocli.annotations.images import LABEL_SUFFIXES, read_label_image
 from histocli.base.errors import InvalidInput
+from histocli.base.files import content_hash
 from histocli.base.inputs import InputImage, expand_inputs, expand_with_mpp
 from histocli.base.interrupts import raise_if_stopped
 from histocli.base.progress import Track, silent
@@ -31,8 +33,7 @@ from histocli.config.common import Execution, as_dict, config_hash
 from histocli.config.pack import PackConfig
 from histocli.slides.open import SLIDE_SUFFIXES, read_image
 from histocli.slides.slide import slide_stem
-from histocli.stages.common import StageResult, Stopwatch, content_hash
-from histocli.stores.label_images import LABEL_SUFFIXES, read_label_image
+from histocli.stages.shared.results import StageResult, Stopwatch
 from histocli.stores.patches import CONTRACT, PatchStore, PatchStoreWriter, ReferenceRecord
 from histocli.stores.provenance import Provenance, prepare_output
 

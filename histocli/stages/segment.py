@@ -33,8 +33,9 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from histocli.annotations.regions import find_regions, read_regions
 from histocli.base.errors import HistosynthError, InvalidOption, OutOfResources, Stopped
-from histocli.base.files import disk_errors, make_parents, partial_path
+from histocli.base.files import content_hash, disk_errors, make_parents, partial_path
 from histocli.base.inputs import InputImage, expand_with_mpp
 from histocli.base.interrupts import raise_if_stopped
 from histocli.base.memory import keep_memory_below, pages_of_its_own
@@ -50,10 +51,10 @@ from histocli.model.normalisation import Contrast, contrast_of, glass_to_white, 
 from histocli.slides.open import SLIDE_SUFFIXES, open_slide
 from histocli.slides.resampling import resample, resample_labels
 from histocli.slides.slide import shape_of, slide_stem
-from histocli.stages.common import StageResult, Stopwatch, content_hash
 from histocli.stages.outputs import CONTRACTS, SUFFIXES, write_output
 from histocli.stages.pipelines import LoadedModel, load_model
 from histocli.stages.shared.references import patch_glass_levels
+from histocli.stages.shared.results import StageResult, Stopwatch
 from histocli.stages.tiled import (
     SAME_MPP,
     STOPPED,
@@ -69,7 +70,6 @@ from histocli.stores import exports, labels, patches
 from histocli.stores.box import find_box_model
 from histocli.stores.models import read_model_header
 from histocli.stores.provenance import Action, Provenance, now, peek, prepare_output
-from histocli.stores.regions import Regions, find_regions
 
 logger = logging.getLogger(__name__)
 
@@ -907,7 +907,7 @@ class SlideJob:
 
     def _regions(self) -> Any:
         file = self._roi()
-        return None if file is None else Regions(file).mask
+        return None if file is None else read_regions(file)
 
     def _roi(self) -> Path | None:
         if self.input.roi is not None:
