@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from histocli.base.errors import InvalidInput
-from histocli.stores.slides import slide_stem
+from histocli.slides.slide import slide_stem
 
 
 @dataclass(frozen=True)

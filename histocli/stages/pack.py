@@ -28,11 +28,12 @@ from histocli.base.types import RGBImage
 from histocli.config.common import Execution, as_dict, config_hash
 from histocli.config.pack import PackConfig
 from histocli.instances.cutting import Window, cut_patch, looks_like_a_mask, windows_of
+from histocli.slides.open import SLIDE_SUFFIXES, read_image
+from histocli.slides.slide import slide_stem
 from histocli.stages.shared.frame import Plan, Work, carry_out
 from histocli.stages.shared.results import StageResult, Stopwatch
 from histocli.stores.patches import CONTRACT, PatchStore, PatchStoreWriter, ReferenceRecord
 from histocli.stores.provenance import Provenance
-from histocli.stores.slides import IMAGE_SUFFIXES, read_image, slide_stem
 
 logger = logging.getLogger(__name__)
 
@@ -169,7 +170,7 @@ def _find_labelled_images(
     image_words, label_words = (
         [words] if isinstance(words, str) else words for words in (images, labels)
     )
-    found = expand_with_mpp(image_words, suffixes=IMAGE_SUFFIXES, stdin=sys.stdin)
+    found = expand_with_mpp(image_words, suffixes=SLIDE_SUFFIXES, stdin=sys.stdin)
     label_paths = expand_inputs(
         label_words, suffixes=LABEL_SUFFIXES, stdin=sys.stdin, what="label image"
     )
