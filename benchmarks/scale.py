@@ -43,7 +43,7 @@ def repeated_slide(tissue: Path, path: Path, gigapixels: float) -> tuple[int, in
     import imagecodecs
     import tifffile
 
-    from histocli.stores.labels import shrink
+    from histocli.base.pyramid import shrink
     from histocli.stores.slides import read_image
 
     pixels = read_image(tissue, mpp=MPP).pixels

@@ -5,10 +5,11 @@ from typing import Annotated
 
 import typer
 
+from histocli.base.formats import format_names
 from histocli.cli import options as o
 from histocli.cli.console import Screen
 from histocli.cli.settings import print_settings
-from histocli.config.export import EXPORTS, ExportConfig, parse_region
+from histocli.config.export import ExportConfig, parse_region
 
 
 def export(
@@ -33,7 +34,7 @@ def export(
         o.option(
             "--format",
             metavar="LIST",
-            help=f"What to write, comma-separated: {', '.join(EXPORTS)}.",
+            help=f"What to write, comma-separated: {', '.join(format_names('export'))}.",
         ),
     ] = ",".join(ExportConfig.formats),
     slide: Annotated[

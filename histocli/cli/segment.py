@@ -5,10 +5,11 @@ from typing import Annotated
 
 import typer
 
+from histocli.base.formats import format_names
 from histocli.cli import options as o
 from histocli.cli.console import Screen
 from histocli.cli.settings import print_settings
-from histocli.config.segment import FORMATS, TISSUE, SegmentConfig
+from histocli.config.segment import TISSUE, SegmentConfig
 
 SCALE = "Scale"  # panel of --help
 
@@ -40,7 +41,7 @@ def segment(
         o.option(
             "--format",
             metavar="LIST",
-            help=f"What to write, comma-separated: {', '.join(FORMATS)}.",
+            help=f"What to write, comma-separated: {', '.join(format_names('segment'))}.",
         ),
     ] = ",".join(SegmentConfig.formats),
     mpp: o.Mpp = SegmentConfig.mpp,

@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 
 from histocli.base.errors import InvalidOption
-
-EXPORTS = ("ome-zarr-0.4", "tiff", "geojson", "parquet", "csv", "overlay", "qc")
-OF_REGION = ("tiff", "overlay")
+from histocli.base.formats import FORMATS, check_formats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,7 +11,7 @@ class ExportConfig:
     """Settings of exporting label stores; one field per command-line option."""
 
     formats: tuple[str, ...] = ("geojson",)
-    """What to write for each store: ome-zarr-0.4, tiff, geojson, parquet, csv, overlay, qc."""
+    """What to write for each store: names of formats."""
     slide: str | None = None
     """The slide itself, or a folder that holds it; for overlay and qc, which show it."""
     region: tuple[int, int, int, int] | None = None
@@ -24,14 +22,12 @@ class ExportConfig:
     """Seed of the choice of crops in qc pictures."""
 
     def __post_init__(self) -> None:
-        if not self.formats:
-            raise InvalidOption(f"--format must name at least one of {', '.join(EXPORTS)}")
+        check_formats(self.formats, "export")
+        of_region = [name for name, form in FORMATS.items() if form.takes_region]
         for name in self.formats:
-            if name not in EXPORTS:
-                raise InvalidOption(f"--format must be among {', '.join(EXPORTS)}, got {name!r}")
-            if self.region is not None and name not in OF_REGION:
+            if self.region is not None and name not in of_region:
                 raise InvalidOption(
-                    f"--region goes with --format {' and '.join(OF_REGION)}, not with {name}"
+                    f"--region goes with --format {' and '.join(of_region)}, not with {name}"
                 )
         if self.region is not None:
             y0, x0, y1, x1 = self.region

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, replace
 
 from histocli.base.errors import InvalidOption
+from histocli.base.formats import check_formats
 from histocli.config.common import check_mpp
 
-FORMATS = ("ome-zarr", "tiff", "geojson", "parquet", "csv", "overlay", "qc")
 TISSUE = ("auto", "none")
 LEAST_MEMORY_GB = 0.5
 
@@ -15,7 +15,7 @@ class SegmentConfig:
     """Settings of segmentation; one field per command-line option."""
 
     formats: tuple[str, ...] = ("ome-zarr",)
-    """What to write for each slide: ome-zarr, tiff, geojson, parquet, csv, overlay, qc."""
+    """What to write for each slide: names of formats."""
     mpp: float | None = None
     """Pixel size of the inputs, in micrometres per pixel; overrides what they record."""
     tile_px: int = 8192
@@ -37,11 +37,7 @@ class SegmentConfig:
 
     def __post_init__(self) -> None:
         check_mpp(self.mpp)
-        if not self.formats:
-            raise InvalidOption(f"--format must name at least one of {', '.join(FORMATS)}")
-        for name in self.formats:
-            if name not in FORMATS:
-                raise InvalidOption(f"--format must be among {', '.join(FORMATS)}, got {name!r}")
+        check_formats(self.formats, "segment")
         if not 64 <= self.tile_px <= 8192 or self.tile_px % 32:
             raise InvalidOption(
                 f"--tile-px must be a multiple of 32 between 64 and 8192, got {self.tile_px}"

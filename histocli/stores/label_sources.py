@@ -15,8 +15,10 @@ masks of single nuclei         a folder ``<image>/masks/*.png``, as in the 2018 
 from __future__ import annotations
 
 import csv
+import json
 import logging
 import re
+import struct
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,10 +32,10 @@ import tifffile
 import zarr
 
 from histocli.base.errors import InputNotFound, InvalidInput
+from histocli.base.formats import ATTRIBUTE
 from histocli.base.text import first_line
 from histocli.base.types import RGBImage
 from histocli.stores.annotations import ANNOTATION_SUFFIXES, read_annotations
-from histocli.stores.exports import read_facts
 from histocli.stores.inputs import expand_inputs
 from histocli.stores.label_images import LABEL_SUFFIXES, read_label_image
 from histocli.stores.labels import LabelStore, open_labels
@@ -286,9 +288,16 @@ def _open_image(path: Path) -> OpenLabels:
     if shape is not None:
         return _open_tiled(path, shape)
     labels = _checked_ids(read_label_image(path), str(path))
-    facts = read_facts(path)
-    mpp = facts.get("mpp") if facts else None
-    return _in_memory(labels, str(path), _sane(mpp))
+    return _in_memory(labels, str(path), _sane(_recorded_mpp(path)))
+
+
+def _recorded_mpp(path: Path) -> Any:
+    """Return the pixel size that a label TIFF of ours records; None for anything else."""
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            return json.loads(str(tiff.pages.first.description))[ATTRIBUTE].get("mpp")
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, struct.error):
+        return None
 
 
 def _shape_of_large_tiff(path: Path) -> tuple[int, int] | None:
@@ -326,13 +335,12 @@ def _open_tiled(path: Path, shape: tuple[int, int]) -> OpenLabels:
             ) from error
         return _checked_ids(values, str(path))
 
-    facts = read_facts(path)
     return OpenLabels(
         source=str(path),
         shape=shape,
         read_window=window,
         read_whole=lambda _: window(slice(None), slice(None)),
-        mpp=_sane(facts.get("mpp") if facts else None),
+        mpp=_sane(_recorded_mpp(path)),
     )
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from histocli.base.errors import UnknownPixelSize, UnsupportedSlide
-from histocli.stores.labels import shrink
+from histocli.base.pyramid import shrink
 from histocli.stores.readers import (
     OpenSlideSlide,
     ResampledSlide,
