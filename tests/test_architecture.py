@@ -29,7 +29,7 @@ ROOMS = {
     "instances": {"base"},
     "model": {"optics", "base"},
     "slides": {"optics", "base"},
-    "annotations": {"slides", "instances", "base"},
+    "annotations": {"stores", "slides", "instances", "base"},
     "exports": {"instances", "figures", "base"},
     "stores": {"instances", "base"},
     "figures": {"instances", "base"},
@@ -64,7 +64,6 @@ ROOMS = {
 SHARED_BY_STAGES = {
     "shared",
     "cluster",
-    "common",
     "drawing",
     "fresh",
     "hardness",
@@ -431,7 +430,7 @@ def test_a_wrong_import_is_found(path, source, said):
         ("cli/a.py", "from histocli import __version__"),
         (
             "stages/a.py",
-            "from histocli.stages.common import x\nfrom histocli.stores.labels import y",
+            "from histocli.stages.shared.results import x\nfrom histocli.stores.labels import y",
         ),
         ("stages/run.py", "from histocli.stages.train import train"),
         ("instances/a.py", "import torch\nfrom histocli.instances.matching import overlaps"),

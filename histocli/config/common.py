@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from histocli.base.errors import InvalidOption
-
-MPP_RANGE = (0.05, 5.0)  # micrometres per pixel that a microscope scan can have
+from histocli.base.inputs import MPP_RANGE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,9 +25,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from histocli.base.device import resolve_device, resolve_precision
-from histocli.base.distributed import Team, local_device, team
+from histocli.base.device import prepare_process, resolve_device, resolve_precision
+from histocli.base.distributed import Team, local_device, team, weights_digest
 from histocli.base.errors import HistosynthError, InvalidInput, InvalidStore, Stopped
+from histocli.base.inputs import expand_inputs
 from histocli.base.interrupts import raise_if_stopped, stop_requested
 from histocli.base.parallel import map_unordered
 from histocli.base.progress import Track, silent
@@ -44,7 +45,6 @@ from histocli.model.refiner import Refiner, RefinerArchitecture, build_refiner, 
 from histocli.optics.density import optical_density_to_rgb, rgb_to_optical_density, white_level
 from histocli.optics.stains import restain
 from histocli.reference.statistics import analyse_reference
-from histocli.stages.common import Clock, StageResult, Stopwatch, prepare_process, weights_digest
 from histocli.stages.real_patches import cut_real_patches, label_agreement
 from histocli.stages.shared.references import (
     Source,
@@ -52,7 +52,8 @@ from histocli.stages.shared.references import (
     patch_glass_levels,
     reference_images,
 )
-from histocli.stores.inputs import expand_inputs
+from histocli.stages.shared.results import StageResult, Stopwatch
+from histocli.stages.shared.session import Clock
 from histocli.stores.logs import append_metrics, preview_path, start_log
 from histocli.stores.models import (
     checkpoint_path,

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from histocli.base.errors import HistosynthError, InputNotFound
+from histocli.base.files import content_hash
+from histocli.base.inputs import InputImage, expand_with_mpp
 from histocli.base.interrupts import raise_if_stopped
 from histocli.base.types import RGBImage
-from histocli.stages.common import content_hash
-from histocli.stores.inputs import InputImage, expand_with_mpp
 from histocli.stores.patches import PatchStore
 from histocli.stores.slides import IMAGE_SUFFIXES, read_image, read_pixel_size
 
