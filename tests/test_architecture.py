@@ -268,8 +268,7 @@ def oversized(path: str, source: str) -> dict[str, str]:
         parameters = len(names) - (names[:1] in (["self"], ["cls"]))
         if lines > MOST_LINES_OF_A_FUNCTION:
             found[name] = f"{lines} lines"
-        # Typer makes an option of each parameter of a command
-        elif parameters > MOST_PARAMETERS and "typer.Context" not in ast.unparse(arguments):
+        elif parameters > MOST_PARAMETERS:
             found[name] = f"{parameters} parameters"
     return found
 
