@@ -31,7 +31,7 @@ from histocli.base.errors import InputNotFound, InvalidInput
 from histocli.base.formats import FORMATS
 from histocli.base.inputs import STORE_SUFFIX, expand_inputs
 from histocli.base.types import RGBImage
-from histocli.stores.slides import slide_stem
+from histocli.slides.slide import slide_stem
 
 # segment writes these beside labels: pictures, and a second copy of the labels
 OTHER_ENDINGS = (

@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import TextIO
 
 from histocli.base.errors import InputNotFound, InvalidInput
+from histocli.base.units import MPP_RANGE, sane_mpp
 
-MPP_RANGE = (0.05, 5.0)  # micrometres per pixel that a microscope scan can have
 STORE_SUFFIX = ".zarr"
 MANIFEST_SUFFIX = ".csv"
 LOG_SUFFIX = ".log"  # our folders beside outputs: previews in there are no inputs
@@ -241,7 +241,7 @@ def _mpp_of(text: str | None, where: str) -> float | None:
         mpp = float(text or "")
     except ValueError:
         mpp = float("nan")
-    if not MPP_RANGE[0] <= mpp <= MPP_RANGE[1]:
+    if sane_mpp(mpp) is None:
         raise InvalidInput(
             f"{where}: mpp must lie between {MPP_RANGE[0]} and {MPP_RANGE[1]} micrometres per pixel, got {text!r}; "
             "leave it empty where it is not known"

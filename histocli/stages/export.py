@@ -25,12 +25,12 @@ from histocli.base.progress import Track, silent
 from histocli.config.common import Execution, as_dict, config_hash
 from histocli.config.export import ExportConfig
 from histocli.exports.registry import check_packages
+from histocli.slides.open import open_slide
+from histocli.slides.slide import Slide, shape_of, slide_stem
 from histocli.stages.shared.outputs import prepare_file, write_output
 from histocli.stages.shared.results import StageResult, Status, Stopwatch
 from histocli.stores.labels import LabelStore, open_labels
 from histocli.stores.provenance import Provenance
-from histocli.stores.readers import Slide, open_slide, shape_of
-from histocli.stores.slides import slide_stem
 
 Report = Callable[["ExportResult"], None]
 

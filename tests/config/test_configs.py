@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from histocli.base.errors import InvalidOption
-from histocli.base.inputs import MPP_RANGE
+from histocli.base.units import MPP_RANGE
 from histocli.config.common import Execution, as_dict, check_mpp, config_hash
 from histocli.config.evaluate import EvaluateConfig
 from histocli.config.export import ExportConfig

@@ -13,9 +13,10 @@ from histocli.base.text import plain_json
 from histocli.base.types import RGBImage
 from histocli.exports.content import Content, SlidePixels
 from histocli.exports.registry import WRITERS, read_record
+from histocli.slides.resampling import shrunk
+from histocli.slides.slide import Slide
 from histocli.stores.labels import LabelStore
 from histocli.stores.provenance import Action, Provenance, peek, rerun_rule
-from histocli.stores.readers import Slide, shrunk
 
 FACTS = ("mpp", "mpp_source", "n_nuclei", "n_cut", "mm2", "source", "model")
 """What a file repeats of what the label store says about itself."""
