@@ -9,29 +9,12 @@ import pytest
 import tifffile
 import zarr
 
-<<<<<<< HEAD:tests/stores/test_readers.py
-from histocli.base.errors import UnknownPixelSize, UnsupportedSlide
-from histocli.base.pyramid import shrink
-from histocli.stores.readers import (
-    OpenSlideSlide,
-    ResampledSlide,
-    apply_taps,
-    describe,
-    open_slide,
-    shape_of,
-    shrunk,
-    taps,
-)
-from histocli.stores.slides import read_image, resample
-from tests.stores.test_slides import SLIDES, write_ome_zarr
-=======
 from histocli.base.errors import OutOfResources, UnknownPixelSize, UnsupportedSlide
+from histocli.base.pyramid import shrink
 from histocli.slides.open import open_slide, read_image
 from histocli.slides.openslide import OpenSlideSlide
 from histocli.slides.slide import shape_of
-from histocli.stores.labels import shrink
 from tests.slides.files import SLIDES, write_ndpi, write_ome_zarr
->>>>>>> main:tests/slides/test_open.py
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (203, 150, 3), np.uint8)
