@@ -76,7 +76,8 @@ def check_mpp(mpp: float | None) -> None:
     low, high = MPP_RANGE
     if mpp is not None and sane_mpp(mpp) is None:
         raise InvalidOption(
-            f"--mpp must lie between {low} and {high} micrometres per pixel, got {mpp}; a 40x scan has about 0.25"
+            f"--mpp must lie between {low} and {high} micrometres per pixel, got "
+            f"{mpp}; a 40x scan has about 0.25"
         )
 
 
