@@ -76,3 +76,10 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     if device.type == "cpu" and cpu_flags().intersection(BF16_CPU_FLAGS):
         return torch.bfloat16
     return torch.float32
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Return the context in which convolutions compute in a number format; none for float32."""
+    import torch
+
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
