@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from histocli.base.errors import DeviceUnavailable, InvalidOption
+from histocli.base.memory import reuse_freed_memory
+from histocli.base.system import available_cpus
 
 if TYPE_CHECKING:
     import torch
@@ -76,6 +78,17 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     if device.type == "cpu" and cpu_flags().intersection(BF16_CPU_FLAGS):
         return torch.bfloat16
     return torch.float32
+
+
+def prepare_process() -> None:
+    """Prepare the process for networks: memory is reused, and processors are those granted (torch
+    does not know quotas).
+    """
+    import torch
+
+    reuse_freed_memory()
+    if torch.get_num_threads() > available_cpus():
+        torch.set_num_threads(available_cpus())
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:

@@ -6,6 +6,7 @@ One wrapper per network averages its gradients; the first process alone writes.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -88,3 +89,17 @@ def team(device: torch.device) -> Iterator[Team]:
         yield Team(distributed.get_rank(), size)
     finally:
         distributed.destroy_process_group()
+
+
+ALONE = Team()
+"""The team of a process that works by itself."""
+
+
+def weights_digest(network: torch.nn.Module) -> str:
+    """Return a fingerprint of what a network has learnt: its parameters, not the statistics it
+    gathered.
+    """
+    digest = hashlib.sha256()
+    for value in network.parameters():
+        digest.update(value.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()

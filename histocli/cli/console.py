@@ -30,6 +30,7 @@ from rich.text import Text
 
 from histocli.base.errors import InvalidOption, SomeFailed
 from histocli.base.progress import Bar, silent
+from histocli.base.text import printable
 
 LINE_INTERVAL_S = 10.0  # between two lines of progress where there is no terminal
 REFRESH_PER_S = 4  # of the bars; each refresh costs time that the workers could use
@@ -40,15 +41,6 @@ class Result(Protocol):
 
     def to_json(self) -> dict[str, Any]:
         """Return schema, output, status, seconds, error and what else the command reports."""
-
-
-def one_line(text: str) -> str:
-    """Escape what would break a line or command the terminal, such as a newline or a colour code in
-    a file name.
-    """
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
-    )
 
 
 def clock(seconds: float) -> str:
@@ -70,7 +62,7 @@ class _RichBar:
     def advance(self, steps: int = 1, note: str = "") -> None:
         """Move the bar; safe from any thread."""
         if note:
-            self._progress.update(self._task, advance=steps, note=one_line(note))
+            self._progress.update(self._task, advance=steps, note=printable(note))
         else:
             self._progress.advance(self._task, steps)
 
@@ -134,12 +126,12 @@ class Screen:
     def say(self, message: str) -> None:
         """Print a message on stderr, unless quiet."""
         if self.verbosity >= 0:
-            self.console.print(Text(one_line(message)))
+            self.console.print(Text(printable(message)))
 
     def complain(self, message: str, *, kind: str = "error") -> None:
         """Print an error or a warning as one line on stderr, also when quiet."""
         style = {"error": "bold red", "warning": "bold yellow"}.get(kind, "bold")
-        self.console.print(Text.assemble((f"{kind}: ", style), one_line(message)))
+        self.console.print(Text.assemble((f"{kind}: ", style), printable(message)))
 
     def show(self, table: Table) -> None:
         """Print a table on stderr, unless quiet."""
@@ -157,13 +149,13 @@ class Screen:
         """Show rows of foreign text and numbers; columns from ``numbers_from`` on are aligned to
         the right.
         """
-        table = Table(title=Text(one_line(title)), title_justify="left", show_header=any(header))
+        table = Table(title=Text(printable(title)), title_justify="left", show_header=any(header))
         for i, name in enumerate(header):
             table.add_column(
                 Text(name), justify="right" if i >= numbers_from else "left", overflow="fold"
             )
         for row in rows:
-            table.add_row(*(Text(one_line(str(cell))) for cell in row))
+            table.add_row(*(Text(printable(str(cell))) for cell in row))
         self.show(table)
 
     def result(self, result: Result) -> None:
@@ -235,7 +227,7 @@ class Screen:
     @contextmanager
     def track(self, description: str, total: int | None) -> Iterator[Bar]:
         """Show the progress of a task; see ``histocli.base.progress.Track``."""
-        description = one_line(description)
+        description = printable(description)
         if self.verbosity < 0:
             with silent(description, total) as bar:
                 yield bar

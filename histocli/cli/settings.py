@@ -20,7 +20,7 @@ from typing import Any
 import typer
 
 from histocli.base.errors import InputNotFound, InvalidInput, InvalidOption
-from histocli.cli.console import one_line
+from histocli.base.text import printable
 
 # how to talk, not what to do
 NOT_SETTINGS = frozenset({"help", "config", "print_config", "json", "verbose", "quiet"})
@@ -61,7 +61,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputNotFound(
-            f"{path}: settings cannot be read ({one_line(str(error))}); --config takes a YAML file"
+            f"{path}: settings cannot be read ({printable(str(error))}); --config takes a YAML file"
         ) from error
     try:
         values = yaml.safe_load(text)

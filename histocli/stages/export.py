@@ -18,14 +18,14 @@ from histocli.base.errors import (
     OutOfResources,
     Stopped,
 )
+from histocli.base.inputs import expand_inputs
 from histocli.base.interrupts import raise_if_stopped
 from histocli.base.progress import Track, silent
 from histocli.config.common import Execution, as_dict, config_hash
 from histocli.config.export import ExportConfig
-from histocli.stages.common import StageResult, Status, Stopwatch
 from histocli.stages.outputs import CONTRACTS, NEEDS_PIXELS, SUFFIXES, Region, write_output
+from histocli.stages.shared.results import StageResult, Status, Stopwatch
 from histocli.stores import exports
-from histocli.stores.inputs import expand_inputs
 from histocli.stores.labels import LabelStore, open_labels
 from histocli.stores.provenance import Provenance
 from histocli.stores.readers import Slide, open_slide, shape_of
@@ -62,7 +62,7 @@ def export(
     Parameters
     ----------
     stores : sequence of str
-        Words as in :mod:`histocli.stores.inputs`.
+        Words as in :mod:`histocli.base.inputs`.
     out : Path or None
         Folder for the files; None puts them beside the stores.
     config : ExportConfig

@@ -21,7 +21,7 @@ from histocli.config.info import InfoConfig
 from histocli.figures.sheets import patch_sheet
 from histocli.instances.histograms import AREA_EDGES_UM2, ELONGATION_EDGES, bars, shares
 from histocli.instances.measurements import Measurements, measure
-from histocli.stages.common import StageResult, Status, Stopwatch
+from histocli.stages.shared.results import StageResult, Status, Stopwatch
 from histocli.stores import labels as label_stores
 from histocli.stores import models, patches
 from histocli.stores.patches import PatchStore, ReferenceRecord

@@ -22,15 +22,16 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from histocli.annotations.images import LABEL_SUFFIXES, read_label_image
 from histocli.base.errors import InvalidInput
+from histocli.base.files import content_hash
+from histocli.base.inputs import InputImage, expand_inputs, expand_with_mpp
 from histocli.base.interrupts import raise_if_stopped
 from histocli.base.progress import Track, silent
 from histocli.base.types import InstanceLabels, RGBImage
 from histocli.config.common import Execution, as_dict, config_hash
 from histocli.config.pack import PackConfig
-from histocli.stages.common import StageResult, Stopwatch, content_hash
-from histocli.stores.inputs import InputImage, expand_inputs, expand_with_mpp
-from histocli.stores.label_images import LABEL_SUFFIXES, read_label_image
+from histocli.stages.shared.results import StageResult, Stopwatch
 from histocli.stores.patches import CONTRACT, PatchStore, PatchStoreWriter, ReferenceRecord
 from histocli.stores.provenance import Provenance, prepare_output
 from histocli.stores.slides import IMAGE_SUFFIXES, read_image, slide_stem
@@ -97,7 +98,7 @@ def pack(
     Parameters
     ----------
     images, labels : str or sequence of str
-        Words as in :mod:`histocli.stores.inputs`: folders, files, patterns, lists; a manifest may
+        Words as in :mod:`histocli.base.inputs`: folders, files, patterns, lists; a manifest may
         give pixel sizes.
     out : Path
         Patch store to create.

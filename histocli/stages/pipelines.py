@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from histocli.base.device import resolve_device, resolve_precision
+from histocli.base.device import prepare_process, resolve_device, resolve_precision
 from histocli.base.errors import OutOfResources
 from histocli.base.interrupts import raise_if_stopped
 from histocli.base.memory import share_freed_memory
@@ -18,12 +18,12 @@ from histocli.base.system import resolve_workers
 from histocli.base.types import Json
 from histocli.config.common import Execution
 from histocli.config.segment import SegmentConfig
-from histocli.inference.pipeline import WINDOW_HALO_UM, WINDOW_PX, Pipeline
+from histocli.inference.footprint import expected_memory
+from histocli.inference.pipeline import Pipeline
 from histocli.inference.predict import Predictor
 from histocli.instances.targets import Thresholds
-from histocli.model.bands import BAND_BYTES, kept_bytes_per_px
-from histocli.model.segmenter import RESOLUTIONS, SIZES, build_segmenter
-from histocli.stages.common import prepare_process
+from histocli.model.levels import LevelNetwork
+from histocli.model.segmenter import build_segmenter
 from histocli.stages.tiled import STOPPED
 from histocli.stores.models import ModelHeader, read_model
 
@@ -34,12 +34,6 @@ CUDA_BATCH_PX = 16_000_000
 SMALLER = ((2, 8192), (2, 2048), (1, 2048), (1, 1024), (1, 512), (1, 256))
 """Windows along a side of a block and sides of tiles to fall back on where memory is scarce, best
 first."""
-
-# What was measured on blocks of tissue, with some reserve:
-BASE_BYTES = 450e6  # interpreter and libraries
-BYTES_PER_BAND_BYTE = 8  # a band's tensors, and what the network's library takes for itself
-BYTES_PER_BLOCK_PX = 32  # pixels of the parts that wait, maps of two parts
-BYTES_PER_WINDOW_PX = 80  # of each decoder
 
 
 @dataclass(frozen=True)
@@ -89,18 +83,22 @@ def load_model(
     _, tensors = read_model(path)
     workers = resolve_workers(execution.workers)
     dtypes = [resolve_precision(execution.precision, device) for device in devices]
+    networks = [build_segmenter(header.architecture) for _ in devices]
+
+    def expected(windows: int, side: int) -> float:
+        return expected_memory(networks[0], header.mpp, windows, side, workers, dtypes[0].itemsize)
+
     allowed = np.inf if config.max_memory is None else config.max_memory * 1e9
-    while (
-        workers > 1 and expected_memory(*SMALLER[-1], header, workers, dtypes[0].itemsize) > allowed
-    ):
+    while workers > 1 and expected(*SMALLER[-1]) > allowed:
         workers -= 1  # rather few workers than none
-    block_windows, tile_px = fit_to_memory(config, header, workers, dtypes[0].itemsize)
+    block_windows, tile_px = fit_to_memory(
+        config, networks[0], header.mpp, workers, dtypes[0].itemsize
+    )
     pipelines = []
-    for device, dtype in zip(devices, dtypes, strict=True):
-        segmenter = build_segmenter(header.architecture)
-        segmenter.load_state_dict(tensors)
+    for network, device, dtype in zip(networks, devices, dtypes, strict=True):
+        network.load_state_dict(tensors)
         predictor = Predictor(
-            segmenter,
+            network,
             mpp=header.mpp,
             device=device,
             dtype=dtype,
@@ -112,12 +110,12 @@ def load_model(
         pipelines.append(
             stack.enter_context(Pipeline(predictor, tile_px=tile_px, workers=workers, **batch))
         )
-    expected = expected_memory(block_windows, tile_px, header, workers, dtypes[0].itemsize)
-    return LoadedModel(header, facts, pipelines, block_windows, tile_px, expected, workers)
+    most = expected(block_windows, tile_px)
+    return LoadedModel(header, facts, pipelines, block_windows, tile_px, most, workers)
 
 
 def fit_to_memory(
-    config: SegmentConfig, header: ModelHeader, workers: int, bytes_a_number: int = 4
+    config: SegmentConfig, network: LevelNetwork, mpp: float, workers: int, bytes_a_number: int = 4
 ) -> tuple[int, int]:
     """Choose the windows along a side of a block and the side of network tiles, such that
     ``max_memory`` is obeyed.
@@ -134,31 +132,11 @@ def fit_to_memory(
     if config.max_memory is None:
         return choices[0]
     for choice in choices:
-        if expected_memory(*choice, header, workers, bytes_a_number) <= config.max_memory * 1e9:
+        expected = expected_memory(network, mpp, *choice, workers, bytes_a_number)
+        if expected <= config.max_memory * 1e9:
             return choice
-    least = expected_memory(*choices[-1], header, workers, bytes_a_number) / 1e9
+    least = expected / 1e9
     raise OutOfResources(
         f"--max-memory {config.max_memory:g}: this model needs {least:.1f} gigabytes at least with {workers} workers; "
         "give more memory or fewer --workers"
     )
-
-
-def expected_memory(
-    block_windows: int, tile_px: int, header: ModelHeader, workers: int, bytes_a_number: int = 4
-) -> float:
-    """Return the bytes that the process is expected to take at most, whatever the slide."""
-    channels = [int(width) for width in header.architecture.get("channels", SIZES["S"])]
-    fold = RESOLUTIONS[header.architecture.get("resolution", "half")]
-    halo = 7.0 * fold * 2 ** (len(channels) - 1)
-    side: float = block_windows * WINDOW_PX + 2 * WINDOW_HALO_UM / header.mpp
-    tile = (min(tile_px, side) + 2 * halo) ** 2
-    widest = tile / fold**2 * bytes_a_number * sum(channels[:2])
-    window = (WINDOW_PX + 2 * WINDOW_HALO_UM / header.mpp) ** 2
-    expected: float = (
-        BASE_BYTES
-        + (kept_bytes_per_px(channels, fold, bytes_a_number) + 8) * tile
-        + BYTES_PER_BAND_BYTE * min(BAND_BYTES, widest)
-        + BYTES_PER_BLOCK_PX * (side + 2 * halo) ** 2
-        + BYTES_PER_WINDOW_PX * window * min(workers, 2 * block_windows**2)
-    )
-    return expected

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from histocli.base.device import resolve_device, resolve_precision
+from histocli.base.device import prepare_process, resolve_device, resolve_precision
 from histocli.base.errors import HistosynthError, InvalidInput
 from histocli.base.interrupts import raise_if_stopped
 from histocli.base.progress import Track, silent
@@ -24,17 +23,15 @@ from histocli.instances.histograms import AREA_EDGES_UM2, ELONGATION_EDGES
 from histocli.instances.measurements import measure
 from histocli.model.normalisation import glass_to_white
 from histocli.realism.judgement import Histograms, Judgement, judge_patches
-from histocli.stages.common import (
-    StageResult,
-    Stopwatch,
+from histocli.stages.real_patches import cut_each
+from histocli.stages.shared.references import (
     identify_references,
+    named_references,
     patch_glass_levels,
-    prepare_process,
+    recorded_references,
 )
-from histocli.stages.real_patches import cut_each, recorded_references
-from histocli.stores.inputs import expand_with_mpp
+from histocli.stages.shared.results import StageResult, Stopwatch
 from histocli.stores.patches import PatchStore
-from histocli.stores.slides import IMAGE_SUFFIXES
 from histocli.training.two_sample import TwoSampleSchedule
 
 log = logging.getLogger(__name__)
@@ -113,10 +110,7 @@ def judge_realism(
     """
     watch = Stopwatch()
     patches = PatchStore.open(Path(store))
-    if refs:
-        images = expand_with_mpp(refs, suffixes=IMAGE_SUFFIXES, stdin=sys.stdin, what="reference")
-    else:
-        images = recorded_references(patches)
+    images = named_references(refs, what="reference") if refs else recorded_references(patches)
     sources, _ = identify_references(
         images,
         mpp=patches.mpp,

@@ -24,14 +24,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from histocli.base.device import resolve_device, resolve_precision
-from histocli.base.distributed import Team, local_device, team
+from histocli.base.device import prepare_process, resolve_device, resolve_precision
+from histocli.base.distributed import Team, local_device, team, weights_digest
 from histocli.base.errors import HistosynthError, InvalidInput, InvalidStore, Stopped
+from histocli.base.inputs import expand_inputs
 from histocli.base.interrupts import raise_if_stopped, stop_requested
 from histocli.base.parallel import map_unordered
 from histocli.base.progress import Track, silent
 from histocli.base.rng import rng_for
 from histocli.base.system import resolve_workers
+from histocli.base.text import first_line
 from histocli.base.types import Json
 from histocli.config.common import Execution, as_dict, config_hash
 from histocli.config.refine import RefineConfig
@@ -41,19 +43,15 @@ from histocli.model.refiner import Refiner, RefinerArchitecture, build_refiner, 
 from histocli.optics.density import optical_density_to_rgb, rgb_to_optical_density, white_level
 from histocli.optics.stains import restain
 from histocli.reference.statistics import analyse_reference
-from histocli.stages.common import (
-    Clock,
+from histocli.stages.real_patches import cut_real_patches, label_agreement
+from histocli.stages.shared.references import (
     Source,
-    StageResult,
-    Stopwatch,
     identify_references,
     patch_glass_levels,
-    prepare_process,
-    weights_digest,
+    reference_images,
 )
-from histocli.stages.drawing import reference_images
-from histocli.stages.real_patches import cut_real_patches, label_agreement
-from histocli.stores.inputs import expand_inputs
+from histocli.stages.shared.results import StageResult, Stopwatch
+from histocli.stages.shared.session import Clock
 from histocli.stores.logs import append_metrics, preview_path, start_log
 from histocli.stores.models import (
     checkpoint_path,
@@ -63,7 +61,7 @@ from histocli.stores.models import (
 )
 from histocli.stores.patches import CONTRACT, PatchStore, PatchStoreWriter, ReferenceRecord
 from histocli.stores.pictures import write_png
-from histocli.stores.provenance import Provenance, one_line, prepare_output
+from histocli.stores.provenance import Provenance, prepare_output
 from histocli.training.adversarial.guard import Guard
 from histocli.training.adversarial.judge import HeldOut, judge_held_out
 from histocli.training.adversarial.networks import AdversarialTraining, Networks
@@ -315,7 +313,7 @@ def _trained_refiner(path: Path) -> Refiner:
         )
     except RuntimeError as error:
         raise InvalidStore(
-            f"{path}: its refiner does not fit its description ({one_line(error)}); make it again"
+            f"{path}: its refiner does not fit its description ({first_line(error)}); make it again"
         ) from error
     return refiner.eval()
 
@@ -830,7 +828,7 @@ class _Run:
             self.finished = bool(state["finished"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InvalidStore(
-                f"{path}: the checkpoint does not fit this refinement ({one_line(error)}); start anew with --overwrite"
+                f"{path}: the checkpoint does not fit this refinement ({first_line(error)}); start anew with --overwrite"
             ) from error
 
     def _repaint(self, writer: PatchStoreWriter, refiner: Refiner, styles: _Styles) -> Json:

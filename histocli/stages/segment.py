@@ -33,7 +33,10 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from histocli.annotations.regions import find_regions, read_regions
 from histocli.base.errors import HistosynthError, InvalidOption, OutOfResources, Stopped
+from histocli.base.files import content_hash, disk_errors, make_parents, partial_path
+from histocli.base.inputs import InputImage, expand_with_mpp
 from histocli.base.interrupts import raise_if_stopped
 from histocli.base.memory import keep_memory_below, pages_of_its_own
 from histocli.base.progress import Bar, Track, silent
@@ -44,9 +47,10 @@ from histocli.inference.blocks import Block
 from histocli.inference.pipeline import Nuclei, PendingBlock, PendingImage, Pipeline
 from histocli.inference.tiling import renumber_by_anchor
 from histocli.model.normalisation import Contrast, contrast_of, glass_to_white, raise_contrast
-from histocli.stages.common import StageResult, Stopwatch, content_hash, patch_glass_levels
 from histocli.stages.outputs import CONTRACTS, SUFFIXES, write_output
 from histocli.stages.pipelines import LoadedModel, load_model
+from histocli.stages.shared.references import patch_glass_levels
+from histocli.stages.shared.results import StageResult, Stopwatch
 from histocli.stages.tiled import (
     SAME_MPP,
     STOPPED,
@@ -60,20 +64,9 @@ from histocli.stages.tiled import (
 )
 from histocli.stores import exports, labels, patches
 from histocli.stores.box import find_box_model
-from histocli.stores.inputs import InputImage, expand_with_mpp
 from histocli.stores.models import read_model_header
-from histocli.stores.provenance import (
-    Action,
-    Provenance,
-    disk_errors,
-    make_parents,
-    now,
-    partial_path,
-    peek,
-    prepare_output,
-)
+from histocli.stores.provenance import Action, Provenance, now, peek, prepare_output
 from histocli.stores.readers import SLIDE_SUFFIXES, open_slide, shape_of
-from histocli.stores.regions import Regions, find_regions
 from histocli.stores.slides import ASSUMED_MPP, resample, resample_labels, slide_stem
 
 logger = logging.getLogger(__name__)
@@ -186,7 +179,7 @@ def segment(
     Parameters
     ----------
     slides : sequence of str
-        Words as in :mod:`histocli.stores.inputs`; a manifest may give pixel sizes and regions.
+        Words as in :mod:`histocli.base.inputs`; a manifest may give pixel sizes and regions.
     model : Path or None
         Model file that ``histosynth train`` made, or the name of one that comes with the package;
         None takes the default one.
@@ -912,7 +905,7 @@ class SlideJob:
 
     def _regions(self) -> Any:
         file = self._roi()
-        return None if file is None else Regions(file).mask
+        return None if file is None else read_regions(file)
 
     def _roi(self) -> Path | None:
         if self.input.roi is not None:

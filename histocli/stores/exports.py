@@ -36,19 +36,11 @@ import tifffile
 import zarr
 
 from histocli.base.errors import InvalidOption
+from histocli.base.files import disk_errors, partial_path, replace_atomically
+from histocli.base.text import plain_json
 from histocli.base.types import Json, RGBImage
 from histocli.instances.outlines import outlines
-from histocli.stores.provenance import (
-    ATTRIBUTE,
-    Action,
-    Provenance,
-    disk_errors,
-    partial_path,
-    peek,
-    plain_json,
-    replace_atomically,
-    rerun_rule,
-)
+from histocli.stores.provenance import ATTRIBUTE, Action, Provenance, peek, rerun_rule
 
 LABEL_IMAGE = "histosynth-label-image/1"
 OVERLAY = "histosynth-overlay/1"

@@ -63,9 +63,11 @@ import zarr
 from zarr.codecs import ZstdCodec
 
 from histocli.base.errors import InvalidStore
+from histocli.base.files import disk_errors, partial_path
+from histocli.base.text import first_line
 from histocli.base.types import Json, RGBImage
 from histocli.stores import provenance as records
-from histocli.stores.provenance import DAMAGED, OutputLock, Provenance, disk_errors, one_line
+from histocli.stores.provenance import DAMAGED, OutputLock, Provenance
 
 CONTRACT = "histosynth-labels/1"
 LAYOUTS = ("slide", "patches")
@@ -202,7 +204,7 @@ class TiledLabelsWriter:
         """
         assert provenance.contract == CONTRACT, provenance.contract
         self.target = target
-        self._partial = records.partial_path(target)
+        self._partial = partial_path(target)
         self._work = self._partial / WORK
         self._shape = shape
         self._factors = _factors(shape)
@@ -570,7 +572,7 @@ class SlideLabelsWriter(TiledLabelsWriter):
             return overview, np.ones(overview.shape[:2], bool) if tissue is None else tissue
 
         with OutputLock(target), disk_errors(target):
-            records.remove_ours(records.partial_path(target), CONTRACT)
+            records.remove_ours(partial_path(target), CONTRACT)
         facts = {
             "mpp": mpp,
             "mpp_source": mpp_source,
@@ -662,7 +664,7 @@ class PatchLabelsWriter:
         """
         assert provenance.contract == CONTRACT, provenance.contract
         self.target = target
-        self._partial = records.partial_path(target)
+        self._partial = partial_path(target)
         self._marks_lock = threading.Lock()
         self._lock = OutputLock(target)
         try:
@@ -858,7 +860,7 @@ class LabelStore:
             return np.asarray(array[where])
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise InvalidStore(
-                f"{self.path}: a chunk of {array.path} cannot be read ({one_line(error)}); {DAMAGED}"
+                f"{self.path}: a chunk of {array.path} cannot be read ({first_line(error)}); {DAMAGED}"
             ) from error
 
     def _array(self, name: str) -> zarr.Array[Any]:

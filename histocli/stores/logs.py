@@ -6,8 +6,10 @@ from pathlib import Path
 
 import orjson
 
+from histocli.base.files import disk_errors
+from histocli.base.text import plain_json
 from histocli.base.types import Json
-from histocli.stores.provenance import disk_errors, log_path, plain_json
+from histocli.stores.provenance import log_path
 
 METRICS_FILE = "metrics.jsonl"
 PREVIEW_PATTERN = "preview-*.png"

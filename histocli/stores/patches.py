@@ -40,18 +40,14 @@ import numpy.typing as npt
 import zarr
 from zarr.codecs import ZstdCodec
 
+from histocli.base import files
 from histocli.base.errors import InvalidStore, StoreExists
+from histocli.base.files import disk_errors, partial_path
+from histocli.base.inputs import MPP_RANGE
+from histocli.base.text import first_line, plain_json
 from histocli.base.types import Json
 from histocli.stores import provenance as records
-from histocli.stores.inputs import MPP_RANGE
-from histocli.stores.provenance import (
-    DAMAGED,
-    OutputLock,
-    Provenance,
-    disk_errors,
-    one_line,
-    plain_json,
-)
+from histocli.stores.provenance import DAMAGED, OutputLock, Provenance
 
 CONTRACT = "histosynth-patches/1"
 NETWORKS = "networks"
@@ -156,7 +152,7 @@ class PatchStoreWriter:
         self.target = target
         self.n = n
         self.patch_px = patch_px
-        self._partial = records.partial_path(target)
+        self._partial = partial_path(target)
         self._group = group
         self._lock = lock
         self._n_references = n_references
@@ -215,7 +211,7 @@ class PatchStoreWriter:
         assert origin in ORIGINS, origin
         assert references, "a store without references"
         assert provenance.contract == CONTRACT, provenance.contract
-        partial = records.partial_path(target)
+        partial = partial_path(target)
         lock = OutputLock(target)
         try:
             with disk_errors(target):
@@ -320,7 +316,7 @@ class PatchStoreWriter:
         with disk_errors(self.target):
             for name, value in values.items():
                 self._arrays[name][where] = value
-                records.sync_file(_chunk_file(self._partial, self._arrays[name], number))
+                files.sync_file(_chunk_file(self._partial, self._arrays[name], number))
             with self._marks_lock:
                 self._marks[number] = 1
                 self._arrays["batches_done"][:] = self._marks
@@ -562,7 +558,7 @@ class readable:  # noqa: N801 - reads as a statement: with readable(path)
             error, InvalidStore
         ):
             raise InvalidStore(
-                f"{self._path}: a chunk cannot be read ({one_line(error)}); {DAMAGED}"
+                f"{self._path}: a chunk cannot be read ({first_line(error)}); {DAMAGED}"
             ) from error
 
 

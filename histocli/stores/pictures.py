@@ -5,8 +5,8 @@ from pathlib import Path
 import imagecodecs
 import numpy as np
 
+from histocli.base.files import replace_atomically
 from histocli.base.types import RGBImage
-from histocli.stores.provenance import replace_atomically
 
 PNG_LEVEL = 4  # twice the speed of level 6 for a few per cent more bytes on stained tissue
 

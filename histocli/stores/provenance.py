@@ -23,15 +23,11 @@ for every command.
 from __future__ import annotations
 
 import dataclasses
-import errno
 import json
-import math
 import os
 import re
-import shutil
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,7 +36,16 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import filelock
 
 from histocli import __version__
-from histocli.base.errors import InvalidStore, OutOfResources, StoreExists, StoreNotFound
+from histocli.base import files
+from histocli.base.errors import InvalidStore, StoreExists, StoreNotFound
+from histocli.base.files import (
+    check_parents,
+    disk_errors,
+    make_parents,
+    partial_path,
+    remove_folder,
+)
+from histocli.base.text import first_line, plain_json
 from histocli.base.types import Json
 
 if TYPE_CHECKING:
@@ -52,30 +57,6 @@ one alone."""
 
 ATTRIBUTE = "histosynth"  # the only key of ours among a store's root attributes
 METADATA_FILE = "zarr.json"
-_CANNOT_WRITE = frozenset(
-    {
-        errno.ENOSPC,
-        errno.EDQUOT,
-        errno.EFBIG,
-        errno.EROFS,
-        errno.EACCES,
-        errno.EPERM,
-        errno.EIO,
-        errno.ENAMETOOLONG,
-    }
-    if hasattr(errno, "EDQUOT")
-    else {
-        errno.ENOSPC,
-        errno.EFBIG,
-        errno.EROFS,
-        errno.EACCES,
-        errno.EPERM,
-        errno.EIO,
-        errno.ENAMETOOLONG,
-    }
-)
-REMOVALS = 5  # attempts to remove a folder
-_FULL = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
 # zarr's half-written keys; a killed process leaves them behind
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.partial$")
 
@@ -156,72 +137,9 @@ NOT_OURS = "only stores that histosynth wrote can be read"
 DAMAGED = "the store is damaged, make it again with --overwrite"
 
 
-def plain_json(value: Any) -> Any:
-    """Return ``value`` with NumPy arrays and scalars, tuples and paths as JSON values; NaN and
-    infinity become null.
-    """
-    if isinstance(value, Mapping):
-        return {str(key): plain_json(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain_json(item) for item in value]
-    if hasattr(value, "tolist"):  # NumPy arrays and scalars, torch tensors
-        return plain_json(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None  # JSON has no word for it, and other readers of the store would stumble
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    return value
-
-
-def partial_path(target: Path) -> Path:
-    """Return where the work on ``target`` goes until it is complete.
-
-    Raises
-    ------
-    StoreExists
-        The target is a folder without a name, such as ``.`` or ``/``.
-    """
-    if not target.name:
-        raise StoreExists(
-            f"{target}: is a folder that is there already; name the output itself with --out"
-        )
-    return target.with_name(f".{target.name}.partial")
-
-
 def log_path(target: Path) -> Path:
     """Return the folder beside an output that holds its metrics, previews and checkpoints."""
     return target.with_name(f"{target.name}.log")
-
-
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk, an exhausted quota and a place that cannot be written into
-    ``OutOfResources`` about ``path``.
-
-    Raises
-    ------
-    OutOfResources
-        In place of an OSError of that kind, or of an exception that one caused. All others pass
-        through.
-    """
-    try:
-        yield
-    except OutOfResources:
-        raise
-    except Exception as error:
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, OSError) and cause.errno in _CANNOT_WRITE:
-                remedy = (
-                    "free some space and run the command again with --resume; nothing that was finished is lost"
-                    if cause.errno in _FULL
-                    else "choose another place with --out"
-                )
-                raise OutOfResources(
-                    f"{path}: cannot be written ({cause.strerror or cause}); {remedy}"
-                ) from error
-            cause = cause.__cause__
-        raise
 
 
 class OutputLock:
@@ -268,52 +186,6 @@ class OutputLock:
 
     def __exit__(self, *_: object) -> None:
         self.release()
-
-
-def make_parents(target: Path) -> None:
-    """Create the folders above ``target``.
-
-    Raises
-    ------
-    StoreExists
-        A file is in the way.
-    """
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise StoreExists(
-            f"{target}: cannot be made, because part of {target.parent} is a file; choose another --out"
-        ) from None
-
-
-@contextmanager
-def replace_atomically(target: Path) -> Iterator[Path]:
-    """Yield a path to write a file to; it takes the place of ``target`` when the context ends
-    without an error.
-
-    Raises
-    ------
-    OutOfResources
-        The disk is full or the place cannot be written.
-    StoreExists
-        ``target`` is a folder.
-    """
-    if target.is_dir():
-        raise StoreExists(
-            f"{target}: is a folder and a file is to be written there; choose another --out"
-        )
-    # The process id keeps two processes apart that write the same file: the last one wins, and none
-    # sees half of it.
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        with disk_errors(target):
-            make_parents(target)
-            yield partial
-            sync_file(partial)
-            os.replace(partial, target)
-            sync_file(target.parent)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def prepare_output(
@@ -498,9 +370,9 @@ def finish(partial: Path, target: Path) -> None:
         remove_temporaries(partial)
         for folder, _, names in os.walk(partial):
             for name in names:
-                sync_file(Path(folder, name))
+                files.sync_file(Path(folder, name))
         update_attribute(partial, {"complete": True})
-        sync_file(partial / METADATA_FILE)
+        files.sync_file(partial / METADATA_FILE)
         if os.path.lexists(target):
             replaced = target.with_name(f".{target.name}.replaced")
             if os.path.lexists(replaced):
@@ -510,7 +382,7 @@ def finish(partial: Path, target: Path) -> None:
             _remove(replaced)
         else:
             os.rename(partial, target)
-        sync_file(target.parent)
+        files.sync_file(target.parent)
 
 
 def update_attribute(path: Path, values: Mapping[str, Any]) -> None:
@@ -572,7 +444,7 @@ def open_group(
         return zarr.open_group(path, mode="r", zarr_format=3, use_consolidated=False), provenance
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidStore(
-            f"{path}: its Zarr metadata cannot be read ({one_line(error)}); {DAMAGED}"
+            f"{path}: its Zarr metadata cannot be read ({first_line(error)}); {DAMAGED}"
         ) from error
 
 
@@ -633,28 +505,6 @@ def remove_temporaries(store: Path) -> None:
                 Path(folder, name).unlink()
 
 
-def one_line(error: BaseException) -> str:
-    """Return the first line of an exception's message, or its class where it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def check_parents(target: Path) -> None:
-    """Refuse a target below a file before any work is done.
-
-    Raises
-    ------
-    StoreExists
-        Part of the path above it is a file.
-    """
-    for parent in target.parents:
-        if os.path.lexists(parent):
-            if not parent.is_dir():
-                raise StoreExists(
-                    f"{target}: cannot be made, because {parent} is a file; choose another --out"
-                )
-            return
-
-
 def _is_blank(path: Path) -> bool:
     """Tell whether a folder holds nothing but what a store that was being created leaves behind."""
     return path.is_dir() and all(
@@ -669,38 +519,7 @@ def _remove(path: Path) -> None:
             path.iterdir()
         ):  # what says that it is ours goes last, so that a process killed here leaves no riddle
             if child.name != METADATA_FILE and child.is_dir() and not child.is_symlink():
-                _remove_tree(child)
-        _remove_tree(path)
+                remove_folder(child)
+        remove_folder(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _remove_tree(path: Path) -> None:
-    """Remove a folder to which a write that has failed may still be putting something."""
-    for attempt in range(REMOVALS):
-        try:
-            shutil.rmtree(path)
-            return
-        except OSError as error:
-            if not path.exists():
-                return
-            if attempt == REMOVALS - 1 or error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
-                raise
-            time.sleep(0.05)
-
-
-def sync_file(path: Path) -> None:
-    """Ask the system to put a file or folder on the disk; file systems that cannot are left in
-    peace.
-    """
-    if path.is_dir() and os.name != "posix":
-        return
-    with suppress(PermissionError):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        except OSError as error:
-            if error.errno in _FULL or error.errno == errno.EIO:
-                raise
-        finally:
-            os.close(descriptor)

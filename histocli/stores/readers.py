@@ -39,6 +39,7 @@ import tifffile
 from scipy import sparse
 
 from histocli.base.errors import HistosynthError, InputNotFound, UnsupportedSlide
+from histocli.base.text import shortened
 from histocli.base.types import RGBImage
 from histocli.stores import slides as files
 from histocli.stores.slides import IMAGE_SUFFIXES, slide_stem
@@ -131,7 +132,7 @@ def open_slide(path: str | Path, *, mpp: float | None = None, allow_assumed: boo
         raise
     except files.DECODING_ERRORS as error:
         raise UnsupportedSlide(
-            f"{path}: cannot be read ({files.one_line(error)}); it is damaged or truncated"
+            f"{path}: cannot be read ({shortened(error)}); it is damaged or truncated"
         ) from error
 
 
@@ -320,7 +321,7 @@ class _TiffSlide:
             raise UnsupportedSlide(
                 f"{self.path}: a tile between rows {rows.start} and {rows.stop}, columns {columns.start} and "
                 f"{columns.stop} of level "
-                f"{level} cannot be decoded ({files.one_line(error)}); the file is damaged, copy it again"
+                f"{level} cannot be decoded ({shortened(error)}); the file is damaged, copy it again"
             ) from error
 
     def close(self) -> None:
@@ -430,7 +431,7 @@ class _ZarrSlide:
         except files.DECODING_ERRORS as error:
             raise UnsupportedSlide(
                 f"{self.path}: a chunk of {array.path} between rows {rows.start} and {rows.stop}, columns {columns.start} and "
-                f"{columns.stop} cannot be decoded ({files.one_line(error)}); the store is damaged"
+                f"{columns.stop} cannot be decoded ({shortened(error)}); the store is damaged"
             ) from error
         return files.plain_to_rgb(values, self.path)
 
@@ -482,7 +483,7 @@ class OpenSlideSlide:
             self._slide = openslide.OpenSlide(str(path))
         except self._errors as error:
             raise UnsupportedSlide(
-                f"{path}: cannot be read ({files.one_line(error)}); it is damaged or incomplete"
+                f"{path}: cannot be read ({shortened(error)}); it is damaged or incomplete"
             ) from error
         properties = self._slide.properties
         sides = [files.length_um(properties.get(f"openslide.mpp-{axis}"), "um") for axis in "yx"]
@@ -507,7 +508,7 @@ class OpenSlideSlide:
             raise UnsupportedSlide(
                 f"{self.path}: rows {rows.start} to {rows.stop}, columns {columns.start} to {columns.stop} of level "
                 f"{level} cannot be "
-                f"decoded ({files.one_line(error)}); the file is damaged, copy it again"
+                f"decoded ({shortened(error)}); the file is damaged, copy it again"
             ) from error
         return files.plain_to_rgb(values, self.path)
 

@@ -41,6 +41,7 @@ from histocli.base.errors import (
     UnknownPixelSize,
     UnsupportedSlide,
 )
+from histocli.base.text import shortened
 from histocli.base.types import RGBImage
 
 RASTER_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -189,7 +190,7 @@ def read_image(
         ) from error
     except DECODING_ERRORS as error:
         raise UnsupportedSlide(
-            f"{path}: cannot be decoded ({one_line(error)}); it is damaged, truncated or of an unusual kind; "
+            f"{path}: cannot be decoded ({shortened(error)}); it is damaged, truncated or of an unusual kind; "
             "save it anew as TIFF or PNG"
         ) from error
     size, source = choose_mpp(
@@ -222,7 +223,7 @@ def read_pixel_size(
         raise
     except DECODING_ERRORS as error:
         raise UnsupportedSlide(
-            f"{path}: cannot be read ({one_line(error)}); it is damaged or truncated"
+            f"{path}: cannot be read ({shortened(error)}); it is damaged or truncated"
         ) from error
     return choose_mpp(
         path,
@@ -350,11 +351,6 @@ def kind_of(path: Path) -> str:
     raise UnsupportedSlide(
         f"{path}: is no image of a known kind; PNG, JPEG, WebP, BMP, TIFF, OME-TIFF, SVS and Zarr are read"
     )
-
-
-def one_line(error: BaseException) -> str:
-    """Return the message of an error as one short line, or its class where it has none."""
-    return " ".join(str(error).split())[:160] or type(error).__name__
 
 
 def choose_mpp(

@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from histocli.base import files
 from histocli.base.errors import InvalidOption, OutOfResources
 from histocli.config.segment import SegmentConfig, parse_shard
+from histocli.inference.footprint import expected_memory
+from histocli.model.segmenter import build_segmenter
 from histocli.stages import segment as module
-from histocli.stages.pipelines import expected_memory, fit_to_memory
-from histocli.stores import provenance
+from histocli.stages.pipelines import fit_to_memory
 from histocli.stores.labels import open_labels
 from histocli.stores.models import read_model_header
 from tests.drawn import rectangle
@@ -21,7 +23,7 @@ from tests.stages.test_segment import MPP, model, names, run, tissue, write_png,
 @pytest.fixture(autouse=True)
 def quick_disk(monkeypatch):
     """No test pulls the plug, so none waits for the disk."""
-    monkeypatch.setattr(provenance, "sync_file", lambda path: None)
+    monkeypatch.setattr(files, "sync_file", lambda path: None)
 
 
 @pytest.fixture
@@ -134,18 +136,18 @@ def test_a_plan_tells_tiles_memory_disk_and_time(tmp_path, folder, model):
 
 
 def test_memory_is_fitted_and_changes_no_nucleus(tmp_path, model):
-    header = read_model_header(model)
-    used = [
-        expected_memory(*fit_to_memory(SegmentConfig(max_memory=gb), header, 2), header, 2)
-        for gb in (1.2, 2.0, 4.0, 64.0)
-    ]
+    network = build_segmenter(read_model_header(model).architecture)
+
+    def expected(max_memory):
+        fitted = fit_to_memory(SegmentConfig(max_memory=max_memory), network, MPP, 2)
+        return expected_memory(network, MPP, *fitted, 2)
+
+    used = [expected(gigabytes) for gigabytes in (1.2, 2.0, 4.0, 64.0)]
     assert used == sorted(used)
     assert used[0] <= 1.2e9
-    assert (
-        used[0] < used[-1] == expected_memory(*fit_to_memory(SegmentConfig(), header, 2), header, 2)
-    )
+    assert used[0] < used[-1] == expected(None)
     with pytest.raises(OutOfResources, match="--max-memory"):
-        fit_to_memory(SegmentConfig(max_memory=0.6), header, 16)
+        fit_to_memory(SegmentConfig(max_memory=0.6), network, MPP, 16)
     slide = write_tiff(tmp_path / "s.tif", tissue((333, 270)))
     few = run(slide, model, tmp_path / "few", max_memory=1.2)[0]
     many = run(slide, model, tmp_path / "many")[0]

@@ -17,6 +17,7 @@ import pytest
 import tifffile
 import zarr
 
+from histocli.base import files
 from histocli.base.errors import (
     HistosynthError,
     InputNotFound,
@@ -37,7 +38,7 @@ KILLS = 24
 @pytest.fixture(autouse=True)
 def quick_disk(monkeypatch):
     """No test pulls the plug, so none waits for the disk."""
-    monkeypatch.setattr(provenance, "sync_file", lambda path: None)
+    monkeypatch.setattr(files, "sync_file", lambda path: None)
 
 
 def shrink_everything() -> None:

@@ -25,6 +25,7 @@ from histocli.base.errors import (
     UnknownPixelSize,
     UnsupportedSlide,
 )
+from histocli.base.files import partial_path
 from histocli.config.common import Execution
 from histocli.config.generate import GenerateConfig
 from histocli.model.segmenter import build_segmenter
@@ -35,7 +36,6 @@ from histocli.stages.generate import generate
 from histocli.stores import patches
 from histocli.stores.models import ModelHeader, write_model
 from histocli.stores.patches import PatchStore
-from histocli.stores.provenance import partial_path
 from histocli.training.two_sample import TwoSampleScores
 from tests.tissue import make_tissue
 

@@ -12,7 +12,7 @@ from PIL import Image
 from histocli.base.errors import InputNotFound
 from histocli.cli.app import run
 from histocli.stages import realism
-from histocli.stages.real_patches import recorded_references
+from histocli.stages.shared.references import recorded_references
 from histocli.stores.patches import PatchStore
 from histocli.training.two_sample import TwoSampleSchedule
 from tests.stages.test_evaluate import truth_of, write_patch_store

@@ -17,7 +17,7 @@ import torch
 import zarr
 from scipy import ndimage
 
-from histocli.base import interrupts
+from histocli.base import files, interrupts
 from histocli.base.errors import (
     InputNotFound,
     InvalidInput,
@@ -29,6 +29,7 @@ from histocli.base.errors import (
     UnknownPixelSize,
     UnsupportedSlide,
 )
+from histocli.base.files import partial_path
 from histocli.config.common import Execution
 from histocli.config.segment import SegmentConfig
 from histocli.model.normalisation import glass_to_white
@@ -38,12 +39,11 @@ from histocli.stages import segment as module
 from histocli.stages import tiled
 from histocli.stages.segment import SegmentResult, segment
 from histocli.stores import labels as label_stores
-from histocli.stores import provenance
 from histocli.stores.labels import open_labels
 from histocli.stores.models import ModelHeader, read_model, write_model
 from histocli.stores.patches import CONTRACT as PATCHES
 from histocli.stores.patches import PatchStoreWriter, ReferenceRecord
-from histocli.stores.provenance import Provenance, partial_path
+from histocli.stores.provenance import Provenance
 
 MPP = 0.5
 ALL = ("ome-zarr", "tiff", "overlay")
@@ -52,7 +52,7 @@ ALL = ("ome-zarr", "tiff", "overlay")
 @pytest.fixture(autouse=True)
 def quick_disk(monkeypatch):
     """No test pulls the plug, so none waits for the disk."""
-    monkeypatch.setattr(provenance, "sync_file", lambda path: None)
+    monkeypatch.setattr(files, "sync_file", lambda path: None)
 
 
 @pytest.fixture(scope="module")

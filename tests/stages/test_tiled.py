@@ -11,13 +11,13 @@ import skimage.data
 import tifffile
 from scipy import ndimage
 
+from histocli.base import files
 from histocli.inference import pipeline as pipelines
 from histocli.inference.pipeline import Pipeline
 from histocli.instances.targets import maps_to_instances
 from histocli.stages import tiled
 from histocli.stages.tiled import has_tissue, keep_windows, look, make_store, view_of
 from histocli.stores import labels as label_stores
-from histocli.stores import provenance
 from histocli.stores.labels import CONTRACT, TiledLabelsWriter, open_labels
 from histocli.stores.provenance import Provenance
 from histocli.stores.readers import open_slide, shape_of
@@ -28,7 +28,7 @@ MPP = 0.5
 @pytest.fixture(autouse=True)
 def quick_disk(monkeypatch):
     """No test pulls the plug, so none waits for the disk."""
-    monkeypatch.setattr(provenance, "sync_file", lambda path: None)
+    monkeypatch.setattr(files, "sync_file", lambda path: None)
 
 
 @pytest.fixture

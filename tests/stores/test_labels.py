@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from ome_zarr_models.v05 import Image, ImageLabel, Labels
 from scipy import ndimage
 
+from histocli.base import files
 from histocli.base.errors import InvalidStore, OutOfResources, StoreExists, StoreNotFound
+from histocli.base.files import partial_path
 from histocli.stores import labels as module
-from histocli.stores import provenance
 from histocli.stores.labels import (
     CONTRACT,
     OVERVIEW_MPP,
@@ -27,7 +28,7 @@ from histocli.stores.labels import (
     overview_factor,
     shrink,
 )
-from histocli.stores.provenance import Provenance, partial_path, prepare_output
+from histocli.stores.provenance import Provenance, prepare_output
 
 MPP = 0.5
 
@@ -36,7 +37,7 @@ MPP = 0.5
 def quick_disk():
     """No test pulls the plug, so none waits for the disk."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(provenance, "sync_file", lambda path: None)
+        patch.setattr(files, "sync_file", lambda path: None)
         yield
 
 

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from histocli.base.errors import InvalidStore, OutOfResources, StoreExists, StoreNotFound
+from histocli.base.files import partial_path
 from histocli.stores.patches import (
     CONTRACT,
     SHARD_PIXELS,
@@ -26,7 +27,7 @@ from histocli.stores.patches import (
     check_ids,
     shard_patches,
 )
-from histocli.stores.provenance import Provenance, partial_path, prepare_output
+from histocli.stores.provenance import Provenance, prepare_output
 
 REFERENCES = [
     ReferenceRecord(

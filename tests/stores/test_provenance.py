@@ -18,16 +18,10 @@ from histocli.base.errors import (
     StoreExists,
     StoreNotFound,
 )
+from histocli.base.files import disk_errors, partial_path, replace_atomically
+from histocli.base.text import plain_json
 from histocli.stores import provenance as records
-from histocli.stores.provenance import (
-    OutputLock,
-    Provenance,
-    disk_errors,
-    finish,
-    open_group,
-    partial_path,
-    prepare_output,
-)
+from histocli.stores.provenance import OutputLock, Provenance, finish, open_group, prepare_output
 
 CONTRACT = "histosynth-things/1"
 
@@ -196,7 +190,7 @@ def test_plain_json_speaks_json_only():
         "n": None,
         "t": (True,),
     }
-    plain = records.plain_json(values)
+    plain = plain_json(values)
     assert json.loads(json.dumps(plain, allow_nan=False)) == plain
     assert plain == {
         "a": 0.5,
@@ -341,7 +335,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     target = tmp_path / "new" / "model"
 
     def write(text: str, error: BaseException | None = None) -> None:
-        with records.replace_atomically(target) as partial:
+        with replace_atomically(target) as partial:
             partial.write_text(text)
             if error is not None:
                 raise error
@@ -354,7 +348,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
         write("t", KeyboardInterrupt())
     assert target.read_text() == "one"
     assert list(target.parent.iterdir()) == [target]
-    with pytest.raises(StoreExists, match="is a folder"), records.replace_atomically(target.parent):
+    with pytest.raises(StoreExists, match="is a folder"), replace_atomically(target.parent):
         pass
 
 

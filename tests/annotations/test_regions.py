@@ -7,8 +7,8 @@ import imagecodecs
 import numpy as np
 import pytest
 
+from histocli.annotations.regions import find_regions, read_regions
 from histocli.base.errors import InputNotFound, InvalidInput
-from histocli.stores.regions import Regions, find_regions
 
 SQUARE = [[80, 40], [240, 40], [240, 200], [80, 200], [80, 40]]
 HOLE = [[120, 80], [200, 80], [200, 160], [120, 160], [120, 80]]
@@ -43,7 +43,7 @@ def write(path, tree):
     ids=["feature", "list", "collection", "geometries"],
 )
 def test_polygons_with_holes_on_a_coarse_grid(tmp_path, name, tree):
-    mask = Regions(write(tmp_path / name, tree)).mask((30, 40), 8)
+    mask = read_regions(write(tmp_path / name, tree))((30, 40), 8)
     expected = np.zeros((30, 40), bool)
     expected[5:25, 10:30] = True
     expected[10:20, 15:25] = False
@@ -54,7 +54,7 @@ def test_a_mask_image_covers_the_slide_at_any_size(tmp_path):
     mask = np.zeros((60, 80), np.uint8)
     mask[10:50, 20:60] = 3
     (tmp_path / "m.png").write_bytes(imagecodecs.png_encode(mask))
-    found = Regions(tmp_path / "m.png").mask((30, 40), 8)
+    found = read_regions(tmp_path / "m.png")((30, 40), 8)
     np.testing.assert_array_equal(found, mask[::2, ::2] > 0)
 
 
@@ -80,6 +80,6 @@ def test_a_folder_has_one_for_each_slide(tmp_path):
 def test_what_is_none(tmp_path, content):
     (tmp_path / "a.geojson").write_text(content)
     with pytest.raises(InvalidInput, match=r"GeoJSON|polygon"):
-        Regions(tmp_path / "a.geojson")
+        read_regions(tmp_path / "a.geojson")
     with pytest.raises(InputNotFound):
-        Regions(tmp_path / "none.geojson")
+        read_regions(tmp_path / "none.geojson")

@@ -17,10 +17,10 @@ import os
 
 import pytest
 
+from histocli.base import inputs
 from histocli.base.errors import InputNotFound, InvalidInput
-from histocli.config import common
-from histocli.stores import inputs, slides
-from histocli.stores.inputs import InputImage, expand_inputs, expand_with_mpp
+from histocli.base.inputs import InputImage, expand_inputs, expand_with_mpp
+from histocli.stores import slides
 
 SUFFIXES = (".png", ".tif", ".ome.tif", ".zarr")
 ALL = ["slides/a.png", "slides/b.TIF", "slides/d.ome.zarr", "slides/deep/c.ome.tif"]
@@ -231,4 +231,4 @@ def test_an_absent_manifest_is_named():
 
 
 def test_all_agree_on_sane_pixel_sizes():
-    assert inputs.MPP_RANGE == common.MPP_RANGE == slides.SANE_MPP
+    assert inputs.MPP_RANGE == slides.SANE_MPP

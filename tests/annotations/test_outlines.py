@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from histocli.annotations.outlines import read_outlines
 from histocli.base.errors import InputNotFound, InvalidInput
-from histocli.stores.annotations import read_annotations
 
 SHAPE = (7, 9)
 
@@ -31,7 +31,7 @@ def box(x0, y0, x1, y1):
 
 def read(tmp_path, features, name="a.geojson"):
     (tmp_path / name).write_text(json.dumps(features))
-    return read_annotations(tmp_path / name)
+    return read_outlines(tmp_path / name)
 
 
 @settings(deadline=None, max_examples=50)
@@ -44,7 +44,7 @@ def test_outlines_along_the_edges_of_pixels_give_the_pixels_back(tmp_path_factor
         features.append(feature(runs, "MultiPolygon"))
     drawn = read(
         tmp_path_factory.mktemp("g"), {"type": "FeatureCollection", "features": features}
-    ).labels(SHAPE)
+    ).draw(SHAPE)
     wanted = np.zeros(SHAPE, int)
     for number, k in enumerate(ids, 1):
         wanted[labels == k] = number
@@ -69,7 +69,7 @@ def test_a_pixel_belongs_to_the_polygon_its_centre_lies_in(tmp_path_factory, rin
     # no corner or edge on a centre
     ring = [(round(x, 2) + 0.003, round(y, 2) + 0.007) for x, y in ring]
     rings = [ring, box(2.1, 2.1, 4.2, 5.3)] if hole else [ring]
-    drawn = read(tmp_path_factory.mktemp("g"), [feature(rings)]).labels(SHAPE)
+    drawn = read(tmp_path_factory.mktemp("g"), [feature(rings)]).draw(SHAPE)
     for y, x in np.ndindex(SHAPE):
         wanted = sum(inside(list(map(tuple, each)), y + 0.5, x + 0.5) for each in rings) % 2
         if hole and not inside(ring, y + 0.5, x + 0.5):
@@ -103,7 +103,7 @@ def test_what_qupath_writes(tmp_path):
             )
         else:
             (tmp_path / name).write_text(content)
-        labels = read_annotations(tmp_path / name).labels(SHAPE)
+        labels = read_outlines(tmp_path / name).draw(SHAPE)
         wanted = np.zeros(SHAPE, int)
         wanted[1:4, 1:4], wanted[3:6, 3:6], wanted[0:2, 7:9] = 1, 2, -1
         assert (labels == wanted).all()
@@ -126,14 +126,14 @@ def test_two_halves_share_no_pixel_and_leave_none(tmp_path, cut):
     for sign in (1, -1):
         points = [c for c, s in zip(corners, side, strict=True) if sign * s > 0] + [cut[0], cut[1]]
         halves.append(around(np.mean(points, axis=0), points))
-    drawn = [read(tmp_path, [feature([[list(p) for p in half]])]).labels((6, 6)) for half in halves]
+    drawn = [read(tmp_path, [feature([[list(p) for p in half]])]).draw((6, 6)) for half in halves]
     assert (drawn[0] + drawn[1] == 1).all()
 
 
 def test_extent_and_what_lies_outside(tmp_path):
     annotations = read(tmp_path, [feature([box(-5, 2, 4, 30.5)])])
     assert annotations.extent == (31, 4)
-    labels = annotations.labels(SHAPE)
+    labels = annotations.draw(SHAPE)
     assert (labels[2:, :4] == 1).all()
     assert labels.sum() == 20
     assert read(tmp_path, []).extent == (0, 0)
@@ -152,9 +152,9 @@ XML = """<?xml version="1.0" encoding="UTF-8"?>
 
 def test_what_imagescope_writes(tmp_path):
     (tmp_path / "a.xml").write_text(XML)
-    found = read_annotations(tmp_path / "a.xml")
+    found = read_outlines(tmp_path / "a.xml")
     assert found.mpp == 0.252
-    labels = found.labels(SHAPE)
+    labels = found.draw(SHAPE)
     assert (labels[1:6, 1:5] == 1).sum() == 20 - 4
     assert (labels[2:4, 2:4] == 0).all()
     assert labels[0, 8] == labels[1, 8] == 2
@@ -198,10 +198,10 @@ BOMB = '<!DOCTYPE a [<!ENTITY b "bbbb"><!ENTITY c "&b;&b;&b;">]><Annotations>&c;
 def test_bad_files(tmp_path, name, content, said):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InvalidInput, match=said) as error:
-        read_annotations(tmp_path / name).labels(SHAPE)
+        read_outlines(tmp_path / name).draw(SHAPE)
     assert "\n" not in str(error.value)
 
 
 def test_a_missing_file(tmp_path):
     with pytest.raises(InputNotFound):
-        read_annotations(tmp_path / "none.xml")
+        read_outlines(tmp_path / "none.xml")

@@ -6,8 +6,8 @@ import pytest
 import tifffile
 from PIL import Image
 
+from histocli.annotations.images import read_label_image
 from histocli.base.errors import InputNotFound, InvalidInput
-from histocli.stores.label_images import read_label_image
 
 LABELS = np.array([[0, 1, 1], [2, 0, 250]])
 

@@ -8,23 +8,19 @@ import tifffile
 import zarr
 from PIL import Image
 
+from histocli.annotations import images
+from histocli.annotations.sources import LabelFinder
 from histocli.base.errors import InputNotFound, InvalidInput
-from histocli.stores import label_sources
-from histocli.stores.label_sources import (
-    find_labels,
-    find_pictures,
-    pair_by_name,
-    pairs_of_manifest,
-    read_truth,
-)
 
 LABELS = np.zeros((12, 16), np.int32)
 LABELS[2:6, 2:7], LABELS[7:11, 8:15] = 1, 2
 
 
+find_labels = LabelFinder(own_store=lambda path, prefix: None, recorded_mpp=lambda path: None).find
+
+
 def whole(source):
-    opened = source.open()
-    return opened.read_whole(opened.shape or LABELS.shape)
+    return source.open().on(LABELS.shape).whole()
 
 
 def ome_zarr(path, version, labels=LABELS, name="nuclei", unit="micrometer"):
@@ -57,7 +53,7 @@ def test_ome_zarr_of_other_programs(tmp_path, version):
         opened = source.open()
         assert (opened.shape, opened.mpp) == (LABELS.shape, 0.5)
         assert (whole(source) == LABELS).all()
-        assert (opened.read_window(slice(3, 9), slice(5, 11)) == LABELS[3:9, 5:11]).all()
+        assert (opened.read(slice(3, 9), slice(5, 11)) == LABELS[3:9, 5:11]).all()
     assert list(find_labels(str(path))) == ["slide"]
 
 
@@ -66,17 +62,17 @@ def test_a_large_tiled_tiff_is_read_in_parts(tmp_path, monkeypatch, dtype):
     """With a few pixels counting as large; strips and small images are decoded whole, and damage is
     still told."""
     labels = np.kron(LABELS, np.ones((8, 8), int)).astype(dtype)
-    monkeypatch.setattr(label_sources, "LARGE_PX", 100)
+    monkeypatch.setattr(images, "LARGE_PX", 100)
     tifffile.imwrite(tmp_path / "a.tif", labels, tile=(16, 16), compression="zlib")
     tifffile.imwrite(tmp_path / "b.tif", labels)
     assert (whole(find_labels(str(tmp_path / "b.tif"))["b"]) == labels).all()
-    monkeypatch.setattr(label_sources, "read_label_image", lambda _: pytest.fail("read whole"))
+    monkeypatch.setattr(images, "read_label_image", lambda _: pytest.fail("read whole"))
     opened = find_labels(str(tmp_path / "a.tif"))["a"].open()
     assert opened.shape == labels.shape
-    assert (opened.read_window(slice(5, 60), slice(20, 90)) == labels[5:60, 20:90]).all()
-    assert (opened.read_whole(opened.shape) == labels).all()
+    assert (opened.read(slice(5, 60), slice(20, 90)) == labels[5:60, 20:90]).all()
+    assert (opened.whole() == labels).all()
     monkeypatch.undo()
-    monkeypatch.setattr(label_sources, "LARGE_PX", 100)
+    monkeypatch.setattr(images, "LARGE_PX", 100)
     (tmp_path / "c.tif").write_bytes((tmp_path / "a.tif").read_bytes()[:40])
     with pytest.raises(InvalidInput, match="cannot be read"):
         find_labels(str(tmp_path / "c.tif"))["c"].open()
@@ -129,7 +125,7 @@ def test_outlines_are_as_large_as_their_partner(tmp_path):
     (source,) = find_labels(str(tmp_path)).values()
     assert source.open().shape is None
     assert (whole(source) == (LABELS == 1)).all()
-    assert source.open().read_whole((0, 0)).shape == (6, 7)
+    assert source.open().extent == (6, 7)
 
 
 def test_json_is_read_where_it_is_named(tmp_path):
@@ -168,64 +164,3 @@ def test_negative_labels_are_refused_but_for_ignored_pixels(tmp_path, dtype):
     np.save(tmp_path / "a.npy", np.where(LABELS == 2, -7, LABELS).astype(dtype))
     with pytest.raises(InvalidInput, match="holds the label -7"):
         find_labels(str(tmp_path / "a.npy"))["a"].open()
-
-
-def test_a_manifest_says_more(tmp_path):
-    for name in ("p", "t", "mask"):
-        np.save(tmp_path / f"{name}.npy", LABELS)
-    (tmp_path / "pic.png").write_bytes(b"")
-    (tmp_path / "m.csv").write_text(
-        "Prediction,truth,group,mpp,image,ignore\np.npy,t.npy,patient 1,0.5,pic.png,mask.npy\n"
-    )
-    (pair,) = pairs_of_manifest(tmp_path / "m.csv").pairs
-    assert (pair.group, pair.mpp, pair.image.name, pair.ignore.name) == (
-        "patient 1",
-        0.5,
-        "pic.png",
-        "mask",
-    )
-    table = read_truth(str(tmp_path / "m.csv"))
-    (pair,) = pair_by_name(str(tmp_path / "p.npy"), table).pairs
-    assert (pair.name, pair.group, pair.mpp) == ("t", "patient 1", 0.5)
-
-
-@pytest.mark.parametrize(
-    ("line", "kind", "said"),
-    [
-        ("p.npy,t.npy,g,fine,,", InvalidInput, "line 2: mpp must lie"),
-        ("p.npy,t.npy,g,99,,", InvalidInput, "line 2: mpp must lie"),
-        ("p.npy,t.npy,g,,no.png,", InputNotFound, "no such image"),
-        ("p.npy,t.npy,g,,,no.png", InputNotFound, "no such label image"),
-    ],
-)
-def test_bad_extras(tmp_path, line, kind, said):
-    for name in ("p", "t"):
-        np.save(tmp_path / f"{name}.npy", LABELS)
-    (tmp_path / "m.csv").write_text(f"prediction,truth,group,mpp,image,ignore\n{line}\n")
-    with pytest.raises(kind, match=said):
-        pairs_of_manifest(tmp_path / "m.csv")
-
-
-def test_a_truth_twice_in_a_manifest(tmp_path):
-    np.save(tmp_path / "t.npy", LABELS)
-    (tmp_path / "m.csv").write_text("truth\nt.npy\nt.npy\n")
-    with pytest.raises(InvalidInput, match="line 3 names t a second time"):
-        read_truth(str(tmp_path / "m.csv"))
-
-
-def test_what_has_no_partner_is_listed(tmp_path):
-    for folder, names in (("p", "abd"), ("t", "abc")):
-        (tmp_path / folder).mkdir()
-        for name in names:
-            np.save(tmp_path / folder / f"{name}.npy", LABELS)
-    pairing = pair_by_name(str(tmp_path / "p"), read_truth(str(tmp_path / "t")))
-    assert [pair.name for pair in pairing.pairs] == ["a", "b"]
-    assert (pairing.without_prediction, pairing.without_truth) == (("c",), ("d",))
-
-
-def test_pictures_by_stem(tmp_path):
-    for name in ("a.png", "b.jpg", "z.png"):
-        (tmp_path / name).write_bytes(b"")
-    assert {
-        name: path.name for name, path in find_pictures(str(tmp_path), ["a", "b", "c"]).items()
-    } == {"a": "a.png", "b": "b.jpg"}
