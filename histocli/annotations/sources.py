@@ -30,7 +30,7 @@ from histocli.annotations.outlines import OUTLINE_SUFFIXES, read_outlines
 from histocli.base.errors import InputNotFound, InvalidInput
 from histocli.base.inputs import STORE_SUFFIX, expand_inputs
 from histocli.base.types import RGBImage
-from histocli.stores.slides import slide_stem
+from histocli.slides.slide import slide_stem
 
 # segment writes these beside labels: pictures, and a second copy of the labels
 OTHER_ENDINGS = (".overlay.png", ".qc.png", ".ome04.zarr")

@@ -112,7 +112,8 @@ def _score(
         )
         screen.print_path(str(files.html))
     missed = [
-        f"mean {name} is {got:.4f}, {'below --min' if name in QUALITIES else 'above --max'} {name}={want:g}"
+        f"mean {name} is {got:.4f}, "
+        f"{'below --min' if name in QUALITIES else 'above --max'} {name}={want:g}"
         + (f" ({result.prediction})" if len(results) > 1 else "")
         for result in results
         for name, got, want in result.missed_gates
@@ -131,11 +132,13 @@ def _split(words: list[str], truth: str | None) -> tuple[list[str], str | None]:
         return words, truth
     if not words:
         raise InvalidOption(
-            "PREDICTION is missing; name PREDICTION TRUTH, PREDICTIONS --truth TRUTH, or --realism STORE --refs REFS"
+            "PREDICTION is missing; name PREDICTION TRUTH, PREDICTIONS --truth TRUTH, "
+            "or --realism STORE --refs REFS"
         )
     if len(words) > MOST_POSITIONALS:
         raise InvalidOption(
-            f"{len(words)} positionals, but PREDICTION TRUTH are two; to compare several models use --truth TRUTH"
+            f"{len(words)} positionals, but PREDICTION TRUTH are two; to compare "
+            "several models use --truth TRUTH"
         )
     return words[:1], words[1] if len(words) == MOST_POSITIONALS else None
 
@@ -156,7 +159,8 @@ def _judge(
         )
     if words:
         raise InvalidOption(
-            f"--realism judges a patch store against --refs and compares no labels; leave out {words[0]}"
+            "--realism judges a patch store against --refs and compares no labels; "
+            f"leave out {words[0]}"
         )
     if settings.minimum or settings.maximum:
         raise InvalidOption("--min and --max are gates of label metrics; --realism has none")

@@ -19,7 +19,10 @@ def show_scores(screen: Screen, result: "EvaluateResult", *, title: str) -> None
         screen.say(f"{title}would compare {len(result.names)} images")
     else:
         counts = result.pooled
-        title += f"{len(result.images)} images, {counts.n_truth} true and {counts.n_prediction} predicted nuclei"
+        title += (
+            f"{len(result.images)} images, {counts.n_truth} true and "
+            f"{counts.n_prediction} predicted nuclei"
+        )
         screen.table(title, ("metric", "mean", "95 % interval", "pooled"), rows_of(result))
         if result.groups:
             rows = [

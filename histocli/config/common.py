@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from histocli.base.errors import InvalidOption
-from histocli.base.inputs import MPP_RANGE
+from histocli.base.units import MPP_RANGE, sane_mpp
 from histocli.config.options import option, parse_duration, parse_workers
 
 RUNNING = "Running"  # panel of --help
@@ -74,9 +74,10 @@ def time_budget() -> float | None:
 def check_mpp(mpp: float | None) -> None:
     """Raise ``InvalidOption`` unless ``mpp`` is None or a pixel size that a microscope can have."""
     low, high = MPP_RANGE
-    if mpp is not None and not low <= mpp <= high:
+    if mpp is not None and sane_mpp(mpp) is None:
         raise InvalidOption(
-            f"--mpp must lie between {low} and {high} micrometres per pixel, got {mpp}; a 40x scan has about 0.25"
+            f"--mpp must lie between {low} and {high} micrometres per pixel, got "
+            f"{mpp}; a 40x scan has about 0.25"
         )
 
 

@@ -70,7 +70,8 @@ class SegmentConfig:
             raise InvalidOption(f"--tissue must be auto or none, got {self.tissue!r}")
         if self.max_memory is not None and not self.max_memory >= LEAST_MEMORY_GB:
             raise InvalidOption(
-                f"--max-memory must be at least {LEAST_MEMORY_GB} gigabytes, got {self.max_memory:g}"
+                f"--max-memory must be at least {LEAST_MEMORY_GB} gigabytes, got "
+                f"{self.max_memory:g}"
             )
         if self.shard is not None:
             parse_shard(self.shard)

@@ -23,13 +23,13 @@ from histocli.base.interrupts import raise_if_stopped
 from histocli.base.progress import Track, silent
 from histocli.config.common import Execution, as_dict, config_hash
 from histocli.config.export import ExportConfig
+from histocli.slides.open import open_slide
+from histocli.slides.slide import Slide, shape_of, slide_stem
 from histocli.stages.outputs import CONTRACTS, NEEDS_PIXELS, SUFFIXES, Region, write_output
 from histocli.stages.shared.results import StageResult, Status, Stopwatch
 from histocli.stores import exports
 from histocli.stores.labels import LabelStore, open_labels
 from histocli.stores.provenance import Provenance
-from histocli.stores.readers import Slide, open_slide, shape_of
-from histocli.stores.slides import slide_stem
 
 Report = Callable[["ExportResult"], None]
 

@@ -21,13 +21,14 @@ from histocli.config.info import InfoConfig
 from histocli.figures.sheets import patch_sheet
 from histocli.instances.histograms import AREA_EDGES_UM2, ELONGATION_EDGES, bars, shares
 from histocli.instances.measurements import Measurements, measure
+from histocli.slides.open import SLIDE_SUFFIXES, open_slide
+from histocli.slides.slide import Slide, shape_of
 from histocli.stages.shared.results import StageResult, Status, Stopwatch
 from histocli.stores import labels as label_stores
 from histocli.stores import models, patches
 from histocli.stores.patches import PatchStore, ReferenceRecord
 from histocli.stores.pictures import png_bytes, write_png
 from histocli.stores.provenance import ATTRIBUTE, Provenance, read_provenance
-from histocli.stores.readers import SLIDE_SUFFIXES, describe, open_slide
 
 Rows: TypeAlias = list[tuple[str, str]]
 """Names and values, as text."""
@@ -220,7 +221,7 @@ def _open_slide(path: Path) -> _Opened:
     except UnknownPixelSize:
         slide, known = open_slide(path, mpp=1.0), False
     try:
-        contents = describe(slide)
+        contents = _slide_contents(slide)
     finally:
         slide.close()
     if not known:
@@ -230,6 +231,28 @@ def _open_slide(path: Path) -> _Opened:
     return _Opened(
         kind="slide", provenance=None, contents={**contents, "megabytes": _megabytes(path)}
     )
+
+
+def _slide_contents(slide: Slide) -> Json:
+    height, width = shape_of(slide)
+    return {
+        "backend": slide.backend,
+        "height_px": height,
+        "width_px": width,
+        "megapixels": round(height * width / 1e6, 2),
+        "mpp": slide.mpp,
+        "mpp_source": slide.mpp_source,
+        "mm2": round(height * width * slide.mpp**2 / 1e6, 4),
+        "levels": [
+            {
+                "height_px": level.shape[0],
+                "width_px": level.shape[1],
+                "downsample": round(level.downsample, 4),
+                "mpp": round(slide.mpp * level.downsample, 5),
+            }
+            for level in slide.levels
+        ],
+    }
 
 
 def _open_patches(path: Path) -> _Opened:

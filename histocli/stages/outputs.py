@@ -16,10 +16,11 @@ from histocli.base.rng import rng_for
 from histocli.base.types import Json, RGBImage
 from histocli.figures.overlays import add_scale_bar, outline_overlay
 from histocli.figures.qc import CROP_PX, qc_picture
+from histocli.slides.resampling import shrunk
+from histocli.slides.slide import Slide, shape_of
 from histocli.stores import exports
 from histocli.stores.labels import LabelStore, nearest_level, shrink
 from histocli.stores.provenance import Provenance
-from histocli.stores.readers import Slide, shape_of, shrunk
 
 SUFFIXES = {
     "ome-zarr": ".ome.zarr",

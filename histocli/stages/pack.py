@@ -31,10 +31,11 @@ from histocli.base.progress import Track, silent
 from histocli.base.types import InstanceLabels, RGBImage
 from histocli.config.common import Execution, as_dict, config_hash
 from histocli.config.pack import PackConfig
+from histocli.slides.open import SLIDE_SUFFIXES, read_image
+from histocli.slides.slide import slide_stem
 from histocli.stages.shared.results import StageResult, Stopwatch
 from histocli.stores.patches import CONTRACT, PatchStore, PatchStoreWriter, ReferenceRecord
 from histocli.stores.provenance import Provenance, prepare_output
-from histocli.stores.slides import IMAGE_SUFFIXES, read_image, slide_stem
 
 logger = logging.getLogger(__name__)
 
@@ -245,7 +246,7 @@ def cut_patch(
 
 def _find_pairs(image_words: Sequence[str], label_words: Sequence[str]) -> list[_Pair]:
     """Pair images and labels by name; where a name occurs twice, the folders above it decide."""
-    images = expand_with_mpp(image_words, suffixes=IMAGE_SUFFIXES, stdin=sys.stdin)
+    images = expand_with_mpp(image_words, suffixes=SLIDE_SUFFIXES, stdin=sys.stdin)
     labels = expand_inputs(
         label_words, suffixes=LABEL_SUFFIXES, stdin=sys.stdin, what="label image"
     )

@@ -42,6 +42,8 @@ from histocli.instances.histograms import AREA_EDGES_UM2
 from histocli.instances.matching import LabelImage, overlaps
 from histocli.metrics.summary import Difference
 from histocli.metrics.verdicts import judge_nuclei
+from histocli.slides.open import read_image
+from histocli.slides.slide import slide_stem
 from histocli.stages.real_patches import cut_real_patches
 from histocli.stages.scores import (
     CELL_PX,
@@ -57,7 +59,6 @@ from histocli.stores.models import read_model_header
 from histocli.stores.patches import PatchStore
 from histocli.stores.pictures import png_bytes
 from histocli.stores.provenance import peek
-from histocli.stores.slides import read_image, slide_stem
 
 log = logging.getLogger(__name__)
 

@@ -41,12 +41,16 @@ from histocli.base.interrupts import raise_if_stopped
 from histocli.base.memory import keep_memory_below, pages_of_its_own
 from histocli.base.progress import Bar, Track, silent
 from histocli.base.types import InstanceLabels, Json, RGBImage
+from histocli.base.units import ASSUMED_MPP
 from histocli.config.common import Execution, as_dict, config_hash
 from histocli.config.segment import SegmentConfig, parse_shard
 from histocli.inference.blocks import Block
 from histocli.inference.pipeline import Nuclei, PendingBlock, PendingImage, Pipeline
 from histocli.inference.tiling import renumber_by_anchor
 from histocli.model.normalisation import Contrast, contrast_of, glass_to_white, raise_contrast
+from histocli.slides.open import SLIDE_SUFFIXES, open_slide
+from histocli.slides.resampling import resample, resample_labels
+from histocli.slides.slide import shape_of, slide_stem
 from histocli.stages.outputs import CONTRACTS, SUFFIXES, write_output
 from histocli.stages.pipelines import LoadedModel, load_model
 from histocli.stages.shared.references import patch_glass_levels
@@ -66,8 +70,6 @@ from histocli.stores import exports, labels, patches
 from histocli.stores.box import find_box_model
 from histocli.stores.models import read_model_header
 from histocli.stores.provenance import Action, Provenance, now, peek, prepare_output
-from histocli.stores.readers import SLIDE_SUFFIXES, open_slide, shape_of
-from histocli.stores.slides import ASSUMED_MPP, resample, resample_labels, slide_stem
 
 logger = logging.getLogger(__name__)
 

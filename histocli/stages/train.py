@@ -55,6 +55,7 @@ from histocli.model.normalisation import (
     tissue_moments,
 )
 from histocli.model.segmenter import Segmenter, architecture_of_size, build_segmenter, channels_last
+from histocli.slides.slide import slide_stem
 from histocli.stages.fresh import FreshPatches
 from histocli.stages.hardness import judge_hardness, refiner_hardening
 from histocli.stages.shared.labels import LABEL_FINDER
@@ -89,7 +90,6 @@ from histocli.stores.models import (
 from histocli.stores.patches import PatchStore
 from histocli.stores.pictures import write_png
 from histocli.stores.provenance import OutputLock
-from histocli.stores.slides import slide_stem
 from histocli.training.hard_examples import (
     AppearanceAscent,
     Hardening,

@@ -43,9 +43,9 @@ from zarr.codecs import ZstdCodec
 from histocli.base import files
 from histocli.base.errors import InvalidStore, StoreExists
 from histocli.base.files import disk_errors, partial_path
-from histocli.base.inputs import MPP_RANGE
 from histocli.base.text import first_line, plain_json
 from histocli.base.types import Json
+from histocli.base.units import MPP_RANGE
 from histocli.stores import provenance as records
 from histocli.stores.provenance import DAMAGED, OutputLock, Provenance
 

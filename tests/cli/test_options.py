@@ -147,7 +147,10 @@ def test_every_command_is_documented():
 
 
 def test_generate_passes_everything_on(stages):
-    line = "generate r1 r2 -o a.zarr --n 9 --patch-px 64 --mpp 0.5 --reference-mpp 0.25 --seed 4 --device cpu --workers 3 --resume"
+    line = (
+        "generate r1 r2 -o a.zarr --n 9 --patch-px 64 --mpp 0.5 --reference-mpp 0.25 "
+        "--seed 4 --device cpu --workers 3 --resume"
+    )
     assert run(words(line)) == 0
     (call,) = stages.calls
     references, out, config, execution = call.arguments
@@ -159,8 +162,14 @@ def test_generate_passes_everything_on(stages):
 
 
 def test_train_passes_everything_on(stages):
-    line = "train a.zarr b.zarr:2 - -o m.safetensors --size M --steps 7 --batch 2 --crop-px 64 --learning-rate 0.01 --validation 0 "
-    line += "--time-budget 10m --stop-after 5 --seed 1 --precision fp32 --overwrite --dry-run --contrast-quantile 0.5"
+    line = (
+        "train a.zarr b.zarr:2 - -o m.safetensors --size M --steps 7 --batch 2 --crop-px "
+        "64 --learning-rate 0.01 --validation 0 "
+    )
+    line += (
+        "--time-budget 10m --stop-after 5 --seed 1 --precision fp32 --overwrite --dry-run "
+        "--contrast-quantile 0.5"
+    )
     assert run(words(line)) == 0
     (call,) = stages.calls
     assert list(call.arguments[0]) == ["a.zarr", "b.zarr:2", "-"]

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from histocli.base.errors import InvalidOption
-from histocli.base.inputs import MPP_RANGE
+from histocli.base.units import MPP_RANGE
 from histocli.config.common import Execution, as_dict, check_mpp, config_hash
 from histocli.config.evaluate import EvaluateConfig
 from histocli.config.export import ExportConfig
@@ -145,7 +145,10 @@ def test_settings_load_nothing_heavy():
         f"histocli.config.{name}"
         for name in ("common", "evaluate", "generate", "info", "pack", "segment", "train")
     )
-    program = f"import sys, {modules}; print(sorted({{'torch', 'numpy', 'zarr', 'cv2'}} & set(sys.modules)))"
+    program = (
+        f"import sys, {modules}; print(sorted({{'torch', 'numpy', 'zarr', 'cv2'}} & "
+        "set(sys.modules)))"
+    )
     said = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     ).stdout

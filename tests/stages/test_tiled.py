@@ -15,12 +15,13 @@ from histocli.base import files
 from histocli.inference import pipeline as pipelines
 from histocli.inference.pipeline import Pipeline
 from histocli.instances.targets import maps_to_instances
+from histocli.slides.open import open_slide
+from histocli.slides.slide import shape_of
 from histocli.stages import tiled
 from histocli.stages.tiled import has_tissue, keep_windows, look, make_store, view_of
 from histocli.stores import labels as label_stores
 from histocli.stores.labels import CONTRACT, TiledLabelsWriter, open_labels
 from histocli.stores.provenance import Provenance
-from histocli.stores.readers import open_slide, shape_of
 
 MPP = 0.5
 

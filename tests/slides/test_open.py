@@ -8,23 +8,13 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from histocli.base.errors import UnknownPixelSize, UnsupportedSlide
+from histocli.base.errors import OutOfResources, UnknownPixelSize, UnsupportedSlide
+from histocli.slides.open import open_slide, read_image
+from histocli.slides.openslide import OpenSlideSlide
+from histocli.slides.slide import shape_of
 from histocli.stores.labels import shrink
-from histocli.stores.readers import (
-    OpenSlideSlide,
-    ResampledSlide,
-    apply_taps,
-    describe,
-    open_slide,
-    shape_of,
-    shrunk,
-    taps,
-)
-from histocli.stores.slides import read_image, resample
-from tests.stores.test_slides import SLIDES, write_ome_zarr
+from tests.slides.files import SLIDES, write_ndpi, write_ome_zarr
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (203, 150, 3), np.uint8)
@@ -137,14 +127,6 @@ def test_a_pyramid_shows_its_levels_and_neither_label_nor_macro(tmp_path):
     assert [level.shape for level in slide.levels] == [(203, 150), (102, 75)]
     assert [level.downsample for level in slide.levels] == [1.0, 2.0]
     np.testing.assert_array_equal(whole(slide), PIXELS)
-    told = describe(slide)
-    assert (told["backend"], told["mpp_source"], told["height_px"], told["width_px"]) == (
-        "tifffile",
-        "ome-xml",
-        203,
-        150,
-    )
-    assert [level["mpp"] for level in told["levels"]] == [0.5, 1.0]
     slide.close()
 
 
@@ -162,7 +144,7 @@ def test_two_back_ends_show_the_sample_slide_alike():
 
 def test_generic_tiff_through_openslide(tmp_path):
     path = write(tmp_path / "s.tif", tile=(64, 64))
-    slide = OpenSlideSlide(path, mpp=0.5)
+    slide = OpenSlideSlide(path, 0.5)
     np.testing.assert_array_equal(whole(slide), PIXELS)
     slide.close()
     with pytest.raises(UnsupportedSlide, match="openslide"):
@@ -193,84 +175,37 @@ def test_what_was_never_stored_is_glass(tmp_path):
     slide.close()
 
 
-@settings(max_examples=60)
-@given(
-    st.sampled_from([0.23, 0.25, 0.499, 0.5, 0.7, 1.3]),
-    st.sampled_from([0.25, 0.5, 1.0]),
-    st.integers(0, 80),
-    st.integers(0, 60),
-    st.integers(1, 40),
-    st.integers(1, 40),
-)
-def test_resampled_regions_fit_together_bit_by_bit(mpp, to_mpp, top, left, height, width):
-    view = ResampledSlide(InMemory(PIXELS, mpp), to_mpp)
-    full = view.read(*(slice(0, side) for side in view.shape))
-    top, left = (min(place, side - 1) for place, side in zip((top, left), view.shape, strict=True))
-    rows, columns = (
-        slice(start, min(start + length, side))
-        for start, length, side in zip((top, left), (height, width), view.shape, strict=True)
-    )
-    np.testing.assert_array_equal(view.read(rows, columns), full[rows, columns])
-    oracle = resample(PIXELS, mpp, to_mpp).astype(int)
-    if view.shape == PIXELS.shape[:2]:
-        return  # OpenCV copies where the size stays, though the pixel size does not
-    # OpenCV rounds its weights
-    assert np.abs(full.astype(int) - oracle)[:-4, :-4].max(initial=0) <= 1
+def test_the_same_pixels_in_every_kind_of_file_are_the_same_image(tmp_path):
+    for encode in ("png", "bmp"):
+        data = getattr(imagecodecs, f"{encode}_encode")(PIXELS)
+        (tmp_path / f"s.{encode}").write_bytes(data)
+    (tmp_path / "s.webp").write_bytes(imagecodecs.webp_encode(PIXELS, lossless=True))
+    for name in ("s.tif", "s.btf", "s.svs", "s.mrxs", "s.scn", "s.dcm"):
+        write(tmp_path / name, tile=(64, 64))  # openslide reads generic TIFFs of any name
+    write(tmp_path / "strips.tif", rowsperstrip=7)
+    write_ndpi(tmp_path / "s.ndpi", PIXELS, 0.5)
+    planes = np.ascontiguousarray(np.moveaxis(PIXELS, 2, 0))
+    write(tmp_path / "s.ome.tif", planes, photometric="minisblack", metadata={"axes": "CYX"})
+    write_ome_zarr(tmp_path / "s.ome.zarr", PIXELS, version="0.5", mpp=0.5)
+    zarr.save_array(tmp_path / "bytes.zarr", PIXELS)
+    zarr.save_array(tmp_path / "floats.zarr", PIXELS / 255)
+    backends = set()
+    for path in sorted(tmp_path.iterdir()):
+        slide = open_slide(path, mpp=0.5)
+        backends.add(slide.backend)
+        everything = slide.read(0, slice(0, 203), slice(0, 150))
+        np.testing.assert_array_equal(everything, PIXELS, err_msg=path.name)
+        np.testing.assert_array_equal(slide.whole(), PIXELS, err_msg=path.name)
+        region = slide.read(0, slice(60, 140), slice(40, 110))
+        np.testing.assert_array_equal(region, PIXELS[60:140, 40:110], err_msg=path.name)
+        slide.close()
+    assert backends == {"imagecodecs", "tifffile", "openslide", "zarr"}
 
 
-class InMemory:
-    """A slide of one level."""
-
-    def __init__(self, pixels: np.ndarray, mpp: float, levels=()) -> None:
-        from histocli.stores.readers import Level
-
-        self._images = [pixels, *levels]
-        self.mpp, self.mpp_source, self.backend, self.path, self.name = (
-            mpp,
-            "given",
-            "memory",
-            Path("m"),
-            "m",
-        )
-        self.levels = tuple(
-            Level(image.shape[:2], round(len(pixels) / len(image))) for image in self._images
-        )
-
-    def read(self, level, rows, columns):
-        return self._images[level][rows, columns]
-
-    def close(self):
-        pass
-
-
-def test_the_coarsest_level_that_is_fine_enough_is_taken():
-    levels = [shrink(PIXELS, 2), shrink(PIXELS, 8)]
-    slide = InMemory(PIXELS, 0.25, levels)
-    assert [
-        ResampledSlide(slide, mpp).level for mpp in (0.2, 0.25, 0.49, 0.5, 1.0, 1.99, 2.0, 4.0)
-    ] == [0, 0, 0, 1, 1, 1, 2, 2]
-
-
-def test_weights_sum_to_one_and_shrinking_keeps_the_mean():
-    for ratio in (0.3, 0.501, 1.37, 3.2):
-        weights, _ = taps(slice(0, 20), ratio, 200)
-        np.testing.assert_allclose(weights.sum(axis=1), 1, atol=1e-6)
-    image = RNG.integers(0, 256, (120, 120, 3), np.uint8)
-    down, _ = taps(slice(0, 40), 3.0, 120)
-    np.testing.assert_allclose(apply_taps(image, down, down).mean(), image.mean(), atol=0.2)
-
-
-@pytest.mark.parametrize("factor", [1, 2, 8, 32])
-def test_an_overview_made_in_strips_is_that_of_the_whole(monkeypatch, factor):
-    monkeypatch.setattr("histocli.stores.readers.STRIP_PX", 4000)
-    np.testing.assert_array_equal(
-        shrunk(InMemory(PIXELS, 0.25), factor, shrink), shrink(PIXELS, factor)
-    )
-
-
-def test_images_without_tiles(tmp_path):
-    (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(PIXELS))
-    zarr.save_array(tmp_path / "b.zarr", PIXELS)
-    zarr.save_array(tmp_path / "c.zarr", PIXELS / 255)
-    for name in ("a.png", "b.zarr", "c.zarr"):
-        np.testing.assert_array_equal(whole(open_slide(tmp_path / name, mpp=0.5)), PIXELS)
+def test_a_slide_of_openslide_is_read_in_strips(tmp_path, monkeypatch):
+    monkeypatch.setattr("histocli.slides.openslide.STRIP_PX", 1000)
+    path = write(tmp_path / "s.mrxs", tile=(64, 64))
+    np.testing.assert_array_equal(read_image(path).pixels, PIXELS)
+    monkeypatch.setattr("histocli.slides.slide.MEMORY_SHARE", 1e-12)
+    with pytest.raises(OutOfResources, match="memory"):
+        read_image(path)
