@@ -37,6 +37,7 @@ from histocli.base.text import first_line
 from histocli.base.types import Json
 from histocli.config.common import Execution, as_dict, config_hash
 from histocli.config.refine import RefineConfig
+from histocli.exports.pictures import write_png
 from histocli.figures.sheets import picture_rows
 from histocli.model.normalisation import glass_to_white, white_to_glass
 from histocli.model.refiner import Refiner, RefinerArchitecture, build_refiner, describe_refiner
@@ -60,7 +61,6 @@ from histocli.stores.models import (
     write_checkpoint,
 )
 from histocli.stores.patches import CONTRACT, PatchStore, PatchStoreWriter, ReferenceRecord
-from histocli.stores.pictures import write_png
 from histocli.stores.provenance import Provenance, prepare_output
 from histocli.training.adversarial.guard import Guard
 from histocli.training.adversarial.judge import HeldOut, judge_held_out

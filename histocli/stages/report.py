@@ -23,6 +23,7 @@ from histocli.base.progress import Track, silent
 from histocli.base.types import RGBImage
 from histocli.config.common import Execution
 from histocli.config.evaluate import METRICS, EvaluateConfig
+from histocli.exports.pictures import png_bytes
 from histocli.figures.overlays import add_scale_bar
 from histocli.figures.report import (
     Charts,
@@ -57,7 +58,6 @@ from histocli.stages.shared.references import identify_references, recorded_refe
 from histocli.stores.logs import read_metrics
 from histocli.stores.models import read_model_header
 from histocli.stores.patches import PatchStore
-from histocli.stores.pictures import png_bytes
 from histocli.stores.provenance import peek
 
 log = logging.getLogger(__name__)

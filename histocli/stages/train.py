@@ -41,6 +41,7 @@ from histocli.base.text import first_line
 from histocli.base.types import FloatArray, InstanceLabels, Json, RGBImage
 from histocli.config.common import Execution, as_dict, config_hash
 from histocli.config.train import TrainConfig
+from histocli.exports.pictures import write_png
 from histocli.figures.sheets import patch_sheet
 from histocli.inference.predict import Predictor
 from histocli.instances.targets import DEFAULT_THRESHOLDS, Thresholds, contacts, normalised_distance
@@ -88,7 +89,6 @@ from histocli.stores.models import (
     write_model,
 )
 from histocli.stores.patches import PatchStore
-from histocli.stores.pictures import write_png
 from histocli.stores.provenance import OutputLock
 from histocli.training.hard_examples import (
     AppearanceAscent,
