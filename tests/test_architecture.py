@@ -198,7 +198,6 @@ EXCEPTIONS = {
     "judge_hardness",
     "judge_patches",
     "judge_realism",
-    "maps_to_instances",
     "measure_runs",
     "overlaps",
     "paint",
