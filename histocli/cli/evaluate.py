@@ -14,10 +14,11 @@ from histocli.cli import options as o
 from histocli.cli.console import Screen
 from histocli.cli.settings import print_settings
 from histocli.config.common import Execution
-from histocli.config.evaluate import BORDERS, ERRORS, METRICS, QUALITIES, RESAMPLED, EvaluateConfig
+from histocli.config.evaluate import BORDERS, RESAMPLED, EvaluateConfig
+from histocli.metrics.table import ERRORS, NAMES, QUALITIES, shown_in
 
 if TYPE_CHECKING:
-    from histocli.stages.scores import EvaluateResult, ModelsResult
+    from histocli.stages.scores import ComparisonResult, EvaluateResult
 
 MOST_POSITIONALS = 2  # of the form without --truth
 
@@ -311,14 +312,14 @@ def _show(screen: Screen, result: "EvaluateResult", *, title: str) -> None:
         screen.complain(f"{name}: {error}")
 
 
-GROUP_METRICS = ("dice", "aji", "aji_plus", "pq", "f1", "detection_f1")
+GROUP_METRICS = shown_in("console")
 """That the tables of groups and of differences show; the JSON has all."""
 
 
-def _show_differences(screen: Screen, models: "ModelsResult") -> None:
+def _show_differences(screen: Screen, models: "ComparisonResult") -> None:
     for first, second, metrics in models.differences:
         rows = []
-        for name in (*GROUP_METRICS, "dsb_ap", "boundary_f1", "hd95_um"):
+        for name in shown_in("console", "console differences"):
             each = metrics[name]
             interval = f"{each.ci95[0]:+.4f} to {each.ci95[1]:+.4f}" if each.ci95 else "-"
             rows.append(
@@ -384,7 +385,7 @@ def rows_of(result: "EvaluateResult") -> list[tuple[str, str, str, str]]:
     if result.summary is None:
         return []
     rows = []
-    for name in METRICS:
+    for name in NAMES:
         interval = result.summary.ci95[name]
         shown = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "-"
         rows.append(
