@@ -53,8 +53,8 @@ from histocli.model.segmenter import architecture_of_size, build_segmenter
 from histocli.optics.density import white_level
 from histocli.reference.calibration import calibration_of, compare_areas
 from histocli.reference.statistics import Reference, analyse_reference
+from histocli.slides.open import read_image
 from histocli.stores.scratch import load_arrays, save_arrays
-from histocli.stores.slides import read_image
 from histocli.synthesis.patch import draw_patch, paint_patches
 from histocli.synthesis.recipe import FULL_RECIPE, Recipe
 from histocli.training.augmentation import Augmentation

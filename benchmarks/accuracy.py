@@ -35,7 +35,7 @@ from histocli.base.system import available_cpus
 from histocli.instances.baseline import classical_nuclei
 from histocli.metrics.counts import count
 from histocli.metrics.summary import summarise
-from histocli.stores.slides import read_image
+from histocli.slides.open import read_image
 
 SETS = ("monuseg13", "tnbc", "dsb2018", "pannuke", "nuinsseg")
 ARMS = ("baseline", "adapted", "foreign")

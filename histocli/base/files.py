@@ -1,6 +1,7 @@
 """Files and folders that are whole or absent, and errors of the disk in one line."""
 
 import errno
+import hashlib
 import os
 import shutil
 import time
@@ -8,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from histocli.base.errors import OutOfResources, StoreExists
+from histocli.base.errors import InputNotFound, InvalidInput, OutOfResources, StoreExists
 
 REMOVALS = 5  # attempts to remove a folder
 FULL = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
@@ -153,3 +154,42 @@ def remove_folder(path: Path) -> None:
             if attempt == REMOVALS - 1 or error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
                 raise
             time.sleep(0.05)
+
+
+def content_hash(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, or of all files of a store with their names.
+
+    Parameters
+    ----------
+    path : Path
+        A file, or a folder such as a Zarr image.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+
+    Raises
+    ------
+    InputNotFound
+        There is nothing.
+    InvalidInput
+        It cannot be read.
+    """
+    try:
+        if not path.is_dir():
+            with path.open("rb") as stream:
+                return hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = hashlib.sha256()
+        for file in sorted(path.rglob("*")):
+            if file.is_file():
+                digest.update(file.relative_to(path).as_posix().encode() + b"\0")
+                with file.open("rb") as stream:
+                    digest.update(hashlib.file_digest(stream, "sha256").digest())
+        return digest.hexdigest()
+    except FileNotFoundError:
+        raise InputNotFound(f"{path}: no such file; check the path") from None
+    except OSError as error:
+        raise InvalidInput(
+            f"{path}: cannot be read ({error.strerror or error}); check its permissions"
+        ) from error

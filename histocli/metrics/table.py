@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 if TYPE_CHECKING:
     from histocli.metrics.counts import Counts
 
-View: TypeAlias = Literal["console", "console differences", "report", "report differences", "training"]
+View: TypeAlias = Literal[
+    "console", "console differences", "report", "report differences", "training"
+]
 """A table with room for some metrics only.
 
 ``console``: the scores of groups on the screen. ``report``: the scores of images and of groups in
@@ -91,7 +93,13 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "sq", "more", "mean IoU of matched nuclei", lambda c: c.segmentation_quality, ("report",)
     ),
-    Metric("f1", "more", "the same number as dq", lambda c: c.detection_quality, ("console", "training")),
+    Metric(
+        "f1",
+        "more",
+        "the same number as dq",
+        lambda c: c.detection_quality,
+        ("console", "training"),
+    ),
     Metric("dice2", "more", "overlap summed over touching pairs (DICE2)", lambda c: c.dice2),
     Metric(
         "ensemble_dice", "more", "mean of DICE1 and DICE2", lambda c: c.ensemble_dice, ("report",)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from histocli.base.device import resolve_device, resolve_precision
+from histocli.base.device import prepare_process, resolve_device, resolve_precision
 from histocli.base.errors import OutOfResources
 from histocli.base.interrupts import raise_if_stopped
 from histocli.base.memory import share_freed_memory
@@ -24,7 +24,6 @@ from histocli.inference.predict import Predictor
 from histocli.instances.targets import Thresholds
 from histocli.model.levels import LevelNetwork
 from histocli.model.segmenter import build_segmenter
-from histocli.stages.common import prepare_process
 from histocli.stages.tiled import STOPPED
 from histocli.stores.models import ModelHeader, read_model
 

@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from histocli.base.device import resolve_device, resolve_precision
+from histocli.base.device import prepare_process, resolve_device, resolve_precision
 from histocli.base.errors import HistosynthError, InvalidInput
 from histocli.base.interrupts import raise_if_stopped
 from histocli.base.progress import Track, silent
@@ -23,7 +23,6 @@ from histocli.instances.histograms import AREA_EDGES_UM2, ELONGATION_EDGES
 from histocli.instances.measurements import measure
 from histocli.model.normalisation import glass_to_white
 from histocli.realism.judgement import Histograms, Judgement, judge_patches
-from histocli.stages.common import StageResult, Stopwatch, prepare_process
 from histocli.stages.real_patches import cut_each
 from histocli.stages.shared.references import (
     identify_references,
@@ -31,6 +30,7 @@ from histocli.stages.shared.references import (
     patch_glass_levels,
     recorded_references,
 )
+from histocli.stages.shared.results import StageResult, Stopwatch
 from histocli.stores.patches import PatchStore
 from histocli.training.two_sample import TwoSampleSchedule
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -14,12 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from histocli import __version__
+from histocli.annotations.labels import LARGE_PX
+from histocli.annotations.pairs import common_shape
 from histocli.base.errors import HistosynthError, InvalidOption, StoreExists
 from histocli.base.files import replace_atomically
+from histocli.base.inputs import expand_inputs
 from histocli.base.progress import Track, silent
 from histocli.base.types import RGBImage
 from histocli.config.common import Execution
 from histocli.config.evaluate import EvaluateConfig
+from histocli.exports.pictures import png_bytes
 from histocli.figures.fates import fate_overlay
 from histocli.figures.overlays import add_scale_bar
 from histocli.figures.report import (
@@ -40,6 +44,8 @@ from histocli.instances.overlaps import LabelImage, overlaps
 from histocli.metrics.fates import tell_fates
 from histocli.metrics.summary import Difference
 from histocli.metrics.table import METRICS, scores_of, shown_in
+from histocli.slides.open import read_image
+from histocli.slides.slide import slide_stem
 from histocli.stages.real_patches import cut_real_patches
 from histocli.stages.scores import (
     CELL_PX,
@@ -50,11 +56,9 @@ from histocli.stages.scores import (
     read_pair,
 )
 from histocli.stages.shared.references import identify_references, recorded_references
-from histocli.stores.label_sources import LARGE_PX, find_pictures, read_picture
 from histocli.stores.logs import read_metrics
 from histocli.stores.models import read_model_header
 from histocli.stores.patches import PatchStore
-from histocli.stores.pictures import png_bytes
 from histocli.stores.provenance import peek
 
 log = logging.getLogger(__name__)
@@ -103,7 +107,7 @@ def check_report(
                 f"{target}: exists; replace it with --overwrite or choose another --html"
             )
     if images is not None:
-        find_pictures(images, ())
+        _find_pictures(images, ())
     for word in show:
         if Path(word).is_dir():
             PatchStore.open(Path(word))
@@ -161,7 +165,7 @@ def write_report(
         )
     )
     pictures = (
-        find_pictures(images, (outcome.name for outcome in first.outcomes))
+        _find_pictures(images, (outcome.name for outcome in first.outcomes))
         if images is not None
         else {}
     )
@@ -335,7 +339,9 @@ def _extremes(
             shown = []
             for outcome in chosen:
                 shown.append(
-                    _overlay(outcome, pictures.get(outcome.name) or outcome.pair.image, suffix)
+                    _overlay(
+                        outcome, pictures.get(outcome.name) or outcome.pair.truth.image, suffix
+                    )
                 )
                 bar.advance()
             yield Gallery(
@@ -404,9 +410,9 @@ def _part_to_show(outcome: Outcome) -> tuple[LabelImage, LabelImage, tuple[slice
         Of these, what is shown.
     large : bool
     """
-    true, predicted = outcome.pair.truth.open(), outcome.pair.prediction.open()
-    shape = true.shape or predicted.shape or (0, 0)
-    if shape[0] * shape[1] < LARGE_PX or true.read_window is None or predicted.read_window is None:
+    true, predicted = outcome.pair.truth.labels.open(), outcome.pair.prediction.open()
+    shape = common_shape(true, predicted)
+    if shape[0] * shape[1] < LARGE_PX or true.shape is None or predicted.shape is None:
         return *read_pair(outcome.pair, true, predicted), (slice(None), slice(None)), False
     around, core = [], []
     for at, side in zip(outcome.worst, shape, strict=True):
@@ -415,8 +421,8 @@ def _part_to_show(outcome: Outcome) -> tuple[LabelImage, LabelImage, tuple[slice
         core.append(slice(at - part.start, min(at + CELL_PX, side) - part.start))
     rows, columns = around
     return (
-        true.read_window(rows, columns),
-        predicted.read_window(rows, columns),
+        true.on(shape).read(rows, columns),
+        predicted.on(shape).read(rows, columns),
         (core[0], core[1]),
         True,
     )
@@ -430,14 +436,22 @@ def _indexed(labels: LabelImage, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.i
     return np.where(ids[at] == labels, at + 1, 0).astype(np.int32)
 
 
+def _find_pictures(words: str, names: Iterable[str]) -> dict[str, Path]:
+    """Return the pictures of a folder, glob or list whose stem is one of the names."""
+    wanted = set(names)
+    suffixes = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".svs", ".ndpi", ".ome.tif")
+    paths = expand_inputs([words], suffixes=suffixes, what="image")
+    return {slide_stem(path): path for path in paths if slide_stem(path) in wanted}
+
+
 def _picture_of(outcome: Outcome, path: Path | None, shape: tuple[int, ...]) -> RGBImage:
     """Return the picture of an image, or plain grey where there is none of its size."""
     pixels: RGBImage | None = None
     try:
         if path is not None:
-            pixels = read_picture(path)
+            pixels = read_image(path).pixels
         else:
-            stored = outcome.pair.truth.image or outcome.pair.prediction.image
+            stored = outcome.pair.truth.labels.image or outcome.pair.prediction.image
             pixels = stored() if stored is not None else None
     except HistosynthError as error:
         log.warning("%s; the report shows outlines without it", error)
@@ -507,12 +521,12 @@ def _image_table(result: EvaluateResult, suffix: str) -> Table:
         rows.append(
             [
                 outcome.name,
-                outcome.pair.group or "–",
+                outcome.pair.truth.group or "–",
                 *(float(scores[name]) for name in PER_IMAGE),
                 *numbers,
             ]
         )
-    if not any(outcome.pair.group for outcome in result.outcomes):
+    if not any(outcome.pair.truth.group for outcome in result.outcomes):
         header, rows = [header[0], *header[2:]], [[row[0], *row[2:]] for row in rows]
     note = "Press a heading to sort; names of shown images lead to their picture."
     return Table(
@@ -658,7 +672,7 @@ def _provenance(results: Sequence[EvaluateResult], config: EvaluateConfig) -> De
                 )
             )
         named = "\n".join(
-            f"{outcome.pair.prediction.source}  |  {outcome.pair.truth.source}"
+            f"{outcome.pair.prediction.source}  |  {outcome.pair.truth.labels.source}"
             for outcome in result.outcomes
         )
         items.append((f"Pairs of {result.prediction}", named))

@@ -27,9 +27,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from histocli.base.device import resolve_device, resolve_precision
-from histocli.base.distributed import Team, local_device, team
+from histocli.annotations.sources import LabelSource
+from histocli.base.device import prepare_process, resolve_device, resolve_precision
+from histocli.base.distributed import Team, local_device, team, weights_digest
 from histocli.base.errors import InvalidInput, InvalidOption, InvalidStore, Stopped
+from histocli.base.files import content_hash
 from histocli.base.inputs import expand_inputs
 from histocli.base.interrupts import raise_if_stopped, stop_requested
 from histocli.base.progress import Bar, Track, silent
@@ -39,6 +41,7 @@ from histocli.base.text import first_line
 from histocli.base.types import FloatArray, InstanceLabels, Json, RGBImage
 from histocli.config.common import Execution, as_dict, config_hash
 from histocli.config.train import TrainConfig
+from histocli.exports.pictures import write_png
 from histocli.figures.sheets import patch_sheet
 from histocli.inference.predict import Predictor
 from histocli.instances.targets import DEFAULT_THRESHOLDS, Thresholds, contacts, normalised_distance
@@ -54,22 +57,18 @@ from histocli.model.normalisation import (
     tissue_moments,
 )
 from histocli.model.segmenter import Segmenter, architecture_of_size, build_segmenter, channels_last
-from histocli.stages.common import (
-    Clock,
-    StageResult,
-    Stopwatch,
-    content_hash,
-    prepare_process,
-    weights_digest,
-)
+from histocli.slides.slide import slide_stem
 from histocli.stages.fresh import FreshPatches
 from histocli.stages.hardness import judge_hardness, refiner_hardening
+from histocli.stages.shared.labels import LABEL_FINDER
 from histocli.stages.shared.references import (
     Source,
     identify_references,
     named_references,
     patch_glass_levels,
 )
+from histocli.stages.shared.results import StageResult, Stopwatch
+from histocli.stages.shared.session import Clock
 from histocli.stages.unlabelled import (
     Findings,
     compare,
@@ -79,7 +78,6 @@ from histocli.stages.unlabelled import (
     pseudo_labelled,
     read_unlabelled,
 )
-from histocli.stores.label_sources import LabelSource, find_labels
 from histocli.stores.logs import append_metrics, preview_path, start_log
 from histocli.stores.models import (
     ModelHeader,
@@ -92,9 +90,7 @@ from histocli.stores.models import (
     write_model,
 )
 from histocli.stores.patches import PatchStore
-from histocli.stores.pictures import write_png
 from histocli.stores.provenance import OutputLock
-from histocli.stores.slides import slide_stem
 from histocli.training.hard_examples import (
     AppearanceAscent,
     Hardening,
@@ -561,7 +557,7 @@ def _open_init(word: str, store: PatchStore) -> tuple[ModelHeader, dict[str, tor
 
 def _match_teacher(word: str, sources: Sequence[Source]) -> tuple[list[Source], list[LabelSource]]:
     """Give each reference the labels of its name; references without any are left out."""
-    labels = find_labels(word)
+    labels = LABEL_FINDER.find(word)
     matched = [
         (source, labels[slide_stem(source.path)])
         for source in sources

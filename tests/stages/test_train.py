@@ -25,7 +25,7 @@ from histocli.model.normalisation import glass_to_white
 from histocli.model.segmenter import build_segmenter
 from histocli.optics.density import white_level
 from histocli.stages import train as stage
-from histocli.stages.common import Clock
+from histocli.stages.shared.session import Clock
 from histocli.stages.train import split_weight, train
 from histocli.stores import patches
 from histocli.stores.models import (

@@ -1,1 +1,1 @@
-"""What several commands have in common."""
+"""What several stages share: results, the frame of a command, the session of a training."""

@@ -1,0 +1,97 @@
+"""A label image that is ready to be read, wherever it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from histocli.base.errors import InvalidInput
+from histocli.base.units import sane_mpp
+
+LARGE_PX = 50_000_000
+"""A label image with at least this many pixels is read in windows where its format allows it."""
+
+Labels: TypeAlias = npt.NDArray[np.integer[Any]]
+"""(H, W) of any integer type: 0 = background, k = nucleus k, -1 = ignored."""
+Shape: TypeAlias = tuple[int, int]
+"""Height and width in pixels."""
+
+
+class Opened(Protocol):
+    """Labels of one image, of a fixed size or, as outlines are, as large as the image needs."""
+
+    @property
+    def source(self) -> str:
+        """Where the labels are, for messages."""
+
+    @property
+    def mpp(self) -> float | None:
+        """Micrometres per pixel; None where nothing says."""
+
+    @property
+    def shape(self) -> Shape | None:
+        """Height and width; None for outlines, which fit any image."""
+
+    @property
+    def extent(self) -> Shape:
+        """Height and width of the smallest image that holds all labels."""
+
+    def on(self, shape: Shape) -> OpenLabels:
+        """Return the labels as an image; outlines are drawn on one of this height and width."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenLabels:
+    """A label image of a fixed size that is read in windows."""
+
+    source: str
+    """Where it is, for messages."""
+    shape: Shape
+    read: Callable[[slice, slice], Labels]
+    """Reads a window of rows and columns; safe from several threads."""
+    mpp: float | None = None
+    """Micrometres per pixel; None where nothing says."""
+
+    @classmethod
+    def in_memory(cls, labels: Labels, source: str, mpp: float | None = None) -> OpenLabels:
+        """Wrap an array, shape (H, W)."""
+        height, width = labels.shape
+        return cls(source=source, shape=(height, width), read=lambda y, x: labels[y, x], mpp=mpp)
+
+    @property
+    def extent(self) -> Shape:
+        """The size of the image."""
+        return self.shape
+
+    def on(self, _: Shape) -> OpenLabels:
+        """Return the image itself, whatever the size of its partner."""
+        return self
+
+    def whole(self) -> Labels:
+        """Read everything."""
+        return self.read(slice(None), slice(None))
+
+
+def checked_ids(labels: Labels, source: str) -> Labels:
+    """Refuse negative labels other than -1: most often the type was too small and they wrapped.
+
+    Raises
+    ------
+    InvalidInput
+        A label is below -1.
+    """
+    if labels.dtype.kind == "i" and labels.size and int(labels.min()) < -1:
+        raise InvalidInput(
+            f"{source}: holds the label {int(labels.min())}; labels are 0 for background, "
+            "1 and above for nuclei, and -1 for ignored pixels; was it saved with too small a type?"
+        )
+    return labels
+
+
+def plausible_mpp(mpp: Any) -> float | None:
+    """Return a pixel size that a microscope can have, or None for anything else."""
+    return sane_mpp(mpp) if isinstance(mpp, int | float) else None
