@@ -6,13 +6,13 @@ import numpy as np
 from histocli.base.types import BoolMask, InstanceLabels
 
 
-def label_components(mask: BoolMask, connectivity: int = 4) -> InstanceLabels:
-    """Number the connected components of a mask, shape (H, W).
+def label_components(mask: BoolMask) -> InstanceLabels:
+    """Number the parts of a mask, shape (H, W), that hang together by sides of pixels.
 
     Numbers start at 1 and follow the raster order of the components' first pixels.
     """
     _, labels = cv2.connectedComponents(
-        np.ascontiguousarray(mask).view(np.uint8), connectivity=connectivity, ltype=cv2.CV_32S
+        np.ascontiguousarray(mask).view(np.uint8), connectivity=4, ltype=cv2.CV_32S
     )
     return labels.astype(np.int32, copy=False)
 
