@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from histocli.base.errors import InvalidInput
-from histocli.base.inputs import MPP_RANGE
+from histocli.base.units import sane_mpp
 
 LARGE_PX = 50_000_000
 """A label image with at least this many pixels is read in windows where its format allows it."""
@@ -94,5 +94,4 @@ def checked_ids(labels: Labels, source: str) -> Labels:
 
 def plausible_mpp(mpp: Any) -> float | None:
     """Return a pixel size that a microscope can have, or None for anything else."""
-    low, high = MPP_RANGE
-    return float(mpp) if isinstance(mpp, int | float) and low <= mpp <= high else None
+    return sane_mpp(mpp) if isinstance(mpp, int | float) else None

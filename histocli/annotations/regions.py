@@ -17,7 +17,7 @@ from histocli.annotations.labels import Shape
 from histocli.annotations.outlines import Polygon, polygons_of, unzipped
 from histocli.base.errors import InputNotFound, InvalidInput
 from histocli.base.types import BoolMask
-from histocli.stores.slides import read_image
+from histocli.slides.open import read_image
 
 GEOJSON_SUFFIXES = (".geojson", ".json", ".geojson.gz")
 MASK_SUFFIXES = (".png", ".tif", ".tiff")

@@ -14,20 +14,23 @@ import numpy as np
 import numpy.typing as npt
 
 from histocli.base.errors import InvalidOption, InvalidStore, StoreExists, UnknownPixelSize
+from histocli.base.formats import ATTRIBUTE
+from histocli.base.pyramid import nearest_level
 from histocli.base.rng import rng_for
 from histocli.base.types import Json, RGBImage
 from histocli.config.common import Execution
 from histocli.config.info import InfoConfig
+from histocli.exports.pictures import png_bytes, write_png
 from histocli.figures.sheets import patch_sheet
 from histocli.instances.histograms import AREA_EDGES_UM2, ELONGATION_EDGES, bars, shares
 from histocli.instances.measurements import Measurements, measure
+from histocli.slides.open import SLIDE_SUFFIXES, open_slide
+from histocli.slides.slide import Slide, shape_of
 from histocli.stages.shared.results import StageResult, Status, Stopwatch
 from histocli.stores import labels as label_stores
 from histocli.stores import models, patches
 from histocli.stores.patches import PatchStore, ReferenceRecord
-from histocli.stores.pictures import png_bytes, write_png
-from histocli.stores.provenance import ATTRIBUTE, Provenance, read_provenance
-from histocli.stores.readers import SLIDE_SUFFIXES, describe, open_slide
+from histocli.stores.provenance import Provenance, read_provenance
 
 Rows: TypeAlias = list[tuple[str, str]]
 """Names and values, as text."""
@@ -220,7 +223,7 @@ def _open_slide(path: Path) -> _Opened:
     except UnknownPixelSize:
         slide, known = open_slide(path, mpp=1.0), False
     try:
-        contents = describe(slide)
+        contents = _slide_contents(slide)
     finally:
         slide.close()
     if not known:
@@ -230,6 +233,28 @@ def _open_slide(path: Path) -> _Opened:
     return _Opened(
         kind="slide", provenance=None, contents={**contents, "megabytes": _megabytes(path)}
     )
+
+
+def _slide_contents(slide: Slide) -> Json:
+    height, width = shape_of(slide)
+    return {
+        "backend": slide.backend,
+        "height_px": height,
+        "width_px": width,
+        "megapixels": round(height * width / 1e6, 2),
+        "mpp": slide.mpp,
+        "mpp_source": slide.mpp_source,
+        "mm2": round(height * width * slide.mpp**2 / 1e6, 4),
+        "levels": [
+            {
+                "height_px": level.shape[0],
+                "width_px": level.shape[1],
+                "downsample": round(level.downsample, 4),
+                "mpp": round(slide.mpp * level.downsample, 5),
+            }
+            for level in slide.levels
+        ],
+    }
 
 
 def _open_patches(path: Path) -> _Opened:
@@ -381,9 +406,7 @@ def _draw_labels(store: label_stores.LabelStore) -> RGBImage:
     factor = max(1, round(max(store.shape) / max(overview.shape[:2])))
     level = factor.bit_length() - 1  # levels halve
     labels = (
-        store.labels(level)
-        if level < store.n_levels
-        else label_stores.nearest_level(store.labels(), factor)
+        store.labels(level) if level < store.n_levels else nearest_level(store.labels(), factor)
     )
     height, width = (
         min(one, other) for one, other in zip(overview.shape, labels.shape, strict=False)

@@ -17,8 +17,8 @@ from histocli.metrics.counts import count
 from histocli.model.normalisation import glass_to_white
 from histocli.optics.density import rgb_to_optical_density, white_level
 from histocli.reference.rough import find_rough_nuclei
+from histocli.slides.resampling import resample, resample_labels
 from histocli.stages.shared.references import Source
-from histocli.stores.slides import resample, resample_labels
 
 
 @dataclass(frozen=True)

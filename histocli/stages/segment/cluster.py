@@ -36,13 +36,13 @@ from histocli.config.common import Execution
 from histocli.config.segment import SegmentConfig
 from histocli.inference.blocks import Block, BlockGrid
 from histocli.inference.pipeline import PendingBlock
+from histocli.slides.open import open_slide
 from histocli.stages.segment.ledger import Ledger
 from histocli.stages.segment.loaded import STOPPED, LoadedModel, load_model
 from histocli.stages.segment.opened import recorded_view
 from histocli.stages.segment.slide_job import SlideJob
 from histocli.stages.segment.view import View, keep_windows
 from histocli.stores.models import ModelHeader, read_model_header
-from histocli.stores.readers import open_slide
 
 IN_FLIGHT = 4  # tasks for each worker that the scheduler knows of at a time
 RETRIES = 3  # of a task whose worker died

@@ -13,6 +13,7 @@ from histocli.config.segment import SegmentConfig
 from histocli.inference.pipeline import PendingBlock, collect, whole_image
 from histocli.instances.anchors import renumber_by_anchor
 from histocli.model.normalisation import contrast_of, glass_to_white, raise_contrast
+from histocli.slides.resampling import resample, resample_labels
 from histocli.stages.segment.job import decide_again, fingerprint
 from histocli.stages.segment.loaded import LoadedModel
 from histocli.stages.segment.results import Expected, SlideFacts
@@ -21,7 +22,6 @@ from histocli.stages.shared.references import patch_glass_levels
 from histocli.stages.shared.results import Stopwatch
 from histocli.stores import labels, patches
 from histocli.stores.provenance import Action, Provenance
-from histocli.stores.slides import resample, resample_labels
 
 
 class PatchJob:

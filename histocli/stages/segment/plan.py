@@ -9,17 +9,17 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from histocli.base.formats import FORMATS
 from histocli.base.inputs import InputImage
 from histocli.base.types import Json
 from histocli.config.common import Execution
 from histocli.config.segment import SegmentConfig, parse_shard
-from histocli.stages.outputs import SUFFIXES
+from histocli.slides.slide import slide_stem
 from histocli.stages.segment.job import Job
 from histocli.stages.segment.patch_job import PatchJob
 from histocli.stages.segment.slide_job import SlideJob
 from histocli.stores.box import find_box_model
 from histocli.stores.provenance import peek
-from histocli.stores.slides import slide_stem
 
 logger = logging.getLogger(__name__)
 
@@ -69,9 +69,10 @@ def plan_jobs(
             jobs.append(PatchJob(given, out / f"{unique}{PATCH_SUFFIX}", config, execution, model))
         else:
             outputs = {
-                name: out / f"{unique}{SUFFIXES[name]}" for name in dict.fromkeys(config.formats)
+                name: out / f"{unique}{FORMATS[name].suffix}"
+                for name in dict.fromkeys(config.formats)
             }
-            store = out / f"{unique}{SUFFIXES['ome-zarr']}"
+            store = out / f"{unique}{FORMATS['ome-zarr'].suffix}"
             jobs.append(SlideJob(given, outputs, store, config, execution, model))
     return jobs
 

@@ -24,7 +24,9 @@ from histocli.base.inputs import expand_with_mpp
 from histocli.base.progress import Track, silent
 from histocli.config.common import Execution
 from histocli.config.segment import SegmentConfig
+from histocli.exports.registry import check_packages
 from histocli.inference.pipeline import Pipeline, collect, whole_image
+from histocli.slides.open import SLIDE_SUFFIXES
 from histocli.stages.segment.cluster import run_on_cluster
 from histocli.stages.segment.job import Job
 from histocli.stages.segment.ledger import STATUS_FILE, Ledger
@@ -33,9 +35,7 @@ from histocli.stages.segment.loaded import LoadedModel, load_model
 from histocli.stages.segment.plan import find_model, own_share, plan_jobs
 from histocli.stages.segment.results import SegmentResult
 from histocli.stages.segment.slide_job import SlideJob
-from histocli.stores import exports
 from histocli.stores.models import ModelHeader, read_model_header
-from histocli.stores.readers import SLIDE_SUFFIXES
 
 PROBE_PX = 512  # side of the tile that a dry run times the network with
 
@@ -84,8 +84,7 @@ def segment(
     """
     model = find_model(model)
     header = _segmenter_header(model)
-    if "parquet" in config.formats:
-        exports.check_parquet()
+    check_packages(config.formats)
     keep_going = execution.on_error == "continue"
     inputs = expand_with_mpp(
         slides, suffixes=SLIDE_SUFFIXES, stdin=sys.stdin, what="slide", keep_missing=keep_going

@@ -12,23 +12,25 @@ from typing import NamedTuple
 
 from histocli.annotations.regions import find_regions, read_regions
 from histocli.base.files import content_hash, disk_errors, partial_path
+from histocli.base.formats import FORMATS
 from histocli.base.inputs import InputImage
 from histocli.base.types import Json
 from histocli.config.common import Execution, as_dict
 from histocli.config.segment import SegmentConfig
+from histocli.exports.registry import read_record
 from histocli.inference.blocks import Block
 from histocli.inference.pipeline import PendingBlock
-from histocli.stages.outputs import CONTRACTS, write_output
+from histocli.slides.open import open_slide
+from histocli.slides.slide import Slide, shape_of, slide_stem
 from histocli.stages.segment.job import decide_again, fingerprint
 from histocli.stages.segment.loaded import LoadedModel
 from histocli.stages.segment.opened import OpenedSlide
 from histocli.stages.segment.results import Expected, SlideFacts, facts_from
 from histocli.stages.segment.view import Look, look, view_of
+from histocli.stages.shared.outputs import write_output
 from histocli.stages.shared.results import Stopwatch
-from histocli.stores import exports, labels
+from histocli.stores import labels
 from histocli.stores.provenance import Action, Provenance, peek
-from histocli.stores.readers import Slide, open_slide, shape_of
-from histocli.stores.slides import slide_stem
 
 logger = logging.getLogger(__name__)
 
@@ -85,9 +87,7 @@ class SlideJob:
         if any(os.path.lexists(path) or os.path.lexists(partial_path(path)) for path in places):
             mark = self._identity.fingerprint
             actions = {
-                name: decide_again(
-                    path, CONTRACTS.get(name, labels.CONTRACT), mark, self._execution
-                )
+                name: decide_again(path, FORMATS[name].contract, mark, self._execution)
                 for name, path in self.outputs.items()
             }
             self._to_make = [name for name, action in actions.items() if action != "skip"]
@@ -188,7 +188,7 @@ class SlideJob:
         """Read what the outputs say about themselves."""
         for name, path in self.outputs.items():
             known: Json | None = (
-                labels.open_labels(path).facts if name == "ome-zarr" else exports.read_facts(path)
+                labels.open_labels(path).facts if name == "ome-zarr" else read_record(path)
             )
             if known is not None:
                 return facts_from(known)
@@ -238,17 +238,8 @@ def expected_disk(shape: tuple[int, int], mm2: float, mpp: float, formats: Seque
     3,000 nuclei a square millimetre.
     """
     looked_at = mm2 * 1e6 / mpp**2
-    per_px = {
-        "ome-zarr": 0.09,
-        "tiff": 0.12,
-        "overlay": 1.9,
-        "qc": 0.0,
-        "geojson": 0.02,
-        "csv": 0.03,
-        "parquet": 0.015,
-    }
     return (
-        sum(per_px.get(name, 0) * looked_at for name in formats)
+        sum(FORMATS[name].bytes_per_px * looked_at for name in formats)
         + 3e6 * len(formats)
         + shape[0] * shape[1] / 1000
     )

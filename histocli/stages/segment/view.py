@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from histocli.base.pyramid import shrink
 from histocli.base.types import BoolMask, FloatArray, RGBImage
 from histocli.inference.blocks import BlockGrid, shows_tissue
 from histocli.inference.pipeline import PendingBlock
@@ -26,9 +27,10 @@ from histocli.model.normalisation import (
 )
 from histocli.optics.density import white_level
 from histocli.optics.stains import typical_hematoxylin
+from histocli.slides.resampling import ResampledSlide, shrunk
+from histocli.slides.slide import Slide, shape_of
 from histocli.stores import labels
-from histocli.stores.labels import overview_factor, shrink
-from histocli.stores.readers import ResampledSlide, Slide, shape_of, shrunk
+from histocli.stores.labels import overview_factor
 
 SAME_MPP = 0.02
 """Relative difference of pixel sizes within which a slide goes to the network as it is: scanners

@@ -16,8 +16,8 @@ from histocli.base.files import content_hash
 from histocli.base.inputs import InputImage, expand_with_mpp
 from histocli.base.interrupts import raise_if_stopped
 from histocli.base.types import RGBImage
+from histocli.slides.open import SLIDE_SUFFIXES, read_image, read_pixel_size
 from histocli.stores.patches import PatchStore
-from histocli.stores.slides import IMAGE_SUFFIXES, read_image, read_pixel_size
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def named_references(
         A reference is missing, or there is none.
     """
     return expand_with_mpp(
-        words, suffixes=IMAGE_SUFFIXES, stdin=sys.stdin, what=what, keep_missing=keep_missing
+        words, suffixes=SLIDE_SUFFIXES, stdin=sys.stdin, what=what, keep_missing=keep_missing
     )
 
 

@@ -12,12 +12,13 @@ from histocli.inference import windows
 from histocli.inference.pipeline import PendingBlock, Pipeline
 from histocli.inference.settling import SlideWindows
 from histocli.instances.targets import maps_to_instances
+from histocli.slides.open import open_slide
+from histocli.slides.slide import shape_of
 from histocli.stages.segment.assemble import make_store
 from histocli.stages.segment.view import keep_windows, look, view_of
 from histocli.stores import labels as label_stores
 from histocli.stores.labels import CONTRACT, TiledLabelsWriter, open_labels
 from histocli.stores.provenance import Provenance
-from histocli.stores.readers import open_slide, shape_of
 
 MPP = 0.5
 SMALL = (

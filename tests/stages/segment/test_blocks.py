@@ -8,13 +8,14 @@ import pytest
 import skimage.data
 from scipy import ndimage
 
+from histocli.base.pyramid import nearest_level
 from histocli.inference import windows
 from histocli.inference.pipeline import Pipeline, collect, whole_image
 from histocli.instances.anchors import anchors
+from histocli.slides.open import open_slide
+from histocli.slides.slide import shape_of
 from histocli.stages.segment import assemble
 from histocli.stages.segment.view import look, view_of
-from histocli.stores import labels as label_stores
-from histocli.stores.readers import open_slide, shape_of
 from tests.stages.segment.in_blocks import MPP, Darkness, blobs, files_of, make, write_slide
 
 
@@ -178,9 +179,7 @@ def test_coarser_levels_show_the_nearest_pixel(tmp_path, small):
     store = make(write_slide(tmp_path / "s.tif", blobs((331, 290))), tmp_path / "s.ome.zarr")
     assert store.n_levels > 3
     for level in range(1, store.n_levels):
-        np.testing.assert_array_equal(
-            store.labels(level), label_stores.nearest_level(store.labels(), 2**level)
-        )
+        np.testing.assert_array_equal(store.labels(level), nearest_level(store.labels(), 2**level))
 
 
 def test_glass_is_not_looked_at(tmp_path, small):

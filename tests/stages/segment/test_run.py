@@ -30,13 +30,13 @@ from histocli.base.errors import (
     UnsupportedSlide,
 )
 from histocli.base.files import partial_path
+from histocli.base.formats import FORMATS
 from histocli.config.common import Execution
 from histocli.config.segment import SegmentConfig
 from histocli.model.normalisation import glass_to_white
 from histocli.model.segmenter import build_segmenter
 from histocli.optics.density import rgb_to_optical_density
 from histocli.optics.stains import typical_hematoxylin
-from histocli.stages.outputs import SUFFIXES
 from histocli.stages.segment.results import SegmentResult
 from histocli.stages.segment.run import segment
 from histocli.stores import labels as label_stores
@@ -81,7 +81,7 @@ class TestOneSlide:
         assert (result.status, result.mpp_source, result.error) == ("done", "tiff", None)
         assert result.mpp == pytest.approx(MPP)
         assert result.outputs == {
-            name: str(tmp_path / "out" / f"slide{SUFFIXES[name]}") for name in ALL
+            name: str(tmp_path / "out" / f"slide{FORMATS[name].suffix}") for name in ALL
         }
 
     def test_json_is_one_object_with_a_schema(self, tmp_path, model):

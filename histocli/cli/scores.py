@@ -1,0 +1,80 @@
+"""Tables that ``histosynth evaluate`` prints on stderr, and its JSON on stdout."""
+
+import math
+from typing import TYPE_CHECKING
+
+from histocli.cli.console import Screen
+from histocli.metrics.table import NAMES, shown_in
+
+if TYPE_CHECKING:
+    from histocli.stages.scores import ComparisonResult, EvaluateResult
+
+GROUP_METRICS = shown_in("console")
+"""What the tables of groups and of differences show; the JSON has all metrics."""
+
+
+def show_scores(screen: Screen, result: "EvaluateResult", *, title: str) -> None:
+    """Print the table of one prediction, what failed and what had no partner."""
+    if result.summary is None:
+        screen.say(f"{title}would compare {len(result.names)} images")
+    else:
+        counts = result.pooled
+        title += (
+            f"{len(result.images)} images, {counts.n_truth} true and "
+            f"{counts.n_prediction} predicted nuclei"
+        )
+        screen.table(title, ("metric", "mean", "95 % interval", "pooled"), rows_of(result))
+        if result.groups:
+            rows = [
+                (name or "-", n, *(_number(summary.mean[metric]) for metric in GROUP_METRICS))
+                for name, n, summary in result.groups
+            ]
+            screen.table(
+                "by group: mean over its images", ("group", "images", *GROUP_METRICS), rows
+            )
+    if screen.as_json:
+        screen.print_json(result.to_json())
+    for name, error in result.failures:
+        screen.complain(f"{name}: {error}")
+
+
+def show_differences(screen: Screen, models: "ComparisonResult") -> None:
+    """Print a table for each pair of models that were compared."""
+    for first, second, metrics in models.differences:
+        rows = []
+        for name in shown_in("console", "console differences"):
+            each = metrics[name]
+            interval = f"{each.ci95[0]:+.4f} to {each.ci95[1]:+.4f}" if each.ci95 else "-"
+            rows.append(
+                (
+                    name,
+                    _number(each.mean, "+"),
+                    interval,
+                    f"{each.p_value:.4f}",
+                    each.better,
+                    each.worse,
+                )
+            )
+        n = metrics["pq"].images
+        header = ("metric", "difference", "95 % interval", "p", "better", "worse")
+        screen.table(f"{second} minus {first}, paired over {n} images", header, rows)
+
+
+def _number(value: float, sign: str = "") -> str:
+    return "-" if math.isnan(value) else f"{value:{sign}.4f}"
+
+
+def rows_of(result: "EvaluateResult") -> list[tuple[str, str, str, str]]:
+    """Return metric, mean, interval and pooled score as text, a row per metric; none for a dry
+    run.
+    """
+    if result.summary is None:
+        return []
+    rows = []
+    for name in NAMES:
+        interval = result.summary.ci95[name]
+        shown = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "-"
+        rows.append(
+            (name, _number(result.summary.mean[name]), shown, _number(result.summary.pooled[name]))
+        )
+    return rows
