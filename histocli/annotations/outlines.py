@@ -65,22 +65,19 @@ class Outline:
 
 @dataclass(frozen=True)
 class Outlines:
-    """What a file of outlines holds."""
+    """What a file of outlines holds; the outlines become a label image on an image of any size."""
 
     path: Path
     outlines: tuple[Outline, ...]
     mpp: float | None = None
     """Micrometres per pixel; None where the file does not say."""
+    shape: None = None
+    """Outlines have no size of their own."""
 
     @property
     def source(self) -> str:
         """Where the file is, for messages."""
         return str(self.path)
-
-    @property
-    def shape(self) -> None:
-        """Outlines fit an image of any size."""
-        return
 
     @property
     def extent(self) -> Shape:
@@ -130,6 +127,10 @@ class Outlines:
             for polygon in outline.polygons:
                 labels[_pixels(polygon, shape)] = -1 if outline.ignored else number
         return labels
+
+
+Opened: TypeAlias = OpenLabels | Outlines
+"""Labels of one image, of a fixed size or as large as :meth:`Outlines.on` makes them."""
 
 
 def _pixels(polygon: Polygon, shape: Shape) -> tuple[npt.NDArray[np.intp], ...]:

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from histocli.annotations.labels import Opened, Shape, plausible_mpp
+from histocli.annotations.labels import Shape, plausible_mpp
+from histocli.annotations.outlines import Opened
 from histocli.annotations.sources import LabelFinder, LabelSource
 from histocli.base.errors import InputNotFound, InvalidInput, InvalidOption
 from histocli.base.inputs import MANIFEST_SUFFIX
