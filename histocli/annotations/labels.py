@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from histocli.base.errors import InvalidInput
-from histocli.base.units import sane_mpp
 
 LARGE_PX = 50_000_000
 """A label image with at least this many pixels is read in windows where its format allows it."""
@@ -67,8 +66,3 @@ def checked_ids(labels: Labels, source: str) -> Labels:
             "1 and above for nuclei, and -1 for ignored pixels; was it saved with too small a type?"
         )
     return labels
-
-
-def plausible_mpp(mpp: Any) -> float | None:
-    """Return a pixel size that a microscope can have, or None for anything else."""
-    return sane_mpp(mpp) if isinstance(mpp, int | float) else None

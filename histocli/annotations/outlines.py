@@ -34,8 +34,9 @@ import orjson
 from skimage.draw import polygon as polygon_pixels
 from skimage.draw import polygon2mask
 
-from histocli.annotations.labels import OpenLabels, Shape, plausible_mpp
+from histocli.annotations.labels import OpenLabels, Shape
 from histocli.base.errors import InputNotFound, InvalidInput
+from histocli.base.units import sane_mpp
 
 logger = logging.getLogger(__name__)
 
@@ -285,7 +286,7 @@ class _ImageScope:
         self.root = self.root or name
         if name == "Annotations":
             try:
-                self.mpp = plausible_mpp(float(values.get("MicronsPerPixel", "nan")))
+                self.mpp = sane_mpp(float(values.get("MicronsPerPixel", "nan")))
             except ValueError:
                 self.mpp = None
         elif name == "Region":
