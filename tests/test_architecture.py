@@ -209,7 +209,6 @@ EXCEPTIONS = {
     "segment",
     "settle",
     "stages/evaluate.py",
-    "stages/info.py",
     "stages/refine.py",
     "stages/report.py",
     "stages/segment.py",
