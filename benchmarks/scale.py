@@ -43,8 +43,8 @@ def repeated_slide(tissue: Path, path: Path, gigapixels: float) -> tuple[int, in
     import imagecodecs
     import tifffile
 
+    from histocli.base.pyramid import shrink
     from histocli.slides.open import read_image
-    from histocli.stores.labels import shrink
 
     pixels = read_image(tissue, mpp=MPP).pixels
     square = np.tile(pixels, (2, 2, 1))[-SQUARE - 900 : -900, 400 : 400 + SQUARE]

@@ -28,12 +28,17 @@ from histocli.annotations.labels import Opened
 from histocli.annotations.ngff import find_ngff_labels
 from histocli.annotations.outlines import OUTLINE_SUFFIXES, read_outlines
 from histocli.base.errors import InputNotFound, InvalidInput
+from histocli.base.formats import FORMATS
 from histocli.base.inputs import STORE_SUFFIX, expand_inputs
 from histocli.base.types import RGBImage
 from histocli.slides.slide import slide_stem
 
 # segment writes these beside labels: pictures, and a second copy of the labels
-OTHER_ENDINGS = (".overlay.png", ".qc.png", ".ome04.zarr")
+OTHER_ENDINGS = (
+    *(form.suffix for form in FORMATS.values() if form.needs_pixels),
+    FORMATS["ome-zarr-0.4"].suffix,
+    ".qc.png",
+)
 PATCH_LABELS_ENDING = ".labels"  # of the stem of a store with one label image per patch
 ZARR_FILES = ("zarr.json", ".zgroup", ".zarray")
 

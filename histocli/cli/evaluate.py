@@ -11,7 +11,8 @@ from histocli.cli import options as o
 from histocli.cli.console import Screen
 from histocli.cli.scores import show_differences, show_scores
 from histocli.config.common import Execution
-from histocli.config.evaluate import QUALITIES, EvaluateConfig, EvaluateFiles
+from histocli.config.evaluate import EvaluateConfig, EvaluateFiles
+from histocli.metrics.table import QUALITIES
 
 if TYPE_CHECKING:
     from histocli.stages.scores import EvaluateResult

@@ -4,12 +4,12 @@ import math
 from typing import TYPE_CHECKING
 
 from histocli.cli.console import Screen
-from histocli.config.evaluate import METRICS
+from histocli.metrics.table import NAMES, shown_in
 
 if TYPE_CHECKING:
-    from histocli.stages.scores import EvaluateResult, ModelsResult
+    from histocli.stages.scores import ComparisonResult, EvaluateResult
 
-GROUP_METRICS = ("dice", "aji", "aji_plus", "pq", "f1", "detection_f1")
+GROUP_METRICS = shown_in("console")
 """What the tables of groups and of differences show; the JSON has all metrics."""
 
 
@@ -38,11 +38,11 @@ def show_scores(screen: Screen, result: "EvaluateResult", *, title: str) -> None
         screen.complain(f"{name}: {error}")
 
 
-def show_differences(screen: Screen, models: "ModelsResult") -> None:
+def show_differences(screen: Screen, models: "ComparisonResult") -> None:
     """Print a table for each pair of models that were compared."""
     for first, second, metrics in models.differences:
         rows = []
-        for name in (*GROUP_METRICS, "dsb_ap", "boundary_f1", "hd95_um"):
+        for name in shown_in("console", "console differences"):
             each = metrics[name]
             interval = f"{each.ci95[0]:+.4f} to {each.ci95[1]:+.4f}" if each.ci95 else "-"
             rows.append(
@@ -71,7 +71,7 @@ def rows_of(result: "EvaluateResult") -> list[tuple[str, str, str, str]]:
     if result.summary is None:
         return []
     rows = []
-    for name in METRICS:
+    for name in NAMES:
         interval = result.summary.ci95[name]
         shown = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "-"
         rows.append(

@@ -3,11 +3,9 @@
 from dataclasses import dataclass
 
 from histocli.base.errors import InvalidOption
+from histocli.base.formats import FORMATS, check_formats, format_names
 from histocli.config.common import MPP, SEED
 from histocli.config.options import option, parse_names, parse_region
-
-EXPORTS = ("ome-zarr-0.4", "tiff", "geojson", "parquet", "csv", "overlay", "qc")
-OF_REGION = ("tiff", "overlay")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +14,7 @@ class ExportConfig:
 
     formats: tuple[str, ...] = option(
         ("geojson",),
-        f"What to write, comma-separated: {', '.join(EXPORTS)}.",
+        f"What to write, comma-separated: {', '.join(format_names('export'))}.",
         flag="--format",
         metavar="LIST",
         parse=parse_names,
@@ -35,14 +33,12 @@ class ExportConfig:
     seed: int = option(0, SEED)  # of the choice of crops in qc pictures
 
     def __post_init__(self) -> None:
-        if not self.formats:
-            raise InvalidOption(f"--format must name at least one of {', '.join(EXPORTS)}")
+        check_formats(self.formats, "export")
+        of_region = [name for name, form in FORMATS.items() if form.takes_region]
         for name in self.formats:
-            if name not in EXPORTS:
-                raise InvalidOption(f"--format must be among {', '.join(EXPORTS)}, got {name!r}")
-            if self.region is not None and name not in OF_REGION:
+            if self.region is not None and name not in of_region:
                 raise InvalidOption(
-                    f"--region goes with --format {' and '.join(OF_REGION)}, not with {name}"
+                    f"--region goes with --format {' and '.join(of_region)}, not with {name}"
                 )
         if self.region is not None:
             y0, x0, y1, x1 = self.region

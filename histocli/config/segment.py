@@ -3,10 +3,10 @@
 from dataclasses import dataclass, replace
 
 from histocli.base.errors import InvalidOption
+from histocli.base.formats import check_formats, format_names
 from histocli.config.common import MPP, check_mpp
 from histocli.config.options import option, parse_gigabytes, parse_names
 
-FORMATS = ("ome-zarr", "tiff", "geojson", "parquet", "csv", "overlay", "qc")
 TISSUE = ("auto", "none")
 LEAST_MEMORY_GB = 0.5
 SCALE = "Scale"  # panel of --help
@@ -18,7 +18,7 @@ class SegmentConfig:
 
     formats: tuple[str, ...] = option(
         ("ome-zarr",),
-        f"What to write, comma-separated: {', '.join(FORMATS)}.",
+        f"What to write, comma-separated: {', '.join(format_names('segment'))}.",
         flag="--format",
         metavar="LIST",
         parse=parse_names,
@@ -55,11 +55,7 @@ class SegmentConfig:
 
     def __post_init__(self) -> None:
         check_mpp(self.mpp)
-        if not self.formats:
-            raise InvalidOption(f"--format must name at least one of {', '.join(FORMATS)}")
-        for name in self.formats:
-            if name not in FORMATS:
-                raise InvalidOption(f"--format must be among {', '.join(FORMATS)}, got {name!r}")
+        check_formats(self.formats, "segment")
         if not 64 <= self.tile_px <= 8192 or self.tile_px % 32:
             raise InvalidOption(
                 f"--tile-px must be a multiple of 32 between 64 and 8192, got {self.tile_px}"

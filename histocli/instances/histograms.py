@@ -1,19 +1,17 @@
-"""Histograms of size and shape with bins that every store shares, so that references and patches
-can be laid side by side.
-"""
+"""Histograms of the size and shape of nuclei, with the same bins for references and patches."""
 
 import numpy as np
 import numpy.typing as npt
 
 AREA_EDGES_UM2 = tuple(round(8 * 2 ** (k / 2), 2) for k in range(13))
-"""8 to 512 square micrometres, two bins an octave."""
+"""Edges of the bins of areas: from 8 to 512 square micrometres, each 1.41 times the one before."""
 ELONGATION_EDGES = (1.0, 1.15, 1.3, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 6.0)
-_BARS = " ▁▂▃▄▅▆▇█"
+"""Edges of the bins of elongations, the major axis divided by the minor one."""
+BARS = " ▁▂▃▄▅▆▇█"
 
 
 def shares(values: npt.NDArray[np.floating], edges: tuple[float, ...]) -> tuple[float, ...]:
-    """Return the share of values in each bin; what lies beyond the edges counts in the outermost
-    bins.
+    """Return the share of values in each bin; values beyond the edges count in the outermost bins.
 
     Parameters
     ----------
@@ -38,5 +36,5 @@ def bars(histogram: tuple[float, ...] | list[float]) -> str:
     """
     tallest = max(histogram, default=0)
     if tallest <= 0:
-        return _BARS[0] * len(histogram)
-    return "".join(_BARS[round(share / tallest * (len(_BARS) - 1))] for share in histogram)
+        return BARS[0] * len(histogram)
+    return "".join(BARS[round(share / tallest * (len(BARS) - 1))] for share in histogram)

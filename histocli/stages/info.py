@@ -14,10 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from histocli.base.errors import InvalidOption, InvalidStore, StoreExists, UnknownPixelSize
+from histocli.base.formats import ATTRIBUTE
+from histocli.base.pyramid import nearest_level
 from histocli.base.rng import rng_for
 from histocli.base.types import Json, RGBImage
 from histocli.config.common import Execution
 from histocli.config.info import InfoConfig
+from histocli.exports.pictures import png_bytes, write_png
 from histocli.figures.sheets import patch_sheet
 from histocli.instances.histograms import AREA_EDGES_UM2, ELONGATION_EDGES, bars, shares
 from histocli.instances.measurements import Measurements, measure
@@ -27,8 +30,7 @@ from histocli.stages.shared.results import StageResult, Status, Stopwatch
 from histocli.stores import labels as label_stores
 from histocli.stores import models, patches
 from histocli.stores.patches import PatchStore, ReferenceRecord
-from histocli.stores.pictures import png_bytes, write_png
-from histocli.stores.provenance import ATTRIBUTE, Provenance, read_provenance
+from histocli.stores.provenance import Provenance, read_provenance
 
 Rows: TypeAlias = list[tuple[str, str]]
 """Names and values, as text."""
@@ -404,9 +406,7 @@ def _draw_labels(store: label_stores.LabelStore) -> RGBImage:
     factor = max(1, round(max(store.shape) / max(overview.shape[:2])))
     level = factor.bit_length() - 1  # levels halve
     labels = (
-        store.labels(level)
-        if level < store.n_levels
-        else label_stores.nearest_level(store.labels(), factor)
+        store.labels(level) if level < store.n_levels else nearest_level(store.labels(), factor)
     )
     height, width = (
         min(one, other) for one, other in zip(overview.shape, labels.shape, strict=False)

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from histocli.base.interrupts import raise_if_stopped
+from histocli.base.pyramid import shrink
 from histocli.base.types import BoolMask, FloatArray, RGBImage
 from histocli.inference.blocks import BlockGrid, shows_tissue
 from histocli.inference.pipeline import LARGEST_HALO_UM, PendingBlock
@@ -51,7 +52,7 @@ from histocli.optics.stains import TYPICAL_STAINS
 from histocli.slides.resampling import ResampledSlide, shrunk
 from histocli.slides.slide import Slide, shape_of
 from histocli.stores import labels
-from histocli.stores.labels import TiledLabelsWriter, overview_factor, shrink
+from histocli.stores.labels import TiledLabelsWriter, overview_factor
 
 # relative; within this a slide goes to the network as it is: scanners differ by more than a model
 # notices

@@ -41,12 +41,14 @@ from histocli.base.text import first_line
 from histocli.base.types import FloatArray, InstanceLabels, Json, RGBImage
 from histocli.config.common import Execution, as_dict, config_hash
 from histocli.config.train import TrainConfig
+from histocli.exports.pictures import write_png
 from histocli.figures.sheets import patch_sheet
 from histocli.inference.predict import Predictor
 from histocli.instances.targets import DEFAULT_THRESHOLDS, Thresholds, contacts, normalised_distance
 from histocli.metrics.counts import count
 from histocli.metrics.selection import ObjectThresholds, choose_thresholds
 from histocli.metrics.summary import summarise
+from histocli.metrics.table import shown_in
 from histocli.model.normalisation import (
     PIXEL_MEAN,
     PIXEL_STD,
@@ -88,7 +90,6 @@ from histocli.stores.models import (
     write_model,
 )
 from histocli.stores.patches import PatchStore
-from histocli.stores.pictures import write_png
 from histocli.stores.provenance import OutputLock
 from histocli.training.hard_examples import (
     AppearanceAscent,
@@ -1211,7 +1212,7 @@ class _Run:
             count(truth, labels) for truth, labels in zip(self.held_out.labels, found, strict=True)
         ]
         mean = summarise(counts, bootstrap=0).mean
-        scores: Json = {name: round(mean[name], 4) for name in ("dice", "aji", "pq", "f1")}
+        scores: Json = {name: round(mean[name], 4) for name in shown_in("training")}
         append_metrics(
             self.out,
             {"step": self.training.step, "held_out": scores, "seconds": self.clock.trained_s},

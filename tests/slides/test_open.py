@@ -10,10 +10,10 @@ import tifffile
 import zarr
 
 from histocli.base.errors import OutOfResources, UnknownPixelSize, UnsupportedSlide
+from histocli.base.pyramid import shrink
 from histocli.slides.open import open_slide, read_image
 from histocli.slides.openslide import OpenSlideSlide
 from histocli.slides.slide import shape_of
-from histocli.stores.labels import shrink
 from tests.slides.files import SLIDES, write_ndpi, write_ome_zarr
 
 RNG = np.random.default_rng(0)

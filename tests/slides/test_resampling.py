@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from histocli.base.pyramid import shrink
 from histocli.slides.resampling import (
     ResampledSlide,
     apply_taps,
@@ -15,7 +16,6 @@ from histocli.slides.resampling import (
     taps,
 )
 from histocli.slides.slide import Level
-from histocli.stores.labels import shrink
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (203, 150, 3), np.uint8)

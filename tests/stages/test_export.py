@@ -22,8 +22,8 @@ from histocli.base.errors import (
 )
 from histocli.config.common import Execution
 from histocli.config.export import ExportConfig
+from histocli.exports.registry import read_record
 from histocli.stages.export import export
-from histocli.stores.exports import read_facts
 from histocli.stores.labels import open_labels
 from tests.stages.test_segment import MPP, model, run, tissue, write_tiff  # noqa: F401
 
@@ -176,7 +176,7 @@ def test_every_file_says_who_made_it(tmp_path, segmented):
     slide, store = segmented
     facts = open_labels(store).facts
     for result in export_to(tmp_path, store, *ALL, slide=str(slide)):
-        told = read_facts(Path(result.output))
+        told = read_record(Path(result.output))
         assert told is not None
         assert told["complete"]
         assert told["model"] == facts["model"]

@@ -12,6 +12,7 @@ import tifffile
 from scipy import ndimage
 
 from histocli.base import files
+from histocli.base.pyramid import nearest_level
 from histocli.inference import pipeline as pipelines
 from histocli.inference.pipeline import Pipeline
 from histocli.instances.targets import maps_to_instances
@@ -310,9 +311,7 @@ def test_coarser_levels_show_the_nearest_pixel(tmp_path, small):
     store = make(write_slide(tmp_path / "s.tif", blobs((331, 290))), tmp_path / "s.ome.zarr")
     assert store.n_levels > 3
     for level in range(1, store.n_levels):
-        np.testing.assert_array_equal(
-            store.labels(level), label_stores.nearest_level(store.labels(), 2**level)
-        )
+        np.testing.assert_array_equal(store.labels(level), nearest_level(store.labels(), 2**level))
 
 
 def test_glass_is_not_looked_at(tmp_path, small):

@@ -10,7 +10,7 @@ import numpy as np
 from histocli.annotations.labels import OpenLabels
 from histocli.annotations.sources import LabelFinder, LabelSource, Probabilities, label_stem
 from histocli.base.types import RGBImage
-from histocli.stores.exports import read_facts
+from histocli.exports.registry import read_record
 from histocli.stores.labels import LabelStore, open_labels
 from histocli.stores.patches import PatchStore
 from histocli.stores.provenance import peek
@@ -78,7 +78,7 @@ def _probabilities(store: LabelStore) -> Probabilities | None:
 
 
 def _recorded_mpp(path: Path) -> float | None:
-    return (read_facts(path) or {}).get("mpp")
+    return (read_record(path) or {}).get("mpp")
 
 
 LABEL_FINDER = LabelFinder(own_store=_own_store, recorded_mpp=_recorded_mpp)

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from histocli.stores.pictures import write_png
+from histocli.exports.pictures import write_png
 
 
 def test_a_png_comes_back(tmp_path):
