@@ -192,7 +192,6 @@ EXCEPTIONS = {
     "export",
     "figures/report.py",
     "generate",
-    "identify_references",
     "inference/runs.py",
     "inference/tiling.py",
     "judge_hardness",
