@@ -7,14 +7,15 @@ from histocli.cli.console import Screen
 from histocli.metrics.table import NAMES, shown_in
 
 if TYPE_CHECKING:
+    from histocli.stages.realism import RealismResult
     from histocli.stages.scores import ComparisonResult, EvaluateResult
 
+# The tables of groups and of differences show some metrics; the JSON has all of them.
 GROUP_METRICS = shown_in("console")
-"""What the tables of groups and of differences show; the JSON has all metrics."""
 
 
 def show_scores(screen: Screen, result: "EvaluateResult", *, title: str) -> None:
-    """Print the table of one prediction, what failed and what had no partner."""
+    """Print the table of one prediction, its JSON, and what failed."""
     if result.summary is None:
         screen.say(f"{title}would compare {len(result.names)} images")
     else:
@@ -60,14 +61,33 @@ def show_differences(screen: Screen, models: "ComparisonResult") -> None:
         screen.table(f"{second} minus {first}, paired over {n} images", header, rows)
 
 
+def show_realism(screen: Screen, result: "RealismResult") -> None:
+    """Print how far a patch store is from its references; for a dry run, what would be judged."""
+    if result.judgement is not None:
+        rows = [
+            (
+                each.name,
+                f"{each.value:.4g}",
+                f"{each.ci95[0]:.4g} to {each.ci95[1]:.4g}" if each.ci95 else "-",
+                each.meaning,
+            )
+            for each in result.judgement.measures
+        ]
+        screen.table(
+            result.title, ("measure", "value", "95 % interval", "meaning"), rows, numbers_from=4
+        )
+    else:
+        screen.say(result.title)
+    if screen.as_json:
+        screen.print_json(result.to_json())
+
+
 def _number(value: float, sign: str = "") -> str:
     return "-" if math.isnan(value) else f"{value:{sign}.4f}"
 
 
 def rows_of(result: "EvaluateResult") -> list[tuple[str, str, str, str]]:
-    """Return metric, mean, interval and pooled score as text, a row per metric; none for a dry
-    run.
-    """
+    """Return metric, mean, interval and pooled score as text; no rows for a dry run."""
     if result.summary is None:
         return []
     rows = []

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from histocli.base.pyramid import shrink
 from histocli.base.types import BoolMask, FloatArray, RGBImage
 from histocli.inference.blocks import BlockGrid, shows_tissue
 from histocli.inference.pipeline import PendingBlock
@@ -114,7 +113,7 @@ def look(slide: Slide, factor: int, *, find_tissue: bool, roi: FindRegions | Non
     roi : callable, optional
         Restricts the tissue to the regions that the user drew.
     """
-    overview = shrunk(slide, factor, shrink)
+    overview = shrunk(slide, factor)
     level = white_level(overview)
     shape = (overview.shape[0], overview.shape[1])
     wanted = (
