@@ -126,7 +126,7 @@ class Steps:
         for owner, name, step in (
             (ResampledSlide, "read", "read"),
             (Predictor, "instances", "decode"),
-            (view, "window_to_runs", "keep"),
+            (view, "to_slide", "keep"),
             (opened, "make_store", "store"),
         ):
             setattr(owner, name, self._timed(getattr(owner, name), step))
