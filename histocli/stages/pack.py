@@ -35,7 +35,8 @@ from histocli.slides.open import SLIDE_SUFFIXES, read_image
 from histocli.slides.slide import slide_stem
 from histocli.stages.shared.results import StageResult, Stopwatch
 from histocli.stores.patches import CONTRACT, PatchStore, PatchStoreWriter, ReferenceRecord
-from histocli.stores.provenance import Provenance, prepare_output
+from histocli.stores.provenance import Provenance
+from histocli.stores.rerun import prepare_output
 
 logger = logging.getLogger(__name__)
 
@@ -167,7 +168,7 @@ def pack(
         provenance = Provenance(
             contract=CONTRACT, command="pack", config=as_dict(config), config_hash=fingerprint
         )
-        with PatchStoreWriter.create(
+        with PatchStoreWriter(
             out,
             n=len(windows),
             patch_px=config.patch_px,
@@ -175,7 +176,6 @@ def pack(
             origin="labelled",
             references=records,
             provenance=provenance,
-            resume=action == "resume",
             shippable=config.shippable,
         ) as writer:
             _write_patches(writer, pairs, windows, track)

@@ -62,7 +62,8 @@ from histocli.stores.models import (
     write_checkpoint,
 )
 from histocli.stores.patches import CONTRACT, PatchStore, PatchStoreWriter, ReferenceRecord
-from histocli.stores.provenance import Provenance, prepare_output
+from histocli.stores.provenance import Provenance
+from histocli.stores.rerun import prepare_output
 from histocli.training.adversarial import (
     AdversarialSchedule,
     AdversarialTraining,
@@ -399,7 +400,7 @@ class _Run:
             if trained is None:
                 self._train(styles, restore=resume)
             return {}
-        with PatchStoreWriter.create(
+        with PatchStoreWriter(
             self.out,
             n=len(self.initial),
             patch_px=self.initial.patch_px,
@@ -407,7 +408,6 @@ class _Run:
             origin="refined",
             references=styles.records,
             provenance=provenance,
-            resume=resume,
             shippable=self.initial.shippable,
         ) as writer:
             start_log(self.out, keep=resume)

@@ -71,7 +71,8 @@ from histocli.stages.tiled import (
 from histocli.stores import labels, patches
 from histocli.stores.box import find_box_model
 from histocli.stores.models import read_model_header
-from histocli.stores.provenance import Action, Provenance, now, peek, prepare_output
+from histocli.stores.provenance import Provenance, now, peek
+from histocli.stores.rerun import Action, prepare_output
 
 logger = logging.getLogger(__name__)
 
@@ -744,19 +745,19 @@ class SlideJob:
                     slide.path,
                     ASSUMED_MPP,
                 )
-            measured: Json = {}
 
-            def look_once(factor: int) -> tuple[RGBImage, Any]:
+            def look_once(factor: int) -> labels.FirstLook:
                 overview, tissue, level = look(
                     slide, factor, find_tissue=self._config.tissue == "auto", roi=self._regions()
                 )
                 contrast = (
                     slide_contrast(slide, model_mpp, level, tissue) if contrast_floor > 0 else None
                 )
-                measured.update(
-                    glass_level=level, contrast=None if contrast is None else contrast.to_json()
-                )
-                return overview, tissue
+                facts = {
+                    "glass_level": level,
+                    "contrast": None if contrast is None else contrast.to_json(),
+                }
+                return labels.FirstLook(overview, tissue, facts)
 
             self.writer = labels.TiledLabelsWriter(
                 self.store,
@@ -767,7 +768,6 @@ class SlideJob:
                 source=self._source,
                 model=self._model,
                 provenance=self.provenance(labels.CONTRACT),
-                note=lambda: measured,
             )
             self.view = view_of(
                 slide,

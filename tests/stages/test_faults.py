@@ -27,10 +27,9 @@ from histocli.base.errors import (
 )
 from histocli.slides.open import open_slide
 from histocli.slides.slide import shape_of
-from histocli.stores import labels as label_stores
-from histocli.stores import provenance
-from histocli.stores.labels import open_labels
-from histocli.stores.provenance import OutputLock
+from histocli.stores import rerun
+from histocli.stores.labels import layout, open_labels
+from histocli.stores.lock import OutputLock
 from tests.stages.test_tiled import blobs, files_of, make, write_slide
 
 KILLS = 24
@@ -47,8 +46,8 @@ def shrink_everything() -> None:
     from histocli.inference import pipeline
 
     pipeline.WINDOW_PX = 96
-    label_stores.SHARD_PX, label_stores.CHUNK_PX = 64, 32
-    label_stores.SMALLEST_LEVEL_PX, label_stores.CHUNK_ROWS = 40, 16
+    layout.SHARD_PX, layout.CHUNK_PX = 64, 32
+    layout.SMALLEST_LEVEL_PX, layout.CHUNK_ROWS = 40, 16
 
 
 def kill_again_and_again(folder: Path) -> None:
@@ -70,7 +69,7 @@ def kill_again_and_again(folder: Path) -> None:
         kills += os.WIFSIGNALED(status)
         if target.exists():  # whole, or it would not be here
             open_labels(target)
-            provenance._remove(target)
+            rerun._remove(target)
             early += 1
         longest = min(longest * 1.2, 1.5)
     child = os.fork()
@@ -93,7 +92,7 @@ def test_killed_at_random_moments_it_is_completed_to_the_same_bytes(tmp_path, mo
         ("SMALLEST_LEVEL_PX", 40),
         ("CHUNK_ROWS", 16),
     ):
-        monkeypatch.setattr(label_stores, name, value)
+        monkeypatch.setattr(layout, name, value)
     slide = write_slide(tmp_path / "s.tif", blobs((300, 410), 3))
     make(slide, tmp_path / "whole" / "s.ome.zarr")
     root = Path(__file__).parents[2]
@@ -122,8 +121,8 @@ def test_a_full_disk_leaves_work_that_goes_on(tmp_path, monkeypatch, after):
     from histocli.inference import pipeline
 
     shrunk(pipeline, "WINDOW_PX", 96)
-    shrunk(label_stores, "SHARD_PX", 64)
-    shrunk(label_stores, "CHUNK_PX", 32)
+    shrunk(layout, "SHARD_PX", 64)
+    shrunk(layout, "CHUNK_PX", 32)
     make(slide, tmp_path / "whole" / "s.ome.zarr")
     replace, count = os.replace, iter(range(10**6))
 
@@ -134,7 +133,7 @@ def test_a_full_disk_leaves_work_that_goes_on(tmp_path, monkeypatch, after):
 
     target = tmp_path / "out" / "s.ome.zarr"
     with monkeypatch.context() as patch:
-        patch.setattr(label_stores.os, "replace", full)
+        patch.setattr(os, "replace", full)
         with pytest.raises((OutOfResources, OSError), match="space"):
             make(slide, target)
     assert not target.exists()

@@ -38,7 +38,6 @@ from histocli.optics.density import rgb_to_optical_density
 from histocli.stages import segment as module
 from histocli.stages import tiled
 from histocli.stages.segment import SegmentResult, segment
-from histocli.stores import labels as label_stores
 from histocli.stores.labels import open_labels
 from histocli.stores.models import ModelHeader, read_model, write_model
 from histocli.stores.patches import CONTRACT as PATCHES
@@ -122,7 +121,7 @@ def write_patches(path: Path, n: int, patch_px: int = 48, mpp: float = MPP, draw
     reference = ReferenceRecord(
         name="r", sha256="0" * 64, mpp=mpp, mpp_source="given", statistics={}
     )
-    with PatchStoreWriter.create(
+    with PatchStoreWriter(
         path,
         n=n,
         patch_px=patch_px,
@@ -130,7 +129,6 @@ def write_patches(path: Path, n: int, patch_px: int = 48, mpp: float = MPP, draw
         origin="labelled",
         references=[reference],
         provenance=made_by,
-        resume=False,
     ) as writer:
         for batch in writer.pending():
             images = np.stack([draw((patch_px, patch_px), seed) for seed in batch])
@@ -732,16 +730,16 @@ class TestRefusals:
     def test_a_full_disk_ends_the_batch_and_keeps_what_was_done(self, tmp_path, model, monkeypatch):
         for number in range(3):
             write_png(tmp_path / "in" / f"{number}.png", tissue(seed=number))
-        write = label_stores._fill
+        write = zarr.Array.__setitem__
         count = iter(range(10))
 
-        def full(*arguments):
-            if next(count) >= 1:
+        def full(array, *arguments):
+            if array.basename == "0" and "nuclei" in array.path and next(count) >= 1:
                 raise OSError(errno.ENOSPC, "No space left on device")
-            write(*arguments)
+            write(array, *arguments)
 
         with monkeypatch.context() as patch:
-            patch.setattr(label_stores, "_fill", full)
+            patch.setattr(zarr.Array, "__setitem__", full)
             with pytest.raises(OutOfResources, match="space") as caught:
                 run(tmp_path / "in", model, tmp_path / "out", mpp=MPP, on_error="continue")
         assert caught.value.exit_code == 6

@@ -20,8 +20,7 @@ from histocli.slides.open import open_slide
 from histocli.slides.slide import shape_of
 from histocli.stages import tiled
 from histocli.stages.tiled import has_tissue, keep_windows, look, make_store, view_of
-from histocli.stores import labels as label_stores
-from histocli.stores.labels import CONTRACT, TiledLabelsWriter, open_labels
+from histocli.stores.labels import CONTRACT, FirstLook, TiledLabelsWriter, layout, open_labels
 from histocli.stores.provenance import Provenance
 
 MPP = 0.5
@@ -37,10 +36,10 @@ def quick_disk(monkeypatch):
 def small(monkeypatch):
     """Windows, halos and shards so small that a small slide has many of them."""
     monkeypatch.setattr(pipelines, "WINDOW_PX", 96)
-    monkeypatch.setattr(label_stores, "SHARD_PX", 64)
-    monkeypatch.setattr(label_stores, "CHUNK_PX", 32)
-    monkeypatch.setattr(label_stores, "SMALLEST_LEVEL_PX", 40)
-    monkeypatch.setattr(label_stores, "CHUNK_ROWS", 16)
+    monkeypatch.setattr(layout, "SHARD_PX", 64)
+    monkeypatch.setattr(layout, "CHUNK_PX", 32)
+    monkeypatch.setattr(layout, "SMALLEST_LEVEL_PX", 40)
+    monkeypatch.setattr(layout, "CHUNK_ROWS", 16)
 
 
 class Darkness:
@@ -105,12 +104,10 @@ def segment_in_blocks(
     slide, target, *, block=2, tile_px=64, workers=2, order=None, find_tissue=False, stop_after=None
 ):
     """Do it; with ``stop_after``, only some of the blocks."""
-    levels: list[float] = []
 
     def look_at(factor):
         overview, tissue, level = look(slide, factor, find_tissue=find_tissue, roi=None)
-        levels.append(level)
-        return overview, tissue
+        return FirstLook(overview, tissue, {"glass_level": level})
 
     with (
         TiledLabelsWriter(
@@ -124,7 +121,6 @@ def segment_in_blocks(
             provenance=Provenance(
                 contract=CONTRACT, command="segment", config={}, config_hash="h", created="2026"
             ),
-            note=lambda: {"glass_level": levels[0]},
         ) as writer,
         Pipeline(Darkness(), tile_px=tile_px, workers=workers) as pipeline,
     ):
