@@ -91,3 +91,10 @@ def prepare_process() -> None:
     reuse_freed_memory()
     if torch.get_num_threads() > available_cpus():
         torch.set_num_threads(available_cpus())
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Return the context in which convolutions compute in a number format; none for float32."""
+    import torch
+
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)

@@ -31,13 +31,9 @@ from histocli.stages.shared.references import (
     reference_images,
 )
 from histocli.stores.patches import PatchStore
-from histocli.training.adversarial import (
-    AdversarialSchedule,
-    InitialPatches,
-    Networks,
-    RealPatches,
-    start_adversarial,
-)
+from histocli.training.adversarial.networks import AdversarialTraining, Networks
+from histocli.training.adversarial.sampling import InitialPatches, RealPatches
+from histocli.training.adversarial.schedule import AdversarialSchedule
 from histocli.training.hard_examples import Hardening, crop_losses
 from histocli.training.hard_refiner import RefinerAscent, TargetSampler
 from histocli.training.sampling import Batch
@@ -247,7 +243,7 @@ def refiner_hardening(
         seed=config.seed,
     )
     sampler = TargetSampler(InitialPatches(pictures, labels, of_patch[chosen]), real, mpp, schedule)
-    training = start_adversarial(networks, schedule, wrap)
+    training = AdversarialTraining.start(networks, schedule, wrap)
     for name, rate in (
         ("refiner", schedule.refiner_rate),
         ("realism", schedule.later_critic_rate),
@@ -273,7 +269,7 @@ def networks_of(store: PatchStore, seed: int) -> Networks:
         build_refiner(store.attributes.get("refinement", {}).get("architecture")), seed
     )
     try:
-        for name, network in networks.items().items():
+        for name, network in networks.by_name().items():
             if name in values:
                 network.load_state_dict(
                     {key: torch.from_numpy(value) for key, value in values[name].items()}
