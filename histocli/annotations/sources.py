@@ -24,9 +24,8 @@ import numpy as np
 import numpy.typing as npt
 
 from histocli.annotations.images import LABEL_SUFFIXES, MASKS_FOLDER, open_label_image, open_masks
-from histocli.annotations.labels import Opened
 from histocli.annotations.ngff import find_ngff_labels
-from histocli.annotations.outlines import OUTLINE_SUFFIXES, read_outlines
+from histocli.annotations.outlines import OUTLINE_SUFFIXES, Opened, read_outlines
 from histocli.base.errors import InputNotFound, InvalidInput
 from histocli.base.formats import FORMATS
 from histocli.base.inputs import STORE_SUFFIX, expand_inputs

@@ -116,7 +116,6 @@ def identify_references(
 
     Parameters
     ----------
-    images : sequence of InputImage
     mpp : float
         Pixel size of the patches; a warning tells of coarser references.
     reference_mpp : float, optional
@@ -156,8 +155,7 @@ def identify_references(
         raise InputNotFound(
             f"none of the {len(images)} references can be read; see the messages above"
         )
-    assumed = [source.mpp for source in sources if source.mpp_source == "assumed"]
-    if assumed:
+    if assumed := [source.mpp for source in sources if source.mpp_source == "assumed"]:
         logger.warning(
             "%d of %d references record no pixel size; %.3g um/px is assumed. Give --reference-mpp where that is wrong",
             len(assumed),
