@@ -28,7 +28,7 @@ from histocli.base.errors import (
 from histocli.slides.open import open_slide
 from histocli.slides.slide import shape_of
 from histocli.stores import rerun
-from histocli.stores.labels import layout, open_labels
+from histocli.stores.labels import open_labels, pyramid, table
 from histocli.stores.lock import OutputLock
 from tests.stages.test_tiled import blobs, files_of, make, write_slide
 
@@ -46,8 +46,8 @@ def shrink_everything() -> None:
     from histocli.inference import pipeline
 
     pipeline.WINDOW_PX = 96
-    layout.SHARD_PX, layout.CHUNK_PX = 64, 32
-    layout.SMALLEST_LEVEL_PX, layout.CHUNK_ROWS = 40, 16
+    pyramid.SHARD_PX, pyramid.CHUNK_PX = 64, 32
+    pyramid.SMALLEST_LEVEL_PX, table.CHUNK_ROWS = 40, 16
 
 
 def kill_again_and_again(folder: Path) -> None:
@@ -86,13 +86,10 @@ def test_killed_at_random_moments_it_is_completed_to_the_same_bytes(tmp_path, mo
     from histocli.inference import pipeline
 
     monkeypatch.setattr(pipeline, "WINDOW_PX", 96)
-    for name, value in (
-        ("SHARD_PX", 64),
-        ("CHUNK_PX", 32),
-        ("SMALLEST_LEVEL_PX", 40),
-        ("CHUNK_ROWS", 16),
-    ):
-        monkeypatch.setattr(layout, name, value)
+    monkeypatch.setattr(pyramid, "SHARD_PX", 64)
+    monkeypatch.setattr(pyramid, "CHUNK_PX", 32)
+    monkeypatch.setattr(pyramid, "SMALLEST_LEVEL_PX", 40)
+    monkeypatch.setattr(table, "CHUNK_ROWS", 16)
     slide = write_slide(tmp_path / "s.tif", blobs((300, 410), 3))
     make(slide, tmp_path / "whole" / "s.ome.zarr")
     root = Path(__file__).parents[2]
@@ -121,8 +118,8 @@ def test_a_full_disk_leaves_work_that_goes_on(tmp_path, monkeypatch, after):
     from histocli.inference import pipeline
 
     shrunk(pipeline, "WINDOW_PX", 96)
-    shrunk(layout, "SHARD_PX", 64)
-    shrunk(layout, "CHUNK_PX", 32)
+    shrunk(pyramid, "SHARD_PX", 64)
+    shrunk(pyramid, "CHUNK_PX", 32)
     make(slide, tmp_path / "whole" / "s.ome.zarr")
     replace, count = os.replace, iter(range(10**6))
 

@@ -20,7 +20,14 @@ from histocli.slides.open import open_slide
 from histocli.slides.slide import shape_of
 from histocli.stages import tiled
 from histocli.stages.tiled import has_tissue, keep_windows, look, make_store, view_of
-from histocli.stores.labels import CONTRACT, FirstLook, TiledLabelsWriter, layout, open_labels
+from histocli.stores.labels import (
+    CONTRACT,
+    FirstLook,
+    TiledLabelsWriter,
+    open_labels,
+    pyramid,
+    table,
+)
 from histocli.stores.provenance import Provenance
 
 MPP = 0.5
@@ -36,10 +43,10 @@ def quick_disk(monkeypatch):
 def small(monkeypatch):
     """Windows, halos and shards so small that a small slide has many of them."""
     monkeypatch.setattr(pipelines, "WINDOW_PX", 96)
-    monkeypatch.setattr(layout, "SHARD_PX", 64)
-    monkeypatch.setattr(layout, "CHUNK_PX", 32)
-    monkeypatch.setattr(layout, "SMALLEST_LEVEL_PX", 40)
-    monkeypatch.setattr(layout, "CHUNK_ROWS", 16)
+    monkeypatch.setattr(pyramid, "SHARD_PX", 64)
+    monkeypatch.setattr(pyramid, "CHUNK_PX", 32)
+    monkeypatch.setattr(pyramid, "SMALLEST_LEVEL_PX", 40)
+    monkeypatch.setattr(table, "CHUNK_ROWS", 16)
 
 
 class Darkness:
@@ -268,28 +275,28 @@ def test_other_pixel_sizes_are_locked_to_the_origin(tmp_path, small, mpp):
 
 def test_the_table_says_what_the_labels_show(tmp_path, small):
     store = make(write_slide(tmp_path / "s.tif", blobs((300, 310), 6)), tmp_path / "s.ome.zarr")
-    labels, table = store.labels(), store.table
+    labels, rows = store.labels(), store.table
     numbers = np.arange(1, store.n_nuclei + 1)
-    np.testing.assert_array_equal(table["id"], numbers)
+    np.testing.assert_array_equal(rows["id"], numbers)
     np.testing.assert_array_equal(np.unique(labels), np.arange(store.n_nuclei + 1))
-    np.testing.assert_array_equal(np.bincount(labels.ravel())[1:] * MPP**2, table["area_um2"])
+    np.testing.assert_array_equal(np.bincount(labels.ravel())[1:] * MPP**2, rows["area_um2"])
     centres = np.array(ndimage.center_of_mass(labels > 0, labels, numbers))
-    np.testing.assert_allclose(np.stack([table["y_px"], table["x_px"]], axis=1), centres, atol=1e-9)
-    np.testing.assert_allclose(table["y_um"], centres[:, 0] * MPP, atol=1e-9)
+    np.testing.assert_allclose(np.stack([rows["y_px"], rows["x_px"]], axis=1), centres, atol=1e-9)
+    np.testing.assert_allclose(rows["y_um"], centres[:, 0] * MPP, atol=1e-9)
     boxes = [[y.start, x.start, y.stop, x.stop] for y, x in ndimage.find_objects(labels)]
-    np.testing.assert_array_equal(table["box"], boxes)
+    np.testing.assert_array_equal(rows["box"], boxes)
     from skimage.measure import regionprops
 
     for region in regionprops(labels.astype(np.int32))[::7]:
         # pixels as points
-        assert table["eccentricity"][region.label - 1] == pytest.approx(
+        assert rows["eccentricity"][region.label - 1] == pytest.approx(
             region.eccentricity, abs=5e-3
         )
         if region.eccentricity > 0.3:
-            off = abs(table["orientation_rad"][region.label - 1] - (np.pi / 2 - region.orientation))
+            off = abs(rows["orientation_rad"][region.label - 1] - (np.pi / 2 - region.orientation))
             assert min(off % np.pi, np.pi - off % np.pi) < 0.02
     image = blobs((300, 310), 6)
-    assert table["hematoxylin"].min() > 0.5
+    assert rows["hematoxylin"].min() > 0.5
     assert image.shape[:2] == store.shape
 
 

@@ -20,10 +20,18 @@ from histocli.base.formats import ATTRIBUTE
 from histocli.base.pyramid import shrink
 from histocli.base.types import BoolMask, Json, RGBImage
 from histocli.stores.arrays import StoreWriter, count_all_files
-from histocli.stores.labels import found, layout
-from histocli.stores.labels.layout import CONTRACT, LABELS, TABLE
+from histocli.stores.labels.found import WORK, has_found, load_found, save_found
+from histocli.stores.labels.layout import CONTRACT, LABELS, TABLE, looked_at_mm2, overview_factor
 from histocli.stores.labels.ngff import image_metadata
-from histocli.stores.labels.pyramid import CoarseLevels, Shard, create_pyramid, shards_of
+from histocli.stores.labels.pyramid import (
+    CoarseLevels,
+    Shard,
+    create_pyramid,
+    level_factors,
+    region_of,
+    shards_of,
+    write_image,
+)
 from histocli.stores.labels.table import TableColumns, TableWriter
 from histocli.stores.lock import lock_unless_it_fails
 from histocli.stores.provenance import METADATA_FILE, Provenance, peek, update_attribute
@@ -98,7 +106,7 @@ class TiledLabelsWriter(StoreWriter):
         self._marks_lock = threading.Lock()
         with lock_unless_it_fails(target) as lock:
             super().__init__(target, lock)
-            self.work = self._partial / found.WORK
+            self.work = self._partial / WORK
             """Folder of what was found so far; other processes may put files there."""
             # The folder is made last, so a store without it lacks some of its arrays.
             if self._partial.exists() and not self.work.is_dir():
@@ -109,7 +117,7 @@ class TiledLabelsWriter(StoreWriter):
                 root = self._create(look, facts, {"source": source, "model": model}, provenance)
             self._root = root
             self._done = self._array("tiles_done")
-            factors = layout.level_factors(shape)
+            factors = level_factors(shape)
             self._levels = [self._array(f"{LABELS}/{level}") for level in range(len(factors))]
             self.tissue: BoolMask = np.asarray(self._array("tissue")[...]).astype(bool)
         self._coarser = CoarseLevels(self._levels)
@@ -119,9 +127,9 @@ class TiledLabelsWriter(StoreWriter):
     ) -> zarr.Group:
         """Make the partial store with all its metadata, the overview and the tissue."""
         shape, mpp = self._shape, facts["mpp"]
-        factor, factors = layout.overview_factor(shape, mpp), layout.level_factors(shape)
+        factor, factors = overview_factor(shape, mpp), level_factors(shape)
         seen = look(factor)
-        mm2 = layout.looked_at_mm2(seen.tissue, shape, mpp)
+        mm2 = looked_at_mm2(seen.tissue, shape, mpp)
         about = {"layout": "slide"} | facts | {"mm2": mm2} | inputs | seen.facts
         steps = [factor * level for level in factors]
         attributes = {
@@ -131,8 +139,8 @@ class TiledLabelsWriter(StoreWriter):
         root = zarr.create_group(self._partial, zarr_format=3, attributes=attributes)
         for number, level in enumerate(factors):
             planes = np.ascontiguousarray(np.moveaxis(shrink(seen.overview, level), 2, 0))
-            layout.write_image(root, str(number), planes, "cyx")
-        layout.write_image(root, "tissue", seen.tissue.astype(np.uint8), "yx")
+            write_image(root, str(number), planes, "cyx")
+        write_image(root, "tissue", seen.tissue.astype(np.uint8), "yx")
         create_pyramid(root, shape, factors, mpp)
         root.create_group(TABLE)
         self.work.mkdir()
@@ -152,14 +160,14 @@ class TiledLabelsWriter(StoreWriter):
 
     def has_found(self, window: int) -> bool:
         """Tell whether what was found in a window is kept, and whole."""
-        return found.has_found(self.work, window)
+        return has_found(self.work, window)
 
     def save_found(
         self, window: int, arrays: Mapping[str, npt.NDArray[Any]], kind: str = "found"
     ) -> None:
         """Keep what was found in a window; several threads may save different ones at a time."""
         with disk_errors(self.target):
-            found.save_found(self.work, window, arrays, kind)
+            save_found(self.work, window, arrays, kind)
 
     def save_settled(self, window: int, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Keep what is left of a window's objects beside its neighbours'."""
@@ -167,7 +175,7 @@ class TiledLabelsWriter(StoreWriter):
 
     def load_found(self, window: int, kind: str = "found") -> dict[str, npt.NDArray[Any]]:
         """Return what was found in a window."""
-        return found.load_found(self.work, window, kind)
+        return load_found(self.work, window, kind)
 
     def begin_table(self, n_nuclei: int, columns: TableColumns) -> None:
         """Make the columns of the table, named and shaped like ``columns``, without their rows."""
@@ -196,12 +204,7 @@ class TiledLabelsWriter(StoreWriter):
 
     def shard_region(self, shard: Shard) -> tuple[slice, slice]:
         """Return the rows and columns of a shard."""
-        side = layout.SHARD_PX
-        (row, column), (height, width) = shard, self._shape
-        return (
-            slice(row * side, min((row + 1) * side, height)),
-            slice(column * side, min((column + 1) * side, width)),
-        )
+        return region_of(shard, self._shape)
 
     def is_written(self, shard: Shard) -> bool:
         """Tell whether a shard is on disk."""

@@ -9,7 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from histocli.stores.labels import layout
+from histocli.stores.labels.layout import make_array
+
+CHUNK_ROWS = 1 << 16
 
 TableColumns: TypeAlias = Mapping[str, npt.NDArray[Any]]
 
@@ -45,13 +47,13 @@ class TableWriter:
         self._columns = {}
         for name, column in columns.items():
             shape = (n_nuclei, *np.asarray(column).shape[1:])
-            self._columns[name] = layout.make_array(
+            self._columns[name] = make_array(
                 group,
                 name,
                 shape,
                 COLUMN_TYPES.get(name, "float32"),
                 axes=("nucleus", "edge")[: len(shape)],
-                chunks=(max(1, min(n_nuclei, layout.CHUNK_ROWS)), *shape[1:]),
+                chunks=(max(1, min(n_nuclei, CHUNK_ROWS)), *shape[1:]),
             )
 
     @property
@@ -64,12 +66,12 @@ class TableWriter:
         self._waiting.append({name: np.asarray(column) for name, column in columns.items()})
         n = sum(len(rows["id"]) for rows in self._waiting)
         is_end = self._written + n == self.n_nuclei
-        if n < layout.CHUNK_ROWS and not is_end:
+        if n < CHUNK_ROWS and not is_end:
             return
         rows = {
             name: np.concatenate([part[name] for part in self._waiting]) for name in self._columns
         }
-        whole = n if is_end else n // layout.CHUNK_ROWS * layout.CHUNK_ROWS
+        whole = n if is_end else n // CHUNK_ROWS * CHUNK_ROWS
         if whole:
             where = slice(self._written, self._written + whole)
             for name, array in self._columns.items():
