@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from histocli.annotations.labels import LARGE_PX, Opened
+from histocli.annotations.labels import LARGE_PX
+from histocli.annotations.outlines import Opened
 from histocli.annotations.pairs import Pair, Pairs, common_shape, find_pairs
 from histocli.annotations.sources import LabelSource
 from histocli.base.errors import HistosynthError, InputNotFound, InvalidInput, InvalidOption

@@ -9,7 +9,7 @@ from operator import add
 import numpy as np
 import numpy.typing as npt
 
-from histocli.annotations.labels import Opened
+from histocli.annotations.outlines import Opened
 from histocli.annotations.pairs import Pair, common_shape
 from histocli.base.errors import InvalidInput, SomeFailed
 from histocli.base.types import Json
