@@ -16,7 +16,7 @@ from histocli.inference.blocks import Block
 from histocli.inference.pipeline import PendingBlock
 from histocli.inference.settling import SlideWindows
 from histocli.model.normalisation import Contrast
-from histocli.slides.slide import Slide, Slide, shape_of
+from histocli.slides.slide import Slide, shape_of
 from histocli.stages.segment.assemble import make_store
 from histocli.stages.segment.loaded import LoadedModel
 from histocli.stages.segment.view import Look, View, keep_windows, slide_contrast, view_of
