@@ -16,7 +16,7 @@ from histocli.inference.blocks import Block
 from histocli.inference.pipeline import PendingBlock
 from histocli.inference.settling import SlideWindows
 from histocli.model.normalisation import Contrast
-from histocli.slides.slide import Slide, SlideFile, shape_of
+from histocli.slides.slide import Slide, shape_of
 from histocli.stages.segment.assemble import make_store
 from histocli.stages.segment.loaded import LoadedModel
 from histocli.stages.segment.view import Look, View, keep_windows, slide_contrast, view_of
@@ -33,7 +33,7 @@ class OpenedSlide:
 
     Parameters
     ----------
-    slide : SlideFile
+    slide : Slide
         Closed here, also where opening fails.
     store : Path
         Where the store will be.
@@ -48,7 +48,7 @@ class OpenedSlide:
 
     def __init__(
         self,
-        slide: SlideFile,
+        slide: Slide,
         store: Path,
         model: LoadedModel,
         look: Callable[[Slide, int], Look],
@@ -142,7 +142,7 @@ def recorded_view(slide: Slide, model: LoadedModel, facts: Json, tissue: BoolMas
     return view_of(slide, model.mpp, facts["glass_level"], tissue, contrast, model.contrast_floor)
 
 
-def warn_of_assumed_mpp(slide: SlideFile) -> None:
+def warn_of_assumed_mpp(slide: Slide) -> None:
     """Tell the user about a pixel size that is a guess."""
     if slide.mpp_source == "assumed":
         logger.warning(
