@@ -191,7 +191,7 @@ def virtual_once(gigapixels: float) -> dict[str, Any]:
     from histocli.slides.slide import shape_of
     from histocli.stages.segment.assemble import make_store
     from histocli.stages.segment.view import keep_windows, look, view_of
-    from histocli.stores.labels import CONTRACT, TiledLabelsWriter
+    from histocli.stores.labels import CONTRACT, FirstLook, TiledLabelsWriter
     from histocli.stores.provenance import Provenance
 
     reuse_freed_memory()
