@@ -53,13 +53,13 @@ from histocli.stages.shared.references import (
 )
 from histocli.stages.shared.results import StageResult, Stopwatch
 from histocli.stages.shared.session import Clock
-from histocli.stores.logs import append_metrics, preview_path, start_log
-from histocli.stores.models import (
+from histocli.stores.checkpoints import (
     checkpoint_path,
     read_checkpoint,
     remove_checkpoint,
     write_checkpoint,
 )
+from histocli.stores.logs import append_metrics, preview_path, start_log
 from histocli.stores.patches import CONTRACT, PatchStore, PatchStoreWriter, ReferenceRecord
 from histocli.stores.provenance import Provenance
 from histocli.stores.rerun import prepare_output

@@ -78,18 +78,15 @@ from histocli.stages.unlabelled import (
     pseudo_labelled,
     read_unlabelled,
 )
-from histocli.stores.lock import OutputLock
-from histocli.stores.logs import append_metrics, preview_path, start_log
-from histocli.stores.models import (
-    ModelHeader,
+from histocli.stores.checkpoints import (
     checkpoint_path,
-    prepare_model_output,
     read_checkpoint,
-    read_model,
     remove_checkpoint,
     write_checkpoint,
-    write_model,
 )
+from histocli.stores.lock import OutputLock
+from histocli.stores.logs import append_metrics, preview_path, start_log
+from histocli.stores.models import ModelHeader, prepare_model_output, read_model, write_model
 from histocli.stores.patches import PatchStore
 from histocli.training.hard_examples import (
     AppearanceAscent,

@@ -28,14 +28,9 @@ from histocli.stages import train as stage
 from histocli.stages.shared.session import Clock
 from histocli.stages.train import split_weight, train
 from histocli.stores import patches
+from histocli.stores.checkpoints import checkpoint_path, read_checkpoint, write_checkpoint
 from histocli.stores.logs import log_path
-from histocli.stores.models import (
-    checkpoint_path,
-    read_checkpoint,
-    read_model,
-    read_model_header,
-    write_checkpoint,
-)
+from histocli.stores.models import read_model, read_model_header
 from histocli.stores.patches import PatchStoreWriter
 from histocli.stores.provenance import Provenance
 from tests.tissue import make_tissue
