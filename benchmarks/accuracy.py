@@ -32,7 +32,6 @@ import torch
 from contrast import contrast_and_found, recall_by_contrast
 
 from histocli.base.system import available_cpus
-from histocli.instances.baseline import classical_nuclei
 from histocli.metrics.counts import count
 from histocli.metrics.summary import summarise
 from histocli.slides.open import read_image
@@ -137,6 +136,9 @@ def predict(
     """Segment the images of a set; label images by stem."""
     images = sorted((data / "dev" / name / "images").glob("*.png"))
     if arm == "baseline":
+        sys.path.append(str(ROOT / "examples"))
+        from classical import classical_nuclei
+
         return {path.stem: classical_nuclei(read_image(path).pixels, MPP) for path in images}
     out = work / f"labels-{name}"
     run(

@@ -63,14 +63,11 @@ ROOMS = {
 
 SHARED_BY_STAGES = {
     "shared",
-    "cluster",
     "drawing",
     "fresh",
     "hardness",
     "outputs",
-    "pipelines",
     "real_patches",
-    "tiled",
     "unlabelled",
 }
 """What stages have in common; no stage imports another one..."""
@@ -189,12 +186,7 @@ EXCEPTIONS = {
     "draw_patch",
     "export",
     "generate",
-    "identify_references",
-    "inference/runs.py",
-    "inference/tiling.py",
     "judge_hardness",
-    "maps_to_instances",
-    "measure_runs",
     "paint",
     "pseudo_labelled",
     "read_unlabelled",
@@ -203,11 +195,7 @@ EXCEPTIONS = {
     "refiner_hardening",
     "rerun_rule",
     "segment",
-    "settle",
-    "stages/info.py",
     "stages/refine.py",
-    "stages/segment.py",
-    "stages/tiled.py",
     "stages/train.py",
     "stores/exports.py",
     "stores/labels.py",
@@ -218,7 +206,6 @@ EXCEPTIONS = {
     "take_apart",
     "train",
     "training/adversarial.py",
-    "window_to_runs",
     "write_output",
 }
 """What is too large still: files by path, classes and functions by name."""

@@ -7,10 +7,11 @@ from histocli.cli.console import Screen
 from histocli.metrics.table import NAMES, shown_in
 
 if TYPE_CHECKING:
+    from histocli.stages.evaluate.realism import RealismResult
     from histocli.stages.evaluate.scores import ComparisonResult, EvaluateResult, Scores
 
+# The tables of groups and of differences show some metrics; the JSON has all of them.
 GROUP_METRICS = shown_in("console")
-"""What the tables of groups and of differences show; the JSON has all metrics."""
 
 
 def show_scores(screen: Screen, result: "EvaluateResult", *, title: str) -> None:
@@ -65,6 +66,27 @@ def show_differences(screen: Screen, models: "ComparisonResult") -> None:
         header = ("metric", "difference", "95 % interval", "p", "better", "worse")
         title = f"{difference.second} minus {difference.first}, paired over {n} images"
         screen.table(title, header, rows)
+
+
+def show_realism(screen: Screen, result: "RealismResult") -> None:
+    """Print how far a patch store is from its references; for a dry run, what would be judged."""
+    if result.judgement is not None:
+        rows = [
+            (
+                each.name,
+                f"{each.value:.4g}",
+                f"{each.ci95[0]:.4g} to {each.ci95[1]:.4g}" if each.ci95 else "-",
+                each.meaning,
+            )
+            for each in result.judgement.measures
+        ]
+        screen.table(
+            result.title, ("measure", "value", "95 % interval", "meaning"), rows, numbers_from=4
+        )
+    else:
+        screen.say(result.title)
+    if screen.as_json:
+        screen.print_json(result.to_json())
 
 
 def _number(value: float, sign: str = "") -> str:

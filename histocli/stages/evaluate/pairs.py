@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from histocli.annotations.labels import LARGE_PX, Opened, Shape
+from histocli.annotations.labels import LARGE_PX, Shape
+from histocli.annotations.outlines import Opened
 from histocli.annotations.pairs import Pair, Pairs, common_shape
 from histocli.base.errors import HistosynthError, InputNotFound, InvalidInput
 from histocli.base.parallel import map_in_threads
