@@ -32,10 +32,11 @@ from histocli.stages.evaluate import pairs
 from histocli.stages.evaluate.run import compare_models, evaluate
 from histocli.stages.evaluate.scores import EvaluateResult
 from histocli.stores.labels import CONTRACT as LABELS_CONTRACT
-from histocli.stores.labels import LabelStore, PatchLabelsWriter, SlideLabelsWriter
+from histocli.stores.labels import LabelStore, PatchLabelsWriter
 from histocli.stores.patches import CONTRACT as PATCHES_CONTRACT
 from histocli.stores.patches import PatchStoreWriter, ReferenceRecord
 from histocli.stores.provenance import Provenance
+from tests.stores.labels.writing import write_slide_labels
 
 SHARED = Path(__file__).parents[3].parent / "shared"
 ONE = Execution(workers=1)
@@ -94,22 +95,22 @@ def write_label_store(path: Path, labels: np.ndarray, **columns: np.ndarray) -> 
         "area_um2": np.ones(n),
     }
     table |= columns
-    with SlideLabelsWriter(
+    write_slide_labels(
         path,
-        image=np.zeros((*labels.shape, 3), np.uint8),
+        np.zeros((*labels.shape, 3), np.uint8),
+        labels,
+        table,
         mpp=0.25,
         mpp_source="given",
         source={"name": "a", "sha256": ""},
         model={"name": "m", "sha256": ""},
         provenance=provenance(LABELS_CONTRACT),
-    ) as writer:
-        writer.write(labels, lambda: table)
-        writer.finish()
+    )
 
 
 def write_patch_store(path: Path, labels: np.ndarray) -> None:
     n, side = labels.shape[:2]
-    writer = PatchStoreWriter.create(
+    writer = PatchStoreWriter(
         path,
         n=n,
         patch_px=side,
@@ -119,7 +120,6 @@ def write_patch_store(path: Path, labels: np.ndarray) -> None:
             ReferenceRecord(name="r", sha256="0" * 64, mpp=0.25, mpp_source="given", statistics={})
         ],
         provenance=provenance(PATCHES_CONTRACT),
-        resume=False,
     )
     with writer:
         for batch in writer.pending():
