@@ -39,7 +39,7 @@ from histocli.base.memory import reuse_freed_memory
 from histocli.config.common import Execution
 from histocli.config.evaluate import EvaluateConfig
 from histocli.metrics.counts import count
-from histocli.stages.realism import judge_realism
+from histocli.stages.evaluate.realism import judge_realism
 from histocli.stores.patches import PatchStore
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from histocli.base.memory import pages_of_its_own
-from histocli.base.types import BoolMask, Json, RGBImage
+from histocli.base.types import BoolMask, Json
 from histocli.base.units import ASSUMED_MPP
 from histocli.inference.blocks import Block
 from histocli.inference.pipeline import PendingBlock
@@ -20,7 +20,7 @@ from histocli.slides.slide import Slide, shape_of
 from histocli.stages.segment.assemble import make_store
 from histocli.stages.segment.loaded import LoadedModel
 from histocli.stages.segment.view import Look, View, keep_windows, slide_contrast, view_of
-from histocli.stores.labels import TiledLabelsWriter
+from histocli.stores.labels import FirstLook, TiledLabelsWriter
 from histocli.stores.provenance import Provenance
 
 logger = logging.getLogger(__name__)
@@ -58,18 +58,17 @@ class OpenedSlide:
         provenance: Provenance,
     ) -> None:
         self._model = model
-        measured: Json = {}
 
-        def look_once(factor: int) -> tuple[RGBImage, BoolMask]:
+        def look_once(factor: int) -> FirstLook:
             seen = look(slide, factor)
             contrast = None
             if model.contrast_floor > 0:
                 contrast = slide_contrast(slide, model.mpp, seen.glass_level, seen.tissue)
-            measured.update(
-                glass_level=seen.glass_level,
-                contrast=None if contrast is None else contrast.to_json(),
-            )
-            return seen.overview, seen.tissue
+            facts = {
+                "glass_level": seen.glass_level,
+                "contrast": None if contrast is None else contrast.to_json(),
+            }
+            return FirstLook(seen.overview, seen.tissue, facts)
 
         with ExitStack() as stack:
             stack.callback(slide.close)
@@ -83,7 +82,6 @@ class OpenedSlide:
                 source=source,
                 model=model_facts,
                 provenance=provenance,
-                note=lambda: measured,
             )
             stack.callback(self.writer.close)
             facts, tissue = self.writer.facts, self.writer.tissue

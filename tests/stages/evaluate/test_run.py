@@ -28,16 +28,17 @@ from histocli.config.evaluate import EvaluateConfig
 from histocli.metrics import windows as metric_windows
 from histocli.metrics.comparison import Rules, compare
 from histocli.metrics.table import NAMES
-from histocli.stages import evaluate as stage
-from histocli.stages.evaluate import compare_models, evaluate
-from histocli.stages.scores import SCHEMA
+from histocli.stages.evaluate import pairs
+from histocli.stages.evaluate.run import compare_models, evaluate
+from histocli.stages.evaluate.scores import EvaluateResult
 from histocli.stores.labels import CONTRACT as LABELS_CONTRACT
-from histocli.stores.labels import LabelStore, PatchLabelsWriter, SlideLabelsWriter
+from histocli.stores.labels import LabelStore, PatchLabelsWriter
 from histocli.stores.patches import CONTRACT as PATCHES_CONTRACT
 from histocli.stores.patches import PatchStoreWriter, ReferenceRecord
 from histocli.stores.provenance import Provenance
+from tests.stores.labels.writing import write_slide_labels
 
-SHARED = Path(__file__).parents[2].parent / "shared"
+SHARED = Path(__file__).parents[3].parent / "shared"
 ONE = Execution(workers=1)
 
 
@@ -67,6 +68,11 @@ def score(prediction: str, truth: str | None, **config):
     return evaluate(prediction, truth, EvaluateConfig(**config), ONE)
 
 
+def found(result) -> list:
+    """Name and counts of each image."""
+    return [(image.name, image.counts) for image in result.images]
+
+
 def count(truth, prediction):
     return compare(truth, prediction, Rules(mpp=0.25)).counts
 
@@ -89,22 +95,22 @@ def write_label_store(path: Path, labels: np.ndarray, **columns: np.ndarray) -> 
         "area_um2": np.ones(n),
     }
     table |= columns
-    with SlideLabelsWriter(
+    write_slide_labels(
         path,
-        image=np.zeros((*labels.shape, 3), np.uint8),
+        np.zeros((*labels.shape, 3), np.uint8),
+        labels,
+        table,
         mpp=0.25,
         mpp_source="given",
         source={"name": "a", "sha256": ""},
         model={"name": "m", "sha256": ""},
         provenance=provenance(LABELS_CONTRACT),
-    ) as writer:
-        writer.write(labels, lambda: table)
-        writer.finish()
+    )
 
 
 def write_patch_store(path: Path, labels: np.ndarray) -> None:
     n, side = labels.shape[:2]
-    writer = PatchStoreWriter.create(
+    writer = PatchStoreWriter(
         path,
         n=n,
         patch_px=side,
@@ -114,7 +120,6 @@ def write_patch_store(path: Path, labels: np.ndarray) -> None:
             ReferenceRecord(name="r", sha256="0" * 64, mpp=0.25, mpp_source="given", statistics={})
         ],
         provenance=provenance(PATCHES_CONTRACT),
-        resume=False,
     )
     with writer:
         for batch in writer.pending():
@@ -142,14 +147,14 @@ def write_patch_labels(path: Path, labels: np.ndarray) -> None:
 
 def test_folders_pair_by_stem(folders):
     result = score(*folders)
-    assert [name for name, _ in result.images] == ["a", "b", "c"]
-    assert [counts for _, counts in result.images] == expected()
-    assert result.pooled == sum(expected()[1:], expected()[0])
+    assert [image.name for image in result.images] == ["a", "b", "c"]
+    assert [image.counts for image in result.images] == expected()
+    assert result.scores.pooled == sum(expected()[1:], expected()[0])
 
 
 def test_json_has_the_documented_shape(folders):
     values = json.loads(orjson.dumps(score(*folders, minimum=(("pq", 0.99),)).to_json()))
-    assert values["schema"] == SCHEMA
+    assert values["schema"] == EvaluateResult.schema
     assert (values["status"], values["output"], values["error"]) == ("done", None, None)
     for part in ("mean", "ci95", "pooled"):
         assert set(values[part]) == set(NAMES)
@@ -166,22 +171,24 @@ def test_json_has_the_documented_shape(folders):
 
 def test_workers_do_not_change_the_result(folders):
     many = evaluate(*folders, EvaluateConfig(), Execution(workers=3))
-    assert (many.images, many.summary) == (score(*folders).images, score(*folders).summary)
+    one = score(*folders)
+    assert found(many) == found(one)
+    assert many.scores.summary == one.scores.summary
 
 
 def test_single_images_pair_whatever_their_names(folders):
     prediction, truth = folders
     result = score(f"{prediction}/b.tif", f"{truth}/a.tif")
-    assert [name for name, _ in result.images] == ["a"]
-    assert result.images[0][1] == count(truth_of(0), prediction_of(1))
-    assert set(result.summary.ci95.values()) == {None}
+    assert [image.name for image in result.images] == ["a"]
+    assert result.images[0].counts == count(truth_of(0), prediction_of(1))
+    assert set(result.scores.summary.ci95.values()) == {None}
 
 
 def test_other_kinds_of_files_pair_too(folders, tmp_path):
     (tmp_path / "other").mkdir()
     for index, name in enumerate("abc"):
         np.save(tmp_path / "other" / f"{name}.npy", prediction_of(index))
-    assert score(str(tmp_path / "other"), folders[1]).images == score(*folders).images
+    assert found(score(str(tmp_path / "other"), folders[1])) == found(score(*folders))
 
 
 def test_an_output_folder_of_segment_takes_each_slide_once(folders, tmp_path):
@@ -194,12 +201,14 @@ def test_an_output_folder_of_segment_takes_each_slide_once(folders, tmp_path):
         tifffile.imwrite(out / f"{name}.tif", prediction_of(index) * (name == "c"))
         (out / f"{name}.overlay.png").write_bytes(b"a picture")
         (out / f"{name}.qc.png").write_bytes(b"another picture")
-    assert score(str(out), folders[1]).images == score(*folders).images
+    assert found(score(str(out), folders[1])) == found(score(*folders))
 
 
 def test_a_label_store_alone(folders, tmp_path):
     write_label_store(tmp_path / "x.ome.zarr", prediction_of(1))
-    assert score(str(tmp_path / "x.ome.zarr"), f"{folders[1]}/b.tif").images[0][1] == expected()[1]
+    assert (
+        score(str(tmp_path / "x.ome.zarr"), f"{folders[1]}/b.tif").images[0].counts == expected()[1]
+    )
 
 
 def test_patches_pair_by_number(tmp_path):
@@ -213,18 +222,21 @@ def test_patches_pair_by_number(tmp_path):
     wanted = [count(t, p) for t, p in zip(truth, prediction, strict=True)]
     for word in ("out", "out/synth.labels.zarr"):
         result = score(str(tmp_path / word), str(tmp_path / "synth.zarr"))
-        assert [counts for _, counts in result.images] == wanted
-    assert score(str(tmp_path / "synth.zarr"), str(tmp_path / "synth.zarr")).summary.mean["pq"] == 1
+        assert [image.counts for image in result.images] == wanted
+    assert (
+        score(str(tmp_path / "synth.zarr"), str(tmp_path / "synth.zarr")).scores.summary.mean["pq"]
+        == 1
+    )
 
 
 def test_a_manifest_names_pairs(folders, tmp_path):
     lines = ["truth,prediction", "truth/a.tif,prediction/b.tif", "truth/b.tif, prediction/b.tif"]
     (tmp_path / "pairs.csv").write_text("\n".join(lines))
     result = score(str(tmp_path / "pairs.csv"), None)
-    assert [counts for _, counts in result.images] == [
+    assert [image.counts for image in result.images] == [
         count(truth_of(i), prediction_of(1)) for i in (0, 1)
     ]
-    assert len({name for name, _ in result.images}) == 2
+    assert len({image.name for image in result.images}) == 2
 
 
 @pytest.mark.parametrize(
@@ -258,7 +270,7 @@ def test_every_true_image_needs_a_prediction(folders):
     result = evaluate(
         prediction, truth, EvaluateConfig(), Execution(workers=1, on_error="continue")
     )
-    assert [name for name, _ in result.images] == ["a", "c"]
+    assert [image.name for image in result.images] == ["a", "c"]
     assert [name for name, _ in result.failures] == ["b"]
     with pytest.raises(SomeFailed, match="1 of 3"):
         result.raise_if_any_failed()
@@ -267,14 +279,14 @@ def test_every_true_image_needs_a_prediction(folders):
 def test_predictions_without_truth_are_left_out_with_a_warning(folders, caplog):
     prediction, truth = folders
     (Path(truth) / "b.tif").unlink()
-    assert [name for name, _ in score(prediction, truth).images] == ["a", "c"]
+    assert [image.name for image in score(prediction, truth).images] == ["a", "c"]
     assert "1 predictions have no truth" in caplog.text
 
 
 def test_names_that_segment_made_unique_still_pair(folders):
     prediction, truth = folders
     (Path(prediction) / "b.tif").rename(Path(prediction) / "b__0123abcd.tif")
-    assert [counts for _, counts in score(prediction, truth).images] == expected()
+    assert [image.counts for image in score(prediction, truth).images] == expected()
 
 
 def test_one_stem_twice_is_refused(folders):
@@ -362,7 +374,7 @@ def test_agrees_with_the_independent_scorer(tmp_path):
         "--json",
     ]
     theirs = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
-    ours = score(str(tmp_path / "prediction"), str(chosen)).summary
+    ours = score(str(tmp_path / "prediction"), str(chosen)).scores.summary
     for name in ("dice", "aji", "pq", "f1", "aji+"):
         mine = name.replace("+", "_plus")
         assert (ours.mean[mine], *ours.ci95[mine]) == pytest.approx(theirs[name], abs=1e-4)
@@ -415,13 +427,16 @@ def test_truth_in_any_format_scores_the_same(folders, tmp_path, kind):
             (tmp_path / "other" / name / "masks").mkdir(parents=True)
             for k in range(1, labels.max() + 1):
                 np.save(tmp_path / "other" / name / "masks" / f"{k}.npy", labels == k)
-    assert score(folders[0], str(tmp_path / "other"), mpp=0.25).images == score(*folders).images
+    assert found(score(folders[0], str(tmp_path / "other"), mpp=0.25)) == found(score(*folders))
 
 
 def test_two_files_of_outlines_need_no_size(tmp_path):
     for name in "pt":
         (tmp_path / f"{name}.geojson").write_text(geojson_of(truth_of(0)))
-    assert score(str(tmp_path / "p.geojson"), str(tmp_path / "t.geojson")).summary.mean["pq"] == 1
+    assert (
+        score(str(tmp_path / "p.geojson"), str(tmp_path / "t.geojson")).scores.summary.mean["pq"]
+        == 1
+    )
 
 
 def test_groups_of_a_manifest(folders, tmp_path):
@@ -430,13 +445,15 @@ def test_groups_of_a_manifest(folders, tmp_path):
     result = score(folders[0], str(tmp_path / "truth.csv"))
     values = result.to_json()
     assert {name: each["images"] for name, each in values["groups"].items()} == {"one": 1, "two": 2}
-    assert values["groups"]["one"]["mean"]["pq"] == result.images[0][1].panoptic_quality
+    assert values["groups"]["one"]["mean"]["pq"] == result.images[0].counts.panoptic_quality
     assert [(each["mpp"], each["mpp_source"]) for each in values["images"]][:2] == [
         (0.5, "manifest"),
         (0.25, "assumed"),
     ]
-    by_group = score(folders[0], str(tmp_path / "truth.csv"), resample="group").summary.ci95["pq"]
-    assert by_group != result.summary.ci95["pq"]
+    by_group = score(folders[0], str(tmp_path / "truth.csv"), resample="group").scores.summary.ci95[
+        "pq"
+    ]
+    assert by_group != result.scores.summary.ci95["pq"]
     with pytest.raises(InvalidOption, match="column group"):
         score(*folders, resample="group")
 
@@ -462,7 +479,7 @@ def test_ignored_pixels_do_not_count(folders, tmp_path):
         mask = (truth_of(index) != prediction_of(index)).astype(np.uint8)
         tifffile.imwrite(tmp_path / "masks" / f"{name}.tif", mask)
     result = evaluate(*folders, EvaluateConfig(), ONE, ignore=str(tmp_path / "masks"))
-    assert result.summary.mean["dice"] == result.summary.mean["pq"] == 1
+    assert result.scores.summary.mean["dice"] == result.scores.summary.mean["pq"] == 1
     (tmp_path / "masks" / "b.tif").unlink()
     with pytest.raises(InputNotFound, match=r"no mask for 1 images \(b\)"):
         evaluate(*folders, EvaluateConfig(), ONE, ignore=str(tmp_path / "masks"))
@@ -484,13 +501,13 @@ def test_large_images_are_compared_in_windows(folders, tmp_path, monkeypatch):
     write_label_store(tmp_path / "t.ome.zarr", truth_of(1))
     words = str(tmp_path / "p.ome.zarr"), str(tmp_path / "t.ome.zarr")
     whole = score(*words)
-    monkeypatch.setattr(stage, "LARGE_PX", 100)
+    monkeypatch.setattr(pairs, "LARGE_PX", 100)
     monkeypatch.setattr(metric_windows, "CORE_PX", 16)
     mixed = evaluate(words[0], f"{folders[1]}/b.tif", EvaluateConfig(), Execution(workers=3))
     monkeypatch.setattr(LabelStore, "labels", lambda *_: pytest.fail("read whole"))
     windows = evaluate(*words, EvaluateConfig(), Execution(workers=3))
-    assert windows.images == whole.images
-    assert mixed.images[0][1] == whole.images[0][1]
+    assert found(windows) == found(whole)
+    assert mixed.images[0].counts == whole.images[0].counts
 
 
 def test_probabilities_of_a_store_are_calibrated(folders, tmp_path):
@@ -499,8 +516,8 @@ def test_probabilities_of_a_store_are_calibrated(folders, tmp_path):
         prediction_of(1),
         probability=np.array([0.2, 0.9, 0.9, 0.9, 0.9], np.float32),
     )
-    (outcome,) = score(str(tmp_path / "b.ome.zarr"), f"{folders[1]}/b.tif").outcomes
-    table = outcome.calibration
+    (outcome,) = score(str(tmp_path / "b.ome.zarr"), f"{folders[1]}/b.tif").images
+    table = outcome.distributions.reliability.table
     assert table[:, 0].sum() == 5
     assert table[:, 2].sum() == outcome.counts.true_positives
     assert table[:, 1].sum() == pytest.approx(0.2 + 4 * 0.9)
@@ -513,9 +530,10 @@ def test_models_are_compared_image_by_image(folders, tmp_path):
     models = compare_models(
         [folders[0], str(tmp_path / "perfect")], folders[1], EvaluateConfig(), ONE
     )
-    ((first, second, metrics),) = models.differences
-    assert (first, second) == (folders[0], str(tmp_path / "perfect"))
-    means = [result.summary.mean["pq"] for result in models.results]
+    (difference,) = models.differences
+    metrics = difference.metrics
+    assert (difference.first, difference.second) == (folders[0], str(tmp_path / "perfect"))
+    means = [result.scores.summary.mean["pq"] for result in models.results]
     assert metrics["pq"].mean == pytest.approx(means[1] - means[0])
     assert (metrics["pq"].better, metrics["pq"].worse, metrics["pq"].images) == (2, 0, 3)
     assert metrics["hd95_um"].better == 2
@@ -550,8 +568,8 @@ def test_command_with_several_predictions(folders, tmp_path, capsys):
     shown = capsys.readouterr()
     lines = [orjson.loads(line) for line in shown.out.splitlines()]
     assert [line["schema"] for line in lines] == [
-        SCHEMA,
-        SCHEMA,
+        EvaluateResult.schema,
+        EvaluateResult.schema,
         "histosynth.evaluate-comparison/1",
     ]
     assert "paired over 3 images" in shown.err

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,15 +16,16 @@ from histocli.base.errors import HistosynthError, InvalidInput
 from histocli.base.interrupts import raise_if_stopped
 from histocli.base.progress import Track, silent
 from histocli.base.rng import rng_for
-from histocli.base.types import Json
+from histocli.base.types import InstanceLabels, Json
 from histocli.config.common import Execution, as_dict
 from histocli.config.evaluate import EvaluateConfig
-from histocli.instances.histograms import AREA_EDGES_UM2, ELONGATION_EDGES
-from histocli.instances.measurements import measure
 from histocli.model.normalisation import glass_to_white
-from histocli.realism.judgement import Histograms, Judgement, judge_patches
+from histocli.realism.judgement import Judgement, Patches, judge_patches
+from histocli.realism.morphology import morphology_histograms
+from histocli.stages.evaluate.pairs import STOPPED
 from histocli.stages.real_patches import cut_each
 from histocli.stages.shared.references import (
+    Source,
     identify_references,
     named_references,
     patch_glass_levels,
@@ -34,10 +35,10 @@ from histocli.stages.shared.results import StageResult, Stopwatch
 from histocli.stores.patches import PatchStore
 from histocli.training.two_sample import TwoSampleSchedule
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 SIDE_PX = 128
-STOPPED = "evaluation stopped; nothing was written, run it again"
+"""Side of the compared patches; larger patches are judged by their middles."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,8 @@ class RealismResult(StageResult):
 
     input: str
     """The patch store."""
+    output: str = ""
+    """Nothing is made."""
     patch_px: int
     """Side of the compared patches."""
     mpp: float
@@ -62,22 +65,24 @@ class RealismResult(StageResult):
         if self.judgement is None:
             return f"would judge {self.input} against {self.references} references"
         found = self.judgement
-        return f"{found.synthetic} synthetic patches beside {found.real} real ones of {found.images} images"
+        return (
+            f"{found.synthetic} synthetic patches beside {found.real} real ones "
+            f"of {found.images} images"
+        )
 
     def to_json(self) -> Json:
         """Return the JSON object of ``--json``."""
-        judged = {} if self.judgement is None else self.judgement.to_json()
         return {
             "schema": self.schema,
             "input": self.input,
             "output": None,
             "status": self.status,
-            **judged,
+            **({} if self.judgement is None else self.judgement.to_json()),
             "patch_px": self.patch_px,
             "mpp": self.mpp,
             "settings": self.settings,
             "seconds": round(self.seconds, 3),
-            "error": None,
+            "error": self.error,
         }
 
 
@@ -110,39 +115,86 @@ def judge_realism(
     """
     watch = Stopwatch()
     patches = PatchStore.open(Path(store))
-    images = named_references(refs, what="reference") if refs else recorded_references(patches)
     sources, _ = identify_references(
-        images,
+        named_references(refs, what="reference") if refs else recorded_references(patches),
         mpp=patches.mpp,
         reference_mpp=config.mpp,
         tolerant=execution.on_error == "continue",
         command="evaluate",
     )
+    if len(sources) < 2:
+        raise InvalidInput(
+            f"--refs: {len(sources)} reference; at least two images are needed, "
+            "so that one can be held out"
+        )
     side = min(SIDE_PX, patches.patch_px)
-    result = RealismResult(
+    judgement = (
+        None if execution.dry_run else _judge(patches, sources, side, config, execution, track)
+    )
+    return RealismResult(
         input=store,
-        output="",
-        status="planned",
+        status="planned" if judgement is None else "done",
         seconds=watch.seconds,
         patch_px=side,
         mpp=patches.mpp,
-        judgement=None,
+        judgement=judgement,
         references=len(sources),
         settings={**as_dict(config), "refs": list(refs)},
     )
-    if len(sources) < 2:
-        raise InvalidInput(
-            f"--refs: {len(sources)} reference; at least two images are needed, so that one can be held out"
-        )
-    if execution.dry_run:
-        return result
+
+
+def _judge(
+    store: PatchStore,
+    sources: Sequence[Source],
+    side: int,
+    config: EvaluateConfig,
+    execution: Execution,
+    track: Track,
+) -> Judgement:
+    """Cut real patches, read synthetic ones, and compare them."""
     prepare_process()
-    most = -(-config.realism_patches // len(sources))
+    real = _cut_references(sources, store.mpp, side, config, execution, track)
+    # references that the store follows but nobody named have the numbers after the named ones
+    number_of = {source.sha256: number for number, source in enumerate(sources)}
+    numbers = np.array(
+        [
+            number_of.get(record.sha256, len(sources) + number)
+            for number, record in enumerate(store.references)
+        ]
+    )
+    order = rng_for(config.seed, "realism").permutation(len(store))
+    chosen = np.sort(order[: config.realism_patches])
+    images, labels = _read_patches(store, chosen, side, track)
+    recorded = [record.statistics.get("morphology") or {} for record in store.references]
+    device = resolve_device(execution.device)
+    with track("judging", None) as bar:
+        judgement = judge_patches(
+            real,
+            Patches(images, numbers[store.reference[chosen]]),
+            schedule=TwoSampleSchedule(seed=config.seed),
+            seed=config.seed,
+            device=device,
+            dtype=resolve_precision(execution.precision, device),
+            morphology=morphology_histograms(recorded, numbers, labels, store.mpp),
+        )
+        bar.advance()
+    return judgement
+
+
+def _cut_references(
+    sources: Sequence[Source],
+    mpp: float,
+    side: int,
+    config: EvaluateConfig,
+    execution: Execution,
+    track: Track,
+) -> Patches:
+    """Cut patches from references, about as many as patches of the store are judged."""
     cut = cut_each(
         sources,
-        patches.mpp,
+        mpp,
         side,
-        most,
+        -(-config.realism_patches // len(sources)),
         config.seed,
         workers=execution.workers,
         track=track,
@@ -153,48 +205,23 @@ def judge_realism(
         if isinstance(each, HistosynthError):
             if execution.on_error == "stop":
                 raise each
-            log.warning("%s", each)
-        found.append(
-            np.zeros((0, side, side, 3), np.uint8) if isinstance(each, HistosynthError) else each
-        )
-    real_images = np.repeat(np.arange(len(found)), [len(each) for each in found])
-    if len(np.unique(real_images)) < 2:
+            logger.warning("%s", each)
+            found.append(np.zeros((0, side, side, 3), np.uint8))
+        else:
+            found.append(each)
+    if sum(len(each) > 0 for each in found) < 2:
         raise InvalidInput(
-            "--refs: fewer than two references show nuclei; at least two are needed, so that one can be held out"
+            "--refs: fewer than two references show nuclei; at least two are needed, "
+            "so that one can be held out"
         )
-    number_of = {source.sha256: number for number, source in enumerate(sources)}
-    followed_by_record = np.array(
-        [
-            number_of.get(record.sha256, len(sources) + number)
-            for number, record in enumerate(patches.references)
-        ]
-    )
-    chosen = np.sort(
-        rng_for(config.seed, "realism").permutation(len(patches))[: config.realism_patches]
-    )
-    synthetic, labels = _read_patches(patches, chosen, side, track)
-    followed = followed_by_record[patches.reference[chosen]]
-    device = resolve_device(execution.device)
-    with track("judging", None) as bar:
-        judgement = judge_patches(
-            np.concatenate(found),
-            real_images,
-            synthetic,
-            followed,
-            device=device,
-            dtype=resolve_precision(execution.precision, device),
-            morphology=_morphology(patches, followed_by_record, labels),
-            schedule=TwoSampleSchedule(seed=config.seed),
-            seed=config.seed,
-        )
-        bar.advance()
-    return replace(result, judgement=judgement, status="done", seconds=watch.seconds)
+    of_each = np.repeat(np.arange(len(found)), [len(each) for each in found])
+    return Patches(np.concatenate(found), of_each)
 
 
 def _read_patches(
     store: PatchStore, chosen: npt.NDArray[np.int64], side: int, track: Track
-) -> tuple[npt.NDArray[np.uint8], list[npt.NDArray[np.int32]]]:
-    """Return the middles of some patches, glass made white, and their labels."""
+) -> tuple[npt.NDArray[np.uint8], list[InstanceLabels]]:
+    """Return the middles of some patches, glass made white, and the labels of the whole patches."""
     first = (store.patch_px - side) // 2
     middle = slice(first, first + side)
     images, labels = np.empty((len(chosen), side, side, 3), np.uint8), []
@@ -207,40 +234,3 @@ def _read_patches(
             labels.append(label[0])
             bar.advance()
     return images, labels
-
-
-def _morphology(
-    store: PatchStore,
-    followed_by_record: npt.NDArray[np.int64],
-    labels: Sequence[npt.NDArray[np.int32]],
-) -> dict[str, Histograms]:
-    """Return histograms of what the store's references were measured to hold, and of the nuclei
-    that were drawn.
-    """
-    known = [record.statistics.get("morphology") or {} for record in store.references]
-    if not all(each.get("area_shares") and each.get("elongation_shares") for each in known):
-        return {}
-    nuclei = [measure(patch, store.mpp) for patch in labels]
-    result = {}
-    for name, key, edges, values, width in (
-        # two bins an octave
-        ("area", "area_shares", AREA_EDGES_UM2, [each.area_um2 for each in nuclei], 0.5),
-        (
-            "elongation",
-            "elongation_shares",
-            ELONGATION_EDGES,
-            [each.elongation for each in nuclei],
-            1.0,
-        ),
-    ):
-        drawn = np.array(
-            [
-                np.histogram(np.clip(value[~each.touches_border], edges[0], edges[-1]), edges)[0]
-                for value, each in zip(values, nuclei, strict=True)
-            ]
-        )
-        real = np.zeros((int(followed_by_record.max()) + 1, len(edges) - 1))
-        for number, each in zip(followed_by_record, known, strict=True):
-            real[number] += each.get("n_nuclei", 0) * np.asarray(each[key], np.float64)
-        result[name] = Histograms(real, drawn, width)
-    return result

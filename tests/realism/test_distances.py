@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from histocli.realism.distances import (
+    Kernels,
     distance_to_references,
-    kernel_distance,
-    radial_spectrum,
-    spectrum_distance,
+    patch_spectra,
+    standardise_by,
 )
 from histocli.realism.features import NAMES, RANDOM_FEATURES, random_convolutions, stain_and_texture
 
@@ -22,9 +22,13 @@ def patches(n=40, level=(180, 120, 170), noise=10.0, seed=0, side=32):
 def test_two_samples_of_one_kind_are_at_no_distance_and_others_are():
     for features in (stain_and_texture, random_convolutions):
         real = features(patches(200, seed=1))
-        near, half = kernel_distance(real, features(patches(200, seed=2)))
-        far, _ = kernel_distance(real, features(patches(200, level=(150, 120, 170), seed=3)))
-        assert abs(near) < 5 * half + 0.05
+        near, far = (
+            Kernels(*standardise_by(real, features(other))).distance(
+                np.ones(200, bool), np.ones(200, bool)
+            )
+            for other in (patches(200, seed=2), patches(200, level=(150, 120, 170), seed=3))
+        )
+        assert abs(near) < 0.1
         assert far > 20 * abs(near)
 
 
@@ -46,15 +50,9 @@ def test_named_features_measure_what_they_say():
 
 
 def test_noise_has_the_same_power_at_all_frequencies_and_doubling_it_adds_log_four():
-    flat, loud = (
-        radial_spectrum(patches(noise=8, side=64)),
-        radial_spectrum(patches(noise=16, side=64)),
-    )
+    flat, loud = (patch_spectra(patches(noise=noise, side=64)).mean(axis=0) for noise in (8, 16))
     assert np.ptp(flat[2:]) < 0.3
     assert np.mean(loud - flat) == pytest.approx(np.log(4), abs=0.1)
-    assert spectrum_distance(
-        patches(noise=8, side=64), patches(noise=16, side=64)
-    ) == pytest.approx(np.log(4), abs=0.15)
 
 
 def test_patches_are_nearer_to_the_reference_they_follow():

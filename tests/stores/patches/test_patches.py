@@ -18,16 +18,10 @@ from hypothesis import strategies as st
 
 from histocli.base.errors import InvalidStore, OutOfResources, StoreExists, StoreNotFound
 from histocli.base.files import partial_path
-from histocli.stores.patches import (
-    CONTRACT,
-    SHARD_PIXELS,
-    PatchStore,
-    PatchStoreWriter,
-    ReferenceRecord,
-    check_ids,
-    shard_patches,
-)
-from histocli.stores.provenance import Provenance, prepare_output
+from histocli.stores.patches import CONTRACT, PatchStore, PatchStoreWriter, ReferenceRecord
+from histocli.stores.patches.layout import SHARD_PIXELS, check_ids, shard_patches
+from histocli.stores.provenance import Provenance
+from histocli.stores.rerun import prepare_output
 
 REFERENCES = [
     ReferenceRecord(
@@ -59,9 +53,7 @@ def content(n: int, px: int = PX, seed: int = 0) -> dict[str, np.ndarray]:
     }
 
 
-def create(
-    target: Path, n: int, *, px=PX, resume=False, config_hash="same", **changes
-) -> PatchStoreWriter:
+def create(target: Path, n: int, *, px=PX, config_hash="same", **changes) -> PatchStoreWriter:
     provenance = Provenance(
         contract=CONTRACT, command="generate", config={"n": n}, config_hash=config_hash, seed=0
     )
@@ -73,7 +65,7 @@ def create(
         "references": REFERENCES,
         **changes,
     }
-    return PatchStoreWriter.create(target, provenance=provenance, resume=resume, **settings)
+    return PatchStoreWriter(target, provenance=provenance, **settings)
 
 
 def part(values: dict[str, np.ndarray], batch: range) -> list[np.ndarray]:
@@ -185,7 +177,7 @@ def test_an_interrupted_store_goes_on_where_it_stopped(tmp_path):
         prepare_output(target, contract=CONTRACT, config_hash="same", resume=True, overwrite=False)
         == "resume"
     )
-    with create(target, n, resume=True) as writer:
+    with create(target, n) as writer:
         assert writer.pending() == [range(32), range(64, 70)]
         with pytest.raises(ValueError, match="2 batches"):
             writer.finish()
@@ -204,7 +196,7 @@ def test_an_interruption_between_two_arrays_can_be_resumed(tmp_path):
     target = tmp_path / "patches.zarr"
     create(target, 3).close()
     shutil.rmtree(partial_path(target) / "weight")
-    with create(target, 3, resume=True) as writer:
+    with create(target, 3) as writer:
         writer.write(range(3), *part(content(3), range(3)))
         writer.finish()
     assert len(PatchStore.open(target)) == 3
@@ -213,11 +205,11 @@ def test_an_interruption_between_two_arrays_can_be_resumed(tmp_path):
 def test_a_partial_store_of_another_make_is_not_resumed(tmp_path):
     target = tmp_path / "patches.zarr"
     create(target, 3).close()
-    with pytest.raises(StoreExists, match="other settings"):
-        create(target, 3, resume=True, config_hash="other")
     with pytest.raises(StoreExists, match="another make"):
-        create(target, 4, resume=True)
-    create(target, 3, resume=True).close()  # the lock was let go each time
+        create(target, 4)
+    create(target, 3).close()  # the lock was let go
+    with create(target, 40, config_hash="other") as writer:
+        assert len(writer.pending()) == 2
 
 
 KILLED = """
@@ -244,7 +236,7 @@ def test_a_killed_process_loses_nothing_that_was_written(tmp_path):
     root = Path(__file__).parents[2]
     killed = subprocess.run([sys.executable, "-c", KILLED, str(target)], cwd=root, check=False)
     assert killed.returncode == -signal.SIGKILL
-    with create(target, 40, resume=True) as writer:  # the lock died with its holder
+    with create(target, 40) as writer:  # the lock died with its holder
         assert writer.pending() == [range(32, 40)]
         writer.write(range(32, 40), *part(content(40), range(32, 40)))
         writer.finish()
@@ -274,7 +266,7 @@ def test_a_full_disk_loses_nothing_that_was_written(tmp_path, monkeypatch):
             with pytest.raises(OutOfResources, match="--resume") as caught:
                 writer.write(second, *part(values, second))
         assert caught.value.exit_code == 6
-    with create(target, n, resume=True) as writer:
+    with create(target, n) as writer:
         assert writer.pending() == [second]
         writer.write(second, *part(values, second))
         writer.finish()

@@ -11,11 +11,11 @@ from PIL import Image
 
 from histocli.base.errors import InputNotFound
 from histocli.cli.app import run
-from histocli.stages import realism
+from histocli.stages.evaluate import realism
 from histocli.stages.shared.references import recorded_references
 from histocli.stores.patches import PatchStore
 from histocli.training.two_sample import TwoSampleSchedule
-from tests.stages.test_evaluate import truth_of, write_patch_store
+from tests.stages.evaluate.test_run import truth_of, write_patch_store
 
 
 @pytest.fixture(scope="module")

@@ -18,16 +18,17 @@ from histocli.base import files
 from histocli.base.errors import InvalidStore, OutOfResources, StoreExists, StoreNotFound
 from histocli.base.files import partial_path
 from histocli.base.pyramid import nearest_level, shrink
-from histocli.stores import labels as module
 from histocli.stores.labels import (
     CONTRACT,
-    OVERVIEW_MPP,
     PatchLabelsWriter,
-    SlideLabelsWriter,
+    TiledLabelsWriter,
+    layout,
     open_labels,
     overview_factor,
 )
-from histocli.stores.provenance import Provenance, prepare_output
+from histocli.stores.provenance import Provenance
+from histocli.stores.rerun import prepare_output
+from tests.stores.labels.writing import fill, write_slide_labels, writer_of
 
 MPP = 0.5
 
@@ -63,19 +64,19 @@ def example(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, dict[str, n
     return image, labels, table
 
 
-def write(path, shape=(60, 45), found=None, **changes):
-    image, labels, table = example(shape) if found is None else found
-    settings = {
-        "image": image,
+def about():
+    return {
         "mpp": MPP,
         "mpp_source": "given",
         "source": {"name": "slide.svs", "sha256": "0" * 64},
         "model": {"name": "m.safetensors", "sha256": "1" * 64},
         "provenance": record(),
     }
-    with SlideLabelsWriter(path, **(settings | changes)) as writer:
-        writer.write(labels, lambda: table)
-        writer.finish()
+
+
+def write(path, shape=(60, 45), found=None, **changes):
+    image, labels, table = example(shape) if found is None else found
+    write_slide_labels(path, image, labels, table, **(about() | changes))
     return image, labels, table
 
 
@@ -200,10 +201,10 @@ class TestOverview:
     @given(st.integers(1, 200_000), st.floats(0.05, 5))
     def test_fine_enough_and_no_smaller_than_useful(self, side, mpp):
         factor = overview_factor((side, side // 2 + 1), mpp)
-        assert factor * mpp <= OVERVIEW_MPP
-        assert factor == 1 or side / factor >= module.OVERVIEW_PX
+        assert factor * mpp <= layout.OVERVIEW_MPP
+        assert factor == 1 or side / factor >= layout.OVERVIEW_PX
         larger = 2 * factor
-        assert larger * mpp > OVERVIEW_MPP or side / larger < module.OVERVIEW_PX
+        assert larger * mpp > layout.OVERVIEW_MPP or side / larger < layout.OVERVIEW_PX
 
     @given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 2, 4, 8]))
     def test_shrinking_averages_blocks(self, height, width, factor):
@@ -306,66 +307,58 @@ class TestWriting:
             raise OSError(errno.ENOSPC, "No space left on device")
 
         with monkeypatch.context() as patch:
-            patch.setattr(module, "_fill", full)
+            patch.setattr(zarr.Array, "__setitem__", full)
             with pytest.raises(OutOfResources, match="free some space"):
                 write(path, provenance=record("new"))
         np.testing.assert_array_equal(open_labels(path).labels(), labels)
+        write(path, provenance=record("new"))
         assert [file.name for file in tmp_path.iterdir()] == ["s.ome.zarr"]
 
-    def test_what_is_not_finished_is_removed(self, tmp_path):
+    def test_where_nothing_was_found_nothing_is_kept(self, tmp_path):
         image, labels, table = example((30, 30))
-        facts = {
-            "mpp": MPP,
-            "mpp_source": "given",
-            "source": {},
-            "model": {},
-            "provenance": record(),
-        }
-        with SlideLabelsWriter(tmp_path / "s.ome.zarr", image=image, **facts) as writer:
+        with writer_of(tmp_path / "s.ome.zarr", image, **about()) as writer:
             assert partial_path(tmp_path / "s.ome.zarr").exists()
-            writer.write(labels, lambda: table)
+            fill(writer, labels, table)
         assert list(tmp_path.iterdir()) == []
 
-    def test_what_a_killed_process_left_is_begun_anew(self, tmp_path):
-        image, _, _ = example((60, 45))
+    def test_what_was_found_is_kept_and_taken_up(self, tmp_path):
+        image, labels, table = example((60, 45))
         path = tmp_path / "s.ome.zarr"
-        facts = {
-            "mpp": MPP,
-            "mpp_source": "given",
-            "source": {},
-            "model": {},
-            "provenance": record(),
-        }
-        writer = SlideLabelsWriter(path, image=image, **facts)
-        writer._lock.release()  # as the system does when a process dies
+        with writer_of(path, image, **about()) as writer:
+            writer.save_found(3, {"ids": np.arange(3)})
+            writer.save_settled(1003, {"ids": np.arange(4)})
         with pytest.raises(StoreNotFound, match="not finished"):
             open_labels(path)
         assert (
             prepare_output(path, contract=CONTRACT, config_hash="abc", resume=True, overwrite=False)
             == "resume"
         )
-        write(path)
-        assert open_labels(path).n_nuclei == 30
+        settings = about() | {"look": lambda factor: pytest.fail("looked again")}
+        with TiledLabelsWriter(path, shape=(60, 45), **settings) as writer:
+            assert writer.has_found(3)
+            assert not writer.has_found(1003)
+            assert list(writer.load_found(3)["ids"]) == [0, 1, 2]
+            assert list(writer.load_found(1003, "settled")["ids"]) == [0, 1, 2, 3]
+            fill(writer, labels, table)
+            writer.finish()
+        np.testing.assert_array_equal(open_labels(path).labels(), labels)
         assert [file.name for file in tmp_path.iterdir()] == ["s.ome.zarr"]
 
-    def test_an_error_while_measuring_is_not_lost(self, tmp_path):
-        image, labels, _ = example((30, 30))
+    def test_what_was_begun_with_other_settings_is_begun_anew(self, tmp_path):
+        image, _, _ = example((60, 45))
+        path = tmp_path / "s.ome.zarr"
+        with writer_of(path, image, **about()) as writer:
+            writer.save_found(3, {"ids": np.arange(3)})
+        with writer_of(path, image, **(about() | {"provenance": record("other")})) as writer:
+            assert not writer.has_found(3)
 
-        def broken():
-            raise ZeroDivisionError
-
-        facts = {
-            "mpp": MPP,
-            "mpp_source": "given",
-            "source": {},
-            "model": {},
-            "provenance": record(),
-        }
-        with (
-            pytest.raises(ZeroDivisionError),
-            SlideLabelsWriter(tmp_path / "s.ome.zarr", image=image, **facts) as writer,
-        ):
-            writer.write(labels, broken)
+    def test_a_store_can_stay_hidden_until_it_is_discarded(self, tmp_path):
+        image, labels, table = example((60, 45))
+        with writer_of(tmp_path / "s.ome.zarr", image, **about()) as writer:
+            fill(writer, labels, table)
+            hidden = writer.finish(keep_hidden=True)
+            np.testing.assert_array_equal(open_labels(hidden).labels(), labels)
+            writer.discard()
         assert list(tmp_path.iterdir()) == []
 
     @given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 2, 4, 8, 16, 64]))
