@@ -63,15 +63,11 @@ ROOMS = {
 
 SHARED_BY_STAGES = {
     "shared",
-    "cluster",
     "drawing",
     "fresh",
     "hardness",
     "outputs",
-    "pipelines",
     "real_patches",
-    "scores",
-    "tiled",
     "unlabelled",
 }
 """What stages have in common; no stage imports another one..."""
@@ -188,16 +184,9 @@ EXCEPTIONS = {
     "cut_textures",
     "draw_appearances",
     "draw_patch",
-    "evaluate",
     "export",
-    "figures/report.py",
     "generate",
-    "inference/runs.py",
-    "inference/tiling.py",
     "judge_hardness",
-    "judge_patches",
-    "judge_realism",
-    "measure_runs",
     "paint",
     "pseudo_labelled",
     "read_unlabelled",
@@ -206,12 +195,7 @@ EXCEPTIONS = {
     "refiner_hardening",
     "rerun_rule",
     "segment",
-    "settle",
-    "stages/evaluate.py",
     "stages/refine.py",
-    "stages/report.py",
-    "stages/segment.py",
-    "stages/tiled.py",
     "stages/train.py",
     "stores/exports.py",
     "stores/labels.py",
@@ -222,9 +206,7 @@ EXCEPTIONS = {
     "take_apart",
     "train",
     "training/adversarial.py",
-    "window_to_runs",
     "write_output",
-    "write_report",
 }
 """What is too large still: files by path, classes and functions by name."""
 
