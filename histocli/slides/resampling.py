@@ -11,7 +11,6 @@ level (OpenCV rounds its weights), and its regions of any place and size fit tog
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -124,12 +123,6 @@ class ResampledSlide:
             if level.downsample <= self.ratio * (1 + same_mpp + 1e-9)
         ]
         self.level = max(fitting, default=0)
-
-    def with_change(self, change: Callable[[RGBImage], RGBImage]) -> ResampledSlide:
-        """Return the same view with a change of its pixels."""
-        view = copy.copy(self)
-        view.change = change
-        return view
 
     def read(self, rows: slice, columns: slice) -> RGBImage:
         """Read a region inside ``shape``."""
