@@ -7,9 +7,12 @@ Floor 1  reference synthesis model training inference metrics realism figures
 Floor 0  optics instances config base
 
 Every import counts, also inside functions and under TYPE_CHECKING.
+
+Files, classes and functions have a largest size; ``EXCEPTIONS`` names those that are larger.
 """
 
 import ast
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +24,7 @@ ROOT = Path(__file__).parents[1] / PACKAGE
 ROOMS = {
     "base": set(),
     "weights": set(),
-    "config": {"base"},
+    "config": {"metrics", "base"},
     "optics": {"base"},
     "instances": {"base"},
     "model": {"optics", "base"},
@@ -54,28 +57,24 @@ ROOMS = {
         "config",
         "base",
     },
-    "cli": {"stages", "config", "base"},
+    "cli": {"stages", "config", "metrics", "base"},
 }
 """Beside itself, a room may import these."""
 
 SHARED_BY_STAGES = {
     "shared",
-    "cluster",
-    "common",
     "drawing",
     "fresh",
     "hardness",
     "outputs",
-    "pipelines",
     "real_patches",
-    "scores",
-    "tiled",
     "unlabelled",
 }
 """What stages have in common; no stage imports another one..."""
 WHOLE_STORY = "run"  # ...but the stage that runs them all
 # imported by --help, so heavy libraries only load inside their functions
 LIGHT_ROOMS = {"base", "config", "cli"}
+# metrics.table is light too, because --help lists metrics, and is all that these rooms see of them
 HEAVY = {"torch", "zarr", "scipy", "skimage", "cv2", "tifffile", "imagecodecs", "safetensors"}
 
 
@@ -103,11 +102,10 @@ def imports_of(source: str) -> list[Import]:
                 base = "." * child.level + (child.module or "")
                 found.append(Import(base, child.lineno, at_import_time))
                 # "from histocli.stores import labels" names a module
-                if base == PACKAGE or base.count(".") == 1:
-                    found.extend(
-                        Import(f"{base}.{alias.name}", child.lineno, at_import_time)
-                        for alias in child.names
-                    )
+                found.extend(
+                    Import(f"{base}.{alias.name}", child.lineno, at_import_time)
+                    for alias in child.names
+                )
             if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
                 for part in child.body:
                     visit(ast.Module([part], []), False)
@@ -132,7 +130,8 @@ def violations(path: str, source: str) -> list[str]:
         words = item.module.split(".")
         if item.module.startswith("."):
             wrong.append(f"{where} imports {item.module}: imports name the full path")
-        if item.at_import_time and room in LIGHT_ROOMS and words[0] in HEAVY:
+        light = room in LIGHT_ROOMS or path == "metrics/table.py"
+        if item.at_import_time and light and words[0] in HEAVY:
             wrong.append(f"{where} imports {words[0]} outside a function, so --help would load it")
         if words[0] != PACKAGE or len(words) == 1 or words[1] == "__version__":
             continue
@@ -144,9 +143,128 @@ def violations(path: str, source: str) -> list[str]:
         elif room == "stages" and target == "stages" and own != WHOLE_STORY:
             if len(words) > 2 and words[2] not in SHARED_BY_STAGES | {own}:
                 wrong.append(f"{where}: a stage must not import another one ({words[2]})")
+        elif target == "metrics" and room in LIGHT_ROOMS and words[2:3] != ["table"]:
+            wrong.append(f"{where}: {room} may see metrics.table alone of metrics")
         elif room == "cli" and target == "stages" and item.at_import_time:
             wrong.append(f"{where}: cli imports stages inside the command function only")
     return sorted(set(wrong))
+
+
+MOST_LINES_OF_A_FILE = 400
+MOST_LINES_OF_A_CLASS = 200
+MOST_LINES_OF_A_FUNCTION = 60  # from the def to the end, with the docstring
+MOST_PARAMETERS = 8  # without self
+
+EXCEPTIONS = {
+    "PatchLabelsWriter.__init__",
+    "PatchStoreWriter",
+    "PatchStoreWriter.create",
+    "PatchStoreWriter.write",
+    "Pipeline",
+    "RefinerAscent",
+    "RefinerAscent.__init__",
+    "SlideJob",
+    "TiledLabelsWriter",
+    "TiledLabelsWriter.__init__",
+    "_Canvas.add",
+    "_Run",
+    "_Run.__init__",
+    "_Run._read_references",
+    "_Run.go",
+    "_StoreMaker.write_table",
+    "_add_specks",
+    "_load",
+    "_make",
+    "_resample_parameters",
+    "_score",
+    "adversarial_step",
+    "analyse_reference",
+    "cut_all",
+    "cut_real_patches",
+    "cut_textures",
+    "draw_appearances",
+    "draw_patch",
+    "export",
+    "generate",
+    "judge_hardness",
+    "paint",
+    "pseudo_labelled",
+    "read_unlabelled",
+    "refine",
+    "refine_patches",
+    "refiner_hardening",
+    "rerun_rule",
+    "segment",
+    "stages/refine.py",
+    "stages/train.py",
+    "stores/exports.py",
+    "stores/labels.py",
+    "stores/models.py",
+    "stores/patches.py",
+    "stores/provenance.py",
+    "synthesis/layout.py",
+    "take_apart",
+    "train",
+    "training/adversarial.py",
+    "write_output",
+}
+"""What is too large still: files by path, classes and functions by name."""
+
+
+def definitions(parent: ast.AST, prefix: str) -> Iterator[tuple[str, ast.AST]]:
+    """Yield classes and functions with their names, ``prefix`` and ``Class.method``."""
+    for node in ast.iter_child_nodes(parent):
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield prefix + node.name, node
+            yield from definitions(node, f"{prefix}{node.name}.")
+        else:
+            yield from definitions(node, prefix)
+
+
+def oversized(path: str, source: str) -> dict[str, str]:
+    """Return what is too large in a file of the package, by its name, and how large it is.
+
+    Files are named ``room/file.py``, classes and functions ``room/file.py:name``.
+    """
+    lines = source.count("\n")
+    found = {path: f"{lines} lines"} if lines > MOST_LINES_OF_A_FILE else {}
+    for name, node in definitions(ast.parse(source), f"{path}:"):
+        lines = (node.end_lineno or 0) - node.lineno + 1
+        if isinstance(node, ast.ClassDef):
+            if lines > MOST_LINES_OF_A_CLASS:
+                found[name] = f"a class of {lines} lines"
+            continue
+        arguments = node.args
+        names = [a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+        parameters = len(names) - (names[:1] in (["self"], ["cls"]))
+        if lines > MOST_LINES_OF_A_FUNCTION:
+            found[name] = f"{lines} lines"
+        elif parameters > MOST_PARAMETERS:
+            found[name] = f"{parameters} parameters"
+    return found
+
+
+def circles(sources: dict[str, str]) -> list[str]:
+    """Return the files that import themselves by way of others, from all files and their text."""
+    names = {path.removesuffix(".py").removesuffix("/__init__"): path for path in sources}
+    imported = {
+        path: {
+            names[target]
+            for item in imports_of(source)
+            if (target := item.module.removeprefix(f"{PACKAGE}.").replace(".", "/")) in names
+        }
+        for path, source in sources.items()
+    }
+    found = []
+    for path in sources:
+        reached, waiting = set(), [path]
+        while waiting:
+            below = imported[waiting.pop()] - reached
+            reached |= below
+            waiting += below
+        if path in reached:
+            found.append(path)
+    return found
 
 
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
@@ -155,6 +273,50 @@ FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 @pytest.mark.parametrize("path", FILES)
 def test_file_keeps_to_the_plan(path):
     assert violations(path, (ROOT / path).read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_nothing_is_too_large(path):
+    found = oversized(path, (ROOT / path).read_text(encoding="utf-8"))
+    assert {name: size for name, size in found.items() if short(name) not in EXCEPTIONS} == {}
+
+
+def short(name):
+    return name.rpartition(":")[2]
+
+
+def test_no_file_imports_itself_by_way_of_others():
+    assert circles({path: (ROOT / path).read_text(encoding="utf-8") for path in FILES}) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "size"),
+    [
+        ("x = 1\n" * 401, "base/a.py", "401 lines"),
+        ("class A:\n" + "    x = 1\n" * 200, "base/a.py:A", "a class of 201 lines"),
+        ("def f():\n" + "    x = 1\n" * 60, "base/a.py:f", "61 lines"),
+        (
+            "class A:\n    def f(self, a, b, c, d, e, f, g, h, *, i): ...",
+            "base/a.py:A.f",
+            "9 parameters",
+        ),
+    ],
+)
+def test_what_is_too_large_is_found(source, name, size):
+    assert oversized("base/a.py", source) == {name: size}
+    for longer, shorter in (("    x = 1\n", ""), ("a, ", ""), ("x = 1\nx", "x")):
+        source = source.replace(longer, shorter, 1)
+    assert oversized("base/a.py", source) == {}
+
+
+def test_circles_are_found():
+    files = {
+        "a/x.py": "def f():\n    from histocli.b.y import g",
+        "b/y.py": "if TYPE_CHECKING:\n    from histocli.c import z",
+        "c/z.py": "import histocli.a.x",
+        "d/w.py": "from histocli.a.x import f",
+    }
+    assert circles(files) == ["a/x.py", "b/y.py", "c/z.py"]
 
 
 def test_every_folder_is_a_room_with_a_sign():
@@ -212,6 +374,8 @@ def test_the_plan_has_no_circles():
             "def f():\n    from histocli.model.segmenter import Segmenter",
             "cli must not import model",
         ),
+        ("metrics/table.py", "import numpy, scipy", "outside a function"),
+        ("config/a.py", "from histocli.metrics.counts import Counts", "metrics.table alone"),
         ("stages/a.py", "from histocli.stages.train import train", "another one (train)"),
         ("stages/a.py", "from histocli.stages import train", "another one (train)"),
         ("stages/a.py", "from histocli.cli.app import run", "stages must not import cli"),
@@ -238,9 +402,10 @@ def test_a_wrong_import_is_found(path, source, said):
         ("cli/a.py", "from histocli import __version__"),
         (
             "stages/a.py",
-            "from histocli.stages.common import x\nfrom histocli.stores.labels import y",
+            "from histocli.stages.shared.results import x\nfrom histocli.stores.labels import y",
         ),
         ("stages/run.py", "from histocli.stages.train import train"),
+        ("config/a.py", "from histocli.metrics.table import QUALITIES"),
         ("instances/a.py", "import torch\nfrom histocli.instances.matching import overlaps"),
     ],
 )

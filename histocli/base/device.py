@@ -1,5 +1,6 @@
-"""Devices and number formats, resolved once in a stage and then followed (``torch.arange(n,
-device=x.device)``).
+"""Devices and number formats of networks, as the user names them and as torch does.
+
+A stage resolves a device once; all other code takes the device of the tensors that it gets.
 """
 
 from __future__ import annotations
@@ -8,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from histocli.base.errors import DeviceUnavailable, InvalidOption
+from histocli.base.memory import reuse_freed_memory
+from histocli.base.system import available_cpus
 
 if TYPE_CHECKING:
     import torch
 
 CPU_INFO = Path("/proc/cpuinfo")
-# without one of these, bfloat16 is emulated and slower than float32
+# A processor without one of these instructions emulates bfloat16, slower than float32.
 BF16_CPU_FLAGS = ("amx_bf16", "avx512_bf16")
 
 
@@ -76,3 +79,22 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     if device.type == "cpu" and cpu_flags().intersection(BF16_CPU_FLAGS):
         return torch.bfloat16
     return torch.float32
+
+
+def prepare_process() -> None:
+    """Prepare the process for networks: reuse memory, and use no more processors than granted.
+
+    torch does not know quotas.
+    """
+    import torch
+
+    reuse_freed_memory()
+    if torch.get_num_threads() > available_cpus():
+        torch.set_num_threads(available_cpus())
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Return the context in which convolutions compute in a number format; none for float32."""
+    import torch
+
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)

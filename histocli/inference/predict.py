@@ -9,12 +9,12 @@ import torch
 from histocli.base.memory import pages_of_its_own
 from histocli.base.types import FloatArray, InstanceLabels, RGBImage
 from histocli.instances.targets import DEFAULT_THRESHOLDS, Thresholds, maps_to_instances
-from histocli.model.bands import BandedSegmenter
+from histocli.model.bands import BandedNetwork
 from histocli.model.segmenter import Segmenter, channels_last
 
 VIEWS = ((0, False), (1, True), (2, False), (3, True), (1, False), (2, True), (3, False), (0, True))
-"""Quarter turns, and whether mirrored: the eight ways to look at a square tile; the first is as it
-is."""
+"""Quarter turns, and whether mirrored: the eight ways to look at a square tile. The first shows the
+tile as it is."""
 
 
 class Predictor:
@@ -58,18 +58,12 @@ class Predictor:
     @property
     def multiple_px(self) -> int:
         """Sides of tiles must be multiples of this."""
-        multiple: int = self.segmenter.multiple_px
-        return multiple
+        return self.segmenter.multiple_px
 
     @property
     def halo_px(self) -> int:
-        """Context that a pixel needs: no less than the reach of the network, so that tiles of any
-        size give the same maps.
-
-        With L levels, two convolutions on each way at scales 2, 4, ... 2**L, stem, head and the
-        grids of pooling reach ``7 * 2**L - 5`` pixels.
-        """
-        return 7 * self.segmenter.multiple_px
+        """Context that decides a pixel's maps: with so much of it, tiles of any size agree."""
+        return self.segmenter.halo_px
 
     def maps(self, tiles: npt.NDArray[np.uint8]) -> FloatArray:
         """Predict.
@@ -85,7 +79,7 @@ class Predictor:
             Nucleus probability and normalised border distance, 0..1.
         """
         # the weights may have changed
-        network = BandedSegmenter(self.segmenter, self.dtype, between=self.between)
+        network = BandedNetwork(self.segmenter, self.dtype, between=self.between)
         pixels = torch.from_numpy(tiles).to(self.device)
         maps = self._seen(network, pixels, *self.views[0])
         for view in self.views[1:]:
@@ -96,7 +90,7 @@ class Predictor:
         return found
 
     def _seen(
-        self, network: BandedSegmenter, pixels: torch.Tensor, turns: int, mirrored: bool
+        self, network: BandedNetwork, pixels: torch.Tensor, turns: int, mirrored: bool
     ) -> torch.Tensor:
         """Return the maps of tiles that are seen turned and mirrored, turned back."""
         seen = _turned(pixels.flip(2) if mirrored else pixels, turns, (1, 2)).contiguous()

@@ -1,33 +1,37 @@
-"""A trained segmenter on tiles that are far larger than its inner layers could be held for at once.
+"""A trained network on tiles whose inner layers would not fit into memory at once.
 
-What a tile needs of its surroundings is thrown away, so few large tiles cost less than many small
-ones; but the inner layers of a tile take a hundred times its own bytes. Here every level of the
-U-Net works in bands of rows, each with the few rows around it
-that its convolutions see, and only what other levels need is kept::
+The surroundings that a tile needs are computed and then thrown away, so few large tiles cost less
+than many small ones; but the inner layers of a tile take a hundred times the memory of its pixels.
+Here every level of a network (:mod:`histocli.model.levels`) works in bands of rows. A band is
+computed together with the few rows around it that its convolutions see, and only what other levels
+need is kept::
 
     pixels --bands--> level 0 --bands--> level 1 ... deepest        kept: one tensor a level
     maps   <--bands-- level 0 <--bands-- level 1 ...
 
-The maps are those of :class:`~histocli.model.segmenter.Segmenter` up to rounding, and the same to
-the last bit for bands of any height. Batch normalisation and the standardising of pixels are part
-of the convolutions' weights here.
+The maps are those of the network itself up to rounding, and equal to the last bit for bands of any
+height. Batch normalisation and the standardising of pixels are folded into the convolutions'
+weights.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from histocli.model.blocks import ConvBlock
+from histocli.model.levels import LevelNetwork, walk
 from histocli.model.normalisation import PIXEL_MEAN, PIXEL_STD
-from histocli.model.segmenter import Segmenter, combine_maps
 
 BAND_BYTES = 32e6
-"""Of the widest tensor of a band: less, and the rows around a band cost more than a processor's
-cache saves."""
+"""Size of the widest tensor of a band on a processor. With smaller bands, the rows around them cost
+more than the processor's cache saves."""
 CUDA_BAND_BYTES = 512e6
+WORKSPACE = 8
+"""Bytes that the tensors of a band and the network's library take for each byte of the widest
+tensor; measured on tissue, with some reserve."""
 
 
 @dataclass(frozen=True)
@@ -41,47 +45,58 @@ class _Convolution:
         return functional.conv2d(x, self.weight, self.bias, self.stride, self.padding)
 
 
-class BandedSegmenter:
-    """The weights of a segmenter as they are now, ready for large tiles.
+@dataclass(frozen=True)
+class _Level:
+    """A level with its convolutions ready to use."""
+
+    down: list[_Convolution]
+    up: list[_Convolution]
+    channels: int
+
+
+class BandedNetwork:
+    """A network with the weights that it has now, ready for large tiles.
 
     Parameters
     ----------
-    segmenter : Segmenter
+    network : LevelNetwork
         On the device to work on.
     dtype : torch.dtype
         Number format of all layers.
     band_bytes : float, optional
-        Of the widest tensor of a band.
+        Size of the widest tensor of a band.
     between : callable, optional
         Called between bands; may raise.
     """
 
     def __init__(
         self,
-        segmenter: Segmenter,
+        network: LevelNetwork,
         dtype: torch.dtype,
         *,
         band_bytes: float | None = None,
         between: Callable[[], None] = lambda: None,
     ) -> None:
+        self._network = network
         self._dtype = dtype
-        self._device = segmenter.head.weight.device
-        self._fold = segmenter.fold
-        self._widths = segmenter.architecture.channels
+        self._device = network.head.weight.device
+        self._fold = network.fold
         self._between = between
         self._band_bytes = band_bytes or (
             CUDA_BAND_BYTES if self._device.type == "cuda" else BAND_BYTES
         )
+        levels = network.levels
         with torch.no_grad():
-            down = [
-                [self._of_block(block) for block in level.children()] for level in segmenter.encoder
+            self._levels = [
+                _Level(
+                    [self._ready(*_without_normalisation(block)) for block in level.down],
+                    [self._ready(*_without_normalisation(block)) for block in level.up],
+                    level.channels,
+                )
+                for level in levels
             ]
-            self._encoder = [[self._of_stem(segmenter.stem), *down[0]], *down[1:]]
-            up = [
-                [self._of_block(block) for block in level.children()] for level in segmenter.decoder
-            ]
-            self._decoder = up[::-1]
-            self._head = self._ready(segmenter.head.weight, segmenter.head.bias)
+            self._levels[0].down[0] = self._on_pixels(levels[0].down[0])
+            self._head = self._ready(network.head.weight, network.head.bias)
 
     def _ready(
         self, weight: Tensor, bias: Tensor | None, stride: int = 1, padding: int = 1
@@ -90,15 +105,12 @@ class BandedSegmenter:
         weight = weight.to(self._dtype).contiguous(memory_format=torch.channels_last)
         return _Convolution(weight, bias.to(self._dtype), stride, padding)
 
-    def _of_block(self, block: nn.Module) -> _Convolution:
-        assert isinstance(block, ConvBlock)
-        return self._ready(*_without_normalisation(block))
+    def _on_pixels(self, block: ConvBlock) -> _Convolution:
+        """Return the first block as a convolution on pixels less their mean.
 
-    def _of_stem(self, stem: ConvBlock) -> _Convolution:
-        """Return the stem as a convolution on pixels less their mean: it takes steps of a cell, so
-        they need not be folded.
+        It moves by whole cells, so the pixels of a cell need not become channels first.
         """
-        weight, bias = _without_normalisation(stem)
+        weight, bias = _without_normalisation(block)
         channels, side = weight.shape[0], self._fold
         on_pixels = (
             weight.reshape(channels, 3, side, side, 3, 3)
@@ -114,60 +126,61 @@ class BandedSegmenter:
         Parameters
         ----------
         tiles : Tensor of uint8, shape (N, H, W, 3)
-            sRGB; H and W multiples of the segmenter's ``multiple_px``.
-        out : Tensor of float32, shape (N, 2, H, W)
-            Takes nucleus probability and normalised border distance, 0..1.
+            sRGB; H and W multiples of the network's ``multiple_px``.
+        out : Tensor of float32, shape (N, maps, H, W)
+            Takes the maps, such as nucleus probability and normalised border distance, 0..1.
         """
-        levels = self._encode(tiles)
-        x = levels.pop()
-        while len(levels) > 1:
-            skip = levels.pop()
-            level = self._empty(
-                skip.shape[0], self._widths[len(levels)], skip.shape[2], skip.shape[3]
-            )
-            for rows, mixed in self._decode(len(levels), x, skip, reach=2):
-                level[:, :, rows] = mixed
-            x = level
-        # the head looks one row further, and upsampling needs even rows
-        for rows, mixed in self._decode(0, x, levels.pop(), reach=4):
-            self._write(mixed, out[:, :, rows.start * self._fold : rows.stop * self._fold])
 
-    def _encode(self, tiles: Tensor) -> list[Tensor]:
-        """Return what the decoder needs of every level, the finest first."""
-        kept: list[Tensor] = []
-        n, height, width = (
-            tiles.shape[0],
-            tiles.shape[1] // self._fold,
-            tiles.shape[2] // self._fold,
-        )
-        below = None  # the tiles, and then what the level before leaves
-        for index, (layers, channels) in enumerate(zip(self._encoder, self._widths, strict=True)):
-            deepest = index == len(self._widths) - 1
-            whole = self._empty(n, channels, height, width)
-            pooled = None if deepest else self._empty(n, channels, height // 2, width // 2)
-            for rows, seen in self._bands(n * width * channels, height, reach=len(layers)):
-                x = self._pixels(tiles, seen) if below is None else below[:, :, seen]
-                for layer in layers:
-                    x = torch.relu_(layer(x))
-                x = x[:, :, rows.start - seen.start : rows.stop - seen.start]
+        def up(index: int, below: Tensor, kept: Tensor) -> Tensor:
+            if index == 0:
+                for rows, logits in self._up_in_bands(0, below, kept):
+                    self._write(logits, out[:, :, rows.start * self._fold : rows.stop * self._fold])
+                return out
+            n, _, height, width = kept.shape
+            whole = self._empty(n, self._levels[index].channels, height, width)
+            for rows, x in self._up_in_bands(index, below, kept):
                 whole[:, :, rows] = x
-                if pooled is not None:
-                    pooled[:, :, rows.start // 2 : rows.stop // 2] = functional.max_pool2d(x, 2)
-            kept.append(whole)
-            below, height, width = pooled, height // 2, width // 2
-        return kept
+            return whole
 
-    def _decode(
-        self, index: int, below: Tensor, skip: Tensor, reach: int
-    ) -> Iterator[tuple[slice, Tensor]]:
-        """Yield bands of what the decoder, and on the finest level the head, makes of the level
-        below and a skip.
+        walk(len(self._levels), tiles, self._down, up)
+
+    def _down(self, index: int, above: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return what a level keeps, and its pooled form for the level below.
+
+        The finest level begins with the tiles, the others with what the level above has pooled.
         """
-        n, channels, height, width = skip.shape
-        layers = self._decoder[index]
+        level = self._levels[index]
+        n = above.shape[0]
+        height, width = (
+            above.shape[2:] if index else (side // self._fold for side in above.shape[1:3])
+        )
+        whole = self._empty(n, level.channels, height, width)
+        pooled = None
+        if level.up:
+            pooled = self._empty(n, level.channels, height // 2, width // 2)
+        for rows, seen in self._bands(n * width * level.channels, height, len(level.down)):
+            x = above[:, :, seen] if index else self._pixels(above, seen)
+            for layer in level.down:
+                x = torch.relu_(layer(x))
+            x = x[:, :, rows.start - seen.start : rows.stop - seen.start]
+            whole[:, :, rows] = x
+            if pooled is not None:
+                pooled[:, :, rows.start // 2 : rows.stop // 2] = functional.max_pool2d(x, 2)
+        return whole, pooled
+
+    def _up_in_bands(
+        self, index: int, below: Tensor, kept: Tensor
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Yield bands of what a level makes of the level below and of what it kept itself; in the
+        finest level, of what the head makes of that.
+        """
+        n, channels, height, width = kept.shape
+        level = self._levels[index]
+        reach = len(level.up) + (index == 0)
+        reach += reach % 2  # a row of the level below becomes two rows
         for rows, seen in self._bands(n * width * (below.shape[1] + channels), height, reach):
-            x = self._joined(below[:, :, seen.start // 2 : seen.stop // 2], skip[:, :, seen])
-            for layer in layers:
+            x = self._joined(below[:, :, seen.start // 2 : seen.stop // 2], kept[:, :, seen])
+            for layer in level.up:
                 x = torch.relu_(layer(x))
             if index == 0:
                 x = self._head(x)
@@ -184,8 +197,9 @@ class BandedSegmenter:
             yield slice(start, stop), slice(max(start - reach, 0), min(stop + reach, height))
 
     def _pixels(self, tiles: Tensor, rows: slice) -> Tensor:
-        """Return the pixels of some rows of cells less their mean; where the tile ends, they go on
-        with the mean.
+        """Return the pixels of some rows of cells, less their mean.
+
+        Convolutions continue a tile by zeros, and so by the mean.
         """
         part = (
             tiles[:, rows.start * self._fold : rows.stop * self._fold]
@@ -194,28 +208,28 @@ class BandedSegmenter:
         )
         return part.permute(0, 3, 1, 2)
 
-    def _joined(self, below: Tensor, skip: Tensor) -> Tensor:
+    def _joined(self, below: Tensor, kept: Tensor) -> Tensor:
         """Return the coarser level, every pixel four times, and the finer one in one tensor."""
         n, deep, height, width = below.shape
-        both = self._empty(n, deep + skip.shape[1], 2 * height, 2 * width)
-        both[:, deep:] = skip
-        cells = both.permute(0, 2, 3, 1).view(n, height, 2, width, 2, deep + skip.shape[1])
+        both = self._empty(n, deep + kept.shape[1], 2 * height, 2 * width)
+        both[:, deep:] = kept
+        cells = both.permute(0, 2, 3, 1).view(n, height, 2, width, 2, deep + kept.shape[1])
         cells[..., :deep] = below.permute(0, 2, 3, 1)[:, :, None, :, None]
         return both
 
     def _write(self, logits: Tensor, out: Tensor) -> None:
-        """Turn the head's numbers (N, maps * fold**2, h, w) into maps."""
+        """Turn the head's numbers, shape (N, logits * fold**2, h, w), into maps."""
         n, channels, height, width = logits.shape
         side = self._fold
         values = torch.sigmoid_(logits.float()).view(
             n, channels // side**2, side, side, height, width
         )
-        # map, row, row within a cell, column, column within a cell
+        # to: logit, row of cells, row within a cell, column of cells, column within a cell
         by_row = values.permute(0, 1, 4, 2, 5, 3)
-        out.view(n, 2, height, side, width, side).copy_(combine_maps(by_row))
+        maps = self._network.maps_of(by_row)
+        out.view(n, out.shape[1], height, side, width, side).copy_(maps)
 
-    def _empty(self, *shape: int) -> Tensor:
-        n, channels, height, width = shape
+    def _empty(self, n: int, channels: int, height: int, width: int) -> Tensor:
         return torch.empty(
             (n, height, width, channels), dtype=self._dtype, device=self._device
         ).permute(0, 3, 1, 2)
@@ -230,21 +244,8 @@ def _without_normalisation(block: ConvBlock) -> tuple[Tensor, Tensor]:
     return convolution.weight * factor[:, None, None, None], norm.bias - norm.running_mean * factor
 
 
-def kept_bytes_per_px(channels: Sequence[int], fold: int, bytes_a_number: int) -> float:
-    """Return the bytes that are kept for each pixel of a tile while its maps are made, without
-    bands, pixels and maps.
-
-    Parameters
-    ----------
-    channels : sequence of int
-        Of the levels, the finest first.
-    fold : int
-        Pixels along the side of a pixel of the finest level.
-    bytes_a_number : int
-    """
-    kept: float = sum(width / (fold * 2**level) ** 2 for level, width in enumerate(channels))
-    largest_pooled = max(
-        (width / (fold * 2 ** (level + 1)) ** 2 for level, width in enumerate(channels[:-1])),
-        default=0.0,
-    )
-    return bytes_a_number * (kept + largest_pooled)
+def expected_bytes(network: LevelNetwork, pixels: float, bytes_a_number: int) -> float:
+    """Return the bytes that a tile of so many pixels takes at most, pixels and maps included."""
+    widest = pixels * network.widest_per_px * bytes_a_number
+    kept = pixels * (network.kept_per_px * bytes_a_number + 8)
+    return kept + WORKSPACE * min(BAND_BYTES, widest)

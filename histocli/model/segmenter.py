@@ -1,5 +1,4 @@
-"""The segmenter: a U-Net from H&E pixels to nucleus probability, distance to the nuclear border
-and, if wanted, contacts.
+"""The segmenter: a U-Net from H&E pixels to nucleus probability and border distance.
 
 It works at half resolution inside (pixel-unshuffle in, pixel-shuffle out; Shi et al. 2016), because
 at 0.25 um/px a nucleus is some 25 pixels wide: half the resolution costs a quarter of the time and
@@ -11,11 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from histocli.base.errors import InvalidStore
 from histocli.model.blocks import ConvBlock, DoubleConv
-from histocli.model.normalisation import standardise
+from histocli.model.levels import Level, LevelNetwork
 
 SIZES: dict[str, tuple[int, ...]] = {
     "S": (16, 32, 64, 128),
@@ -24,26 +22,25 @@ SIZES: dict[str, tuple[int, ...]] = {
 }
 """Channels of each level, from the finest downwards."""
 TARGETS: dict[str, int] = {"distance": 2, "contact": 3}
-"""What is predicted, and with how many maps: nucleus and border distance, or also where two nuclei
-meet."""
+"""Number of logits of each kind of target; ``Architecture.targets`` says what they are."""
 RESOLUTIONS: dict[str, int] = {"half": 2, "full": 1}
 """Pixels of the image along the side of a pixel of the finest level."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """What has to be known to build a segmenter before its weights are loaded."""
+    """The shape of a segmenter: what must be known before its weights can be loaded."""
 
     family: str = "unet"
     channels: tuple[int, ...] = SIZES["S"]
     resolution: str = "half"
-    """Of the finest level: ``half`` or ``full``."""
+    """Resolution of the finest level: ``half`` or ``full``."""
     targets: str = "distance"
     """``distance``: nucleus and border distance. ``contact``: also where two nuclei meet."""
 
 
-class Segmenter(nn.Module):
-    """U-Net with two or three outputs.
+class Segmenter(LevelNetwork):
+    """U-Net with two or three outputs: nucleus, border distance and, if wanted, contact.
 
     Parameters
     ----------
@@ -72,34 +69,27 @@ class Segmenter(nn.Module):
         self.head = nn.Conv2d(previous, TARGETS[architecture.targets] * self.fold**2, 3, padding=1)
 
     @property
-    def multiple_px(self) -> int:
-        """Sides of the input must be multiples of this."""
-        return int(self.fold * 2 ** (len(self.architecture.channels) - 1))
+    def levels(self) -> list[Level]:
+        """The levels, the finest first; the stem is the first step down."""
+        down = [_blocks(level) for level in self.encoder]
+        up = [_blocks(level) for level in reversed(self.decoder)]
+        down[0].insert(0, self.stem)
+        return [Level(*blocks) for blocks in zip(down, [*up, []], strict=True)]
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Map sRGB in 0..1, shape (N, 3, H, W), to logits (N, 2 or 3, H, W): nucleus, border
-        distance, contact.
-        """
-        x = self.stem(functional.pixel_unshuffle(standardise(pixels), self.fold))
-        skips: list[Tensor] = []
-        for i, level in enumerate(self.encoder):
-            x = level(x if i == 0 else functional.max_pool2d(x, 2))
-            skips.append(x)
-        skips.pop()
-        for level in self.decoder:
-            skip = skips.pop()
-            x = functional.interpolate(x, scale_factor=2, mode="nearest")
-            assert isinstance(level, nn.ModuleDict)
-            x = level["mix"](level["reduce"](torch.cat([x, skip], dim=1)))
-        logits: Tensor = functional.pixel_shuffle(self.head(x), self.fold)
-        return logits
+    def maps_of(self, values: Tensor) -> Tensor:
+        """Turn the logistic function of the logits into two maps: see :func:`combine_maps`."""
+        return combine_maps(values)
+
+
+def _blocks(level: nn.Module) -> list[ConvBlock]:
+    return [block for block in level.children() if isinstance(block, ConvBlock)]
 
 
 def combine_maps(values: Tensor) -> Tensor:
     """Turn what the segmenter predicts into nucleus probability and border distance.
 
-    A contact speaks against depth, so that what is read as the core of a nucleus ends where it
-    meets another.
+    Where two nuclei are likely to be in contact, the distance is lowered, so that the cores of the
+    two stay apart.
 
     Parameters
     ----------
@@ -109,7 +99,7 @@ def combine_maps(values: Tensor) -> Tensor:
     Returns
     -------
     Tensor, shape (N, 2, ...)
-        In 0..1.
+        Values in 0..1.
     """
     if values.shape[1] == TARGETS["distance"]:
         return values
@@ -122,9 +112,7 @@ def architecture_of_size(size: str, targets: str = "distance") -> dict[str, Any]
 
 
 def channels_last(segmenter: Segmenter, device: torch.device) -> Segmenter:
-    """Move a segmenter to a device, with its weights in the memory order that convolutions are
-    fastest in.
-    """
+    """Move a segmenter to a device, its weights in the order that makes convolutions fastest."""
     return segmenter.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 

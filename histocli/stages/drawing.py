@@ -9,7 +9,6 @@ references and i only.
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -22,6 +21,7 @@ import torch
 
 from histocli.base.device import resolve_precision
 from histocli.base.errors import HistosynthError, InputNotFound
+from histocli.base.files import disk_errors
 from histocli.base.interrupts import raise_if_stopped
 from histocli.base.parallel import map_unordered
 from histocli.base.progress import Track
@@ -37,14 +37,10 @@ from histocli.model.segmenter import build_segmenter
 from histocli.optics.density import white_level
 from histocli.reference.calibration import UNCALIBRATED, Calibration, calibration_of, compare_areas
 from histocli.reference.statistics import Reference, analyse_reference
-from histocli.stages.common import Source
-from histocli.stages.real_patches import recorded_references
-from histocli.stores.inputs import InputImage, expand_with_mpp
+from histocli.slides.resampling import resample, resample_labels
+from histocli.stages.shared.references import Source
 from histocli.stores.models import read_model
-from histocli.stores.patches import PatchStore
-from histocli.stores.provenance import disk_errors
 from histocli.stores.scratch import load_arrays, save_arrays
-from histocli.stores.slides import IMAGE_SUFFIXES, read_image, resample, resample_labels
 from histocli.synthesis.patch import Drawing, draw_patch, paint_patches
 from histocli.synthesis.variation import AS_MEASURED, Spread, Variation
 
@@ -202,12 +198,12 @@ def take_apart(
 def _analyse_source(job: AnalyseJob) -> list[Region] | str:
     """Return the regions of a reference, or why it cannot be decoded when that is tolerated."""
     try:
-        image = read_image(job.source.path, mpp=job.source.mpp)
+        image = job.source.read()
     except HistosynthError as error:
         if not job.tolerant:
             raise
         return str(error)
-    pixels = resample(image.pixels, job.source.mpp, job.mpp)
+    pixels = resample(image, job.source.mpp, job.mpp)
     height, width = pixels.shape[:2]
     boxes = [
         (top, left, bottom, right)
@@ -359,24 +355,3 @@ def draw_batch(job: BatchJob) -> BatchResult:
     if job.paint:
         return BatchResult(labels, paint_patches(drawings, torch.device("cpu")), None)
     return BatchResult(labels, None, drawings)
-
-
-def reference_images(
-    store: PatchStore, words: Sequence[str], *, keep_missing: bool
-) -> list[InputImage]:
-    """Return the references that the user names, or those that the store remembers.
-
-    Raises
-    ------
-    InputNotFound
-        One is missing, or the store does not say where its references lay.
-    """
-    if words:
-        return expand_with_mpp(
-            words,
-            suffixes=IMAGE_SUFFIXES,
-            stdin=sys.stdin,
-            what="reference image",
-            keep_missing=keep_missing,
-        )
-    return recorded_references(store)

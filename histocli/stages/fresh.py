@@ -32,16 +32,15 @@ from histocli.config.generate import GenerateConfig
 from histocli.instances.targets import contacts, normalised_distance
 from histocli.model.normalisation import glass_to_white
 from histocli.reference.calibration import UNCALIBRATED
-from histocli.stages.common import identify_references
 from histocli.stages.drawing import (
     BatchJob,
     Region,
     calibrate,
     draw_batch,
-    reference_images,
     reference_order,
     take_apart,
 )
+from histocli.stages.shared.references import identify_references, reference_images
 from histocli.stores.patches import PatchStore
 from histocli.synthesis.variation import Spread
 from histocli.training.sampling import PatchSet

@@ -10,7 +10,6 @@ i depends on the seed, the references and i only.
 from __future__ import annotations
 
 import logging
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ import numpy.typing as npt
 import torch
 
 from histocli.base.device import resolve_device, resolve_precision
+from histocli.base.files import content_hash
 from histocli.base.parallel import map_unordered
 from histocli.base.progress import Track, silent
 from histocli.base.system import resolve_workers
@@ -29,7 +29,6 @@ from histocli.config.common import Execution, as_dict, config_hash
 from histocli.config.generate import GenerateConfig
 from histocli.model.normalisation import glass_to_white
 from histocli.reference.calibration import UNCALIBRATED
-from histocli.stages.common import Source, StageResult, Stopwatch, content_hash, identify_references
 from histocli.stages.drawing import (
     BatchJob,
     Region,
@@ -40,11 +39,12 @@ from histocli.stages.drawing import (
     variation_of,
 )
 from histocli.stages.real_patches import cut_each
-from histocli.stores.inputs import expand_with_mpp
+from histocli.stages.shared.frame import Plan, Work, carry_out
+from histocli.stages.shared.references import Source, identify_references, named_references
+from histocli.stages.shared.results import StageResult, Stopwatch
 from histocli.stores.models import read_model_header
 from histocli.stores.patches import CONTRACT, PatchStore, PatchStoreWriter, ReferenceRecord
-from histocli.stores.provenance import Provenance, prepare_output
-from histocli.stores.slides import IMAGE_SUFFIXES
+from histocli.stores.provenance import Provenance
 from histocli.synthesis.patch import paint_patches
 from histocli.synthesis.variation import Spread
 from histocli.training.two_sample import TwoSampleSchedule, judge
@@ -107,13 +107,7 @@ def generate(
         A signal came; what is drawn is kept for ``--resume``.
     """
     watch = Stopwatch()
-    images = expand_with_mpp(
-        references,
-        suffixes=IMAGE_SUFFIXES,
-        stdin=sys.stdin,
-        what="reference image",
-        keep_missing=execution.on_error == "continue",
-    )
+    images = named_references(references, keep_missing=execution.on_error == "continue")
     sources, failed = identify_references(
         images,
         mpp=config.mpp,
@@ -126,31 +120,44 @@ def generate(
     if priors is not None:
         read_model_header(priors)  # refuses what is no model before any work is done
         used["priors"] = content_hash(priors)
-    # its content counts, not where it lies
-    fingerprint = config_hash(replace(config, priors=None), **used)
     result = GenerateResult(
         output=str(out),
-        status="planned",
-        seconds=0,
         patches=config.n,
         references=len(sources),
         nuclei=None,
         mpp=config.mpp,
         failed=tuple(failed),
     )
-    action = prepare_output(
-        out,
+
+    def planned() -> GenerateResult:
+        resolve_device(execution.device)  # refuses a device that is not there
+        return result
+
+    plan = Plan(
+        out=out,
         contract=CONTRACT,
-        config_hash=fingerprint,
-        resume=execution.resume,
-        overwrite=execution.overwrite,
-        dry_run=execution.dry_run,
+        # the content of the priors counts, not where they lie
+        fingerprint=config_hash(replace(config, priors=None), **used),
+        planned=planned,
+        found=lambda: replace(result, nuclei=_count_nuclei(out)),
+        watch=watch,
     )
-    if action == "skip":
-        return replace(result, status="skipped", seconds=watch.seconds, nuclei=_count_nuclei(out))
+    return carry_out(
+        plan, execution, lambda work: _make(plan, work, sources, config, execution, track)
+    )
+
+
+def _make(
+    plan: Plan[GenerateResult],
+    work: Work[GenerateResult],
+    sources: Sequence[Source],
+    config: GenerateConfig,
+    execution: Execution,
+    track: Track,
+) -> GenerateResult:
+    """Measure the references, draw the patches and write the store."""
     device = resolve_device(execution.device)
-    if execution.dry_run:
-        return replace(result, seconds=watch.seconds)
+    priors = Path(config.priors) if config.priors is not None else None
     with tempfile.TemporaryDirectory(prefix="histosynth-") as scratch:
         calibration = UNCALIBRATED
         if priors is not None:
@@ -160,12 +167,11 @@ def generate(
         regions, damaged = take_apart(
             sources, config, execution, Path(scratch), track, priors, calibration
         )
-        result = replace(result, references=len(sources) - len(damaged), failed=(*failed, *damaged))
         provenance = Provenance(
             contract=CONTRACT,
             command="generate",
             config=as_dict(config),
-            config_hash=fingerprint,
+            config_hash=plan.fingerprint,
             seed=config.seed,
         )
         records = [
@@ -179,15 +185,14 @@ def generate(
             )
             for region in regions
         ]
-        with PatchStoreWriter.create(
-            out,
+        with PatchStoreWriter(
+            plan.out,
             n=config.n,
             patch_px=config.patch_px,
             mpp=config.mpp,
             origin="initial",
             references=records,
             provenance=provenance,
-            resume=action == "resume",
             shippable=config.shippable,
         ) as writer:
             spread = (
@@ -199,7 +204,12 @@ def generate(
                 writer.add_attributes({"variation": spread.to_json()})
             _draw_all(writer, regions, config, execution, device, track, spread)
             writer.finish()
-    return replace(result, status="done", seconds=watch.seconds, nuclei=_count_nuclei(out))
+    return replace(
+        work.planned,
+        references=len(sources) - len(damaged),
+        nuclei=_count_nuclei(plan.out),
+        failed=(*work.planned.failed, *damaged),
+    )
 
 
 def _count_nuclei(path: Path) -> int:

@@ -14,6 +14,7 @@ import torch
 from histocli.base.errors import HistosynthError, InputNotFound, InvalidInput, InvalidStore
 from histocli.base.progress import Track
 from histocli.base.rng import rng_for
+from histocli.base.text import first_line
 from histocli.base.types import Json
 from histocli.config.common import Execution
 from histocli.config.train import TrainConfig
@@ -23,18 +24,16 @@ from histocli.metrics.counts import count
 from histocli.model.normalisation import glass_to_white
 from histocli.model.refiner import build_refiner
 from histocli.optics.density import light_to_optical_density
-from histocli.stages.common import identify_references, patch_glass_levels
-from histocli.stages.drawing import reference_images
 from histocli.stages.real_patches import cut_all, label_agreement
-from histocli.stores.patches import PatchStore
-from histocli.stores.provenance import one_line
-from histocli.training.adversarial import (
-    AdversarialSchedule,
-    InitialPatches,
-    Networks,
-    RealPatches,
-    start_adversarial,
+from histocli.stages.shared.references import (
+    identify_references,
+    patch_glass_levels,
+    reference_images,
 )
+from histocli.stores.patches import PatchStore
+from histocli.training.adversarial.networks import AdversarialTraining, Networks
+from histocli.training.adversarial.sampling import InitialPatches, RealPatches
+from histocli.training.adversarial.schedule import AdversarialSchedule
 from histocli.training.hard_examples import Hardening, crop_losses
 from histocli.training.hard_refiner import RefinerAscent, TargetSampler
 from histocli.training.sampling import Batch
@@ -244,7 +243,7 @@ def refiner_hardening(
         seed=config.seed,
     )
     sampler = TargetSampler(InitialPatches(pictures, labels, of_patch[chosen]), real, mpp, schedule)
-    training = start_adversarial(networks, schedule, wrap)
+    training = AdversarialTraining.start(networks, schedule, wrap)
     for name, rate in (
         ("refiner", schedule.refiner_rate),
         ("realism", schedule.later_critic_rate),
@@ -270,14 +269,14 @@ def networks_of(store: PatchStore, seed: int) -> Networks:
         build_refiner(store.attributes.get("refinement", {}).get("architecture")), seed
     )
     try:
-        for name, network in networks.items().items():
+        for name, network in networks.by_name().items():
             if name in values:
                 network.load_state_dict(
                     {key: torch.from_numpy(value) for key, value in values[name].items()}
                 )
     except RuntimeError as error:
         raise InvalidStore(
-            f"{store.path}: its networks do not fit their description ({one_line(error)}); make it again"
+            f"{store.path}: its networks do not fit their description ({first_line(error)}); make it again"
         ) from error
     networks.averaged = (
         copy.deepcopy(networks.refiner) if "averaged" not in values else networks.averaged

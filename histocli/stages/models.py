@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from histocli.base.types import Json
 from histocli.config.models import ModelsConfig
-from histocli.stages.common import StageResult, Stopwatch
+from histocli.stages.shared.results import StageResult, Stopwatch
 from histocli.stores.box import box_models, find_box_model, verify_box_model
 from histocli.stores.models import read_model_header
 

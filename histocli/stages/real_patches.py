@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from histocli.base.errors import HistosynthError, InputNotFound, InvalidInput
+from histocli.annotations.sources import LabelSource
+from histocli.base.errors import HistosynthError, InvalidInput
 from histocli.base.parallel import map_unordered
 from histocli.base.progress import Track
 from histocli.base.rng import rng_for
@@ -17,11 +17,8 @@ from histocli.metrics.counts import count
 from histocli.model.normalisation import glass_to_white
 from histocli.optics.density import rgb_to_optical_density, white_level
 from histocli.reference.rough import find_rough_nuclei
-from histocli.stages.common import Source, content_hash
-from histocli.stores.inputs import InputImage
-from histocli.stores.label_sources import LabelSource
-from histocli.stores.patches import PatchStore
-from histocli.stores.slides import read_image, resample, resample_labels
+from histocli.slides.resampling import resample, resample_labels
+from histocli.stages.shared.references import Source
 
 
 @dataclass(frozen=True)
@@ -89,7 +86,7 @@ def cut_real_patches(
     InputNotFound, InvalidInput
         The reference or its labels cannot be read, or they are of another size.
     """
-    original = read_image(source.path, mpp=source.mpp).pixels
+    original = source.read()
     pixels = resample(original, source.mpp, mpp)
     outlined = (
         None
@@ -144,7 +141,7 @@ def _read_labels(
             f"{labels.source}: is {opened.shape[0]} x {opened.shape[1]} px but {source.path} is {shape[0]} x {shape[1]}; "
             "labels must be of the reference's own size"
         )
-    values = np.asarray(opened.read_whole(shape))
+    values = np.asarray(opened.on(shape).whole())
     return np.asarray(
         resample_labels(np.maximum(values, 0).astype(np.int32), source.mpp, mpp, wanted), np.int32
     )
@@ -232,24 +229,3 @@ def _cut(job: _CutJob) -> CutPatches | HistosynthError:
         return replace(cut, pixels=cut.pixels[:0])
     except HistosynthError as error:
         return error
-
-
-def recorded_references(store: PatchStore) -> list[InputImage]:
-    """Return the references that a store records, where they still are what they were.
-
-    Raises
-    ------
-    InputNotFound
-        The store does not say where they lay, or one is gone or has changed.
-    """
-    paths = {record.path: record for record in store.references if record.path}
-    if not paths:
-        raise InputNotFound(
-            f"{store.path}: does not record where its references lay; name them with --refs"
-        )
-    for path, record in paths.items():
-        if not Path(path).exists() or content_hash(Path(path)) != record.sha256:
-            raise InputNotFound(
-                f"{path}: the reference that {store.path.name} records is gone or has changed; name the references with --refs"
-            )
-    return [InputImage(Path(path), record.mpp) for path, record in paths.items()]

@@ -27,22 +27,28 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from histocli.base.device import resolve_device, resolve_precision
-from histocli.base.distributed import Team, local_device, team
+from histocli.annotations.sources import LabelSource
+from histocli.base.device import prepare_process, resolve_device, resolve_precision
+from histocli.base.distributed import Team, local_device, team, weights_digest
 from histocli.base.errors import InvalidInput, InvalidOption, InvalidStore, Stopped
+from histocli.base.files import content_hash
+from histocli.base.inputs import expand_inputs
 from histocli.base.interrupts import raise_if_stopped, stop_requested
 from histocli.base.progress import Bar, Track, silent
 from histocli.base.rng import rng_for
 from histocli.base.system import resolve_workers
+from histocli.base.text import first_line
 from histocli.base.types import FloatArray, InstanceLabels, Json, RGBImage
 from histocli.config.common import Execution, as_dict, config_hash
 from histocli.config.train import TrainConfig
+from histocli.exports.pictures import write_png
 from histocli.figures.sheets import patch_sheet
 from histocli.inference.predict import Predictor
 from histocli.instances.targets import DEFAULT_THRESHOLDS, Thresholds, contacts, normalised_distance
 from histocli.metrics.counts import count
 from histocli.metrics.selection import ObjectThresholds, choose_thresholds
 from histocli.metrics.summary import summarise
+from histocli.metrics.table import shown_in
 from histocli.model.normalisation import (
     PIXEL_MEAN,
     PIXEL_STD,
@@ -51,19 +57,18 @@ from histocli.model.normalisation import (
     tissue_moments,
 )
 from histocli.model.segmenter import Segmenter, architecture_of_size, build_segmenter, channels_last
-from histocli.stages.common import (
-    Clock,
-    Source,
-    StageResult,
-    Stopwatch,
-    content_hash,
-    identify_references,
-    patch_glass_levels,
-    prepare_process,
-    weights_digest,
-)
+from histocli.slides.slide import slide_stem
 from histocli.stages.fresh import FreshPatches
 from histocli.stages.hardness import judge_hardness, refiner_hardening
+from histocli.stages.shared.labels import LABEL_FINDER
+from histocli.stages.shared.references import (
+    Source,
+    identify_references,
+    named_references,
+    patch_glass_levels,
+)
+from histocli.stages.shared.results import StageResult, Stopwatch
+from histocli.stages.shared.session import Clock
 from histocli.stages.unlabelled import (
     Findings,
     compare,
@@ -73,8 +78,7 @@ from histocli.stages.unlabelled import (
     pseudo_labelled,
     read_unlabelled,
 )
-from histocli.stores.inputs import expand_inputs, expand_with_mpp
-from histocli.stores.label_sources import LabelSource, find_labels
+from histocli.stores.lock import OutputLock
 from histocli.stores.logs import append_metrics, preview_path, start_log
 from histocli.stores.models import (
     ModelHeader,
@@ -87,9 +91,6 @@ from histocli.stores.models import (
     write_model,
 )
 from histocli.stores.patches import PatchStore
-from histocli.stores.pictures import write_png
-from histocli.stores.provenance import OutputLock, one_line
-from histocli.stores.slides import IMAGE_SUFFIXES, slide_stem
 from histocli.training.hard_examples import (
     AppearanceAscent,
     Hardening,
@@ -494,7 +495,7 @@ def _compiled(
     # no compiler, or none for the device: what is raised differs from version to version
     except Exception as error:
         logger.warning(
-            "--compile: not possible here (%s); training goes on without", one_line(error)
+            "--compile: not possible here (%s); training goes on without", first_line(error)
         )
         faster = called
     segmenter.load_state_dict(before)  # the trial has left statistics
@@ -556,7 +557,7 @@ def _open_init(word: str, store: PatchStore) -> tuple[ModelHeader, dict[str, tor
 
 def _match_teacher(word: str, sources: Sequence[Source]) -> tuple[list[Source], list[LabelSource]]:
     """Give each reference the labels of its name; references without any are left out."""
-    labels = find_labels(word)
+    labels = LABEL_FINDER.find(word)
     matched = [
         (source, labels[slide_stem(source.path)])
         for source in sources
@@ -581,13 +582,7 @@ def _identify(
     words: Sequence[str], mpp: float, config: TrainConfig, execution: Execution
 ) -> tuple[list[Source], list[str]]:
     tolerant = execution.on_error == "continue"
-    images = expand_with_mpp(
-        words,
-        suffixes=IMAGE_SUFFIXES,
-        stdin=sys.stdin,
-        what="reference image",
-        keep_missing=tolerant,
-    )
+    images = named_references(words, keep_missing=tolerant)
     return identify_references(
         images, mpp=mpp, reference_mpp=config.reference_mpp, tolerant=tolerant, command="train"
     )
@@ -1128,7 +1123,7 @@ class _Run:
                 self.hard.restore(state["hard"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InvalidStore(
-                f"{path}: the checkpoint does not fit this training ({one_line(error)}); start anew with --overwrite"
+                f"{path}: the checkpoint does not fit this training ({first_line(error)}); start anew with --overwrite"
             ) from error
 
     def judge_hardness(self, hard: Hardening | None) -> Json | None:
@@ -1217,7 +1212,7 @@ class _Run:
             count(truth, labels) for truth, labels in zip(self.held_out.labels, found, strict=True)
         ]
         mean = summarise(counts, bootstrap=0).mean
-        scores: Json = {name: round(mean[name], 4) for name in ("dice", "aji", "pq", "f1")}
+        scores: Json = {name: round(mean[name], 4) for name in shown_in("training")}
         append_metrics(
             self.out,
             {"step": self.training.step, "held_out": scores, "seconds": self.clock.trained_s},

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from histocli.annotations.sources import LabelSource
 from histocli.base.errors import HistosynthError, InvalidInput
 from histocli.base.interrupts import raise_if_stopped
 from histocli.base.progress import Track
@@ -19,9 +20,8 @@ from histocli.inference.predict import Predictor
 from histocli.instances.targets import mean_within
 from histocli.metrics.contrast import nuclear_contrast
 from histocli.metrics.selection import agreement
-from histocli.stages.common import Source
 from histocli.stages.real_patches import CutPatches, cut_all
-from histocli.stores.label_sources import LabelSource
+from histocli.stages.shared.references import Source
 from histocli.training.sampling import PatchSet
 from histocli.training.self_training import Acceptance, accept_within_strata, pseudo_targets
 

@@ -30,21 +30,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from histocli import __version__
 from histocli.base.errors import InvalidStore, StoreNotFound
+from histocli.base.files import check_parents, disk_errors, replace_atomically
+from histocli.base.formats import ATTRIBUTE
+from histocli.base.text import first_line, plain_json
 from histocli.base.types import Json
-from histocli.stores.inputs import MPP_RANGE
-from histocli.stores.provenance import (
-    ATTRIBUTE,
-    Action,
-    Provenance,
-    check_parents,
-    disk_errors,
-    log_path,
-    now,
-    one_line,
-    plain_json,
-    replace_atomically,
-    rerun_rule,
-)
+from histocli.base.units import MPP_RANGE
+from histocli.stores.logs import log_path
+from histocli.stores.provenance import Provenance, now
+from histocli.stores.rerun import Action, rerun_rule
 
 if TYPE_CHECKING:
     import torch
@@ -276,7 +269,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         return Checkpoint(state=state, config_hash=str(header["config_hash"]))
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidStore(
-            f"{path}: the checkpoint is damaged ({one_line(error)}); remove it and train again"
+            f"{path}: the checkpoint is damaged ({first_line(error)}); remove it and train again"
         ) from error
 
 
@@ -381,7 +374,7 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
         tensors: dict[str, torch.Tensor] = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise InvalidStore(
-            f"{path}: its tensors cannot be read ({one_line(error)}); copy or make the file again"
+            f"{path}: its tensors cannot be read ({first_line(error)}); copy or make the file again"
         ) from error
     return tensors
 

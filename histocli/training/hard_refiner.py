@@ -20,18 +20,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from histocli.base.device import autocast
 from histocli.instances.components import label_components
 from histocli.instances.targets import contacts, normalised_distance
 from histocli.model.segmenter import Segmenter
-from histocli.optics.density import light_to_optical_density, optical_density_to_light
-from histocli.training.adversarial import (
-    AdversarialSchedule,
-    AdversarialTraining,
-    AgainstTask,
-    Pairing,
-    Sampler,
-    adversarial_step,
-)
+from histocli.training.adversarial.networks import AdversarialTraining
+from histocli.training.adversarial.sampling import CropBatch, Sampler
+from histocli.training.adversarial.schedule import AdversarialSchedule
+from histocli.training.adversarial.step import AgainstTask, adversarial_step
 from histocli.training.augmentation import Augmentation, vary_appearance
 from histocli.training.hard_examples import Hardness, crop_losses, measure_hardness
 from histocli.training.sampling import Batch
@@ -56,10 +52,10 @@ class TargetSampler(Sampler):
         )
 
 
-def batch_of(pairing: Pairing, pixels: Tensor) -> Batch:
+def batch_of(crops: CropBatch, pixels: Tensor) -> Batch:
     """Return crops with the targets that were cut with them."""
-    assert pairing.targets is not None
-    return _batch(pixels, pairing.targets)
+    assert crops.targets is not None
+    return _batch(pixels, crops.targets)
 
 
 def _batch(pixels: Tensor, targets: Tensor) -> Batch:
@@ -190,8 +186,8 @@ class RefinerAscent:
         measure: bool,
     ) -> Hardness | None:
         """Let the refiner and its critics take a step, and keep what the refiner painted."""
-        pairing = self.sampler.draw(self.schedule.batch, rng, next(segmenter.parameters()).device)
-        ordinary = self._ordinary(pairing)
+        crops = self.sampler.draw(self.schedule.batch, rng, next(segmenter.parameters()).device)
+        ordinary = self._ordinary(crops)
         was_training = segmenter.training
         segmenter.eval()
         for parameter in segmenter.parameters():
@@ -204,7 +200,7 @@ class RefinerAscent:
             )
             adversarial_step(
                 self.training,
-                pairing,
+                crops,
                 self.schedule,
                 rng,
                 dtype,
@@ -216,35 +212,25 @@ class RefinerAscent:
             for parameter in segmenter.parameters():
                 parameter.requires_grad_(True)
             segmenter.train(was_training)
-        hard = self._paint(pairing, dtype)
-        assert pairing.targets is not None
-        for pixels, targets in zip(hard, pairing.targets, strict=True):
+        hard = self._paint(crops, dtype)
+        assert crops.targets is not None
+        for pixels, targets in zip(hard, crops.targets, strict=True):
             place = self.filled % POOL
             self.pixels[place] = (pixels * 255).round().to(torch.uint8).cpu()
             self.targets[place] = targets.to(torch.uint8).cpu()
             self.filled += 1
         return measure_hardness(segmenter, ordinary, hard, dtype) if measure else None
 
-    def _ordinary(self, pairing: Pairing) -> Batch:
-        ordinary = batch_of(pairing, optical_density_to_light(pairing.density) / 255)
+    def _ordinary(self, crops: CropBatch) -> Batch:
+        ordinary = batch_of(crops, crops.repainted(0.0))
         return ordinary if self.learns_contacts else replace(ordinary, contact=None)
 
     @torch.no_grad()
-    def _paint(self, pairing: Pairing, dtype: torch.dtype) -> Tensor:
+    def _paint(self, crops: CropBatch, dtype: torch.dtype) -> Tensor:
         """Return the crops as the refiner paints them now, sRGB 0..1."""
-        device = pairing.density.device
-        reference = light_to_optical_density(pairing.reference * 255)
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-            change = self.training.networks.refiner(
-                pairing.density,
-                pairing.nuclei,
-                pairing.noise,
-                pairing.gate,
-                reference,
-                pairing.reference_nuclei,
-            )
-        painted: Tensor = optical_density_to_light(pairing.density + change.float()) / 255
-        return painted
+        with autocast(crops.density.device, dtype):
+            change = crops.change_by(self.training.networks.refiner)
+        return crops.repainted(change)
 
     def examples(
         self,
@@ -257,15 +243,15 @@ class RefinerAscent:
         """Return crops of initial patches, the same as the refiner paints them now, and their
         labels.
         """
-        pairing = self.sampler.draw(len(batch.pixels), rng, batch.pixels.device)
-        nucleus = batch_of(pairing, pairing.reference).nucleus.cpu().numpy() > 0
-        valid = batch_of(pairing, pairing.reference).valid.cpu().numpy() > 0
+        crops = self.sampler.draw(len(batch.pixels), rng, batch.pixels.device)
+        nucleus = batch_of(crops, crops.reference.pixels).nucleus.cpu().numpy() > 0
+        valid = batch_of(crops, crops.reference.pixels).valid.cpu().numpy() > 0
         # touching nuclei of a crop count as one here: both sides of the comparison are judged by
         # the same labels
         truths = np.stack([np.where(mask, label_components(mask), 0) for mask in nucleus])
         return (
-            self._ordinary(pairing),
-            self._paint(pairing, dtype),
+            self._ordinary(crops),
+            self._paint(crops, dtype),
             np.where(valid, truths, -1).astype(np.int32),
         )
 

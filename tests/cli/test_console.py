@@ -7,9 +7,10 @@ import warnings
 import pytest
 from rich.console import Console
 
+from histocli.base.text import printable
 from histocli.cli import console
 from histocli.cli.app import _logging_to
-from histocli.cli.console import Screen, clock, one_line
+from histocli.cli.console import Screen, clock
 
 
 @pytest.fixture
@@ -95,8 +96,8 @@ def test_foreign_text_is_shown_as_it_is(screen):
 
 
 def test_control_characters_do_not_break_the_line():
-    assert one_line("a\nb\x1b[2Jc\udce9") == "a\\nb\\x1b[2Jc\\udce9"
-    assert one_line("Größe µm") == "Größe µm"
+    assert printable("a\nb\x1b[2Jc\udce9") == "a\\nb\\x1b[2Jc\\udce9"
+    assert printable("Größe µm") == "Größe µm"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from histocli.base.errors import Stopped
-from histocli.model.bands import BandedSegmenter, kept_bytes_per_px
+from histocli.model.bands import BandedNetwork
 from histocli.model.segmenter import TARGETS, Architecture, Segmenter, combine_maps
 
 
@@ -31,7 +31,7 @@ def tiles(n, height, width, seed=0):
 
 def in_bands(network, pixels, dtype=torch.float32, **options):
     out = torch.full((pixels.shape[0], 2, *pixels.shape[1:3]), torch.nan)
-    BandedSegmenter(network, dtype, **options).maps(pixels, out)
+    BandedNetwork(network, dtype, **options).maps(pixels, out)
     return out
 
 
@@ -81,8 +81,8 @@ def test_what_comes_between_bands_may_stop_it():
 def test_what_is_kept_is_counted():
     """Of a tile of 64 px at half resolution: 4 numbers in 32**2, 6 in 16**2, 8 in 8**2 and, on the
     way, 4 in 16**2."""
-    expected = 2 * (4 * 32**2 + 6 * 16**2 + 8 * 8**2 + 4 * 16**2) / 64**2
-    assert kept_bytes_per_px((4, 6, 8), 2, 2) == pytest.approx(expected)
+    expected = (4 * 32**2 + 6 * 16**2 + 8 * 8**2 + 4 * 16**2) / 64**2
+    assert segmenter().kept_per_px == pytest.approx(expected)
 
 
 @pytest.mark.gpu
@@ -93,7 +93,7 @@ def test_a_gpu_gives_the_same_maps_up_to_rounding(dtype):
     network, pixels = segmenter(), tiles(2, 64, 80)
     expected = in_bands(network, pixels)
     out = torch.full((2, 2, 64, 80), torch.nan, device="cuda")
-    BandedSegmenter(network.to("cuda"), dtype, band_bytes=10e3).maps(pixels.to("cuda"), out)
+    BandedNetwork(network.to("cuda"), dtype, band_bytes=10e3).maps(pixels.to("cuda"), out)
     torch.testing.assert_close(
         out.cpu(), expected, atol=0.05 if dtype == torch.bfloat16 else 5e-3, rtol=0
     )

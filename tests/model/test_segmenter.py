@@ -161,3 +161,26 @@ def test_a_contact_speaks_against_depth_and_not_against_the_mask():
     assert depth == 0
     logits[:, 2] = -100
     assert combine_maps(torch.sigmoid(logits))[0, 1, 0, 0] == torch.sigmoid(torch.tensor(1.0))
+
+
+@pytest.mark.parametrize("resolution", ["half", "full"])
+@pytest.mark.parametrize("channels", [(2, 3), (2, 3, 4), (2, 2, 2, 2), (2, 2, 2, 2, 2)])
+def test_it_looks_no_further_than_its_halo_and_not_much_less_far(channels, resolution):
+    """All weights are positive, so that every pixel within reach brightens the logits."""
+    segmenter = Segmenter(Architecture(channels=channels, resolution=resolution)).eval()
+    halo, multiple = segmenter.halo_px, segmenter.multiple_px
+    assert halo % multiple == 0
+    with torch.no_grad():
+        for parameter in segmenter.parameters():
+            parameter.abs_().add_(0.1)
+    dark = torch.full((1, 3, multiple, 4 * halo), PIXEL_MEAN, dtype=torch.float64)
+    segmenter.double()
+    reaches = []
+    with torch.inference_mode():
+        before = segmenter(dark)
+        for place in range(2 * halo, 2 * halo + multiple):
+            bright = dark.clone()
+            bright[..., place] += 0.1
+            seen = (segmenter(bright) != before).any(dim=2).flatten(0, 1).any(dim=0).nonzero()
+            reaches += [place - int(seen.min()), int(seen.max()) - place]
+    assert halo - 2 * multiple < max(reaches) <= halo

@@ -25,6 +25,7 @@ from histocli.base.errors import (
     UnknownPixelSize,
     UnsupportedSlide,
 )
+from histocli.base.files import partial_path
 from histocli.config.common import Execution
 from histocli.config.generate import GenerateConfig
 from histocli.model.segmenter import build_segmenter
@@ -35,8 +36,7 @@ from histocli.stages.generate import generate
 from histocli.stores import patches
 from histocli.stores.models import ModelHeader, write_model
 from histocli.stores.patches import PatchStore
-from histocli.stores.provenance import partial_path
-from histocli.training.two_sample import Verdict
+from histocli.training.two_sample import TwoSampleScores
 from tests.tissue import make_tissue
 
 MPP = 0.5
@@ -585,7 +585,7 @@ def test_patches_are_drawn_around_the_pilots_that_looked_real(folder, few_pilots
     """A judge who likes what is pale, pilot by pilot."""
 
     def judge_by_lightness(real, pilots, real_of, style_of, *_):
-        return Verdict(np.zeros(len(real)), pilots.mean(axis=(1, 2, 3)), real_of, style_of)
+        return TwoSampleScores(np.zeros(len(real)), pilots.mean(axis=(1, 2, 3)), real_of, style_of)
 
     monkeypatch.setattr(stage, "PILOTS", 64)
     monkeypatch.setattr(stage, "judge", judge_by_lightness)

@@ -281,7 +281,7 @@ def test_a_full_disk_keeps_the_model_that_was_there(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("histocli.stores.provenance.sync_file", full)
+    monkeypatch.setattr("histocli.base.files.sync_file", full)
     with pytest.raises(OutOfResources, match="free some space"):
         write(path, seed=5)
     assert path.read_bytes() == before

@@ -1,0 +1,195 @@
+"""Files and folders that are whole or absent, and errors of the disk in one line."""
+
+import errno
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from histocli.base.errors import InputNotFound, InvalidInput, OutOfResources, StoreExists
+
+REMOVALS = 5  # attempts to remove a folder
+FULL = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
+CANNOT_WRITE = FULL | {
+    errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENAMETOOLONG
+}  # fmt: skip
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk and a place that cannot be written into ``OutOfResources`` about ``path``.
+
+    Raises
+    ------
+    OutOfResources
+        In place of an OSError of that kind, or of an exception that such an OSError caused. All
+        other exceptions pass through.
+    """
+    try:
+        yield
+    except OutOfResources:
+        raise
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, OSError) and cause.errno in CANNOT_WRITE:
+                remedy = (
+                    "free some space and run the command again with --resume; "
+                    "nothing that was finished is lost"
+                    if cause.errno in FULL
+                    else "choose another place with --out"
+                )
+                raise OutOfResources(
+                    f"{path}: cannot be written ({cause.strerror or cause}); {remedy}"
+                ) from error
+            cause = cause.__cause__
+        raise
+
+
+def partial_path(target: Path) -> Path:
+    """Return where the work on ``target`` goes until it is complete.
+
+    Raises
+    ------
+    StoreExists
+        The target is a folder without a name, such as ``.`` or ``/``.
+    """
+    if not target.name:
+        raise StoreExists(
+            f"{target}: is a folder that is there already; name the output itself with --out"
+        )
+    return target.with_name(f".{target.name}.partial")
+
+
+def check_parents(target: Path) -> None:
+    """Refuse a target below a file before any work is done.
+
+    Raises
+    ------
+    StoreExists
+        Part of the path above the target is a file.
+    """
+    for parent in target.parents:
+        if os.path.lexists(parent):
+            if not parent.is_dir():
+                raise StoreExists(
+                    f"{target}: cannot be made, because {parent} is a file; choose another --out"
+                )
+            return
+
+
+def make_parents(target: Path) -> None:
+    """Create the folders above ``target``.
+
+    Raises
+    ------
+    StoreExists
+        A file is in the way.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise StoreExists(
+            f"{target}: cannot be made, because part of {target.parent} is a file; "
+            "choose another --out"
+        ) from None
+
+
+@contextmanager
+def replace_atomically(target: Path) -> Iterator[Path]:
+    """Yield a path to write a file to, which replaces ``target`` when the context ends well.
+
+    Raises
+    ------
+    OutOfResources
+        The disk is full or the place cannot be written.
+    StoreExists
+        ``target`` is a folder.
+    """
+    if target.is_dir():
+        raise StoreExists(
+            f"{target}: is a folder and a file is to be written there; choose another --out"
+        )
+    # The process id keeps two processes apart that write the same file: the last one wins, and none
+    # sees half of it.
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        with disk_errors(target):
+            make_parents(target)
+            yield partial
+            sync_file(partial)
+            os.replace(partial, target)
+            sync_file(target.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def sync_file(path: Path) -> None:
+    """Ask the system to put a file or folder on the disk, where the file system can do that."""
+    if path.is_dir() and os.name != "posix":
+        return
+    with suppress(PermissionError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            if error.errno in FULL or error.errno == errno.EIO:
+                raise
+        finally:
+            os.close(descriptor)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder to which a write that has failed may still be putting something."""
+    for attempt in range(REMOVALS):
+        try:
+            shutil.rmtree(path)
+            return
+        except OSError as error:
+            if not path.exists():
+                return
+            if attempt == REMOVALS - 1 or error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
+                raise
+            time.sleep(0.05)
+
+
+def content_hash(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, or of all files of a store with their names.
+
+    Parameters
+    ----------
+    path : Path
+        A file, or a folder such as a Zarr image.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+
+    Raises
+    ------
+    InputNotFound
+        There is nothing.
+    InvalidInput
+        It cannot be read.
+    """
+    try:
+        if not path.is_dir():
+            with path.open("rb") as stream:
+                return hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = hashlib.sha256()
+        for file in sorted(path.rglob("*")):
+            if file.is_file():
+                digest.update(file.relative_to(path).as_posix().encode() + b"\0")
+                with file.open("rb") as stream:
+                    digest.update(hashlib.file_digest(stream, "sha256").digest())
+        return digest.hexdigest()
+    except FileNotFoundError:
+        raise InputNotFound(f"{path}: no such file; check the path") from None
+    except OSError as error:
+        raise InvalidInput(
+            f"{path}: cannot be read ({error.strerror or error}); check its permissions"
+        ) from error

@@ -1,0 +1,40 @@
+"""Text for people and for other programs: messages of one line, and values as plain JSON."""
+
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+LONGEST_MESSAGE = 160  # characters of a foreign error's message that are passed on
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's message, or its class where it has no message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def shortened(error: BaseException) -> str:
+    """Return an exception's whole message as one short line, or its class if it has none."""
+    return " ".join(str(error).split())[:LONGEST_MESSAGE] or type(error).__name__
+
+
+def printable(text: str) -> str:
+    """Escape characters that break a line or command the terminal, as file names may hold."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
+    )
+
+
+def plain_json(value: Any) -> Any:
+    """Return a value as JSON can hold it: arrays and tuples as lists, NaN and infinity as null."""
+    if isinstance(value, Mapping):
+        return {str(key): plain_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_json(item) for item in value]
+    if hasattr(value, "tolist"):  # NumPy arrays and scalars, torch tensors
+        return plain_json(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None  # JSON has no word for it, and other readers of the file would stumble
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value

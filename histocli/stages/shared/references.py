@@ -1,0 +1,201 @@
+"""References: the images that the user names or a store remembers, and what each of them is."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from histocli.base.errors import HistosynthError, InputNotFound
+from histocli.base.files import content_hash
+from histocli.base.inputs import InputImage, expand_with_mpp
+from histocli.base.interrupts import raise_if_stopped
+from histocli.base.types import RGBImage
+from histocli.slides.open import SLIDE_SUFFIXES, read_image, read_pixel_size
+from histocli.stores.patches import PatchStore
+
+logger = logging.getLogger(__name__)
+
+COARSE = 1.3  # a reference this much coarser than the patches makes blurred patches
+
+
+@dataclass(frozen=True)
+class Source:
+    """One reference, as it will be read: any slide or image that ``segment`` takes."""
+
+    path: Path
+    sha256: str
+    mpp: float
+    mpp_source: str
+
+    def read(self) -> RGBImage:
+        """Return all its pixels at its own pixel size.
+
+        Raises
+        ------
+        InputNotFound, UnsupportedSlide, OutOfResources
+            It is gone, damaged, or larger than the memory that is free.
+        """
+        return read_image(self.path, mpp=self.mpp).pixels
+
+
+def named_references(
+    words: Sequence[str], *, keep_missing: bool = False, what: str = "reference image"
+) -> list[InputImage]:
+    """Return the references that the user names.
+
+    Parameters
+    ----------
+    words : sequence of str
+        Files, folders, globs, ``@list``, manifests or ``-``.
+    keep_missing : bool
+        Return named files that do not exist too, so that each of them fails alone.
+    what : str
+        The noun in messages.
+
+    Raises
+    ------
+    InputNotFound
+        A reference is missing, or there is none.
+    """
+    return expand_with_mpp(
+        words, suffixes=SLIDE_SUFFIXES, stdin=sys.stdin, what=what, keep_missing=keep_missing
+    )
+
+
+def recorded_references(store: PatchStore) -> list[InputImage]:
+    """Return the references that a store records, where they still are what they were.
+
+    Raises
+    ------
+    InputNotFound
+        The store does not say where they lay, or one is gone or has changed.
+    """
+    paths = {record.path: record for record in store.references if record.path}
+    if not paths:
+        raise InputNotFound(
+            f"{store.path}: does not record where its references lay; name them with --refs"
+        )
+    for path, record in paths.items():
+        if not Path(path).exists() or content_hash(Path(path)) != record.sha256:
+            raise InputNotFound(
+                f"{path}: the reference that {store.path.name} records is gone or has changed; "
+                "name the references with --refs"
+            )
+    return [InputImage(Path(path), record.mpp) for path, record in paths.items()]
+
+
+def reference_images(
+    store: PatchStore, words: Sequence[str], *, keep_missing: bool
+) -> list[InputImage]:
+    """Return the references that the user names, or else those that the store records.
+
+    Raises
+    ------
+    InputNotFound
+        A reference is missing, or the store does not say where its references lay.
+    """
+    return (
+        named_references(words, keep_missing=keep_missing) if words else recorded_references(store)
+    )
+
+
+def identify_references(
+    images: Sequence[InputImage],
+    *,
+    mpp: float,
+    reference_mpp: float | None,
+    tolerant: bool,
+    command: str,
+) -> tuple[list[Source], list[str]]:
+    """Hash references and find their pixel sizes, before any work is done.
+
+    Parameters
+    ----------
+    mpp : float
+        Pixel size of the patches; a warning tells of coarser references.
+    reference_mpp : float, optional
+        Wins over what the references record.
+    tolerant : bool
+        Leave out references that cannot be read; the second result lists their paths.
+    command : str
+        Name of the command, for messages.
+
+    Raises
+    ------
+    InputNotFound, InvalidInput
+        A reference cannot be read, or none can.
+    """
+    sources, failed = [], []
+    for image in images:
+        raise_if_stopped(f"{command}: stopped before anything was made; run it again")
+        try:
+            size = read_pixel_size(image.path, mpp=image.mpp or reference_mpp)
+            source = Source(image.path, content_hash(image.path), size.mpp, size.source)
+        except HistosynthError as error:
+            if not tolerant:
+                raise
+            logger.warning("%s", error)
+            failed.append(str(image.path))
+            continue
+        sources.append(source)
+        _warn_of_coarse(source, mpp)
+    if not sources:
+        raise InputNotFound(
+            f"none of the {len(images)} references can be read; see the messages above"
+        )
+    if assumed := [source.mpp for source in sources if source.mpp_source == "assumed"]:
+        logger.warning(
+            "%d of %d references record no pixel size; %.3g um/px is assumed. "
+            "Give --reference-mpp where that is wrong",
+            len(assumed),
+            len(sources),
+            assumed[0],
+        )
+    return sources, failed
+
+
+def _warn_of_coarse(source: Source, mpp: float) -> None:
+    """Warn of a reference that is coarser than the patches, whose pixel size is ``mpp``."""
+    if source.mpp > COARSE * mpp:
+        logger.warning(
+            "%s: has %.3g um/px, coarser than the patches' %.3g; they will be blurred. "
+            "Set --mpp %.3g",
+            source.path,
+            source.mpp,
+            mpp,
+            source.mpp,
+        )
+
+
+def patch_glass_levels(
+    store: PatchStore, patches: range, images: npt.NDArray[np.uint8]
+) -> list[float]:
+    """Return the level of empty glass for each of some patches.
+
+    A synthetic patch has the level of its reference, which was measured on far more pixels. Where
+    the store records no level of a reference, the patch itself is measured.
+
+    Parameters
+    ----------
+    store : PatchStore
+    patches : range
+    images : ndarray of uint8, shape (len(patches), H, W, 3)
+        The pixels of these patches.
+    """
+    # late: it brings torch, which evaluate and info do without
+    from histocli.optics.density import white_level
+
+    recorded = [
+        record.statistics.get("appearance", {}).get("white_level") for record in store.references
+    ]
+    levels = [recorded[store.reference[patch]] for patch in patches]
+    return [
+        white_level(image) if level is None else float(level)
+        for level, image in zip(levels, images, strict=True)
+    ]

@@ -1,0 +1,332 @@
+"""A session of training: the steps of ``train`` and ``refine`` with their clock, log and checkpoint.
+
+The stage builds what learns, and runs its steps through the session::
+
+    session = Session(plan, work, Clock(config.steps, None, 12.0, plan.watch), noun="training")
+    session.register("training", training)  # takes up the checkpoint, if there is one
+    for record in session.steps(
+        lambda progress: train_steps(training, patches, schedule, progress, dtype),
+        name="training",
+        note=lambda record: f"step {record.step}",
+    ):
+        averaged.update(training.segmenter)  # part of the step: before the checkpoint
+    write_model(plan.out, ...)
+    session.remove_checkpoint()
+
+What has ``state()`` and ``restore(state)`` registers itself. A session that was stopped and resumed
+takes the steps that an uninterrupted one takes, so that both end with the same bytes. With several
+processes all go by the clock of the first one and stop together, and the first one alone writes.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+import numpy as np
+import torch
+
+from histocli.base.errors import InvalidInput, InvalidStore, Stopped
+from histocli.base.interrupts import stop_requested
+from histocli.base.progress import Track, silent
+from histocli.base.text import first_line
+from histocli.base.types import Json
+from histocli.stages.shared.frame import Plan, Work
+from histocli.stages.shared.results import Stopwatch
+from histocli.stores.logs import append_metrics, start_log
+from histocli.stores.models import (
+    checkpoint_path,
+    read_checkpoint,
+    remove_checkpoint,
+    write_checkpoint,
+)
+
+RECORD_EVERY = 20
+"""Steps between two lines of ``metrics.jsonl``, and steps over which their values are averaged."""
+CHECKPOINT_S = 60.0
+"""Seconds between two checkpoints."""
+
+Progress: TypeAlias = Callable[[int], float]
+"""From the number of steps done to the share of the steps that lies behind; 1 and more ends them."""
+
+
+class Record(Protocol):
+    """What one step reports to the session."""
+
+    @property
+    def step(self) -> int:
+        """Steps done, this one included."""
+
+    def averaged(self) -> Mapping[str, float | None]:
+        """Return the values whose means over the last steps are logged; None counts in no mean."""
+
+    def latest(self) -> Json:
+        """Return the values that are logged as they are."""
+
+
+StepRecord = TypeVar("StepRecord", bound=Record)
+
+
+class Resumable(Protocol):
+    """What a checkpoint keeps."""
+
+    def state(self) -> Mapping[str, Any]:
+        """Return nested dicts, lists and tuples of tensors, numbers, strings and None."""
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up what ``state`` returned."""
+
+
+class Clock:
+    """Tells how far a training is, by steps or by seconds.
+
+    Parameters
+    ----------
+    steps : int
+        Steps of the whole training, where no time budget is set.
+    time_budget_s : float, optional
+        Seconds within which the command must end.
+    reserve_s : float
+        Seconds of the budget that are kept for what follows the training, up to half of it.
+    watch : Stopwatch
+        Started when the command began.
+    """
+
+    def __init__(
+        self, steps: int, time_budget_s: float | None, reserve_s: float, watch: Stopwatch
+    ) -> None:
+        self.steps = steps
+        self.budget_s = (
+            None if time_budget_s is None else max(time_budget_s - reserve_s, 0.5 * time_budget_s)
+        )
+        self.watch = watch
+        self.earlier_s = 0.0
+        """Seconds of training before the command was stopped and resumed."""
+        self.begun_s: float | None = None
+
+    @property
+    def trained_s(self) -> float:
+        """Seconds of training, resumed ones included; 0 before the first step."""
+        return self.earlier_s + (
+            self.watch.seconds - self.begun_s if self.begun_s is not None else 0
+        )
+
+    def progress(self, step: int) -> float:
+        """Return the share of the training that is done; the first call starts the clock."""
+        if self.begun_s is None:
+            self.begun_s = self.watch.seconds
+        if self.budget_s is None:
+            return step / self.steps
+        available = max(self.budget_s - self.begun_s, 1.0)  # reading the patches has taken its part
+        return max(self.trained_s / (available + self.earlier_s), 0.0)
+
+
+class Session:
+    """Runs steps, and keeps their log and checkpoint beside the output.
+
+    Parameters
+    ----------
+    plan : Plan
+    work : Work
+        As the frame hands it to the function that makes the output. The log of an earlier run is
+        removed unless it is resumed.
+    clock : Clock
+    stop_after : int, optional
+        Save a checkpoint and stop after this many steps in all.
+    track : Track
+        Shows progress.
+    noun : str
+        What the steps make up, for messages: ``training`` or ``refinement``.
+    """
+
+    def __init__(
+        self,
+        plan: Plan[Any],
+        work: Work[Any],
+        clock: Clock,
+        *,
+        stop_after: int | None = None,
+        track: Track = silent,
+        noun: str = "training",
+    ) -> None:
+        self.out = plan.out
+        self.clock = clock
+        self.members = work.members
+        self.done = 0.0
+        """Share of the steps of the present ``steps`` loop that is done, after the last record."""
+        self.finished = False
+        """No further step is taken."""
+        self._fingerprint = plan.fingerprint
+        self._stop_after = stop_after
+        self._track = track
+        self._noun = noun
+        self._recent: list[dict[str, float | None]] = []
+        self._parts: dict[str, Resumable] = {}
+        self._saved_at = time.monotonic()
+        if self.members.leads:
+            start_log(self.out, keep=work.resume)
+        if not work.resume:
+            self.remove_checkpoint()
+        self._kept = self._read_checkpoint() if work.resume else {}
+        self.register("session", self)
+
+    def register(self, name: str, part: Resumable) -> None:
+        """Keep a part in checkpoints; where a training is resumed, the part is restored at once."""
+        self._parts[name] = part
+        if self._kept:
+            with self._misfits():
+                part.restore(self._kept.pop(name))
+
+    def steps(
+        self,
+        stepping: Callable[[Progress], Iterable[StepRecord]],
+        *,
+        name: str,
+        note: Callable[[StepRecord], str],
+        begin: float = 0.0,
+        end: float = 1.0,
+    ) -> Iterator[StepRecord]:
+        """Take steps, and do after each what is due: a line of the log, a checkpoint, a stop.
+
+        What the caller does with a record belongs to its step, and is done before a checkpoint.
+
+        Parameters
+        ----------
+        stepping : callable
+            Given the progress, returns an iterator that takes one step for each of its records.
+        name : str
+            Shown beside the bar.
+        note : callable
+            Returns what the bar shows after a step.
+        begin, end : float
+            Which part of the whole training these steps are, 0..1.
+
+        Raises
+        ------
+        InvalidInput
+            A loss is not a number.
+        Stopped
+            A signal came, or the given number of steps is reached; the checkpoint is saved.
+        """
+        length = end - begin
+        # a timed training counts thousandths, since its steps are not known
+        total = length * (self.clock.steps if self.clock.budget_s is None else 1000)
+        shown = 0
+        with self._track(name, round(total)) as bar:
+            for record in stepping(lambda step: (self._progress(step) - begin) / length):
+                self._log_step(record)
+                overall = self._progress(record.step)
+                self.done = min((overall - begin) / length, 1.0)
+                if round(self.done * total) > shown:
+                    bar.advance(round(self.done * total) - shown, note(record))
+                    shown = round(self.done * total)
+                yield record
+                self._save_or_stop(record.step, overall)
+
+    def mean(self, name: str) -> float | None:
+        """Return the mean of a value over the last steps; None where no step has it."""
+        values = [each[name] for each in self._recent if each[name] is not None]
+        return float(np.mean(values)) if values else None  # type: ignore[arg-type]
+
+    def log(self, values: Json) -> None:
+        """Append a line to ``metrics.jsonl``."""
+        if self.members.leads:
+            append_metrics(self.out, values)
+
+    def save(self) -> None:
+        """Write a checkpoint; a state that holds NaN does not replace an earlier one."""
+        if not self.members.leads:
+            return
+        state = {name: part.state() for name, part in self._parts.items()}
+        if all(bool(torch.isfinite(each).all()) for each in _tensors(state)):
+            write_checkpoint(checkpoint_path(self.out), state, config_hash=self._fingerprint)
+            self._saved_at = time.monotonic()
+
+    def finish(self) -> None:
+        """Take no further step, also when resumed: an interruption from here costs no training."""
+        if not self.finished:
+            self.finished = True
+            self.save()
+
+    def remove_checkpoint(self) -> None:
+        """Remove the checkpoint: the output is written, or a new training begins."""
+        if self.members.leads:
+            remove_checkpoint(self.out)
+
+    def state(self) -> Json:
+        """Return what the session itself keeps in a checkpoint."""
+        return {
+            "trained_s": self.clock.trained_s,
+            "recent": self._recent,
+            "finished": self.finished,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up what a checkpoint kept of the session itself."""
+        self.clock.earlier_s = float(state["trained_s"])
+        self._recent = list(state["recent"])
+        self.finished = bool(state["finished"])
+
+    def _progress(self, step: int) -> float:
+        """Return the share of the whole training that is done, by the first process's clock."""
+        if self.finished:
+            return 1.0
+        return float(self.members.from_leader(self.clock.progress(step)))
+
+    def _log_step(self, record: Record) -> None:
+        values = dict(record.averaged())
+        if not all(math.isfinite(value) for value in values.values() if value is not None):
+            raise InvalidInput(
+                f"{self.out}: the loss is not a number at step {record.step}; lower --learning-rate, "
+                "or use --precision fp32"
+            )
+        self._recent = [*self._recent[-(RECORD_EVERY - 1) :], values]
+        if record.step % RECORD_EVERY == 0:
+            means = {name: self.mean(name) for name in values}
+            line = {"step": record.step, **means, **record.latest()}
+            self.log(line | {"seconds": self.clock.trained_s})
+
+    def _save_or_stop(self, step: int, progress: float) -> None:
+        asked = stop_requested() or (self._stop_after is not None and step >= self._stop_after)
+        stop = any(self.members.gather(asked)) and progress < 1
+        if stop or time.monotonic() - self._saved_at > CHECKPOINT_S:
+            self.save()
+        if stop:
+            raise Stopped(
+                f"{self.out}: stopped after {step} steps, the checkpoint is saved; "
+                "run the same command with --resume"
+            )
+
+    def _read_checkpoint(self) -> Json:
+        path = checkpoint_path(self.out)
+        if not path.exists():
+            return {}  # stopped before the first one was written
+        checkpoint = read_checkpoint(path)
+        with self._misfits():
+            if checkpoint.config_hash != self._fingerprint:
+                raise ValueError("it was made with other settings or inputs")
+        return dict(checkpoint.state)
+
+    @contextmanager
+    def _misfits(self) -> Iterator[None]:
+        """Say in one line that the checkpoint does not fit."""
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise InvalidStore(
+                f"{checkpoint_path(self.out)}: the checkpoint does not fit this {self._noun} "
+                f"({first_line(error)}); start anew with --overwrite"
+            ) from error
+
+
+def _tensors(state: Any) -> Iterator[torch.Tensor]:
+    """Yield all tensors of numbers with a fraction in a nested state."""
+    if isinstance(state, torch.Tensor):
+        if state.is_floating_point():
+            yield state
+    elif isinstance(state, Mapping | list | tuple):
+        for each in state.values() if isinstance(state, Mapping) else state:
+            yield from _tensors(each)
