@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from histocli.base.device import prepare_process, resolve_device, resolve_precision
-from histocli.base.errors import HistosynthError, InvalidInput
+from histocli.base.errors import InvalidInput
 from histocli.base.interrupts import raise_if_stopped
 from histocli.base.progress import Track, silent
 from histocli.base.rng import rng_for
@@ -23,7 +23,7 @@ from histocli.instances.histograms import AREA_EDGES_UM2, ELONGATION_EDGES
 from histocli.instances.measurements import measure
 from histocli.model.normalisation import glass_to_white
 from histocli.realism.judgement import Histograms, Judgement, judge_patches
-from histocli.stages.real_patches import cut_each
+from histocli.stages.shared.real_patches import CutPatches, Cutting, cut_all
 from histocli.stages.shared.references import (
     identify_references,
     named_references,
@@ -138,25 +138,22 @@ def judge_realism(
         return result
     prepare_process()
     most = -(-config.realism_patches // len(sources))
-    cut = cut_each(
+    cut = cut_all(
         sources,
-        patches.mpp,
-        side,
-        most,
-        config.seed,
+        Cutting(patches.mpp, side, most, config.seed),
         workers=execution.workers,
         track=track,
         stopped=STOPPED,
     )
     found: list[npt.NDArray[np.uint8]] = []
     for each in cut:
-        if isinstance(each, HistosynthError):
-            if execution.on_error == "stop":
-                raise each
-            log.warning("%s", each)
-        found.append(
-            np.zeros((0, side, side, 3), np.uint8) if isinstance(each, HistosynthError) else each
-        )
+        if isinstance(each, CutPatches):
+            found.append(each.images)
+            continue
+        if execution.on_error == "stop":
+            raise each
+        log.warning("%s", each)
+        found.append(np.zeros((0, side, side, 3), np.uint8))
     real_images = np.repeat(np.arange(len(found)), [len(each) for each in found])
     if len(np.unique(real_images)) < 2:
         raise InvalidInput(

@@ -45,7 +45,6 @@ from histocli.metrics.summary import Difference
 from histocli.metrics.verdicts import judge_nuclei
 from histocli.slides.open import read_image
 from histocli.slides.slide import slide_stem
-from histocli.stages.real_patches import cut_real_patches
 from histocli.stages.scores import (
     CELL_PX,
     IOU_BINS,
@@ -54,6 +53,7 @@ from histocli.stages.scores import (
     Outcome,
     read_pair,
 )
+from histocli.stages.shared.real_patches import Cutting, cut_real_patches
 from histocli.stages.shared.references import identify_references, recorded_references
 from histocli.stores.logs import read_metrics
 from histocli.stores.models import read_model_header
@@ -630,7 +630,8 @@ def _reference_sheet(store: PatchStore) -> Picture | None:
             chosen, mpp=store.mpp, reference_mpp=None, tolerant=False, command="evaluate"
         )
         cut = [
-            cut_real_patches(source, store.mpp, store.patch_px, 1, 0).images for source in sources
+            cut_real_patches(source, Cutting(store.mpp, store.patch_px, 1, 0)).images
+            for source in sources
         ]
     except HistosynthError as error:
         log.warning("%s; the report shows no references", error)
