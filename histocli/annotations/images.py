@@ -15,16 +15,10 @@ import tifffile
 import zarr
 from PIL import Image
 
-from histocli.annotations.labels import (
-    LARGE_PX,
-    Labels,
-    OpenLabels,
-    Shape,
-    checked_ids,
-    plausible_mpp,
-)
+from histocli.annotations.labels import LARGE_PX, Labels, OpenLabels, Shape, checked_ids
 from histocli.base.errors import InputNotFound, InvalidInput
 from histocli.base.text import first_line
+from histocli.base.units import sane_mpp
 
 LABEL_SUFFIXES = (".tif", ".tiff", ".png", ".npy")
 """What the names of label images end in, in lower case."""
@@ -53,7 +47,7 @@ def open_label_image(path: Path, recorded_mpp: Callable[[Path], float | None]) -
     shape = _shape_of_large_tiff(path)
     if shape is None:
         labels = checked_ids(read_label_image(path), str(path))
-        return OpenLabels.in_memory(labels, str(path), plausible_mpp(recorded_mpp(path)))
+        return OpenLabels.in_memory(labels, str(path), sane_mpp(recorded_mpp(path)))
 
     def read(rows: slice, columns: slice) -> Labels:
         try:
@@ -70,9 +64,7 @@ def open_label_image(path: Path, recorded_mpp: Callable[[Path], float | None]) -
             ) from error
         return checked_ids(values, str(path))
 
-    return OpenLabels(
-        source=str(path), shape=shape, read=read, mpp=plausible_mpp(recorded_mpp(path))
-    )
+    return OpenLabels(source=str(path), shape=shape, read=read, mpp=sane_mpp(recorded_mpp(path)))
 
 
 def _shape_of_large_tiff(path: Path) -> Shape | None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from histocli.base.errors import InvalidInput
-from histocli.base.units import sane_mpp
 
 LARGE_PX = 50_000_000
 """A label image with at least this many pixels is read in windows where its format allows it."""
@@ -19,29 +18,6 @@ Labels: TypeAlias = npt.NDArray[np.integer[Any]]
 """(H, W) of any integer type: 0 = background, k = nucleus k, -1 = ignored."""
 Shape: TypeAlias = tuple[int, int]
 """Height and width in pixels."""
-
-
-class Opened(Protocol):
-    """Labels of one image, of a fixed size or, as outlines are, as large as the image needs."""
-
-    @property
-    def source(self) -> str:
-        """Where the labels are, for messages."""
-
-    @property
-    def mpp(self) -> float | None:
-        """Micrometres per pixel; None where nothing says."""
-
-    @property
-    def shape(self) -> Shape | None:
-        """Height and width; None for outlines, which fit any image."""
-
-    @property
-    def extent(self) -> Shape:
-        """Height and width of the smallest image that holds all labels."""
-
-    def on(self, shape: Shape) -> OpenLabels:
-        """Return the labels as an image; outlines are drawn on one of this height and width."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +66,3 @@ def checked_ids(labels: Labels, source: str) -> Labels:
             "1 and above for nuclei, and -1 for ignored pixels; was it saved with too small a type?"
         )
     return labels
-
-
-def plausible_mpp(mpp: Any) -> float | None:
-    """Return a pixel size that a microscope can have, or None for anything else."""
-    return sane_mpp(mpp) if isinstance(mpp, int | float) else None

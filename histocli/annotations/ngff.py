@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import zarr
 
-from histocli.annotations.labels import Labels, OpenLabels, checked_ids, plausible_mpp
+from histocli.annotations.labels import Labels, OpenLabels, checked_ids
 from histocli.base.errors import InvalidInput
 from histocli.base.text import first_line
+from histocli.base.units import sane_mpp
+from histocli.slides.zarr import ome_attributes
 
 UM_PER_UNIT = {"micrometer": 1.0, "nanometer": 1e-3, "millimeter": 1e3}
 
@@ -63,7 +65,7 @@ def find_ngff_labels(path: Path) -> ZarrLabels:
     if "labels" in node:
         return find_ngff_labels(path / "labels" / _only_name(node["labels"], path))
     try:
-        scale = _ome_attributes(node)["multiscales"][0]
+        scale = ome_attributes(node)["multiscales"][0]
         dataset = scale["datasets"][0]
         array = node[dataset["path"]]
     except (KeyError, IndexError, TypeError):
@@ -79,7 +81,7 @@ def find_ngff_labels(path: Path) -> ZarrLabels:
 def _only_name(folder: Any, path: Path) -> str:
     """Return the name of the only label image in the group ``labels`` of an OME-Zarr."""
     assert isinstance(folder, zarr.Group)
-    listed = _ome_attributes(folder).get("labels")
+    listed = ome_attributes(folder).get("labels")
     if isinstance(listed, list):
         names = [name for name in listed if isinstance(name, str)]
     else:
@@ -88,13 +90,6 @@ def _only_name(folder: Any, path: Path) -> str:
         shown = ", ".join(str(path / "labels" / name) for name in names) or "none"
         raise InvalidInput(f"{path}: holds {len(names)} label images ({shown}); name one of them")
     return names[0]
-
-
-def _ome_attributes(group: zarr.Group) -> dict[str, Any]:
-    """Return the attributes of OME-Zarr: at the top in version 0.4, under ``ome`` since 0.5."""
-    attributes: dict[str, Any] = dict(group.attrs.asdict())
-    inner = attributes.get("ome")
-    return inner if isinstance(inner, dict) else attributes
 
 
 def _checked(array: zarr.Array[Any], path: Path) -> zarr.Array[Any]:
@@ -120,6 +115,6 @@ def _mpp_of(scale: Mapping[str, Any], dataset: Mapping[str, Any]) -> float | Non
             for part in dataset["coordinateTransformations"]
             if part["type"] == "scale"
         ]
-        return plausible_mpp(factors[0] * unit)
+        return sane_mpp(factors[0] * unit)
     except (KeyError, IndexError, TypeError):
         return None

@@ -34,8 +34,9 @@ import orjson
 from skimage.draw import polygon as polygon_pixels
 from skimage.draw import polygon2mask
 
-from histocli.annotations.labels import OpenLabels, Shape, plausible_mpp
+from histocli.annotations.labels import OpenLabels, Shape
 from histocli.base.errors import InputNotFound, InvalidInput
+from histocli.base.units import sane_mpp
 
 logger = logging.getLogger(__name__)
 
@@ -65,22 +66,19 @@ class Outline:
 
 @dataclass(frozen=True)
 class Outlines:
-    """What a file of outlines holds."""
+    """What a file of outlines holds; the outlines become a label image on an image of any size."""
 
     path: Path
     outlines: tuple[Outline, ...]
     mpp: float | None = None
     """Micrometres per pixel; None where the file does not say."""
+    shape: None = None
+    """Outlines have no size of their own."""
 
     @property
     def source(self) -> str:
         """Where the file is, for messages."""
         return str(self.path)
-
-    @property
-    def shape(self) -> None:
-        """Outlines fit an image of any size."""
-        return
 
     @property
     def extent(self) -> Shape:
@@ -130,6 +128,10 @@ class Outlines:
             for polygon in outline.polygons:
                 labels[_pixels(polygon, shape)] = -1 if outline.ignored else number
         return labels
+
+
+Opened: TypeAlias = OpenLabels | Outlines
+"""Labels of one image, of a fixed size or as large as :meth:`Outlines.on` makes them."""
 
 
 def _pixels(polygon: Polygon, shape: Shape) -> tuple[npt.NDArray[np.intp], ...]:
@@ -284,7 +286,7 @@ class _ImageScope:
         self.root = self.root or name
         if name == "Annotations":
             try:
-                self.mpp = plausible_mpp(float(values.get("MicronsPerPixel", "nan")))
+                self.mpp = sane_mpp(float(values.get("MicronsPerPixel", "nan")))
             except ValueError:
                 self.mpp = None
         elif name == "Region":

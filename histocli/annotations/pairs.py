@@ -13,10 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from histocli.annotations.labels import Opened, Shape, plausible_mpp
+from histocli.annotations.labels import Shape
+from histocli.annotations.outlines import Opened
 from histocli.annotations.sources import LabelFinder, LabelSource
 from histocli.base.errors import InputNotFound, InvalidInput, InvalidOption
 from histocli.base.inputs import MANIFEST_SUFFIX
+from histocli.base.units import sane_mpp
 
 COLLISION = re.compile(r"^(?P<stem>.+)__[0-9a-f]{8}$")  # what segment appends where stems collide
 
@@ -215,7 +217,7 @@ class _Row:
         if not text:
             return None
         try:
-            mpp = plausible_mpp(float(text))
+            mpp = sane_mpp(float(text))
         except ValueError:
             mpp = None
         if mpp is None:

@@ -24,9 +24,8 @@ import numpy as np
 import numpy.typing as npt
 
 from histocli.annotations.images import LABEL_SUFFIXES, MASKS_FOLDER, open_label_image, open_masks
-from histocli.annotations.labels import Opened
 from histocli.annotations.ngff import find_ngff_labels
-from histocli.annotations.outlines import OUTLINE_SUFFIXES, read_outlines
+from histocli.annotations.outlines import OUTLINE_SUFFIXES, Opened, read_outlines
 from histocli.base.errors import InputNotFound, InvalidInput
 from histocli.base.formats import FORMATS
 from histocli.base.inputs import STORE_SUFFIX, expand_inputs
@@ -66,8 +65,8 @@ class LabelFinder:
     """Finds label images; the files of this program are opened by functions that a stage gives."""
 
     own_store: Callable[[Path, str], list[LabelSource] | None]
-    """Returns the label images of one of this program's stores, or None for anything else. The
-    text comes before the number that names a patch."""
+    """Given a folder and a text, returns the label images of one of this program's stores, or None
+    for any other folder. A patch is named by the text and its number."""
     recorded_mpp: Callable[[Path], float | None]
     """Reads the micrometres per pixel that a label image of this program records."""
 

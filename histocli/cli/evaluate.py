@@ -1,6 +1,4 @@
-"""``histosynth evaluate``: predicted and true labels -> scores; synthetic and real patches ->
-realism.
-"""
+"""``histosynth evaluate``: labels -> scores; synthetic and real patches -> realism."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,9 +7,10 @@ import typer
 from histocli.base.errors import GateNotMet, InvalidOption
 from histocli.cli import options as o
 from histocli.cli.console import Screen
-from histocli.cli.scores import show_differences, show_scores
+from histocli.cli.scores import show_differences, show_realism, show_scores
 from histocli.config.common import Execution
-from histocli.config.evaluate import QUALITIES, EvaluateConfig, EvaluateFiles
+from histocli.config.evaluate import EvaluateConfig, EvaluateFiles
+from histocli.metrics.table import QUALITIES
 
 if TYPE_CHECKING:
     from histocli.stages.scores import EvaluateResult
@@ -44,11 +43,7 @@ def evaluate(
     o.refuse_by_suffix(
         [word for word in (*words, files.truth) if word],
         "evaluate compares labels",
-        {
-            (
-                ".safetensors",
-            ): "make labels with 'histosynth segment SLIDES --model MODEL -o OUT' first"
-        },
+        {o.MODELS: "make labels with 'histosynth segment SLIDES --model MODEL -o OUT' first"},
     )
     if files.realism is not None:
         _judge(words, files.realism, files, settings, running, screen)
@@ -167,20 +162,4 @@ def _judge(
     from histocli.stages.realism import judge_realism
 
     result = judge_realism(store, files.refs or [], settings, running, track=screen.track)
-    if result.judgement is not None:
-        rows = [
-            (
-                each.name,
-                f"{each.value:.4g}",
-                f"{each.ci95[0]:.4g} to {each.ci95[1]:.4g}" if each.ci95 else "-",
-                each.meaning,
-            )
-            for each in result.judgement.measures
-        ]
-        screen.table(
-            result.title, ("measure", "value", "95 % interval", "meaning"), rows, numbers_from=4
-        )
-    else:
-        screen.say(result.title)
-    if screen.as_json:
-        screen.print_json(result.to_json())
+    show_realism(screen, result)

@@ -26,7 +26,7 @@ def generate(
     o.refuse_by_suffix(
         references,
         "generate takes images",
-        {(".safetensors",): "a model is used by 'histosynth segment SLIDES --model MODEL'"},
+        {o.MODELS: "a model is used by 'histosynth segment SLIDES --model MODEL'"},
     )
     from histocli.stages.generate import generate as run  # late: keeps --help free of torch
 

@@ -26,7 +26,7 @@ def info(
 
     The description goes to stderr, --json to stdout.
     """
-    from histocli.stages.info import info as run  # late: keeps --help free of torch
+    from histocli.stages.info.run import info as run  # late: keeps --help free of torch
 
     result = run(store, settings, running)
     for title, rows in result.describe():

@@ -23,6 +23,7 @@ from histocli.config.options import Option
 
 TALKING = "Input of settings, output of results"  # panel of --help
 INPUTS = "Files, folders, quoted globs, @list.txt, or - for paths on stdin."
+MODELS = (".safetensors",)
 IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".svs")
 STOP_AFTER = Option(
     "Save a checkpoint after this many steps and exit 75.", metavar="STEPS", before="seed"

@@ -40,7 +40,7 @@ def refine(
         [store],
         "refine takes a patch store",
         {
-            (".safetensors",): "a trained refiner lies in a refined store and is given by --model",
+            o.MODELS: "a trained refiner lies in a refined store and is given by --model",
             o.IMAGES: "references are given by --refs; make a store with "
             "'histosynth generate IMAGES -o STORE' first",
         },

@@ -37,9 +37,7 @@ def segment(
     ] = None,
 ) -> None:
     """Label every nucleus of slides and images."""
-    o.refuse_by_suffix(
-        slides, "segment takes images", {(".safetensors",): "a model is given with --model"}
-    )
+    o.refuse_by_suffix(slides, "segment takes images", {o.MODELS: "a model is given with --model"})
     from histocli.stages.segment import segment as run  # late: keeps --help free of torch
 
     results = run(slides, model, out, settings, running, track=screen.track, report=screen.result)

@@ -71,7 +71,7 @@ def train(
         stores,
         "train takes patch stores",
         {
-            (".safetensors",): "the model to write is named by -o/--out",
+            o.MODELS: "the model to write is named by -o/--out",
             o.IMAGES: "make a store with 'histosynth generate IMAGES -o STORE', or with 'pack' "
             "from images and labels",
         },

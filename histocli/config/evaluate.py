@@ -6,39 +6,7 @@ from pathlib import Path
 from histocli.base.errors import InvalidOption
 from histocli.config.common import MPP, SEED, check_mpp, check_seed
 from histocli.config.options import option, parse_gates
-
-F1_AT = tuple(f"f1_{percent}" for percent in range(50, 100, 5))
-"""F1 where a match needs an IoU above 0.50, 0.55 ... 0.95."""
-
-QUALITIES = (
-    "dice",
-    "aji",
-    "aji_plus",
-    "pq",
-    "dq",
-    "sq",
-    "f1",
-    "dice2",
-    "ensemble_dice",
-    "precision",
-    "recall",
-    *F1_AT,
-    "f1_mean",
-    "dsb_ap",
-    "detection_f1",
-    "detection_precision",
-    "detection_recall",
-    "boundary_f1",
-)
-"""Metrics in 0..1 of which more is better; ``--min`` takes them."""
-
-ERRORS = ("hd95_um", "count_error_abs", "matched_area_error")
-"""Metrics of which less is better, 0 at best; ``--max`` takes them."""
-
-SIGNED = ("count_error", "count_error_relative", "area_error_relative")
-"""Differences, prediction minus truth: 0 at best, no gate."""
-
-METRICS = (*QUALITIES, *ERRORS, *SIGNED)
+from histocli.metrics.table import ERRORS, QUALITIES
 
 BORDERS = ("count", "ignore")
 RESAMPLED = ("image", "group")

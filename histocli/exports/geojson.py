@@ -18,7 +18,7 @@ from histocli.base.files import replace_atomically
 from histocli.base.formats import ATTRIBUTE
 from histocli.base.types import Json
 from histocli.exports.content import SegmentedSlide
-from histocli.instances.outlines import outlines
+from histocli.instances.outlines import trace_outlines
 
 GZIP_LEVEL = 4  # level 9 takes three times as long for a twentieth of the bytes
 BLOCK_PX = 4096  # side of the squares of the slide whose outlines are drawn at a time
@@ -58,7 +58,7 @@ def write_outlines(path: Path, nuclei: SegmentedSlide, record: Json) -> None:
             box = boxes[rows]
             top, left = int(box[:, 0].min()), int(box[:, 1].min())
             labels = np.asarray(nuclei.level(0)[top : box[:, 2].max(), left : box[:, 3].max()])
-            polygons = outlines(labels, rows + 1, box, (top, left))
+            polygons = trace_outlines(labels, rows + 1, box, (top, left))
             values = [column[rows].tolist() for column in measured.values()]
             lines = [
                 _feature(uuid.uuid5(NAMESPACE, f"{source}/{number}"), polygon, measured, row)

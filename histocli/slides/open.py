@@ -54,6 +54,11 @@ SLIDE_SUFFIXES = tuple(suffix for known in FORMATS if known.in_folders for suffi
 """What folders are searched for, by every command that takes images or slides."""
 
 
+def is_slide_name(path: Path) -> bool:
+    """Tell whether the name of a file says that it is a slide or an image."""
+    return any(path.suffix.lower() in known.suffixes for known in FORMATS)
+
+
 @dataclass(frozen=True)
 class SlideImage:
     """One image in memory, at its own full resolution."""

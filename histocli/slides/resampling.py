@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from histocli.base.pyramid import shrink
 from histocli.base.types import RGBImage
 from histocli.slides.slide import Slide, shape_of
 
@@ -230,7 +231,7 @@ def apply_taps(image: RGBImage, down: sparse.csr_array, across: sparse.csr_array
     return np.ascontiguousarray(mixed.astype(np.uint8).transpose(1, 0, 2))
 
 
-def shrunk(slide: Slide, factor: int, shrink: Callable[[RGBImage, int], RGBImage]) -> RGBImage:
+def shrunk(slide: Slide, factor: int) -> RGBImage:
     """Return the whole slide with blocks of pixels averaged, a strip at a time.
 
     Parameters
@@ -238,8 +239,6 @@ def shrunk(slide: Slide, factor: int, shrink: Callable[[RGBImage, int], RGBImage
     slide : Slide
     factor : int
         Side of a block in pixels, a power of two.
-    shrink : callable
-        Averages blocks of an image and fills up the last ones.
 
     Returns
     -------

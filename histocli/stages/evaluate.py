@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from histocli.annotations.labels import LARGE_PX, Opened
+from histocli.annotations.labels import LARGE_PX
+from histocli.annotations.outlines import Opened
 from histocli.annotations.pairs import Pair, Pairs, common_shape, find_pairs
 from histocli.annotations.sources import LabelSource
 from histocli.base.errors import HistosynthError, InputNotFound, InvalidInput, InvalidOption
@@ -26,16 +27,16 @@ from histocli.base.system import resolve_workers
 from histocli.config.common import Execution, as_dict
 from histocli.config.evaluate import EvaluateConfig
 from histocli.instances.histograms import AREA_EDGES_UM2
-from histocli.instances.matching import Overlaps
+from histocli.instances.overlaps import Overlaps
 from histocli.metrics.comparison import Comparison, Rules, compare, compare_windows
+from histocli.metrics.fates import Fate
 from histocli.metrics.summary import paired_differences, summarise
-from histocli.metrics.verdicts import Verdict
 from histocli.stages.scores import (
     CELL_PX,
     IOU_BINS,
     PROBABILITY_BINS,
+    ComparisonResult,
     EvaluateResult,
-    ModelsResult,
     Outcome,
     read_pair,
     size_text,
@@ -204,7 +205,7 @@ def compare_models(
     *,
     ignore: str | None = None,
     track: Track = silent,
-) -> ModelsResult:
+) -> ComparisonResult:
     """Compare several predictions with one truth, and with each other image by image.
 
     Parameters and errors are those of :func:`evaluate`; every two predictions are compared over the
@@ -243,7 +244,7 @@ def compare_models(
                     groups=groups,
                 )
                 differences.append((one.prediction, two.prediction, found))
-    return ModelsResult(
+    return ComparisonResult(
         results=results, differences=tuple(differences), settings=results[0].settings
     )
 
@@ -349,26 +350,26 @@ def _described(pair: Pair, found: Comparison, rules: Rules, mpp_source: str) -> 
     """Keep of a comparison what summaries and reports need; the table of a large slide is let
     go.
     """
-    table, verdicts = found.table, found.verdicts
-    best = np.zeros(len(table.areas_truth))
+    table, fates = found.table, found.fates
+    best = np.zeros(len(table.truth.areas))
     np.maximum.at(best, table.rows, table.iou)
     pixel = rules.mpp * rules.mpp
     edges = np.array(AREA_EDGES_UM2)
     areas = [
         np.histogram(np.clip(side * pixel, edges[0], edges[-1]), edges)[0]
-        for side in (table.areas_truth, table.areas_prediction)
+        for side in (table.truth.areas, table.prediction.areas)
     ]
     return Outcome(
         pair=pair,
         counts=found.counts,
-        missed=int((verdicts.truth == Verdict.LOST).sum()),
-        false=int((verdicts.prediction == Verdict.LOST).sum()),
+        missed=fates.missed,
+        false=fates.false,
         mpp=rules.mpp,
         mpp_source=mpp_source,
         worst=_worst_cell(found),
         ious=np.histogram(best, IOU_BINS, (0, 1))[0].astype(np.int64),
         areas=np.stack(areas).astype(np.int64),
-        calibration=_calibration(pair.prediction, table, verdicts.prediction == Verdict.MATCHED),
+        calibration=_calibration(pair.prediction, table, fates.prediction == Fate.MATCHED),
     )
 
 
@@ -377,10 +378,10 @@ def _worst_cell(found: Comparison) -> tuple[int, int]:
     equals.
     """
     sides = (
-        (found.table.centroids_truth, found.verdicts.truth),
-        (found.table.centroids_prediction, found.verdicts.prediction),
+        (found.table.truth.centroids, found.fates.truth),
+        (found.table.prediction.centroids, found.fates.prediction),
     )
-    wrong = np.concatenate([places[kinds != Verdict.MATCHED] for places, kinds in sides])
+    wrong = np.concatenate([places[kinds != Fate.MATCHED] for places, kinds in sides])
     if not len(wrong):
         return 0, 0
     cells, counts = np.unique((wrong // CELL_PX).astype(np.int64), axis=0, return_counts=True)
@@ -396,8 +397,8 @@ def _calibration(
     if known is None or not len(known[0]):
         return None
     ids, values = known
-    at = np.minimum(np.searchsorted(ids, table.ids_prediction), len(ids) - 1)
-    usable = (ids[at] == table.ids_prediction) & np.isfinite(values[at])
+    at = np.minimum(np.searchsorted(ids, table.prediction.ids), len(ids) - 1)
+    usable = (ids[at] == table.prediction.ids) & np.isfinite(values[at])
     value, hit = np.clip(values[at][usable], 0, 1), matched[usable]
     part = np.minimum((value * PROBABILITY_BINS).astype(np.int64), PROBABILITY_BINS - 1)
     columns = (np.ones(len(part)), value, hit)

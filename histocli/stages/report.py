@@ -22,8 +22,9 @@ from histocli.base.inputs import expand_inputs
 from histocli.base.progress import Track, silent
 from histocli.base.types import RGBImage
 from histocli.config.common import Execution
-from histocli.config.evaluate import METRICS, EvaluateConfig
+from histocli.config.evaluate import EvaluateConfig
 from histocli.exports.pictures import png_bytes
+from histocli.figures.fates import fate_overlay
 from histocli.figures.overlays import add_scale_bar
 from histocli.figures.report import (
     Charts,
@@ -38,11 +39,11 @@ from histocli.figures.report import (
     render_report,
 )
 from histocli.figures.sheets import patch_sheet, picture_rows
-from histocli.figures.verdicts import verdict_overlay
 from histocli.instances.histograms import AREA_EDGES_UM2
-from histocli.instances.matching import LabelImage, overlaps
+from histocli.instances.overlaps import LabelImage, overlaps
+from histocli.metrics.fates import tell_fates
 from histocli.metrics.summary import Difference
-from histocli.metrics.verdicts import judge_nuclei
+from histocli.metrics.table import METRICS, scores_of, shown_in
 from histocli.slides.open import read_image
 from histocli.slides.slide import slide_stem
 from histocli.stages.scores import (
@@ -69,46 +70,9 @@ MARGIN_PX = 128  # around the part of a slide that is shown, so that nuclei are 
 MOST_PICTURE_PX = CELL_PX
 SHEET_PATCHES = 8
 PLAIN_GREY = 236  # background where no picture is at hand
-PER_IMAGE = (
-    "dice",
-    "ensemble_dice",
-    "aji",
-    "aji_plus",
-    "pq",
-    "dq",
-    "sq",
-    "f1_75",
-    "detection_f1",
-    "boundary_f1",
-    "hd95_um",
-)
+PER_IMAGE = shown_in("report")
 """Scores of the table of images; the JSON has all."""
-COMPARED = (*PER_IMAGE, "dsb_ap", "count_error_abs")
-EXPLAINED = {
-    "dice": "overlap of all nuclear pixels (DICE1)",
-    "dice2": "overlap summed over touching pairs (DICE2)",
-    "ensemble_dice": "mean of DICE1 and DICE2",
-    "aji": "aggregated Jaccard index; a prediction may serve twice",
-    "aji_plus": "the same, one to one",
-    "pq": "panoptic quality, DQ x SQ",
-    "dq": "F1 of nuclei with IoU > 0.5",
-    "sq": "mean IoU of matched nuclei",
-    "f1": "the same number as dq",
-    "precision": "share of predicted nuclei that match",
-    "recall": "share of true nuclei that match",
-    "f1_mean": "mean of F1 over the ten thresholds",
-    "dsb_ap": "2018 Data Science Bowl: mean of TP / (TP + FP + FN)",
-    "detection_f1": "F1 of centroids within the radius",
-    "detection_precision": "share of predicted centroids near a true one",
-    "detection_recall": "share of true centroids near a predicted one",
-    "boundary_f1": "F1 of boundary pixels within the tolerance",
-    "hd95_um": "Hausdorff distance of matched nuclei without the farthest 5 %, um",
-    "count_error_abs": "difference of counts, without sign",
-    "count_error": "predicted minus true nuclei",
-    "count_error_relative": "the same over the true nuclei",
-    "area_error_relative": "predicted minus true nuclear area, over the true",
-    "matched_area_error": "difference of areas of matched nuclei, over the true",
-}
+COMPARED = shown_in("report", "report differences")
 
 
 def check_report(
@@ -237,20 +201,16 @@ def _scores(result: EvaluateResult, suffix: str) -> list[Section]:
     summary = result.summary
     assert summary is not None
     rows: list[list[str | float | int | None]] = []
-    for name in METRICS:
-        interval = summary.ci95[name]
-        shown = f"{number(interval[0])} to {number(interval[1])}" if interval else "–"
-        what = EXPLAINED.get(
-            name, f"F1 of nuclei with IoU > 0.{name[3:]}" if name.startswith("f1_") else ""
-        )
+    for metric in METRICS:
+        interval = summary.ci95[metric.name]
         rows.append(
             [
-                name,
-                float(summary.mean[name]),
-                shown,
-                float(summary.pooled[name]),
-                summary.known[name],
-                what,
+                metric.name,
+                float(summary.mean[metric.name]),
+                f"{number(interval[0])} to {number(interval[1])}" if interval else "–",
+                float(summary.pooled[metric.name]),
+                summary.known[metric.name],
+                metric.meaning,
             ]
         )
     sections: list[Section] = [
@@ -397,16 +357,16 @@ def _overlay(outcome: Outcome, picture: Path | None, suffix: str) -> Picture:
     """Draw one image; of a large one the square with most mistakes."""
     truth, prediction, core, large = _part_to_show(outcome)
     table = overlaps(truth, prediction)
-    verdicts = judge_nuclei(table)
+    fates = tell_fates(table)
     truth, prediction = (
-        _indexed(truth, table.ids_truth)[core],
-        _indexed(prediction, table.ids_prediction)[core],
+        _indexed(truth, table.truth.ids)[core],
+        _indexed(prediction, table.prediction.ids)[core],
     )
     if large:  # a slide's pixels are not read for a picture
         image: RGBImage = np.full((*truth.shape, 3), PLAIN_GREY, np.uint8)
     else:
         image = _picture_of(outcome, picture, truth.shape)
-    window = _worst_window(truth, prediction, verdicts.truth, verdicts.prediction)
+    window = _worst_window(truth, prediction, fates.truth, fates.prediction)
     truth, prediction, image = truth[window], prediction[window], image[window]
     zoom = max(1, min(3, MOST_PICTURE_PX // max(image.shape[:2])))
     if zoom > 1:
@@ -416,12 +376,12 @@ def _overlay(outcome: Outcome, picture: Path | None, suffix: str) -> Picture:
         image = np.asarray(
             cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC), np.uint8
         )
-    drawn = verdict_overlay(
+    drawn = fate_overlay(
         image,
         truth,
         prediction,
-        verdicts.truth,
-        verdicts.prediction,
+        fates.truth,
+        fates.prediction,
         thickness_px=2 if max(image.shape[:2]) > 300 else 1,
     )
     counts = outcome.counts
@@ -549,7 +509,7 @@ def _image_table(result: EvaluateResult, suffix: str) -> Table:
     ]
     rows: list[list[str | float | int | None]] = []
     for outcome in result.outcomes:
-        scores, counts = outcome.counts.scores(), outcome.counts
+        scores, counts = scores_of(outcome.counts), outcome.counts
         numbers = [
             counts.n_truth,
             counts.n_prediction,

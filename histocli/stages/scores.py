@@ -9,13 +9,14 @@ from operator import add
 import numpy as np
 import numpy.typing as npt
 
-from histocli.annotations.labels import Opened
+from histocli.annotations.outlines import Opened
 from histocli.annotations.pairs import Pair, common_shape
 from histocli.base.errors import InvalidInput, SomeFailed
 from histocli.base.types import Json
-from histocli.instances.matching import LabelImage
+from histocli.instances.overlaps import LabelImage
 from histocli.metrics.counts import Counts
 from histocli.metrics.summary import Difference, Summary
+from histocli.metrics.table import scores_of
 
 SCHEMA = "histosynth.evaluate/1"
 COMPARISON_SCHEMA = "histosynth.evaluate-comparison/1"
@@ -137,7 +138,7 @@ class EvaluateResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelsResult:
+class ComparisonResult:
     """Several predictions of the same images beside each other."""
 
     results: tuple[EvaluateResult, ...]
@@ -192,7 +193,7 @@ def _summary_json(summary: Summary) -> Json:
 def _image_json(name: str, counts: Counts) -> Json:
     return {
         "name": name,
-        **counts.scores(),
+        **scores_of(counts),
         "n_truth": counts.n_truth,
         "n_prediction": counts.n_prediction,
         "true_positives": counts.true_positives,

@@ -23,7 +23,6 @@ import numpy as np
 import numpy.typing as npt
 
 from histocli.base.interrupts import raise_if_stopped
-from histocli.base.pyramid import shrink
 from histocli.base.types import BoolMask, FloatArray, RGBImage
 from histocli.inference.blocks import BlockGrid, shows_tissue
 from histocli.inference.pipeline import LARGEST_HALO_UM, PendingBlock
@@ -109,7 +108,7 @@ def look(
         Given height, width and slide pixels a pixel, returns the mask of the regions that the user
         drew.
     """
-    overview = shrunk(slide, factor, shrink)
+    overview = shrunk(slide, factor)
     level = white_level(overview)
     shape = (overview.shape[0], overview.shape[1])
     wanted = (

@@ -48,6 +48,7 @@ from histocli.instances.targets import DEFAULT_THRESHOLDS, Thresholds, contacts,
 from histocli.metrics.counts import count
 from histocli.metrics.selection import ObjectThresholds, choose_thresholds
 from histocli.metrics.summary import summarise
+from histocli.metrics.table import shown_in
 from histocli.model.normalisation import (
     PIXEL_MEAN,
     PIXEL_STD,
@@ -1211,7 +1212,7 @@ class _Run:
             count(truth, labels) for truth, labels in zip(self.held_out.labels, found, strict=True)
         ]
         mean = summarise(counts, bootstrap=0).mean
-        scores: Json = {name: round(mean[name], 4) for name in ("dice", "aji", "pq", "f1")}
+        scores: Json = {name: round(mean[name], 4) for name in shown_in("training")}
         append_metrics(
             self.out,
             {"step": self.training.step, "held_out": scores, "seconds": self.clock.trained_s},

@@ -149,6 +149,4 @@ def test_weights_sum_to_one_and_shrinking_keeps_the_mean():
 @pytest.mark.parametrize("factor", [1, 2, 8, 32])
 def test_an_overview_made_in_strips_is_that_of_the_whole(monkeypatch, factor):
     monkeypatch.setattr("histocli.slides.resampling.STRIP_PX", 4000)
-    np.testing.assert_array_equal(
-        shrunk(InMemory(PIXELS, 0.25), factor, shrink), shrink(PIXELS, factor)
-    )
+    np.testing.assert_array_equal(shrunk(InMemory(PIXELS, 0.25), factor), shrink(PIXELS, factor))

@@ -78,7 +78,8 @@ def _probabilities(store: LabelStore) -> Probabilities | None:
 
 
 def _recorded_mpp(path: Path) -> float | None:
-    return (read_record(path) or {}).get("mpp")
+    mpp = (read_record(path) or {}).get("mpp")
+    return mpp if isinstance(mpp, int | float) else None
 
 
 LABEL_FINDER = LabelFinder(own_store=_own_store, recorded_mpp=_recorded_mpp)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from histocli.base.formats import FORMATS
-from histocli.base.pyramid import shrink
 from histocli.base.text import plain_json
 from histocli.base.types import RGBImage
 from histocli.exports.content import Content, SlidePixels
@@ -110,7 +109,7 @@ class _Pixels:
 
     def shrunk(self, factor: int) -> RGBImage:
         """Read everything, blocks of pixels averaged."""
-        return shrunk(self.slide, factor, shrink)
+        return shrunk(self.slide, factor)
 
 
 @contextmanager

@@ -1,9 +1,8 @@
-"""Nuclei without a network: Otsu's threshold and a distance watershed, with fixed parameters in
-micrometres.
+"""Nuclei without a network: Otsu's threshold and a watershed, with fixed parameters in micrometres.
 
-The yardstick that a trained segmenter has to beat, and a second opinion where no truth exists.
-Stains are unmixed with the fixed colours of Ruifrok and Johnston (2001), so that nothing is fitted
-to a data set.
+A trained segmenter has to beat this, and where no truth exists it is a second opinion. Stains are
+unmixed with the fixed colours of Ruifrok and Johnston (2001), so that nothing is fitted to a data
+set.
 """
 
 import cv2

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from skimage.color import deltaE_ciede2000, rgb2lab
 
+from histocli.figures.fates import COLOURS, fate_overlay
 from histocli.figures.overlays import SCALE_BAR_SHARE, add_scale_bar, scale_bar_um
-from histocli.figures.verdicts import COLOURS, verdict_overlay
 
 # Machado, Oliveira and Fernandes 2009, severity 1, in linear light
 BLINDNESS = {
@@ -60,7 +60,7 @@ def scene():
 def test_each_kind_has_its_colour_and_missed_is_filled():
     image = np.full((30, 30, 3), 200, np.uint8)
     before = image.copy()
-    drawn = verdict_overlay(image, *scene())
+    drawn = fate_overlay(image, *scene())
     assert (image == before).all()
     assert (drawn[3, 4] == COLOURS["matched"]).all()
     assert (drawn[15, 5] == COLOURS["missed"]).all()
@@ -78,14 +78,14 @@ def test_split_and_merged():
     truth[2:10, 2:10] = 1
     for kind, name in ((2, "split"), (3, "merged")):
         kinds = np.array([kind], np.uint8)
-        drawn = verdict_overlay(np.full((20, 20, 3), 200, np.uint8), truth, truth, kinds, kinds)
+        drawn = fate_overlay(np.full((20, 20, 3), 200, np.uint8), truth, truth, kinds, kinds)
         assert (drawn[2, 4] == COLOURS[name]).all()
 
 
 def test_shapes_must_agree():
     truth, prediction, *kinds = scene()
     with pytest.raises(ValueError, match="must agree"):
-        verdict_overlay(np.zeros((30, 31, 3), np.uint8), truth, prediction, *kinds)
+        fate_overlay(np.zeros((30, 31, 3), np.uint8), truth, prediction, *kinds)
 
 
 @pytest.mark.parametrize(

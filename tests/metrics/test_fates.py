@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from histocli.instances.matching import overlaps
-from histocli.metrics.verdicts import Verdict, judge_nuclei
+from histocli.instances.overlaps import overlaps
+from histocli.metrics.fates import Fate, tell_fates
 
-M, L, S, G = Verdict.MATCHED, Verdict.LOST, Verdict.SPLIT, Verdict.MERGED
+M, L, S, G = Fate.MATCHED, Fate.LOST, Fate.SPLIT, Fate.MERGED
 images = hnp.arrays(np.int32, (5, 6), elements=st.integers(0, 4))
 
 
@@ -26,7 +26,7 @@ images = hnp.arrays(np.int32, (5, 6), elements=st.integers(0, 4))
     ],
 )
 def test_one_row(truth, prediction, of_truth, of_prediction):
-    found = judge_nuclei(
+    found = tell_fates(
         overlaps(*(np.array([[int(c) for c in row]]) for row in (truth, prediction)))
     )
     assert found.truth.tolist() == of_truth
@@ -35,9 +35,6 @@ def test_one_row(truth, prediction, of_truth, of_prediction):
 
 @given(images, images)
 def test_swapping_swaps_splits_and_mergers(truth, prediction):
-    forth, back = (
-        judge_nuclei(overlaps(truth, prediction)),
-        judge_nuclei(overlaps(prediction, truth)),
-    )
+    forth, back = (tell_fates(overlaps(truth, prediction)), tell_fates(overlaps(prediction, truth)))
     assert (forth.splits, forth.merges) == (back.merges, back.splits)
     assert (forth.truth == M).sum() == (back.truth == M).sum()

@@ -1,11 +1,16 @@
 """The classical baseline finds dark disks, splits touching ones, and measures in micrometres."""
 
+import runpy
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 
-from histocli.instances.baseline import classical_nuclei
 from histocli.metrics.counts import count
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "classical.py"
+classical_nuclei = runpy.run_path(str(EXAMPLE))["classical_nuclei"]
 
 EOSIN, HEMATOXYLIN, GLASS = (235, 180, 210), (90, 60, 140), (245, 245, 245)
 
