@@ -255,8 +255,10 @@ def _warn_of_other_stains(
     """Warn where the stains of the patches and those of the references are far apart."""
 
     def matrices(records: Sequence[ReferenceRecord]) -> list[npt.NDArray[np.float64]]:
-        recorded = [_appearance(record).get("stain_matrix") for record in records]
-        return [np.array(matrix, float) for matrix in recorded if np.shape(matrix or ()) == (2, 3)]
+        recorded = [
+            np.array(_appearance(each).get("stain_matrix") or (), float) for each in records
+        ]
+        return [matrix for matrix in recorded if matrix.shape == (2, 3)]
 
     stains, others = matrices(before), matrices(after)
     if not stains or not others:
