@@ -115,7 +115,7 @@ def dark_model(path: Path) -> Path:
 def segment_once(slide: Path, model: Path, max_memory: float | None) -> dict[str, Any]:
     from histocli.config.common import Execution
     from histocli.config.segment import SegmentConfig
-    from histocli.stages.segment import segment
+    from histocli.stages.segment.run import segment
 
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=slide.parent) as out:
@@ -186,9 +186,11 @@ class Thresholding:
 
 def virtual_once(gigapixels: float) -> dict[str, Any]:
     from histocli.base.memory import reuse_freed_memory
-    from histocli.inference.pipeline import Pipeline
+    from histocli.inference.pipeline import PendingBlock, Pipeline
+    from histocli.inference.settling import SlideWindows
     from histocli.slides.slide import shape_of
-    from histocli.stages.tiled import has_tissue, keep_windows, look, make_store, view_of
+    from histocli.stages.segment.assemble import make_store
+    from histocli.stages.segment.view import keep_windows, look, view_of
     from histocli.stores.labels import CONTRACT, TiledLabelsWriter
     from histocli.stores.provenance import Provenance
 
@@ -197,9 +199,9 @@ def virtual_once(gigapixels: float) -> dict[str, Any]:
     levels: list[float] = []
 
     def look_at(factor: int) -> Any:
-        overview, tissue, level = look(slide, factor, find_tissue=True, roi=None)
-        levels.append(level)
-        return overview, tissue
+        seen = look(slide, factor, find_tissue=True, roi=None)
+        levels.append(seen.glass_level)
+        return seen.overview, seen.tissue
 
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -219,16 +221,14 @@ def virtual_once(gigapixels: float) -> dict[str, Any]:
         ):
             view = view_of(slide, MPP, levels[0], writer.tissue)
             grid = pipeline.block_grid(view.shape, 2)
-            wanted = has_tissue(view, grid)
-            for index in range(len(grid)):
-                block = grid.block(index, wanted)
-                if block is not None:
-                    pending = pipeline.begin_block(
-                        block, view.pixels.read(*block.pixels), view.pixels.read
-                    )
-                    pipeline.run_block(pending, grid)
-                    keep_windows(writer.work, view, pending)
-            nuclei = make_store(writer, grid, wanted, ratio=view.pixels.ratio, mpp=MPP, workers=2)
+            wanted = view.has_tissue(grid)
+            for block in grid.blocks(wanted):
+                pixels = view.pixels.read(*block.pixels)
+                pending = PendingBlock(block, grid, pixels, view.pixels.read)
+                pipeline.run([pending])
+                keep_windows(writer.work, view, pending)
+            windows = SlideWindows(grid.windows, MPP, view.pixels.ratio, wanted)
+            nuclei = make_store(writer, windows, mpp=MPP, workers=2)
             writer.finish()
     return {
         "nuclei": nuclei,

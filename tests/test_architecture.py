@@ -61,18 +61,7 @@ ROOMS = {
 }
 """Beside itself, a room may import these."""
 
-SHARED_BY_STAGES = {
-    "shared",
-    "cluster",
-    "drawing",
-    "fresh",
-    "hardness",
-    "outputs",
-    "pipelines",
-    "scores",
-    "tiled",
-    "unlabelled",
-}
+SHARED_BY_STAGES = {"shared", "drawing", "fresh", "hardness", "outputs", "scores", "unlabelled"}
 """What stages have in common; no stage imports another one..."""
 WHOLE_STORY = "run"  # ...but the stage that runs them all
 # imported by --help, so heavy libraries only load inside their functions
@@ -186,23 +175,17 @@ EXCEPTIONS = {
     "export",
     "figures/report.py",
     "generate",
-    "inference/runs.py",
-    "inference/tiling.py",
     "judge_hardness",
     "judge_patches",
     "judge_realism",
-    "measure_runs",
     "paint",
     "pseudo_labelled",
     "read_unlabelled",
     "refiner_hardening",
     "rerun_rule",
     "segment",
-    "settle",
     "stages/evaluate.py",
     "stages/report.py",
-    "stages/segment.py",
-    "stages/tiled.py",
     "stages/train.py",
     "stores/exports.py",
     "stores/labels.py",
@@ -212,7 +195,6 @@ EXCEPTIONS = {
     "synthesis/layout.py",
     "take_apart",
     "train",
-    "window_to_runs",
     "write_output",
     "write_report",
 }

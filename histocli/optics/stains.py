@@ -161,3 +161,14 @@ def stain_angle(
         middle = np.median(matrices, axis=0)
         unit.append(middle / np.maximum(np.linalg.norm(middle, axis=1, keepdims=True), 1e-6))
     return float(np.rad2deg(np.arccos(np.clip((unit[0] * unit[1]).sum(axis=1), -1, 1))).max())
+
+
+_HEMATOXYLIN = np.linalg.pinv(TYPICAL_STAINS)[:, 0].astype(np.float32)
+
+
+def typical_hematoxylin(optical_density: FloatArray) -> FloatArray:
+    """Return the amount of hematoxylin, shape (...), in optical density (..., 3), for stains of
+    typical colours.
+    """
+    amount: FloatArray = optical_density @ _HEMATOXYLIN
+    return amount

@@ -1,78 +1,22 @@
 """A slide in blocks gives what it gives in one piece: the laws of tiling, on random blobs, real
 tissue and any pixel size."""
 
-import hashlib
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
 import skimage.data
-import tifffile
 from scipy import ndimage
 
-from histocli.base import files
 from histocli.base.pyramid import nearest_level
-from histocli.inference import pipeline as pipelines
-from histocli.inference.pipeline import Pipeline
-from histocli.instances.targets import maps_to_instances
+from histocli.inference import windows
+from histocli.inference.pipeline import Pipeline, collect, whole_image
+from histocli.instances.anchors import anchors
 from histocli.slides.open import open_slide
 from histocli.slides.slide import shape_of
-from histocli.stages import tiled
-from histocli.stages.tiled import has_tissue, keep_windows, look, make_store, view_of
-from histocli.stores import labels as label_stores
-from histocli.stores.labels import CONTRACT, TiledLabelsWriter, open_labels
-from histocli.stores.provenance import Provenance
-
-MPP = 0.5
-
-
-@pytest.fixture(autouse=True)
-def quick_disk(monkeypatch):
-    """No test pulls the plug, so none waits for the disk."""
-    monkeypatch.setattr(files, "sync_file", lambda path: None)
-
-
-@pytest.fixture
-def small(monkeypatch):
-    """Windows, halos and shards so small that a small slide has many of them."""
-    monkeypatch.setattr(pipelines, "WINDOW_PX", 96)
-    monkeypatch.setattr(label_stores, "SHARD_PX", 64)
-    monkeypatch.setattr(label_stores, "CHUNK_PX", 32)
-    monkeypatch.setattr(label_stores, "SMALLEST_LEVEL_PX", 40)
-    monkeypatch.setattr(label_stores, "CHUNK_ROWS", 16)
-
-
-class Darkness:
-    """A predictor with a bounded receptive field and integer arithmetic, so that every tile gives
-    the very same numbers."""
-
-    mpp = MPP
-    halo_px = 32
-    multiple_px = 8
-
-    def maps(self, tiles):
-        dark = 255 - tiles[..., 0].astype(np.int64)
-        depth = ndimage.uniform_filter(dark * 4096, (1, 9, 9), mode="constant") // 4096
-        return np.stack([dark / 255, np.clip(depth / 255 * 1.3, 0, 1)], axis=3).astype(np.float32)
-
-    def instances(self, maps):
-        return maps_to_instances(maps, self.mpp)
-
-
-def blobs(shape: tuple[int, int], seed: int = 0, scale: float = 1.0) -> np.ndarray:
-    """Dark discs of radius 5..9 on pink, some of which touch."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[: shape[0], : shape[1]]
-    dark = np.zeros(shape, bool)
-    for _ in range(max(1, int(shape[0] * shape[1] / 700 / scale**2))):
-        cy, cx, radius = (
-            rng.uniform(0, shape[0]),
-            rng.uniform(0, shape[1]),
-            rng.uniform(5, 9) * scale,
-        )
-        dark |= (y - cy) ** 2 + (x - cx) ** 2 < radius**2
-    return np.where(dark[..., None], [60, 40, 120], [240, 200, 225]).astype(np.uint8)
+from histocli.stages.segment import assemble
+from histocli.stages.segment.view import look, view_of
+from tests.stages.segment.in_blocks import MPP, Darkness, blobs, files_of, make, write_slide
 
 
 def real_tissue() -> np.ndarray:
@@ -80,93 +24,19 @@ def real_tissue() -> np.ndarray:
     return np.ascontiguousarray(skimage.data.immunohistochemistry()[:330, :290])
 
 
-def write_slide(path: Path, image: np.ndarray, mpp: float = MPP) -> Path:
-    tifffile.imwrite(
-        path,
-        image,
-        photometric="rgb",
-        tile=(64, 64),
-        resolution=(1e4 / mpp, 1e4 / mpp),
-        resolutionunit="CENTIMETER",
-    )
-    return path
-
-
-def make(slide_path: Path, target: Path, **settings):
-    """Segment a slide in blocks."""
-    slide = open_slide(slide_path)
-    try:
-        return segment_in_blocks(slide, target, **settings)
-    finally:
-        slide.close()
-
-
-def segment_in_blocks(
-    slide, target, *, block=2, tile_px=64, workers=2, order=None, find_tissue=False, stop_after=None
-):
-    """Do it; with ``stop_after``, only some of the blocks."""
-    levels: list[float] = []
-
-    def look_at(factor):
-        overview, tissue, level = look(slide, factor, find_tissue=find_tissue, roi=None)
-        levels.append(level)
-        return overview, tissue
-
-    with (
-        TiledLabelsWriter(
-            target,
-            shape=shape_of(slide),
-            mpp=slide.mpp,
-            mpp_source=slide.mpp_source,
-            look=look_at,
-            source={"name": "s"},
-            model={"name": "m"},
-            provenance=Provenance(
-                contract=CONTRACT, command="segment", config={}, config_hash="h", created="2026"
-            ),
-            note=lambda: {"glass_level": levels[0]},
-        ) as writer,
-        Pipeline(Darkness(), tile_px=tile_px, workers=workers) as pipeline,
-    ):
-        view = view_of(slide, MPP, writer.facts["glass_level"], writer.tissue)
-        grid = pipeline.block_grid(view.shape, block)
-        wanted = has_tissue(view, grid)
-        numbers = list(range(len(grid))) if order is None else order(len(grid))
-        for number in numbers[:stop_after]:
-            part = grid.block(number, wanted)
-            if part is None or all(writer.has_found(window.index) for window in part.windows):
-                continue
-            pending = pipeline.begin_block(part, view.pixels.read(*part.pixels), view.pixels.read)
-            pipeline.run_block(pending, grid)
-            keep_windows(writer.work, view, pending)
-        if stop_after is not None:
-            return None
-        make_store(writer, grid, wanted, ratio=view.pixels.ratio, mpp=slide.mpp, workers=workers)
-        writer.finish()
-    return open_labels(target)
-
-
-def whole(slide_path: Path, monkeypatch) -> np.ndarray:
-    """Segment a slide of the model's pixel size at once."""
+def whole(slide_path) -> np.ndarray:
+    """Segment a slide of the model's pixel size as one block."""
     slide = open_slide(slide_path)
     height, width = shape_of(slide)
-    _, _, level = look(slide, 1, find_tissue=False, roi=None)
+    level = look(slide, 1, find_tissue=False, roi=None).glass_level
     pixels = view_of(slide, MPP, level, np.ones((height, width), bool)).pixels.read(
         slice(0, height), slice(0, width)
     )
     slide.close()
     with Pipeline(Darkness(), tile_px=4096, workers=1) as pipeline:
-        pending = pipeline.prepare([pixels])
-        pipeline.run(pending)
-        return pending[0].collect().labels
-
-
-def files_of(store: Path) -> dict[str, str]:
-    return {
-        file.relative_to(store).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in sorted(store.rglob("*"))
-        if file.is_file()
-    }
+        image = whole_image(pixels, pipeline.block_grid((height, width)))
+        pipeline.run([image])
+        return collect(image, MPP)
 
 
 def same_objects(first: np.ndarray, second: np.ndarray) -> bool:
@@ -180,9 +50,9 @@ def same_objects(first: np.ndarray, second: np.ndarray) -> bool:
     [blobs((331, 290)), blobs((200, 500), 1), real_tissue()],
     ids=["blobs", "wide", "tissue"],
 )
-def test_a_slide_in_blocks_is_the_slide_in_one_piece(tmp_path, small, monkeypatch, image):
+def test_a_slide_in_blocks_is_the_slide_in_one_piece(tmp_path, small, image):
     slide = write_slide(tmp_path / "s.tif", image)
-    expected = whole(slide, monkeypatch)
+    expected = whole(slide)
     store = make(slide, tmp_path / "s.ome.zarr")
     assert expected.max() > 20
     np.testing.assert_array_equal(store.labels(), expected)
@@ -192,7 +62,7 @@ def test_windows_of_any_size_find_the_same_objects(tmp_path, small, monkeypatch)
     slide = write_slide(tmp_path / "s.tif", blobs((300, 310)))
     found = []
     for side in (72, 96, 4000):
-        monkeypatch.setattr(pipelines, "WINDOW_PX", side)
+        monkeypatch.setattr(windows, "WINDOW_PX", side)
         found.append(make(slide, tmp_path / f"{side}.ome.zarr").labels())
     assert same_objects(found[0], found[1])
     assert same_objects(found[0], found[2])
@@ -235,16 +105,16 @@ def test_a_store_that_was_broken_off_while_it_was_made_is_completed(tmp_path, sm
     slide = write_slide(tmp_path / "s.tif", blobs((260, 300), 4))
     make(slide, tmp_path / "whole" / "s.ome.zarr")
     expected = files_of(tmp_path / "whole" / "s.ome.zarr")
-    for name in ("settle_all", "write_table", "write_labels"):
+    for name in ("settle_windows", "number_objects", "write_labels"):
         target = tmp_path / name / "s.ome.zarr"
-        original = getattr(tiled._StoreMaker, name)
+        original = getattr(assemble, name)
 
-        def broken(self, *arguments, original=original):
-            original(self, *arguments)
+        def broken(*arguments, original=original):
+            list(original(*arguments) or ())
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr(tiled._StoreMaker, name, broken)
+            patch.setattr(assemble, name, broken)
             with pytest.raises(KeyboardInterrupt):
                 make(slide, target)
         make(slide, target)
@@ -298,8 +168,6 @@ def test_the_table_says_what_the_labels_show(tmp_path, small):
 
 
 def test_ids_follow_the_anchors_over_all_windows(tmp_path, small):
-    from histocli.inference.tiling import anchors
-
     labels = make(
         write_slide(tmp_path / "s.tif", blobs((300, 310), 6)), tmp_path / "s.ome.zarr"
     ).labels()

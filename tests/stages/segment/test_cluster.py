@@ -16,14 +16,14 @@ import pytest
 from histocli.base.errors import OutOfResources
 from histocli.config.common import Execution
 from histocli.config.segment import SegmentConfig
-from histocli.stages.segment import segment
+from histocli.stages.segment.run import segment
 from histocli.stores.labels import open_labels
 from histocli.stores.models import read_model, write_model
-from tests.stages.test_segment import MPP, model, write_tiff  # noqa: F401
-from tests.stages.test_tiled import blobs, files_of
+from tests.stages.segment.given import MPP, write_tiff
+from tests.stages.segment.in_blocks import blobs, files_of
 
 pytest.importorskip("distributed", reason="the extra 'dist' is not installed")
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ENVIRONMENT = os.environ | {
     "PYTHONPATH": str(ROOT),
     "OMP_NUM_THREADS": "1",
@@ -126,7 +126,7 @@ def test_two_workers_one_of_which_is_killed_give_the_bytes_of_one_process(
 
 
 def test_a_scheduler_that_does_not_answer(tmp_path, model, monkeypatch):
-    from histocli.stages import cluster as module
+    from histocli.stages.segment import cluster as module
 
     monkeypatch.setattr(module, "CONNECT_S", 0.5)
     slide = write_tiff(tmp_path / "s.tif", blobs((100, 100)))

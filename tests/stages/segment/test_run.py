@@ -17,7 +17,7 @@ import torch
 import zarr
 from scipy import ndimage
 
-from histocli.base import files, interrupts
+from histocli.base import interrupts
 from histocli.base.errors import (
     InputNotFound,
     InvalidInput,
@@ -30,155 +30,30 @@ from histocli.base.errors import (
     UnsupportedSlide,
 )
 from histocli.base.files import partial_path
+from histocli.base.formats import FORMATS
 from histocli.config.common import Execution
 from histocli.config.segment import SegmentConfig
 from histocli.model.normalisation import glass_to_white
-from histocli.model.segmenter import TARGETS, build_segmenter
+from histocli.model.segmenter import build_segmenter
 from histocli.optics.density import rgb_to_optical_density
-from histocli.stages import segment as module
-from histocli.stages import tiled
-from histocli.stages.segment import SegmentResult, segment
+from histocli.optics.stains import typical_hematoxylin
+from histocli.stages.segment.results import SegmentResult
+from histocli.stages.segment.run import segment
 from histocli.stores import labels as label_stores
-from histocli.stores.labels import open_labels
+from histocli.stores.labels import PatchLabelsWriter, open_labels
 from histocli.stores.models import ModelHeader, read_model, write_model
-from histocli.stores.patches import CONTRACT as PATCHES
-from histocli.stores.patches import PatchStoreWriter, ReferenceRecord
-from histocli.stores.provenance import Provenance
-
-MPP = 0.5
-ALL = ("ome-zarr", "tiff", "overlay")
-
-
-@pytest.fixture(autouse=True)
-def quick_disk(monkeypatch):
-    """No test pulls the plug, so none waits for the disk."""
-    monkeypatch.setattr(files, "sync_file", lambda path: None)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    """A segmenter of the smallest size that passes darkness on, sharp for the nucleus and blurred
-    for its depth."""
-    architecture = {"family": "unet", "channels": [2, 2]}
-    network = build_segmenter(architecture)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            if parameter.ndim == 4 or parameter is network.head.bias:
-                parameter.zero_()
-        stem = network.stem.convolution.weight  # 3 colours at 4 places each -> 2 channels
-        stem[:, :, 1, 1] = -1 / 12
-        network.stem.normalisation.bias.fill_(1.0)
-        first, second = network.encoder[0]
-        level = network.decoder[0]
-        for block, offset in ((first, 0), (second, 0), (level["reduce"], 2), (level["mix"], 0)):
-            block.convolution.weight[0, offset, 1, 1] = 1
-            block.convolution.weight[1, offset + 1] = 1 / 9  # a box filter each time
-        network.head.weight[:4, 0, 1, 1] = 8
-        network.head.weight[4:, 1, 1, 1] = 4
-        network.head.bias[:4] = -8 * 1.35
-        network.head.bias[4:] = -4 * 1.35
-    assert TARGETS["distance"] == 2
-    path = tmp_path_factory.mktemp("model") / "dark.safetensors"
-    write_model(
-        path, network.state_dict(), ModelHeader(architecture=architecture, mpp=MPP, config_hash="x")
-    )
-    return path
-
-
-def tissue(shape: tuple[int, int] = (150, 200), seed: int = 0, scale: float = 1.0) -> np.ndarray:
-    """Dark discs on glass, well apart: one in most cells of a grid of 24 pixels."""
-    rng = np.random.default_rng(seed)
-    image = np.full((*shape, 3), (240, 232, 242), np.uint8)
-    y, x = np.mgrid[: shape[0], : shape[1]]
-    step = 24 * scale
-    for cy in np.arange(step / 2, shape[0], step):
-        for cx in np.arange(step / 2, shape[1], step):
-            if rng.random() < 0.8:
-                radius, dy, dx = rng.uniform(5, 8) * scale, rng.uniform(-2, 2), rng.uniform(-2, 2)
-                image[(y - cy - dy) ** 2 + (x - cx - dx) ** 2 < radius**2] = (70, 30, 110)
-    return image
-
-
-def write_png(path: Path, image: np.ndarray) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(imagecodecs.png_encode(image))
-    return path
-
-
-def write_tiff(path: Path, image: np.ndarray, mpp: float = MPP) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tifffile.imwrite(
-        path,
-        image,
-        photometric="rgb",
-        resolution=(1e4 / mpp, 1e4 / mpp),
-        resolutionunit="CENTIMETER",
-    )
-    return path
-
-
-def write_patches(path: Path, n: int, patch_px: int = 48, mpp: float = MPP, draw=tissue) -> Path:
-    made_by = Provenance(contract=PATCHES, command="pack", config={}, config_hash="p")
-    reference = ReferenceRecord(
-        name="r", sha256="0" * 64, mpp=mpp, mpp_source="given", statistics={}
-    )
-    with PatchStoreWriter.create(
-        path,
-        n=n,
-        patch_px=patch_px,
-        mpp=mpp,
-        origin="labelled",
-        references=[reference],
-        provenance=made_by,
-        resume=False,
-    ) as writer:
-        for batch in writer.pending():
-            images = np.stack([draw((patch_px, patch_px), seed) for seed in batch])
-            zeros = np.zeros(images.shape[:3], np.int32)
-            writer.write(
-                batch,
-                images,
-                zeros,
-                np.ones(len(batch), np.float32),
-                np.zeros(len(batch), np.int32),
-            )
-        writer.finish()
-    return path
-
-
-def dark(image: np.ndarray) -> np.ndarray:
-    return image[..., 0] < 150
-
-
-def run(
-    slides,
-    model,
-    out,
-    *,
-    formats=("ome-zarr",),
-    tile_px=64,
-    mpp=None,
-    report=lambda result: None,
-    **more,
-):
-    words = [str(slide) for slide in (slides if isinstance(slides, list) else [slides])]
-    names = {field.name for field in dataclasses.fields(SegmentConfig)}
-    config = SegmentConfig(
-        formats=formats, tile_px=tile_px, mpp=mpp, **{k: v for k, v in more.items() if k in names}
-    )
-    execution = {k: v for k, v in more.items() if k not in names}
-    settings = Execution(device="cpu", precision="fp32", workers=2)
-    settings = Execution(**(vars(settings) | execution))
-    return segment(words, model, Path(out), config, settings, report=report)
-
-
-def names(folder: Path) -> list[str]:
-    """Return what lies in a folder, but for the status file."""
-    return (
-        sorted(path.name for path in folder.iterdir() if path.name != module.STATUS_FILE)
-        if folder.exists()
-        else []
-    )
+from histocli.stores.patches import PatchStore
+from tests.stages.segment.given import (
+    ALL,
+    MPP,
+    dark,
+    names,
+    run,
+    tissue,
+    write_patches,
+    write_png,
+    write_tiff,
+)
 
 
 class TestOneSlide:
@@ -206,7 +81,7 @@ class TestOneSlide:
         assert (result.status, result.mpp_source, result.error) == ("done", "tiff", None)
         assert result.mpp == pytest.approx(MPP)
         assert result.outputs == {
-            name: str(tmp_path / "out" / f"slide{module.SUFFIXES[name]}") for name in ALL
+            name: str(tmp_path / "out" / f"slide{FORMATS[name].suffix}") for name in ALL
         }
 
     def test_json_is_one_object_with_a_schema(self, tmp_path, model):
@@ -530,7 +405,7 @@ class TestPatchStores:
     def test_an_interrupted_store_goes_on_where_it_was(self, tmp_path, model, monkeypatch):
         patches = write_patches(tmp_path / "synth.zarr", 70)
         written = threading.Event()
-        write = module.labels.PatchLabelsWriter.write
+        write = PatchLabelsWriter.write
 
         def note(writer, part, found):
             write(writer, part, found)
@@ -538,18 +413,16 @@ class TestPatchStores:
 
         (whole,) = run(patches, model, tmp_path / "whole")
         with monkeypatch.context() as patch:
-            patch.setattr(module.labels.PatchLabelsWriter, "write", note)
+            patch.setattr(PatchLabelsWriter, "write", note)
             patch.setattr(interrupts, "stop_requested", written.is_set)
             with pytest.raises(Stopped) as caught:
                 run(patches, model, tmp_path / "out")
         assert caught.value.exit_code == 75
         assert not (tmp_path / "out" / "synth.labels.zarr").exists()
         loaded = []
-        read = module.patches.PatchStore.read
+        read = PatchStore.read
         monkeypatch.setattr(
-            module.patches.PatchStore,
-            "read",
-            lambda store, part: loaded.append(part) or read(store, part),
+            PatchStore, "read", lambda store, part: loaded.append(part) or read(store, part)
         )
         (result,) = run(patches, model, tmp_path / "out")
         assert 0 < len(loaded) < 3
@@ -610,9 +483,8 @@ class TestFaintStaining:
         assert contrast["spread"] < 0.25
         table = store.table
         level = store.facts["glass_level"]
-        expected = (
+        expected = typical_hematoxylin(
             rgb_to_optical_density(glass_to_white(np.uint8([[140, 135, 185]]), level))
-            @ tiled._HEMATOXYLIN
         )
         # of the slide, not of what was raised
         assert np.median(table["hematoxylin"]) == pytest.approx(expected[0], rel=0.1)

@@ -17,7 +17,6 @@ import pytest
 import tifffile
 import zarr
 
-from histocli.base import files
 from histocli.base.errors import (
     HistosynthError,
     InputNotFound,
@@ -25,36 +24,23 @@ from histocli.base.errors import (
     StoreExists,
     UnsupportedSlide,
 )
+from histocli.inference import windows
 from histocli.slides.open import open_slide
 from histocli.slides.slide import shape_of
 from histocli.stores import labels as label_stores
 from histocli.stores import provenance
 from histocli.stores.labels import open_labels
 from histocli.stores.provenance import OutputLock
-from tests.stages.test_tiled import blobs, files_of, make, write_slide
+from tests.stages.segment.in_blocks import SMALL, blobs, files_of, make, write_slide
 
 KILLS = 24
-
-
-@pytest.fixture(autouse=True)
-def quick_disk(monkeypatch):
-    """No test pulls the plug, so none waits for the disk."""
-    monkeypatch.setattr(files, "sync_file", lambda path: None)
-
-
-def shrink_everything() -> None:
-    """Many windows and shards on a small slide, also in a process of its own."""
-    from histocli.inference import pipeline
-
-    pipeline.WINDOW_PX = 96
-    label_stores.SHARD_PX, label_stores.CHUNK_PX = 64, 32
-    label_stores.SMALLEST_LEVEL_PX, label_stores.CHUNK_ROWS = 40, 16
 
 
 def kill_again_and_again(folder: Path) -> None:
     """Fork a run, kill it at a random moment, look at what it left; at last let one end. Runs in a
     process without threads."""
-    shrink_everything()
+    for module, name, value in SMALL:
+        setattr(module, name, value)
     rng = random.Random(0)
     slide, target = folder / "s.tif", folder / "killed" / "s.ome.zarr"
     kills = early = 0
@@ -83,22 +69,12 @@ def kill_again_and_again(folder: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
-def test_killed_at_random_moments_it_is_completed_to_the_same_bytes(tmp_path, monkeypatch):
-    from histocli.inference import pipeline
-
-    monkeypatch.setattr(pipeline, "WINDOW_PX", 96)
-    for name, value in (
-        ("SHARD_PX", 64),
-        ("CHUNK_PX", 32),
-        ("SMALLEST_LEVEL_PX", 40),
-        ("CHUNK_ROWS", 16),
-    ):
-        monkeypatch.setattr(label_stores, name, value)
+def test_killed_at_random_moments_it_is_completed_to_the_same_bytes(tmp_path, small):
     slide = write_slide(tmp_path / "s.tif", blobs((300, 410), 3))
     make(slide, tmp_path / "whole" / "s.ome.zarr")
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     run = subprocess.run(
-        [sys.executable, "-m", "tests.stages.test_faults", str(tmp_path)],
+        [sys.executable, "-m", "tests.stages.segment.test_faults", str(tmp_path)],
         cwd=root,
         env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -116,14 +92,8 @@ def test_killed_at_random_moments_it_is_completed_to_the_same_bytes(tmp_path, mo
 
 
 @pytest.mark.parametrize("after", [0, 1, 5, 12])
-def test_a_full_disk_leaves_work_that_goes_on(tmp_path, monkeypatch, after):
+def test_a_full_disk_leaves_work_that_goes_on(tmp_path, small, monkeypatch, after):
     slide = write_slide(tmp_path / "s.tif", blobs((300, 310), 3))
-    shrunk = monkeypatch.setattr
-    from histocli.inference import pipeline
-
-    shrunk(pipeline, "WINDOW_PX", 96)
-    shrunk(label_stores, "SHARD_PX", 64)
-    shrunk(label_stores, "CHUNK_PX", 32)
     make(slide, tmp_path / "whole" / "s.ome.zarr")
     replace, count = os.replace, iter(range(10**6))
 
@@ -149,9 +119,7 @@ def test_two_runs_do_not_write_one_store(tmp_path):
 
 
 def test_a_corrupt_tile_is_named_and_what_was_found_before_is_kept(tmp_path, monkeypatch):
-    from histocli.inference import pipeline
-
-    monkeypatch.setattr(pipeline, "WINDOW_PX", 96)
+    monkeypatch.setattr(windows, "WINDOW_PX", 96)
     path = tmp_path / "s.tif"
     tifffile.imwrite(
         path,

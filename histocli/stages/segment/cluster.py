@@ -21,8 +21,9 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,34 +35,18 @@ from histocli.base.types import Json
 from histocli.config.common import Execution
 from histocli.config.segment import SegmentConfig
 from histocli.inference.blocks import Block, BlockGrid
-from histocli.model.normalisation import Contrast
+from histocli.inference.pipeline import PendingBlock
 from histocli.slides.open import open_slide
-from histocli.stages.pipelines import LoadedModel, load_model
-from histocli.stages.tiled import STOPPED, View, has_tissue, keep_windows, view_of
-from histocli.stores.models import ModelHeader
+from histocli.stages.segment.ledger import Ledger
+from histocli.stages.segment.loaded import STOPPED, LoadedModel, load_model
+from histocli.stages.segment.opened import recorded_view
+from histocli.stages.segment.slide_job import SlideJob
+from histocli.stages.segment.view import View, keep_windows
+from histocli.stores.models import ModelHeader, read_model_header
 
 IN_FLIGHT = 4  # tasks for each worker that the scheduler knows of at a time
 RETRIES = 3  # of a task whose worker died
-CONNECT_S = 30
-
-
-class ClusterJob(Protocol):
-    """What is needed of a slide's job."""
-
-    input: Any
-    mpp: float | None
-    view: View | None
-    writer: Any
-    grid: BlockGrid
-
-    def parts(self, model: LoadedModel) -> list[Block]:
-        """Begin the store and return the blocks that are missing."""
-
-    def finish(self) -> Any:
-        """Make the store and the other files."""
-
-    def close(self) -> None:
-        """Let go of everything."""
+CONNECT_S = 30  # seconds that the scheduler has to answer
 
 
 @dataclass(frozen=True)
@@ -70,39 +55,39 @@ class _Task:
 
     slide: str
     mpp: float | None
-    glass_level: float
-    contrast: Json | None
+    facts: Json
+    """What the store records about the slide, such as its glass and contrast."""
     work: str
     tissue: npt.NDArray[np.uint8]
+    """The tissue mask, eight cells a byte."""
     tissue_shape: tuple[int, int]
     block: int
     model: str
-    facts: Json
     config: SegmentConfig
     execution: Execution
 
 
 def run_on_cluster(
-    jobs: Sequence[ClusterJob],
+    jobs: Sequence[SlideJob],
     model: Path,
     header: ModelHeader,
     config: SegmentConfig,
     execution: Execution,
-    ledger: Any,
+    ledger: Ledger,
     track: Track,
 ) -> None:
     """Share the blocks of slides out to the workers of a Dask cluster, then make the stores here.
 
     Parameters
     ----------
-    jobs : sequence of ClusterJob
+    jobs : sequence of SlideJob
     model : Path
     header : ModelHeader
     config : SegmentConfig
         ``scheduler`` is the address.
     execution : Execution
-    ledger
-        Hears what became of the jobs.
+    ledger : Ledger
+        Records what becomes of the jobs.
     track : Track
 
     Raises
@@ -112,33 +97,22 @@ def run_on_cluster(
     OutOfResources
         There is no scheduler, or all workers have gone.
     """
-    try:
-        from distributed import Client, as_completed
-    except ImportError as error:
-        raise InvalidOption(
-            "--scheduler needs the optional package distributed: pip install 'histosynth[dist]'"
-        ) from error
     assert config.scheduler is not None
-    try:
-        client = Client(config.scheduler, timeout=CONNECT_S, set_as_default=False)  # type: ignore[no-untyped-call]
-    except (OSError, TimeoutError, ValueError) as error:
-        raise OutOfResources(
-            f"--scheduler {config.scheduler}: does not answer ({error}); is it running and reachable?"
-        ) from error
-    facts: Json = {}
-    with ExitStack() as stack, client:
+    with ExitStack() as stack:
+        client = stack.enter_context(_connect(config.scheduler))
         # for the grid; the network runs elsewhere
-        loaded = load_model(model, header, facts, config, execution, stack)
+        loaded = load_model(model, header, config, execution, stack)
         for job in jobs:
             stack.callback(job.close)
         bar = stack.enter_context(track("segment", len(jobs)))
         ledger.on_result = lambda name: bar.advance(1, name)
         for job in jobs:
+            show = partial(_show, bar, job.input.path.name)
             with ledger.failures_of(job):
                 blocks = job.parts(loaded)
                 if blocks:
                     tasks = _tasks(job, blocks, model, config, execution)
-                    _scatter(client, as_completed, tasks, partial(_show, bar, job.input.path.name))
+                    _scatter(client, tasks, show)
                 ledger.done(job, "done", job.finish())
                 job.close()
 
@@ -147,27 +121,37 @@ def _show(bar: Bar, name: str, done: int) -> None:
     bar.advance(0, f"{name}, block {done}")
 
 
+def _connect(address: str) -> Any:
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise InvalidOption(
+            "--scheduler needs the optional package distributed: pip install 'histosynth[dist]'"
+        ) from error
+    try:
+        return Client(address, timeout=CONNECT_S, set_as_default=False)  # type: ignore[no-untyped-call]
+    except (OSError, TimeoutError, ValueError) as error:
+        raise OutOfResources(
+            f"--scheduler {address}: does not answer ({error}); is it running and reachable?"
+        ) from error
+
+
 def _tasks(
-    job: ClusterJob,
-    blocks: Sequence[Block],
-    model: Path,
-    config: SegmentConfig,
-    execution: Execution,
+    job: SlideJob, blocks: Sequence[Block], model: Path, config: SegmentConfig, execution: Execution
 ) -> list[_Task]:
-    assert job.view is not None
-    packed = np.packbits(job.view.tissue)
+    assert job.opened is not None
+    writer, tissue = job.opened.writer, job.opened.view.tissue
+    packed = np.packbits(tissue)
     return [
         _Task(
             slide=str(job.input.path.absolute()),
             mpp=job.mpp,
-            glass_level=job.writer.facts["glass_level"],
-            contrast=job.writer.facts.get("contrast"),
-            work=str(job.writer.work.absolute()),
+            facts={name: writer.facts.get(name) for name in ("glass_level", "contrast")},
+            work=str(writer.work.absolute()),
             tissue=packed,
-            tissue_shape=(job.view.tissue.shape[0], job.view.tissue.shape[1]),
+            tissue_shape=(tissue.shape[0], tissue.shape[1]),
             block=block.index,
             model=str(model.absolute()),
-            facts={},
             config=config,
             execution=execution,
         )
@@ -175,24 +159,23 @@ def _tasks(
     ]
 
 
-def _scatter(
-    client: Any, as_completed: Any, tasks: Sequence[_Task], on_done: Callable[[int], None]
-) -> None:
+def _scatter(client: Any, tasks: Sequence[_Task], on_done: Callable[[int], None]) -> None:
     """Hand tasks out, a bounded number at a time, and wait for all."""
-    from distributed import KilledWorker
+    from distributed import KilledWorker, as_completed
 
     waiting = iter(tasks)
 
     def next_tasks(n: int) -> list[Any]:
-        some = [task for _, task in zip(range(n), waiting, strict=False)]
-        # resources are the worker's to declare; one task at a time is what its thread count says
-        return [client.submit(do_block, task, pure=False, retries=RETRIES) for task in some]
+        # one task at a time is what a worker's thread count says
+        return [
+            client.submit(do_block, task, pure=False, retries=RETRIES)
+            for task in islice(waiting, n)
+        ]
 
     workers = max(1, len(client.scheduler_info()["workers"]))
-    pending = as_completed(next_tasks(IN_FLIGHT * workers), loop=client.loop)
-    done = 0
+    pending: Any = as_completed(next_tasks(IN_FLIGHT * workers), loop=client.loop)  # type: ignore[no-untyped-call]
     try:
-        for future in pending:
+        for done, future in enumerate(pending, start=1):
             raise_if_stopped(STOPPED)
             try:
                 future.result()
@@ -200,7 +183,6 @@ def _scatter(
                 raise OutOfResources(
                     f"workers died again and again over one block ({error}); most often for lack of memory: give --max-memory"
                 ) from error
-            done += 1
             on_done(done)
             for task in next_tasks(1):
                 pending.add(task)
@@ -209,7 +191,45 @@ def _scatter(
 
 
 _lock = threading.Lock()  # a network at a time in a worker, however many threads it has
-_at_hand: dict[str, tuple[Any, ...]] = {}
+
+
+class _AtHand:
+    """What a worker keeps from one task to the next: every model, and the slide that it opened
+    last.
+    """
+
+    def __init__(self) -> None:
+        self._models: dict[str, LoadedModel] = {}
+        self._stack = ExitStack()  # the pipelines' threads live as long as the worker
+        self._slide = ""
+        self._view: tuple[View, BlockGrid] | None = None
+
+    def model(self, task: _Task) -> LoadedModel:
+        """Return the task's model."""
+        key = f"{task.model} {task.config.tile_px} {task.config.max_memory} {task.execution}"
+        if key not in self._models:
+            path = Path(task.model)
+            self._models[key] = load_model(
+                path, read_model_header(path), task.config, task.execution, self._stack
+            )
+        return self._models[key]
+
+    def view(self, task: _Task, model: LoadedModel) -> tuple[View, BlockGrid]:
+        """Return the slide as the network sees it, and its blocks."""
+        key = f"{task.slide} {task.mpp} {task.work}"
+        if self._view is None or self._slide != key:
+            if self._view is not None:
+                self._view[0].slide.close()
+                self._view = None
+            slide = open_slide(task.slide, mpp=task.mpp)
+            height, width = task.tissue_shape
+            tissue = np.unpackbits(task.tissue, count=height * width).reshape(height, width)
+            view = recorded_view(slide, model, task.facts, tissue.astype(bool))
+            self._slide, self._view = key, (view, model.grid(view.shape))
+        return self._view
+
+
+_at_hand = _AtHand()
 
 
 def do_block(task: _Task) -> int:
@@ -226,53 +246,12 @@ def do_block(task: _Task) -> int:
         As a message of one line; it travels back to whoever asked.
     """
     with _lock:
-        loaded = _loaded(task)
-        view, grid = _viewed(task, loaded)
-        wanted = has_tissue(view, grid)
-        block = grid.block(task.block, wanted)
+        model = _at_hand.model(task)
+        view, grid = _at_hand.view(task, model)
+        block = grid.block(task.block, view.has_tissue(grid))
         if block is None:
             return 0
-        pipeline = loaded.pipelines[0]
-        pending = pipeline.begin_block(block, view.pixels.read(*block.pixels), view.pixels.read)
-        pipeline.run_block(pending, grid)
+        pixels = view.pixels.read(*block.pixels)
+        pending = PendingBlock(block, grid, pixels, view.pixels.read)
+        model.pipelines[0].run([pending])
         return keep_windows(Path(task.work), view, pending)
-
-
-def _loaded(task: _Task) -> LoadedModel:
-    """Return the model, read once a process."""
-    from histocli.stores.models import read_model_header
-
-    key = f"model {task.model} {task.config.tile_px} {task.config.max_memory} {task.execution.device} {task.execution.precision}"
-    if key not in _at_hand:
-        stack = ExitStack()  # the pipeline's threads live as long as the worker
-        path = Path(task.model)
-        _at_hand[key] = (
-            load_model(
-                path, read_model_header(path), task.facts, task.config, task.execution, stack
-            ),
-            stack,
-        )
-    model: LoadedModel = _at_hand[key][0]
-    return model
-
-
-def _viewed(task: _Task, loaded: LoadedModel) -> tuple[View, BlockGrid]:
-    """Return the slide as the network sees it; the one that was opened last stays open."""
-    key = f"{task.slide} {task.mpp} {task.work}"
-    if _at_hand.get("slide", ("",))[0] != key:
-        if "slide" in _at_hand:
-            _at_hand.pop("slide")[1].slide.close()
-        slide = open_slide(task.slide, mpp=task.mpp)
-        height, width = task.tissue_shape
-        tissue = (
-            np.unpackbits(task.tissue, count=height * width).reshape(height, width).astype(bool)
-        )
-        contrast = None if task.contrast is None else Contrast.from_json(task.contrast)
-        view = view_of(slide, loaded.mpp, task.glass_level, tissue, contrast, loaded.contrast_floor)
-        _at_hand["slide"] = (
-            key,
-            view,
-            loaded.pipelines[0].block_grid(view.shape, loaded.block_windows),
-        )
-    _, view, grid = _at_hand["slide"]
-    return view, grid

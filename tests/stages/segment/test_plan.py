@@ -7,23 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from histocli.base import files
 from histocli.base.errors import InvalidOption, OutOfResources
 from histocli.config.segment import SegmentConfig, parse_shard
 from histocli.inference.footprint import expected_memory
 from histocli.model.segmenter import build_segmenter
-from histocli.stages import segment as module
-from histocli.stages.pipelines import fit_to_memory
+from histocli.stages.segment.ledger import STATUS_FILE
+from histocli.stages.segment.loaded import fit_to_memory
+from histocli.stages.segment.results import plan_table
 from histocli.stores.labels import open_labels
 from histocli.stores.models import read_model_header
 from tests.drawn import rectangle
-from tests.stages.test_segment import MPP, model, names, run, tissue, write_png, write_tiff  # noqa: F401
-
-
-@pytest.fixture(autouse=True)
-def quick_disk(monkeypatch):
-    """No test pulls the plug, so none waits for the disk."""
-    monkeypatch.setattr(files, "sync_file", lambda path: None)
+from tests.stages.segment.given import MPP, names, run, tissue, write_png, write_tiff
 
 
 @pytest.fixture
@@ -81,10 +75,7 @@ def test_the_status_file_has_a_line_for_each_slide(tmp_path, folder, model):
     (folder / "2.png").write_bytes(b"")
     results = run(folder, model, tmp_path / "out", mpp=MPP, on_error="continue")
     assert [result.status for result in results] == ["done", "done", "failed", "done", "done"]
-    lines = [
-        json.loads(line)
-        for line in (tmp_path / "out" / module.STATUS_FILE).read_text().splitlines()
-    ]
+    lines = [json.loads(line) for line in (tmp_path / "out" / STATUS_FILE).read_text().splitlines()]
     assert {Path(line["input"]).name: line["status"] for line in lines} == {
         f"{number}.png": "failed" if number == 2 else "done" for number in range(5)
     }
@@ -93,7 +84,7 @@ def test_the_status_file_has_a_line_for_each_slide(tmp_path, folder, model):
     assert all(line["schema"] == "histosynth.segment/1" for line in lines)
     run(folder, model, tmp_path / "out", mpp=MPP, on_error="continue")
     # what was skipped is no news
-    assert len((tmp_path / "out" / module.STATUS_FILE).read_text().splitlines()) == len(lines) + 1
+    assert len((tmp_path / "out" / STATUS_FILE).read_text().splitlines()) == len(lines) + 1
 
 
 def test_a_manifest_gives_regions(tmp_path, model):
@@ -129,7 +120,7 @@ def test_a_plan_tells_tiles_memory_disk_and_time(tmp_path, folder, model):
         assert set(result.plan) == {"tiles", "blocks", "mm2", "memory_mb", "disk_mb", "seconds"}
         assert result.plan["tiles"] >= 1
         assert result.plan["seconds"] >= 0
-    _, header, rows = module.plan_table(results)
+    _, header, rows = plan_table(results)
     assert len(rows) == 6
     assert {len(row) for row in rows} == {len(header)}
     assert not (tmp_path / "out").exists()

@@ -15,22 +15,22 @@ from histocli.base.errors import OutOfResources
 from histocli.base.interrupts import raise_if_stopped
 from histocli.base.memory import share_freed_memory
 from histocli.base.system import resolve_workers
-from histocli.base.types import Json
 from histocli.config.common import Execution
 from histocli.config.segment import SegmentConfig
+from histocli.inference.blocks import BlockGrid
 from histocli.inference.footprint import expected_memory
 from histocli.inference.pipeline import Pipeline
 from histocli.inference.predict import Predictor
 from histocli.instances.targets import Thresholds
 from histocli.model.levels import LevelNetwork
 from histocli.model.segmenter import build_segmenter
-from histocli.stages.tiled import STOPPED
 from histocli.stores.models import ModelHeader, read_model
 
-# windows along a side of a block: a larger one costs memory, a smaller one sees more of its
-# surroundings twice
+STOPPED = "segment: stopped; what was finished is kept, the same command goes on"
 BLOCK_WINDOWS = 3
-CUDA_BATCH_PX = 16_000_000
+"""Windows along a side of a block. A larger block costs memory, a smaller one sees more of its
+surroundings twice."""
+CUDA_BATCH_PX = 16_000_000  # pixels of the tiles that go through a GPU together
 SMALLER = ((2, 8192), (2, 2048), (1, 2048), (1, 1024), (1, 512), (1, 256))
 """Windows along a side of a block and sides of tiles to fall back on where memory is scarce, best
 first."""
@@ -41,19 +41,23 @@ class LoadedModel:
     """The model and how it is run."""
 
     header: ModelHeader
-    facts: Json
     pipelines: list[Pipeline]
     """One a device; on the CPU, one."""
     block_windows: int
-    tile_px: int
+    """Windows along a side of a block."""
     expected_bytes: float
     """Memory that the process is expected to take at most."""
     workers: int
+    """Threads that decode and paint."""
 
     @property
     def mpp(self) -> float:
         """Micrometres per pixel that it works at."""
         return self.header.mpp
+
+    def grid(self, shape: tuple[int, int]) -> BlockGrid:
+        """Return the blocks of a slide of this height and width."""
+        return self.pipelines[0].block_grid(shape, self.block_windows)
 
     @property
     def contrast_floor(self) -> float:
@@ -64,14 +68,9 @@ class LoadedModel:
 
 
 def load_model(
-    path: Path,
-    header: ModelHeader,
-    facts: Json,
-    config: SegmentConfig,
-    execution: Execution,
-    stack: ExitStack,
+    path: Path, header: ModelHeader, config: SegmentConfig, execution: Execution, stack: ExitStack
 ) -> LoadedModel:
-    """Read a model and make a pipeline for each device; those are closed with ``stack``."""
+    """Read a model and make a pipeline for each device, to be closed with ``stack``."""
     import torch
 
     prepare_process()
@@ -111,7 +110,7 @@ def load_model(
             stack.enter_context(Pipeline(predictor, tile_px=tile_px, workers=workers, **batch))
         )
     most = expected(block_windows, tile_px)
-    return LoadedModel(header, facts, pipelines, block_windows, tile_px, most, workers)
+    return LoadedModel(header, pipelines, block_windows, most, workers)
 
 
 def fit_to_memory(
