@@ -191,17 +191,15 @@ def virtual_once(gigapixels: float) -> dict[str, Any]:
     from histocli.slides.slide import shape_of
     from histocli.stages.segment.assemble import make_store
     from histocli.stages.segment.view import keep_windows, look, view_of
-    from histocli.stores.labels import CONTRACT, TiledLabelsWriter
+    from histocli.stores.labels import CONTRACT, FirstLook, TiledLabelsWriter
     from histocli.stores.provenance import Provenance
 
     reuse_freed_memory()
     slide = VirtualSlide(gigapixels)
-    levels: list[float] = []
 
-    def look_at(factor: int) -> Any:
+    def look_at(factor: int) -> FirstLook:
         seen = look(slide, factor, find_tissue=True, roi=None)
-        levels.append(seen.glass_level)
-        return seen.overview, seen.tissue
+        return FirstLook(seen.overview, seen.tissue, {"glass_level": seen.glass_level})
 
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -219,7 +217,7 @@ def virtual_once(gigapixels: float) -> dict[str, Any]:
             ) as writer,
             Pipeline(Thresholding(), tile_px=2048, workers=2) as pipeline,
         ):
-            view = view_of(slide, MPP, levels[0], writer.tissue)
+            view = view_of(slide, MPP, writer.facts["glass_level"], writer.tissue)
             grid = pipeline.block_grid(view.shape, 2)
             wanted = view.has_tissue(grid)
             for block in grid.blocks(wanted):
@@ -239,7 +237,7 @@ def virtual_once(gigapixels: float) -> dict[str, Any]:
 
 def disc_store(path: Path, nuclei: int) -> Path:
     """Make a label store of discs of some 20 pixels on a lattice, with a table."""
-    from histocli.stores.labels import CONTRACT, TiledLabelsWriter
+    from histocli.stores.labels import CONTRACT, FirstLook, TiledLabelsWriter
     from histocli.stores.provenance import Provenance
 
     step, shard = 32, 2048
@@ -255,7 +253,7 @@ def disc_store(path: Path, nuclei: int) -> Path:
         shape=shape,
         mpp=MPP,
         mpp_source="given",
-        look=lambda f: (
+        look=lambda f: FirstLook(
             np.full((-(-shape[0] // f), -(-shape[1] // f), 3), 240, np.uint8),
             np.ones((-(-shape[0] // f), -(-shape[1] // f)), bool),
         ),

@@ -61,7 +61,7 @@ ROOMS = {
 }
 """Beside itself, a room may import these."""
 
-SHARED_BY_STAGES = {"shared", "drawing", "fresh", "hardness", "outputs", "scores", "unlabelled"}
+SHARED_BY_STAGES = {"shared", "drawing", "fresh", "hardness", "outputs", "unlabelled"}
 """What stages have in common; no stage imports another one..."""
 WHOLE_STORY = "run"  # ...but the stage that runs them all
 # imported by --help, so heavy libraries only load inside their functions
@@ -171,21 +171,15 @@ EXCEPTIONS = {
     "cut_textures",
     "draw_appearances",
     "draw_patch",
-    "evaluate",
     "export",
-    "figures/report.py",
     "generate",
     "judge_hardness",
-    "judge_patches",
-    "judge_realism",
     "paint",
     "pseudo_labelled",
     "read_unlabelled",
     "refiner_hardening",
     "rerun_rule",
     "segment",
-    "stages/evaluate.py",
-    "stages/report.py",
     "stages/train.py",
     "stores/exports.py",
     "stores/labels.py",
@@ -196,7 +190,6 @@ EXCEPTIONS = {
     "take_apart",
     "train",
     "write_output",
-    "write_report",
 }
 """What is too large still: files by path, classes and functions by name."""
 

@@ -78,6 +78,7 @@ from histocli.stages.unlabelled import (
     pseudo_labelled,
     read_unlabelled,
 )
+from histocli.stores.lock import OutputLock
 from histocli.stores.logs import append_metrics, preview_path, start_log
 from histocli.stores.models import (
     ModelHeader,
@@ -90,7 +91,6 @@ from histocli.stores.models import (
     write_model,
 )
 from histocli.stores.patches import PatchStore
-from histocli.stores.provenance import OutputLock
 from histocli.training.hard_examples import (
     AppearanceAscent,
     Hardening,

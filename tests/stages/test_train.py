@@ -28,6 +28,7 @@ from histocli.stages import train as stage
 from histocli.stages.shared.session import Clock
 from histocli.stages.train import split_weight, train
 from histocli.stores import patches
+from histocli.stores.logs import log_path
 from histocli.stores.models import (
     checkpoint_path,
     read_checkpoint,
@@ -36,7 +37,7 @@ from histocli.stores.models import (
     write_checkpoint,
 )
 from histocli.stores.patches import PatchStoreWriter
-from histocli.stores.provenance import Provenance, log_path
+from histocli.stores.provenance import Provenance
 from tests.tissue import make_tissue
 from tests.training.easy import easy_patches
 
@@ -68,8 +69,8 @@ def make_store(
     record = patches.ReferenceRecord(
         name="code", sha256="00", mpp=mpp, mpp_source="given", statistics=statistics or {}
     )
-    with PatchStoreWriter.create(
-        path, n=n, patch_px=side, mpp=mpp, origin=origin, references=[record], provenance=provenance, resume=False,
+    with PatchStoreWriter(
+        path, n=n, patch_px=side, mpp=mpp, origin=origin, references=[record], provenance=provenance,
         shippable=shippable,
     ) as writer:  # fmt: skip
         chosen = drawn if labels is None else np.full((n, side, side), labels, np.int32)

@@ -188,7 +188,7 @@ def _writer(
         config_hash=job.fingerprint,
         seed=job.config.seed,
     )
-    with PatchStoreWriter.create(
+    with PatchStoreWriter(
         job.out,
         n=len(job.initial),
         patch_px=job.initial.patch_px,
@@ -196,7 +196,6 @@ def _writer(
         origin="refined",
         references=styles.records,
         provenance=provenance,
-        resume=work.resume,
         shippable=job.initial.shippable,
     ) as writer:
         yield writer

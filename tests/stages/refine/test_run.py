@@ -25,9 +25,9 @@ from histocli.config.refine import RefineConfig
 from histocli.stages.generate import generate
 from histocli.stages.refine import learn, repaint, weigh
 from histocli.stages.refine.run import refine
+from histocli.stores.logs import log_path
 from histocli.stores.models import checkpoint_path
 from histocli.stores.patches import PatchStore
-from histocli.stores.provenance import log_path
 from histocli.training.adversarial import guard as guards
 from histocli.training.adversarial.gate import edit_gate
 from histocli.training.adversarial.judge import HeldOut
