@@ -36,9 +36,9 @@ from histocli.inference.predict import Predictor
 from histocli.model.segmenter import build_segmenter
 from histocli.stages import segment as segment_stage
 from histocli.stages import tiled
-from histocli.stages.generate import generate
+from histocli.stages.generate.run import generate
 from histocli.stages.segment import segment
-from histocli.stages.train import train
+from histocli.stages.train.run import train
 from histocli.stores import readers
 from histocli.stores.models import read_model
 from histocli.stores.slides import read_image, resample

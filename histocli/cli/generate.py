@@ -97,7 +97,7 @@ def generate(
         "generate takes images",
         {(".safetensors",): "a model is used by 'histosynth segment SLIDES --model MODEL'"},
     )
-    from histocli.stages.generate import generate as run  # late: keeps --help free of torch
+    from histocli.stages.generate.run import generate as run  # late: keeps --help free of torch
 
     screen.result(run(references, out, settings, running, track=screen.track))
     screen.raise_if_any_failed()

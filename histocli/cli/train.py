@@ -226,7 +226,7 @@ def train(
             IMAGES: "make a store with 'histosynth generate IMAGES -o STORE', or with 'pack' from images and labels",
         },
     )
-    from histocli.stages.train import train as run  # late: keeps --help free of torch
+    from histocli.stages.train.run import train as run  # late: keeps --help free of torch
 
     result = run(
         stores,

@@ -17,9 +17,9 @@ from histocli.instances.targets import contacts, normalised_distance
 from histocli.model.normalisation import glass_to_white
 from histocli.stages import train as stage
 from histocli.stages.fresh import BATCH, FreshPatches
-from histocli.stages.generate import generate
+from histocli.stages.generate.run import generate
 from histocli.stages.shared.references import patch_glass_levels
-from histocli.stages.train import train
+from histocli.stages.train.run import train
 from histocli.stores.models import read_model
 from histocli.stores.patches import PatchStore
 from histocli.training.sampling import PatchSet

@@ -32,7 +32,7 @@ from histocli.model.segmenter import build_segmenter
 from histocli.stages import drawing
 from histocli.stages import generate as stage
 from histocli.stages.drawing import reference_order
-from histocli.stages.generate import generate
+from histocli.stages.generate.run import generate
 from histocli.stores import patches
 from histocli.stores.models import ModelHeader, write_model
 from histocli.stores.patches import PatchStore

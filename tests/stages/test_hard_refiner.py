@@ -16,9 +16,9 @@ from histocli.config.refine import RefineConfig
 from histocli.config.train import TrainConfig
 from histocli.stages import hardness
 from histocli.stages import train as stage
-from histocli.stages.generate import generate
+from histocli.stages.generate.run import generate
 from histocli.stages.refine import refine
-from histocli.stages.train import train
+from histocli.stages.train.run import train
 from histocli.stores.models import read_model
 from histocli.training.hard_refiner import RefinerAscent
 from tests.tissue import make_tissue

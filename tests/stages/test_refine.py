@@ -22,7 +22,7 @@ from histocli.config.common import Execution
 from histocli.config.generate import GenerateConfig
 from histocli.config.refine import RefineConfig
 from histocli.stages import refine as stage
-from histocli.stages.generate import generate
+from histocli.stages.generate.run import generate
 from histocli.stages.refine import refine
 from histocli.stores.models import checkpoint_path
 from histocli.stores.patches import PatchStore
