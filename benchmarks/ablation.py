@@ -36,6 +36,7 @@ import numpy.typing as npt
 import tifffile
 import torch
 from accuracy import commit
+from contrast import contrast_and_found, recall_by_contrast
 from safetensors.torch import load_file, save_file
 
 from histocli.base.memory import reuse_freed_memory
@@ -44,7 +45,6 @@ from histocli.base.rng import rng_for
 from histocli.base.system import available_cpus
 from histocli.inference.predict import Predictor
 from histocli.instances.targets import normalised_distance
-from histocli.metrics.contrast import contrast_and_found, recall_by_tercile
 from histocli.metrics.counts import count
 from histocli.metrics.selection import choose_thresholds
 from histocli.metrics.summary import summarise
@@ -53,8 +53,8 @@ from histocli.model.segmenter import architecture_of_size, build_segmenter
 from histocli.optics.density import white_level
 from histocli.reference.calibration import calibration_of, compare_areas
 from histocli.reference.statistics import Reference, analyse_reference
+from histocli.slides.open import read_image
 from histocli.stores.scratch import load_arrays, save_arrays
-from histocli.stores.slides import read_image
 from histocli.synthesis.patch import draw_patch, paint_patches
 from histocli.synthesis.recipe import FULL_RECIPE, Recipe
 from histocli.training.augmentation import Augmentation
@@ -240,9 +240,7 @@ def score(data: Path, name: str, predictor: Predictor) -> dict[str, Any]:
         parts.append((contrast, found))
         matched += (found.sum(), prediction.max())
     summary = summarise(counts)
-    recall = recall_by_tercile(
-        np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
-    )
+    recall = recall_by_contrast(parts)
     return {
         "mean": {key: round(value, 4) for key, value in summary.mean.items() if value == value},
         "recall_by_contrast": [round(value, 3) for value in recall],

@@ -29,13 +29,12 @@ from typing import Any
 import numpy as np
 import tifffile
 import torch
+from contrast import contrast_and_found, recall_by_contrast
 
 from histocli.base.system import available_cpus
-from histocli.instances.baseline import classical_nuclei
-from histocli.metrics.contrast import pooled_recall_by_contrast
 from histocli.metrics.counts import count
 from histocli.metrics.summary import summarise
-from histocli.stores.slides import read_image
+from histocli.slides.open import read_image
 
 SETS = ("monuseg13", "tnbc", "dsb2018", "pannuke", "nuinsseg")
 ARMS = ("baseline", "adapted", "foreign")
@@ -137,6 +136,9 @@ def predict(
     """Segment the images of a set; label images by stem."""
     images = sorted((data / "dev" / name / "images").glob("*.png"))
     if arm == "baseline":
+        sys.path.append(str(ROOT / "examples"))
+        from classical import classical_nuclei
+
         return {path.stem: classical_nuclei(read_image(path).pixels, MPP) for path in images}
     out = work / f"labels-{name}"
     run(
@@ -166,7 +168,7 @@ def score(data: Path, name: str, predictions: dict[str, np.ndarray[Any, Any]]) -
             (read_image(data / "dev" / name / "images" / f"{stem}.png").pixels, truth, prediction)
         )
     summary = summarise([count(truth, prediction) for _, truth, prediction in triples])
-    recall = pooled_recall_by_contrast(triples)
+    recall = recall_by_contrast(contrast_and_found(*triple) for triple in triples)
     return {
         "mean": {key: round(value, 4) for key, value in summary.mean.items() if value == value},
         "ci95": {

@@ -29,7 +29,7 @@ from histocli.instances.components import disk
 from histocli.optics.density import rgb_to_optical_density, white_level
 from histocli.reference.rough import find_rough_nuclei
 from histocli.reference.texture import remove_nuclei
-from histocli.stores.slides import read_image
+from histocli.slides.open import read_image
 
 MPP = 0.25
 CROP_PX = 128

@@ -43,8 +43,8 @@ def repeated_slide(tissue: Path, path: Path, gigapixels: float) -> tuple[int, in
     import imagecodecs
     import tifffile
 
-    from histocli.stores.labels import shrink
-    from histocli.stores.slides import read_image
+    from histocli.base.pyramid import shrink
+    from histocli.slides.open import read_image
 
     pixels = read_image(tissue, mpp=MPP).pixels
     square = np.tile(pixels, (2, 2, 1))[-SQUARE - 900 : -900, 400 : 400 + SQUARE]
@@ -141,7 +141,7 @@ class VirtualSlide:
     path, name, backend, mpp, mpp_source = Path("virtual"), "virtual", "virtual", MPP, "given"
 
     def __init__(self, gigapixels: float) -> None:
-        from histocli.stores.readers import Level
+        from histocli.slides.slide import Level
 
         side = round((gigapixels * 1e9) ** 0.5 / SQUARE) * SQUARE
         self.levels = (Level((side, side), 1.0), Level((side // 32, side // 32), 32.0))
@@ -187,10 +187,10 @@ class Thresholding:
 def virtual_once(gigapixels: float) -> dict[str, Any]:
     from histocli.base.memory import reuse_freed_memory
     from histocli.inference.pipeline import Pipeline
+    from histocli.slides.slide import shape_of
     from histocli.stages.tiled import has_tissue, keep_windows, look, make_store, view_of
     from histocli.stores.labels import CONTRACT, TiledLabelsWriter
     from histocli.stores.provenance import Provenance
-    from histocli.stores.readers import shape_of
 
     reuse_freed_memory()
     slide = VirtualSlide(gigapixels)

@@ -18,7 +18,7 @@ import torch
 
 from histocli.base.rng import rng_for
 from histocli.reference.statistics import analyse_reference
-from histocli.stores.slides import read_image
+from histocli.slides.open import read_image
 from histocli.synthesis.patch import draw_patch, paint_patches
 
 MPP = 0.25

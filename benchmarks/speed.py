@@ -34,14 +34,14 @@ from histocli.config.segment import SegmentConfig
 from histocli.config.train import TrainConfig
 from histocli.inference.predict import Predictor
 from histocli.model.segmenter import build_segmenter
+from histocli.slides.open import read_image
+from histocli.slides.resampling import ResampledSlide, resample
 from histocli.stages import segment as segment_stage
 from histocli.stages import tiled
 from histocli.stages.generate.run import generate
 from histocli.stages.segment import segment
 from histocli.stages.train.run import train
-from histocli.stores import readers
 from histocli.stores.models import read_model
-from histocli.stores.slides import read_image, resample
 
 ROOT = Path(__file__).resolve().parent.parent
 TILE_PX = 1024
@@ -125,7 +125,7 @@ class Steps:
         self.seconds: dict[str, float] = {}
         self._lock = threading.Lock()
         for owner, name, step in (
-            (readers.ResampledSlide, "read", "read"),
+            (ResampledSlide, "read", "read"),
             (Predictor, "instances", "decode"),
             (tiled, "window_to_runs", "keep"),
             (segment_stage, "make_store", "store"),

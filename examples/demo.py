@@ -20,6 +20,7 @@ from pathlib import Path
 
 import imagecodecs
 import tifffile
+from classical import classical_nuclei
 
 MPP = 0.5  # um per pixel at which everything happens; the slide was scanned at 0.499
 
@@ -109,8 +110,7 @@ def bundled_image(folder: Path) -> Path:
 
 def classical_labels(slide: Path, folder: Path) -> None:
     """Segment the slide with Otsu's threshold and a watershed, for comparison."""
-    from histocli.instances.baseline import classical_nuclei
-    from histocli.stores.slides import read_image
+    from histocli.slides.open import read_image
 
     image = read_image(slide)
     folder.mkdir(exist_ok=True)

@@ -1,5 +1,6 @@
-"""Devices and number formats, resolved once in a stage and then followed (``torch.arange(n,
-device=x.device)``).
+"""Devices and number formats of networks, as the user names them and as torch does.
+
+A stage resolves a device once; all other code takes the device of the tensors that it gets.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 CPU_INFO = Path("/proc/cpuinfo")
-# without one of these, bfloat16 is emulated and slower than float32
+# A processor without one of these instructions emulates bfloat16, slower than float32.
 BF16_CPU_FLAGS = ("amx_bf16", "avx512_bf16")
 
 
@@ -81,11 +82,19 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def prepare_process() -> None:
-    """Prepare the process for networks: memory is reused, and processors are those granted (torch
-    does not know quotas).
+    """Prepare the process for networks: reuse memory, and use no more processors than granted.
+
+    torch does not know quotas.
     """
     import torch
 
     reuse_freed_memory()
     if torch.get_num_threads() > available_cpus():
         torch.set_num_threads(available_cpus())
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Return the context in which convolutions compute in a number format; none for float32."""
+    import torch
+
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)

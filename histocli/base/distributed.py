@@ -1,7 +1,7 @@
-"""Several processes that train together, as ``torchrun`` starts them; one process is the usual case
-and needs nothing.
+"""A team of processes that train together, as ``torchrun`` starts them.
 
-One wrapper per network averages its gradients; the first process alone writes.
+A wrapper around each network averages its gradients over the team. The first process alone writes
+and reports. A process that was not started by ``torchrun`` is a team of one.
 """
 
 from __future__ import annotations
@@ -30,9 +30,7 @@ class Team:
         return self.rank == 0
 
     def wrap(self, network: torch.nn.Module) -> Any:
-        """Return a network whose gradients are averaged over the team; itself where there is
-        none.
-        """
+        """Return a network whose gradients are averaged over the team."""
         if self.size == 1:
             return network
         from torch.nn.parallel import DistributedDataParallel
@@ -46,7 +44,7 @@ class Team:
         return float(sum(self.gather(value)) / self.size)
 
     def gather(self, value: Any) -> list[Any]:
-        """Return every process's value, in the order of ranks."""
+        """Return the values of all processes, in the order of ranks."""
         if self.size == 1:
             return [value]
         from torch import distributed
@@ -56,17 +54,17 @@ class Team:
         return values
 
     def from_leader(self, value: Any) -> Any:
-        """Return the first process's value in all of them."""
+        """Return the value of the first process, in every process."""
         return self.gather(value)[0]
 
 
 def leads() -> bool:
-    """Tell whether this process speaks for its team: the first one, or the only one."""
+    """Whether this process writes and reports for its team, before the team is joined."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def local_device(device: torch.device) -> torch.device:
-    """Return the device of this process: with several on CUDA, each its own."""
+    """Return the device of this process; processes that share a machine take turns on its GPUs."""
     import torch
 
     rank = os.environ.get("LOCAL_RANK", "")
@@ -77,7 +75,7 @@ def local_device(device: torch.device) -> torch.device:
 
 @contextmanager
 def team(device: torch.device) -> Iterator[Team]:
-    """Join the processes that ``torchrun`` started; a team of one elsewhere."""
+    """Join the processes that ``torchrun`` started; without it, yield a team of one."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1 or "MASTER_ADDR" not in os.environ:
         yield Team()
@@ -96,8 +94,9 @@ ALONE = Team()
 
 
 def weights_digest(network: torch.nn.Module) -> str:
-    """Return a fingerprint of what a network has learnt: its parameters, not the statistics it
-    gathered.
+    """Return a fingerprint of a network's parameters.
+
+    Statistics that normalisation gathers are left out: each process of a team has its own.
     """
     digest = hashlib.sha256()
     for value in network.parameters():

@@ -1,8 +1,8 @@
 """Errors that a user can cause, each with the exit code that the command line returns.
 
-A message is one line that says what is wrong, where, which rule was broken and what to do.
-``cli.app.main`` prints it without a traceback; any other exception is a bug of ours and keeps its
-traceback (exit 1).
+A message is one line that says what is wrong, where, which rule was broken and what to do. The
+command line prints it without a traceback. Any other exception is a bug of ours: it keeps its
+traceback, and the exit code is 1.
 """
 
 

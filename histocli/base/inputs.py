@@ -1,16 +1,17 @@
 """What a user names as input, as a list of files: folders, globs, lists, stdin and manifests.
 
-======================  ==========================================================================================
-word                    means
-======================  ==========================================================================================
-``slide.svs``           the file itself; whether it can be read is for the reader to say
-``slides/``             every file below with one of the suffixes, sorted
-``'slides/*.tif'``      what the pattern matches (``**`` crosses folders), folders as above
-``@list.txt``           the paths in a text file, one a line
-``-``                   the paths on stdin, one a line
-``manifest.csv``        where pixel sizes matter: the column ``path``, ``mpp`` for those that are known, ``roi`` for regions
-``patches.zarr``        a store is one input and never looked into
-======================  ==========================================================================================
+====================  ==========================================================================
+word                  stands for
+====================  ==========================================================================
+``slide.svs``         the file itself, whether it can be read or not
+``slides/``           every file below the folder with one of the suffixes, sorted
+``'slides/*.tif'``    what the pattern matches (``**`` crosses folders), folders as above
+``@list.txt``         the paths in a text file, one a line
+``-``                 the paths on stdin, one a line
+``manifest.csv``      for images: the paths in the column ``path``, with pixel sizes in ``mpp`` and
+                      regions in ``roi`` where these are known
+``patches.zarr``      the store, whose files are not listed
+====================  ==========================================================================
 
 Relative paths in a list or a manifest count from the working folder or, where nothing is there,
 from the folder of the list.
@@ -28,8 +29,8 @@ from pathlib import Path
 from typing import TextIO
 
 from histocli.base.errors import InputNotFound, InvalidInput
+from histocli.base.units import MPP_RANGE, sane_mpp
 
-MPP_RANGE = (0.05, 5.0)  # micrometres per pixel that a microscope scan can have
 STORE_SUFFIX = ".zarr"
 MANIFEST_SUFFIX = ".csv"
 LOG_SUFFIX = ".log"  # our folders beside outputs: previews in there are no inputs
@@ -174,7 +175,8 @@ def _of_path(
         files = _files_below(path, suffixes)
         if not files:
             raise InputNotFound(
-                f"{path}: no {what} in this folder; names must end in one of {', '.join(sorted(suffixes))}"
+                f"{path}: no {what} in this folder; names must end in one of "
+                f"{', '.join(sorted(suffixes))}"
             )
         yield from map(InputImage, files)
     elif manifests and has_suffix(path, [MANIFEST_SUFFIX]):
@@ -202,7 +204,8 @@ def _of_pattern(pattern: str, suffixes: Collection[str], what: str) -> Iterator[
             yield InputImage(file)
     if empty:
         raise InputNotFound(
-            f"{pattern}: no {what} matches this pattern; names must end in one of {', '.join(sorted(suffixes))}"
+            f"{pattern}: no {what} matches this pattern; names must end in one of "
+            f"{', '.join(sorted(suffixes))}"
         )
 
 
@@ -213,13 +216,15 @@ def _of_manifest(manifest: Path, suffixes: Collection[str], what: str) -> Iterat
     rows.fieldnames = columns
     if "path" not in columns:
         raise InvalidInput(
-            f"{manifest}: a manifest needs the column path (and mpp where known), got {', '.join(columns) or 'nothing'}"
+            f"{manifest}: a manifest needs the column path (and mpp where known), got "
+            f"{', '.join(columns) or 'nothing'}"
         )
     empty = True
     for row in rows:
         if not (row["path"] or "").strip():
             raise InvalidInput(
-                f"{manifest}: line {rows.line_num} names no path; remove the line or fill the column"
+                f"{manifest}: line {rows.line_num} names no path; remove the line or "
+                "fill the column"
             )
         empty = False
         mpp = _mpp_of(row.get("mpp"), f"{manifest}: line {rows.line_num}")
@@ -230,7 +235,8 @@ def _of_manifest(manifest: Path, suffixes: Collection[str], what: str) -> Iterat
             yield InputImage(image.path, mpp, _beside(manifest, roi) if roi else None)
     if empty:
         raise InputNotFound(
-            f"{manifest}: no input, the manifest names no {what}; one a line is expected below the header"
+            f"{manifest}: no input, the manifest names no {what}; one a line is "
+            "expected below the header"
         )
 
 
@@ -241,9 +247,10 @@ def _mpp_of(text: str | None, where: str) -> float | None:
         mpp = float(text or "")
     except ValueError:
         mpp = float("nan")
-    if not MPP_RANGE[0] <= mpp <= MPP_RANGE[1]:
+    if sane_mpp(mpp) is None:
         raise InvalidInput(
-            f"{where}: mpp must lie between {MPP_RANGE[0]} and {MPP_RANGE[1]} micrometres per pixel, got {text!r}; "
+            f"{where}: mpp must lie between {MPP_RANGE[0]} and {MPP_RANGE[1]} "
+            f"micrometres per pixel, got {text!r}; "
             "leave it empty where it is not known"
         )
     return mpp

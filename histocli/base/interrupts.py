@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a flag that loops ask for at a safe point.
+"""Ctrl-C and SIGTERM as a flag that loops look at where they can stop safely.
 
 The first signal sets the flag: the command finishes the step it is in, saves, and raises
 ``Stopped`` (exit 75). A second signal raises KeyboardInterrupt at once; outputs stay valid even
@@ -17,13 +17,17 @@ _requested = threading.Event()
 
 
 def stop_requested() -> bool:
-    """Tell whether the user or the scheduler asked this process to stop."""
+    """Whether the user or the scheduler asked this process to stop."""
     return _requested.is_set()
 
 
 def raise_if_stopped(what: str) -> None:
-    """Raise ``Stopped`` when a stop was asked for; ``what`` says what is saved and how to go on, in
-    one line.
+    """Raise ``Stopped`` when a stop was asked for.
+
+    Parameters
+    ----------
+    what : str
+        The message: one line that says what is saved and how to go on.
     """
     if stop_requested():
         raise Stopped(what)

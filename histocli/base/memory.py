@@ -1,9 +1,8 @@
-"""The memory of this process: what the C library keeps of what was freed, and when it goes back to
-the system.
+"""Freed memory: whether the C library keeps it for this process or returns it to the system.
 
-Networks on the CPU and whole slides ask for the same large blocks again and again. Fresh pages cost
-as much time as the network, so freed blocks are kept; kept blocks must then fit what comes next,
-and what does not must go back.
+Networks on the CPU and whole slides ask for the same large blocks again and again. Fresh pages from
+the system cost as much time as the network, so freed blocks are kept. Blocks that do not fit the
+next request would make the process grow, so they are returned.
 """
 
 from __future__ import annotations
@@ -24,8 +23,7 @@ AGAINST_GAPS = "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0"
 
 
 def reuse_freed_memory() -> None:
-    """Let the allocator keep large freed blocks, where the C library is glibc; elsewhere do
-    nothing.
+    """Let the allocator keep large freed blocks; glibc only, elsewhere nothing happens.
 
     By default glibc returns every large block to the system, and a network on the CPU spends half
     its time on the page faults of fresh memory: a tile of 2048 px took 0.64 s, and 0.34 s when
@@ -38,11 +36,10 @@ def reuse_freed_memory() -> None:
 
 
 def share_freed_memory() -> None:
-    """Let all threads allocate from one place, where the C library is glibc; elsewhere do nothing.
-    Call before threads start.
+    """Let all threads share one pool of freed blocks; glibc only. Call before threads start.
 
-    By default threads have places of their own, and what one of them has freed is of no use to the
-    others: where blocks are kept (:func:`reuse_freed_memory`) and pass from thread to thread,
+    By default each thread has a pool, and a block that one thread has freed is of no use to the
+    others. Where blocks are kept (:func:`reuse_freed_memory`) and pass from thread to thread,
     memory would go on growing.
     """
     with suppress(OSError, AttributeError):  # another system, or another C library
@@ -50,10 +47,10 @@ def share_freed_memory() -> None:
 
 
 def pages_of_its_own(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """Return an array of zeros whose memory goes back to the system with it.
+    """Return an array of zeros whose memory returns to the system when the array is deleted.
 
-    For what is large and outlives the work that made it: among the allocator's blocks it would
-    leave gaps that what comes later does not fit into (:func:`reuse_freed_memory`).
+    For large arrays that outlive the work that made them. Among the allocator's kept blocks
+    (:func:`reuse_freed_memory`) they would leave gaps into which later blocks do not fit.
     """
     import numpy as np
 
@@ -61,7 +58,7 @@ def pages_of_its_own(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArra
     count = int(np.prod(shape))
     if count == 0:
         return np.zeros(shape, kind)
-    # private, as shared pages are never huge; other systems have no such flags
+    # Pages are private because shared pages are never huge; Windows has no such flags.
     private = (
         {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_ANONYMOUS") else {}
     )
@@ -72,11 +69,14 @@ def pages_of_its_own(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArra
 
 
 def keep_memory_below(limit_bytes: float) -> bool:
-    """Give what the allocator keeps back to the system if the process holds more memory than a
-    limit; glibc only.
+    """Return kept blocks to the system if the process holds more memory than a limit; glibc only.
 
-    Fresh pages cost time, so the limit should leave room for what is in use. Returns whether memory
-    was given back.
+    Fresh pages cost time, so the limit should leave room for what is in use.
+
+    Returns
+    -------
+    bool
+        Whether memory was returned to the system.
     """
     with suppress(OSError, AttributeError):  # another system, or another C library
         resident = int(MEMORY_STATUS.read_text().split()[1]) * mmap.PAGESIZE
@@ -86,22 +86,21 @@ def keep_memory_below(limit_bytes: float) -> bool:
 
 
 def tunables_against_gaps(library: str, tunables: str) -> str | None:
-    """Return the value of ``GLIBC_TUNABLES`` that keeps freed memory usable, or None where nothing
-    is to be changed.
+    """Return the value of ``GLIBC_TUNABLES`` that keeps freed memory usable; None: leave it alone.
 
     torch asks for aligned memory. Until version 2.39 the GNU C library puts the few bytes before
-    each aligned block on a list of its own when it hands the block out, so that a freed block
-    cannot be joined with them and is too small for the next request of the very same size
-    (sourceware bug 30723). With the shipped model on a quarter of a gigapixel of tissue it held 4.5
-    GB, of which 0.9 were in use at most; without those lists 2.5 GB, in the same time. They can be
-    switched off only before a process starts.
+    each aligned block on a list when it hands the block out. A freed block then cannot be joined
+    with these bytes and is too small for the next request of the same size (sourceware bug 30723).
+    With the shipped model on a quarter of a gigapixel of tissue, the process held 4.5 GB, of which
+    at most 0.9 GB were in use; without such lists it held 2.5 GB, in the same time. The lists can
+    be switched off only before a process starts.
 
     Parameters
     ----------
     library : str
         Name and version of the C library, such as "glibc 2.36".
     tunables : str
-        What the variable holds now; what the user has set is left alone.
+        Present value of the variable; a value that the user has set is left alone.
     """
     name, _, version = library.partition(" ")
     numbers = version.split(".")
@@ -116,7 +115,7 @@ def tunables_against_gaps(library: str, tunables: str) -> str | None:
 
 
 def c_library() -> str:
-    """Return name and version of the C library, or nothing where the system does not tell."""
+    """Return name and version of the C library, or an empty text where they are not known."""
     try:
         return os.confstr("CS_GNU_LIBC_VERSION") or ""
     except (AttributeError, ValueError, OSError):

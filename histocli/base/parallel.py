@@ -1,4 +1,4 @@
-"""Work shared out to processes: bounded, in any order, stopped at once."""
+"""Work shared out to processes, with results as they are done and a stop at any time."""
 
 import signal
 from collections.abc import Callable, Iterable, Iterator
@@ -11,14 +11,14 @@ from histocli.base.interrupts import raise_if_stopped
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-POLL_S = 0.2  # how soon a signal is noticed while workers are busy
-AHEAD = 2  # jobs per worker that are handed out at a time, so that results do not pile up in memory
+# While workers are busy, a signal is noticed within this many seconds.
+POLL_S = 0.2
+# Jobs per worker that are handed out ahead; a small number, so that results do not fill the memory.
+AHEAD = 2
 
 
 def single_threaded() -> None:
-    """Make this process a worker: one thread for the libraries, and signals are the parent's to
-    answer.
-    """
+    """Make this process a worker: libraries use one thread, and the parent answers signals."""
     import cv2
     import torch
 
@@ -31,23 +31,22 @@ def single_threaded() -> None:
 def map_unordered(
     function: Callable[[Job], Result], jobs: Iterable[Job], workers: int, when_stopped: str
 ) -> Iterator[tuple[Job, Result]]:
-    """Apply a function to jobs, in this process or in others, and yield each job with its result as
-    it is done.
+    """Apply a function to jobs in worker processes; yield jobs and results as they are done.
 
     Parameters
     ----------
     function : callable
-        Of the top level of a module, so that it can be sent to a process.
+        A function of the top level of a module, so that it can be sent to a process.
     jobs : iterable
     workers : int
-        1 works here, one job after the other.
+        Number of processes; with 1, this process does one job after the other.
     when_stopped : str
         Message of the error when the user asks to stop: what is saved, and how to go on.
 
     Raises
     ------
     Stopped
-        A stop was asked for; results yielded so far are the caller's.
+        The user asked to stop; the results that were yielded before are the caller's to keep.
     """
     if workers <= 1:
         for job in jobs:
@@ -55,8 +54,8 @@ def map_unordered(
             yield job, function(job)
         return
     waiting: Iterator[Job] = iter(jobs)
-    # a fresh interpreter: a fork would copy the threads' locks of torch and OpenCV without their
-    # threads
+    # Workers are fresh interpreters: a fork would copy the locks of threads of torch and OpenCV
+    # without the threads.
     with ProcessPoolExecutor(
         workers, mp_context=get_context("spawn"), initializer=single_threaded
     ) as pool:

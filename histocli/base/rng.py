@@ -1,4 +1,4 @@
-"""Randomness as an argument: every item has a generator of its own."""
+"""Random generators as arguments: every item that is drawn has a generator of its own."""
 
 import zlib
 

@@ -1,4 +1,4 @@
-"""What this machine grants to the process: processors and quotas."""
+"""How many processors the machine, its containers and its scheduler grant to this process."""
 
 import os
 from pathlib import Path
@@ -26,7 +26,5 @@ def available_cpus() -> int:
 
 
 def resolve_workers(workers: int) -> int:
-    """Return the number of workers: ``workers`` itself, or one per available processor when 0
-    ("auto").
-    """
+    """Return ``workers``, or one worker per available processor when it is 0 ("auto")."""
     return workers if workers > 0 else available_cpus()

@@ -14,12 +14,12 @@ def first_line(error: BaseException) -> str:
 
 
 def shortened(error: BaseException) -> str:
-    """Return all lines of an exception's message as one short line, or its class where it has none."""
+    """Return an exception's whole message as one short line, or its class if it has none."""
     return " ".join(str(error).split())[:LONGEST_MESSAGE] or type(error).__name__
 
 
 def printable(text: str) -> str:
-    """Escape what would break a line or command the terminal, such as a colour code in a file name."""
+    """Escape characters that break a line or command the terminal, as file names may hold."""
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
     )

@@ -1,6 +1,4 @@
-"""Array types shared by all rooms. Space is (y, x); channels come last in NumPy and first in
-torch.
-"""
+"""Array types of all rooms: space is (y, x), channels come last in NumPy and first in torch."""
 
 from typing import Any, TypeAlias
 
@@ -18,4 +16,4 @@ FloatArray: TypeAlias = npt.NDArray[np.float32]
 IntArray: TypeAlias = npt.NDArray[np.int64]
 """Any shape."""
 Json: TypeAlias = dict[str, Any]
-"""What ``json.dumps`` takes at the top level."""
+"""An object of JSON."""

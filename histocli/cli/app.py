@@ -4,10 +4,8 @@ Everything a user can cause ends in one line on stderr and a documented exit cod
 a bug of ours and keeps its traceback.
 """
 
-import errno
 import logging
 import os
-import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from histocli import __version__
-from histocli.base.errors import HistosynthError, OutOfResources, Stopped
+from histocli.base.errors import HistosynthError, Stopped
 from histocli.base.interrupts import graceful_signals
 from histocli.base.memory import c_library, tunables_against_gaps
 from histocli.cli.console import Screen, ScreenHandler
@@ -30,28 +28,21 @@ from histocli.cli.info import info
 from histocli.cli.models import models
 from histocli.cli.pack import pack
 from histocli.cli.refine import refine
+from histocli.cli.resources import out_of_resources
 from histocli.cli.segment import segment
 from histocli.cli.train import train
 
 PROGRAM = "histosynth"
-# Typer wraps or bundles Click, depending on its version; BadParameter is exported by all, and this
-# is its ancestor.
+# The root of Click's errors. Typer wraps or bundles Click, depending on its version, and every
+# version exports BadParameter, of which this is the ancestor.
 ClickError = typer.BadParameter.__mro__[2]
 
-EXIT_CODES = """Exit codes: 0 done (or already there), 1 internal error, 2 usage, 3 input missing or invalid, 4 output exists,
-5 some items failed, 6 no memory, disk or device, 7 a --min gate not met, 75 stopped with a checkpoint (go on with --resume)."""
-
-NO_ROOM = {
-    code
-    for name in ("ENOSPC", "EDQUOT", "EFBIG", "ENOMEM", "EACCES", "EPERM", "EROFS")
-    if (code := getattr(errno, name, None)) is not None
-}
-
-# how NumPy reports a full disk, without its number
-SHORT_WRITE = re.compile(r"requested and \d+ written")
-DEVICE_LOST = re.compile(
-    r"\b(CUDA|HIP|cuDNN|cuBLAS|NCCL|MPS) (driver |runtime |backend )?error", re.IGNORECASE
+EXIT_CODES = (
+    "Exit codes: 0 done (or already there), 1 internal error, 2 usage, 3 input missing or invalid, "
+    "4 output exists,\n5 some items failed, 6 no memory, disk or device, 7 a --min gate not met, "
+    "75 stopped with a checkpoint (go on with --resume)."
 )
+STOPPED_AT_ONCE = "stopped at once; finished outputs are kept, go on with --resume"
 
 
 class Command(TyperCommand):
@@ -71,16 +62,14 @@ class Command(TyperCommand):
 
 
 class Group(TyperGroup):
-    """The set of commands; keeps Ctrl-C from becoming Click's exit code."""
+    """The set of commands; gives Ctrl-C our exit code instead of Click's."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run a command; a second Ctrl-C ends it at once, with what is on disk."""
+        """Run a command; a second Ctrl-C ends it at once, and what is on disk stays there."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
-            raise Stopped(
-                "stopped at once; finished outputs are kept, go on with --resume"
-            ) from error
+            raise Stopped(STOPPED_AT_ONCE) from error
 
 
 app = typer.Typer(
@@ -128,56 +117,6 @@ def root(
     """
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and what led to it."""
-    seen: set[int] = set()
-    link: BaseException | None = error
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
-        yield link
-        link = link.__cause__ or link.__context__
-
-
-def out_of_resources(error: BaseException) -> OutOfResources | None:
-    """Recognise an error that says that memory, disk, device or a place to write is missing,
-    wherever it was raised.
-    """
-    for link in _causes(error):
-        if isinstance(link, OutOfResources):
-            return link
-        missing = _what_is_missing(link)
-        if missing is not None:
-            return OutOfResources(missing)
-    return None
-
-
-def _what_is_missing(link: BaseException) -> str | None:
-    """Return what to tell of an error that a missing resource made; None for any other error."""
-    kind, message = type(link), str(link)
-    if (
-        isinstance(link, MemoryError)
-        or kind.__name__ == "OutOfMemoryError"
-        or "can't allocate memory" in message
-    ):
-        where = "GPU memory" if "CUDA" in message else "memory"
-        return (
-            f"not enough {where}; use smaller tiles or batches, fewer --workers or another --device"
-        )
-    if kind.__name__ == "AcceleratorError" or (
-        isinstance(link, RuntimeError) and DEVICE_LOST.search(message)
-    ):
-        said = message.strip().splitlines()[0] if message.strip() else kind.__name__
-        return f"the device failed ({said}); what was saved is kept, go on with --resume, or with --device cpu"
-    if kind.__name__ == "BrokenProcessPool":
-        return "a worker process died, most often for lack of memory; use fewer --workers"
-    if isinstance(link, OSError) and link.errno is None and SHORT_WRITE.search(message):
-        return f"the disk is full ({message}); free some space, or write to another place with -o/--out"
-    if isinstance(link, OSError) and link.errno in NO_ROOM:
-        where = f"{os.fsdecode(link.filename)}: " if isinstance(link.filename, (str, bytes)) else ""
-        return f"{where}{link.strerror or message}; free some space, or write to another place with -o/--out"
-    return None
-
-
 @contextmanager
 def _logging_to(screen: Screen) -> Iterator[None]:
     """Send log records and Python's warnings to the screen for the length of the context."""
@@ -200,7 +139,7 @@ def run(arguments: Sequence[str]) -> int:
     Parameters
     ----------
     arguments : sequence of str
-        What stands after ``histosynth``; none shows the help.
+        Words after ``histosynth``; without any, the help is shown.
     """
     screen = Screen()
     with graceful_signals(), _logging_to(screen):
@@ -214,9 +153,7 @@ def run(arguments: Sequence[str]) -> int:
         except ClickError as error:  # type: ignore[misc]
             return _usage(screen, error)
         except (KeyboardInterrupt, typer.Abort):
-            screen.complain(
-                "stopped at once; finished outputs are kept, go on with --resume", kind="stopped"
-            )
+            screen.complain(STOPPED_AT_ONCE, kind="stopped")
             return Stopped.exit_code
         except Exception as error:
             resources = out_of_resources(error)
@@ -242,9 +179,9 @@ def _usage(screen: Screen, error: Exception) -> int:
 
 def main() -> None:
     """Run the command line with the process's arguments and exit."""
-    # Threads of OpenMP that wait by spinning make training ten times slower where other processes
-    # want the same processors, as on shared nodes and under quotas; the library reads this once,
-    # when torch loads it.
+    # By default, threads of OpenMP wait by spinning. That makes training ten times slower where
+    # other processes want the same processors, as on shared nodes and under quotas. The library
+    # reads this variable once, when torch loads it.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if "segment" in sys.argv[1:]:
         _begin_again_with_tunables()
@@ -252,13 +189,14 @@ def main() -> None:
 
 
 def _begin_again_with_tunables() -> None:
-    """Replace this process by itself with another setting of the C library, if that would save
-    memory on large slides.
+    """Restart the program with another setting of the C library where that saves memory.
+
+    The setting can be changed only before a process starts. It matters for large slides.
     """
     tunables = tunables_against_gaps(c_library(), os.environ.get("GLIBC_TUNABLES", ""))
     if tunables is None or not sys.executable or getattr(sys, "frozen", False):
         return
-    with suppress(OSError):  # then it goes on as it is
+    with suppress(OSError):  # where it cannot be restarted, the program goes on as it is
         os.execve(
             sys.executable,
             [sys.executable, *sys.orig_argv[1:]],

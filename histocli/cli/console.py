@@ -32,12 +32,14 @@ from histocli.base.errors import InvalidOption, SomeFailed
 from histocli.base.progress import Bar, silent
 from histocli.base.text import printable
 
-LINE_INTERVAL_S = 10.0  # between two lines of progress where there is no terminal
-REFRESH_PER_S = 4  # of the bars; each refresh costs time that the workers could use
+# Where there is no terminal, a line of progress is printed at most every ten seconds.
+LINE_INTERVAL_S = 10.0
+# Progress bars are drawn four times a second; drawing costs time that the workers could use.
+REFRESH_PER_S = 4
 
 
 class Result(Protocol):
-    """What a stage returns."""
+    """The result of a stage, such as one output that was made, skipped or failed."""
 
     def to_json(self) -> dict[str, Any]:
         """Return schema, output, status, seconds, error and what else the command reports."""
@@ -68,7 +70,7 @@ class _RichBar:
 
 
 class _LineBar:
-    """A line now and then, for log files."""
+    """A line of progress every few seconds, for log files."""
 
     def __init__(self, screen: "Screen", description: str, total: int | None) -> None:
         self._screen, self._description, self._total = screen, description, total
@@ -117,7 +119,7 @@ class Screen:
         self._failed = self._seen = 0
 
     def configure(self, *, as_json: bool, verbose: int, quiet: bool) -> None:
-        """Take over the options that say what to show."""
+        """Set what is shown, from the options of the command line."""
         if verbose and quiet:
             raise InvalidOption("-v/--verbose says more and -q/--quiet less; give one of them")
         self.as_json = as_json
@@ -146,9 +148,7 @@ class Screen:
         *,
         numbers_from: int = 1,
     ) -> None:
-        """Show rows of foreign text and numbers; columns from ``numbers_from`` on are aligned to
-        the right.
-        """
+        """Show rows of text and numbers; columns from ``numbers_from`` on are aligned right."""
         table = Table(title=Text(printable(title)), title_justify="left", show_header=any(header))
         for i, name in enumerate(header):
             table.add_column(
@@ -159,7 +159,7 @@ class Screen:
         self.show(table)
 
     def result(self, result: Result) -> None:
-        """Report one result of a stage: on stdout its path, or with --json the whole of it."""
+        """Print one result of a stage on stdout: its path, or with --json the whole result."""
         values = result.to_json()
         output, error = values.get("output"), values.get("error")
         name = str(output or values.get("input") or "")
@@ -206,15 +206,18 @@ class Screen:
         self.write(line)
 
     def print_path(self, output: object) -> None:
-        """Print the path of what was made on stdout, byte for byte; with --json it is part of the
-        object instead.
+        """Print the path of an output on stdout, byte for byte.
+
+        With --json nothing is printed: the path is part of the object there.
         """
         if output and not self.as_json:
             self.write(os.fsencode(str(output)))
 
     def write(self, line: bytes) -> None:
-        """Write a line on stdout. When its reader has gone, the work goes on and lines are dropped:
-        results are on disk.
+        """Write a line on stdout.
+
+        When the reader of a pipe has gone, the work goes on and lines are dropped: the results are
+        on disk.
         """
         try:
             sys.stdout.buffer.write(line + b"\n")
@@ -263,11 +266,10 @@ class Screen:
 
 
 class ScreenHandler(logging.Handler):
-    """Sends log records to the screen: warnings always, decisions with -v, everything of ours with
-    -vv.
+    """Sends log records to the screen: warnings always, decisions with -v, details with -vv.
 
-    Other packages' records and Python warnings are details for -vv: a user can do nothing about
-    them.
+    Records of other packages and warnings of Python appear with -vv only: a user can do nothing
+    about them.
     """
 
     def __init__(self, screen: Screen) -> None:
@@ -294,7 +296,7 @@ class ScreenHandler(logging.Handler):
 
 
 def _plain(value: Any) -> Any:
-    """Turn what JSON does not know into what it does: paths and other objects into text."""
+    """Return an object that JSON does not know, such as a path, as text."""
     return os.fspath(value) if isinstance(value, os.PathLike) else str(value)
 
 

@@ -4,13 +4,14 @@ from typing import Annotated
 
 import typer
 
-from histocli.cli import options as o
 from histocli.cli.console import Screen
+from histocli.cli.options import command
 from histocli.config.models import ModelsConfig
 
 
+@command()
 def models(
-    context: typer.Context,
+    screen: Screen,
     action: Annotated[
         str,
         typer.Argument(
@@ -24,16 +25,11 @@ def models(
             metavar="NAME", help="Which one; path takes the default one.", show_default=False
         ),
     ] = ModelsConfig.name,
-    as_json: o.AsJson = False,
-    verbose: o.Verbose = 0,
-    quiet: o.Quiet = False,
 ) -> None:
     """List the models that come with histosynth, or say where they lie.
 
     The table goes to stderr, paths and --json to stdout.
     """
-    screen: Screen = context.obj
-    screen.configure(as_json=as_json, verbose=verbose, quiet=quiet)
     settings = ModelsConfig(action=action, name=name)
     from histocli.stages.models import models as run  # late: keeps --help free of torch
 
@@ -49,7 +45,7 @@ def models(
         ]
         screen.table("Models", ("name", "pixel size", "what it is"), rows, numbers_from=3)
     for each in found:
-        if as_json:
+        if screen.as_json:
             screen.print_json(each.to_json())
         else:
             screen.print_path(each.output)

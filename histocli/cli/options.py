@@ -1,23 +1,33 @@
-"""Options that commands share: one spelling, one meaning, one place.
+"""What the commands share: their options are made from the fields of their settings.
 
-``option`` gives each of them its environment variable, ``HISTOSYNTH_`` and the long flag.
+A command is a function with ``@command()``. It takes its positionals, the options that no settings
+hold (``Annotated[type, Option(...)]``), its settings (a config dataclass), an ``Execution`` and a
+``Screen``. The decorator gives Typer an option for each field of the two dataclasses and those that
+every command has; it makes the dataclasses of what was typed and calls the function.
 """
 
-import re
-from collections.abc import Mapping, Sequence
+import functools
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
 from histocli.base.errors import InvalidOption
-from histocli.cli.settings import take_config_file
+from histocli.cli.console import Screen
+from histocli.cli.settings import print_settings, take_config_file
 from histocli.config.common import Execution
+from histocli.config.options import Option
 
-RUNNING = "Running"  # panel of --help
-TALKING = "Input of settings, output of results"
-
+TALKING = "Input of settings, output of results"  # panel of --help
 INPUTS = "Files, folders, quoted globs, @list.txt, or - for paths on stdin."
+MODELS = (".safetensors",)
+IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".svs")
+STOP_AFTER = Option(
+    "Save a checkpoint after this many steps and exit 75.", metavar="STEPS", before="seed"
+)
 
 
 def environment_name(flag: str) -> str:
@@ -27,214 +37,197 @@ def environment_name(flag: str) -> str:
     return "HISTOSYNTH_" + flag.lstrip("-").replace("-", "_").upper()
 
 
-def option(*flags: str, help: str, panel: str | None = None, **extra: Any) -> Any:
-    """Declare an option that also reads its environment variable.
+def long_flag(name: str, option: Option) -> str:
+    """Return the long flag of an option, without its negation."""
+    return (option.flag or "--" + name.replace("_", "-")).split("/")[0]
+
+
+def typer_option(
+    name: str, kind: Any, default: Any, option: Option, **extra: Any
+) -> inspect.Parameter:
+    """Return the parameter of which Typer makes an option that also reads its environment variable.
 
     Parameters
     ----------
-    *flags : str
-        Spellings; the long one (``--name``, or the first of ``--name/--no-name``) names the
-        variable.
-    help : str
-        One sentence for ``--help``.
-    panel : str, optional
-        Heading under which ``--help`` lists it.
+    name : str
+        Name of the parameter, or of the field of the settings.
+    kind : type
+        Type of the value.
+    default : object
+        Value without the option; ``inspect.Parameter.empty`` makes the option required.
+    option : Option
     **extra
         What else ``typer.Option`` takes.
     """
-    long_flag = next(flag for flag in flags if flag.startswith("--")).split("/")[0]
-    return typer.Option(
-        *flags,
-        help=help,
-        rich_help_panel=panel,
-        envvar=environment_name(long_flag),
+    if option.repeatable:
+        kind, default = list[str] | None, None
+    elif option.parse is not None:
+        kind = str if default is not None else str | None
+        default = option.written or default
+        default = ",".join(default) if isinstance(default, tuple) else default
+    flag = long_flag(name, option)
+    about = typer.Option(
+        *([option.short] if option.short else []),
+        option.flag or flag,
+        help=option.help,
+        metavar=option.metavar,
+        rich_help_panel=option.panel,
+        envvar=environment_name(flag),
         show_envvar=False,
-        **extra,
+        **{"show_default": default is not None, **extra},
     )
+    return parameter(name, Annotated[kind, about], default)
 
 
-Out = Annotated[Path, option("-o", "--out", help="What to make.")]
-Seed = Annotated[int, option("--seed", help="Seed of everything that is drawn.")]
-Mpp = Annotated[
-    float | None,
-    option(
-        "--mpp",
-        help="Micrometres per pixel of the inputs; overrides what they record.",
-        show_default=False,
-    ),
-]
+def parameter(name: str, kind: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
+    """Return a parameter of a function, given by name."""
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=default)
 
-Device = Annotated[
-    str,
-    option(
-        "--device", metavar="auto|cpu|cuda[:i]|mps", help="Where the networks run.", panel=RUNNING
-    ),
-]
-Precision = Annotated[
-    str,
-    option(
-        "--precision",
-        metavar="auto|fp32|bf16",
-        help="Number format of the networks.",
-        panel=RUNNING,
-    ),
-]
-Workers = Annotated[
-    str,
-    option(
-        "--workers",
-        metavar="auto|N",
-        help="Parallel workers; auto is one a processor.",
-        panel=RUNNING,
-    ),
-]
-Resume = Annotated[bool, option("--resume", help="Go on with a partial output.", panel=RUNNING)]
-Overwrite = Annotated[
-    bool,
-    option(
-        "--overwrite", help="Replace an output of ours made with other settings.", panel=RUNNING
-    ),
-]
-OnError = Annotated[
-    str,
-    option(
-        "--on-error",
-        metavar="stop|continue",
-        help="Whether one bad input ends the batch (continue: exit 5).",
-        panel=RUNNING,
-    ),
-]
-DryRun = Annotated[
-    bool, option("--dry-run", help="Check the inputs and say what would be made.", panel=RUNNING)
-]
 
-Config = Annotated[
-    Path | None,
-    option(
-        "--config",
-        metavar="FILE.yaml",
-        help="Settings; flags and HISTOSYNTH_* variables win over them.",
-        panel=TALKING,
+SETTINGS_FILE = (
+    typer_option(
+        "config",
+        Path | None,
+        None,
+        Option(
+            "Settings; flags and HISTOSYNTH_* variables win over them.",
+            metavar="FILE.yaml",
+            panel=TALKING,
+        ),
         is_eager=True,
         callback=take_config_file,
-        show_default=False,
     ),
-]
-PrintConfig = Annotated[
-    bool,
-    option("--print-config", help="Print the settings in force as YAML, and stop.", panel=TALKING),
-]
-AsJson = Annotated[bool, option("--json", help="One JSON object a line on stdout.", panel=TALKING)]
-Verbose = Annotated[
-    int,
-    option(
-        "-v",
-        "--verbose",
+    typer_option(
+        "print_config",
+        bool,
+        False,
+        Option("Print the settings in force as YAML, and stop.", panel=TALKING),
+    ),
+)
+"""Options of every command that has settings."""
+
+TALK = (
+    typer_option(
+        "as_json",
+        bool,
+        False,
+        Option("One JSON object a line on stdout.", flag="--json", panel=TALKING),
+    ),
+    typer_option(
+        "verbose",
+        int,
+        0,
+        Option("Say more; -vv says all.", short="-v", metavar="", panel=TALKING),
         count=True,
-        help="Say more; -vv says all.",
-        panel=TALKING,
         show_default=False,
-        metavar="",
     ),
-]
-Quiet = Annotated[bool, option("-q", "--quiet", help="Errors only.", panel=TALKING)]
+    typer_option("quiet", bool, False, Option("Errors only.", short="-q", panel=TALKING)),
+)
+"""Options of every command."""
 
-DEFAULTS = Execution()
 
+def command(
+    *,
+    without: Collection[str] = (),
+    overwrite_help: str | None = None,
+    check: Callable[..., None] | None = None,
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a command of a function; the top of this file says how.
 
-def parse_workers(text: str) -> int:
-    """Read ``--workers``: a number, or auto, which is 0.
-
-    Raises
-    ------
-    InvalidOption
-        Neither.
+    Parameters
+    ----------
+    without : collection of str
+        Fields of ``Execution`` that mean nothing to the command and become no options of it.
+    overwrite_help : str, optional
+        What ``--overwrite`` replaces, where that is not the output as a whole.
+    check : callable, optional
+        Raises ``InvalidOption`` where options contradict each other. It takes the settings and, by
+        name, what the command takes beside them, and is called also for ``--print-config``.
     """
-    if text == "auto":
-        return 0
-    if not text.isdecimal() or len(text) > 6:
-        raise InvalidOption(f"--workers must be auto or a whole number of at least 1, got {text!r}")
-    return int(text)
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        taken = [
+            each
+            for each in inspect.signature(function).parameters.values()
+            if each.annotation is not Screen
+        ]
+        own = [each for each in taken if not is_dataclass(each.annotation)]
+        configs = {each.name: each.annotation for each in taken if each not in own}
+
+        @functools.wraps(function)
+        def run(context: typer.Context, **typed: Any) -> None:
+            screen: Screen = context.obj
+            screen.configure(**{each.name: typed[each.name] for each in TALK})
+            values = {each.name: typed[each.name] for each in own}
+            for name, kind in configs.items():
+                if kind is Execution and check is not None:
+                    check(**values)
+                values[name] = read_fields(kind, typed)
+            if typed.get("print_config"):
+                print_settings(context)
+            else:
+                function(**values, screen=screen)
+                screen.raise_if_any_failed()
+
+        shown = _shown(own, configs.values(), without, overwrite_help)
+        run.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+        run.__annotations__ = {each.name: each.annotation for each in shown}
+        return run
+
+    return decorate
 
 
-def parse_duration(text: str | None, flag: str) -> float | None:
-    """Read a duration such as ``90s``, ``10m``, ``1h30m`` or ``600`` (seconds).
+def _shown(
+    own: Sequence[inspect.Parameter],
+    configs: Collection[type[Any]],
+    without: Collection[str],
+    overwrite_help: str | None,
+) -> list[inspect.Parameter]:
+    """Return the parameters that Typer reads, in the order of ``--help``."""
+    shown = [parameter("context", typer.Context)]
+    placed: list[tuple[str, inspect.Parameter]] = []  # with the field that they stand before
 
-    Returns
-    -------
-    float or None
-        Seconds; None where nothing was given.
+    def add(name: str, kind: Any, default: Any, about: Option) -> None:
+        made = typer_option(name, kind, default, about)
+        if about.before is None:
+            shown.append(made)
+        else:
+            placed.append((about.before, made))
 
-    Raises
-    ------
-    InvalidOption
-        Not a duration, or not positive.
-    """
-    if text is None:
-        return None
-    number = r"(\d+(?:\.\d+)?)"
-    match = re.fullmatch(
-        rf"(?:{number}h)?(?:{number}m)?(?:{number}s?)?", text.strip().lower(), re.ASCII
-    )
-    if match is None or not any(match.groups()):
-        raise InvalidOption(f"{flag} must be a duration such as 90s, 10m or 1h30m, got {text!r}")
-    seconds = sum(
-        float(part or 0) * unit for part, unit in zip(match.groups(), (3600, 60, 1), strict=True)
-    )
-    if seconds <= 0:
-        raise InvalidOption(f"{flag} must be longer than nothing, got {text!r}")
-    return seconds
-
-
-def parse_gigabytes(text: str | None, flag: str) -> float | None:
-    """Read an amount of memory such as ``4G``, ``800M`` or ``2.5`` (gigabytes).
-
-    Returns
-    -------
-    float or None
-        Gigabytes; None where nothing was given.
-
-    Raises
-    ------
-    InvalidOption
-        Not an amount.
-    """
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b)?", text.strip().lower(), re.ASCII)
-    if match is None:
-        raise InvalidOption(f"{flag} must be an amount of memory such as 4G or 800M, got {text!r}")
-    return float(match[1]) * {"k": 1e-6, "m": 1e-3, "": 1.0, "g": 1.0, "t": 1e3}[match[2]]
+    for each in own:
+        kind, about = get_args(each.annotation)
+        if isinstance(about, Option):
+            add(each.name, kind, each.default, about)
+        else:
+            shown.append(each.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+    for config in configs:
+        types = get_type_hints(config)
+        for field in fields(config):
+            about = field.metadata["option"]
+            if field.name == "overwrite" and overwrite_help is not None:
+                about = replace(about, help=overwrite_help)
+            if config is not Execution or field.name not in without:
+                add(field.name, types[field.name], field.default, about)
+    for before, made in placed:
+        shown.insert([each.name for each in shown].index(before), made)
+    return [*shown, *(SETTINGS_FILE if configs else ()), *TALK]
 
 
-def parse_names(text: str, flag: str) -> tuple[str, ...]:
-    """Read a comma-separated list such as ``ome-zarr,tiff``; order is kept, repetitions are
-    dropped.
-    """
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    if not names:
-        raise InvalidOption(f"{flag} must name at least one, got {text!r}")
-    return names
+def read_fields(config: type[Any], typed: Mapping[str, Any]) -> Any:
+    """Make a config dataclass of what was typed for its fields; others keep their defaults."""
+    read = {}
+    for field in fields(config):
+        about, value = field.metadata["option"], typed.get(field.name)
+        if value is not None:
+            flag = long_flag(field.name, about)
+            read[field.name] = about.parse(value, flag) if about.parse else value
+    return config(**read)
 
 
-def parse_gates(words: Sequence[str], flag: str) -> tuple[tuple[str, float], ...]:
-    """Read gates such as ``pq=0.55`` (also ``pq=0.55,dice=0.7``).
-
-    Raises
-    ------
-    InvalidOption
-        A word is not ``name=number``.
-    """
-    gates = []
-    for word in (part.strip() for words_of_one in words for part in words_of_one.split(",")):
-        name, equals, number = word.partition("=")
-        try:
-            gates.append((name.strip(), float(number)))
-        except ValueError:
-            equals = ""
-        if not equals or not gates[-1][1] == gates[-1][1]:  # nan would never fail the gate
-            raise InvalidOption(f"{flag} must look like pq=0.55, got {word!r}")
-    return tuple(gates)
+def check_stop_after(stop_after: int | None, **_: Any) -> None:
+    """Refuse to stop before the first step; a check of :func:`command`."""
+    if stop_after is not None and stop_after < 1:
+        raise InvalidOption(f"--stop-after must be at least 1 step, got {stop_after}")
 
 
 def refuse_by_suffix(words: Sequence[str], what: str, meant: Mapping[tuple[str, ...], str]) -> None:
@@ -258,8 +251,3 @@ def refuse_by_suffix(words: Sequence[str], what: str, meant: Mapping[tuple[str, 
         for suffixes, remedy in meant.items():
             if word.lower().endswith(suffixes):
                 raise InvalidOption(f"{word}: {what}; {remedy}")
-
-
-def execution(*, workers: str = "auto", **values: Any) -> Execution:
-    """Build the settings of how a command runs from its parsed options."""
-    return Execution(workers=parse_workers(workers), **values)

@@ -1,8 +1,7 @@
 """Where an option's value comes from: flag, then environment, then ``--config`` file, then default.
 
-The file is YAML. Keys are option names, with - or _; a key at the top serves every command that has
-the option, a section
-named after a command serves that one and wins::
+The file is YAML. Keys are option names, with - or _. A key at the top serves every command that has
+the option; a section named after a command serves that command alone and wins::
 
     seed: 3
     generate:
@@ -22,19 +21,17 @@ import typer
 from histocli.base.errors import InputNotFound, InvalidInput, InvalidOption
 from histocli.base.text import printable
 
-# how to talk, not what to do
+# options that say how the program talks, not what it makes
 NOT_SETTINGS = frozenset({"help", "config", "print_config", "json", "verbose", "quiet"})
 
 
 def option_key(parameter: Any) -> str:
-    """Return the name of an option in files: its long flag without dashes, ``patch_px`` for
-    ``--patch-px``.
-    """
+    """Return an option's name in files: ``patch_px`` for ``--patch-px``."""
     return str(max(parameter.opts, key=len)).lstrip("-").replace("-", "_")
 
 
 def options_of(command: Any) -> dict[str, Any]:
-    """Return the settable options of a command by their name in files."""
+    """Return the options of a command that a file may set, by their names in files."""
     parameters = (
         parameter for parameter in command.params if parameter.param_type_name == "option"
     )
@@ -77,9 +74,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def _as_flag_value(value: Any) -> Any:
-    """Write a YAML value the way it would stand on the command line, so that one parser checks
-    both.
-    """
+    """Write a YAML value as it would stand on the command line, so that one parser checks both."""
     if isinstance(value, Mapping):
         return [f"{key}={item}" for key, item in value.items()]
     if isinstance(value, (list, tuple)):
@@ -101,7 +96,7 @@ def defaults_for(
     commands : mapping of str to command
         All commands; keys that none of them knows are refused, whichever command runs.
     path : Path
-        For messages.
+        The file, for messages.
 
     Returns
     -------
@@ -149,8 +144,9 @@ def defaults_for(
 
 
 def take_config_file(context: typer.Context, path: Path | None) -> Path | None:
-    """Make the values of ``--config`` the defaults of the command; an eager callback, so it runs
-    before other options.
+    """Make the values of ``--config`` the defaults of the command.
+
+    Typer calls this before it reads the other options, because ``--config`` is eager.
     """
     if path is not None and context.parent is not None and not context.resilient_parsing:
         commands = context.parent.command.commands  # type: ignore[attr-defined]
@@ -181,7 +177,7 @@ def print_settings(context: typer.Context) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Turn a parsed option into what YAML holds."""
+    """Return the value of an option as text, numbers and lists, which YAML can hold."""
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Iterable) and not isinstance(value, str):

@@ -7,27 +7,47 @@ from dataclasses import dataclass
 from typing import Any
 
 from histocli.base.errors import InvalidOption
-from histocli.base.inputs import MPP_RANGE
+from histocli.base.units import MPP_RANGE, sane_mpp
+from histocli.config.options import option, parse_duration, parse_workers
+
+RUNNING = "Running"  # panel of --help
+# help texts of fields that several commands have
+SEED = "Seed of everything that is drawn."
+MPP = "Micrometres per pixel of the inputs; overrides what they record."
+REFERENCE_MPP = "Micrometres per pixel of the references; overrides what they record."
+SHIPPABLE = "Whether the licence of the references lets trained weights be given away."
 
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
     """How a command runs; nothing here changes what it makes."""
 
-    device: str = "auto"
-    """Where tensors live: auto, cpu, cuda, cuda:<i> or mps."""
-    precision: str = "auto"
-    """Number format of the networks: auto, fp32 or bf16."""
-    workers: int = 0
-    """Worker processes or threads; 0 is one per available processor."""
-    resume: bool = False
-    """Continue a partial output."""
-    overwrite: bool = False
-    """Replace an output of ours that was made with other settings."""
-    on_error: str = "stop"
-    """What to do when one item of several fails: stop or continue."""
-    dry_run: bool = False
-    """Check inputs and say what would be done, without doing it."""
+    device: str = option(
+        "auto", "Where the networks run.", metavar="auto|cpu|cuda[:i]|mps", panel=RUNNING
+    )
+    precision: str = option(
+        "auto", "Number format of the networks.", metavar="auto|fp32|bf16", panel=RUNNING
+    )
+    # processes or threads; 0 is auto
+    workers: int = option(
+        0,
+        "Parallel workers; auto is one a processor.",
+        metavar="auto|N",
+        panel=RUNNING,
+        parse=parse_workers,
+        written="auto",
+    )
+    resume: bool = option(False, "Go on with a partial output.", panel=RUNNING)
+    overwrite: bool = option(
+        False, "Replace an output of ours made with other settings.", panel=RUNNING
+    )
+    on_error: str = option(
+        "stop",
+        "Whether one bad input ends the batch (continue: exit 5).",
+        metavar="stop|continue",
+        panel=RUNNING,
+    )
+    dry_run: bool = option(False, "Check the inputs and say what would be made.", panel=RUNNING)
 
     def __post_init__(self) -> None:
         if self.on_error not in ("stop", "continue"):
@@ -40,12 +60,24 @@ class Execution:
             )
 
 
+def time_budget() -> float | None:
+    """Declare the seconds within which a training ends with its output written."""
+    return option(
+        None,
+        "Plan the steps so that the command ends within this time.",
+        flag="--time-budget",
+        metavar="10m",
+        parse=parse_duration,
+    )
+
+
 def check_mpp(mpp: float | None) -> None:
     """Raise ``InvalidOption`` unless ``mpp`` is None or a pixel size that a microscope can have."""
     low, high = MPP_RANGE
-    if mpp is not None and not low <= mpp <= high:
+    if mpp is not None and sane_mpp(mpp) is None:
         raise InvalidOption(
-            f"--mpp must lie between {low} and {high} micrometres per pixel, got {mpp}; a 40x scan has about 0.25"
+            f"--mpp must lie between {low} and {high} micrometres per pixel, got "
+            f"{mpp}; a 40x scan has about 0.25"
         )
 
 

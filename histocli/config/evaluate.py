@@ -1,42 +1,12 @@
 """Settings of ``histosynth evaluate``."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from histocli.base.errors import InvalidOption
-from histocli.config.common import check_mpp, check_seed
-
-F1_AT = tuple(f"f1_{percent}" for percent in range(50, 100, 5))
-"""F1 where a match needs an IoU above 0.50, 0.55 ... 0.95."""
-
-QUALITIES = (
-    "dice",
-    "aji",
-    "aji_plus",
-    "pq",
-    "dq",
-    "sq",
-    "f1",
-    "dice2",
-    "ensemble_dice",
-    "precision",
-    "recall",
-    *F1_AT,
-    "f1_mean",
-    "dsb_ap",
-    "detection_f1",
-    "detection_precision",
-    "detection_recall",
-    "boundary_f1",
-)
-"""Metrics in 0..1 of which more is better; ``--min`` takes them."""
-
-ERRORS = ("hd95_um", "count_error_abs", "matched_area_error")
-"""Metrics of which less is better, 0 at best; ``--max`` takes them."""
-
-SIGNED = ("count_error", "count_error_relative", "area_error_relative")
-"""Differences, prediction minus truth: 0 at best, no gate."""
-
-METRICS = (*QUALITIES, *ERRORS, *SIGNED)
+from histocli.config.common import MPP, SEED, check_mpp, check_seed
+from histocli.config.options import option, parse_gates
+from histocli.metrics.table import ERRORS, QUALITIES
 
 BORDERS = ("count", "ignore")
 RESAMPLED = ("image", "group")
@@ -46,28 +16,39 @@ RESAMPLED = ("image", "group")
 class EvaluateConfig:
     """Settings of evaluation; one field per command-line option."""
 
-    minimum: tuple[tuple[str, float], ...] = ()
-    """Gates: pairs of metric and the mean that must be reached."""
-    maximum: tuple[tuple[str, float], ...] = ()
-    """Gates: pairs of metric and the mean that must not be exceeded."""
-    mpp: float | None = None
-    """Micrometres per pixel of all images; None takes what each records."""
-    radius_um: float = 3.0
-    """A predicted centroid this near to a true one detects it."""
-    tolerance_um: float = 0.5
-    """A boundary pixel this near to one of the other side is right."""
-    boundaries: bool = True
-    """Whether boundaries are compared; they cost more than everything else."""
-    border: str = "count"
-    """What becomes of true nuclei that touch the border of an image: count, or ignore."""
-    bootstrap: int = 1000
-    """Resamplings for the 95 % intervals."""
-    resample: str = "image"
-    """What is drawn anew: images, or whole groups such as patients."""
-    realism_patches: int = 600
-    """Patches of each kind that realism is judged on, at most."""
-    seed: int = 0
-    """Seed of everything that is drawn."""
+    minimum: tuple[tuple[str, float], ...] = option(
+        (),
+        f"Exit 7 when a mean is lower: {', '.join(QUALITIES)}. Repeatable.",
+        flag="--min",
+        metavar="METRIC=VALUE",
+        parse=parse_gates,
+        repeatable=True,
+    )
+    maximum: tuple[tuple[str, float], ...] = option(
+        (),
+        f"Exit 7 when a mean is higher: {', '.join(ERRORS)}. Repeatable.",
+        flag="--max",
+        metavar="METRIC=VALUE",
+        parse=parse_gates,
+        repeatable=True,
+    )
+    mpp: float | None = option(None, MPP)
+    radius_um: float = option(3.0, "A centroid this near to a true one detects it, in um.")
+    tolerance_um: float = option(0.5, "A boundary pixel this near to a true one is right, in um.")
+    # boundaries cost more than everything else
+    boundaries: bool = option(
+        True,
+        "Compare boundaries: boundary F1 and Hausdorff distance.",
+        flag="--boundaries/--no-boundaries",
+    )
+    border: str = option(
+        "count", "What true nuclei at an image's border do.", metavar="|".join(BORDERS)
+    )
+    bootstrap: int = option(1000, "Resamplings of the images for the 95 % interval; 0: none.")
+    # whole groups are, for instance, patients
+    resample: str = option("image", "What is drawn anew for it.", metavar="|".join(RESAMPLED))
+    realism_patches: int = option(600, "Patches of each kind that are judged.")
+    seed: int = option(0, SEED)
 
     def __post_init__(self) -> None:
         for flag, gates, names in (
@@ -94,3 +75,33 @@ class EvaluateConfig:
         ):
             if word not in known:
                 raise InvalidOption(f"{flag} must be {' or '.join(known)}, got {word!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateFiles:
+    """What ``evaluate`` reads beside predictions, and the report that it writes."""
+
+    truth: str | None = option(
+        None, "Truth of several predictions that are compared.", metavar="TRUTH", before="minimum"
+    )
+    ignore: str | None = option(
+        None, "Masks by name; what is not 0 does not count.", metavar="MASKS", before="bootstrap"
+    )
+    html: Path | None = option(
+        None, "Report to write, one file.", metavar="FILE.html", before="realism_patches"
+    )
+    images: str | None = option(
+        None, "Pictures by name, for the report.", metavar="IMAGES", before="realism_patches"
+    )
+    show: list[str] | None = option(
+        None,
+        "Patch store or model for the report. Repeatable.",
+        metavar="PATH",
+        before="realism_patches",
+    )
+    realism: str | None = option(
+        None, "Judge this patch store against --refs.", metavar="STORE", before="realism_patches"
+    )
+    refs: list[str] | None = option(
+        None, "Reference images, with --realism. Repeatable.", before="realism_patches"
+    )

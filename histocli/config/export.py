@@ -3,35 +3,42 @@
 from dataclasses import dataclass
 
 from histocli.base.errors import InvalidOption
-
-EXPORTS = ("ome-zarr-0.4", "tiff", "geojson", "parquet", "csv", "overlay", "qc")
-OF_REGION = ("tiff", "overlay")
+from histocli.base.formats import FORMATS, check_formats, format_names
+from histocli.config.common import MPP, SEED
+from histocli.config.options import option, parse_names, parse_region
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
     """Settings of exporting label stores; one field per command-line option."""
 
-    formats: tuple[str, ...] = ("geojson",)
-    """What to write for each store: ome-zarr-0.4, tiff, geojson, parquet, csv, overlay, qc."""
-    slide: str | None = None
-    """The slide itself, or a folder that holds it; for overlay and qc, which show it."""
-    region: tuple[int, int, int, int] | None = None
-    """Rows and columns of level 0 to write: y0, x0, y1, x1, half open; for tiff and overlay."""
-    mpp: float | None = None
-    """Pixel size of the slide, in micrometres per pixel, where it records none."""
-    seed: int = 0
-    """Seed of the choice of crops in qc pictures."""
+    formats: tuple[str, ...] = option(
+        ("geojson",),
+        f"What to write, comma-separated: {', '.join(format_names('export'))}.",
+        flag="--format",
+        metavar="LIST",
+        parse=parse_names,
+    )
+    slide: str | None = option(
+        None, "The slide, or a folder with it; for overlay and qc.", metavar="SLIDE|FOLDER"
+    )
+    # half open: rows y0 to y1 - 1, columns x0 to x1 - 1
+    region: tuple[int, int, int, int] | None = option(
+        None,
+        "Part of the slide, in pixels of level 0; for tiff and overlay.",
+        metavar="y0,x0,y1,x1",
+        parse=parse_region,
+    )
+    mpp: float | None = option(None, MPP)
+    seed: int = option(0, SEED)  # of the choice of crops in qc pictures
 
     def __post_init__(self) -> None:
-        if not self.formats:
-            raise InvalidOption(f"--format must name at least one of {', '.join(EXPORTS)}")
+        check_formats(self.formats, "export")
+        of_region = [name for name, form in FORMATS.items() if form.takes_region]
         for name in self.formats:
-            if name not in EXPORTS:
-                raise InvalidOption(f"--format must be among {', '.join(EXPORTS)}, got {name!r}")
-            if self.region is not None and name not in OF_REGION:
+            if self.region is not None and name not in of_region:
                 raise InvalidOption(
-                    f"--region goes with --format {' and '.join(OF_REGION)}, not with {name}"
+                    f"--region goes with --format {' and '.join(of_region)}, not with {name}"
                 )
         if self.region is not None:
             y0, x0, y1, x1 = self.region
@@ -41,20 +48,3 @@ class ExportConfig:
                 )
         if self.seed < 0:
             raise InvalidOption(f"--seed must be 0 or larger, got {self.seed}")
-
-
-def parse_region(text: str | None) -> tuple[int, int, int, int] | None:
-    """Read ``y0,x0,y1,x1``.
-
-    Raises
-    ------
-    InvalidOption
-        Something else.
-    """
-    if text is None:
-        return None
-    parts = [part.strip() for part in text.split(",")]
-    if len(parts) != 4 or not all(part.isdecimal() for part in parts):
-        raise InvalidOption(f"--region must be y0,x0,y1,x1 in pixels of level 0, got {text!r}")
-    y0, x0, y1, x1 = map(int, parts)
-    return y0, x0, y1, x1

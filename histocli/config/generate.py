@@ -3,33 +3,29 @@
 from dataclasses import dataclass
 
 from histocli.base.errors import InvalidOption
-from histocli.config.common import check_mpp, check_seed
+from histocli.config.common import REFERENCE_MPP, SEED, SHIPPABLE, check_mpp, check_seed
+from histocli.config.options import option
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig:
     """Settings of initial synthesis; one field per command-line option."""
 
-    n: int = 2000
-    """Number of patches."""
-    patch_px: int = 256
-    """Side of a patch, in pixels at ``mpp``."""
-    mpp: float = 0.25
-    """Pixel size of the patches, in micrometres per pixel."""
-    reference_mpp: float | None = None
-    """Pixel size of the references, in micrometres per pixel, where they do not record it; a
-    recorded one is overridden."""
-    priors: str | None = None
-    """Model whose nuclei of the references are measured and taken out, instead of the rough
-    ones."""
-    rounds: int = 0
-    """Rounds in which parameters of the synthesis are re-sampled towards patches that a classifier
-    takes for real."""
-    shippable: bool = True
-    """Whether the licence of the references lets weights that learnt from the patches be given
-    away."""
-    seed: int = 0
-    """Seed of everything that is drawn."""
+    n: int = option(2000, "Number of patches.")
+    patch_px: int = option(256, "Side of a patch, in pixels.")
+    mpp: float = option(0.25, "Micrometres per pixel of the patches.")
+    reference_mpp: float | None = option(None, REFERENCE_MPP)
+    priors: str | None = option(
+        None,
+        "Measure the nuclei that this model finds in the references, instead of the roughly found "
+        "ones.",
+        metavar="MODEL",
+    )
+    rounds: int = option(
+        0, "Rounds of re-sampling parameters of the synthesis by a classifier of real patches."
+    )
+    shippable: bool = option(True, SHIPPABLE, flag="--shippable/--not-shippable")
+    seed: int = option(0, SEED)
 
     def __post_init__(self) -> None:
         check_mpp(self.mpp)

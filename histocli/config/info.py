@@ -3,19 +3,19 @@
 from dataclasses import dataclass
 
 from histocli.base.errors import InvalidOption
-from histocli.config.common import check_seed
+from histocli.config.common import SEED, check_seed
+from histocli.config.options import option
 
 
 @dataclass(frozen=True, kw_only=True)
 class InfoConfig:
     """Settings of describing a store; one field per command-line option."""
 
-    sheet: str | None = None
-    """PNG file to write with patches and their outlines."""
-    sheet_patches: int = 16
-    """Number of patches on the sheet."""
-    seed: int = 0
-    """Seed of the choice of patches."""
+    sheet: str | None = option(
+        None, "Picture to write: patches beside their outlines.", metavar="FILE.png"
+    )
+    sheet_patches: int = option(16, "Patches on the sheet.")
+    seed: int = option(0, SEED)
 
     def __post_init__(self) -> None:
         check_seed(self.seed)

@@ -3,20 +3,22 @@
 from dataclasses import dataclass
 
 from histocli.base.errors import InvalidOption
-from histocli.config.common import check_mpp
+from histocli.config.common import MPP, check_mpp
+from histocli.config.options import option
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackConfig:
     """Settings of packing a person's own labelled patches; one field per command-line option."""
 
-    patch_px: int = 256
-    """Side of a patch, in pixels; larger images are cut into patches, smaller ones are padded with
-    ignored pixels."""
-    mpp: float | None = None
-    """Pixel size of the images, in micrometres per pixel; overrides what they record."""
-    shippable: bool = True
-    """False when a licence forbids giving away weights trained on these images."""
+    # larger images are cut into patches, smaller ones are padded with ignored pixels
+    patch_px: int = option(256, "Side of a patch, in pixels.")
+    mpp: float | None = option(None, MPP)
+    shippable: bool = option(
+        True,
+        "Whether the licence of the images lets trained weights be given away.",
+        flag="--shippable/--not-shippable",
+    )
 
     def __post_init__(self) -> None:
         check_mpp(self.mpp)

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from histocli.base.errors import InvalidOption
-from histocli.config.common import check_mpp, check_seed
+from histocli.config.common import REFERENCE_MPP, SEED, check_mpp, check_seed, time_budget
+from histocli.config.options import option
 
 EDITS = ("nuclei", "patch")
 OBJECTIVES = ("fooling", "matching")
@@ -13,35 +14,37 @@ OBJECTIVES = ("fooling", "matching")
 class RefineConfig:
     """Settings of refinement; one field per command-line option."""
 
-    steps: int = 1200
-    """Optimisation steps of the refiner and its critics; a time budget may lower or raise them."""
-    batch: int = 8
-    """Crops of each kind in a step."""
-    identity: float = 3.0
-    """Price of changing the tone of nuclei, against being taken for real; texture is free."""
-    style: float = 0.2
-    """Weight of looking like the reference, against being taken for real."""
-    edits: str = "nuclei"
-    """Where the refiner may change a patch: ``nuclei`` and a narrow ring, or the whole
-    ``patch``."""
-    objective: str = "matching"
-    """What the refiner is after: ``fooling`` the critic, or ``matching`` what the critic sees in
-    the reference, which costs the segmenter less."""
-    proof: float = 0.9
-    """Held-out AUC of real against initial patches that the critic must reach before the refiner
-    moves; 0 asks for none."""
-    restyle: bool = False
-    """Give each patch the stains and the style of another reference than its own."""
-    weights: bool = True
-    """Weigh patches by how likely they are among real ones."""
-    model: str | None = None
-    """Refined store whose refiner is applied; nothing is trained then."""
-    reference_mpp: float | None = None
-    """Pixel size of the references, in micrometres per pixel, where they do not record it."""
-    time_budget_s: float | None = None
-    """Seconds within which the command ends with its store written; plans the number of steps."""
-    seed: int = 0
-    """Seed of initial weights, crops and noise."""
+    # a time budget may lower or raise the steps
+    steps: int = option(1200, "Optimisation steps.")
+    batch: int = option(8, "Crops of each kind in a step.")
+    # the two weights are relative to that of being taken for real, which is 1
+    identity: float = option(3.0, "Price of changing the tone of nuclei; texture is free.")
+    style: float = option(0.2, "Weight of looking like the reference.")
+    edits: str = option(
+        "nuclei", "Change nuclei and a narrow ring, or the whole patch.", metavar="nuclei|patch"
+    )
+    # matching costs the segmenter less
+    objective: str = option(
+        "matching",
+        "Fool the critic, or match what it sees in the reference.",
+        metavar="fooling|matching",
+    )
+    # of real against initial patches
+    proof: float = option(
+        0.9, "Held-out AUC that the critic must reach before the refiner moves; 0 asks for none."
+    )
+    restyle: bool = option(
+        False, "Give each patch the stains and style of another reference than its own."
+    )
+    weights: bool = option(
+        True, "Weigh patches by how likely they are among real ones.", flag="--weights/--no-weights"
+    )
+    model: str | None = option(
+        None, "Apply the refiner of this refined store; train nothing.", metavar="STORE"
+    )
+    reference_mpp: float | None = option(None, REFERENCE_MPP)
+    time_budget_s: float | None = time_budget()
+    seed: int = option(0, SEED)
 
     def __post_init__(self) -> None:
         check_seed(self.seed)

@@ -3,45 +3,59 @@
 from dataclasses import dataclass, replace
 
 from histocli.base.errors import InvalidOption
-from histocli.config.common import check_mpp
+from histocli.base.formats import check_formats, format_names
+from histocli.config.common import MPP, check_mpp
+from histocli.config.options import option, parse_gigabytes, parse_names
 
-FORMATS = ("ome-zarr", "tiff", "geojson", "parquet", "csv", "overlay", "qc")
 TISSUE = ("auto", "none")
 LEAST_MEMORY_GB = 0.5
+SCALE = "Scale"  # panel of --help
 
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentConfig:
     """Settings of segmentation; one field per command-line option."""
 
-    formats: tuple[str, ...] = ("ome-zarr",)
-    """What to write for each slide: ome-zarr, tiff, geojson, parquet, csv, overlay, qc."""
-    mpp: float | None = None
-    """Pixel size of the inputs, in micrometres per pixel; overrides what they record."""
-    tile_px: int = 8192
-    """Largest side of the kept core of a network tile, in pixels at the model's resolution; as a
-    rule a block is one tile."""
-    views: int = 1
-    """In how many orientations the network sees each tile: 1 to 8, averaged."""
-    tissue: str = "auto"
-    """Where nuclei are looked for: auto finds tissue, none leaves nothing out."""
-    roi: str | None = None
-    """GeoJSON file or mask image of the regions to look at, or a folder with one for each slide,
-    named after it."""
-    max_memory: float | None = None
-    """Gigabytes that the process may take; None takes what is fastest."""
-    shard: str | None = None
-    """Which share of the slides to take, i/N."""
-    scheduler: str | None = None
-    """Address of a Dask scheduler whose workers do the work."""
+    formats: tuple[str, ...] = option(
+        ("ome-zarr",),
+        f"What to write, comma-separated: {', '.join(format_names('segment'))}.",
+        flag="--format",
+        metavar="LIST",
+        parse=parse_names,
+    )
+    mpp: float | None = option(None, MPP)
+    # in pixels at the model's resolution; as a rule a block is one tile
+    tile_px: int = option(8192, "Largest side of a network tile's kept core, in pixels.")
+    # the predictions for the orientations are averaged
+    views: int = option(
+        1, "Orientations in which the network sees each tile, 1 to 8; the cost grows as much."
+    )
+    tissue: str = option(
+        "auto", "Look for nuclei on tissue only, or everywhere (none).", metavar="|".join(TISSUE)
+    )
+    roi: str | None = option(
+        None,
+        "Regions to look at: GeoJSON in slide pixels, a mask image, or a folder with one for each "
+        "slide.",
+        metavar="FILE|FOLDER",
+    )
+    # gigabytes; None takes what is fastest
+    max_memory: float | None = option(
+        None, "Memory that the process may take.", metavar="4G", panel=SCALE, parse=parse_gigabytes
+    )
+    shard: str | None = option(
+        None,
+        "Take the i-th of N shares of the slides; by default what a Slurm array says, else all.",
+        metavar="i/N",
+        panel=SCALE,
+    )
+    scheduler: str | None = option(
+        None, "Dask scheduler whose workers do the work.", metavar="ADDRESS", panel=SCALE
+    )
 
     def __post_init__(self) -> None:
         check_mpp(self.mpp)
-        if not self.formats:
-            raise InvalidOption(f"--format must name at least one of {', '.join(FORMATS)}")
-        for name in self.formats:
-            if name not in FORMATS:
-                raise InvalidOption(f"--format must be among {', '.join(FORMATS)}, got {name!r}")
+        check_formats(self.formats, "segment")
         if not 64 <= self.tile_px <= 8192 or self.tile_px % 32:
             raise InvalidOption(
                 f"--tile-px must be a multiple of 32 between 64 and 8192, got {self.tile_px}"
@@ -52,7 +66,8 @@ class SegmentConfig:
             raise InvalidOption(f"--tissue must be auto or none, got {self.tissue!r}")
         if self.max_memory is not None and not self.max_memory >= LEAST_MEMORY_GB:
             raise InvalidOption(
-                f"--max-memory must be at least {LEAST_MEMORY_GB} gigabytes, got {self.max_memory:g}"
+                f"--max-memory must be at least {LEAST_MEMORY_GB} gigabytes, got "
+                f"{self.max_memory:g}"
             )
         if self.shard is not None:
             parse_shard(self.shard)

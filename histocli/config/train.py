@@ -3,7 +3,15 @@
 from dataclasses import dataclass
 
 from histocli.base.errors import InvalidOption
-from histocli.config.common import check_mpp, check_seed
+from histocli.config.common import (
+    REFERENCE_MPP,
+    SEED,
+    SHIPPABLE,
+    check_mpp,
+    check_seed,
+    time_budget,
+)
+from histocli.config.options import option
 
 SIZES = ("S", "M", "L")
 TARGETS = ("distance", "contact")
@@ -15,49 +23,57 @@ LEARNING_RATE = 3e-3
 class TrainConfig:
     """Settings of training a segmenter; one field per command-line option."""
 
-    size: str = "S"
-    """Size of the segmenter: S (laptop), M (workstation) or L (GPU)."""
-    targets: str = "distance"
-    """What the segmenter predicts beside the nucleus mask: ``distance`` to the border, or also
-    ``contact`` of nuclei."""
-    hard: str = "none"
-    """Hard examples made on the fly: ``none``, by moving ``appearance``, or by the ``refiner`` of a
-    refined store."""
-    fresh: bool = False
-    """Draw new patches while training goes on, in the place of the store's."""
-    fresh_per_step: float = 0.5
-    """New patches that each step brings, with ``fresh``."""
-    compile: bool = False
-    """Compile the network first: takes a minute and more, and each step is faster."""
-    steps: int = 3000
-    """Optimisation steps; a time budget may lower or raise it."""
-    batch: int = 8
-    """Crops in a step; at equal time, more and smaller steps learn more."""
-    crop_px: int = 128
-    """Side of a training crop, in pixels."""
-    learning_rate: float | None = None
-    """Peak of the one-cycle schedule; by default 0.003, and a third of it for weights that have
-    learnt already."""
-    init: str | None = None
-    """Model whose weights the training starts from."""
-    rounds: int = 2
-    """Rounds of self-training on unlabelled references, where some are given."""
-    teacher: str | None = None
-    """Labels of the references, of any kind, that teach the first round of self-training in place
-    of the network's own."""
-    reference_mpp: float | None = None
-    """Pixel size of the references, in micrometres per pixel, where they do not record it."""
-    shippable: bool = True
-    """Whether the licence of the references lets trained weights be given away."""
-    validation: float = 0.05
-    """Share of the synthetic patches that is held out to watch the training."""
-    contrast_quantile: float = 0.25
-    """Share of the references that are flatter than what ``segment`` raises flat images to; 0
-    leaves images as they are, 0.5 suits a model that will see tissue of other laboratories."""
-    time_budget_s: float | None = None
-    """Seconds within which the command ends with its model written; plans the number of steps."""
-    seed: int = 0
-    """Seed of initial weights, crops and augmentation."""
+    size: str = option(
+        "S", "Size of the network: S laptop, M workstation, L GPU.", metavar="|".join(SIZES)
+    )
+    targets: str = option(
+        "distance",
+        "What is predicted beside the nucleus mask: distance to the border, or also where nuclei "
+        "meet.",
+        metavar="|".join(TARGETS),
+    )
+    hard: str = option(
+        "none",
+        "Hard examples made while training: by moving appearance, or by the refiner of a refined "
+        "store.",
+        metavar="|".join(HARD),
+    )
+    fresh: bool = option(
+        False, "Draw new patches while training goes on, in the place of those of the store."
+    )
+    fresh_per_step: float = option(0.5, "New patches that each step brings, with --fresh.")
+    compile: bool = option(
+        False, "Compile the network first: a minute or more, then faster steps; for long trainings."
+    )
+    # a time budget may lower or raise the steps
+    steps: int = option(3000, "Optimisation steps.")
+    # at equal time, more and smaller steps learn more
+    batch: int = option(8, "Crops in a step.")
+    crop_px: int = option(128, "Side of a training crop, in pixels.")
+    learning_rate: float | None = option(
+        None, "Peak learning rate; 0.003, or 0.001 with --init, by default."
+    )
+    init: str | None = option(
+        None, "Start from the weights of this model (fine-tuning).", metavar="MODEL"
+    )
+    rounds: int = option(2, "Rounds of self-training, with --refs.")
+    # in place of what the network itself finds in the references
+    teacher: str | None = option(
+        None,
+        "Labels of the references that teach the first round: label images, GeoJSON, stores; "
+        "matched by name.",
+        metavar="LABELS",
+    )
+    reference_mpp: float | None = option(None, REFERENCE_MPP)
+    shippable: bool = option(True, SHIPPABLE, flag="--shippable/--not-shippable")
+    validation: float = option(0.05, "Share of the patches held out to watch the training.")
+    contrast_quantile: float = option(
+        0.25,
+        "Share of the references that are flatter than what 'segment' raises flat images to; "
+        "0.5 suits a model for other laboratories, 0 leaves images as they are.",
+    )
+    time_budget_s: float | None = time_budget()
+    seed: int = option(0, SEED)
 
     @property
     def peak_rate(self) -> float:

@@ -17,7 +17,7 @@ from html import escape
 import numpy as np
 import numpy.typing as npt
 
-from histocli.figures.verdicts import COLOURS, KINDS
+from histocli.figures.fates import COLOURS, KINDS
 
 WIDTH, HEIGHT = 420, 220  # of a chart, in its own units
 LEFT, RIGHT, TOP, BOTTOM = 48, 10, 12, 40  # room for its axes

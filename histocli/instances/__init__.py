@@ -1,1 +1,1 @@
-"""What a set of nuclei is: labels, targets, outlines, measurements, matching."""
+"""What a set of nuclei is: labels, targets, outlines, measurements, patches cut out."""

@@ -6,27 +6,24 @@ import numpy as np
 from histocli.base.types import BoolMask, InstanceLabels
 
 
-def label_components(mask: BoolMask, connectivity: int = 4) -> InstanceLabels:
-    """Number the connected components of a mask, shape (H, W), from 1 in raster order of their
-    first pixel.
+def label_components(mask: BoolMask) -> InstanceLabels:
+    """Number the parts of a mask, shape (H, W), that hang together by sides of pixels.
+
+    Numbers start at 1 and follow the raster order of the components' first pixels.
     """
     _, labels = cv2.connectedComponents(
-        np.ascontiguousarray(mask).view(np.uint8), connectivity=connectivity, ltype=cv2.CV_32S
+        np.ascontiguousarray(mask).view(np.uint8), connectivity=4, ltype=cv2.CV_32S
     )
     return labels.astype(np.int32, copy=False)
 
 
 def areas_px(labels: InstanceLabels) -> np.ndarray:
-    """Count the pixels of each instance; entry k is nucleus k, entry 0 the background and the
-    ignored pixels.
-    """
+    """Count the pixels of each nucleus, by id; entry 0 counts background and ignored pixels."""
     return np.bincount(np.maximum(labels, 0).ravel())
 
 
 def drop_small(labels: InstanceLabels, smallest_px: float) -> InstanceLabels:
-    """Set instances below ``smallest_px`` pixels to background and renumber the others 1..n in
-    their order.
-    """
+    """Turn nuclei of fewer pixels into background; the others are numbered 1..n in their order."""
     areas = areas_px(labels)
     keep = areas >= smallest_px
     keep[0] = False
@@ -57,5 +54,5 @@ def disk(radius_px: float) -> np.ndarray:
 
 
 def renumber(labels: InstanceLabels) -> InstanceLabels:
-    """Renumber the instances that are present 1..n, in the order of their ids; 0 and -1 stay."""
+    """Number the nuclei that are present 1..n, in the order of their ids; 0 and -1 stay."""
     return drop_small(labels, 1)

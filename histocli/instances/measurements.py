@@ -1,6 +1,4 @@
-"""Size, shape, place and neighbourhood of nuclei, measured from any label image by one pass of
-moments.
-"""
+"""Size, shape, place and neighbourhood of nuclei, measured on label images."""
 
 from dataclasses import dataclass
 
@@ -95,10 +93,10 @@ def touching_ids(labels: InstanceLabels) -> IntArray:
 
 
 def local_direction(measurements: Measurements, neighbours: int = 6) -> float:
-    """Tell how much neighbours share their direction: 0 (none) to 1 (all parallel).
+    """Return how much neighbours share their direction: from 0 (not at all) to 1 (all parallel).
 
-    The mean resultant length of the doubled angles of each elongated nucleus and its nearest
-    elongated neighbours, corrected for the length that random directions would give.
+    This is the mean resultant length of the doubled angles of each elongated nucleus and its
+    nearest elongated neighbours, corrected for the length that random directions would have.
     """
     elongated = measurements.elongation > 1.3
     if elongated.sum() < neighbours + 2:

@@ -1,9 +1,8 @@
 """Outlines of nuclei as polygons.
 
-A polygon runs along the edges of the nucleus's pixels, not through their centres, so it has the
-area of the nucleus: polygons through centres of border pixels, as contour tracers give them, lose a
-fifth of a nucleus that is 20 pixels wide. Steps of the pixel grid are straightened by at most
-``tolerance_px``.
+A polygon runs along the edges of the nucleus's pixels and so has the area of the nucleus. Contour
+tracers run through the centres of the border pixels, and so lose a fifth of a nucleus that is 20
+pixels wide.
 """
 
 from collections.abc import Iterator
@@ -12,18 +11,17 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-TOLERANCE_PX = 0.5
-_SQUARE = np.ones((3, 3), np.uint8)
+SQUARE = np.ones((3, 3), np.uint8)
 
 
-def outlines(
+def trace_outlines(
     labels: npt.NDArray[np.integer],
     ids: npt.NDArray[np.integer],
     boxes: npt.NDArray[np.integer],
     origin: tuple[int, int] = (0, 0),
-    tolerance_px: float = TOLERANCE_PX,
+    tolerance_px: float = 0.5,
 ) -> Iterator[npt.NDArray[np.float64]]:
-    """Yield the outline of each nucleus; holes are left out, of several parts the largest is taken.
+    """Yield the outline of each nucleus, without holes; of several parts the largest counts.
 
     Parameters
     ----------
@@ -36,24 +34,24 @@ def outlines(
     origin : (int, int)
         y and x of the first pixel of ``labels`` in the whole image.
     tolerance_px : float
-        How far a point of the pixels' edge may lie from the polygon; 0 keeps every step.
+        How far the edge of a pixel may lie from the polygon; 0 keeps every step of the pixel grid.
 
     Yields
     ------
     ndarray of float64, shape (k, 2)
-        x and y of the corners, closed (the first again at the end), in pixels from the outer corner
-        of the image's first pixel; a multiple of one half.
+        x and y of the corners, the first one again at the end, in pixels from the outer corner of
+        the image's first pixel; multiples of one half.
     """
     for number, (y0, x0, y1, x1) in zip(ids.tolist(), boxes.tolist(), strict=True):
         mask = (
             labels[y0 - origin[0] : y1 - origin[0], x0 - origin[1] : x1 - origin[1]] == number
         ).view(np.uint8)
         height, width = mask.shape
-        # every pixel becomes two by two points, and then three by three with the corners: the
-        # border points lie on pixel edges
+        # On a grid of half pixels every pixel becomes three by three points, the outer ones on its
+        # edges, so the outermost points of the nucleus lie on edges of pixels.
         doubled = np.zeros((2 * height + 1, 2 * width + 1), np.uint8)
         doubled[1::2, 1::2] = mask
-        cv2.dilate(doubled, _SQUARE, dst=doubled)
+        cv2.dilate(doubled, SQUARE, dst=doubled)
         found, _ = cv2.findContours(doubled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
         contour = found[0] if len(found) == 1 else max(found, key=cv2.contourArea)
         if tolerance_px:

@@ -1,9 +1,9 @@
 """Labels to network targets, and network maps back to labels: the two directions side by side.
 
-The target of a pixel is whether it is nucleus, and how deep inside its nucleus it lies: the
-distance to the border divided by the largest such distance of that nucleus, so that small and large
-nuclei have equally strong centres and touching nuclei are parted by a valley. Where two nuclei meet
-can be a target of its own.
+The target of a pixel is whether it is nucleus, and how deep inside its nucleus it lies. The depth
+is the distance to the border divided by the largest such distance of the nucleus, so that small and
+large nuclei have equally strong centres, and a valley parts nuclei that touch. Where two nuclei
+meet can be a target of its own.
 """
 
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ import numpy.typing as npt
 from skimage.segmentation import watershed
 
 from histocli.base.types import FloatArray, InstanceLabels
-from histocli.instances.components import areas_px, fill_holes, label_components
+from histocli.instances.components import fill_holes, label_components
 
 
 @dataclass(frozen=True, kw_only=True)
 class Thresholds:
-    """Where maps are cut. Tuning them on truth was worth 0.003 AJI at most, so they are fixed."""
+    """Where maps are cut. Tuning the cuts on truth was worth at most 0.003 AJI, so they are fixed."""
 
     probability: float = 0.5
     """A pixel is nucleus above this."""
@@ -40,26 +40,22 @@ DEFAULT_THRESHOLDS = Thresholds()
 
 
 def border_distance(labels: InstanceLabels) -> FloatArray:
-    """Distance of every nuclear pixel to the border of its nucleus, in pixels; 0 outside.
+    """Return the distance of every nuclear pixel to its nucleus's border, in pixels; 0 outside.
 
     The image's border does not count as a border, since a nucleus may go on behind it.
     """
     padded = np.pad(labels, 1, mode="edge")
     same = np.ones(labels.shape, bool)
-    centre = labels
-    for dy, dx in ((0, 1), (0, -1), (1, 0), (-1, 0)):
-        same &= (
-            padded[1 + dy : padded.shape[0] - 1 + dy, 1 + dx : padded.shape[1] - 1 + dx] == centre
-        )
-    # pixels with a stranger beside them have distance zero to the border pixels
+    for neighbour in (padded[1:-1, 2:], padded[1:-1, :-2], padded[2:, 1:-1], padded[:-2, 1:-1]):
+        same &= neighbour == labels
+    # a pixel beside another nucleus or the background is a border pixel itself
     interior = (labels > 0) & same
     distance = cv2.distanceTransform(interior.astype(np.uint8), cv2.DIST_L2, 5)
     return np.where(labels > 0, distance + 1, 0).astype(np.float32)
 
 
 def normalised_distance(labels: InstanceLabels) -> npt.NDArray[np.uint8]:
-    """Depth of every pixel inside its nucleus as 0..255: 255 at the deepest place of each nucleus,
-    0 outside.
+    """Return how deep every pixel lies in its nucleus: 255 at the deepest place, 0 outside.
 
     Parameters
     ----------
@@ -84,13 +80,11 @@ def normalised_distance(labels: InstanceLabels) -> npt.NDArray[np.uint8]:
 
 
 CONTACT_UM = 0.75
-"""Pixels whose neighbourhood of this radius holds two nuclei are where these meet, in
-micrometres."""
+"""Two nuclei meet where both lie within this radius of a pixel, in micrometres."""
 
 
 def contacts(labels: InstanceLabels, mpp: float) -> npt.NDArray[np.bool_]:
-    """Tell where two nuclei meet: on both sides of the border they share, and in a gap between them
-    that is narrow.
+    """Tell where two nuclei meet: on both sides of a shared border, and in a narrow gap.
 
     Parameters
     ----------
@@ -132,68 +126,94 @@ def maps_to_instances(
     pixel_um2 = mpp * mpp
     probability, distance = maps[..., 0], maps[..., 1]
     mask = fill_holes(probability > thresholds.probability, thresholds.largest_hole_um2 / pixel_um2)
+    labels = np.zeros(mask.shape, np.int32)
     if not mask.any():
-        return np.zeros(mask.shape, np.int32)
-    cores, components = (
-        label_components(mask & (distance > thresholds.distance)),
-        label_components(mask),
-    )
-    # most of a section is no nucleus, so from here on only these pixels are touched
+        return labels
+    # most of a section is no nucleus, so only the pixels of the mask are touched from here on
     where = np.flatnonzero(mask)
-    component, core = components.ravel()[where], cores.ravel()[where]
+    core = label_components(mask & (distance > thresholds.distance)).ravel()[where]
     large = np.bincount(core) >= thresholds.smallest_core_um2 / pixel_um2
-    large[0] = False
-    seed = np.where(large, np.cumsum(large), 0).astype(np.int32)[core]
-    n_components, n_seeds = int(component.max()), int(seed.max())
-    home = np.zeros(n_seeds + 1, np.int32)
-    home[seed] = component  # a core is connected and in the mask, so it lies in one component
-    n_cores = np.bincount(home[1:], minlength=n_components + 1)
-    # A component of the mask with one core is one nucleus; one without a core is a nucleus all the
-    # same, if it is large enough. Only those with several have to be parted.
-    sole = np.arange(n_components + 1, dtype=np.int32) + n_seeds
-    sole[home[1:]] = np.arange(1, n_seeds + 1)
-    owner = sole[component]
-    shared = (n_cores > 1)[component]
+    seed = _numbers(large)[core]
+    owner, shared = _owners(label_components(mask).ravel()[where], seed)
     if shared.any():
         part = where[shared]
-        levels, markers, region = (
-            np.zeros(mask.shape, np.uint8),
-            np.zeros(mask.shape, np.int32),
-            np.zeros(mask.shape, bool),
-        )
-        # few levels: a faster queue, the same valleys
-        levels.ravel()[part] = np.rint((1 - np.clip(distance.ravel()[part], 0, 1)) * 255).astype(
-            np.uint8
-        )
-        markers.ravel()[part] = seed[shared]
-        region.ravel()[part] = True
-        owner[shared] = watershed(levels, markers, mask=region).ravel()[part]
+        owner[shared] = _parted(mask.shape, part, distance.ravel()[part], seed[shared])
     areas = np.bincount(owner)
     mean = (np.bincount(owner, probability.ravel()[where]) / np.maximum(areas, 1)).astype(
         np.float32
     )
     kept = (areas >= thresholds.smallest_um2 / pixel_um2) & (mean >= thresholds.confidence)
-    kept[0] = False
-    labels = np.zeros(mask.shape, np.int32)
-    labels.ravel()[where] = np.where(kept, np.cumsum(kept), 0).astype(np.int32)[owner]
+    labels.ravel()[where] = _numbers(kept)[owner]
     return labels
 
 
+def _numbers(kept: npt.NDArray[np.bool_]) -> InstanceLabels:
+    """Return the new id of each object: 1..n for those that are kept, 0 for the others."""
+    kept[0] = False  # the background
+    return np.where(kept, np.cumsum(kept), 0).astype(np.int32)
+
+
+def _owners(
+    component: InstanceLabels, seed: InstanceLabels
+) -> tuple[InstanceLabels, npt.NDArray[np.bool_]]:
+    """Give the pixels of every component of the mask to the component's only nucleus.
+
+    A component with one core is one nucleus, and so is one without a core.
+
+    Parameters
+    ----------
+    component : ndarray of int32, shape (n,)
+        The component of each pixel of the mask, from 1.
+    seed : ndarray of int32, shape (n,)
+        The large core that the pixel lies in, from 1; 0 where it lies in none.
+
+    Returns
+    -------
+    owner : ndarray of int32, shape (n,)
+        The nucleus of each pixel: the number of its core, or a number above those of all cores.
+    shared : ndarray of bool, shape (n,)
+        Pixels of components with several cores, which are still to be parted.
+    """
+    n_components, n_seeds = int(component.max()), int(seed.max())
+    home = np.zeros(n_seeds + 1, np.int32)
+    home[seed] = component  # a core is connected and in the mask, so it lies in one component
+    n_cores = np.bincount(home[1:], minlength=n_components + 1)
+    sole = np.arange(n_components + 1, dtype=np.int32) + n_seeds
+    sole[home[1:]] = np.arange(1, n_seeds + 1)
+    return sole[component], (n_cores > 1)[component]
+
+
+def _parted(
+    shape: tuple[int, ...], where: npt.NDArray[np.intp], distance: FloatArray, seed: InstanceLabels
+) -> InstanceLabels:
+    """Part pixels among cores by a watershed on the distance to the border.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        Of the image.
+    where : ndarray of int, shape (n,)
+        Places of the pixels in the flat image.
+    distance, seed : ndarray, shape (n,)
+        Border distance of the pixels, and the core they lie in, 0 for none.
+
+    Returns
+    -------
+    ndarray of int32, shape (n,)
+        The core that each pixel belongs to.
+    """
+    levels, markers = np.zeros(shape, np.uint8), np.zeros(shape, np.int32)
+    region = np.zeros(shape, bool)
+    # few levels: a faster queue, the same valleys
+    levels.ravel()[where] = np.rint((1 - np.clip(distance, 0, 1)) * 255).astype(np.uint8)
+    markers.ravel()[where] = seed
+    region.ravel()[where] = True
+    return np.asarray(watershed(levels, markers, mask=region).ravel()[where])
+
+
 def mean_within(labels: InstanceLabels, values: FloatArray) -> FloatArray:
-    """Mean of values within every object, shape (n + 1,); 0 for the background."""
+    """Return the mean of values within every object, shape (n + 1,); 0 for the background."""
     owner = labels.ravel()
     mean = np.bincount(owner, values.ravel()) / np.maximum(np.bincount(owner), 1)
     mean[0] = 0
     return np.asarray(mean, np.float32)
-
-
-__all__ = [
-    "DEFAULT_THRESHOLDS",
-    "Thresholds",
-    "areas_px",
-    "border_distance",
-    "contacts",
-    "maps_to_instances",
-    "mean_within",
-    "normalised_distance",
-]

@@ -1,22 +1,26 @@
-"""Boundaries: how far the outlines of two label images lie apart.
+"""Boundaries: how well the outlines of two label images agree.
 
 A pixel of nucleus k is a boundary pixel when one of its four neighbours is not k. The border of the
 image and ignored pixels are no neighbours: nobody knows what lies behind them.
 """
 
 import math
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from histocli.base.types import BoolMask, IntArray
-from histocli.instances.matching import LabelImage
+from histocli.instances.matching import matched_pairs
+from histocli.instances.overlaps import LabelImage, Overlaps
+from histocli.metrics.counts import BoundaryCounts
+from histocli.metrics.hausdorff import hausdorff95
+from histocli.metrics.windows import Mapper, MaskedPair, Sides, Window, tile
 
 NEAR_EPSILON = 1e-4  # of float32 distances, so that a distance equal to the tolerance is within it
-PERCENTILE = 0.95
-STRIP_PX = 64
-BATCH_ELEMENTS = 500_000  # of padded point pairs that are compared at a time
+STRIP_PX = 64  # rows that are compared at a time; they fit the processor's cache
+OVERHANG_PX = 160  # nuclei that reach farther beyond their window are read by themselves
 
 
 def boundary_mask(labels: LabelImage, ignored: BoolMask | None = None) -> BoolMask:
@@ -30,7 +34,7 @@ def boundary_mask(labels: LabelImage, ignored: BoolMask | None = None) -> BoolMa
         Pixels that are no boundary and make none.
     """
     mask = np.zeros(labels.shape, bool)
-    for top in range(0, labels.shape[0], STRIP_PX):  # strips that fit the processor's cache
+    for top in range(0, labels.shape[0], STRIP_PX):
         rows = slice(top, min(top + STRIP_PX, labels.shape[0]))
         above = slice(top, min(top + STRIP_PX, labels.shape[0] - 1))
         below = slice(above.start + 1, above.stop + 1)
@@ -48,9 +52,7 @@ def boundary_mask(labels: LabelImage, ignored: BoolMask | None = None) -> BoolMa
 
 
 def near(mask: BoolMask, radius_px: float) -> BoolMask:
-    """Return the pixels whose centre lies within a radius of the centre of a pixel of the mask,
-    shape (H, W).
-    """
+    """Return the pixels whose centre lies within a radius of the centre of a pixel of the mask."""
     if not mask.any():
         return np.zeros(mask.shape, bool)
     reach = math.floor(radius_px + NEAR_EPSILON)
@@ -64,142 +66,120 @@ def near(mask: BoolMask, radius_px: float) -> BoolMask:
 
 def boundary_hits(
     truth: BoolMask, prediction: BoolMask, radius_px: float, core: tuple[slice, slice]
-) -> tuple[int, int, int, int]:
-    """Count boundary pixels of each side in a part of an image, and those near one of the other
-    side.
+) -> BoundaryCounts:
+    """Count boundary pixels of each side in a part of an image, and those near the other side.
 
     Parameters
     ----------
     truth, prediction : ndarray of bool, shape (H, W)
-        Of :func:`boundary_mask`.
+        Boundary pixels of each side, from :func:`boundary_mask`.
     radius_px : float
         In pixels; a distance equal to it is near.
     core : (slice, slice)
         What is counted; around it at least the radius must be there, or the image end.
-
-    Returns
-    -------
-    truth_px, truth_hits, prediction_px, prediction_hits : int
     """
-    found = []
-    for mine, other in ((truth, prediction), (prediction, truth)):
-        own = mine[core]
-        found += [
-            int(np.count_nonzero(own)),
-            int(np.count_nonzero(own & near(other, radius_px)[core])),
-        ]
-    return found[0], found[1], found[2], found[3]
+    own_truth, own_prediction = truth[core], prediction[core]
+    return BoundaryCounts(
+        truth_px=int(np.count_nonzero(own_truth)),
+        truth_hits=int(np.count_nonzero(own_truth & near(prediction, radius_px)[core])),
+        prediction_px=int(np.count_nonzero(own_prediction)),
+        prediction_hits=int(np.count_nonzero(own_prediction & near(truth, radius_px)[core])),
+    )
 
 
-def hausdorff95(
-    truth: LabelImage,
-    prediction: LabelImage,
-    ignored: BoolMask | None,
-    pairs: IntArray,
-    masks: tuple[BoolMask, BoolMask] | None = None,
-) -> npt.NDArray[np.float64]:
-    """Return for pairs of nuclei the Hausdorff distance of their boundaries without the farthest 5
-    %.
-
-    The larger of the two directed distances: for each boundary pixel of one nucleus the distance to
-    the nearest one of the other, and of these the 95th percentile with linear interpolation
-    (Huttenlocher et al. 1993; Maier-Hein et al. 2024).
+def count_boundaries(
+    table: Overlaps,
+    labels: MaskedPair,
+    filled: Sequence[Window],
+    *,
+    tolerance_px: float,
+    mpp: float,
+    mapper: Mapper,
+) -> BoundaryCounts:
+    """Compare the boundaries of an image window by window.
 
     Parameters
     ----------
-    truth, prediction : ndarray of integers, shape (H, W)
-    ignored : ndarray of bool, shape (H, W), optional
-    pairs : ndarray of int, shape (n, 2)
-        Labels of each pair; no label is in two of them.
-    masks : (ndarray of bool, ndarray of bool), optional
-        The boundary pixels of both, where they are known.
-
-    Returns
-    -------
-    ndarray of float64, shape (n,)
-        In pixels; NaN where one of the two has no boundary, because it fills the image.
+    table : Overlaps
+        Of the whole image.
+    labels : MaskedPair
+    filled : sequence of Window
+        Where there are nuclei; one window is taken as it is, several are tiled anew.
+    tolerance_px : float
+        A boundary pixel this near to one of the other side is right.
+    mpp : float
+        Micrometres per pixel.
+    mapper : callable
+        ``map``, or the method of a thread pool.
     """
-    result = np.full(len(pairs), np.nan)
-    if not len(pairs):
-        return result
-    sides = [
-        _points_by_pair(labels, boundary_mask(labels, ignored), pairs[:, side])
-        for side, labels in enumerate((truth, prediction))
-    ]
-    (first, first_n), (second, second_n) = sides
-    first_end, second_end = np.cumsum(first_n), np.cumsum(second_n)
-    # padding costs least among pairs of one size
-    order = np.argsort(np.maximum(first_n, second_n), kind="stable")
-    order = order[(first_n[order] > 0) & (second_n[order] > 0)]
-    position = 0
-    while position < len(order):
-        # the largest batch whose padded table stays small; sizes grow along the order
-        size = 1
-        while position + size < len(order):
-            widest = order[position : position + 2 * size]
-            if (
-                len(widest) * int(first_n[widest].max()) * int(second_n[widest].max())
-                > BATCH_ELEMENTS
-            ):
-                break
-            size = len(widest)
-        batch = order[position : position + size]
-        a = _padded(first, first_end[batch] - first_n[batch], first_n[batch])
-        b = _padded(second, second_end[batch] - second_n[batch], second_n[batch])
-        # squares of whole numbers below 2**24 are exact in float32
-        squared = np.square(a[:, :, None, 0] - b[:, None, :, 0])
-        squared += np.square(a[:, :, None, 1] - b[:, None, :, 1])
-        # padding repeats the first point: it changes no minimum, and is left out of the percentile
-        result[batch] = np.maximum(
-            _percentile(squared.min(axis=2), first_n[batch]),
-            _percentile(squared.min(axis=1), second_n[batch]),
+    work = _WindowComparison(table, labels, filled, tolerance_px)
+    windows = filled if len(filled) == 1 else tile(labels.shape, work.reach_px)
+    total, distances = BoundaryCounts(images=1), [np.zeros(0)]
+    for counts, distances_px in mapper(work, windows):
+        total += counts
+        distances.append(distances_px[np.isfinite(distances_px)])
+    every = np.concatenate(distances)
+    # fsum is exact, so that windows add up to the same bytes in any order
+    return total + BoundaryCounts(hd95_sum_um=math.fsum(every) * mpp, hd95_pairs=len(every))
+
+
+class _WindowComparison:
+    """Compares the boundaries of a window: its own pixels, and the pairs that begin in it."""
+
+    def __init__(
+        self, table: Overlaps, labels: MaskedPair, filled: Sequence[Window], tolerance_px: float
+    ) -> None:
+        self._labels, self._filled, self._tolerance_px = labels, filled, tolerance_px
+        self.reach_px = math.floor(tolerance_px) + 2
+        matched = matched_pairs(table)
+        rows, columns = table.rows[matched], table.columns[matched]
+        ids = table.truth.ids[rows], table.prediction.ids[columns]
+        boxes = np.stack([table.truth.box[rows], table.prediction.box[columns]])
+        box = np.concatenate([boxes[..., :2].min(axis=0), boxes[..., 2:].max(axis=0)], axis=1)
+        order = np.argsort(box[:, 0], kind="stable")
+        self._box: IntArray = box[order]
+        self._pairs = np.stack(ids, axis=1)[order]
+
+    def __call__(self, window: Window) -> tuple[BoundaryCounts, npt.NDArray[np.float64]]:
+        """Return the counts of a window and the Hausdorff distances of its pairs, in pixels."""
+        mine = self._beginning_in(window)
+        # the corner of a box may lie beside its nuclei
+        if not len(mine) and not any(window.meets(other) for other in self._filled):
+            return BoundaryCounts(), np.zeros(0)
+        shape = self._labels.shape
+        area = window.grown(self.reach_px, max(self.reach_px, OVERHANG_PX), shape)
+        sides = self._labels.read(area)
+        masks = _boundaries_of(sides)
+        counts = boundary_hits(*masks, self._tolerance_px, window.within(area))
+        # one pixel more than the box is needed to see its boundary, unless the image ends there
+        box = self._box[mine]
+        inside = np.minimum(box[:, 2] + 1, shape[0]) <= area.bottom
+        inside &= np.minimum(box[:, 3] + 1, shape[1]) <= area.right
+        distances = np.empty(len(mine))
+        distances[inside] = hausdorff95(
+            sides.truth, sides.prediction, *masks, self._pairs[mine[inside]]
         )
-        position += size
-    return result
+        for index in np.flatnonzero(~inside):
+            distances[index] = self._alone(int(mine[index]))
+        return counts, distances
+
+    def _beginning_in(self, window: Window) -> IntArray:
+        """Return the pairs whose common box begins in a window."""
+        first, last = np.searchsorted(self._box[:, 0], [window.top, window.bottom])
+        left = self._box[first:last, 1]
+        return np.asarray(first + np.flatnonzero((left >= window.left) & (left < window.right)))
+
+    def _alone(self, pair: int) -> float:
+        """Return the Hausdorff distance of a pair that is read by itself."""
+        top, left, bottom, right = (int(edge) for edge in self._box[pair])
+        area = Window(top, bottom, left, right).grown(1, 1, self._labels.shape)
+        sides = self._labels.read(area)
+        pairs = self._pairs[pair : pair + 1]
+        return float(hausdorff95(sides.truth, sides.prediction, *_boundaries_of(sides), pairs)[0])
 
 
-def _points_by_pair(
-    labels: LabelImage, mask: BoolMask, ids: IntArray
-) -> tuple[npt.NDArray[np.float32], IntArray]:
-    """Return the boundary points of the given nuclei, grouped in the order of ``ids``, and how many
-    each has.
-    """
-    place = np.flatnonzero(mask)
-    who = labels.ravel()[place].astype(np.int64)
-    lowest, highest = int(ids.min()), int(ids.max())
-    if highest - lowest <= 4 * labels.size:  # looking up is several times faster than searching
-        number = np.full(highest - lowest + 1, -1, np.int64)
-        number[ids - lowest] = np.arange(len(ids))
-        known = np.flatnonzero((who >= lowest) & (who <= highest))
-        pair = number[who[known] - lowest]
-        known, pair = known[pair >= 0], pair[pair >= 0]
-    else:
-        sorted_of = np.argsort(ids)
-        at = np.minimum(np.searchsorted(ids[sorted_of], who), len(ids) - 1)
-        known = np.flatnonzero(ids[sorted_of][at] == who)
-        pair = sorted_of[at[known]]
-    # 16 bits are sorted by radix
-    order = np.argsort(pair.astype(np.uint16) if len(ids) < 2**16 else pair, kind="stable")
-    y, x = np.divmod(place[known][order], labels.shape[1])
-    return np.stack([y, x], axis=1).astype(np.float32), np.bincount(pair, minlength=len(ids))
-
-
-def _padded(
-    points: npt.NDArray[np.float32], start: IntArray, number: IntArray
-) -> npt.NDArray[np.float32]:
-    """Return (batch, most, 2); rows are filled up with their first point."""
-    index = np.arange(int(number.max()))
-    return points[start[:, None] + np.where(index < number[:, None], index, 0)]
-
-
-def _percentile(squared: npt.NDArray[np.float32], number: IntArray) -> npt.NDArray[np.float64]:
-    """Return the 95th percentile of the roots of the first ``number`` values of each row."""
-    known = np.arange(squared.shape[1]) < number[:, None]
-    distance = np.sort(np.where(known, np.sqrt(squared.astype(np.float64)), np.inf), axis=1)
-    position = PERCENTILE * (number - 1)
-    low = np.floor(position).astype(np.int64)
-    high = np.minimum(low + 1, number - 1)
-    rows = np.arange(len(number))
-    return np.asarray(
-        distance[rows, low] + (position - low) * (distance[rows, high] - distance[rows, low])
+def _boundaries_of(sides: Sides) -> tuple[BoolMask, BoolMask]:
+    return (
+        boundary_mask(sides.truth, sides.ignored),
+        boundary_mask(sides.prediction, sides.ignored),
     )

@@ -1,23 +1,17 @@
-"""How well pale nuclei are found: recall by the contrast of a nucleus with what surrounds it.
-
-A mean score hides that a method finds the dark third of the nuclei and misses the pale third; this
-shows it.
-"""
-
-from collections.abc import Iterable
+"""The contrast of a nucleus with what surrounds it: how pale it is."""
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from histocli.base.types import RGBImage
-from histocli.instances.matching import LabelImage, matched_pairs, overlaps
+from histocli.instances.overlaps import LabelImage
 
-# width of the ring around a nucleus; 1.25 um at 40x: wider than a blurred edge, narrower than most
-# gaps
 RING_PX = 5
-# optical density of a grey level, natural log
+"""Width of the ring around a nucleus, in pixels; it is wider than a blurred edge at 40x, and
+narrower than most gaps."""
 DARKNESS = (-np.log((np.arange(256) + 1) / 256)).astype(np.float32)
+"""Optical density of each grey level, natural logarithm."""
 
 
 def nuclear_contrast(
@@ -69,55 +63,3 @@ def nuclear_contrast(
     everywhere = float(background.mean()) if background.size else 0.0
     mean_ring = np.where(ring_area > 0, ring_sum / np.maximum(ring_area, 1), everywhere)
     return np.asarray(mean_inside - mean_ring, np.float64)
-
-
-def contrast_and_found(
-    image: RGBImage, truth: LabelImage, prediction: LabelImage
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    """Return for each true nucleus, by ascending label, its contrast and whether a prediction
-    matches it with IoU > 0.5.
-    """
-    table = overlaps(truth, prediction)
-    found = np.zeros(len(table.areas_truth), bool)
-    found[table.rows[matched_pairs(table)]] = True
-    return nuclear_contrast(image, truth), found
-
-
-def recall_by_tercile(
-    contrast: npt.NDArray[np.float64], found: npt.NDArray[np.bool_]
-) -> tuple[float, float, float]:
-    """Return the share of nuclei found in the lowest, middle and highest third of contrast; 1 where
-    a third is empty.
-    """
-    order = np.argsort(contrast, kind="stable")
-    low, middle, high = (
-        float(found[third].mean()) if len(third) else 1.0 for third in np.array_split(order, 3)
-    )
-    return low, middle, high
-
-
-def recall_by_contrast(
-    image: RGBImage, truth: LabelImage, prediction: LabelImage
-) -> tuple[float, float, float]:
-    """Return the recall at IoU > 0.5 in the lowest, middle and highest third of nuclear contrast of
-    one image.
-    """
-    return recall_by_tercile(*contrast_and_found(image, truth, prediction))
-
-
-def pooled_recall_by_contrast(
-    images: Iterable[tuple[RGBImage, LabelImage, LabelImage]],
-) -> tuple[float, float, float]:
-    """Return the recall by contrast over the pooled nuclei of a set of images.
-
-    Parameters
-    ----------
-    images : iterable of (image, truth, prediction)
-        Shapes (H, W, 3), (H, W) and (H, W). The thirds are taken over all nuclei of the set.
-    """
-    parts = [contrast_and_found(*item) for item in images]
-    if not parts:
-        return 1.0, 1.0, 1.0
-    return recall_by_tercile(
-        np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
-    )

@@ -1,11 +1,9 @@
-"""Label-free selection: which of several segmenters suits a tissue, told without any truth.
+"""Choosing without labels: which of several segmenters suits a tissue, and which objects to keep.
 
 Networks that learnt from differently made patches make different mistakes, so where they agree they
 are probably right: ``agreement`` is the score to choose by. Over 23 models it ranked the panoptic
 quality with a Spearman correlation of 0.63 to 0.85 on three of five development sets, and of 0.27
-and 0.42 on the other two. Stability when contrast is lowered looked as plausible and ranked hardly
-anything, alone or together with agreement (``benchmarks/selection.py``); it is kept to be reported,
-not to choose by.
+and 0.42 on the other two (``benchmarks/selection.py``).
 """
 
 from collections.abc import Sequence
@@ -13,12 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from histocli.base.types import FloatArray, InstanceLabels, RGBImage
+from histocli.base.types import FloatArray, InstanceLabels
 from histocli.instances.targets import mean_within
 from histocli.metrics.counts import Counts, count
-
-REDUCED_CONTRAST = 0.75
-"""Factor of the absorbance in the test of stability."""
 
 
 def agreement(one: InstanceLabels, others: Sequence[InstanceLabels]) -> float:
@@ -37,34 +32,6 @@ def agreement(one: InstanceLabels, others: Sequence[InstanceLabels]) -> float:
         0..1; symmetric in each pair. 1 where all found nothing.
     """
     return float(np.mean([count(other, one).panoptic_quality for other in others]))
-
-
-def stability(before: InstanceLabels, after: InstanceLabels) -> float:
-    """Panoptic quality between the segmentations of an image and of the same image with less
-    contrast; 0..1.
-    """
-    return float(count(before, after).panoptic_quality)
-
-
-def count_stability(before: InstanceLabels, after: InstanceLabels) -> float:
-    """Smaller over larger number of nuclei with full and with less contrast; 0..1, 1 where both
-    found nothing.
-    """
-    fewer, more = sorted((len(np.unique(before[before > 0])), len(np.unique(after[after > 0]))))
-    return fewer / more if more else 1.0
-
-
-def reduce_contrast(image: RGBImage, factor: float = REDUCED_CONTRAST) -> RGBImage:
-    """Multiply the absorbance of an image whose glass is white; stain thins out, nothing moves.
-
-    Parameters
-    ----------
-    image : ndarray of uint8, shape (H, W, 3)
-    factor : float
-        Of the absorbance, 0..1.
-    """
-    table = np.rint(256 * ((np.arange(256) + 1) / 256) ** factor - 1).clip(0, 255).astype(np.uint8)
-    return np.asarray(table[image], np.uint8)
 
 
 CONFIDENCES = (0.0, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)

@@ -1,30 +1,29 @@
-"""Scores of a set of images: mean over images, its confidence interval, and pooled; and differences
-between two predictions.
-"""
+"""Scores of a set of images, with their intervals, and differences between two predictions."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from histocli.base.rng import rng_for
 from histocli.metrics.counts import Counts
+from histocli.metrics.table import METRICS, NAMES, scores_of
 
 CONFIDENCE = 0.95
-EXACT_UP_TO = 12  # images whose sign patterns are all tried; beyond, as many are drawn
+EXACT_UP_TO = 12
+"""All sign patterns of up to this many images are tried; of more images ``SIGN_DRAWS`` are drawn."""
 SIGN_DRAWS = 10_000
-LESS_IS_BETTER = ("hd95_um", "count_error_abs", "matched_area_error")
-NO_ORDER = ("count_error", "count_error_relative", "area_error_relative")
 BLOCK = 256  # resamplings at a time: keeps the memory small where images are many
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """Scores of a set of images, by the short names of ``Counts.scores``."""
+    """Scores of a set of images, by the names of the metrics."""
 
     mean: dict[str, float]
     """Mean over images; each image counts the same, however many nuclei it holds. NaN where no
@@ -79,18 +78,14 @@ def summarise(
     """
     if not counts:
         raise ValueError("a summary needs at least one image")
-    names, table = _table(counts)
-    low, high = _interval(table, bootstrap, seed, groups)
+    table = _table(counts)
+    intervals = _intervals(table, bootstrap, seed, groups)
     mean, known = _means(table)
     return Summary(
-        mean=dict(zip(names, mean.tolist(), strict=True)),
-        ci95={
-            # NaN: unknown, or no resampling
-            name: None if math.isnan(low[i]) else (float(low[i]), float(high[i]))
-            for i, name in enumerate(names)
-        },
-        pooled=reduce(add, counts).scores(),
-        known=dict(zip(names, known.tolist(), strict=True)),
+        mean=dict(zip(NAMES, mean.tolist(), strict=True)),
+        ci95=dict(zip(NAMES, intervals, strict=True)),
+        pooled=scores_of(reduce(add, counts)),
+        known=dict(zip(NAMES, known.tolist(), strict=True)),
     )
 
 
@@ -102,8 +97,7 @@ def paired_differences(
     seed: int = 0,
     groups: Sequence[str] | None = None,
 ) -> dict[str, Difference]:
-    """Say how much better the second of two predictions of the same images is, by the short names
-    of ``Counts.scores``.
+    """Say how much better the second of two predictions of the same images is, by metric.
 
     Parameters
     ----------
@@ -112,18 +106,16 @@ def paired_differences(
     bootstrap, seed, groups
         As in :func:`summarise`; signs are swapped for whole groups too.
     """
-    names, one = _table(first)
-    _, two = _table(second)
-    table = two - one  # NaN where one of them is unknown
-    low, high = _interval(table, bootstrap, seed, groups)
+    table = _table(second) - _table(first)  # NaN where one of them is unknown
+    intervals = _intervals(table, bootstrap, seed, groups)
     mean, known = _means(table)
     p_values = _sign_flip(table, seed, groups)
     found = {}
-    for i, name in enumerate(names):
-        gains = table[:, i] * (-1 if name in LESS_IS_BETTER else 0 if name in NO_ORDER else 1)
-        found[name] = Difference(
+    for i, metric in enumerate(METRICS):
+        gains = table[:, i] * metric.sign
+        found[metric.name] = Difference(
             mean=float(mean[i]),
-            ci95=None if math.isnan(low[i]) else (float(low[i]), float(high[i])),
+            ci95=intervals[i],
             p_value=float(p_values[i]),
             better=int((gains > 0).sum()),
             worse=int((gains < 0).sum()),
@@ -136,50 +128,48 @@ Table = npt.NDArray[np.float64]
 """(image, metric)."""
 
 
-def _table(counts: Sequence[Counts]) -> tuple[list[str], Table]:
-    scores = [item.scores() for item in counts]
-    return list(scores[0]), np.array([list(item.values()) for item in scores], np.float64)
+def _table(counts: Sequence[Counts]) -> Table:
+    return np.array([list(scores_of(each).values()) for each in counts], np.float64)
 
 
 def _means(table: Table) -> tuple[Table, npt.NDArray[np.int64]]:
-    """Return the mean of each column over what is known (NaN for nothing), and how many that
-    are.
-    """
+    """Return the mean of the known values of each column (NaN of none), and how many are known."""
     finite = np.isfinite(table)
     known = finite.sum(axis=0)
-    total = np.where(finite, table, 0).sum(axis=0)
-    return np.divide(total, known, out=np.full(len(known), np.nan), where=known > 0), known.astype(
-        np.int64
-    )
+    return _divided(np.where(finite, table, 0).sum(axis=0), known), known.astype(np.int64)
 
 
-def _interval(
+def _divided(total: Table, known: npt.NDArray[Any]) -> Table:
+    """Return total / known; NaN where nothing is known."""
+    return np.asarray(np.divide(total, known, out=np.full(total.shape, np.nan), where=known > 0))
+
+
+def _intervals(
     table: Table, bootstrap: int, seed: int, groups: Sequence[str] | None
-) -> tuple[Table, Table]:
-    """Return the percentile interval of the mean of each column; NaN where there is none."""
+) -> list[tuple[float, float] | None]:
+    """Return the percentile interval of the mean of each column; None where there is none."""
     sums, numbers = _by_group(table, groups)
     n = len(sums)
-    nothing = np.full(table.shape[1], np.nan)
     if not bootstrap or n < 2:
-        return nothing, nothing
+        return [None] * table.shape[1]
     rng = np.random.default_rng(seed)
-    tail = 100 * (1 - CONFIDENCE) / 2
     means = []
     for begin in range(0, bootstrap, BLOCK):
         draws = rng.integers(0, n, (min(BLOCK, bootstrap - begin), n))
         times = np.stack([np.bincount(row, minlength=n) for row in draws]).astype(np.float64)
-        total, known = times @ sums, times @ numbers
-        means.append(np.divide(total, known, out=np.full(total.shape, np.nan), where=known > 0))
+        means.append(_divided(times @ sums, times @ numbers))
     every = np.concatenate(means)
     usable = np.isfinite(every).any(axis=0)
-    low, high = nothing.copy(), nothing.copy()
-    low[usable], high[usable] = np.nanpercentile(every[:, usable], [tail, 100 - tail], axis=0)
-    return low, high
+    edges = np.full((2, table.shape[1]), np.nan)
+    tail = 100 * (1 - CONFIDENCE) / 2
+    edges[:, usable] = np.nanpercentile(every[:, usable], [tail, 100 - tail], axis=0)
+    return [None if math.isnan(low) else (float(low), float(high)) for low, high in edges.T]
 
 
 def _by_group(table: Table, groups: Sequence[str] | None) -> tuple[Table, Table]:
-    """Return sums and numbers of known values by group and column; each image is its own group by
-    default.
+    """Return the sums and numbers of known values by group and column.
+
+    Without groups each image is its own.
     """
     finite = np.isfinite(table)
     sums, numbers = np.where(finite, table, 0), finite.astype(np.float64)
@@ -192,9 +182,7 @@ def _by_group(table: Table, groups: Sequence[str] | None) -> tuple[Table, Table]
 
 
 def _sign_flip(table: Table, seed: int, groups: Sequence[str] | None) -> Table:
-    """Return the two-sided p-value of the mean of each column against swapping the two
-    predictions.
-    """
+    """Return the two-sided p-value of the mean of each column against swapping predictions."""
     sums, _ = _by_group(table, groups)
     n = len(sums)
     if n <= EXACT_UP_TO:

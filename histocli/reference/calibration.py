@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from histocli.base.types import InstanceLabels
-from histocli.instances.matching import matched_pairs, overlaps
+from histocli.instances.matching import matched_pairs
+from histocli.instances.overlaps import overlaps
 from histocli.reference.morphology import Morphology
 
 # corrections beyond these say that model and references do not belong together
@@ -67,8 +68,8 @@ def compare_areas(
     counted[0] = False
     table = overlaps(np.where(known, truth, 0), np.where(known, prediction, 0))
     pairs = matched_pairs(table)
-    ratios = table.areas_prediction[table.columns[pairs]] / table.areas_truth[table.rows[pairs]]
-    return [float(ratio) for ratio in ratios], int(counted.sum()), len(table.areas_truth)
+    ratios = table.prediction.areas[table.columns[pairs]] / table.truth.areas[table.rows[pairs]]
+    return [float(ratio) for ratio in ratios], int(counted.sum()), len(table.truth.ids)
 
 
 def calibration_of(ratios: Sequence[float], found: int, drawn: int) -> Calibration:

@@ -35,10 +35,10 @@ from histocli.config.common import Execution
 from histocli.config.segment import SegmentConfig
 from histocli.inference.blocks import Block, BlockGrid
 from histocli.model.normalisation import Contrast
+from histocli.slides.open import open_slide
 from histocli.stages.pipelines import LoadedModel, load_model
 from histocli.stages.tiled import STOPPED, View, has_tissue, keep_windows, view_of
 from histocli.stores.models import ModelHeader
-from histocli.stores.readers import open_slide
 
 IN_FLIGHT = 4  # tasks for each worker that the scheduler knows of at a time
 RETRIES = 3  # of a task whose worker died

@@ -11,12 +11,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from histocli.annotations.labels import LARGE_PX
+from histocli.annotations.outlines import Opened
+from histocli.annotations.pairs import Pair, Pairs, common_shape, find_pairs
+from histocli.annotations.sources import LabelSource
 from histocli.base.errors import HistosynthError, InputNotFound, InvalidInput, InvalidOption
 from histocli.base.interrupts import raise_if_stopped
 from histocli.base.progress import Track, silent
@@ -24,32 +27,21 @@ from histocli.base.system import resolve_workers
 from histocli.config.common import Execution, as_dict
 from histocli.config.evaluate import EvaluateConfig
 from histocli.instances.histograms import AREA_EDGES_UM2
-from histocli.instances.matching import LabelImage, Overlaps
+from histocli.instances.overlaps import Overlaps
 from histocli.metrics.comparison import Comparison, Rules, compare, compare_windows
+from histocli.metrics.fates import Fate
 from histocli.metrics.summary import paired_differences, summarise
-from histocli.metrics.verdicts import Verdict
 from histocli.stages.scores import (
     CELL_PX,
     IOU_BINS,
     PROBABILITY_BINS,
+    ComparisonResult,
     EvaluateResult,
-    ModelsResult,
     Outcome,
     read_pair,
     size_text,
 )
-from histocli.stores.label_sources import (
-    LARGE_PX,
-    MANIFEST_SUFFIX,
-    LabelSource,
-    OpenLabels,
-    Pair,
-    Pairing,
-    find_labels,
-    pair_by_name,
-    pairs_of_manifest,
-    read_truth,
-)
+from histocli.stages.shared.labels import LABEL_FINDER
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +70,7 @@ def evaluate(
     Parameters
     ----------
     prediction, truth : str
-        Labels of any kind that :mod:`histocli.stores.label_sources` knows, or a folder of these,
+        Labels of any kind that :mod:`histocli.annotations.sources` knows, or a folder of these,
         such as an output folder of ``segment``: each slide once, its store rather than its TIFF,
         never its overlay; or ``-`` for their paths on stdin. Images pair by name; two single images
         pair whatever their names. A patch store has one image a patch, paired by number. ``truth``
@@ -108,7 +100,7 @@ def evaluate(
         ``on_error="continue"`` only if that is so for all pairs.
     """
     start = time.monotonic()
-    pairing = _with_ignored(_pairs(prediction, truth), ignore)
+    pairing = _with_ignored(find_pairs(prediction, truth, LABEL_FINDER), ignore)
     names = tuple(pair.name for pair in pairing.pairs) + pairing.without_prediction
     if pairing.without_prediction and (execution.on_error == "stop" or not pairing.pairs):
         raise InputNotFound(
@@ -178,7 +170,7 @@ def evaluate(
 def _summaries(outcomes: Sequence[Outcome], config: EvaluateConfig) -> dict[str, Any]:
     """Return the fields of a result that sum its images up."""
     counts = [outcome.counts for outcome in outcomes]
-    groups = [outcome.pair.group for outcome in outcomes]
+    groups = [outcome.pair.truth.group for outcome in outcomes]
     named = sorted(set(groups))
     if config.resample == "group" and named == [""]:
         raise InvalidOption(
@@ -213,7 +205,7 @@ def compare_models(
     *,
     ignore: str | None = None,
     track: Track = silent,
-) -> ModelsResult:
+) -> ComparisonResult:
     """Compare several predictions with one truth, and with each other image by image.
 
     Parameters and errors are those of :func:`evaluate`; every two predictions are compared over the
@@ -240,7 +232,7 @@ def compare_models(
                         f"{one.prediction} and {two.prediction} have no image in common to be compared on"
                     )
                 groups = (
-                    [of_one[name].pair.group for name in both]
+                    [of_one[name].pair.truth.group for name in both]
                     if config.resample == "group"
                     else None
                 )
@@ -252,7 +244,7 @@ def compare_models(
                     groups=groups,
                 )
                 differences.append((one.prediction, two.prediction, found))
-    return ModelsResult(
+    return ComparisonResult(
         results=results, differences=tuple(differences), settings=results[0].settings
     )
 
@@ -296,9 +288,8 @@ def _compare(
 
 
 def _outcome(pair: Pair, config: EvaluateConfig, workers: int) -> Outcome:
-    true, predicted = pair.truth.open(), pair.prediction.open()
-    # two files of outlines: as large as what they hold
-    shape = true.shape or predicted.shape or (0, 0)
+    true, predicted = pair.truth.labels.open(), pair.prediction.open()
+    shape = common_shape(true, predicted)
     mpp, source = _pixel_size(pair, true, predicted, config)
     rules = Rules(
         mpp=mpp,
@@ -313,13 +304,10 @@ def _outcome(pair: Pair, config: EvaluateConfig, workers: int) -> Outcome:
                 f"{side.source} has {size_text(side.shape)} pixels but {true.source} has {size_text(shape)}; labels are compared "
                 "pixel by pixel, so both must cover the same image at the same resolution"
             )
-    if shape[0] * shape[1] >= LARGE_PX and pair.ignore is None:
+    if shape[0] * shape[1] >= LARGE_PX and pair.truth.ignore is None:
         with _one_large:
             found = compare_windows(
-                _Reader(true, shape),
-                _Reader(predicted, shape),
-                rules,
-                partial(_map_windows, workers=workers),
+                true.on(shape), predicted.on(shape), rules, partial(_map_windows, workers=workers)
             )
     else:
         truth, prediction = read_pair(pair, true, predicted)
@@ -333,30 +321,15 @@ def _map_windows(
     return map_in_threads(function, jobs, workers)
 
 
-class _Reader:
-    """Labels in windows; what cannot be read in parts is read whole once."""
-
-    def __init__(self, labels: OpenLabels, shape: tuple[int, int]) -> None:
-        self.shape = shape
-        if labels.read_window is not None:
-            self._read = labels.read_window
-        else:
-            whole = labels.read_whole(shape)
-            self._read = lambda rows, columns: whole[rows, columns]
-
-    def read(self, rows: slice, columns: slice) -> LabelImage:
-        return self._read(rows, columns)
-
-
 def _pixel_size(
-    pair: Pair, true: OpenLabels, predicted: OpenLabels, config: EvaluateConfig
+    pair: Pair, true: Opened, predicted: Opened, config: EvaluateConfig
 ) -> tuple[float, str]:
     """Return micrometres per pixel and where they come from; labels that say different things are
     told apart by the truth.
     """
     known = [
         (config.mpp, "given"),
-        (pair.mpp, "manifest"),
+        (pair.truth.mpp, "manifest"),
         (true.mpp, "truth"),
         (predicted.mpp, "prediction"),
     ]
@@ -377,26 +350,26 @@ def _described(pair: Pair, found: Comparison, rules: Rules, mpp_source: str) -> 
     """Keep of a comparison what summaries and reports need; the table of a large slide is let
     go.
     """
-    table, verdicts = found.table, found.verdicts
-    best = np.zeros(len(table.areas_truth))
+    table, fates = found.table, found.fates
+    best = np.zeros(len(table.truth.areas))
     np.maximum.at(best, table.rows, table.iou)
     pixel = rules.mpp * rules.mpp
     edges = np.array(AREA_EDGES_UM2)
     areas = [
         np.histogram(np.clip(side * pixel, edges[0], edges[-1]), edges)[0]
-        for side in (table.areas_truth, table.areas_prediction)
+        for side in (table.truth.areas, table.prediction.areas)
     ]
     return Outcome(
         pair=pair,
         counts=found.counts,
-        missed=int((verdicts.truth == Verdict.LOST).sum()),
-        false=int((verdicts.prediction == Verdict.LOST).sum()),
+        missed=fates.missed,
+        false=fates.false,
         mpp=rules.mpp,
         mpp_source=mpp_source,
         worst=_worst_cell(found),
         ious=np.histogram(best, IOU_BINS, (0, 1))[0].astype(np.int64),
         areas=np.stack(areas).astype(np.int64),
-        calibration=_calibration(pair.prediction, table, verdicts.prediction == Verdict.MATCHED),
+        calibration=_calibration(pair.prediction, table, fates.prediction == Fate.MATCHED),
     )
 
 
@@ -405,10 +378,10 @@ def _worst_cell(found: Comparison) -> tuple[int, int]:
     equals.
     """
     sides = (
-        (found.table.centroids_truth, found.verdicts.truth),
-        (found.table.centroids_prediction, found.verdicts.prediction),
+        (found.table.truth.centroids, found.fates.truth),
+        (found.table.prediction.centroids, found.fates.prediction),
     )
-    wrong = np.concatenate([places[kinds != Verdict.MATCHED] for places, kinds in sides])
+    wrong = np.concatenate([places[kinds != Fate.MATCHED] for places, kinds in sides])
     if not len(wrong):
         return 0, 0
     cells, counts = np.unique((wrong // CELL_PX).astype(np.int64), axis=0, return_counts=True)
@@ -424,8 +397,8 @@ def _calibration(
     if known is None or not len(known[0]):
         return None
     ids, values = known
-    at = np.minimum(np.searchsorted(ids, table.ids_prediction), len(ids) - 1)
-    usable = (ids[at] == table.ids_prediction) & np.isfinite(values[at])
+    at = np.minimum(np.searchsorted(ids, table.prediction.ids), len(ids) - 1)
+    usable = (ids[at] == table.prediction.ids) & np.isfinite(values[at])
     value, hit = np.clip(values[at][usable], 0, 1), matched[usable]
     part = np.minimum((value * PROBABILITY_BINS).astype(np.int64), PROBABILITY_BINS - 1)
     columns = (np.ones(len(part)), value, hit)
@@ -438,26 +411,11 @@ def _some(names: Sequence[str]) -> str:
     )
 
 
-def _pairs(prediction: str, truth: str | None) -> Pairing:
-    """Return the pairs in the order of the truth, and what has no partner."""
-    if prediction.lower().endswith(MANIFEST_SUFFIX):
-        if truth is not None:
-            raise InvalidOption(
-                f"{prediction}: a CSV names predictions and truths, so TRUTH ({truth}) must not be given"
-            )
-        return pairs_of_manifest(Path(prediction))
-    if truth is None:
-        raise InvalidOption(
-            "TRUTH is missing; only a CSV with columns prediction, truth stands alone"
-        )
-    return pair_by_name(prediction, read_truth(truth))
-
-
-def _with_ignored(pairing: Pairing, word: str | None) -> Pairing:
+def _with_ignored(pairing: Pairs, word: str | None) -> Pairs:
     """Give each pair its mask of what is ignored."""
     if word is None:
         return pairing
-    masks = find_labels(word)
+    masks = LABEL_FINDER.find(word)
     if len(masks) == len(pairing.pairs) == 1:
         masks = {pairing.pairs[0].name: next(iter(masks.values()))}
     missing = [pair.name for pair in pairing.pairs if pair.name not in masks]
@@ -465,5 +423,8 @@ def _with_ignored(pairing: Pairing, word: str | None) -> Pairing:
         raise InputNotFound(
             f"--ignore {word}: no mask for {len(missing)} images ({_some(missing)}); names must agree"
         )
-    pairs = tuple(dataclasses.replace(pair, ignore=masks[pair.name]) for pair in pairing.pairs)
+    pairs = tuple(
+        dataclasses.replace(pair, truth=dataclasses.replace(pair.truth, ignore=masks[pair.name]))
+        for pair in pairing.pairs
+    )
     return dataclasses.replace(pairing, pairs=pairs)

@@ -18,18 +18,19 @@ from histocli.base.errors import (
     OutOfResources,
     Stopped,
 )
+from histocli.base.formats import FORMATS
 from histocli.base.inputs import expand_inputs
 from histocli.base.interrupts import raise_if_stopped
 from histocli.base.progress import Track, silent
 from histocli.config.common import Execution, as_dict, config_hash
 from histocli.config.export import ExportConfig
-from histocli.stages.outputs import CONTRACTS, NEEDS_PIXELS, SUFFIXES, Region, write_output
+from histocli.exports.registry import check_packages
+from histocli.slides.open import open_slide
+from histocli.slides.slide import Slide, shape_of, slide_stem
+from histocli.stages.shared.outputs import prepare_file, write_output
 from histocli.stages.shared.results import StageResult, Status, Stopwatch
-from histocli.stores import exports
 from histocli.stores.labels import LabelStore, open_labels
 from histocli.stores.provenance import Provenance
-from histocli.stores.readers import Slide, open_slide, shape_of
-from histocli.stores.slides import slide_stem
 
 Report = Callable[["ExportResult"], None]
 
@@ -84,12 +85,11 @@ def export(
     InputNotFound, InvalidStore, StoreExists
         As in all commands; with ``on_error="continue"`` those of one store go into its results.
     """
-    if "parquet" in config.formats:
-        exports.check_parquet()
+    check_packages(config.formats)
     keep_going = execution.on_error == "continue"
     paths = expand_inputs(
         stores,
-        suffixes=(SUFFIXES["ome-zarr"],),
+        suffixes=(FORMATS["ome-zarr"].suffix,),
         stdin=sys.stdin,
         what="label store",
         keep_missing=keep_going,
@@ -130,7 +130,7 @@ def _target(store: Path, out: Path | None, name: str, config: ExportConfig) -> P
     stem = slide_stem(store)
     if config.region is not None:
         stem += "." + "-".join(map(str, config.region))
-    return (store.parent if out is None else out) / f"{stem}{SUFFIXES[name]}"
+    return (store.parent if out is None else out) / f"{stem}{FORMATS[name].suffix}"
 
 
 def _export(
@@ -144,11 +144,13 @@ def _export(
     store = open_labels(path)
     if store.layout != "slide":
         raise InvalidInput(f"{path}: holds the labels of patches; export takes those of slides")
-    region = _region(store, config)
+    window = _window(store, config)
     fingerprint = _fingerprint(store, name, config)
-    contract = CONTRACTS[name]
-    action = exports.prepare_file(
-        target, contract=contract, config_hash=fingerprint, overwrite=execution.overwrite
+    action = prepare_file(
+        target,
+        contract=FORMATS[name].contract,
+        config_hash=fingerprint,
+        overwrite=execution.overwrite,
     )
     status: Status = "skipped" if action == "skip" else "planned" if execution.dry_run else "done"
     if status == "done":
@@ -165,7 +167,7 @@ def _export(
             store,
             lambda: _open_slide(store, config),
             provenance,
-            region=region,
+            window=window,
             seed=config.seed,
         )
     return ExportResult(
@@ -190,7 +192,7 @@ def _fingerprint(store: LabelStore, name: str, config: ExportConfig) -> str:
     )
 
 
-def _region(store: LabelStore, config: ExportConfig) -> Region | None:
+def _window(store: LabelStore, config: ExportConfig) -> tuple[slice, slice] | None:
     if config.region is None:
         return None
     y0, x0, y1, x1 = config.region
@@ -199,15 +201,16 @@ def _region(store: LabelStore, config: ExportConfig) -> Region | None:
         raise InvalidOption(
             f"--region {y0},{x0},{y1},{x1}: leaves the slide, which has {height} rows and {width} columns"
         )
-    return Region(slice(y0, y1), slice(x0, x1))
+    return slice(y0, y1), slice(x0, x1)
 
 
 def _open_slide(store: LabelStore, config: ExportConfig) -> Slide:
     """Open the slide that a store was made of, and check that it is that one."""
     name = str(store.facts.get("source", {}).get("name", ""))
     if config.slide is None:
+        shown = [name for name, form in FORMATS.items() if form.needs_pixels]
         raise InvalidOption(
-            f"--format {' and '.join(NEEDS_PIXELS)} show the slide; give {name} or its folder with --slide"
+            f"--format {' and '.join(shown)} show the slide; give {name} or its folder with --slide"
         )
     path = Path(config.slide)
     if path.is_dir() and (path / name).exists():

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from histocli.annotations.sources import LabelSource
 from histocli.base.errors import HistosynthError, InvalidInput
 from histocli.base.parallel import map_unordered
 from histocli.base.progress import Track
@@ -16,9 +17,8 @@ from histocli.metrics.counts import count
 from histocli.model.normalisation import glass_to_white
 from histocli.optics.density import rgb_to_optical_density, white_level
 from histocli.reference.rough import find_rough_nuclei
+from histocli.slides.resampling import resample, resample_labels
 from histocli.stages.shared.references import Source
-from histocli.stores.label_sources import LabelSource
-from histocli.stores.slides import resample, resample_labels
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def _read_labels(
             f"{labels.source}: is {opened.shape[0]} x {opened.shape[1]} px but {source.path} is {shape[0]} x {shape[1]}; "
             "labels must be of the reference's own size"
         )
-    values = np.asarray(opened.read_whole(shape))
+    values = np.asarray(opened.on(shape).whole())
     return np.asarray(
         resample_labels(np.maximum(values, 0).astype(np.int32), source.mpp, mpp, wanted), np.int32
     )

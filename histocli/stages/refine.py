@@ -10,7 +10,6 @@ reference patches and, until the store is written, the checkpoint that ``--resum
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 import sys
@@ -38,6 +37,7 @@ from histocli.base.text import first_line
 from histocli.base.types import Json
 from histocli.config.common import Execution, as_dict, config_hash
 from histocli.config.refine import RefineConfig
+from histocli.exports.pictures import write_png
 from histocli.figures.sheets import picture_rows
 from histocli.model.normalisation import glass_to_white, white_to_glass
 from histocli.model.refiner import Refiner, RefinerArchitecture, build_refiner, describe_refiner
@@ -61,28 +61,20 @@ from histocli.stores.models import (
     write_checkpoint,
 )
 from histocli.stores.patches import CONTRACT, PatchStore, PatchStoreWriter, ReferenceRecord
-from histocli.stores.pictures import write_png
 from histocli.stores.provenance import Provenance, prepare_output
-from histocli.training.adversarial import (
-    AdversarialSchedule,
-    AdversarialTraining,
-    HeldOut,
-    InitialPatches,
-    Networks,
-    RealPatches,
-    Sampler,
-    StepReport,
-    Weights,
-    judge_held_out,
-    refine_patches,
-    start_adversarial,
-    train_adversarial,
-)
+from histocli.training.adversarial.guard import Guard
+from histocli.training.adversarial.judge import HeldOut, judge_held_out
+from histocli.training.adversarial.networks import AdversarialTraining, Networks
+from histocli.training.adversarial.repaint import refine_patches
+from histocli.training.adversarial.sampling import InitialPatches, RealPatches, Sampler, hold_out
+from histocli.training.adversarial.schedule import AdversarialSchedule
+from histocli.training.adversarial.step import StepReport, summarise, train_adversarial
 from histocli.training.two_sample import (
     TwoSampleSchedule,
     effective_share,
     importance_weights,
     judge,
+    weights_of_kept,
 )
 
 logger = logging.getLogger(__name__)
@@ -90,21 +82,12 @@ logger = logging.getLogger(__name__)
 MOST_REAL = 1536  # real patches held in memory
 MOST_INITIAL = 1500  # initial patches the refiner learns on
 MOST_SOURCES = 512
-HELD_OUT = 1 / 6  # of the references: critics are judged on them and never learn from them
-FEW_SOURCES = 4  # with fewer references, patches are held out instead of references
 CROP_PX = 128
 # times in the course of a training that a critic which has not proven itself is judged again
 PROOFS = 40
 RECORD_EVERY = 20
 CHECKPOINT_S = 60.0
 JUDGEMENTS = 6  # times that held-out crops are judged in the course of a training
-SATURATED = 0.995  # skill at which the critic is never fooled any more, and teaches nothing
-SATURATED_STEPS = 200
-SLOWEST = 0.125  # of the refiner's learning rate: a training that still runs away is given up
-# mean change of optical density within nuclei at which a refiner has left what it was given
-LARGEST_CHANGE = 0.35
-# of the initial patches' diversity of texture, below which a refiner makes all nuclei alike
-COLLAPSED = 0.25
 LOST = 0.1  # agreement of labels with the picture that a patch may lose
 # of a time budget, for what comes after the training
 RESERVE_S, RESERVE_PER_PATCH_S, WEIGHTS_S = 12.0, 0.045, 60.0
@@ -423,7 +406,7 @@ class _Run:
                         "critic_auc": _number(self.held.auc_initial),
                         "style_auc": _number(self.held.style_matched),
                     }
-                networks = training.networks.items()
+                networks = training.networks.by_name()
             else:
                 refiner = trained.to(self.device)
                 networks = {"averaged": refiner}
@@ -585,7 +568,8 @@ class _Run:
         schedule = AdversarialSchedule(
             batch=self.config.batch,
             crop_px=crop,
-            weights=Weights(style=self.config.style, identity=self.config.identity),
+            style_weight=self.config.style,
+            identity_weight=self.config.identity,
             edits=self.config.edits,
             objective=self.config.objective,
             seed=self.config.seed,
@@ -593,40 +577,20 @@ class _Run:
         rng = rng_for(self.config.seed, "held out")
         usable = np.sort(rng.permutation(len(self.initial))[:MOST_INITIAL])
         images, labels = self._initial_white(usable, styles)
-        real, style = styles.real, styles.style_of[usable]
-        n_sources = len(styles.sources)
-        if n_sources >= FEW_SOURCES:
-            held = rng.permutation(n_sources)[: max(1, round(HELD_OUT * n_sources))]
-            out_real, out_initial = np.isin(real.image_of, held), np.isin(style, held)
-        else:
-            out_real, out_initial = (
-                rng.random(len(real.images)) < HELD_OUT,
-                rng.random(len(usable)) < HELD_OUT,
-            )
-        if not (
-            out_real.any()
-            and out_initial.any()
-            and np.isin(style[out_initial], real.image_of[out_real]).any()
-        ):
-            out_real = out_initial = None  # type: ignore[assignment]  # too little to hold anything out
+        patches = InitialPatches(images, labels, styles.style_of[usable])
 
-        def part(chosen_real: npt.NDArray[np.bool_], chosen: npt.NDArray[np.bool_]) -> Sampler:
-            return Sampler(
-                InitialPatches(images[chosen], labels[chosen], style[chosen]),
-                RealPatches(
-                    real.images[chosen_real], real.nuclei[chosen_real], real.image_of[chosen_real]
-                ),
-                self.initial.mpp,
-                schedule,
-            )
+        def sampler(initial: InitialPatches, real: RealPatches) -> Sampler:
+            return Sampler(initial, real, self.initial.mpp, schedule)
 
-        if out_real is None or not np.isin(style[~out_initial], real.image_of[~out_real]).any():
-            everything = part(np.ones(len(real.images), bool), np.ones(len(usable), bool))
+        out = hold_out(patches, styles.real, rng)
+        if out is None:
             logger.warning(
                 "there are too few references to hold some out; the critics are judged on what they learnt from"
             )
+            everything = sampler(patches, styles.real)
             return everything, everything, schedule
-        return part(~out_real, ~out_initial), part(out_real, out_initial), schedule
+        learn = sampler(patches.part(~out.initial), styles.real.part(~out.real))
+        return learn, sampler(patches.part(out.initial), styles.real.part(out.real)), schedule
 
     def _initial_white(
         self, patches: npt.NDArray[np.integer], styles: _Styles
@@ -684,12 +648,12 @@ class _Run:
         torch.manual_seed(self.config.seed)
         refiner = Refiner(RefinerArchitecture(edits=self.config.edits))
         networks = Networks.fresh(refiner, self.config.seed).to(self.device)
-        training = start_adversarial(networks, schedule, self.members.wrap)
+        training = AdversarialTraining.start(networks, schedule, self.members.wrap)
         training.proven = self.config.proof == 0
         checkpoint = checkpoint_path(self.out)
         if restore and checkpoint.exists():
             self._restore(training, checkpoint)
-        guard = _Guard(training)
+        guard = Guard(training)
         shown = 0
         done = int(self.clock.progress(training.step) * JUDGEMENTS)
         proofs = 0
@@ -709,12 +673,12 @@ class _Run:
                 trouble = guard.look(report)
                 if trouble:
                     self._go_back(guard, report.step, trouble)
-                    if training.pace <= SLOWEST or guard.saturated:
+                    if guard.hopeless:
                         break
                     guard.slow_down()
                     continue
                 if report.step % RECORD_EVERY == 0:
-                    self._log(_summary(recent) | {"seconds": self.clock.trained_s})
+                    self._log(summarise(recent) | {"seconds": self.clock.trained_s})
                 progress = min(self._progress(report.step), 1.0)
                 if round(progress * total) > shown:
                     note = (
@@ -769,11 +733,11 @@ class _Run:
         if self.members.leads:
             append_metrics(self.out, values)
 
-    def _go_back(self, guard: _Guard, step: int, trouble: str) -> None:
+    def _go_back(self, guard: Guard, step: int, trouble: str) -> None:
         """Go back to the last good weights, and say why."""
         logger.warning("step %d: %s; the last good weights are kept", step, trouble)
         self._log({"step": step, "trouble": trouble})
-        guard.restore()
+        guard.go_back()
 
     def _judge(
         self, training: AdversarialTraining, sampler: Sampler, styles: _Styles
@@ -789,9 +753,7 @@ class _Run:
         )
         if self.members.leads:
             self._show(training, styles)
-        if self.held.diversity < COLLAPSED:
-            return f"refined nuclei look alike: their texture varies {self.held.diversity:.2f} times as much as before"
-        return None
+        return Guard.collapsed(self.held)
 
     def _prove(self, training: AdversarialTraining, sampler: Sampler) -> None:
         """Let the refiner move once the critic tells held-out real patches from initial ones well
@@ -810,24 +772,20 @@ class _Run:
     def _show(self, training: AdversarialTraining, styles: _Styles) -> None:
         patches = np.linspace(0, len(self.initial) - 1, min(6, len(self.initial))).astype(int)
         images, labels = self._initial_white(patches, styles)
-        crops, masks = self._reference_crops(patches, styles)
+        crops = self._reference_crops(patches, styles)
         refined, _ = refine_patches(
             training.networks.averaged,
             images,
             labels,
             crops,
-            masks,
             [rng_for(self.config.seed, "noise", int(patch)) for patch in patches],
             self.initial.mpp,
-            self.device,
             self.dtype,
         )
-        rows = [list(row) for row in zip(images, refined, crops, strict=True)]
+        rows = [list(row) for row in zip(images, refined, crops.images, strict=True)]
         write_png(preview_path(self.out, training.step), picture_rows(rows))
 
-    def _reference_crops(
-        self, patches: npt.NDArray[np.integer], styles: _Styles
-    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+    def _reference_crops(self, patches: npt.NDArray[np.integer], styles: _Styles) -> RealPatches:
         """Return a patch of the reference of each of some patches: always the same one."""
         chosen = []
         for patch in patches:
@@ -835,7 +793,7 @@ class _Run:
             chosen.append(
                 int(rng_for(self.config.seed, "reference patch", int(patch)).choice(candidates))
             )
-        return styles.real.images[chosen], styles.real.nuclei[chosen]
+        return styles.real.part(np.array(chosen))
 
     def _maybe_stop(self, training: AdversarialTraining, progress: float) -> None:
         asked = stop_requested() or (
@@ -891,16 +849,14 @@ class _Run:
                 patches = np.arange(batch.start, batch.stop)
                 read, labels = self.initial.read(batch)
                 white = self._whiten(batch, read, styles)
-                crops, masks = self._reference_crops(patches, styles)
+                crops = self._reference_crops(patches, styles)
                 refined, closed = refine_patches(
                     refiner,
                     white,
                     labels,
                     crops,
-                    masks,
                     [rng_for(self.config.seed, "noise", int(patch)) for patch in patches],
                     self.initial.mpp,
-                    self.device,
                     self.dtype,
                 )
                 both = list(
@@ -1002,12 +958,9 @@ class _Run:
             self.device,
             self.dtype,
         )
-        weights, effective = importance_weights(verdict, least_effective=LEAST_EFFECTIVE)
-        full = np.ones(len(self.initial), np.float64)
-        full[chosen] = weights
-        full *= kept
-        full /= max(full.sum() / max(kept.sum(), 1), 1e-9)
-        writer.replace_weights(full.astype(np.float32))
+        weights = importance_weights(verdict, least_effective=LEAST_EFFECTIVE)
+        effective = effective_share(weights)
+        writer.replace_weights(weights_of_kept(weights, chosen, kept))
         low, high = verdict.interval()
         self._log({"auc": verdict.auc, "ci95": [low, high], "effective_share": effective})
         return {"auc": _number(verdict.auc), "effective_share": _number(effective)}
@@ -1022,48 +975,6 @@ class _Run:
         ]
 
 
-class _Guard:
-    """Sees when a training goes wrong, and keeps the last weights that were good."""
-
-    def __init__(self, training: AdversarialTraining) -> None:
-        self.training = training
-        self.saturated = 0
-        self.remember()
-
-    def remember(self) -> None:
-        """Call the present weights good."""
-        self.good = {
-            name: copy.deepcopy(network.state_dict())
-            for name, network in self.training.networks.items().items()
-        }
-
-    def restore(self) -> None:
-        """Go back to the last good weights."""
-        for name, network in self.training.networks.items().items():
-            network.load_state_dict(self.good[name])
-
-    def slow_down(self) -> None:
-        """Go on from the last good weights with half the learning rate, and without the momentum
-        that led astray.
-        """
-        self.training.pace /= 2
-        for optimizer in self.training.optimizers.values():
-            optimizer.state.clear()
-
-    def look(self, report: StepReport) -> str | None:
-        """Return what is wrong after a step, or None."""
-        if not report.finite:
-            return "a loss is not a number"
-        if report.refiner is not None and report.change > LARGEST_CHANGE:
-            return f"the refiner changes nuclei by {report.change:.2f} of optical density and has left what it was given"
-        self.saturated = (
-            self.saturated + 1 if report.refiner is not None and report.skill > SATURATED else 0
-        )
-        if self.saturated >= SATURATED_STEPS:
-            return "the critic is never fooled any more and teaches nothing"
-        return None
-
-
 def _agreement(
     labels: npt.NDArray[np.int32],
     before: npt.NDArray[np.uint8],
@@ -1072,19 +983,6 @@ def _agreement(
 ) -> tuple[float, float]:
     """Return how well labels fit a patch, before and after refinement."""
     return label_agreement(labels, before, mpp), label_agreement(labels, after, mpp)
-
-
-def _summary(reports: list[StepReport]) -> Json:
-    """Return the means over some steps as a line of ``metrics.jsonl``."""
-    moved = [report.refiner for report in reports if report.refiner is not None]
-    return {
-        "step": reports[-1].step,
-        "critic": float(np.mean([report.critic for report in reports])),
-        "style": float(np.mean([report.style for report in reports])),
-        "refiner": float(np.mean(moved)) if moved else None,
-        "change": float(np.mean([report.change for report in reports])),
-        "skill": reports[-1].skill,
-    }
 
 
 def _number(value: float) -> float | None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -14,12 +14,17 @@ import numpy as np
 import numpy.typing as npt
 
 from histocli import __version__
+from histocli.annotations.labels import LARGE_PX
+from histocli.annotations.pairs import common_shape
 from histocli.base.errors import HistosynthError, InvalidOption, StoreExists
 from histocli.base.files import replace_atomically
+from histocli.base.inputs import expand_inputs
 from histocli.base.progress import Track, silent
 from histocli.base.types import RGBImage
 from histocli.config.common import Execution
-from histocli.config.evaluate import METRICS, EvaluateConfig
+from histocli.config.evaluate import EvaluateConfig
+from histocli.exports.pictures import png_bytes
+from histocli.figures.fates import fate_overlay
 from histocli.figures.overlays import add_scale_bar
 from histocli.figures.report import (
     Charts,
@@ -34,11 +39,13 @@ from histocli.figures.report import (
     render_report,
 )
 from histocli.figures.sheets import patch_sheet, picture_rows
-from histocli.figures.verdicts import verdict_overlay
 from histocli.instances.histograms import AREA_EDGES_UM2
-from histocli.instances.matching import LabelImage, overlaps
+from histocli.instances.overlaps import LabelImage, overlaps
+from histocli.metrics.fates import tell_fates
 from histocli.metrics.summary import Difference
-from histocli.metrics.verdicts import judge_nuclei
+from histocli.metrics.table import METRICS, scores_of, shown_in
+from histocli.slides.open import read_image
+from histocli.slides.slide import slide_stem
 from histocli.stages.real_patches import cut_real_patches
 from histocli.stages.scores import (
     CELL_PX,
@@ -49,11 +56,9 @@ from histocli.stages.scores import (
     read_pair,
 )
 from histocli.stages.shared.references import identify_references, recorded_references
-from histocli.stores.label_sources import LARGE_PX, find_pictures, read_picture
 from histocli.stores.logs import read_metrics
 from histocli.stores.models import read_model_header
 from histocli.stores.patches import PatchStore
-from histocli.stores.pictures import png_bytes
 from histocli.stores.provenance import peek
 
 log = logging.getLogger(__name__)
@@ -65,46 +70,9 @@ MARGIN_PX = 128  # around the part of a slide that is shown, so that nuclei are 
 MOST_PICTURE_PX = CELL_PX
 SHEET_PATCHES = 8
 PLAIN_GREY = 236  # background where no picture is at hand
-PER_IMAGE = (
-    "dice",
-    "ensemble_dice",
-    "aji",
-    "aji_plus",
-    "pq",
-    "dq",
-    "sq",
-    "f1_75",
-    "detection_f1",
-    "boundary_f1",
-    "hd95_um",
-)
+PER_IMAGE = shown_in("report")
 """Scores of the table of images; the JSON has all."""
-COMPARED = (*PER_IMAGE, "dsb_ap", "count_error_abs")
-EXPLAINED = {
-    "dice": "overlap of all nuclear pixels (DICE1)",
-    "dice2": "overlap summed over touching pairs (DICE2)",
-    "ensemble_dice": "mean of DICE1 and DICE2",
-    "aji": "aggregated Jaccard index; a prediction may serve twice",
-    "aji_plus": "the same, one to one",
-    "pq": "panoptic quality, DQ x SQ",
-    "dq": "F1 of nuclei with IoU > 0.5",
-    "sq": "mean IoU of matched nuclei",
-    "f1": "the same number as dq",
-    "precision": "share of predicted nuclei that match",
-    "recall": "share of true nuclei that match",
-    "f1_mean": "mean of F1 over the ten thresholds",
-    "dsb_ap": "2018 Data Science Bowl: mean of TP / (TP + FP + FN)",
-    "detection_f1": "F1 of centroids within the radius",
-    "detection_precision": "share of predicted centroids near a true one",
-    "detection_recall": "share of true centroids near a predicted one",
-    "boundary_f1": "F1 of boundary pixels within the tolerance",
-    "hd95_um": "Hausdorff distance of matched nuclei without the farthest 5 %, um",
-    "count_error_abs": "difference of counts, without sign",
-    "count_error": "predicted minus true nuclei",
-    "count_error_relative": "the same over the true nuclei",
-    "area_error_relative": "predicted minus true nuclear area, over the true",
-    "matched_area_error": "difference of areas of matched nuclei, over the true",
-}
+COMPARED = shown_in("report", "report differences")
 
 
 def check_report(
@@ -139,7 +107,7 @@ def check_report(
                 f"{target}: exists; replace it with --overwrite or choose another --html"
             )
     if images is not None:
-        find_pictures(images, ())
+        _find_pictures(images, ())
     for word in show:
         if Path(word).is_dir():
             PatchStore.open(Path(word))
@@ -197,7 +165,7 @@ def write_report(
         )
     )
     pictures = (
-        find_pictures(images, (outcome.name for outcome in first.outcomes))
+        _find_pictures(images, (outcome.name for outcome in first.outcomes))
         if images is not None
         else {}
     )
@@ -233,20 +201,16 @@ def _scores(result: EvaluateResult, suffix: str) -> list[Section]:
     summary = result.summary
     assert summary is not None
     rows: list[list[str | float | int | None]] = []
-    for name in METRICS:
-        interval = summary.ci95[name]
-        shown = f"{number(interval[0])} to {number(interval[1])}" if interval else "–"
-        what = EXPLAINED.get(
-            name, f"F1 of nuclei with IoU > 0.{name[3:]}" if name.startswith("f1_") else ""
-        )
+    for metric in METRICS:
+        interval = summary.ci95[metric.name]
         rows.append(
             [
-                name,
-                float(summary.mean[name]),
-                shown,
-                float(summary.pooled[name]),
-                summary.known[name],
-                what,
+                metric.name,
+                float(summary.mean[metric.name]),
+                f"{number(interval[0])} to {number(interval[1])}" if interval else "–",
+                float(summary.pooled[metric.name]),
+                summary.known[metric.name],
+                metric.meaning,
             ]
         )
     sections: list[Section] = [
@@ -375,7 +339,9 @@ def _extremes(
             shown = []
             for outcome in chosen:
                 shown.append(
-                    _overlay(outcome, pictures.get(outcome.name) or outcome.pair.image, suffix)
+                    _overlay(
+                        outcome, pictures.get(outcome.name) or outcome.pair.truth.image, suffix
+                    )
                 )
                 bar.advance()
             yield Gallery(
@@ -391,16 +357,16 @@ def _overlay(outcome: Outcome, picture: Path | None, suffix: str) -> Picture:
     """Draw one image; of a large one the square with most mistakes."""
     truth, prediction, core, large = _part_to_show(outcome)
     table = overlaps(truth, prediction)
-    verdicts = judge_nuclei(table)
+    fates = tell_fates(table)
     truth, prediction = (
-        _indexed(truth, table.ids_truth)[core],
-        _indexed(prediction, table.ids_prediction)[core],
+        _indexed(truth, table.truth.ids)[core],
+        _indexed(prediction, table.prediction.ids)[core],
     )
     if large:  # a slide's pixels are not read for a picture
         image: RGBImage = np.full((*truth.shape, 3), PLAIN_GREY, np.uint8)
     else:
         image = _picture_of(outcome, picture, truth.shape)
-    window = _worst_window(truth, prediction, verdicts.truth, verdicts.prediction)
+    window = _worst_window(truth, prediction, fates.truth, fates.prediction)
     truth, prediction, image = truth[window], prediction[window], image[window]
     zoom = max(1, min(3, MOST_PICTURE_PX // max(image.shape[:2])))
     if zoom > 1:
@@ -410,12 +376,12 @@ def _overlay(outcome: Outcome, picture: Path | None, suffix: str) -> Picture:
         image = np.asarray(
             cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC), np.uint8
         )
-    drawn = verdict_overlay(
+    drawn = fate_overlay(
         image,
         truth,
         prediction,
-        verdicts.truth,
-        verdicts.prediction,
+        fates.truth,
+        fates.prediction,
         thickness_px=2 if max(image.shape[:2]) > 300 else 1,
     )
     counts = outcome.counts
@@ -444,9 +410,9 @@ def _part_to_show(outcome: Outcome) -> tuple[LabelImage, LabelImage, tuple[slice
         Of these, what is shown.
     large : bool
     """
-    true, predicted = outcome.pair.truth.open(), outcome.pair.prediction.open()
-    shape = true.shape or predicted.shape or (0, 0)
-    if shape[0] * shape[1] < LARGE_PX or true.read_window is None or predicted.read_window is None:
+    true, predicted = outcome.pair.truth.labels.open(), outcome.pair.prediction.open()
+    shape = common_shape(true, predicted)
+    if shape[0] * shape[1] < LARGE_PX or true.shape is None or predicted.shape is None:
         return *read_pair(outcome.pair, true, predicted), (slice(None), slice(None)), False
     around, core = [], []
     for at, side in zip(outcome.worst, shape, strict=True):
@@ -455,8 +421,8 @@ def _part_to_show(outcome: Outcome) -> tuple[LabelImage, LabelImage, tuple[slice
         core.append(slice(at - part.start, min(at + CELL_PX, side) - part.start))
     rows, columns = around
     return (
-        true.read_window(rows, columns),
-        predicted.read_window(rows, columns),
+        true.on(shape).read(rows, columns),
+        predicted.on(shape).read(rows, columns),
         (core[0], core[1]),
         True,
     )
@@ -470,14 +436,22 @@ def _indexed(labels: LabelImage, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.i
     return np.where(ids[at] == labels, at + 1, 0).astype(np.int32)
 
 
+def _find_pictures(words: str, names: Iterable[str]) -> dict[str, Path]:
+    """Return the pictures of a folder, glob or list whose stem is one of the names."""
+    wanted = set(names)
+    suffixes = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".svs", ".ndpi", ".ome.tif")
+    paths = expand_inputs([words], suffixes=suffixes, what="image")
+    return {slide_stem(path): path for path in paths if slide_stem(path) in wanted}
+
+
 def _picture_of(outcome: Outcome, path: Path | None, shape: tuple[int, ...]) -> RGBImage:
     """Return the picture of an image, or plain grey where there is none of its size."""
     pixels: RGBImage | None = None
     try:
         if path is not None:
-            pixels = read_picture(path)
+            pixels = read_image(path).pixels
         else:
-            stored = outcome.pair.truth.image or outcome.pair.prediction.image
+            stored = outcome.pair.truth.labels.image or outcome.pair.prediction.image
             pixels = stored() if stored is not None else None
     except HistosynthError as error:
         log.warning("%s; the report shows outlines without it", error)
@@ -535,7 +509,7 @@ def _image_table(result: EvaluateResult, suffix: str) -> Table:
     ]
     rows: list[list[str | float | int | None]] = []
     for outcome in result.outcomes:
-        scores, counts = outcome.counts.scores(), outcome.counts
+        scores, counts = scores_of(outcome.counts), outcome.counts
         numbers = [
             counts.n_truth,
             counts.n_prediction,
@@ -547,12 +521,12 @@ def _image_table(result: EvaluateResult, suffix: str) -> Table:
         rows.append(
             [
                 outcome.name,
-                outcome.pair.group or "–",
+                outcome.pair.truth.group or "–",
                 *(float(scores[name]) for name in PER_IMAGE),
                 *numbers,
             ]
         )
-    if not any(outcome.pair.group for outcome in result.outcomes):
+    if not any(outcome.pair.truth.group for outcome in result.outcomes):
         header, rows = [header[0], *header[2:]], [[row[0], *row[2:]] for row in rows]
     note = "Press a heading to sort; names of shown images lead to their picture."
     return Table(
@@ -698,7 +672,7 @@ def _provenance(results: Sequence[EvaluateResult], config: EvaluateConfig) -> De
                 )
             )
         named = "\n".join(
-            f"{outcome.pair.prediction.source}  |  {outcome.pair.truth.source}"
+            f"{outcome.pair.prediction.source}  |  {outcome.pair.truth.labels.source}"
             for outcome in result.outcomes
         )
         items.append((f"Pairs of {result.prediction}", named))

@@ -9,12 +9,14 @@ from operator import add
 import numpy as np
 import numpy.typing as npt
 
+from histocli.annotations.outlines import Opened
+from histocli.annotations.pairs import Pair, common_shape
 from histocli.base.errors import InvalidInput, SomeFailed
 from histocli.base.types import Json
-from histocli.instances.matching import LabelImage
+from histocli.instances.overlaps import LabelImage
 from histocli.metrics.counts import Counts
 from histocli.metrics.summary import Difference, Summary
-from histocli.stores.label_sources import OpenLabels, Pair
+from histocli.metrics.table import scores_of
 
 SCHEMA = "histosynth.evaluate/1"
 COMPARISON_SCHEMA = "histosynth.evaluate-comparison/1"
@@ -59,7 +61,7 @@ class Outcome:
             "merges": self.counts.merges,
             "missed": self.missed,
             "false": self.false,
-            "group": self.pair.group or None,
+            "group": self.pair.truth.group or None,
             "mpp": self.mpp,
             "mpp_source": self.mpp_source,
         }
@@ -136,7 +138,7 @@ class EvaluateResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelsResult:
+class ComparisonResult:
     """Several predictions of the same images beside each other."""
 
     results: tuple[EvaluateResult, ...]
@@ -191,7 +193,7 @@ def _summary_json(summary: Summary) -> Json:
 def _image_json(name: str, counts: Counts) -> Json:
     return {
         "name": name,
-        **counts.scores(),
+        **scores_of(counts),
         "n_truth": counts.n_truth,
         "n_prediction": counts.n_prediction,
         "true_positives": counts.true_positives,
@@ -200,22 +202,18 @@ def _image_json(name: str, counts: Counts) -> Json:
     }
 
 
-def read_pair(pair: Pair, true: OpenLabels, predicted: OpenLabels) -> tuple[LabelImage, LabelImage]:
+def read_pair(pair: Pair, true: Opened, predicted: Opened) -> tuple[LabelImage, LabelImage]:
     """Read truth and prediction as arrays of one shape, with what is ignored as -1 in the truth."""
-    shape = true.shape or predicted.shape or (0, 0)
-    truth, prediction = true.read_whole(shape), predicted.read_whole(shape)
-    if true.shape is None and predicted.shape is None:
-        shape = max(truth.shape[0], prediction.shape[0]), max(truth.shape[1], prediction.shape[1])
-        truth, prediction = true.read_whole(shape), predicted.read_whole(shape)
-    if pair.ignore is not None:
-        mask = pair.ignore.open()
-        ignored = mask.read_whole((truth.shape[0], truth.shape[1])) != 0
-        if ignored.shape != truth.shape:
+    shape = common_shape(true, predicted)
+    truth, prediction = true.on(shape).whole(), predicted.on(shape).whole()
+    if pair.truth.ignore is not None:
+        mask = pair.truth.ignore.open().on(shape)
+        if mask.shape != shape:
             raise InvalidInput(
-                f"{mask.source} has {size_text(ignored.shape)} pixels but {true.source} has {size_text(truth.shape)}; a mask "
+                f"{mask.source} has {size_text(mask.shape)} pixels but {true.source} has {size_text(shape)}; a mask "
                 "of what is ignored covers the same image"
             )
-        truth = np.where(ignored, -1, truth.astype(np.int64))
+        truth = np.where(mask.whole() != 0, -1, truth.astype(np.int64))
     return truth, prediction
 
 

@@ -33,21 +33,28 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from histocli.annotations.regions import find_regions, read_regions
 from histocli.base.errors import HistosynthError, InvalidOption, OutOfResources, Stopped
 from histocli.base.files import content_hash, disk_errors, make_parents, partial_path
+from histocli.base.formats import FORMATS
 from histocli.base.inputs import InputImage, expand_with_mpp
 from histocli.base.interrupts import raise_if_stopped
 from histocli.base.memory import keep_memory_below, pages_of_its_own
 from histocli.base.progress import Bar, Track, silent
 from histocli.base.types import InstanceLabels, Json, RGBImage
+from histocli.base.units import ASSUMED_MPP
 from histocli.config.common import Execution, as_dict, config_hash
 from histocli.config.segment import SegmentConfig, parse_shard
+from histocli.exports.registry import check_packages, read_record
 from histocli.inference.blocks import Block
 from histocli.inference.pipeline import Nuclei, PendingBlock, PendingImage, Pipeline
 from histocli.inference.tiling import renumber_by_anchor
 from histocli.model.normalisation import Contrast, contrast_of, glass_to_white, raise_contrast
-from histocli.stages.outputs import CONTRACTS, SUFFIXES, write_output
+from histocli.slides.open import SLIDE_SUFFIXES, open_slide
+from histocli.slides.resampling import resample, resample_labels
+from histocli.slides.slide import shape_of, slide_stem
 from histocli.stages.pipelines import LoadedModel, load_model
+from histocli.stages.shared.outputs import prepare_file, write_output
 from histocli.stages.shared.references import patch_glass_levels
 from histocli.stages.shared.results import StageResult, Stopwatch
 from histocli.stages.tiled import (
@@ -61,13 +68,10 @@ from histocli.stages.tiled import (
     slide_contrast,
     view_of,
 )
-from histocli.stores import exports, labels, patches
+from histocli.stores import labels, patches
 from histocli.stores.box import find_box_model
 from histocli.stores.models import read_model_header
 from histocli.stores.provenance import Action, Provenance, now, peek, prepare_output
-from histocli.stores.readers import SLIDE_SUFFIXES, open_slide, shape_of
-from histocli.stores.regions import Regions, find_regions
-from histocli.stores.slides import ASSUMED_MPP, resample, resample_labels, slide_stem
 
 logger = logging.getLogger(__name__)
 
@@ -213,8 +217,7 @@ def segment(
     header = read_model_header(model)
     if header.kind != "segmenter":
         raise InvalidOption(f"--model {model}: is a {header.kind}, but a segmenter is needed")
-    if "parquet" in config.formats:
-        exports.check_parquet()
+    check_packages(config.formats)
     keep_going = execution.on_error == "continue"
     inputs = expand_with_mpp(
         slides, suffixes=SLIDE_SUFFIXES, stdin=sys.stdin, what="slide", keep_missing=keep_going
@@ -878,7 +881,7 @@ class SlideJob:
         """Read what the outputs say about themselves."""
         for name, path in self.outputs.items():
             known: Json | None = (
-                labels.open_labels(path).facts if name == "ome-zarr" else exports.read_facts(path)
+                labels.open_labels(path).facts if name == "ome-zarr" else read_record(path)
             )
             if known is not None:
                 return _facts_of(known)
@@ -905,7 +908,7 @@ class SlideJob:
 
     def _regions(self) -> Any:
         file = self._roi()
-        return None if file is None else Regions(file).mask
+        return None if file is None else read_regions(file)
 
     def _roi(self) -> Path | None:
         if self.input.roi is not None:
@@ -934,9 +937,9 @@ class SlideJob:
                 overwrite=self._execution.overwrite,
                 dry_run=self._execution.dry_run,
             )
-        return exports.prepare_file(
+        return prepare_file(
             path,
-            contract=CONTRACTS[name],
+            contract=FORMATS[name].contract,
             config_hash=self._hash,
             overwrite=self._execution.overwrite,
         )
@@ -953,17 +956,8 @@ def _expected_disk(shape: tuple[int, int], mm2: float, mpp: float, formats: Sequ
     3,000 nuclei a square millimetre.
     """
     looked_at = mm2 * 1e6 / mpp**2
-    per_px = {
-        "ome-zarr": 0.09,
-        "tiff": 0.12,
-        "overlay": 1.9,
-        "qc": 0.0,
-        "geojson": 0.02,
-        "csv": 0.03,
-        "parquet": 0.015,
-    }
     return (
-        sum(per_px.get(name, 0) * looked_at for name in formats)
+        sum(FORMATS[name].bytes_per_px * looked_at for name in formats)
         + 3e6 * len(formats)
         + shape[0] * shape[1] / 1000
     )
@@ -1157,13 +1151,14 @@ def _plan(
             jobs.append(_PatchJob(given, out / f"{unique}{PATCH_SUFFIX}", config, execution, model))
         else:
             outputs = {
-                name: out / f"{unique}{SUFFIXES[name]}" for name in dict.fromkeys(config.formats)
+                name: out / f"{unique}{FORMATS[name].suffix}"
+                for name in dict.fromkeys(config.formats)
             }
             jobs.append(
                 SlideJob(
                     given,
                     outputs,
-                    out / f"{unique}{SUFFIXES['ome-zarr']}",
+                    out / f"{unique}{FORMATS['ome-zarr'].suffix}",
                     config,
                     execution,
                     model,

@@ -48,9 +48,10 @@ from histocli.model.normalisation import (
 )
 from histocli.optics.density import white_level
 from histocli.optics.stains import TYPICAL_STAINS
+from histocli.slides.resampling import ResampledSlide, shrunk
+from histocli.slides.slide import Slide, shape_of
 from histocli.stores import labels
-from histocli.stores.labels import TiledLabelsWriter, overview_factor, shrink
-from histocli.stores.readers import ResampledSlide, Slide, shape_of, shrunk
+from histocli.stores.labels import TiledLabelsWriter, overview_factor
 
 # relative; within this a slide goes to the network as it is: scanners differ by more than a model
 # notices
@@ -107,7 +108,7 @@ def look(
         Given height, width and slide pixels a pixel, returns the mask of the regions that the user
         drew.
     """
-    overview = shrunk(slide, factor, shrink)
+    overview = shrunk(slide, factor)
     level = white_level(overview)
     shape = (overview.shape[0], overview.shape[1])
     wanted = (

@@ -56,7 +56,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import zarr
@@ -64,12 +63,14 @@ from zarr.codecs import ZstdCodec
 
 from histocli.base.errors import InvalidStore
 from histocli.base.files import disk_errors, partial_path
+from histocli.base.formats import ATTRIBUTE, FORMATS
+from histocli.base.pyramid import nearest_level, shrink
 from histocli.base.text import first_line
 from histocli.base.types import Json, RGBImage
 from histocli.stores import provenance as records
 from histocli.stores.provenance import DAMAGED, OutputLock, Provenance
 
-CONTRACT = "histosynth-labels/1"
+CONTRACT = FORMATS["ome-zarr"].contract
 LAYOUTS = ("slide", "patches")
 LABEL_NAME = "nuclei"
 OVERVIEW_MPP = 8.0  # coarsest finest level of the overview, in um/px
@@ -106,41 +107,6 @@ def overview_factor(shape: tuple[int, int], mpp: float) -> int:
     while 2 * factor * mpp <= OVERVIEW_MPP and max(shape) >= 2 * factor * OVERVIEW_PX:
         factor *= 2
     return factor
-
-
-def shrink(image: RGBImage, factor: int) -> RGBImage:
-    """Average blocks of ``factor`` by ``factor`` pixels; the last ones are filled up with the
-    border pixel.
-
-    Parameters
-    ----------
-    image : ndarray of uint8, shape (H, W, 3)
-
-    Returns
-    -------
-    ndarray of uint8, shape (ceil(H / factor), ceil(W / factor), 3)
-    """
-    if factor == 1:
-        return image
-    down, right = (-side % factor for side in image.shape[:2])
-    if down or right:
-        image = np.pad(image, ((0, down), (0, right), (0, 0)), mode="edge")
-    size = (image.shape[1] // factor, image.shape[0] // factor)
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
-
-
-def nearest_level(labels: npt.NDArray[Any], factor: int) -> npt.NDArray[Any]:
-    """Take the pixel nearest to the centre of each block of ``factor`` pixels, shape (ceil(H /
-    factor), ceil(W / factor)).
-    """
-    for axis in (0, 1):
-        side = labels.shape[axis]
-        picked = labels[(slice(None),) * axis + (slice(factor // 2, None, factor),)]
-        # the last block is cut before its centre: its last pixel
-        if picked.shape[axis] * factor < side:
-            picked = np.concatenate([picked, np.take(labels, [side - 1], axis=axis)], axis=axis)
-        labels = picked
-    return np.ascontiguousarray(labels)
 
 
 class TiledLabelsWriter:
@@ -257,7 +223,7 @@ class TiledLabelsWriter:
         facts: Json,
     ) -> None:
         attributes = {
-            records.ATTRIBUTE: provenance.to_json() | facts,
+            ATTRIBUTE: provenance.to_json() | facts,
             "ome": {
                 "version": OME_VERSION,
                 "multiscales": [
@@ -281,7 +247,7 @@ class TiledLabelsWriter:
     def facts(self) -> Json:
         """What the store says about itself so far."""
         found = json.loads((self._partial / records.METADATA_FILE).read_bytes())["attributes"][
-            records.ATTRIBUTE
+            ATTRIBUTE
         ]
         assert isinstance(found, dict)
         return found
@@ -680,7 +646,7 @@ class PatchLabelsWriter:
                 else:
                     records.remove_ours(self._partial, CONTRACT)
                     facts = {"layout": "patches", "mpp": mpp, "source": source, "model": model}
-                    attributes = {records.ATTRIBUTE: provenance.to_json() | facts}
+                    attributes = {ATTRIBUTE: provenance.to_json() | facts}
                     root = zarr.create_group(self._partial, zarr_format=3, attributes=attributes)
                 side = min(n, SHARD_PATCHES)
                 side, batches = min(n, SHARD_PATCHES), -(-n // SHARD_PATCHES)
@@ -775,7 +741,7 @@ class LabelStore:
         """Use :func:`open_labels`."""
         self.path = path
         self.provenance = provenance
-        facts = group.attrs[records.ATTRIBUTE]
+        facts = group.attrs[ATTRIBUTE]
         assert isinstance(facts, dict)
         self.facts: Json = facts
         self.layout = _checked_layout(path, self.facts)

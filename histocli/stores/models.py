@@ -31,10 +31,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from histocli import __version__
 from histocli.base.errors import InvalidStore, StoreNotFound
 from histocli.base.files import check_parents, disk_errors, replace_atomically
-from histocli.base.inputs import MPP_RANGE
+from histocli.base.formats import ATTRIBUTE
 from histocli.base.text import first_line, plain_json
 from histocli.base.types import Json
-from histocli.stores.provenance import ATTRIBUTE, Action, Provenance, log_path, now, rerun_rule
+from histocli.base.units import MPP_RANGE
+from histocli.stores.provenance import Action, Provenance, log_path, now, rerun_rule
 
 if TYPE_CHECKING:
     import torch

@@ -43,9 +43,10 @@ from zarr.codecs import ZstdCodec
 from histocli.base import files
 from histocli.base.errors import InvalidStore, StoreExists
 from histocli.base.files import disk_errors, partial_path
-from histocli.base.inputs import MPP_RANGE
+from histocli.base.formats import ATTRIBUTE
 from histocli.base.text import first_line, plain_json
 from histocli.base.types import Json
+from histocli.base.units import MPP_RANGE
 from histocli.stores import provenance as records
 from histocli.stores.provenance import DAMAGED, OutputLock, Provenance
 
@@ -219,7 +220,7 @@ class PatchStoreWriter:
                 if found is None:
                     records.remove_ours(partial, CONTRACT)
                     attributes = {
-                        records.ATTRIBUTE: provenance.to_json(),
+                        ATTRIBUTE: provenance.to_json(),
                         "mpp": float(mpp),
                         "origin": origin,
                         "shippable": shippable,
@@ -743,9 +744,9 @@ def _check_references(path: Path, attributes: Json) -> list[ReferenceRecord]:
 
 def _check_files(path: Path, attributes: Json) -> None:
     """No shard is missing or cut short; Zarr would read zeros."""
-    files = attributes[records.ATTRIBUTE].get("files")
+    files = attributes[ATTRIBUTE].get("files")
     if not isinstance(files, dict):
-        raise InvalidStore(f"{path}: {records.ATTRIBUTE}.files is missing; {DAMAGED}")
+        raise InvalidStore(f"{path}: {ATTRIBUTE}.files is missing; {DAMAGED}")
     for name in [*_ARRAYS, *(name for name in files if name.startswith(f"{NETWORKS}/"))]:
         found = _count_files(path / name)
         if found != files.get(name):

@@ -45,6 +45,7 @@ from histocli.base.files import (
     partial_path,
     remove_folder,
 )
+from histocli.base.formats import ATTRIBUTE
 from histocli.base.text import first_line, plain_json
 from histocli.base.types import Json
 
@@ -55,7 +56,6 @@ Action: TypeAlias = Literal["create", "resume", "skip"]
 """What a command does about its output: make it anew, go on with a partial one, or leave a finished
 one alone."""
 
-ATTRIBUTE = "histosynth"  # the only key of ours among a store's root attributes
 METADATA_FILE = "zarr.json"
 # zarr's half-written keys; a killed process leaves them behind
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.partial$")

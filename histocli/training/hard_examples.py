@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from histocli.base.device import autocast
 from histocli.base.types import Json
 from histocli.model.segmenter import Segmenter
 from histocli.optics.density import light_to_optical_density
@@ -162,7 +163,7 @@ def ascend(
 
 def crop_losses(segmenter: Segmenter, pixels: Tensor, batch: Batch, dtype: torch.dtype) -> Tensor:
     """Return the loss of every crop, shape (B,)."""
-    with torch.autocast(pixels.device.type, dtype=dtype, enabled=dtype != torch.float32):
+    with autocast(pixels.device, dtype):
         logits = segmenter(pixels.contiguous(memory_format=torch.channels_last))
     return segmentation_losses(
         logits, batch.nucleus, batch.distance, batch.valid, batch.borders, batch.contact

@@ -21,18 +21,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from histocli.base.device import autocast
 from histocli.instances.components import label_components
 from histocli.instances.targets import contacts, normalised_distance
 from histocli.model.segmenter import Segmenter
-from histocli.optics.density import light_to_optical_density, optical_density_to_light
-from histocli.training.adversarial import (
-    AdversarialSchedule,
-    AdversarialTraining,
-    AgainstTask,
-    Pairing,
-    Sampler,
-    adversarial_step,
-)
+from histocli.training.adversarial.networks import AdversarialTraining
+from histocli.training.adversarial.sampling import CropBatch, Sampler
+from histocli.training.adversarial.schedule import AdversarialSchedule
+from histocli.training.adversarial.step import AgainstTask, adversarial_step
 from histocli.training.augmentation import Augmentation, vary_appearance
 from histocli.training.hard_examples import Hardening, HardPairs, crop_losses, measure_hardness
 from histocli.training.sampling import Batch
@@ -171,9 +167,9 @@ class RefinerAscent(Hardening):
         measure: bool,
     ) -> None:
         """Let the refiner and its critics take a step, and keep what the refiner then paints."""
-        pairing = self.sampler.draw(self.schedule.batch, rng, next(segmenter.parameters()).device)
-        assert pairing.targets is not None
-        ordinary = self._ordinary(pairing)
+        crops = self.sampler.draw(self.schedule.batch, rng, next(segmenter.parameters()).device)
+        assert crops.targets is not None
+        ordinary = self._ordinary(crops)
         against = AgainstTask(
             lambda repainted: crop_losses(segmenter, repainted, ordinary, dtype),
             ramp * self.ratio,
@@ -182,7 +178,7 @@ class RefinerAscent(Hardening):
         with _frozen(segmenter):
             adversarial_step(
                 self.training,
-                pairing,
+                crops,
                 self.schedule,
                 rng,
                 dtype,
@@ -190,33 +186,22 @@ class RefinerAscent(Hardening):
                 may_move=True,
                 against=against,
             )
-        hard = self._paint(pairing, dtype)
-        self.pool.put(hard, pairing.targets)
+        hard = self._paint(crops, dtype)
+        self.pool.put(hard, crops.targets)
         if measure:
             self.hardness = measure_hardness(segmenter, ordinary, hard, dtype)
 
-    def _ordinary(self, pairing: Pairing) -> Batch:
-        assert pairing.targets is not None
-        pixels = optical_density_to_light(pairing.density) / 255
-        ordinary = crops_with_targets(pixels, pairing.targets)
+    def _ordinary(self, crops: CropBatch) -> Batch:
+        assert crops.targets is not None
+        ordinary = crops_with_targets(crops.repainted(0.0), crops.targets)
         return ordinary if self.learns_contacts else replace(ordinary, contact=None)
 
     @torch.no_grad()
-    def _paint(self, pairing: Pairing, dtype: torch.dtype) -> Tensor:
+    def _paint(self, crops: CropBatch, dtype: torch.dtype) -> Tensor:
         """Return the crops as the refiner paints them now, sRGB 0..1."""
-        device = pairing.density.device
-        reference = light_to_optical_density(pairing.reference * 255)
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-            change = self.training.networks.refiner(
-                pairing.density,
-                pairing.nuclei,
-                pairing.noise,
-                pairing.gate,
-                reference,
-                pairing.reference_nuclei,
-            )
-        painted: Tensor = optical_density_to_light(pairing.density + change.float()) / 255
-        return painted
+        with autocast(crops.density.device, dtype):
+            change = crops.change_by(self.training.networks.refiner)
+        return crops.repainted(change)
 
     def examples(
         self,
@@ -231,12 +216,12 @@ class RefinerAscent(Hardening):
         Touching nuclei of a crop count as one in the labels: both pictures are judged by the same
         labels.
         """
-        pairing = self.sampler.draw(len(batch.pixels), rng, batch.pixels.device)
-        ordinary = self._ordinary(pairing)
+        crops = self.sampler.draw(len(batch.pixels), rng, batch.pixels.device)
+        ordinary = self._ordinary(crops)
         nucleus, valid = ((part > 0).cpu().numpy() for part in (ordinary.nucleus, ordinary.valid))
         truths = np.stack([np.where(mask, label_components(mask), 0) for mask in nucleus])
         truths = np.where(valid, truths, -1).astype(np.int32)
-        return HardPairs(ordinary, self._paint(pairing, dtype), truths)
+        return HardPairs(ordinary, self._paint(crops, dtype), truths)
 
     def state(self) -> dict[str, Any]:
         """Return networks, optimisers, history and pool."""

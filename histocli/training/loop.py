@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from histocli.base.device import autocast
 from histocli.base.rng import rng_for
 from histocli.base.types import Json
 from histocli.model.segmenter import Segmenter
@@ -265,7 +266,7 @@ def train_steps(
 def train_step(training: Training, batch: Batch, dtype: torch.dtype) -> float:
     """Take one step and return its loss."""
     pixels = batch.pixels.contiguous(memory_format=torch.channels_last)
-    with torch.autocast(pixels.device.type, dtype=dtype, enabled=dtype != torch.float32):
+    with autocast(pixels.device, dtype):
         logits = training.called(pixels)
     loss = segmentation_loss(
         logits,

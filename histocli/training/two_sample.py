@@ -1,5 +1,4 @@
-"""Two samples of pictures: can a network tell them apart? Used to judge realism and to weigh
-patches.
+"""Two samples of pictures: can a classifier tell them apart? This judges realism and weighs patches.
 
 A classifier is never asked about pictures whose image it has learnt from: folds are made of whole
 images.
@@ -18,17 +17,16 @@ from scipy.stats import rankdata
 from torch import Tensor
 from torch.nn import functional
 
+from histocli.base.device import autocast
 from histocli.base.rng import rng_for
 from histocli.model.classifier import Classifier
-
-WEIGHT_DECAY = 1e-2
-WARM_UP = 0.1
-RIDGE = 1e-4  # so that scores which part the two completely end somewhere
+from histocli.training.crops import random_crop
 
 
 def area_under_curve(real: npt.ArrayLike, synthetic: npt.ArrayLike) -> float:
-    """Return the chance that a real item scores above a synthetic one, ties counting half (Mann and
-    Whitney 1947).
+    """Return the chance that a real item scores above a synthetic one; ties count half.
+
+    This is the statistic of Mann and Whitney (1947) as a share.
 
     Parameters
     ----------
@@ -62,16 +60,17 @@ class TwoSampleSchedule:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What classifiers say about pictures that they have not learnt from."""
+class TwoSampleScores:
+    """Scores of pictures by classifiers that have not learnt from them."""
 
     real: npt.NDArray[np.float64]
-    """(n,), logits of being real."""
+    """(n,), logits of being real, of the real pictures."""
     synthetic: npt.NDArray[np.float64]
-    """(m,)."""
+    """(m,), logits of being real, of the synthetic pictures."""
     real_images: npt.NDArray[np.int64]
-    """(n,), which image each comes from."""
+    """(n,), which image each real picture shows."""
     synthetic_images: npt.NDArray[np.int64]
+    """(m,), which image each synthetic picture was made from."""
 
     @property
     def auc(self) -> float:
@@ -97,9 +96,7 @@ class Verdict:
 
 
 def folds_of(images: npt.NDArray[np.integer], folds: int, seed: int) -> npt.NDArray[np.int64]:
-    """Give every image number one of ``folds`` folds, evenly and at random; patches of an image
-    share its fold.
-    """
+    """Give every image one of ``folds`` folds, evenly and at random, and its patches the same."""
     names = np.unique(images)
     fold = rng_for(seed, "folds").permutation(len(names)) % folds
     return np.asarray(fold[np.searchsorted(names, images)], np.int64)
@@ -113,7 +110,7 @@ def judge(
     schedule: TwoSampleSchedule,
     device: torch.device,
     dtype: torch.dtype,
-) -> Verdict:
+) -> TwoSampleScores:
     """Train one fresh classifier per fold on the other folds, and let it judge its own.
 
     Parameters
@@ -130,7 +127,7 @@ def judge(
 
     Returns
     -------
-    Verdict
+    TwoSampleScores
 
     Raises
     ------
@@ -148,14 +145,14 @@ def judge(
         learn = [np.flatnonzero(real_fold != number), np.flatnonzero(synthetic_fold != number)]
         if not all(map(len, learn)):
             continue
-        classifier = train_classifier(
+        classifier = _train_classifier(
             real, synthetic, learn[0], learn[1], schedule, number, device, dtype
         )
         for scored, side, own in zip(
             scores, (real, synthetic), (real_fold == number, synthetic_fold == number), strict=True
         ):
-            scored[own] = classify(classifier, side[own], device, dtype)
-    return Verdict(
+            scored[own] = _classify(classifier, side[own], device, dtype)
+    return TwoSampleScores(
         scores[0],
         scores[1],
         np.asarray(real_images, np.int64),
@@ -163,7 +160,7 @@ def judge(
     )
 
 
-def train_classifier(
+def _train_classifier(
     real: npt.NDArray[np.uint8],
     synthetic: npt.NDArray[np.uint8],
     learn_real: npt.NDArray[np.integer],
@@ -180,21 +177,23 @@ def train_classifier(
     classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     classifier.train()
     optimizer = torch.optim.AdamW(
-        classifier.parameters(), lr=schedule.learning_rate, weight_decay=WEIGHT_DECAY
+        classifier.parameters(), lr=schedule.learning_rate, weight_decay=1e-2
     )
     truth = torch.cat([torch.ones(schedule.batch), torch.zeros(schedule.batch)]).to(device)
     for step in range(schedule.steps):
         progress = step / schedule.steps
+        warm_up_steps = 0.1 * schedule.steps
         for group in optimizer.param_groups:
             group["lr"] = schedule.learning_rate * min(
-                1, (step + 1) / (WARM_UP * schedule.steps), 2 * (1 - progress)
+                1, (step + 1) / warm_up_steps, 2 * (1 - progress)
             )
         rng = rng_for(schedule.seed, f"two-sample {number}", step)
         crops = [
-            crop_and_turn(side, rng.choice(learn, schedule.batch), schedule.crop_px, rng)
-            for side, learn in ((real, learn_real), (synthetic, learn_synthetic))
+            random_crop(patches[index], min(schedule.crop_px, *patches.shape[1:3]), rng)
+            for patches, learn in ((real, learn_real), (synthetic, learn_synthetic))
+            for index in rng.choice(learn, schedule.batch)
         ]
-        logits = _logits(classifier, np.concatenate(crops), device, dtype)
+        logits = _logits(classifier, np.stack(crops), device, dtype)
         loss = functional.binary_cross_entropy_with_logits(logits, truth)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -203,7 +202,7 @@ def train_classifier(
     return classifier
 
 
-def classify(
+def _classify(
     classifier: Classifier,
     patches: npt.NDArray[np.uint8],
     device: torch.device,
@@ -219,36 +218,16 @@ def classify(
     return np.concatenate(parts).astype(np.float64) if parts else np.zeros(0)
 
 
-def crop_and_turn(
-    patches: npt.NDArray[np.generic],
-    chosen: npt.NDArray[np.integer],
-    crop_px: int,
-    rng: np.random.Generator,
-) -> npt.NDArray[np.uint8]:
-    """Cut a random crop from each chosen patch, turned by quarters and mirrored: nothing is
-    resampled.
-    """
-    height, width = patches.shape[1:3]
-    side = min(crop_px, height, width)
-    crops = []
-    for index in chosen:
-        top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
-        crop = patches[index, top : top + side, left : left + side]
-        crop = np.rot90(crop, int(rng.integers(4)))
-        crops.append(crop[:, ::-1] if rng.random() < 0.5 else crop)
-    return np.stack(crops).astype(np.uint8)
-
-
 def _logits(
     classifier: Classifier, pixels: npt.NDArray[np.uint8], device: torch.device, dtype: torch.dtype
 ) -> Tensor:
     light = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float() / 255
-    with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+    with autocast(device, dtype):
         logits: Tensor = classifier(light)
     return logits.float()
 
 
-def calibrate(verdict: Verdict) -> tuple[float, float]:
+def fit_log_odds(scores: TwoSampleScores) -> tuple[float, float]:
     """Fit slope and offset that turn held-out logits into calibrated log odds (Platt 1999).
 
     Returns
@@ -256,18 +235,19 @@ def calibrate(verdict: Verdict) -> tuple[float, float]:
     slope, offset : float
         Of the log odds that a patch is real if both kinds were equally many.
     """
-    scores = np.concatenate([verdict.real, verdict.synthetic])
-    truth = np.concatenate([np.ones(len(verdict.real)), np.zeros(len(verdict.synthetic))])
-    known = np.isfinite(scores)
-    scores, truth = scores[known], truth[known]
+    logits = np.concatenate([scores.real, scores.synthetic])
+    truth = np.concatenate([np.ones(len(scores.real)), np.zeros(len(scores.synthetic))])
+    known = np.isfinite(logits)
+    logits, truth = logits[known], truth[known]
     balance = np.where(truth == 1, 0.5 / max(truth.sum(), 1), 0.5 / max((1 - truth).sum(), 1))
-    spread = max(float(scores.std()), 1e-6)
-    unit = scores / spread
+    spread = max(float(logits.std()), 1e-6)
+    unit = logits / spread
+    ridge = 1e-4  # where logits part the two kinds completely, the best slope would be infinite
 
     def loss(values: npt.NDArray[np.float64]) -> float:
         odds = values[0] * unit + values[1]
         entropy = np.logaddexp(0, np.where(truth == 1, -odds, odds))
-        return float((balance * entropy).sum() + RIDGE * (values**2).sum())
+        return float((balance * entropy).sum() + ridge * (values**2).sum())
 
     found = minimize(loss, np.array([1.0, 0.0]), method="BFGS").x
     slope, offset = found[0] / spread, found[1]
@@ -275,14 +255,14 @@ def calibrate(verdict: Verdict) -> tuple[float, float]:
 
 
 def importance_weights(
-    verdict: Verdict, limits: tuple[float, float] = (0.1, 10.0), least_effective: float = 0.0
-) -> tuple[npt.NDArray[np.float64], float]:
+    scores: TwoSampleScores, limits: tuple[float, float] = (0.1, 10.0), least_effective: float = 0.0
+) -> npt.NDArray[np.float64]:
     """Weigh synthetic patches by how much likelier they are among real ones (Hou et al. 2019).
 
     Parameters
     ----------
-    verdict : Verdict
-        Of classifiers that have not seen the patches they judge.
+    scores : TwoSampleScores
+        From classifiers that have not seen the patches they judge.
     limits : tuple of float
         Smallest and largest ratio, before the mean is made 1.
     least_effective : float
@@ -291,32 +271,46 @@ def importance_weights(
 
     Returns
     -------
-    weights : ndarray of float64, shape (m,)
+    ndarray of float64, shape (m,)
         Mean 1; patches that could not be judged weigh as much as the mean.
-    effective : float
-        Effective sample size over their number, 1 / (1 + variance of the weights), in 0..1 (Kish
-        1965).
     """
-    slope, offset = calibrate(verdict)
-    odds = np.clip(slope * verdict.synthetic + offset, -30, 30)
+    slope, offset = fit_log_odds(scores)
+    odds = np.clip(slope * scores.synthetic + offset, -30, 30)
     shrink = 1.0
     while True:
         ratio = np.clip(np.exp(shrink * odds), *limits)
-        ratio = np.where(
-            np.isnan(ratio), np.nanmean(ratio) if np.isfinite(ratio).any() else 1.0, ratio
-        )
-        weights = ratio / ratio.mean()
-        effective = effective_share(weights)
-        if effective >= least_effective or shrink < 0.01:
-            return weights, effective
+        mean = np.nanmean(ratio) if np.isfinite(ratio).any() else 1.0
+        ratio = np.where(np.isnan(ratio), mean, ratio)
+        weights: npt.NDArray[np.float64] = ratio / ratio.mean()
+        if effective_share(weights) >= least_effective or shrink < 0.01:
+            return weights
         shrink *= 0.8
 
 
+def weights_of_kept(
+    judged: npt.NDArray[np.float64], chosen: npt.NDArray[np.integer], kept: npt.NDArray[np.floating]
+) -> npt.NDArray[np.float32]:
+    """Weigh all patches: judged ones as judged, others 1, and none that is not kept.
+
+    Parameters
+    ----------
+    judged : ndarray of float64, shape (m,)
+        Weights of some patches.
+    chosen : ndarray of int, shape (m,)
+        Which patches these are.
+    kept : ndarray of float, shape (n,)
+        1 or 0; the mean weight of patches that are kept is 1.
+    """
+    full = np.ones(len(kept), np.float64)
+    full[chosen] = judged
+    full *= kept
+    full /= max(full.sum() / max(kept.sum(), 1), 1e-9)
+    return full.astype(np.float32)
+
+
 def effective_share(weights: Sequence[float] | npt.NDArray[np.floating]) -> float:
-    """Return the effective sample size of weights over their number (Kish 1965)."""
+    """Return the effective sample size of weights over their number, 0..1 (Kish 1965)."""
     values = np.asarray(weights, np.float64)
-    return (
-        float(values.sum() ** 2 / (len(values) * (values**2).sum()))
-        if len(values) and values.any()
-        else 0.0
-    )
+    if not values.any():
+        return 0.0
+    return float(values.sum() ** 2 / (len(values) * (values**2).sum()))

@@ -17,10 +17,8 @@ import os
 
 import pytest
 
-from histocli.base import inputs
 from histocli.base.errors import InputNotFound, InvalidInput
 from histocli.base.inputs import InputImage, expand_inputs, expand_with_mpp
-from histocli.stores import slides
 
 SUFFIXES = (".png", ".tif", ".ome.tif", ".zarr")
 ALL = ["slides/a.png", "slides/b.TIF", "slides/d.ome.zarr", "slides/deep/c.ome.tif"]
@@ -228,7 +226,3 @@ def test_a_bad_manifest_is_named_with_its_line(tree, text, error, message):
 def test_an_absent_manifest_is_named():
     with pytest.raises(InputNotFound, match="no such file"):
         expand_with_mpp(["absent.csv"], suffixes=SUFFIXES)
-
-
-def test_all_agree_on_sane_pixel_sizes():
-    assert inputs.MPP_RANGE == slides.SANE_MPP

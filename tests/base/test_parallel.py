@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from histocli.base import interrupts
+from histocli.base import interrupts, parallel
 from histocli.base.errors import InvalidInput, Stopped
 from histocli.base.parallel import map_unordered
 
@@ -55,9 +55,12 @@ def test_a_stop_is_heard_between_jobs(monkeypatch):
         next(results)
 
 
-@pytest.mark.slow
-def test_processes_work_and_tell_errors():
-    """Slow because a fresh interpreter takes seconds to start."""
+def no_libraries():
+    """Prepare a worker that needs neither torch nor OpenCV, which take seconds to load."""
+
+
+def test_processes_work_and_tell_errors(monkeypatch):
+    monkeypatch.setattr(parallel, "single_threaded", no_libraries)
     results = map_unordered(fail_at_nine, range(10), 2, "stopped")
     # of ten jobs four are handed out ahead, so five are done before the last
     found = dict(next(results) for _ in range(5))

@@ -24,7 +24,8 @@ def test_help_imports_nothing_heavy():
     """Neither ``--help`` nor a command's help pays for torch, NumPy or zarr."""
     code = (
         "import sys; from histocli.cli.app import run; assert run(sys.argv[1:]) == 0; "
-        "heavy = {'torch', 'numpy', 'zarr', 'scipy', 'skimage', 'cv2'} & set(sys.modules); assert not heavy, heavy"
+        "heavy = {'torch', 'numpy', 'zarr', 'scipy', 'skimage', 'cv2'} & "
+        "set(sys.modules); assert not heavy, heavy"
     )
     for arguments in (["--help"], ["train", "--help"]):
         done = subprocess.run(
@@ -142,7 +143,8 @@ class OutOfMemoryError(RuntimeError):
         PermissionError(errno.EACCES, "Permission denied", "a.zarr"),
         OSError("61440 requested and 1984 written"),
         RuntimeError(
-            "CUDA error: unspecified launch failure\nCUDA kernel errors might be asynchronously reported"
+            "CUDA error: unspecified launch failure\nCUDA kernel errors might be "
+            "asynchronously reported"
         ),
     ],
 )
@@ -284,10 +286,13 @@ def test_a_reader_that_left_does_not_stop_the_work():
     """``histosynth segment ... | head -1``: the results are on disk, so the rest of them is still
     made, quietly."""
     code = (
-        "import sys, types; from tests.cli.conftest import FakeResult; module = types.ModuleType('s');"
-        "module.segment = lambda *a, report, **k: [report(FakeResult(output='x' * 100)) for _ in range(5000)];"
+        "import sys, types; from tests.cli.conftest import FakeResult; module = "
+        "types.ModuleType('s');"
+        "module.segment = lambda *a, report, **k: [report(FakeResult(output='x' * "
+        "100)) for _ in range(5000)];"
         "sys.modules['histocli.stages.segment'] = module;"
-        "from histocli.cli.app import run; sys.exit(run(['segment', 's', '-o', 'o', '--model', 'm']))"
+        "from histocli.cli.app import run; sys.exit(run(['segment', 's', '-o', 'o', "
+        "'--model', 'm']))"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE

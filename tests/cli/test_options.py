@@ -2,24 +2,27 @@
 
 import dataclasses
 import inspect
-from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+import typer
 from typer.main import get_command
 
 from histocli.base.errors import InvalidOption
-from histocli.cli import options as o
 from histocli.cli.app import COMMANDS, app, run
+from histocli.cli.console import Screen
+from histocli.cli.options import command
 from histocli.cli.settings import NOT_SETTINGS, options_of
 from histocli.config.common import Execution
 from histocli.config.evaluate import EvaluateConfig
 from histocli.config.export import ExportConfig
 from histocli.config.generate import GenerateConfig
 from histocli.config.info import InfoConfig
+from histocli.config.options import Option, option, parse_duration, parse_names
 from histocli.config.pack import PackConfig
+from histocli.config.refine import RefineConfig
 from histocli.config.segment import SegmentConfig
 from histocli.config.train import TrainConfig
 
@@ -31,6 +34,7 @@ def words(line: str) -> list[str]:
 
 CONFIGS = {
     "generate": GenerateConfig,
+    "refine": RefineConfig,
     "train": TrainConfig,
     "segment": SegmentConfig,
     "evaluate": EvaluateConfig,
@@ -38,37 +42,65 @@ CONFIGS = {
     "pack": PackConfig,
     "info": InfoConfig,
 }
-# field: option
-SPELLED_OTHERWISE = {
-    "time_budget_s": "time_budget",
-    "minimum": "min",
-    "maximum": "max",
-    "formats": "format",
-}
-NO_FIELD = {
-    "out",
-    "model",
-    "refs",
-    "stop_after",
-    "truth",
-    "ignore",
-    "html",
-    "images",
-    "realism",
-    "show",
-    "preview",
-}  # decide where, with what and how far, not what is made
-EXECUTION = {field.name for field in dataclasses.fields(Execution)}
 
 
-@pytest.mark.parametrize("verb", CONFIGS)
-def test_options_are_the_fields_of_the_config(verb):
-    options = set(options_of(get_command(app).commands[verb])) - NO_FIELD
-    fields = {
-        SPELLED_OTHERWISE.get(field.name, field.name) for field in dataclasses.fields(CONFIGS[verb])
-    }
-    assert options - EXECUTION == fields
-    assert options & EXECUTION
+@dataclass(frozen=True)
+class Tea:
+    """A config as any other, to show that its fields become options."""
+
+    cups: int = option(2, "Number of cups.")
+    milk: bool = option(True, "Whether milk comes in.", flag="--milk/--black")
+    brew_s: float = option(180.0, "How long it draws.", metavar="3m", parse=parse_duration)
+    kinds: tuple[str, ...] = option(("assam",), "What is in it.", parse=parse_names)
+
+
+@command(without=["precision"])
+def drink(
+    cup: Annotated[str, typer.Argument(help="Which one.")],
+    settings: Tea,
+    running: Execution,
+    screen: Screen,
+    saucer: Annotated[str | None, Option("Below it.", before="milk")] = None,
+) -> None:
+    """Drink tea."""
+    screen.answer = (cup, saucer, settings, running)
+
+
+def drunk(line: str) -> tuple[object, ...]:
+    """Return what the command above got from a line of words."""
+    screen = Screen()
+    tea = typer.Typer()
+    tea.command()(drink)
+    get_command(tea).main(words(line), standalone_mode=False, obj=screen)
+    return screen.answer
+
+
+def test_a_field_is_an_option_and_written_once(monkeypatch):
+    assert drunk("mine") == ("mine", None, Tea(), Execution())
+    line = "mine --black --cups 5 --brew-s 2m --kinds a,b --saucer blue --device cpu"
+    tea = Tea(cups=5, milk=False, brew_s=120, kinds=("a", "b"))
+    assert drunk(line) == ("mine", "blue", tea, Execution(device="cpu"))
+    monkeypatch.setenv("HISTOSYNTH_CUPS", "7")
+    assert drunk("mine")[2] == Tea(cups=7)
+    with pytest.raises(InvalidOption, match="--brew-s must be a duration"):
+        drunk("mine --brew-s long")
+
+
+def test_options_stand_in_the_order_of_the_fields():
+    names = list(inspect.signature(drink).parameters)
+    assert names[:6] == ["context", "cup", "cups", "saucer", "milk", "brew_s"]
+    assert "workers" in names
+    assert "precision" not in names
+    assert names[-5:] == ["config", "print_config", "as_json", "verbose", "quiet"]
+
+
+@pytest.mark.parametrize("config", [*CONFIGS.values(), Execution])
+def test_a_default_as_it_is_typed_is_the_default(config):
+    for field in dataclasses.fields(config):
+        about = field.metadata["option"]
+        if about.parse is not None and field.default not in (None, ()):
+            typed = about.written or ",".join(field.default)
+            assert about.parse(typed, "--flag") == field.default
 
 
 @pytest.mark.parametrize("verb", CONFIGS)
@@ -91,8 +123,8 @@ def test_one_spelling_has_one_meaning():
     """A flag that several commands have is declared alike, but for the texts that name its
     object."""
     seen = {}
-    for command in get_command(app).commands.values():
-        for parameter in command.params:
+    for parser in get_command(app).commands.values():
+        for parameter in parser.params:
             if parameter.param_type_name == "option":
                 flag = max(parameter.opts, key=len)
                 declared = (
@@ -115,7 +147,10 @@ def test_every_command_is_documented():
 
 
 def test_generate_passes_everything_on(stages):
-    line = "generate r1 r2 -o a.zarr --n 9 --patch-px 64 --mpp 0.5 --reference-mpp 0.25 --seed 4 --device cpu --workers 3 --resume"
+    line = (
+        "generate r1 r2 -o a.zarr --n 9 --patch-px 64 --mpp 0.5 --reference-mpp 0.25 "
+        "--seed 4 --device cpu --workers 3 --resume"
+    )
     assert run(words(line)) == 0
     (call,) = stages.calls
     references, out, config, execution = call.arguments
@@ -127,8 +162,14 @@ def test_generate_passes_everything_on(stages):
 
 
 def test_train_passes_everything_on(stages):
-    line = "train a.zarr b.zarr:2 - -o m.safetensors --size M --steps 7 --batch 2 --crop-px 64 --learning-rate 0.01 --validation 0 "
-    line += "--time-budget 10m --stop-after 5 --seed 1 --precision fp32 --overwrite --dry-run --contrast-quantile 0.5"
+    line = (
+        "train a.zarr b.zarr:2 - -o m.safetensors --size M --steps 7 --batch 2 --crop-px "
+        "64 --learning-rate 0.01 --validation 0 "
+    )
+    line += (
+        "--time-budget 10m --stop-after 5 --seed 1 --precision fp32 --overwrite --dry-run "
+        "--contrast-quantile 0.5"
+    )
     assert run(words(line)) == 0
     (call,) = stages.calls
     assert list(call.arguments[0]) == ["a.zarr", "b.zarr:2", "-"]
@@ -185,45 +226,6 @@ def test_info_passes_everything_on(stages):
         InfoConfig(sheet="s.png", sheet_patches=4, seed=2),
         Execution(overwrite=True),
     )
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        ("90s", 90),
-        ("10m", 600),
-        ("1h", 3600),
-        ("1h30m", 5400),
-        ("1h0m30s", 3630),
-        ("600", 600),
-        ("0.5m", 30),
-    ],
-)
-def test_durations(text, seconds):
-    assert o.parse_duration(text, "--time-budget") == seconds
-
-
-@given(st.text(max_size=8))
-def test_any_other_text_is_refused_politely(text):
-    with suppress(InvalidOption):
-        assert o.parse_duration(text, "--time-budget") > 0
-
-
-def test_workers():
-    assert o.parse_workers("auto") == 0
-    assert o.parse_workers("12") == 12
-    for text in ("", "-1", "two", "1.5", "9" * 50):
-        with pytest.raises(InvalidOption, match="--workers"):
-            o.parse_workers(text)
-
-
-def test_gates():
-    assert o.parse_gates(["pq=0.55", "dice=0.7,f1=.5"], "--min") == (
-        ("pq", 0.55),
-        ("dice", 0.7),
-        ("f1", 0.5),
-    )
-    assert o.parse_gates([], "--min") == ()
 
 
 def test_talking_options_are_no_settings():

@@ -10,7 +10,8 @@ from hypothesis.extra import numpy as hnp
 
 from histocli.base.errors import InvalidInput
 from histocli.instances import matching
-from histocli.instances.matching import best_prediction, matched_pairs, one_to_one, overlaps
+from histocli.instances.matching import best_prediction, matched_pairs, one_to_one
+from histocli.instances.overlaps import overlaps
 
 SHAPE = (5, 6)
 truths = hnp.arrays(np.int32, SHAPE, elements=st.integers(-1, 5))
@@ -21,18 +22,18 @@ predictions = hnp.arrays(np.int32, SHAPE, elements=st.integers(0, 5))
 def test_table_agrees_with_counting_each_pair(truth, prediction):
     table = overlaps(truth, prediction)
     valid = truth >= 0
-    assert table.ids_truth.tolist() == [i for i in range(1, 6) if (truth == i).any()]
-    assert table.ids_prediction.tolist() == [
+    assert table.truth.ids.tolist() == [i for i in range(1, 6) if (truth == i).any()]
+    assert table.prediction.ids.tolist() == [
         i for i in range(1, 6) if ((prediction == i) & valid).any()
     ]
-    dense = np.zeros((len(table.ids_truth), len(table.ids_prediction)), int)
+    dense = np.zeros((len(table.truth.ids), len(table.prediction.ids)), int)
     dense[table.rows, table.columns] = table.intersection
     for (row, t), (column, p) in itertools.product(
-        enumerate(table.ids_truth), enumerate(table.ids_prediction)
+        enumerate(table.truth.ids), enumerate(table.prediction.ids)
     ):
         assert dense[row, column] == ((truth == t) & (prediction == p)).sum()
-        assert table.areas_truth[row] == (truth == t).sum()
-        assert table.areas_prediction[column] == ((prediction == p) & valid).sum()
+        assert table.truth.areas[row] == (truth == t).sum()
+        assert table.prediction.areas[column] == ((prediction == p) & valid).sum()
     assert (table.intersection > 0).all()
 
 
@@ -46,7 +47,7 @@ def test_renumbering_changes_nothing_but_ids(truth, prediction, seed):
     assert (before.rows == after.rows).all()
     assert (before.columns == after.columns).all()
     assert (before.intersection == after.intersection).all()
-    assert (after.ids_truth == names[before.ids_truth - 1]).all()
+    assert (after.truth.ids == names[before.truth.ids - 1]).all()
 
 
 @given(truths, predictions)
@@ -67,7 +68,7 @@ def test_best_prediction_is_the_highest_iou_of_each_row(truth, prediction):
 
 def largest_total_iou(table) -> float:
     """Try every injection of the smaller side into the larger."""
-    dense = np.zeros((len(table.areas_truth), len(table.areas_prediction)))
+    dense = np.zeros((len(table.truth.areas), len(table.prediction.areas)))
     dense[table.rows, table.columns] = table.iou
     if dense.shape[0] > dense.shape[1]:
         dense = dense.T
@@ -102,7 +103,7 @@ def test_one_blob_over_everything_stays_sparse():
 def test_unsigned_and_boolean_labels_are_welcome():
     truth = np.array([[0, 2**32 - 1]], np.uint32)
     table = overlaps(truth, truth > 0)
-    assert table.ids_truth.tolist() == [2**32 - 1]
+    assert table.truth.ids.tolist() == [2**32 - 1]
     assert table.iou.tolist() == [1.0]
 
 

@@ -6,7 +6,7 @@ import pytest
 from scipy import ndimage
 from skimage.measure import points_in_poly
 
-from histocli.instances.outlines import outlines
+from histocli.instances.outlines import trace_outlines
 
 
 def blobs(seed: int) -> np.ndarray:
@@ -21,7 +21,7 @@ def blobs(seed: int) -> np.ndarray:
 def drawn(labels, **more):
     numbers = np.arange(1, labels.max() + 1)
     boxes = np.array([[y.start, x.start, y.stop, x.stop] for y, x in ndimage.find_objects(labels)])
-    return dict(zip(numbers.tolist(), outlines(labels, numbers, boxes, **more), strict=True))
+    return dict(zip(numbers.tolist(), trace_outlines(labels, numbers, boxes, **more), strict=True))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -56,7 +56,7 @@ def test_the_area_is_that_of_the_nucleus():
 def test_places_and_closing():
     labels = np.zeros((10, 10), int)
     labels[2:4, 5:9] = 1
-    (polygon,) = outlines(labels[1:], np.array([1]), np.array([[2, 5, 4, 9]]), origin=(1, 0))
+    (polygon,) = trace_outlines(labels[1:], np.array([1]), np.array([[2, 5, 4, 9]]), origin=(1, 0))
     assert {tuple(point) for point in polygon} == {(5, 2), (9, 2), (9, 4), (5, 4)}
     np.testing.assert_array_equal(polygon[0], polygon[-1])
 

@@ -14,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from histocli.base.errors import InvalidInput
-from histocli.config.evaluate import METRICS
-from histocli.instances.matching import Overlaps, merge_overlaps, overlaps
-from histocli.metrics import comparison
-from histocli.metrics.comparison import InMemory, Rules, compare, compare_windows, leave_out_border
+from histocli.instances.overlaps import merge_overlaps, overlaps
+from histocli.metrics import boundaries, windows
+from histocli.metrics.comparison import Rules, compare, compare_windows, leave_out_border
 from histocli.metrics.counts import count
+from histocli.metrics.table import NAMES, scores_of
+from histocli.metrics.windows import InMemory
 
 
 def scene(seed: int, shape=(90, 110), n=40, ignored=True) -> tuple[np.ndarray, np.ndarray]:
@@ -38,16 +39,11 @@ def scene(seed: int, shape=(90, 110), n=40, ignored=True) -> tuple[np.ndarray, n
     return truth, prediction
 
 
-def equal(one: Overlaps, two: Overlaps) -> bool:
-    pairs = [
-        (getattr(one, field.name), getattr(two, field.name))
-        for field in dataclasses.fields(Overlaps)
-    ]
+def equal(one, two) -> bool:
+    """Tables of overlaps, and their sides, array by array."""
     return all(
-        (a == b).all()
-        if isinstance(a, np.ndarray)
-        else all((getattr(a, n) == getattr(b, n)).all() for n in vars(a))
-        for a, b in pairs
+        (a == b).all() if isinstance(a, np.ndarray) else equal(a, b)
+        for a, b in zip(vars(one).values(), vars(two).values(), strict=True)
     )
 
 
@@ -80,13 +76,13 @@ def test_windows_change_nothing(seed, core, overhang, border):
     truth, prediction = scene(seed)
     rules = Rules(mpp=0.5, tolerance_um=1.0, border=border)
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(3) as pool:
-        patch.setattr(comparison, "CORE_PX", core)
-        patch.setattr(comparison, "OVERHANG_PX", overhang)
+        patch.setattr(windows, "CORE_PX", core)
+        patch.setattr(boundaries, "OVERHANG_PX", overhang)
         found = compare_windows(InMemory(truth), InMemory(prediction), rules, pool.map)
     wanted = compare(truth, prediction, rules)
     assert found.counts == wanted.counts
     assert equal(found.table, wanted.table)
-    assert (found.verdicts.truth == wanted.verdicts.truth).all()
+    assert (found.fates.truth == wanted.fates.truth).all()
 
 
 @settings(deadline=None, max_examples=30)
@@ -96,8 +92,8 @@ def test_the_border_rule_is_a_way_of_painting(seed):
     truth, prediction = scene(seed)
     no_truth, no_prediction = leave_out_border(overlaps(truth, prediction), truth.shape)
     table = overlaps(truth, prediction)
-    painted = np.where(np.isin(truth, table.ids_truth[no_truth]), -1, truth)
-    rest = np.where(np.isin(prediction, table.ids_prediction[no_prediction]), 0, prediction)
+    painted = np.where(np.isin(truth, table.truth.ids[no_truth]), -1, truth)
+    rest = np.where(np.isin(prediction, table.prediction.ids[no_prediction]), 0, prediction)
     found = compare(truth, prediction, Rules(border="ignore", boundaries=False)).counts
     assert dataclasses.replace(
         found, detections=0, detection_images=0, splits=0, merges=0
@@ -110,8 +106,8 @@ def test_the_border_rule_is_a_way_of_painting(seed):
 @settings(deadline=None, max_examples=20)
 def test_an_image_agrees_with_itself(seed, border):
     truth, _ = scene(seed)
-    scores = compare(truth, truth, Rules(border=border)).counts.scores()
-    assert tuple(scores) == METRICS
+    scores = scores_of(compare(truth, truth, Rules(border=border)).counts)
+    assert tuple(scores) == NAMES
     for name in ("pq", "aji", "aji_plus", "dsb_ap", "detection_f1", "boundary_f1", "ensemble_dice"):
         assert scores[name] == 1
     assert scores["hd95_um"] == 0 or np.isnan(scores["hd95_um"])
@@ -134,7 +130,7 @@ def test_radius_and_tolerance_are_in_micrometres():
 def test_empty_images():
     empty, full = np.zeros((9, 9), np.int32), np.pad(np.ones((3, 3), np.int32), 3)
     for pair, wanted in (((empty, empty), 1), ((empty, full), 0), ((full, empty), 0)):
-        scores = compare(*pair).counts.scores()
+        scores = scores_of(compare(*pair).counts)
         assert [
             scores[name] for name in ("pq", "detection_f1", "boundary_f1", "detection_recall")
         ] == [wanted] * 4

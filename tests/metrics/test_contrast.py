@@ -1,14 +1,9 @@
-"""Contrast of nuclei, and recall by its thirds."""
+"""Contrast of nuclei."""
 
 import numpy as np
 import pytest
 
-from histocli.metrics.contrast import (
-    nuclear_contrast,
-    pooled_recall_by_contrast,
-    recall_by_contrast,
-    recall_by_tercile,
-)
+from histocli.metrics.contrast import nuclear_contrast
 
 GREY = [200, 160, 120, 80, 40, 20]
 
@@ -52,19 +47,3 @@ def test_labels_need_not_be_consecutive():
     assert nuclear_contrast(image, labels * 1000) == pytest.approx(nuclear_contrast(image, labels))
     assert nuclear_contrast(image, labels * 0).shape == (0,)
     assert nuclear_contrast(image, np.ones_like(labels)).shape == (1,)  # no background at all
-
-
-def test_recall_by_thirds():
-    image, labels = squares()
-    prediction = np.where(labels >= 4, labels, 0)  # the pale three are missed
-    assert recall_by_contrast(image, labels, prediction) == (0.0, 0.5, 1.0)
-    assert pooled_recall_by_contrast([(image, labels, labels), (image, labels, prediction)]) == (
-        0.5,
-        0.75,
-        1.0,
-    )
-
-
-def test_nothing_to_find_is_found():
-    assert recall_by_tercile(np.zeros(0), np.zeros(0, bool)) == (1.0, 1.0, 1.0)
-    assert pooled_recall_by_contrast([]) == (1.0, 1.0, 1.0)

@@ -21,6 +21,7 @@ import pytest
 import torch
 
 from histocli.metrics.counts import THRESHOLDS_PERCENT, count
+from histocli.metrics.table import scores_of
 
 SEEDS = range(6)
 
@@ -72,7 +73,7 @@ def test_panoptic_quality_of_torchmetrics(pair):
     theirs = functional.panoptic_quality(
         prediction, truth, things={1}, stuffs={0}, return_sq_and_rq=True, return_per_class=True
     )
-    scores = count(*pair).scores()
+    scores = scores_of(count(*pair))
     assert [scores[name] for name in ("pq", "sq", "dq")] == pytest.approx(
         theirs[0].tolist(), abs=1e-5
     )
@@ -81,7 +82,7 @@ def test_panoptic_quality_of_torchmetrics(pair):
 @pytest.mark.parametrize("pair", IMAGES)
 def test_scores_of_cellseg_metrics(pair):
     theirs = pytest.importorskip("cellseg_metrics")
-    scores = count(*pair).scores()
+    scores = scores_of(count(*pair))
     quality = theirs.panoptic_quality(*pair)
     assert {name: scores[name] for name in quality} == pytest.approx(quality, abs=1e-6)
     assert scores["precision"] == pytest.approx(theirs.average_precision(*pair), abs=1e-6)
@@ -118,7 +119,7 @@ def test_ten_thresholds_of_stardist(pair):
     ]
     theirs = matching.matching(consecutive(pair[0]), consecutive(pair[1]), thresh=thresholds)
     counts = count(*pair)
-    scores = counts.scores()
+    scores = scores_of(counts)
     assert [scores[f"f1_{percent}"] for percent in THRESHOLDS_PERCENT] == pytest.approx(
         [each.f1 for each in theirs]
     )

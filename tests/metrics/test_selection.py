@@ -4,16 +4,7 @@ import numpy as np
 import pytest
 
 from histocli.instances.targets import mean_within
-from histocli.metrics.selection import (
-    SMALLEST_UM2,
-    ObjectThresholds,
-    agreement,
-    choose_thresholds,
-    count_stability,
-    reduce_contrast,
-    stability,
-)
-from histocli.optics.density import rgb_to_optical_density
+from histocli.metrics.selection import SMALLEST_UM2, ObjectThresholds, agreement, choose_thresholds
 
 
 def grid(n: int, side: int = 5) -> np.ndarray:
@@ -32,28 +23,6 @@ def test_agreement_is_one_with_itself_and_symmetric():
     # 3 of 3 + half a missed one: PQ = 3 / 3.5
     assert agreement(one, [other]) == pytest.approx(3 / 3.5)
     assert agreement(one, [one, other]) == pytest.approx((1 + 3 / 3.5) / 2)
-
-
-def test_stability_falls_with_every_nucleus_that_is_lost():
-    before = grid(5)
-    values, counts = [], []
-    for lost in range(6):
-        after = np.where(before <= lost, 0, before)
-        values.append(stability(before, after))
-        counts.append(count_stability(before, after))
-    assert values == sorted(values, reverse=True)
-    assert counts == pytest.approx([1, 4 / 5, 3 / 5, 2 / 5, 1 / 5, 0])
-    nothing = np.zeros_like(before)
-    assert count_stability(nothing, nothing) == 1
-
-
-def test_reduced_contrast_scales_absorbance():
-    image = np.arange(20, 236, dtype=np.uint8).reshape(8, 9, 3)
-    thin = reduce_contrast(image, 0.5)
-    before, after = rgb_to_optical_density(image, 256.0), rgb_to_optical_density(thin, 256.0)
-    np.testing.assert_allclose(after, 0.5 * before, atol=0.012)  # rounding to 8 bits
-    np.testing.assert_array_equal(reduce_contrast(image, 1.0), image)
-    assert reduce_contrast(np.full((1, 1, 3), 255, np.uint8)).min() == 255
 
 
 def test_the_threshold_parts_false_objects_from_true_ones():

@@ -24,9 +24,10 @@ from histocli.base.errors import (
 )
 from histocli.cli.app import run
 from histocli.config.common import Execution
-from histocli.config.evaluate import METRICS, EvaluateConfig
-from histocli.metrics import comparison
+from histocli.config.evaluate import EvaluateConfig
+from histocli.metrics import windows as metric_windows
 from histocli.metrics.comparison import Rules, compare
+from histocli.metrics.table import NAMES
 from histocli.stages import evaluate as stage
 from histocli.stages.evaluate import compare_models, evaluate
 from histocli.stages.scores import SCHEMA
@@ -151,14 +152,14 @@ def test_json_has_the_documented_shape(folders):
     assert values["schema"] == SCHEMA
     assert (values["status"], values["output"], values["error"]) == ("done", None, None)
     for part in ("mean", "ci95", "pooled"):
-        assert set(values[part]) == set(METRICS)
+        assert set(values[part]) == set(NAMES)
     assert all(
         edges[0] <= values["mean"][name] <= edges[1]
         for name, edges in values["ci95"].items()
         if edges
     )
     assert [image["name"] for image in values["images"]] == ["a", "b", "c"]
-    assert set(METRICS) <= set(values["images"][0])
+    assert set(NAMES) <= set(values["images"][0])
     assert values["settings"]["bootstrap"] == 1000
     assert "IoU > 0.5" in values["settings"]["rules"]
 
@@ -328,7 +329,7 @@ def test_command_prints_json_then_fails_the_gate(folders, capsys):
     assert run(["evaluate", *folders, "--min", "dice=0.1"]) == 0
     shown = capsys.readouterr()
     assert not shown.out
-    assert all(name in shown.err for name in METRICS)
+    assert all(name in shown.err for name in NAMES)
 
 
 def test_command_with_a_failed_pair(folders, capsys):
@@ -484,7 +485,7 @@ def test_large_images_are_compared_in_windows(folders, tmp_path, monkeypatch):
     words = str(tmp_path / "p.ome.zarr"), str(tmp_path / "t.ome.zarr")
     whole = score(*words)
     monkeypatch.setattr(stage, "LARGE_PX", 100)
-    monkeypatch.setattr(comparison, "CORE_PX", 16)
+    monkeypatch.setattr(metric_windows, "CORE_PX", 16)
     mixed = evaluate(words[0], f"{folders[1]}/b.tif", EvaluateConfig(), Execution(workers=3))
     monkeypatch.setattr(LabelStore, "labels", lambda *_: pytest.fail("read whole"))
     windows = evaluate(*words, EvaluateConfig(), Execution(workers=3))

@@ -21,9 +21,9 @@ from histocli.base.errors import (
     StoreExists,
 )
 from histocli.config.common import Execution
-from histocli.config.export import ExportConfig, parse_region
+from histocli.config.export import ExportConfig
+from histocli.exports.registry import read_record
 from histocli.stages.export import export
-from histocli.stores.exports import read_facts
 from histocli.stores.labels import open_labels
 from tests.stages.test_segment import MPP, model, run, tissue, write_tiff  # noqa: F401
 
@@ -176,7 +176,7 @@ def test_every_file_says_who_made_it(tmp_path, segmented):
     slide, store = segmented
     facts = open_labels(store).facts
     for result in export_to(tmp_path, store, *ALL, slide=str(slide)):
-        told = read_facts(Path(result.output))
+        told = read_record(Path(result.output))
         assert told is not None
         assert told["complete"]
         assert told["model"] == facts["model"]
@@ -204,12 +204,6 @@ def test_refusals(tmp_path, segmented, model):
         export_to(tmp_path / "out", tmp_path / "no.ome.zarr", "csv")
     with pytest.raises(InvalidOption):
         export_to(tmp_path, [store, tmp_path / "no.ome.zarr"], "tiff", region=(0, 0, 5, 5))
-
-
-@pytest.mark.parametrize("text", ["", "1,2,3", "a,b,c,d", "1,2,3,-4"])
-def test_regions_that_are_none(text):
-    with pytest.raises(InvalidOption, match="--region"):
-        parse_region(text)
 
 
 def test_a_slide_without_nuclei(tmp_path, model):

@@ -25,11 +25,12 @@ from histocli.base.errors import (
     StoreExists,
     UnsupportedSlide,
 )
+from histocli.slides.open import open_slide
+from histocli.slides.slide import shape_of
 from histocli.stores import labels as label_stores
 from histocli.stores import provenance
 from histocli.stores.labels import open_labels
 from histocli.stores.provenance import OutputLock
-from histocli.stores.readers import open_slide, shape_of
 from tests.stages.test_tiled import blobs, files_of, make, write_slide
 
 KILLS = 24

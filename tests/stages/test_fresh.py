@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from histocli.stages.fresh import BATCH, FreshPatches
 from PIL import Image
 
 from histocli.base.errors import InputNotFound, InvalidInput, Stopped
@@ -16,7 +17,6 @@ from histocli.config.train import TrainConfig
 from histocli.instances.targets import contacts, normalised_distance
 from histocli.model.normalisation import glass_to_white
 from histocli.stages import train as stage
-from histocli.stages.fresh import BATCH, FreshPatches
 from histocli.stages.generate.run import generate
 from histocli.stages.shared.references import patch_glass_levels
 from histocli.stages.train.run import train

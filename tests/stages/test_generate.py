@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from histocli.stages.drawing import reference_order
 
 from histocli.base import interrupts
 from histocli.base.errors import (
@@ -31,12 +32,11 @@ from histocli.config.generate import GenerateConfig
 from histocli.model.segmenter import build_segmenter
 from histocli.stages import drawing
 from histocli.stages import generate as stage
-from histocli.stages.drawing import reference_order
 from histocli.stages.generate.run import generate
 from histocli.stores import patches
 from histocli.stores.models import ModelHeader, write_model
 from histocli.stores.patches import PatchStore
-from histocli.training.two_sample import Verdict
+from histocli.training.two_sample import TwoSampleScores
 from tests.tissue import make_tissue
 
 MPP = 0.5
@@ -585,7 +585,7 @@ def test_patches_are_drawn_around_the_pilots_that_looked_real(folder, few_pilots
     """A judge who likes what is pale, pilot by pilot."""
 
     def judge_by_lightness(real, pilots, real_of, style_of, *_):
-        return Verdict(np.zeros(len(real)), pilots.mean(axis=(1, 2, 3)), real_of, style_of)
+        return TwoSampleScores(np.zeros(len(real)), pilots.mean(axis=(1, 2, 3)), real_of, style_of)
 
     monkeypatch.setattr(stage, "PILOTS", 64)
     monkeypatch.setattr(stage, "judge", judge_by_lightness)

@@ -18,8 +18,8 @@ from histocli.config.common import Execution
 from histocli.config.info import InfoConfig
 from histocli.figures.sheets import MARGIN_PX
 from histocli.instances.histograms import AREA_EDGES_UM2, ELONGATION_EDGES
-from histocli.stages import info as stage
-from histocli.stages.info import info
+from histocli.stages.info import tables
+from histocli.stages.info.run import info
 from histocli.stores import labels as label_stores
 from histocli.stores import models, patches
 from histocli.stores.provenance import Provenance
@@ -114,7 +114,7 @@ def rows_of(result):
 
 
 def test_the_docstrings_tell_the_truth():
-    assert doctest.testmod(stage).failed == 0
+    assert doctest.testmod(tables).failed == 0
 
 
 def test_a_patch_store_is_counted(patch_store):

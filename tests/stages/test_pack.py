@@ -1,26 +1,21 @@
-"""Packing: every labelled pixel arrives exactly once, and pairs that do not belong together are
-named.
+"""Packing: labelled images become a store, and pairs that do not belong together are named.
 
 ``folder``: images/ with a.png (20 x 50), b.png (64 x 64), c.tif (100 x 70), and labels/ with a.npy,
 b.png, c.tif of these sizes.
 """
 
-import doctest
 import io
 
 import cv2
 import numpy as np
 import pytest
 import tifffile
-from hypothesis import given
-from hypothesis import strategies as st
 
 from histocli.base import interrupts
 from histocli.base.errors import HistosynthError, InputNotFound, InvalidInput, Stopped, StoreExists
 from histocli.config.common import Execution
 from histocli.config.pack import PackConfig
-from histocli.stages import pack as stage
-from histocli.stages.pack import cut_patch, pack, window_starts
+from histocli.stages.pack import pack
 from histocli.stores.patches import PatchStore
 
 PX = 64
@@ -76,55 +71,6 @@ def run(folder, *, config=None, images=None, labels=None, **execution):
         config or PackConfig(patch_px=PX, mpp=0.25),
         Execution(**execution),
     )
-
-
-def test_the_docstrings_tell_the_truth():
-    assert doctest.testmod(stage).failed == 0
-
-
-@given(st.integers(1, 500), st.integers(1, 100))
-def test_windows_lie_inside_and_cover_the_axis(length, patch_px):
-    starts = window_starts(length, patch_px)
-    covered = np.zeros(length, bool)
-    for start in starts:
-        assert start == 0 or start + patch_px <= length
-        covered[start : start + patch_px] = True
-    assert covered.all()
-    assert len(starts) == -(-length // patch_px)
-
-
-@given(st.integers(1, 40), st.integers(1, 40), st.integers(3, 25), st.integers(0, 2**32 - 1))
-def test_every_pixel_arrives_once_with_its_colour_and_its_nucleus(height, width, patch_px, seed):
-    rng = np.random.default_rng(seed)
-    image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-    labels = rng.integers(-1, 5, (height, width)) * 1000
-    labels[labels < 0] = -1
-    visits = np.zeros((height, width), int)
-    for window in stage._windows(0, (height, width), patch_px):
-        patch, patch_labels = cut_patch(
-            image, labels, (window.y, window.x, window.own_y, window.own_x), patch_px
-        )
-        assert patch.shape == (patch_px, patch_px, 3)
-        assert patch_labels.dtype == np.int32
-        positive = np.unique(patch_labels[patch_labels > 0])
-        np.testing.assert_array_equal(positive, np.arange(1, len(positive) + 1))
-        pixels = image[window.y : window.y + patch_px, window.x : window.x + patch_px]
-        np.testing.assert_array_equal(patch[: pixels.shape[0], : pixels.shape[1]], pixels)
-        truth = labels[window.y : window.y + patch_px, window.x : window.x + patch_px]
-        found = patch_labels[: truth.shape[0], : truth.shape[1]]
-        own = np.zeros(truth.shape, bool)
-        own[window.own_y - window.y :, window.own_x - window.x :] = True
-        visits[window.y : window.y + patch_px, window.x : window.x + patch_px] += own
-        assert (found[~own] == -1).all()
-        np.testing.assert_array_equal(found[own] > 0, truth[own] > 0)
-        np.testing.assert_array_equal(found[own] == -1, truth[own] == -1)
-        assert len(
-            set(zip(found[own & (truth > 0)], truth[own & (truth > 0)], strict=True))
-        ) == len(positive)
-        outside = np.ones(patch_labels.shape, bool)
-        outside[: truth.shape[0], : truth.shape[1]] = False
-        assert (patch_labels[outside] == -1).all()
-    assert (visits == 1).all()
 
 
 def test_a_folder_becomes_a_patch_store(folder):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from histocli.cli.app import run
 from histocli.stages import evaluate, report
-from histocli.stages.report import MARK, _short_names, _worst_window
+from histocli.stages.report import MARK, _find_pictures, _short_names, _worst_window
 from histocli.stores.labels import LabelStore
 from tests.stages.test_evaluate import (  # noqa: F401
     folders,
@@ -195,3 +195,10 @@ def test_a_slide_is_never_read_whole_for_its_picture(folders, tmp_path, monkeypa
 def test_short_names_tell_apart():
     assert _short_names(["x/a", "y/b"]) == ["a", "b"]
     assert _short_names(["x/a", "y/a"]) == ["x/a", "y/a"]
+
+
+def test_pictures_by_stem(tmp_path):
+    for name in ("a.png", "b.jpg", "z.png"):
+        (tmp_path / name).write_bytes(b"")
+    found = _find_pictures(str(tmp_path), ["a", "b", "c"])
+    assert {name: path.name for name, path in found.items()} == {"a": "a.png", "b": "b.jpg"}

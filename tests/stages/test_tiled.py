@@ -12,15 +12,17 @@ import tifffile
 from scipy import ndimage
 
 from histocli.base import files
+from histocli.base.pyramid import nearest_level
 from histocli.inference import pipeline as pipelines
 from histocli.inference.pipeline import Pipeline
 from histocli.instances.targets import maps_to_instances
+from histocli.slides.open import open_slide
+from histocli.slides.slide import shape_of
 from histocli.stages import tiled
 from histocli.stages.tiled import has_tissue, keep_windows, look, make_store, view_of
 from histocli.stores import labels as label_stores
 from histocli.stores.labels import CONTRACT, TiledLabelsWriter, open_labels
 from histocli.stores.provenance import Provenance
-from histocli.stores.readers import open_slide, shape_of
 
 MPP = 0.5
 
@@ -309,9 +311,7 @@ def test_coarser_levels_show_the_nearest_pixel(tmp_path, small):
     store = make(write_slide(tmp_path / "s.tif", blobs((331, 290))), tmp_path / "s.ome.zarr")
     assert store.n_levels > 3
     for level in range(1, store.n_levels):
-        np.testing.assert_array_equal(
-            store.labels(level), label_stores.nearest_level(store.labels(), 2**level)
-        )
+        np.testing.assert_array_equal(store.labels(level), nearest_level(store.labels(), 2**level))
 
 
 def test_glass_is_not_looked_at(tmp_path, small):

@@ -4,10 +4,6 @@ compared."""
 import numpy as np
 import pytest
 import torch
-
-from histocli.base.progress import silent
-from histocli.inference.predict import Predictor
-from histocli.model.segmenter import build_segmenter
 from histocli.stages.unlabelled import (
     Findings,
     compare,
@@ -16,6 +12,10 @@ from histocli.stages.unlabelled import (
     mixed,
     pseudo_labelled,
 )
+
+from histocli.base.progress import silent
+from histocli.inference.predict import Predictor
+from histocli.model.segmenter import build_segmenter
 from histocli.training.self_training import Acceptance
 from tests.training.easy import easy_patches, patch_set
 

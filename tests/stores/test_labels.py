@@ -17,16 +17,15 @@ from scipy import ndimage
 from histocli.base import files
 from histocli.base.errors import InvalidStore, OutOfResources, StoreExists, StoreNotFound
 from histocli.base.files import partial_path
+from histocli.base.pyramid import nearest_level, shrink
 from histocli.stores import labels as module
 from histocli.stores.labels import (
     CONTRACT,
     OVERVIEW_MPP,
     PatchLabelsWriter,
     SlideLabelsWriter,
-    nearest_level,
     open_labels,
     overview_factor,
-    shrink,
 )
 from histocli.stores.provenance import Provenance, prepare_output
 

@@ -19,6 +19,7 @@ from histocli.base.errors import (
     StoreNotFound,
 )
 from histocli.base.files import disk_errors, partial_path, replace_atomically
+from histocli.base.formats import ATTRIBUTE
 from histocli.base.text import plain_json
 from histocli.stores import provenance as records
 from histocli.stores.provenance import OutputLock, Provenance, finish, open_group, prepare_output
@@ -39,7 +40,7 @@ def make(
         complete=complete,
     )
     path = partial_path(target) if partial else target
-    zarr.create_group(path, zarr_format=3, attributes={records.ATTRIBUTE: provenance.to_json()})
+    zarr.create_group(path, zarr_format=3, attributes={ATTRIBUTE: provenance.to_json()})
     return path
 
 
@@ -176,7 +177,7 @@ def test_provenance_comes_back_from_the_disk_with_complete_as_its_last_word(tmp_
     target = tmp_path / "out.zarr"
     make(target)
     group, provenance = open_group(target, CONTRACT)
-    assert list(group.attrs[records.ATTRIBUTE])[-1] == "complete"
+    assert list(group.attrs[ATTRIBUTE])[-1] == "complete"
     assert Provenance.from_json(provenance.to_json(), target) == provenance
     assert provenance.seed == 3
 
@@ -206,7 +207,7 @@ def spoil(target: Path, how: str) -> None:
     """Turn a good store into a bad one."""
     metadata = target / "zarr.json"
     values = json.loads(metadata.read_text())
-    ours = values["attributes"][records.ATTRIBUTE]
+    ours = values["attributes"][ATTRIBUTE]
     match how:
         case "truncated":
             metadata.write_text(metadata.read_text()[:50])
@@ -217,9 +218,9 @@ def spoil(target: Path, how: str) -> None:
         case "array":
             values["node_type"] = "array"
         case "foreign":
-            del values["attributes"][records.ATTRIBUTE]
+            del values["attributes"][ATTRIBUTE]
         case "no object":
-            values["attributes"][records.ATTRIBUTE] = "yes"
+            values["attributes"][ATTRIBUTE] = "yes"
         case "list":
             values = [values]
         case "kind":

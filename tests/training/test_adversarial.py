@@ -12,20 +12,15 @@ import pytest
 import torch
 
 from histocli.model.refiner import Refiner, RefinerArchitecture
-from histocli.training.adversarial import (
-    AdversarialSchedule,
-    History,
-    InitialPatches,
-    Networks,
-    RealPatches,
-    Sampler,
-    edit_gate,
-    feature_distance,
-    judge_held_out,
-    refine_patches,
-    start_adversarial,
-    train_adversarial,
-)
+from histocli.training.adversarial.gate import edit_gate
+from histocli.training.adversarial.guard import SATURATED_STEPS, Guard
+from histocli.training.adversarial.judge import judge_held_out
+from histocli.training.adversarial.losses import feature_distance
+from histocli.training.adversarial.networks import AdversarialTraining, History, Networks
+from histocli.training.adversarial.repaint import refine_patches
+from histocli.training.adversarial.sampling import InitialPatches, RealPatches, Sampler
+from histocli.training.adversarial.schedule import AdversarialSchedule
+from histocli.training.adversarial.step import StepReport, train_adversarial
 
 CPU = torch.device("cpu")
 SIDE, MPP = 64, 0.5
@@ -71,7 +66,7 @@ def world():
 
 def begin(seed=0):
     torch.manual_seed(seed)
-    return start_adversarial(
+    return AdversarialTraining.start(
         Networks.fresh(Refiner(RefinerArchitecture(width=8, blocks=1, style=8)), seed), SCHEDULE
     )
 
@@ -130,9 +125,11 @@ def test_partners_are_other_parts_of_the_same_image(world):
     overlap."""
     sampler = Sampler(*world, MPP, SCHEDULE)
     batch = sampler.draw(4, np.random.default_rng(1), CPU)
-    median = [side.flatten(2).median(dim=2).values for side in (batch.real, batch.partner)]
+    median = [
+        side.flatten(2).median(dim=2).values for side in (batch.real.pixels, batch.partner.pixels)
+    ]
     assert torch.allclose(*median, atol=1e-6)
-    reference = batch.reference.flatten(2).median(dim=2).values
+    reference = batch.reference.pixels.flatten(2).median(dim=2).values
     painted = torch.exp(-batch.density.flatten(2).median(dim=2).values) * 256 - 1
     assert torch.allclose(painted / 255, reference, atol=1e-2)
     unique = torch.unique(median[0], dim=0)
@@ -141,7 +138,7 @@ def test_partners_are_other_parts_of_the_same_image(world):
 
 def test_patches_without_their_reference_are_not_drawn(world):
     initial, real = world
-    few = RealPatches(real.images[:4], real.nuclei[:4], real.image_of[:4])
+    few = real.part(np.arange(4))
     assert set(initial.style_of[Sampler(initial, few, MPP, SCHEDULE).usable]) == {0}
     with pytest.raises(ValueError, match="no initial patch"):
         Sampler(
@@ -165,8 +162,8 @@ def test_repainted_nuclei_gain_the_texture_of_real_ones(trained, world):
     training, _, before, _ = trained
     initial, real = world
     refined, closed = refine_patches(
-        training.networks.averaged, initial.images[:8], initial.labels[:8], real.images[:8], real.nuclei[:8],
-        [np.random.default_rng(i) for i in range(8)], MPP, CPU, torch.float32,
+        training.networks.averaged, initial.images[:8], initial.labels[:8], real.part(np.arange(8)),
+        [np.random.default_rng(i) for i in range(8)], MPP, torch.float32,
     )  # fmt: skip
     assert refined.dtype == np.uint8
     assert np.array_equal(refined[closed], initial.images[:8][closed])
@@ -224,3 +221,12 @@ def test_the_history_is_bounded_and_returns_what_was_put_in():
     assert history.filled == 4
     assert min(seen) < 0
     assert max(seen) == 0
+
+
+def test_a_critic_that_is_never_fooled_ends_the_training():
+    guard = Guard(begin())
+    perfect = StepReport(1, 0.0, 0.5, 5.0, 0.01, 1.0)
+    found = [guard.look(perfect) for _ in range(SATURATED_STEPS)]
+    assert found[:-1] == [None] * (SATURATED_STEPS - 1)
+    assert "never fooled" in found[-1]
+    assert guard.hopeless

@@ -9,20 +9,21 @@ from scipy.stats import mannwhitneyu
 
 from histocli.training.two_sample import (
     TwoSampleSchedule,
-    Verdict,
+    TwoSampleScores,
     area_under_curve,
-    calibrate,
     effective_share,
+    fit_log_odds,
     folds_of,
     importance_weights,
     judge,
+    weights_of_kept,
 )
 
 CPU = torch.device("cpu")
 
 
-def verdict_of(real, synthetic):
-    return Verdict(
+def scores_of(real, synthetic):
+    return TwoSampleScores(
         np.asarray(real, float),
         np.asarray(synthetic, float),
         np.arange(len(real)),
@@ -51,14 +52,14 @@ def test_the_patches_of_an_image_share_its_fold_and_folds_are_even():
     assert sorted(np.bincount(fold) // 7) == [3, 3, 4]
 
 
-def test_log_odds_that_are_calibrated_stay_and_overconfident_ones_shrink():
+def test_log_odds_that_are_fit_log_oddsd_stay_and_overconfident_ones_shrink():
     rng = np.random.default_rng(0)
     # log odds of two Gaussians: the score
     real, synthetic = rng.normal(1, np.sqrt(2), 4000), rng.normal(-1, np.sqrt(2), 4000)
-    slope, offset = calibrate(verdict_of(real, synthetic))
+    slope, offset = fit_log_odds(scores_of(real, synthetic))
     assert slope == pytest.approx(1, abs=0.08)
     assert offset == pytest.approx(0, abs=0.08)
-    assert calibrate(verdict_of(3 * real, 3 * synthetic))[0] == pytest.approx(slope / 3, rel=0.02)
+    assert fit_log_odds(scores_of(3 * real, 3 * synthetic))[0] == pytest.approx(slope / 3, rel=0.02)
 
 
 def test_weights_make_the_synthetic_mean_that_of_real_ones():
@@ -67,21 +68,28 @@ def test_weights_make_the_synthetic_mean_that_of_real_ones():
     rng = np.random.default_rng(1)
     # the log odds are the value itself
     real, synthetic = rng.normal(0.5, 1, 20_000), rng.normal(-0.5, 1, 20_000)
-    weights, effective = importance_weights(verdict_of(real, synthetic), limits=(1e-3, 1e3))
+    weights = importance_weights(scores_of(real, synthetic), limits=(1e-3, 1e3))
     assert weights.mean() == pytest.approx(1)
     assert (weights * synthetic).mean() == pytest.approx(0.5, abs=0.1)
-    assert effective == pytest.approx(np.exp(-1), abs=0.06)  # exp(-d^2) for Gaussians d apart
+    # exp(-d^2) for Gaussians d apart
+    assert effective_share(weights) == pytest.approx(np.exp(-1), abs=0.06)
 
 
 def test_where_the_classifier_is_nearly_perfect_weights_are_flattened():
     rng = np.random.default_rng(2)
-    sharp = verdict_of(rng.normal(8, 3, 500), rng.normal(-8, 3, 500))
-    assert importance_weights(sharp)[1] < 0.3
-    weights, effective = importance_weights(sharp, least_effective=0.5)
-    assert effective >= 0.5
+    sharp = scores_of(rng.normal(8, 3, 500), rng.normal(-8, 3, 500))
+    assert effective_share(importance_weights(sharp)) < 0.3
+    weights = importance_weights(sharp, least_effective=0.5)
+    assert effective_share(weights) >= 0.5
     assert len(np.unique(weights)) > 2
     ranks = np.argsort(sharp.synthetic)
     assert (np.diff(weights[ranks]) >= 0).all()  # the likelier still weigh more
+
+
+def test_patches_that_are_not_kept_weigh_nothing_and_the_mean_of_the_others_is_one():
+    weights = weights_of_kept(np.array([3.0, 1.0]), np.array([0, 2]), np.array([1.0, 1, 1, 0]))
+    assert np.allclose(weights, np.array([3, 1, 1, 0]) * 3 / 5)
+    assert not weights_of_kept(np.ones(2), np.arange(2), np.zeros(2)).any()
 
 
 def test_equal_weights_all_count():

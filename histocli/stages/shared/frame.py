@@ -35,8 +35,9 @@ from typing import Generic, TypeVar
 
 from histocli.base.distributed import ALONE, Team
 from histocli.config.common import Execution
+from histocli.stages.shared.outputs import prepare_file
 from histocli.stages.shared.results import StageResult, Stopwatch
-from histocli.stores import exports, labels, models, patches
+from histocli.stores import labels, models, patches
 from histocli.stores.provenance import Action, OutputLock, prepare_output
 
 Result = TypeVar("Result", bound=StageResult)
@@ -88,7 +89,7 @@ def decide(plan: Plan[Result], execution: Execution) -> Action:
         Something is in the way; the message says which option helps.
     """
     if plan.contract not in (labels.CONTRACT, patches.CONTRACT, models.CONTRACT):
-        return exports.prepare_file(
+        return prepare_file(
             plan.out,
             contract=plan.contract,
             config_hash=plan.fingerprint,

@@ -35,10 +35,10 @@ from histocli.model.segmenter import build_segmenter
 from histocli.optics.density import white_level
 from histocli.reference.calibration import UNCALIBRATED, Calibration, calibration_of, compare_areas
 from histocli.reference.statistics import Reference, analyse_reference
+from histocli.slides.resampling import resample, resample_labels
 from histocli.stages.shared.references import Source
 from histocli.stores.models import read_model
 from histocli.stores.scratch import load_arrays, save_arrays
-from histocli.stores.slides import resample, resample_labels
 from histocli.synthesis.patch import draw_patch, paint_patches
 
 logger = logging.getLogger(__name__)

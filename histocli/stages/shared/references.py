@@ -16,8 +16,8 @@ from histocli.base.files import content_hash
 from histocli.base.inputs import InputImage, expand_with_mpp
 from histocli.base.interrupts import raise_if_stopped
 from histocli.base.types import RGBImage
+from histocli.slides.open import SLIDE_SUFFIXES, read_image, read_pixel_size
 from histocli.stores.patches import PatchStore
-from histocli.stores.slides import IMAGE_SUFFIXES, read_image, read_pixel_size
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ COARSE = 1.3  # a reference this much coarser than the patches makes blurred pat
 
 @dataclass(frozen=True)
 class Source:
-    """One reference file, as it will be read."""
+    """One reference, as it will be read: any slide or image that ``segment`` takes."""
 
     path: Path
     sha256: str
@@ -64,7 +64,7 @@ def named_references(
         A reference is missing, or there is none.
     """
     return expand_with_mpp(
-        words, suffixes=IMAGE_SUFFIXES, stdin=sys.stdin, what=what, keep_missing=keep_missing
+        words, suffixes=SLIDE_SUFFIXES, stdin=sys.stdin, what=what, keep_missing=keep_missing
     )
 
 
@@ -116,21 +116,14 @@ def identify_references(
 
     Parameters
     ----------
-    images : sequence of InputImage
     mpp : float
-        Of the patches; coarser references are warned of.
+        Pixel size of the patches; a warning tells of coarser references.
     reference_mpp : float, optional
-        Overrides what the references record.
+        Wins over what the references record.
     tolerant : bool
-        Leave out what cannot be read.
+        Leave out references that cannot be read; the second result lists their paths.
     command : str
-        For messages.
-
-    Returns
-    -------
-    sources : list of Source
-    failed : list of str
-        Paths that were left out.
+        Name of the command, for messages.
 
     Raises
     ------
@@ -141,33 +134,33 @@ def identify_references(
     for image in images:
         raise_if_stopped(f"{command}: stopped before anything was made; run it again")
         try:
-            size, mpp_source = read_pixel_size(image.path, mpp=image.mpp or reference_mpp)
-            sources.append(Source(image.path, content_hash(image.path), size, mpp_source))
+            size = read_pixel_size(image.path, mpp=image.mpp or reference_mpp)
+            source = Source(image.path, content_hash(image.path), size.mpp, size.source)
         except HistosynthError as error:
             if not tolerant:
                 raise
             logger.warning("%s", error)
             failed.append(str(image.path))
             continue
-        if size > COARSE * mpp:
+        sources.append(source)
+        if source.mpp > COARSE * mpp:
             logger.warning(
                 "%s: has %.3g um/px, coarser than the patches' %.3g; they will be blurred. Set --mpp %.3g",
-                image.path,
-                size,
+                source.path,
+                source.mpp,
                 mpp,
-                size,
+                source.mpp,
             )
     if not sources:
         raise InputNotFound(
             f"none of the {len(images)} references can be read; see the messages above"
         )
-    assumed = sum(source.mpp_source == "assumed" for source in sources)
-    if assumed:
+    if assumed := [source.mpp for source in sources if source.mpp_source == "assumed"]:
         logger.warning(
             "%d of %d references record no pixel size; %.3g um/px is assumed. Give --reference-mpp where that is wrong",
-            assumed,
+            len(assumed),
             len(sources),
-            next(source.mpp for source in sources if source.mpp_source == "assumed"),
+            assumed[0],
         )
     return sources, failed
 
@@ -177,15 +170,15 @@ def patch_glass_levels(
 ) -> list[float]:
     """Return the level of empty glass for each of some patches.
 
-    A synthetic patch has the level of its reference, which was measured on far more pixels; where
-    none is recorded, the patch itself is measured.
+    A synthetic patch has the level of its reference, which was measured on far more pixels. Where
+    the store records no level of a reference, the patch itself is measured.
 
     Parameters
     ----------
     store : PatchStore
     patches : range
     images : ndarray of uint8, shape (len(patches), H, W, 3)
-        These patches.
+        The pixels of these patches.
     """
     # late: it brings torch, which evaluate and info do without
     from histocli.optics.density import white_level

@@ -31,13 +31,9 @@ from histocli.stages.train.patches import HeldOut
 from histocli.stages.train.plan import Request
 from histocli.stages.train.selection import PREVIEW_PATCHES
 from histocli.stores.patches import PatchStore
-from histocli.training.adversarial import (
-    AdversarialSchedule,
-    InitialPatches,
-    Networks,
-    RealPatches,
-    start_adversarial,
-)
+from histocli.training.adversarial.networks import AdversarialTraining, Networks
+from histocli.training.adversarial.sampling import InitialPatches, RealPatches
+from histocli.training.adversarial.schedule import AdversarialSchedule
 from histocli.training.appearance import bounds_from_references
 from histocli.training.hard_examples import AppearanceAscent, Hardening, crop_losses
 from histocli.training.hard_refiner import RefinerAscent, TargetSampler
@@ -178,7 +174,7 @@ def refiner_ascent(bench: Bench) -> RefinerAscent:
         seed=config.seed,
     )
     sampler = _sampler(request, store, initial, schedule)
-    training = start_adversarial(networks, schedule, bench.session.members.wrap)
+    training = AdversarialTraining.start(networks, schedule, bench.session.members.wrap)
     for name, rate in (
         ("refiner", schedule.refiner_rate),
         ("realism", schedule.later_critic_rate),
@@ -250,7 +246,7 @@ def networks_of(store: PatchStore, seed: int) -> Networks:
         build_refiner(store.attributes.get("refinement", {}).get("architecture")), seed
     )
     try:
-        for name, network in networks.items().items():
+        for name, network in networks.by_name().items():
             if name in values:
                 network.load_state_dict(
                     {key: torch.from_numpy(value) for key, value in values[name].items()}

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import torch
 
+from histocli.annotations.sources import LabelSource
 from histocli.base.device import resolve_device, resolve_precision
 from histocli.base.errors import InvalidInput, InvalidOption
 from histocli.base.files import content_hash
@@ -21,13 +22,13 @@ from histocli.base.types import Json
 from histocli.config.common import Execution, config_hash
 from histocli.config.train import TrainConfig
 from histocli.model.segmenter import architecture_of_size
+from histocli.slides.slide import slide_stem
 from histocli.stages.shared.frame import Plan
+from histocli.stages.shared.labels import LABEL_FINDER
 from histocli.stages.shared.references import Source, identify_references, named_references
 from histocli.stages.shared.results import StageResult, Stopwatch
-from histocli.stores.label_sources import LabelSource, find_labels
 from histocli.stores.models import CONTRACT, ModelHeader, read_model
 from histocli.stores.patches import PatchStore
-from histocli.stores.slides import slide_stem
 
 logger = logging.getLogger(__name__)
 
@@ -279,7 +280,7 @@ def _open_start(word: str, store: PatchStore) -> StartingModel:
 
 def _match_teacher(word: str, sources: Sequence[Source]) -> tuple[list[Source], list[LabelSource]]:
     """Give each reference the labels of its name; references without any are left out."""
-    labels = find_labels(word)
+    labels = LABEL_FINDER.find(word)
     matched = [
         (source, labels[slide_stem(source.path)])
         for source in sources

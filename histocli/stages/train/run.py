@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from histocli.base.device import prepare_process
+from histocli.base.device import autocast, prepare_process
 from histocli.base.distributed import Team, local_device, team, weights_digest
 from histocli.base.progress import Track, silent
 from histocli.base.text import first_line
@@ -177,7 +177,7 @@ def _compiled(
     before = {name: value.clone() for name, value in segmenter.state_dict().items()}
     try:
         faster: Callable[[torch.Tensor], torch.Tensor] = torch.compile(called)
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+        with autocast(device, dtype):
             faster(pixels).sum().backward()  # type: ignore[no-untyped-call]
     # no compiler, or none for the device: what is raised differs from version to version
     except Exception as error:

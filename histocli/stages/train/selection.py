@@ -11,15 +11,16 @@ import numpy.typing as npt
 import torch
 
 from histocli.base.types import FloatArray, InstanceLabels, Json, RGBImage
+from histocli.exports.pictures import write_png
 from histocli.figures.sheets import patch_sheet
 from histocli.inference.predict import Predictor
 from histocli.instances.targets import DEFAULT_THRESHOLDS, Thresholds
 from histocli.metrics.counts import count
 from histocli.metrics.selection import ObjectThresholds, choose_thresholds
 from histocli.metrics.summary import summarise
+from histocli.metrics.table import shown_in
 from histocli.stages.shared.session import Session
 from histocli.stages.train.patches import HeldOut
-from histocli.stores.pictures import write_png
 from histocli.stores.provenance import log_path
 from histocli.training.loop import Training
 
@@ -99,7 +100,7 @@ class Examiner:
             count(truth, labels) for truth, labels in zip(self.held_out.labels, found, strict=True)
         ]
         mean = summarise(counts, bootstrap=0).mean
-        scores: Json = {name: round(mean[name], 4) for name in ("dice", "aji", "pq", "f1")}
+        scores: Json = {name: round(mean[name], 4) for name in shown_in("training")}
         step = self.training.step
         self.session.log(
             {"step": step, "held_out": scores, "seconds": self.session.clock.trained_s}

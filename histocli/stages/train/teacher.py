@@ -21,6 +21,7 @@ from histocli.base.errors import HistosynthError, InvalidInput
 from histocli.base.interrupts import raise_if_stopped
 from histocli.base.progress import Track
 from histocli.base.types import InstanceLabels, Json, RGBImage
+from histocli.exports.pictures import write_png
 from histocli.inference.predict import Predictor
 from histocli.instances.targets import DEFAULT_THRESHOLDS
 from histocli.metrics.contrast import nuclear_contrast
@@ -30,7 +31,6 @@ from histocli.stages.real_patches import CutPatches, cut_all
 from histocli.stages.train.bench import Bench, Joined, join
 from histocli.stages.train.plan import Request
 from histocli.stages.train.selection import PREVIEW_PATCHES
-from histocli.stores.pictures import write_png
 from histocli.training.loop import Extra, Phase
 from histocli.training.sampling import PatchSet
 from histocli.training.self_training import Acceptance, AveragedWeights, Findings, pseudo_labelled

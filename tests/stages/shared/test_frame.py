@@ -8,14 +8,20 @@ import pytest
 
 from histocli.base.distributed import Team
 from histocli.base.errors import InvalidInput, StoreExists
+from histocli.base.formats import FORMATS
 from histocli.config.common import Execution
+from histocli.exports.pictures import write_png
 from histocli.stages.shared.frame import Plan, carry_out
 from histocli.stages.shared.results import StageResult, Stopwatch
-from histocli.stores import exports, models, patches
+from histocli.stores import models, patches
 from histocli.stores.models import ModelHeader, write_model
 from histocli.stores.provenance import OutputLock, Provenance
 
-CONTRACTS = {"a.zarr": patches.CONTRACT, "a.safetensors": models.CONTRACT, "a.png": exports.OVERLAY}
+CONTRACTS = {
+    "a.zarr": patches.CONTRACT,
+    "a.safetensors": models.CONTRACT,
+    "a.png": FORMATS["overlay"].contract,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +90,7 @@ class Command:
             )
         else:
             image = np.zeros((4, 4, 3), np.uint8)
-            exports.write_overlay(self.out, image, provenance=made_by, facts={})
+            write_png(self.out, image, made_by.to_json() | {"complete": True})
 
 
 @pytest.fixture(params=CONTRACTS)

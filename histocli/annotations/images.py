@@ -1,0 +1,195 @@
+"""Label images in files: one integer a pixel, as annotation tools and other segmenters write them.
+
+TIFF of any integer type, PNG (8 or 16 bits, greyscale or palette, whose indices are the labels) and
+NPY. 0 is background; -1, where the type has it, marks ignored pixels.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import numpy.typing as npt
+import tifffile
+import zarr
+from PIL import Image
+
+from histocli.annotations.labels import LARGE_PX, Labels, OpenLabels, Shape, checked_ids
+from histocli.base.errors import InputNotFound, InvalidInput
+from histocli.base.text import first_line
+from histocli.base.units import sane_mpp
+
+LABEL_SUFFIXES = (".tif", ".tiff", ".png", ".npy")
+"""What the names of label images end in, in lower case."""
+MASKS_FOLDER = "masks"
+"""Beside an image's folder ``images``: one mask per nucleus, as in the 2018 Data Science Bowl."""
+
+PNG_COLOUR_TYPE = 25  # byte of a PNG file that says how pixels are stored
+PNG_PALETTE = 3
+LARGEST_EXACT = 2.0**53  # of whole numbers in float64
+
+
+def open_label_image(path: Path, recorded_mpp: Callable[[Path], float | None]) -> OpenLabels:
+    """Open a label image; a large tiled TIFF is read in windows, anything else at once.
+
+    Parameters
+    ----------
+    path : Path
+    recorded_mpp : callable
+        Reads the micrometres per pixel that a file records, where it records them.
+
+    Raises
+    ------
+    InputNotFound, InvalidInput
+        As :func:`read_label_image`; also for labels below -1.
+    """
+    shape = _shape_of_large_tiff(path)
+    if shape is None:
+        labels = checked_ids(read_label_image(path), str(path))
+        return OpenLabels.in_memory(labels, str(path), sane_mpp(recorded_mpp(path)))
+
+    def read(rows: slice, columns: slice) -> Labels:
+        try:
+            # opened anew for each window: threads must not share an open file
+            with tifffile.imread(path, aszarr=True) as store:
+                node = zarr.open(store, mode="r")
+                # the first level of a pyramid
+                array = node["0"] if isinstance(node, zarr.Group) else node
+                values = np.asarray(array[rows, columns])  # type: ignore[index]
+        except Exception as error:  # decoders raise whatever they like over damaged files
+            raise InvalidInput(
+                f"{path}: cannot be read as a label image ({first_line(error)}); "
+                "is the file damaged?"
+            ) from error
+        return checked_ids(values, str(path))
+
+    return OpenLabels(source=str(path), shape=shape, read=read, mpp=sane_mpp(recorded_mpp(path)))
+
+
+def _shape_of_large_tiff(path: Path) -> Shape | None:
+    """Return the size of a large tiled TIFF of integers; None for any other file."""
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        return None
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            series = tiff.series[0]
+            height, width = series.shape
+            usable = (
+                series.keyframe.is_tiled
+                and series.dtype.kind in "iu"
+                and height * width >= LARGE_PX
+            )
+    except Exception:  # whatever is wrong with the file, reading it as a whole says so
+        return None
+    return (int(height), int(width)) if usable else None
+
+
+def open_masks(folder: Path) -> OpenLabels:
+    """Read the masks of single nuclei; where masks overlap, the later one by name wins.
+
+    Raises
+    ------
+    InvalidInput
+        There is no mask, or masks differ in size.
+    """
+    masks = folder / MASKS_FOLDER
+    files = sorted(path for path in masks.iterdir() if path.suffix.lower() in LABEL_SUFFIXES)
+    if not files:
+        raise InvalidInput(f"{masks}: holds no mask; one image per nucleus is expected")
+    labels: npt.NDArray[np.int32] = np.zeros(read_label_image(files[0]).shape, np.int32)
+    for number, path in enumerate(files, 1):
+        mask = read_label_image(path) > 0
+        if mask.shape != labels.shape:
+            raise InvalidInput(
+                f"{path}: is {mask.shape[0]} x {mask.shape[1]} pixels but {files[0].name} is "
+                f"{labels.shape[0]} x {labels.shape[1]}; masks of an image agree"
+            )
+        labels[mask] = number
+    return OpenLabels.in_memory(labels, str(folder))
+
+
+def read_label_image(path: str | Path) -> Labels:
+    """Read a label image.
+
+    Parameters
+    ----------
+    path : str or Path
+        TIFF, PNG or NPY file. Colour channels are accepted when they are all equal, floats when
+        they are whole numbers.
+
+    Returns
+    -------
+    ndarray of integers, shape (H, W)
+        In the type of the file (uint8 for masks, int64 for floats).
+
+    Raises
+    ------
+    InputNotFound
+        There is no such file.
+    InvalidInput
+        It cannot be read, or is no label image.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputNotFound(f"{path}: no such label image; check the path")
+    try:
+        values = _decode(path)
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise whatever they like over damaged files
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InvalidInput(
+            f"{path}: cannot be read as a label image ({reason}); is the file damaged?"
+        ) from error
+    return _as_labels(values, path)
+
+
+def _decode(path: Path) -> npt.NDArray[Any]:
+    match path.suffix.lower():
+        case ".npy":
+            return np.asarray(np.load(path, allow_pickle=False))
+        case ".png":
+            content = path.read_bytes()
+            if len(content) > PNG_COLOUR_TYPE and content[PNG_COLOUR_TYPE] == PNG_PALETTE:
+                with Image.open(path) as image:  # the only decoder here that keeps the indices
+                    return np.asarray(image)
+            return np.asarray(imagecodecs.png_decode(content))
+        case ".tif" | ".tiff":
+            return np.asarray(tifffile.imread(path))
+        case suffix:
+            raise ValueError(f"{suffix or 'no suffix'} is none of {', '.join(LABEL_SUFFIXES)}")
+
+
+def _as_labels(values: npt.NDArray[Any], path: Path) -> Labels:
+    """Return decoded values as integers of shape (H, W), or say why they are no labels."""
+    shape = values.shape
+    if values.ndim == 3 and shape[-1] in (3, 4) and (values[..., :1] == values[..., :3]).all():
+        values = values[..., 0]  # a grey picture saved as colour
+    if values.ndim > 2:
+        single = [axis for axis, length in enumerate(values.shape) if length == 1]
+        values = values.squeeze(axis=tuple(single[: values.ndim - 2]))
+    if values.ndim != 2 or values.size == 0:
+        raise InvalidInput(
+            f"{path}: a label image has one integer a pixel, this has shape {shape}; "
+            "is it a picture or an overlay?"
+        )
+    if values.dtype.kind == "b":
+        return values.astype(np.uint8)
+    if values.dtype.kind == "f":
+        if not np.isfinite(values).all():
+            raise InvalidInput(
+                f"{path}: labels must be whole numbers, got {values.dtype} with NaN or infinity; "
+                "write 0 for background and -1 for what is to be ignored"
+            )
+        if not ((values == np.rint(values)).all() and (np.abs(values) <= LARGEST_EXACT).all()):
+            raise InvalidInput(
+                f"{path}: labels must be whole numbers, got {values.dtype} with fractions; "
+                "is it a probability map?"
+            )
+        return values.astype(np.int64)
+    if values.dtype.kind not in "iu":
+        raise InvalidInput(f"{path}: labels must be integers, got {values.dtype}")
+    if values.dtype == np.uint64 and values.max() > np.iinfo(np.int64).max:
+        raise InvalidInput(f"{path}: labels must be below 2**63")
+    return np.asarray(values)

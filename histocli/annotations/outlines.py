@@ -1,0 +1,343 @@
+"""Outlines drawn by people or programs, as files of polygons: GeoJSON and Aperio ImageScope XML.
+
+``.geojson``, ``.geojson.gz``
+    A FeatureCollection, a list of features or one feature, as QuPath and this program write them.
+    Polygons and MultiPolygons with holes count. Of a QuPath cell the nucleus counts where the file
+    gives it. A feature whose class begins with ``Ignore`` marks pixels that are ignored; features
+    without an area, and those whose ``objectType`` is ``tma_core``, are left out.
+``.xml``
+    ``Annotations/Annotation/Regions/Region/Vertices/Vertex`` with ``X`` and ``Y``, as ImageScope
+    and the MoNuSeg challenge write them. A region with ``NegativeROA="1"`` is a hole.
+    ``MicronsPerPixel`` is taken where it makes sense.
+
+Coordinates are pixels of the full resolution, from the corner of the first pixel, so a pixel's
+centre lies at half integers. A pixel belongs to a polygon when its centre lies inside (even-odd
+rule). Where polygons overlap, the later one in the file wins. Files do not say how large the image
+is: that comes from what the outlines are compared with.
+"""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+from xml.parsers import expat
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+from skimage.draw import polygon as polygon_pixels
+from skimage.draw import polygon2mask
+
+from histocli.annotations.labels import OpenLabels, Shape
+from histocli.base.errors import InputNotFound, InvalidInput
+from histocli.base.units import sane_mpp
+
+logger = logging.getLogger(__name__)
+
+OUTLINE_SUFFIXES = (".geojson", ".geojson.gz", ".xml")
+"""What the names of files of outlines end in, in lower case."""
+
+IGNORE_CLASS = re.compile(r"ignore", re.IGNORECASE)  # how QuPath's classes to ignore begin
+
+PIXEL_CENTRE = (-0.5 + 1e-7, -0.5 + 0.618e-7)
+"""Added to rows and columns, because scikit-image has the centres of pixels at whole numbers. The
+small rest decides ties: of two polygons that share an edge through the centre of a pixel, one has
+the pixel. Without it both would have the pixel, and straightened outlines would be too large."""
+
+Ring: TypeAlias = npt.NDArray[np.float64]
+"""(n, 2) x and y of the corners of a closed line, n >= 3."""
+Polygon: TypeAlias = tuple[Ring, ...]
+"""The outer ring, then the holes."""
+
+
+@dataclass(frozen=True)
+class Outline:
+    """One nucleus, or an area to ignore."""
+
+    polygons: tuple[Polygon, ...]
+    ignored: bool = False
+
+
+@dataclass(frozen=True)
+class Outlines:
+    """What a file of outlines holds; the outlines become a label image on an image of any size."""
+
+    path: Path
+    outlines: tuple[Outline, ...]
+    mpp: float | None = None
+    """Micrometres per pixel; None where the file does not say."""
+    shape: None = None
+    """Outlines have no size of their own."""
+
+    @property
+    def source(self) -> str:
+        """Where the file is, for messages."""
+        return str(self.path)
+
+    @property
+    def extent(self) -> Shape:
+        """Height and width of the smallest image that holds everything."""
+        corners = [
+            ring.max(axis=0)
+            for outline in self.outlines
+            for polygon in outline.polygons
+            for ring in polygon
+        ]
+        if not corners:
+            return 0, 0
+        width, height = np.ceil(np.max(corners, axis=0))
+        return max(0, int(height)), max(0, int(width))
+
+    def on(self, shape: Shape) -> OpenLabels:
+        """Draw the outlines on an image, with a warning where they reach beyond it."""
+        height, width = self.extent
+        if height > shape[0] + 1 or width > shape[1] + 1:
+            logger.warning(
+                "%s: outlines reach to row %d and column %d, beyond its partner of %d x %d pixels; "
+                "are both of one resolution?",
+                self.path,
+                height,
+                width,
+                *shape,
+            )
+        return OpenLabels.in_memory(self.draw(shape), self.source, self.mpp)
+
+    def draw(self, shape: Shape) -> npt.NDArray[np.int32]:
+        """Draw the outlines.
+
+        Parameters
+        ----------
+        shape : (int, int)
+            Height and width of the image; what lies outside is cut off.
+
+        Returns
+        -------
+        ndarray of int32, shape (H, W)
+            0 = background, k = the k-th nucleus of the file, -1 = ignored.
+        """
+        labels = np.zeros(shape, np.int32)
+        number = 0
+        for outline in self.outlines:
+            number += not outline.ignored
+            for polygon in outline.polygons:
+                labels[_pixels(polygon, shape)] = -1 if outline.ignored else number
+        return labels
+
+
+Opened: TypeAlias = OpenLabels | Outlines
+"""Labels of one image, of a fixed size or as large as :meth:`Outlines.on` makes them."""
+
+
+def _pixels(polygon: Polygon, shape: Shape) -> tuple[npt.NDArray[np.intp], ...]:
+    """Return rows and columns of the pixels whose centre lies inside an odd number of rings."""
+    x, y = polygon[0].T
+    if len(polygon) == 1:
+        rows, columns = polygon_pixels(y + PIXEL_CENTRE[0], x + PIXEL_CENTRE[1], shape)
+        return rows, columns
+    top, left = max(int(y.min()), 0), max(int(x.min()), 0)
+    bottom, right = min(int(np.ceil(y.max())), shape[0]), min(int(np.ceil(x.max())), shape[1])
+    inside = np.zeros((max(bottom - top, 0), max(right - left, 0)), bool)
+    if inside.size:
+        for ring in polygon:
+            inside ^= polygon2mask(inside.shape, ring[:, ::-1] + PIXEL_CENTRE - (top, left))
+    rows, columns = np.nonzero(inside)
+    return rows + top, columns + left
+
+
+def read_outlines(path: str | Path) -> Outlines:
+    """Read a file of outlines: ImageScope XML where it ends in ``.xml``, else GeoJSON.
+
+    Raises
+    ------
+    InputNotFound
+        There is no such file.
+    InvalidInput
+        It cannot be read, or is neither kind of file; the message says which rule it breaks.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputNotFound(f"{path}: no such annotation file; check the path")
+    try:
+        content = unzipped(path.read_bytes())
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise InvalidInput(f"{path}: cannot be unzipped ({error}); is the file damaged?") from error
+    is_xml = path.name.lower().endswith(".xml")
+    return _read_xml(path, content) if is_xml else _read_geojson(path, content)
+
+
+def unzipped(content: bytes) -> bytes:
+    """Return the content of a file that may be gzipped, whatever its name ends in."""
+    return gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
+
+
+def _read_geojson(path: Path, content: bytes) -> Outlines:
+    try:
+        document = orjson.loads(content)
+    except orjson.JSONDecodeError as error:
+        raise InvalidInput(
+            f"{path}: is no JSON ({_message(error)}); a GeoJSON file was expected"
+        ) from error
+    if isinstance(document, dict) and document.get("type") == "FeatureCollection":
+        document = document.get("features")
+    features = [document] if isinstance(document, dict) else document
+    if not isinstance(features, list):
+        raise InvalidInput(
+            f"{path}: holds no features; GeoJSON is a FeatureCollection, a list of features or "
+            "one feature"
+        )
+    found = (_outline_of(feature, path, number) for number, feature in enumerate(features))
+    outlines = tuple(outline for outline in found if outline is not None)
+    if features and not outlines:
+        raise InvalidInput(
+            f"{path}: none of {len(features)} features is a polygon; nuclei are Polygon or "
+            "MultiPolygon features"
+        )
+    return Outlines(path, outlines)
+
+
+def _outline_of(feature: Any, path: Path, number: int) -> Outline | None:
+    """Return the outline of a feature of GeoJSON; None where the feature has no area to count."""
+    properties = feature.get("properties") or {} if isinstance(feature, dict) else None
+    if not isinstance(properties, dict):
+        raise InvalidInput(f"{path}: feature {number} is no object with geometry and properties")
+    if properties.get("objectType") == "tma_core":
+        return None
+    geometry = (
+        feature.get("nucleusGeometry")
+        or properties.get("nucleusGeometry")
+        or feature.get("geometry")
+    )
+    if not isinstance(geometry, dict) or "type" not in geometry:
+        return None
+    try:
+        polygons = tuple(polygon for polygon in polygons_of(geometry) if polygon)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise InvalidInput(
+            f"{path}: the coordinates of feature {number} are no polygon ({_message(error)}); "
+            "a ring is a list of at least three points [x, y]"
+        ) from error
+    if not polygons:
+        return None
+    kind = properties.get("classification")
+    name = kind.get("name") if isinstance(kind, dict) else kind
+    return Outline(polygons, isinstance(name, str) and IGNORE_CLASS.match(name) is not None)
+
+
+def _message(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def polygons_of(node: Any) -> Iterator[Polygon]:
+    """Yield the polygons of an object of GeoJSON, or of a list of objects, which QuPath writes too.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        The object breaks a rule of GeoJSON.
+    """
+    if isinstance(node, list):
+        for item in node:
+            yield from polygons_of(item)
+        return
+    match node["type"]:
+        case "FeatureCollection":
+            yield from polygons_of(node["features"])
+        case "Feature":
+            yield from polygons_of(node["geometry"])
+        case "GeometryCollection":
+            yield from polygons_of(node["geometries"])
+        case "Polygon":
+            yield _polygon(node["coordinates"])
+        case "MultiPolygon":
+            yield from map(_polygon, node["coordinates"])
+        # points and lines have no area
+
+
+def _polygon(rings: Any) -> Polygon:
+    # the third number of a point is a height
+    return tuple(_ring(point[:2] for point in ring) for ring in rings)
+
+
+def _ring(points: Iterable[Any]) -> Ring:
+    ring = np.array(list(points), np.float64)
+    if ring.ndim != 2 or ring.shape[1] != 2 or len(ring) < 3:
+        raise ValueError(f"a ring has shape {ring.shape}")
+    if not np.isfinite(ring).all():
+        raise ValueError("a coordinate is no finite number")
+    return ring
+
+
+class _ImageScope:
+    """Collects the regions of a file while it is parsed."""
+
+    def __init__(self) -> None:
+        self.mpp: float | None = None
+        self.root = ""
+        self.regions: list[tuple[bool, list[tuple[float, float]]]] = []
+        """Of each region whether it is a hole, and its corners."""
+
+    def start(self, name: str, values: dict[str, str]) -> None:
+        self.root = self.root or name
+        if name == "Annotations":
+            try:
+                self.mpp = sane_mpp(float(values.get("MicronsPerPixel", "nan")))
+            except ValueError:
+                self.mpp = None
+        elif name == "Region":
+            self.regions.append((values.get("NegativeROA") == "1", []))
+        elif name in ("Vertex", "V") and self.regions:
+            self.regions[-1][1].append((float(values["X"]), float(values["Y"])))
+
+    def refuse_entity(self, *_: object) -> None:
+        raise ValueError("it declares entities, which annotation files never do")
+
+
+def _read_xml(path: Path, content: bytes) -> Outlines:
+    found = _ImageScope()
+    parser = expat.ParserCreate()
+    parser.StartElementHandler = found.start
+    parser.EntityDeclHandler = found.refuse_entity  # entities can grow without limit
+    try:
+        parser.Parse(content, True)
+    except KeyError as error:
+        raise InvalidInput(
+            f"{path}: a Vertex has no {error}; ImageScope writes X and Y of each"
+        ) from error
+    except (expat.ExpatError, ValueError) as error:
+        raise InvalidInput(
+            f"{path}: cannot be read as XML ({_message(error)}); is the file damaged?"
+        ) from error
+    if found.root != "Annotations":
+        raise InvalidInput(
+            f"{path}: its root is {found.root!r}, but an ImageScope file has Annotations; "
+            "export it as such"
+        )
+    polygons: list[Polygon] = []
+    for number, (is_hole, points) in enumerate(found.regions, 1):
+        if len(points) < 3:
+            continue  # a click or a line
+        try:
+            ring = _ring(points)
+        except ValueError as error:
+            raise InvalidInput(f"{path}: region {number} is no polygon ({error})") from error
+        if not is_hole:
+            polygons.append((ring,))
+        elif (holder := _last_around(polygons, ring)) is not None:
+            polygons[holder] = (*polygons[holder], ring)
+    return Outlines(path, tuple(Outline((polygon,)) for polygon in polygons), found.mpp)
+
+
+def _last_around(polygons: list[Polygon], hole: Ring) -> int | None:
+    """Return the index of the last polygon whose bounding box holds a hole."""
+    low, high = hole.min(axis=0), hole.max(axis=0)
+    for index in reversed(range(len(polygons))):
+        outer = polygons[index][0]
+        if (outer.min(axis=0) <= low).all() and (outer.max(axis=0) >= high).all():
+            return index
+    return None

@@ -1,0 +1,100 @@
+"""Regions of a slide that a user drew: GeoJSON, as QuPath exports it, or a mask image.
+
+GeoJSON polygons are in level-0 pixels of the slide, x before y, from the outer corner of the first
+pixel. A mask image covers the whole slide at any size; what is not 0 is inside.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+from skimage.draw import polygon as polygon_pixels
+
+from histocli.annotations.labels import Shape
+from histocli.annotations.outlines import Polygon, polygons_of, unzipped
+from histocli.base.errors import InputNotFound, InvalidInput
+from histocli.base.types import BoolMask
+from histocli.slides.open import read_image
+
+GEOJSON_SUFFIXES = (".geojson", ".json", ".geojson.gz")
+MASK_SUFFIXES = (".png", ".tif", ".tiff")
+
+
+def read_regions(path: Path) -> Callable[[Shape, float], BoolMask]:
+    """Read a file of regions.
+
+    Returns
+    -------
+    callable
+        Given the height and width of a grid over the slide, and the slide pixels along a side of a
+        grid pixel, returns which grid pixels are inside.
+
+    Raises
+    ------
+    InputNotFound
+        There is no such file.
+    InvalidInput
+        It is neither GeoJSON with polygons nor an image.
+    """
+    if not path.is_file():
+        raise InputNotFound(f"{path}: no such file of regions; --roi takes GeoJSON or a mask image")
+    if not path.name.lower().endswith(GEOJSON_SUFFIXES):
+        return partial(_resized, read_image(path, mpp=1.0).pixels.max(axis=2) > 0)
+    try:
+        polygons = list(polygons_of(json.loads(unzipped(path.read_bytes()))))
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
+        raise InvalidInput(
+            f"{path}: is no GeoJSON ({str(error)[:100]}); export annotations from QuPath as GeoJSON"
+        ) from error
+    if not polygons:
+        raise InvalidInput(f"{path}: holds no polygon; draw at least one region")
+    return partial(_drawn, polygons)
+
+
+def _resized(mask: BoolMask, shape: Shape, _: float) -> BoolMask:
+    """Bring a mask of the whole slide to the size of a grid."""
+    size = (shape[1], shape[0])
+    resized = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT)
+    return np.asarray(resized.astype(bool))
+
+
+def _drawn(polygons: Sequence[Polygon], shape: Shape, factor: float) -> BoolMask:
+    """Draw polygons of slide pixels on a grid whose pixels are ``factor`` slide pixels wide."""
+    mask = np.zeros(shape, bool)
+    for polygon in polygons:
+        inside = np.zeros(shape, bool)
+        for number, ring in enumerate(polygon):
+            # pixel centres count from 0 when drawing, and from one half in GeoJSON
+            x, y = (ring / factor - 0.5).T
+            inside[polygon_pixels(y, x, shape)] = number == 0  # the other rings are holes
+        mask |= inside
+    return mask
+
+
+def find_regions(roi: Path, stem: str) -> Path:
+    """Return the file of regions for a slide: ``roi`` itself, or in a folder the slide's namesake.
+
+    Raises
+    ------
+    InputNotFound
+        The folder holds none for the slide.
+    """
+    if not roi.is_dir():
+        return roi
+    for suffix in (*GEOJSON_SUFFIXES, *MASK_SUFFIXES):
+        if (roi / f"{stem}{suffix}").is_file():
+            return roi / f"{stem}{suffix}"
+    raise InputNotFound(
+        f"{roi}: holds no regions for {stem}; {stem}.geojson or {stem}.png is expected"
+    )

@@ -1,0 +1,176 @@
+"""Label images of any kind, as a user names them: found, named, and opened one at a time.
+
+=============================  =================================================================
+what                           how it is known
+=============================  =================================================================
+label store, patch store       by the stage, which opens this program's own stores
+OME-Zarr of other programs     a Zarr folder with ``labels/<name>`` or an image of integers
+label image                    ``.tif``, ``.tiff``, ``.png``, ``.npy``
+outlines                       ``.geojson``, ``.geojson.gz``, ImageScope ``.xml``
+masks of single nuclei         a folder ``<image>/masks/*.png``
+=============================  =================================================================
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from histocli.annotations.images import LABEL_SUFFIXES, MASKS_FOLDER, open_label_image, open_masks
+from histocli.annotations.ngff import find_ngff_labels
+from histocli.annotations.outlines import OUTLINE_SUFFIXES, Opened, read_outlines
+from histocli.base.errors import InputNotFound, InvalidInput
+from histocli.base.formats import FORMATS
+from histocli.base.inputs import STORE_SUFFIX, expand_inputs
+from histocli.base.types import RGBImage
+from histocli.slides.slide import slide_stem
+
+# segment writes these beside labels: pictures, and a second copy of the labels
+OTHER_ENDINGS = (
+    *(form.suffix for form in FORMATS.values() if form.needs_pixels),
+    FORMATS["ome-zarr-0.4"].suffix,
+    ".qc.png",
+)
+PATCH_LABELS_ENDING = ".labels"  # of the stem of a store with one label image per patch
+ZARR_FILES = ("zarr.json", ".zgroup", ".zarray")
+
+Probabilities: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
+"""Ids of nuclei, ascending, and the probability of each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelSource:
+    """One label image, opened when its turn comes."""
+
+    name: str
+    """What pairs it with its partner."""
+    source: str
+    """Where it is, for messages."""
+    open: Callable[[], Opened]
+    image: Callable[[], RGBImage] | None = None
+    """Reads the picture that belongs to it, where the store has one of the same size."""
+    probabilities: Callable[[], Probabilities | None] | None = None
+    """Reads the probabilities of its nuclei, where the store has them."""
+
+
+@dataclass(frozen=True)
+class LabelFinder:
+    """Finds label images; the files of this program are opened by functions that a stage gives."""
+
+    own_store: Callable[[Path, str], list[LabelSource] | None]
+    """Returns the label images of one of this program's stores, or None for anything else. The
+    text comes before the number that names a patch."""
+    recorded_mpp: Callable[[Path], float | None]
+    """Reads the micrometres per pixel that a label image of this program records."""
+
+    def find(self, word: str) -> dict[str, LabelSource]:
+        """Return the label images that a word names, by name.
+
+        Raises
+        ------
+        InputNotFound
+            There is nothing, or nothing but overlays.
+        InvalidInput
+            Two label images have one name, or something holds no labels.
+        """
+        path = Path(word)
+        if path.is_dir() and (_is_store(path) or _has_masks(path)):
+            paths = [path]
+        else:
+            paths = _folders_with_masks(path) or _label_files(word)
+        named: dict[str, LabelSource] = {}
+        for path in paths:
+            prefix = f"{label_stem(path)}:" if len(paths) > 1 else ""
+            for source in self.at(path, prefix):
+                if source.name in named:
+                    raise InvalidInput(
+                        f"{named[source.name].source} and {source.source} have the same name, "
+                        "so it is not clear which one counts; keep one of them, or name the pairs "
+                        "in a CSV with columns prediction, truth"
+                    )
+                named[source.name] = source
+        return named
+
+    def at(self, path: Path, prefix: str = "") -> list[LabelSource]:
+        """Return the label images of one file, folder of masks or store.
+
+        Raises
+        ------
+        InvalidInput
+            It holds no labels.
+        """
+        name, where = label_stem(path), str(path)
+        opener: Callable[[], Opened]
+        if _has_masks(path):
+            name, opener = path.name, partial(open_masks, path)
+        elif _is_outlines(path) and not path.is_dir():
+            opener = partial(read_outlines, path)
+        elif not path.is_dir():
+            opener = partial(open_label_image, path, self.recorded_mpp)
+        elif (known := self.own_store(path, prefix)) is not None:
+            return known
+        else:
+            opener = partial(find_ngff_labels(path).open, where)
+        return [LabelSource(name=name, source=where, open=opener)]
+
+
+def _label_files(word: str) -> list[Path]:
+    """Return the files and stores that a word names, of a slide in several formats only the best.
+
+    A single file counts whatever its name ends in.
+    """
+    suffixes = (*LABEL_SUFFIXES, *OUTLINE_SUFFIXES, STORE_SUFFIX)
+    paths = expand_inputs([word], suffixes=suffixes, stdin=sys.stdin, what="label image")
+    if len(paths) == 1:
+        return paths
+    paths = [path for path in paths if not path.name.lower().endswith(OTHER_ENDINGS)]
+    if not paths:
+        raise InputNotFound(
+            f"{word}: holds overlays only, which are pictures; labels are *.zarr, "
+            f"{', '.join(suffixes[:-1])}"
+        )
+    best: dict[str, int] = {}
+    for path in paths:
+        best[label_stem(path)] = min(_rank(path), best.get(label_stem(path), _rank(path)))
+    return [path for path in paths if _rank(path) == best[label_stem(path)]]
+
+
+def _rank(path: Path) -> int:
+    """Return 0 for a store, 1 for a label image, 2 for outlines: the first says most."""
+    return 0 if _is_store(path) else 2 if _is_outlines(path) else 1
+
+
+def _is_store(path: Path) -> bool:
+    return path.name.lower().endswith(STORE_SUFFIX) or any(
+        (path / name).is_file() for name in ZARR_FILES
+    )
+
+
+def _is_outlines(path: Path) -> bool:
+    # folders are not searched for .json, most of which is something else
+    return not _is_store(path) and path.name.lower().endswith((*OUTLINE_SUFFIXES, ".json"))
+
+
+def _has_masks(path: Path) -> bool:
+    return (path / MASKS_FOLDER).is_dir()
+
+
+def _folders_with_masks(path: Path) -> list[Path]:
+    """Return the folders directly below a folder that hold masks of single nuclei, sorted."""
+    below = path.iterdir() if path.is_dir() else ()
+    return sorted(folder for folder in below if folder.is_dir() and _has_masks(folder))
+
+
+def label_stem(path: Path) -> str:
+    """Return the name of the image that labels belong to."""
+    for ending in OUTLINE_SUFFIXES:
+        if path.name.lower().endswith(ending) and not path.is_dir():
+            return path.name[: -len(ending)]
+    return slide_stem(path).removesuffix(PATCH_LABELS_ENDING)

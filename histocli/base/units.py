@@ -1,0 +1,13 @@
+"""Pixel sizes that a microscope scan can have, in micrometres per pixel (mpp)."""
+
+import math
+
+MPP_RANGE = (0.05, 5.0)  # screen resolutions, such as 72 dpi, lie far outside
+ASSUMED_MPP = 0.25  # of a 40x scan, the commonest source of images that record no pixel size
+
+
+def sane_mpp(value: float | None) -> float | None:
+    """Return a pixel size that a microscope scan can have, None for any other number and NaN."""
+    if value is None or math.isnan(value) or not MPP_RANGE[0] <= value <= MPP_RANGE[1]:
+        return None
+    return float(value)

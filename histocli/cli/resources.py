@@ -1,0 +1,79 @@
+"""Errors of the libraries that say that memory, disk or device are missing, in a user's words."""
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+
+from histocli.base.errors import OutOfResources
+
+NO_ROOM = {
+    code
+    for name in ("ENOSPC", "EDQUOT", "EFBIG", "ENOMEM", "EACCES", "EPERM", "EROFS")
+    if (code := getattr(errno, name, None)) is not None
+}
+# NumPy reports a full disk in these words, and without the number of the error.
+SHORT_WRITE = re.compile(r"requested and \d+ written")
+DEVICE_LOST = re.compile(
+    r"\b(CUDA|HIP|cuDNN|cuBLAS|NCCL|MPS) (driver |runtime |backend )?error", re.IGNORECASE
+)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error, its cause, the cause of its cause and so on."""
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        yield link
+        link = link.__cause__ or link.__context__
+
+
+def out_of_resources(error: BaseException) -> OutOfResources | None:
+    """Return an error in a user's words where memory, disk or device are missing, or None.
+
+    The causes of an error are looked at too: libraries wrap what the system said.
+    """
+    for link in _causes(error):
+        if isinstance(link, OutOfResources):
+            return link
+        missing = _what_is_missing(link)
+        if missing is not None:
+            return OutOfResources(missing)
+    return None
+
+
+def _what_is_missing(link: BaseException) -> str | None:
+    """Return the message for an error that a missing resource made; None for other errors."""
+    kind, message = type(link), str(link)
+    if (
+        isinstance(link, MemoryError)
+        or kind.__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in message
+    ):
+        where = "GPU memory" if "CUDA" in message else "memory"
+        return (
+            f"not enough {where}; use smaller tiles or batches, fewer --workers or another --device"
+        )
+    if kind.__name__ == "AcceleratorError" or (
+        isinstance(link, RuntimeError) and DEVICE_LOST.search(message)
+    ):
+        said = message.strip().splitlines()[0] if message.strip() else kind.__name__
+        return (
+            f"the device failed ({said}); what was saved is kept, go on with --resume, or "
+            "with --device cpu"
+        )
+    if kind.__name__ == "BrokenProcessPool":
+        return "a worker process died, most often for lack of memory; use fewer --workers"
+    if isinstance(link, OSError) and link.errno is None and SHORT_WRITE.search(message):
+        return (
+            f"the disk is full ({message}); free some space, or write to another place "
+            "with -o/--out"
+        )
+    if isinstance(link, OSError) and link.errno in NO_ROOM:
+        where = f"{os.fsdecode(link.filename)}: " if isinstance(link.filename, (str, bytes)) else ""
+        return (
+            f"{where}{link.strerror or message}; free some space, or write to another "
+            "place with -o/--out"
+        )
+    return None

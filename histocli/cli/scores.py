@@ -1,0 +1,100 @@
+"""Tables that ``histosynth evaluate`` prints on stderr, and its JSON on stdout."""
+
+import math
+from typing import TYPE_CHECKING
+
+from histocli.cli.console import Screen
+from histocli.metrics.table import NAMES, shown_in
+
+if TYPE_CHECKING:
+    from histocli.stages.realism import RealismResult
+    from histocli.stages.scores import ComparisonResult, EvaluateResult
+
+# The tables of groups and of differences show some metrics; the JSON has all of them.
+GROUP_METRICS = shown_in("console")
+
+
+def show_scores(screen: Screen, result: "EvaluateResult", *, title: str) -> None:
+    """Print the table of one prediction, its JSON, and what failed."""
+    if result.summary is None:
+        screen.say(f"{title}would compare {len(result.names)} images")
+    else:
+        counts = result.pooled
+        title += (
+            f"{len(result.images)} images, {counts.n_truth} true and "
+            f"{counts.n_prediction} predicted nuclei"
+        )
+        screen.table(title, ("metric", "mean", "95 % interval", "pooled"), rows_of(result))
+        if result.groups:
+            rows = [
+                (name or "-", n, *(_number(summary.mean[metric]) for metric in GROUP_METRICS))
+                for name, n, summary in result.groups
+            ]
+            screen.table(
+                "by group: mean over its images", ("group", "images", *GROUP_METRICS), rows
+            )
+    if screen.as_json:
+        screen.print_json(result.to_json())
+    for name, error in result.failures:
+        screen.complain(f"{name}: {error}")
+
+
+def show_differences(screen: Screen, models: "ComparisonResult") -> None:
+    """Print a table for each pair of models that were compared."""
+    for first, second, metrics in models.differences:
+        rows = []
+        for name in shown_in("console", "console differences"):
+            each = metrics[name]
+            interval = f"{each.ci95[0]:+.4f} to {each.ci95[1]:+.4f}" if each.ci95 else "-"
+            rows.append(
+                (
+                    name,
+                    _number(each.mean, "+"),
+                    interval,
+                    f"{each.p_value:.4f}",
+                    each.better,
+                    each.worse,
+                )
+            )
+        n = metrics["pq"].images
+        header = ("metric", "difference", "95 % interval", "p", "better", "worse")
+        screen.table(f"{second} minus {first}, paired over {n} images", header, rows)
+
+
+def show_realism(screen: Screen, result: "RealismResult") -> None:
+    """Print how far a patch store is from its references; for a dry run, what would be judged."""
+    if result.judgement is not None:
+        rows = [
+            (
+                each.name,
+                f"{each.value:.4g}",
+                f"{each.ci95[0]:.4g} to {each.ci95[1]:.4g}" if each.ci95 else "-",
+                each.meaning,
+            )
+            for each in result.judgement.measures
+        ]
+        screen.table(
+            result.title, ("measure", "value", "95 % interval", "meaning"), rows, numbers_from=4
+        )
+    else:
+        screen.say(result.title)
+    if screen.as_json:
+        screen.print_json(result.to_json())
+
+
+def _number(value: float, sign: str = "") -> str:
+    return "-" if math.isnan(value) else f"{value:{sign}.4f}"
+
+
+def rows_of(result: "EvaluateResult") -> list[tuple[str, str, str, str]]:
+    """Return metric, mean, interval and pooled score as text; no rows for a dry run."""
+    if result.summary is None:
+        return []
+    rows = []
+    for name in NAMES:
+        interval = result.summary.ci95[name]
+        shown = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "-"
+        rows.append(
+            (name, _number(result.summary.mean[name]), shown, _number(result.summary.pooled[name]))
+        )
+    return rows

@@ -1,0 +1,100 @@
+"""Outlines of nuclei as compressed GeoJSON for QuPath, a ``detection`` each, in slide pixels.
+
+How the file was made is the member ``histosynth``, before ``features``.
+"""
+
+import gzip
+import json
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from histocli.base.files import replace_atomically
+from histocli.base.formats import ATTRIBUTE
+from histocli.base.types import Json
+from histocli.exports.content import SegmentedSlide
+from histocli.instances.outlines import trace_outlines
+
+GZIP_LEVEL = 4  # level 9 takes three times as long for a twentieth of the bytes
+BLOCK_PX = 4096  # side of the squares of the slide whose outlines are drawn at a time
+NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "histosynth/nuclei")
+LONGEST_RECORD = 1 << 16  # bytes in which the record of how a file was made must end
+FEATURES = b',"features":['
+MEASURED = {
+    "area_um2": "Area um^2",
+    "eccentricity": "Eccentricity",
+    "hematoxylin": "Hematoxylin mean",
+    "probability": "Probability",
+}
+"""Columns that QuPath gets as measurements, with their names there."""
+
+
+def write_outlines(path: Path, nuclei: SegmentedSlide, record: Json) -> None:
+    """Write the outlines of all nuclei, a square of the slide at a time.
+
+    Every nucleus has a UUID (version 5) that depends on slide, model and id only. Coordinates are
+    slide pixels from the outer corner of the first pixel.
+    """
+    hashes = (record.get(of, {}).get("sha256", "") for of in ("source", "model"))
+    source = "/".join(hashes)
+    columns = nuclei.columns
+    boxes = np.asarray(columns["box"][...])
+    titles = {name: title for name, title in MEASURED.items() if name in columns}
+    measured = {title: np.asarray(columns[name][...]) for name, title in titles.items()}
+    with (
+        replace_atomically(path) as partial,
+        gzip.GzipFile(partial, "wb", GZIP_LEVEL, mtime=0) as stream,
+    ):
+        stream.write(b'{"type":"FeatureCollection","%s":' % ATTRIBUTE.encode())
+        stream.write(orjson.dumps(record))
+        stream.write(FEATURES)
+        separator = b"\n"
+        for rows in _squares(boxes):
+            box = boxes[rows]
+            top, left = int(box[:, 0].min()), int(box[:, 1].min())
+            labels = np.asarray(nuclei.level(0)[top : box[:, 2].max(), left : box[:, 3].max()])
+            polygons = trace_outlines(labels, rows + 1, box, (top, left))
+            values = [column[rows].tolist() for column in measured.values()]
+            lines = [
+                _feature(uuid.uuid5(NAMESPACE, f"{source}/{number}"), polygon, measured, row)
+                for number, polygon, *row in zip(
+                    (rows + 1).tolist(), polygons, *values, strict=True
+                )
+            ]
+            stream.write(separator + b",\n".join(lines))
+            separator = b",\n"
+        stream.write(b"\n]}\n")
+
+
+def _squares(boxes: npt.NDArray[np.int32]) -> Iterator[npt.NDArray[np.int64]]:
+    """Yield the rows of the nuclei of each square of the slide, row by row of squares."""
+    if not len(boxes):
+        return
+    place = (boxes[:, 0] // BLOCK_PX).astype(np.int64) << 32 | boxes[:, 1] // BLOCK_PX
+    order = np.argsort(place, kind="stable")
+    starts = np.flatnonzero(np.diff(place[order])) + 1
+    yield from map(np.sort, np.split(order, starts))
+
+
+def _feature(name: uuid.UUID, polygon: Any, titles: Any, values: list[float]) -> bytes:
+    told = ",".join(f'"{title}":{value:.4g}' for title, value in zip(titles, values, strict=True))
+    ring = orjson.dumps(polygon, option=orjson.OPT_SERIALIZE_NUMPY)
+    ring = ring.replace(b".0,", b",").replace(b".0]", b"]")
+    return (
+        b'{"type":"Feature","id":"%s","geometry":{"type":"Polygon","coordinates":[%s]},'
+        b'"properties":{"objectType":"detection","measurements":{%s}}}'
+        % (str(name).encode(), ring, told.encode())
+    )
+
+
+def read_geojson_record(path: Path) -> Json:
+    """Return how a file was made; raises whatever a foreign file leads to."""
+    with gzip.open(path, "rb") as stream:
+        head = stream.read(LONGEST_RECORD)
+    record: Json = json.loads(head[: head.index(FEATURES)] + b"}")[ATTRIBUTE]
+    return record

@@ -1,0 +1,139 @@
+"""Pictures for people as PNG: overlays, quality pictures, previews.
+
+How an exported picture was made is JSON in its first text chunk, under the key ``histosynth``.
+"""
+
+import json
+import struct
+import zlib
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import numpy.typing as npt
+
+from histocli.base.files import replace_atomically
+from histocli.base.formats import ATTRIBUTE
+from histocli.base.pyramid import nearest_level
+from histocli.base.rng import rng_for
+from histocli.base.types import Json, RGBImage
+from histocli.exports.content import Content, SegmentedSlide, SlidePixels
+from histocli.figures.overlays import add_scale_bar, outline_overlay
+from histocli.figures.qc import CROP_PX, qc_picture
+
+PNG_LEVEL = 4  # twice the speed of level 6 for a few per cent more bytes on stained tissue
+HEADER_BYTES = 33  # of a PNG file: eight to begin with, and the first chunk
+TEXT_KEY = ATTRIBUTE.encode() + b"\0"
+OVERLAY_LINE_UM = 0.5  # width of outlines
+OVERLAY_PX = 100_000_000  # larger slides are drawn smaller: no viewer opens larger pictures
+QC_CROPS = 12
+
+
+def png_bytes(image: RGBImage) -> bytes:
+    """Return the PNG file of a picture, uint8, shape (H, W, 3); equal pictures give equal bytes."""
+    return bytes(imagecodecs.png_encode(np.ascontiguousarray(image), level=PNG_LEVEL))
+
+
+def write_png(path: Path, image: RGBImage, record: Json | None = None) -> None:
+    """Write a picture; what lay there is replaced once the new one is whole.
+
+    Parameters
+    ----------
+    path : Path
+        PNG file; folders above it are made.
+    image : ndarray of uint8, shape (H, W, 3)
+        sRGB values in 0..255.
+    record : dict, optional
+        How the picture was made, JSON values.
+
+    Raises
+    ------
+    OutOfResources
+        The disk is full or the place cannot be written.
+    StoreExists
+        A folder is in the way.
+    """
+    content = png_bytes(image)
+    if record is not None:
+        text = TEXT_KEY + json.dumps({ATTRIBUTE: record}).encode("ascii")
+        sum_of_chunk = struct.pack(">I", zlib.crc32(b"tEXt" + text))
+        chunk = struct.pack(">I", len(text)) + b"tEXt" + text + sum_of_chunk
+        content = content[:HEADER_BYTES] + chunk + content[HEADER_BYTES:]
+    with replace_atomically(path) as partial:
+        partial.write_bytes(content)
+
+
+def read_png_record(path: Path) -> Json:
+    """Return how a picture was made; raises whatever a foreign file leads to."""
+    with path.open("rb") as file:
+        file.seek(HEADER_BYTES)
+        length, kind = struct.unpack(">I4s", file.read(8))
+        text = file.read(length) if kind == b"tEXt" else b""
+    record: Json = json.loads(text.removeprefix(TEXT_KEY))[ATTRIBUTE]
+    return record
+
+
+def write_overlay(path: Path, content: Content, record: Json) -> None:
+    """Draw the outlines of the nuclei over the slide, or over a coarser copy of a large one."""
+    nuclei = content.nuclei
+    rows, columns = content.window or (slice(0, nuclei.shape[0]), slice(0, nuclei.shape[1]))
+    factor = 1
+    while (rows.stop - rows.start) * (columns.stop - columns.start) > OVERLAY_PX * factor**2:
+        factor *= 2
+    with content.open_pixels() as slide:
+        if factor == 1:
+            pixels = slide.region(rows, columns)
+            labels = np.asarray(nuclei.level(0)[rows, columns])
+        else:
+            rows, columns = (
+                slice(side.start // factor, -(-side.stop // factor)) for side in (rows, columns)
+            )
+            pixels = slide.shrunk(factor)[rows, columns]
+            level = factor.bit_length() - 1
+            if level < nuclei.n_levels:
+                labels = np.asarray(nuclei.level(level)[:, :])[rows, columns]
+            else:
+                labels = nearest_level(nuclei.labels(), factor)[rows, columns]
+    mpp = nuclei.mpp * factor
+    drawn = outline_overlay(pixels, labels, thickness_px=max(1, round(OVERLAY_LINE_UM / mpp)))
+    write_png(path, add_scale_bar(drawn, mpp), record)
+
+
+def write_qc(path: Path, content: Content, record: Json) -> None:
+    """Draw the quality picture: the slide, the density of its nuclei, and crops around some."""
+    nuclei = content.nuclei
+    overview, tissue = nuclei.overview(), nuclei.tissue
+    factor = max(1, round(max(nuclei.shape) / max(overview.shape[:2])))
+    mpp = nuclei.mpp * factor
+    centres = (
+        np.stack([np.asarray(nuclei.columns[name][...]) for name in ("y_um", "x_um")], axis=1) / mpp
+    )
+    # Crops lie around random nuclei, which shows what there is; where there are none, on tissue.
+    places = centres * factor if len(centres) else np.argwhere(tissue) * float(factor) + factor / 2
+    with content.open_pixels() as slide:
+        crops = _crops(nuclei, slide, places, content.seed)
+    side_um = min(CROP_PX, *nuclei.shape) * nuclei.mpp
+    mm2 = nuclei.facts.get("mm2") or 0.0
+    found = f"{nuclei.n_nuclei} nuclei on {mm2:.3g} mm2 at {nuclei.mpp:.4g} um/px"
+    title = f"{nuclei.path.name}: {found}; crops of {side_um:.0f} um"
+    write_png(path, qc_picture(overview, tissue, centres, mpp, crops, title), record)
+
+
+def _crops(
+    nuclei: SegmentedSlide, slide: SlidePixels, places: npt.NDArray[np.float64], seed: int
+) -> list[tuple[RGBImage, npt.NDArray[np.int64]]]:
+    """Cut pixels and labels around some of the places, from top to bottom."""
+    rng = rng_for(seed, "qc", 0)
+    side = min(CROP_PX, *nuclei.shape)
+    if len(places):
+        places = places[rng.choice(len(places), min(QC_CROPS, len(places)), replace=False)]
+    crops = []
+    for place in places[np.lexsort((places[:, 1], places[:, 0]))]:
+        top, left = (
+            int(np.clip(round(middle) - side // 2, 0, size - side))
+            for middle, size in zip(place, nuclei.shape, strict=True)
+        )
+        rows, columns = slice(top, top + side), slice(left, left + side)
+        labels = np.asarray(nuclei.level(0)[rows, columns]).astype(np.int64)
+        crops.append((slide.region(rows, columns), labels))
+    return crops

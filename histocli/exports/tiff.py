@@ -1,0 +1,86 @@
+"""Label TIFF: uint32 labels of a slide at full resolution, deflated, with resolution tags.
+
+How the file was made is JSON in ``ImageDescription``, under the key ``histosynth``.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import tifffile
+
+from histocli.base.files import replace_atomically
+from histocli.base.formats import ATTRIBUTE
+from histocli.base.types import Json
+from histocli.exports.content import LabelGrid
+
+TILE_PX = 512  # side of a tile; smaller images are one strip
+TILES_AT_ONCE = 8  # tiles that are read in one go
+BIG_BYTES = 2**31  # classic TIFF ends at 4 GiB, compressed; half of that, uncompressed, is safe
+UM_PER_CM = 10_000.0
+DEFLATE_LEVEL = 1  # labels are runs of equal values: higher levels take longer for little
+
+
+def write_label_tiff(path: Path, labels: LabelGrid, *, mpp: float, record: Json) -> None:
+    """Write a label image, a few tiles at a time.
+
+    Parameters
+    ----------
+    path : Path
+    labels : array of int, shape (H, W)
+        0 = background, 1..n; in memory or in a store.
+    mpp : float
+        Micrometres per pixel, for the resolution tags.
+    record : dict
+        How the file was made, JSON values.
+
+    Raises
+    ------
+    OutOfResources
+        The disk is full or the place cannot be written.
+    """
+    per_cm = UM_PER_CM / mpp
+    height, width = labels.shape
+    tiled = max(labels.shape) > TILE_PX
+    with replace_atomically(path) as partial:
+        tifffile.imwrite(
+            partial,
+            _tiles(labels) if tiled else np.asarray(labels[:, :]).astype(np.uint32, copy=False),
+            shape=(height, width),
+            dtype=np.uint32,
+            bigtiff=4 * height * width > BIG_BYTES,
+            photometric="minisblack",
+            tile=(TILE_PX, TILE_PX) if tiled else None,
+            compression="zlib",
+            compressionargs={"level": DEFLATE_LEVEL},
+            predictor=False,
+            resolution=(per_cm, per_cm),
+            resolutionunit="CENTIMETER",
+            description=json.dumps({ATTRIBUTE: record}),
+            metadata=None,
+        )
+
+
+def _tiles(labels: LabelGrid) -> Iterator[npt.NDArray[np.uint32]]:
+    """Yield the tiles of a label image, row by row, filled up with background."""
+    height, width = labels.shape
+    step = TILE_PX * TILES_AT_ONCE
+    for top in range(0, height, TILE_PX):
+        for left in range(0, width, step):
+            part = np.asarray(
+                labels[top : min(top + TILE_PX, height), left : min(left + step, width)]
+            ).astype(np.uint32)
+            columns = -(-part.shape[1] // TILE_PX) * TILE_PX
+            part = np.pad(part, ((0, TILE_PX - part.shape[0]), (0, columns - part.shape[1])))
+            yield from (
+                np.ascontiguousarray(part[:, x : x + TILE_PX]) for x in range(0, columns, TILE_PX)
+            )
+
+
+def read_tiff_record(path: Path) -> Json:
+    """Return how a label TIFF was made; raises whatever a foreign file leads to."""
+    with tifffile.TiffFile(path) as tiff:
+        record: Json = json.loads(str(tiff.pages.first.description))[ATTRIBUTE]
+    return record

@@ -1,0 +1,275 @@
+"""Which nuclei of two label images lie over each other, and by how many pixels.
+
+Everything follows from one sparse table: for each pair of nuclei that touch, the pixels they share.
+Building it costs a pass over the pixels; its size is the number of touching pairs, never the
+product of the two counts. Tables of windows that tile an image add up to the table of the image, so
+a slide never needs to be in memory.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from histocli.base.errors import InvalidInput
+from histocli.base.types import IntArray
+
+LabelImage = npt.NDArray[np.integer[Any]]
+"""(H, W) of any integer type: 0 = background, k = nucleus k, negative = ignored (truth) or
+background (prediction)."""
+FloatVector = npt.NDArray[np.float64]
+"""(n,)."""
+BoolVector = npt.NDArray[np.bool_]
+"""(n,)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """The nuclei of one of the two label images, a row each, without ignored pixels."""
+
+    ids: IntArray
+    """(n,) label of each nucleus, ascending."""
+    areas: IntArray
+    """(n,) pixels of each nucleus, > 0."""
+    sum_y: FloatVector
+    """(n,) sum of the rows of all pixels of each nucleus."""
+    sum_x: FloatVector
+    """(n,) sum of the columns of all pixels of each nucleus."""
+    box: IntArray
+    """(n, 4) first row, first column, row after the last, column after the last."""
+
+    @property
+    def centroids(self) -> npt.NDArray[np.float64]:
+        """(n, 2) mean row and column of the pixels; pixel (0, 0) has its centre at (0, 0)."""
+        return np.stack([self.sum_y, self.sum_x], axis=1) / self.areas[:, None]
+
+    def touching_border(self, shape: tuple[int, int]) -> BoolVector:
+        """Tell which nuclei touch the border of an image of this height and width."""
+        low, high = self.box[:, :2], self.box[:, 2:]
+        return np.asarray((low == 0).any(axis=1) | (high == np.array(shape)).any(axis=1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overlaps:
+    """Sparse contingency table of two label images; pairs are sorted by row, then column."""
+
+    rows: IntArray
+    """(n_pairs,) place of the true nucleus in ``truth``."""
+    columns: IntArray
+    """(n_pairs,) place of the predicted nucleus in ``prediction``."""
+    intersection: IntArray
+    """(n_pairs,) pixels that both cover, > 0."""
+    truth: Side
+    """The true nuclei."""
+    prediction: Side
+    """The predicted nuclei."""
+
+    @property
+    def union(self) -> IntArray:
+        """(n_pairs,) pixels that at least one of the pair covers."""
+        areas = self.truth.areas[self.rows] + self.prediction.areas[self.columns]
+        return areas - self.intersection
+
+    @property
+    def iou(self) -> FloatVector:
+        """(n_pairs,) intersection over union, in (0, 1]."""
+        return self.intersection / self.union
+
+
+def overlaps(
+    truth: LabelImage, prediction: LabelImage, *, origin: tuple[int, int] = (0, 0)
+) -> Overlaps:
+    """Count the pixels that each true nucleus shares with each predicted one.
+
+    Parameters
+    ----------
+    truth : ndarray of integers, shape (H, W)
+        0 is background, k > 0 is nucleus k. Negative pixels are ignored: they count on neither
+        side. Labels need not be consecutive, nor nuclei connected.
+    prediction : ndarray of integers, shape (H, W)
+        0 is background, k > 0 is nucleus k. Negative pixels count as background.
+    origin : (int, int)
+        Row and column of the first pixel where the two are a window of a larger image.
+
+    Raises
+    ------
+    InvalidInput
+        The two shapes differ, or one of them holds no integers.
+    """
+    _check(truth, prediction)
+    # Runs of equal pixels along the rows: everything after this works on a tenth of the numbers.
+    flat_truth, flat_prediction = truth.ravel(), prediction.ravel()
+    width = max(truth.shape[1], 1)
+    change = np.ones(flat_truth.size, bool)
+    np.not_equal(flat_truth[1:], flat_truth[:-1], out=change[1:])
+    change[1:] |= flat_prediction[1:] != flat_prediction[:-1]
+    change[::width] = True
+    start = np.flatnonzero(change)
+    length = np.diff(start, append=flat_truth.size)
+    run_truth = flat_truth[start].astype(np.int64)
+    run_prediction = flat_prediction[start].astype(np.int64)
+    kept = (run_truth >= 0) & ((run_truth > 0) | (run_prediction > 0))
+    length, run_truth, run_prediction = length[kept], run_truth[kept], run_prediction[kept]
+    y, x = np.divmod(start[kept], width)
+    y, x = y + origin[0], x + origin[1]
+    row, true = _side(run_truth, y, x, length)
+    column, predicted = _side(np.maximum(run_prediction, 0), y, x, length)
+    both = np.flatnonzero((row > 0) & (column > 0))
+    return _table(row[both] - 1, column[both] - 1, length[both], true, predicted)
+
+
+def _check(truth: LabelImage, prediction: LabelImage) -> None:
+    if truth.shape != prediction.shape or truth.ndim != 2:
+        raise InvalidInput(
+            f"truth has shape {truth.shape} but prediction has {prediction.shape}; labels are "
+            "compared pixel by pixel, so both must have the same height and width"
+        )
+    for name, labels in (("truth", truth), ("prediction", prediction)):
+        if labels.dtype.kind not in "iub":
+            raise InvalidInput(
+                f"{name} has type {labels.dtype}; instance labels must be integers, "
+                "0 for background"
+            )
+
+
+def _consecutive(labels: IntArray) -> tuple[IntArray, IntArray]:
+    """Return the labels in use without 0, and the place of each label in them, from 1.
+
+    The labels are (n,) and >= 0; 0 stays 0.
+    """
+    top = int(labels.max(initial=0))
+    if top <= 16 * labels.size + 1024:  # dense ids: marking is several times faster than sorting
+        used = np.zeros(top + 1, bool)
+        used[labels] = True
+        used[0] = False
+        index = np.cumsum(used)
+        index[0] = 0
+        return np.flatnonzero(used), index[labels]
+    ids, inverse = np.unique(labels, return_inverse=True)
+    inverse = inverse.reshape(labels.shape)
+    if ids[0] == 0:
+        return ids[1:], inverse
+    return ids, inverse + 1
+
+
+def _side(labels: IntArray, y: IntArray, x: IntArray, length: IntArray) -> tuple[IntArray, Side]:
+    """Return the place of the nucleus of each run in its side, from 1 (0 for none), and the side."""
+    ids, index = _consecutive(labels)
+    inside = np.flatnonzero(index)
+    who, n = index[inside] - 1, len(ids)
+    y, x, length = y[inside], x[inside], length[inside]
+    return index, Side(
+        ids=ids,
+        areas=_sum_by(who, length, n).astype(np.int64),  # float64 counts exactly up to 2**53
+        sum_y=_sum_by(who, y * length, n),
+        sum_x=_sum_by(who, x * length + length * (length - 1) / 2, n),
+        box=_box_by(who, np.stack([y, x, y + 1, x + length], axis=1), n),
+    )
+
+
+def _sum_by(index: IntArray, values: npt.NDArray[Any], n: int) -> FloatVector:
+    """Return the sum of the values of each index, shape (n,)."""
+    return np.asarray(np.bincount(index, values, n), np.float64)
+
+
+def _box_by(index: IntArray, boxes: IntArray, n: int) -> IntArray:
+    """Return the box around all boxes of each index, shape (n, 4)."""
+    box = np.empty((n, 4), np.int64)
+    box[:, :2], box[:, 2:] = np.iinfo(np.int64).max, 0
+    for corner, widen in enumerate((np.minimum, np.minimum, np.maximum, np.maximum)):
+        widen.at(box[:, corner], index, boxes[:, corner])
+    return box
+
+
+def _table(
+    rows: IntArray, columns: IntArray, counts: IntArray, truth: Side, prediction: Side
+) -> Overlaps:
+    """Sum the counts of equal pairs."""
+    n_columns = max(len(prediction.ids), 1)
+    key, inverse = np.unique(rows * n_columns + columns, return_inverse=True)
+    row, column = np.divmod(key, n_columns)
+    return Overlaps(
+        rows=row,
+        columns=column,
+        intersection=np.bincount(inverse.ravel(), counts, len(key)).astype(np.int64),
+        truth=truth,
+        prediction=prediction,
+    )
+
+
+def merge_overlaps(tables: Sequence[Overlaps]) -> Overlaps:
+    """Add the tables of windows that tile an image, each made with its ``origin``.
+
+    Parameters
+    ----------
+    tables : sequence of Overlaps
+        At least one. A label that is in several windows is one nucleus; the order changes nothing.
+    """
+    if len(tables) == 1:
+        return tables[0]
+    row_of, truth = _merge_sides([each.truth for each in tables])
+    column_of, prediction = _merge_sides([each.prediction for each in tables])
+    return _table(
+        np.concatenate([row[each.rows] for row, each in zip(row_of, tables, strict=True)]),
+        np.concatenate([col[each.columns] for col, each in zip(column_of, tables, strict=True)]),
+        np.concatenate([each.intersection for each in tables]),
+        truth,
+        prediction,
+    )
+
+
+def _merge_sides(parts: Sequence[Side]) -> tuple[list[IntArray], Side]:
+    """Return where the nuclei of each part are in the merged side, and the merged side."""
+    ids, inverse = np.unique(np.concatenate([part.ids for part in parts]), return_inverse=True)
+    inverse, n = inverse.ravel(), len(ids)
+    merged = Side(
+        ids=ids,
+        areas=_sum_by(inverse, np.concatenate([part.areas for part in parts]), n).astype(np.int64),
+        sum_y=_sum_by(inverse, np.concatenate([part.sum_y for part in parts]), n),
+        sum_x=_sum_by(inverse, np.concatenate([part.sum_x for part in parts]), n),
+        box=_box_by(inverse, np.concatenate([part.box for part in parts]), n),
+    )
+    return np.split(inverse, np.cumsum([len(part.ids) for part in parts])[:-1]), merged
+
+
+def without(table: Overlaps, truth: BoolVector, prediction: BoolVector) -> Overlaps:
+    """Return the table as if some true nuclei were ignored pixels and some predicted ones absent.
+
+    Parameters
+    ----------
+    table : Overlaps
+    truth : ndarray of bool, shape (n_truth,)
+        Nuclei whose pixels are ignored: they count on neither side. Centroids and boxes of
+        predictions stay what they were.
+    prediction : ndarray of bool, shape (n_prediction,)
+        Nuclei that are dropped. Nuclei that lie on ignored pixels only are dropped too.
+    """
+    gone = truth[table.rows]
+    lost = _sum_by(table.columns[gone], table.intersection[gone], len(prediction)).astype(np.int64)
+    areas = table.prediction.areas - lost
+    # the mean place of a nucleus is kept while its area shrinks
+    scale = areas / table.prediction.areas
+    keep_truth, keep_prediction = ~truth, ~prediction & (areas > 0)
+    pairs = keep_truth[table.rows] & keep_prediction[table.columns]
+    row_of, column_of = np.cumsum(keep_truth) - 1, np.cumsum(keep_prediction) - 1
+    return Overlaps(
+        rows=row_of[table.rows[pairs]],
+        columns=column_of[table.columns[pairs]],
+        intersection=table.intersection[pairs],
+        truth=_chosen(table.truth, keep_truth),
+        prediction=_chosen(
+            replace(
+                table.prediction,
+                areas=areas,
+                sum_y=table.prediction.sum_y * scale,
+                sum_x=table.prediction.sum_x * scale,
+            ),
+            keep_prediction,
+        ),
+    )
+
+
+def _chosen(side: Side, kept: BoolVector) -> Side:
+    return Side(**{each.name: getattr(side, each.name)[kept] for each in fields(side)})

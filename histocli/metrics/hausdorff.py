@@ -1,0 +1,126 @@
+"""How far the outlines of matched nuclei lie apart: Hausdorff distances of many pairs at once.
+
+Distances are compared all with all, padded into batches: a k-d tree of scipy gives the same
+numbers and takes nearly twice as long for outlines of fifty pixels.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from histocli.base.types import BoolMask, IntArray
+from histocli.instances.overlaps import LabelImage
+
+PERCENTILE = 0.95
+BATCH_ELEMENTS = 500_000
+"""Padded pairs of points that are compared at a time; they fit the processor's cache."""
+
+Points = npt.NDArray[np.float32]
+"""(..., 2) row and column."""
+
+
+def hausdorff95(
+    truth: LabelImage,
+    prediction: LabelImage,
+    truth_boundary: BoolMask,
+    prediction_boundary: BoolMask,
+    pairs: IntArray,
+) -> npt.NDArray[np.float64]:
+    """Return for pairs of nuclei the Hausdorff distance without the farthest 5 % of the boundaries.
+
+    The larger of the two directed distances: for each boundary pixel of one nucleus the distance to
+    the nearest one of the other, and of these the 95th percentile with linear interpolation
+    (Huttenlocher et al. 1993; Maier-Hein et al. 2024).
+
+    Parameters
+    ----------
+    truth, prediction : ndarray of integers, shape (H, W)
+    truth_boundary, prediction_boundary : ndarray of bool, shape (H, W)
+        Boundary pixels of each; see :func:`histocli.metrics.boundaries.boundary_mask`.
+    pairs : ndarray of int, shape (n, 2)
+        Labels of each pair; no label is in two of them.
+
+    Returns
+    -------
+    ndarray of float64, shape (n,)
+        In pixels; NaN where one of the two has no boundary, because it fills the image.
+    """
+    result = np.full(len(pairs), np.nan)
+    if not len(pairs):
+        return result
+    first, first_n = _points_by_nucleus(truth, truth_boundary, pairs[:, 0])
+    second, second_n = _points_by_nucleus(prediction, prediction_boundary, pairs[:, 1])
+    first_end, second_end = np.cumsum(first_n), np.cumsum(second_n)
+    for batch in _batches(first_n, second_n):
+        a = _padded(first, first_end[batch] - first_n[batch], first_n[batch])
+        b = _padded(second, second_end[batch] - second_n[batch], second_n[batch])
+        # squares of whole numbers below 2**24 are exact in float32
+        squared = np.square(a[:, :, None, 0] - b[:, None, :, 0])
+        squared += np.square(a[:, :, None, 1] - b[:, None, :, 1])
+        # padding repeats the first point: it changes no minimum, and is left out of the percentile
+        result[batch] = np.maximum(
+            _percentile(squared.min(axis=2), first_n[batch]),
+            _percentile(squared.min(axis=1), second_n[batch]),
+        )
+    return result
+
+
+def _batches(first_n: IntArray, second_n: IntArray) -> list[IntArray]:
+    """Return the pairs with points on both sides in batches whose padded tables stay small."""
+    # padding costs least among pairs of one size
+    order = np.argsort(np.maximum(first_n, second_n), kind="stable")
+    order = order[(first_n[order] > 0) & (second_n[order] > 0)]
+    batches: list[IntArray] = []
+    position = 0
+    while position < len(order):
+        size = 1
+        while position + size < len(order):  # numbers of points grow along the order
+            widest = order[position : position + 2 * size]
+            elements = len(widest) * int(first_n[widest].max()) * int(second_n[widest].max())
+            if elements > BATCH_ELEMENTS:
+                break
+            size = len(widest)
+        batches.append(order[position : position + size])
+        position += size
+    return batches
+
+
+def _points_by_nucleus(
+    labels: LabelImage, boundary: BoolMask, ids: IntArray
+) -> tuple[Points, IntArray]:
+    """Return the boundary points of some nuclei, nucleus by nucleus, and how many each has."""
+    place = np.flatnonzero(boundary)
+    who = labels.ravel()[place].astype(np.int64)
+    lowest, highest = int(ids.min()), int(ids.max())
+    if highest - lowest <= 4 * labels.size:  # looking up is several times faster than searching
+        number = np.full(highest - lowest + 1, -1, np.int64)
+        number[ids - lowest] = np.arange(len(ids))
+        known = np.flatnonzero((who >= lowest) & (who <= highest))
+        pair = number[who[known] - lowest]
+        known, pair = known[pair >= 0], pair[pair >= 0]
+    else:
+        sorted_of = np.argsort(ids)
+        at = np.minimum(np.searchsorted(ids[sorted_of], who), len(ids) - 1)
+        known = np.flatnonzero(ids[sorted_of][at] == who)
+        pair = sorted_of[at[known]]
+    # 16 bits are sorted by radix
+    order = np.argsort(pair.astype(np.uint16) if len(ids) < 2**16 else pair, kind="stable")
+    y, x = np.divmod(place[known][order], labels.shape[1])
+    return np.stack([y, x], axis=1).astype(np.float32), np.bincount(pair, minlength=len(ids))
+
+
+def _padded(points: Points, start: IntArray, number: IntArray) -> Points:
+    """Return (batch, most, 2); rows are filled up with their first point."""
+    index = np.arange(int(number.max()))
+    return points[start[:, None] + np.where(index < number[:, None], index, 0)]
+
+
+def _percentile(squared: npt.NDArray[np.float32], number: IntArray) -> npt.NDArray[np.float64]:
+    """Return the 95th percentile of the roots of the first ``number`` values of each row."""
+    known = np.arange(squared.shape[1]) < number[:, None]
+    distance = np.sort(np.where(known, np.sqrt(squared.astype(np.float64)), np.inf), axis=1)
+    position = PERCENTILE * (number - 1)
+    low = np.floor(position).astype(np.int64)
+    high = np.minimum(low + 1, number - 1)
+    rows = np.arange(len(number))
+    step = distance[rows, high] - distance[rows, low]
+    return np.asarray(distance[rows, low] + (position - low) * step)

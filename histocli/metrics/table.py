@@ -1,0 +1,197 @@
+"""The table of metrics: what each is called, what it says, and where it is shown.
+
+Everything that names metrics follows from :data:`METRICS`: the JSON and the tables of ``evaluate``,
+the gates ``--min`` and ``--max``, the comparison of predictions, and the report. A new metric is
+one line here, a property of :class:`histocli.metrics.counts.Counts`, and a line of
+``docs/metrics.md``.
+
+This file loads no library, because the help text of the command line reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from histocli.metrics.counts import Counts
+
+View: TypeAlias = Literal[
+    "console", "console differences", "report", "report differences", "training"
+]
+"""A table with room for some metrics only.
+
+``console``: the scores of groups on the screen. ``report``: the scores of images and of groups in
+the report. Metrics of either stand in the table of differences between two predictions too, before
+those of ``console differences`` or ``report differences``.
+"""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number that says how well a prediction agrees with the truth."""
+
+    name: str
+    """In the JSON, in tables, and for gates."""
+    better: Literal["more", "less", "neither"]
+    """``more``: a quality in 0..1. ``less``: an error, 0 at best. ``neither``: a signed difference,
+    prediction minus truth."""
+    meaning: str
+    """What the number is, for the report."""
+    of: Callable[[Counts], float]
+    """Computes it from the counts of one image, or of several that were added."""
+    views: tuple[View, ...] = ()
+    """The tables that show it beside those that show every metric."""
+
+    @property
+    def sign(self) -> int:
+        """1 where more is better, -1 where less is, 0 where neither is."""
+        return {"more": 1, "less": -1, "neither": 0}[self.better]
+
+
+def _f1_above(percent: int) -> Metric:
+    return Metric(
+        f"f1_{percent}",
+        "more",
+        f"F1 of nuclei with IoU > 0.{percent}",
+        lambda counts: counts.f1_above(percent),
+        ("report",) if percent == 75 else (),
+    )
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric(
+        "dice",
+        "more",
+        "overlap of all nuclear pixels (DICE1)",
+        lambda c: c.dice,
+        ("console", "report", "training"),
+    ),
+    Metric(
+        "aji",
+        "more",
+        "aggregated Jaccard index; a prediction may serve twice",
+        lambda c: c.aji,
+        ("console", "report", "training"),
+    ),
+    Metric(
+        "aji_plus",
+        "more",
+        "aggregated Jaccard index, one to one",
+        lambda c: c.aji_plus,
+        ("console", "report"),
+    ),
+    Metric(
+        "pq",
+        "more",
+        "panoptic quality, DQ x SQ",
+        lambda c: c.panoptic_quality,
+        ("console", "report", "training"),
+    ),
+    Metric("dq", "more", "F1 of nuclei with IoU > 0.5", lambda c: c.detection_quality, ("report",)),
+    Metric(
+        "sq", "more", "mean IoU of matched nuclei", lambda c: c.segmentation_quality, ("report",)
+    ),
+    Metric(
+        "f1",
+        "more",
+        "the same number as dq",
+        lambda c: c.detection_quality,
+        ("console", "training"),
+    ),
+    Metric("dice2", "more", "overlap summed over touching pairs (DICE2)", lambda c: c.dice2),
+    Metric(
+        "ensemble_dice", "more", "mean of DICE1 and DICE2", lambda c: c.ensemble_dice, ("report",)
+    ),
+    Metric("precision", "more", "share of predicted nuclei that match", lambda c: c.precision),
+    Metric("recall", "more", "share of true nuclei that match", lambda c: c.recall),
+    *(_f1_above(percent) for percent in range(50, 100, 5)),
+    Metric("f1_mean", "more", "mean of F1 over the ten thresholds", lambda c: c.f1_mean),
+    Metric(
+        "dsb_ap",
+        "more",
+        "2018 Data Science Bowl: mean of TP / (TP + FP + FN)",
+        lambda c: c.data_science_bowl_precision,
+        ("console differences", "report differences"),
+    ),
+    Metric(
+        "detection_f1",
+        "more",
+        "F1 of centroids within the radius",
+        lambda c: c.detection_f1,
+        ("console", "report"),
+    ),
+    Metric(
+        "detection_precision",
+        "more",
+        "share of predicted centroids near a true one",
+        lambda c: c.detection_precision,
+    ),
+    Metric(
+        "detection_recall",
+        "more",
+        "share of true centroids near a predicted one",
+        lambda c: c.detection_recall,
+    ),
+    Metric(
+        "boundary_f1",
+        "more",
+        "F1 of boundary pixels within the tolerance",
+        lambda c: c.boundary_f1,
+        ("console differences", "report"),
+    ),
+    Metric(
+        "hd95_um",
+        "less",
+        "Hausdorff distance of matched nuclei without the farthest 5 %, um",
+        lambda c: c.hd95_um,
+        ("console differences", "report"),
+    ),
+    Metric(
+        "count_error_abs",
+        "less",
+        "difference of counts, without sign",
+        lambda c: abs(c.count_error),
+        ("report differences",),
+    ),
+    Metric(
+        "matched_area_error",
+        "less",
+        "difference of areas of matched nuclei, over the true",
+        lambda c: c.matched_area_error,
+    ),
+    Metric("count_error", "neither", "predicted minus true nuclei", lambda c: c.count_error),
+    Metric(
+        "count_error_relative",
+        "neither",
+        "predicted minus true nuclei, over the true",
+        lambda c: c.count_error_relative,
+    ),
+    Metric(
+        "area_error_relative",
+        "neither",
+        "predicted minus true nuclear area, over the true",
+        lambda c: c.area_error_relative,
+    ),
+)
+
+NAMES = tuple(metric.name for metric in METRICS)
+QUALITIES = tuple(metric.name for metric in METRICS if metric.better == "more")
+"""More is better; ``--min`` takes them."""
+ERRORS = tuple(metric.name for metric in METRICS if metric.better == "less")
+"""Less is better; ``--max`` takes them."""
+
+
+def shown_in(*views: View) -> tuple[str, ...]:
+    """Return the names of the metrics of some views, view by view, each in the order of the table.
+
+    >>> shown_in("console")
+    ('dice', 'aji', 'aji_plus', 'pq', 'f1', 'detection_f1')
+    """
+    return tuple(metric.name for view in views for metric in METRICS if view in metric.views)
+
+
+def scores_of(counts: Counts) -> dict[str, float]:
+    """Return every metric of some counts by its name, in the order of the table."""
+    return {metric.name: metric.of(counts) for metric in METRICS}

@@ -1,0 +1,129 @@
+"""Stored pixel values become 8-bit RGB, by fixed rules.
+
+Nothing is stretched by the content of one image, so that two tiles of one scan stay comparable:
+
+- integers of b significant bits: ``round(v * 255 / (2**b - 1))``. b is what the file records (12
+  bits in a 16-bit TIFF), else the width of its type;
+- floats: 0..1 where no value exceeds 1, else 0..255;
+- one channel is repeated; opacity is composited on white, the colour of glass; palettes are looked
+  up.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from histocli.base.errors import UnsupportedSlide
+from histocli.base.types import RGBImage
+
+
+@dataclass(frozen=True)
+class Colours:
+    """How stored values are to be understood."""
+
+    bits: int | None = None
+    """Significant bits of integers, where they are recorded."""
+    premultiplied: bool = False
+    """Colours are already multiplied by opacity."""
+    opaque: bool = False
+    """The last of two or four channels is not opacity."""
+    inverted: bool = False
+    """0 is white."""
+    palette: npt.NDArray[Any] | None = None
+    """uint16 (3, n)."""
+
+
+def to_rgb(values: npt.NDArray[Any], path: Path, colours: Colours = Colours()) -> RGBImage:
+    """Turn stored values into RGB.
+
+    Parameters
+    ----------
+    values : ndarray, shape (H, W) or (H, W, C)
+    path : Path
+        For messages.
+    colours : Colours
+
+    Raises
+    ------
+    UnsupportedSlide
+        The values are no brightfield image, or their white is unknown.
+    """
+    if values.ndim not in (2, 3) or 0 in values.shape:
+        raise UnsupportedSlide(
+            f"{path}: has shape {values.shape}; an image needs a height and a width of at least one pixel"
+        )
+    if colours.palette is not None:
+        palette = np.asarray(colours.palette).T
+        if palette.max(initial=0) > 255:  # TIFF palettes have 16 bits; some writers fill only 8
+            palette = (palette.astype(np.uint32) + 128) // 257
+        image: RGBImage = palette.astype(np.uint8)[values]
+    else:
+        image = _to_8_bits(values, colours.bits, path)
+    if colours.inverted:
+        image = 255 - image
+    if image.ndim == 2:
+        image = image[..., None]
+    channels = image.shape[2]
+    if channels not in (1, 2, 3, 4):
+        raise UnsupportedSlide(
+            f"{path}: has {channels} channels; brightfield images have 1 (grey), 3 (RGB) or 4 (RGB and opacity)"
+        )
+    if channels in (2, 4):
+        colour = image[..., :-1]
+        image = (
+            colour if colours.opaque else _on_white(colour, image[..., -1:], colours.premultiplied)
+        )
+    if image.shape[2] == 1:
+        image = np.repeat(image, 3, axis=2)
+    return np.ascontiguousarray(image, dtype=np.uint8)
+
+
+def to_channels_last(values: npt.NDArray[Any], axes: str, path: Path) -> npt.NDArray[Any]:
+    """Return (H, W) or (H, W, C) of an array whose axes are named by one letter each."""
+    kept = [axis for axis in range(values.ndim) if values.shape[axis] > 1 or axes[axis] in "YX"]
+    names = "".join(axes[axis] for axis in kept)
+    values = values.reshape([values.shape[axis] for axis in kept])
+    channel = next((name for name in "SC" if name in names), "")
+    if "Y" not in names or "X" not in names or set(names) - {"Y", "X", channel}:
+        raise UnsupportedSlide(
+            f"{path}: holds a stack of shape {values.shape} (axes {names}) and not one image; "
+            "save the image you mean as its own file"
+        )
+    return np.transpose(values, [names.index(name) for name in ("Y", "X", channel) if name])
+
+
+def _to_8_bits(values: npt.NDArray[Any], bits: int | None, path: Path) -> npt.NDArray[np.uint8]:
+    if values.dtype == np.bool_:
+        return np.where(values, np.uint8(255), np.uint8(0))
+    if values.dtype == np.uint8 and bits in (None, 8):
+        return values
+    if values.dtype in (np.uint8, np.uint16):
+        top = 2 ** (bits or 8 * values.dtype.itemsize) - 1
+        # a table, because there are at most 65536 values and images have millions
+        table = np.arange(2 ** (8 * values.dtype.itemsize), dtype=np.int64)
+        shades = np.minimum((table * 510 + top) // (2 * top), 255).astype(np.uint8)
+        return np.asarray(shades[values], dtype=np.uint8)
+    if values.dtype.kind == "f":
+        low, high = float(values.min()), float(values.max())
+        if not (low >= 0 and high <= 255):  # also NaN
+            raise UnsupportedSlide(
+                f"{path}: holds floats from {low:.4g} to {high:.4g}; brightness must lie in 0..1 or 0..255; save it as 8-bit RGB"
+            )
+        return np.rint(values * 255.0 if high <= 1 else values).astype(np.uint8)
+    raise UnsupportedSlide(
+        f"{path}: holds {values.dtype} values, whose white is unknown; save it as 8-bit or 16-bit RGB"
+    )
+
+
+def _on_white(
+    colour: npt.NDArray[np.uint8], opacity: npt.NDArray[np.uint8], premultiplied: bool
+) -> npt.NDArray[np.uint8]:
+    alpha = opacity.astype(np.uint32)
+    if alpha.min(initial=255) == 255:
+        return colour
+    light = colour.astype(np.uint32) * (np.uint32(255) if premultiplied else alpha)
+    composite = (light + (255 - alpha) * 255 + 127) // 255
+    return np.asarray(np.minimum(composite, 255), dtype=np.uint8)

@@ -1,0 +1,147 @@
+"""Micrometres per pixel: what each kind of file records, one function a source, and what counts.
+
+What the user gives comes first, then what the file records (OME-XML before the vendor's property
+before the resolution tags), then an assumption, which only PNG, JPEG, WebP and BMP may have. A
+recorded size that no microscope scan has counts as missing, so zero, NaN and 72 dpi do.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from histocli.base.errors import UnknownPixelSize
+from histocli.base.units import ASSUMED_MPP, MPP_RANGE, sane_mpp
+
+# Pixels whose sides differ by a larger share are not square: one mpp would be wrong for one axis.
+SQUARE_TOLERANCE = 0.02
+MICROMETRES = {
+    **dict.fromkeys(("", "µm", "μm", "\\u00b5m", "um", "micron", "microns"), 1.0),
+    **dict.fromkeys(("micrometer", "micrometre"), 1.0),
+    "pm": 1e-6,
+    **dict.fromkeys(("å", "angstrom"), 1e-4),
+    **dict.fromkeys(("nm", "nanometer"), 1e-3),
+    **dict.fromkeys(("mm", "millimeter"), 1e3),
+    **dict.fromkeys(("cm", "centimeter"), 1e4),
+    "dm": 1e5,
+    **dict.fromkeys(("m", "meter"), 1e6),
+    **dict.fromkeys(("in", "inch"), 25400.0),
+}
+"""Length units of OME-XML, OME-Zarr and ImageJ; "pixel" and "reference frame" are no lengths."""
+RESOLUTION_UNITS = {2: "inch", 3: "cm"}  # of the TIFF tag ResolutionUnit
+
+
+class PixelSize(NamedTuple):
+    """Micrometres per pixel, and where they come from."""
+
+    mpp: float
+    source: str
+    """given, ome-xml, aperio, tiff, imagej, ome-zarr, zarr, a vendor of openslide, or assumed."""
+
+
+def choose_pixel_size(
+    path: Path, *, given: float | None, recorded: Callable[[], PixelSize | None], may_assume: bool
+) -> PixelSize:
+    """Return the pixel size that is given, else recorded, else assumed where that is allowed.
+
+    Raises
+    ------
+    UnknownPixelSize
+        There is none, or the recorded pixels are not square.
+    """
+    if given is not None:
+        return PixelSize(float(given), "given")
+    if (found := recorded()) is not None:
+        return found
+    if may_assume:
+        return PixelSize(ASSUMED_MPP, "assumed")
+    raise UnknownPixelSize(
+        f"{path}: records no usable pixel size (between {MPP_RANGE[0]} and {MPP_RANGE[1]} um/px); give it with --mpp, "
+        "for example --mpp 0.25 for a 40x scan"
+    )
+
+
+def of_ome_xml(pixels: Mapping[str, str], path: Path) -> PixelSize | None:
+    """Return what the attributes of a Pixels element of OME-XML tell."""
+    sides = (
+        length_um(pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", "µm"))
+        for axis in "YX"
+    )
+    return _of_square(path, *sides, source="ome-xml")
+
+
+def of_aperio(description: str) -> PixelSize | None:
+    """Return what Aperio's scanners write into the description of an image."""
+    found = re.search(r"\bMPP\s*=\s*([0-9.]+)", description)
+    size = sane_mpp(length_um(found[1], "um")) if found else None
+    return PixelSize(size, "aperio") if size else None
+
+
+def of_resolution_tags(page: Any, path: Path, imagej_unit: str = "") -> PixelSize | None:
+    """Return what the resolution tags of a TIFF page tell, in the unit of ImageJ where it has one."""
+    unit = imagej_unit or RESOLUTION_UNITS.get(int(page.tags.valueof(296, default=2)))
+    if unit is None:
+        return None
+    sides = (_per_pixel(page.tags.valueof(tag), unit) for tag in (283, 282))
+    return _of_square(path, *sides, source="imagej" if imagej_unit else "tiff")
+
+
+def of_ome_zarr(image: Mapping[str, Any], path: Path, n_axes: int) -> PixelSize | None:
+    """Return what one entry of OME-Zarr multiscales tells of its first dataset."""
+    axes = [axis if isinstance(axis, dict) else {"name": axis} for axis in image.get("axes", [])]
+    names = [str(axis["name"])[:1].upper() for axis in axes]
+    scale = np.ones(n_axes)
+    for holder in (image, image["datasets"][0]):
+        for transform in holder.get("coordinateTransformations", []):
+            if transform.get("type") == "scale":
+                scale = scale * np.asarray(transform["scale"], dtype=float)
+    sides = [
+        length_um(float(scale[names.index(name)]), str(axes[names.index(name)]["unit"]))
+        for name in "YX"
+        if name in names and "unit" in axes[names.index(name)]
+    ]
+    return _of_square(path, *sides, source="ome-zarr") if len(sides) == 2 else None
+
+
+def of_zarr_array(attributes: Mapping[str, Any]) -> PixelSize | None:
+    """Return the attribute ``mpp`` of a plain Zarr array."""
+    value = attributes.get("mpp")
+    size = sane_mpp(float(value)) if isinstance(value, int | float) else None
+    return PixelSize(size, "zarr") if size else None
+
+
+def of_openslide(properties: Mapping[str, str], path: Path) -> PixelSize | None:
+    """Return what openslide's properties tell; the source is the vendor."""
+    sides = (length_um(properties.get(f"openslide.mpp-{axis}"), "um") for axis in "yx")
+    vendor = str(properties.get("openslide.vendor", "openslide"))
+    return _of_square(path, *sides, source=vendor)
+
+
+def length_um(value: str | float | None, unit: str) -> float | None:
+    """Return a length in micrometres, None where number or unit is missing."""
+    factor = MICROMETRES.get(unit.strip().lower())
+    try:
+        return None if value is None or factor is None else float(value) * factor
+    except ValueError:
+        return None
+
+
+def _of_square(path: Path, y: float | None, x: float | None, *, source: str) -> PixelSize | None:
+    """Return the side of a pixel from its height and width; one of them may be missing."""
+    y, x = sane_mpp(y), sane_mpp(x)
+    if x is not None and y is not None and abs(x - y) > SQUARE_TOLERANCE * max(x, y):
+        raise UnknownPixelSize(
+            f"{path}: its pixels are not square ({y:.4g} um high, {x:.4g} um wide); resample the image, "
+            "or give --mpp to use it as it is"
+        )
+    side = x or y
+    return PixelSize(side, source) if side else None
+
+
+def _per_pixel(resolution: Any, unit: str) -> float | None:
+    """Return micrometres per pixel of a TIFF rational: pixels, and units that they fill."""
+    if not isinstance(resolution, tuple) or len(resolution) != 2 or not all(resolution):
+        return None
+    return length_um(resolution[1] / resolution[0], unit)

@@ -1,0 +1,271 @@
+"""Images, slides and labels on the grid of another pixel size.
+
+Resampling is locked to the origin: pixel i of the result covers ``i * to_mpp .. (i + 1) * to_mpp``
+micrometres from the outer corner of pixel (0, 0), whatever the size of the image or region. The
+scale is never bent so that a whole number of pixels fits. Shrinking averages areas (no aliasing);
+enlarging is cubic.
+
+``resample`` is OpenCV's, for an image in memory. ``ResampledSlide`` gives the same within one grey
+level (OpenCV rounds its weights), and its regions of any place and size fit together bit by bit.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from histocli.base.pyramid import shrink
+from histocli.base.types import RGBImage
+from histocli.slides.slide import Slide, shape_of
+
+# of the interpolation kernel, as OpenCV has it, so that tiles look like the patches of training
+CUBIC = -0.75
+STRIP_PX = 1 << 24  # pixels that are read at a time where a whole level is gone through
+
+
+def resampled_shape(shape: tuple[int, int], from_mpp: float, to_mpp: float) -> tuple[int, int]:
+    """Return height and width after ``resample``, at least one pixel each."""
+    factor = from_mpp / to_mpp
+    return max(1, round(shape[0] * factor)), max(1, round(shape[1] * factor))
+
+
+def resample(image: RGBImage, from_mpp: float, to_mpp: float) -> RGBImage:
+    """Bring an image to another pixel size.
+
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (H, W, 3)
+    from_mpp, to_mpp : float
+        Micrometres per pixel before and after.
+
+    Returns
+    -------
+    ndarray of uint8, shape ``resampled_shape(...) + (3,)``
+        The same array when the pixel sizes are equal.
+    """
+    if from_mpp == to_mpp:
+        return image
+    height, width = resampled_shape(image.shape[:2], from_mpp, to_mpp)
+    factor = from_mpp / to_mpp
+    # less than one output pixel: extend by the edge until there is one
+    down, right = (
+        max(0, math.ceil(1 / factor) - side) if round(side * factor) < 1 else 0
+        for side in image.shape[:2]
+    )
+    if down or right:
+        image = np.pad(image, ((0, down), (0, right), (0, 0)), mode="edge")
+    # fx and fy, not the size: OpenCV then keeps the exact scale, and with it the phase
+    method = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
+    resampled = cv2.resize(
+        np.ascontiguousarray(image), None, fx=factor, fy=factor, interpolation=method
+    )
+    return resampled.astype(np.uint8, copy=False)[:height, :width]
+
+
+def resample_labels(
+    labels: npt.NDArray[Any], from_mpp: float, to_mpp: float, shape: tuple[int, int] | None = None
+) -> npt.NDArray[Any]:
+    """Bring a label image to another pixel size by nearest neighbour.
+
+    Parameters
+    ----------
+    labels : ndarray, shape (H, W)
+        Any integer or bool type.
+    from_mpp, to_mpp : float
+        Micrometres per pixel before and after.
+    shape : (int, int), optional
+        Height and width of the result, such as the slide's own; pixels past the last label row or
+        column repeat it.
+
+    Returns
+    -------
+    ndarray of the same type, shape ``shape``
+        A pixel takes the label of the input pixel that holds its centre.
+    """
+    height, width = shape or resampled_shape((labels.shape[0], labels.shape[1]), from_mpp, to_mpp)
+    if from_mpp == to_mpp and labels.shape == (height, width):
+        return labels
+    rows, columns = (
+        np.minimum(((np.arange(size) + 0.5) * (to_mpp / from_mpp)).astype(np.intp), last - 1)
+        for size, last in zip((height, width), labels.shape, strict=True)
+    )
+    nearest: npt.NDArray[Any] = np.take(np.take(labels, rows, axis=0), columns, axis=1)
+    return nearest
+
+
+class ResampledSlide:
+    """A slide on the grid of another pixel size, read by regions.
+
+    Regions come from the coarsest level that is no coarser than what is wanted.
+
+    Parameters
+    ----------
+    slide : Slide
+    to_mpp : float
+        Micrometres per pixel that are wanted.
+    same_mpp : float
+        Relative difference below which pixels are passed on as they are.
+    change : callable, optional
+        Applied to every region, pixel by pixel, such as a correction of brightness.
+    """
+
+    def __init__(
+        self,
+        slide: Slide,
+        to_mpp: float,
+        *,
+        same_mpp: float = 0.0,
+        change: Callable[[RGBImage], RGBImage] | None = None,
+    ) -> None:
+        self.slide = slide
+        self.mpp = slide.mpp if abs(slide.mpp / to_mpp - 1) <= same_mpp else to_mpp
+        self.ratio = self.mpp / slide.mpp
+        """Level-0 pixels along a side of a pixel."""
+        shape = shape_of(slide)
+        self.shape = shape if self.ratio == 1 else resampled_shape(shape, slide.mpp, self.mpp)
+        self.change = change
+        fitting = [
+            number
+            for number, level in enumerate(slide.levels)
+            if level.downsample <= self.ratio * (1 + same_mpp + 1e-9)
+        ]
+        self.level = max(fitting, default=0)
+
+    def with_change(self, change: Callable[[RGBImage], RGBImage]) -> ResampledSlide:
+        """Return the same view with a change of its pixels."""
+        view = copy.copy(self)
+        view.change = change
+        return view
+
+    def read(self, rows: slice, columns: slice) -> RGBImage:
+        """Read a region inside ``shape``.
+
+        Returns
+        -------
+        ndarray of uint8, shape (rows, columns, 3)
+        """
+        level = self.slide.levels[self.level]
+        ratio = self.ratio / level.downsample
+        if abs(ratio - 1) < 1e-9:
+            image = self.slide.read(self.level, rows, columns)
+        else:
+            down, seen_rows = taps(rows, ratio, level.shape[0])
+            across, seen_columns = taps(columns, ratio, level.shape[1])
+            image = apply_taps(self.slide.read(self.level, seen_rows, seen_columns), down, across)
+        return image if self.change is None else self.change(image)
+
+
+def taps(window: slice, ratio: float, length: int) -> tuple[sparse.csr_array, slice]:
+    """Return how output pixels are mixed from input pixels along one axis.
+
+    Parameters
+    ----------
+    window : slice
+        Output pixels.
+    ratio : float
+        Input pixels along an output pixel; above 1 shrinks.
+    length : int
+        Input pixels that there are; the last one goes on for ever.
+
+    Returns
+    -------
+    weights : sparse array of float32, shape (output pixels, input pixels of ``seen``)
+        Rows sum to 1. They depend on the output pixel only, not on the window.
+    seen : slice
+        Input pixels that are needed.
+    """
+    place = np.arange(window.start, window.stop, dtype=np.float64)
+    index, weight = _shrinking(place, ratio) if ratio > 1 else _enlarging(place, ratio)
+    weight /= weight.sum(axis=1, keepdims=True)
+    index = np.clip(index, 0, length - 1)
+    used = index[weight != 0]
+    seen = slice(int(used.min()), int(used.max()) + 1)
+    index = np.clip(index, seen.start, seen.stop - 1) - seen.start
+    pointer = np.arange(len(place) + 1) * index.shape[1]
+    shape = (len(place), seen.stop - seen.start)
+    return sparse.csr_array(
+        (weight.ravel().astype(np.float32), index.ravel(), pointer), shape=shape
+    ), seen
+
+
+def _shrinking(
+    place: npt.NDArray[np.float64], ratio: float
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Return input pixels, and the length of each that lies in the output pixel."""
+    start, stop = place * ratio, (place + 1) * ratio
+    first = np.floor(start + 1e-9).astype(np.int64)
+    index = first[:, None] + np.arange(math.ceil(ratio) + 1)
+    weight = np.minimum(index + 1, stop[:, None]) - np.maximum(index, start[:, None])
+    return index, np.where(weight > 1e-6, weight, 0)
+
+
+def _enlarging(
+    place: npt.NDArray[np.float64], ratio: float
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Return four input pixels, and the cubic kernel at their distance from the output pixel."""
+    centre = (place + 0.5) * ratio - 0.5
+    first = np.floor(centre).astype(np.int64)
+    index = first[:, None] + np.arange(-1, 3)
+    distance = np.abs(centre[:, None] - index)
+    near = ((CUBIC + 2) * distance - (CUBIC + 3)) * distance * distance + 1
+    far = ((CUBIC * distance - 5 * CUBIC) * distance + 8 * CUBIC) * distance - 4 * CUBIC
+    return index, np.where(distance <= 1, near, np.where(distance < 2, far, 0))
+
+
+def apply_taps(image: RGBImage, down: sparse.csr_array, across: sparse.csr_array) -> RGBImage:
+    """Mix the pixels of an image along both axes and round them, uint8."""
+    height, width, channels = image.shape
+    mixed = down @ image.reshape(height, width * channels).astype(np.float32)
+    turned = np.ascontiguousarray(mixed.reshape(-1, width, channels).transpose(1, 0, 2)).reshape(
+        width, -1
+    )
+    mixed = (across @ turned).reshape(across.shape[0], -1, channels)
+    np.clip(np.rint(mixed, out=mixed), 0, 255, out=mixed)
+    return np.ascontiguousarray(mixed.astype(np.uint8).transpose(1, 0, 2))
+
+
+def shrunk(slide: Slide, factor: int) -> RGBImage:
+    """Return the whole slide with blocks of pixels averaged, a strip at a time.
+
+    Parameters
+    ----------
+    slide : Slide
+    factor : int
+        Side of a block in pixels, a power of two.
+
+    Returns
+    -------
+    ndarray of uint8, shape (ceil(H / factor), ceil(W / factor), 3)
+    """
+    height, width = (-(-side // factor) for side in shape_of(slide))
+    number, step = [
+        (number, round(level.downsample))
+        for number, level in enumerate(slide.levels)
+        if level.downsample == round(level.downsample)
+        and level.downsample <= factor
+        and factor % round(level.downsample) == 0
+    ][-1]
+    level = slide.levels[number]
+    rest = factor // step
+    image = np.empty((height, width, 3), np.uint8)
+    rows = max(1, STRIP_PX // max(1, level.shape[1] * rest))
+    for start in range(0, height, rows):
+        stop = min(start + rows, height)
+        # a level that was cut where its last pixel is not whole goes on with that pixel
+        wanted = slice(
+            min(start * rest, level.shape[0] - 1), max(min(stop * rest, level.shape[0]), 1)
+        )
+        strip = shrink(slide.read(number, wanted, slice(0, level.shape[1])), rest)
+        down, right = stop - start - strip.shape[0], width - strip.shape[1]
+        strip = strip[: stop - start, :width]
+        image[start:stop] = cv2.copyMakeBorder(
+            strip, 0, max(0, down), 0, max(0, right), cv2.BORDER_REPLICATE
+        )
+    return image

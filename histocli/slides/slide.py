@@ -1,0 +1,241 @@
+"""What a slide is: pixels that are read as a whole or by regions, at the levels of a pyramid.
+
+Pixel (0, 0) of a level is the upper left one, and all levels share its outer corner.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePath
+from typing import Protocol
+
+import psutil
+
+from histocli.base.errors import HistosynthError, OutOfResources, UnsupportedSlide
+from histocli.base.text import shortened
+from histocli.base.types import RGBImage
+from histocli.slides.pixel_size import PixelSize, choose_pixel_size
+
+DOUBLE_SUFFIXES = (".ome.tif", ".ome.tiff", ".ome.btf", ".ome.zarr")
+LARGEST_SIDE_PX = 1_000_000  # the largest scans have some 300,000
+# A tile, strip or chunk of more bytes is not decoded for a region; real ones have some megabytes.
+LARGEST_SEGMENT_BYTES = 1 << 28
+# Sizes of levels are rounded, so their steps are whole numbers only to within this share.
+LEVEL_TOLERANCE = 0.01
+MEMORY_SHARE = 0.8  # the part of the free memory that the pixels of one image may take
+
+DECODING_ERRORS = (
+    ValueError,  # TiffFileError, XML and shape problems
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    NotImplementedError,
+    ArithmeticError,  # sizes of zero
+    RuntimeError,  # every codec of imagecodecs
+    OSError,
+    EOFError,
+    struct.error,
+    zlib.error,
+)
+"""What decoders raise on a damaged or foreign file; anything else is a bug of ours."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """One resolution of a slide."""
+
+    shape: tuple[int, int]
+    """Height and width, in pixels."""
+    downsample: float
+    """Level-0 pixels along one side of a pixel."""
+
+
+class Slide(Protocol):
+    """A slide that is open; regions may be read from several threads."""
+
+    @property
+    def mpp(self) -> float:
+        """Micrometres per pixel of level 0."""
+
+    @property
+    def mpp_source(self) -> str:
+        """Where ``mpp`` comes from, such as given, ome-xml, aperio, tiff, zarr or assumed."""
+
+    @property
+    def backend(self) -> str:
+        """Library that reads it."""
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """The resolutions that can be read, from full resolution down."""
+
+    def read(self, level: int, rows: slice, columns: slice) -> RGBImage:
+        """Read a region inside a level.
+
+        Raises
+        ------
+        UnsupportedSlide
+            The region is damaged; the message tells where.
+        """
+
+    def close(self) -> None:
+        """Let go of the file."""
+
+
+class SlideFile(ABC):
+    """A slide of one kind of file. Nothing of the file is judged before it is asked for.
+
+    Parameters
+    ----------
+    path : Path
+        A file, or a Zarr folder.
+    given_mpp : float, optional
+        The user's micrometres per pixel; they win over what the file records.
+    """
+
+    backend: str
+    may_assume_mpp = False
+    """Whether files of this kind record no pixel size, so that one may be assumed."""
+
+    def __init__(self, path: Path, given_mpp: float | None = None) -> None:
+        self.path = path
+        self._given_mpp = given_mpp
+
+    @cached_property
+    def pixel_size(self) -> PixelSize:
+        """Micrometres per pixel, and where they come from."""
+        return choose_pixel_size(
+            self.path,
+            given=self._given_mpp,
+            recorded=self._recorded_pixel_size,
+            may_assume=self.may_assume_mpp,
+        )
+
+    @property
+    def mpp(self) -> float:
+        """Micrometres per pixel of level 0."""
+        return self.pixel_size.mpp
+
+    @property
+    def mpp_source(self) -> str:
+        """Where ``mpp`` comes from."""
+        return self.pixel_size.source
+
+    def whole(self) -> RGBImage:
+        """Read all pixels of level 0.
+
+        Raises
+        ------
+        UnsupportedSlide
+            The file is truncated, damaged, or no brightfield image.
+        OutOfResources
+            The pixels do not fit in memory.
+        """
+        try:
+            with decoding(
+                self.path,
+                "cannot be decoded",
+                "it is damaged, truncated or of an unusual kind; save it anew as TIFF or PNG",
+            ):
+                return self._decode()
+        except MemoryError as error:
+            raise OutOfResources(
+                f"{self.path}: not enough memory for its pixels; give smaller images"
+            ) from error
+
+    @cached_property
+    def _pixels(self) -> RGBImage:
+        """All pixels, kept for files of which regions cannot be read by themselves."""
+        return self.whole()
+
+    @cached_property
+    @abstractmethod
+    def levels(self) -> tuple[Level, ...]:
+        """The resolutions that can be read, from full resolution down."""
+
+    @abstractmethod
+    def read(self, level: int, rows: slice, columns: slice) -> RGBImage:
+        """Read a region inside a level."""
+
+    @abstractmethod
+    def _decode(self) -> RGBImage:
+        """Read all pixels of level 0; any of ``DECODING_ERRORS`` may come out."""
+
+    def _recorded_pixel_size(self) -> PixelSize | None:
+        """Return the pixel size that the file records."""
+        return None
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self.__dict__.pop("_pixels", None)
+
+
+@contextmanager
+def decoding(
+    path: Path, trouble: str, remedy: str, errors: tuple[type[Exception], ...] = DECODING_ERRORS
+) -> Iterator[None]:
+    """Turn what decoders raise into ``UnsupportedSlide``: the trouble, the cause and the remedy."""
+    try:
+        yield
+    except HistosynthError:
+        raise
+    except errors as error:
+        raise UnsupportedSlide(f"{path}: {trouble} ({shortened(error)}); {remedy}") from error
+
+
+def slide_stem(path: str | PurePath) -> str:
+    """Return the name of a slide without its suffix; ``.ome.tif`` and its like go as a whole."""
+    name = PurePath(path).name
+    for suffix in DOUBLE_SUFFIXES:
+        if name.lower().endswith(suffix) and len(name) > len(suffix):
+            return name[: -len(suffix)]
+    return PurePath(name).stem
+
+
+def shape_of(slide: Slide) -> tuple[int, int]:
+    """Return height and width at full resolution."""
+    return slide.levels[0].shape
+
+
+def pyramid(shapes: Sequence[tuple[int, int]]) -> tuple[Level, ...]:
+    """Return levels with their steps, up to one that is no even reduction of the first."""
+    height, width = shapes[0]
+    levels: list[Level] = []
+    before = 0.0
+    for shape in shapes:
+        steps = height / shape[0], width / shape[1]
+        # a side of n pixels is known to half a pixel only
+        slack = LEVEL_TOLERANCE + 1 / min(shape)
+        if abs(steps[0] / steps[1] - 1) > slack or max(steps) <= before:
+            break
+        before = steps[0] if height >= width else steps[1]
+        whole = round(before)
+        is_whole = abs(before / whole - 1) <= min(slack, 0.25)
+        levels.append(Level(shape, float(whole) if is_whole else before))
+    return tuple(levels)
+
+
+def check_sides(path: Path, sides: Sequence[int]) -> None:
+    """Refuse sizes that no scan has, before anything of that size is made."""
+    if any(not 0 < side <= LARGEST_SIDE_PX for side in sides):
+        raise UnsupportedSlide(
+            f"{path}: claims to be {' x '.join(map(str, sides))} pixels large; a side has 1 to {LARGEST_SIDE_PX}; "
+            "the file is damaged"
+        )
+
+
+def check_memory(path: Path, n_bytes: int) -> None:
+    """Refuse pixels that do not fit in the memory that is free."""
+    free = psutil.virtual_memory().available
+    if n_bytes > MEMORY_SHARE * free:
+        raise OutOfResources(
+            f"{path}: its pixels take {n_bytes / 2**30:.1f} GiB and {free / 2**30:.1f} GiB of memory are free; "
+            "images must fit in memory: give a region of it, or a coarser copy"
+        )

@@ -1,0 +1,311 @@
+"""TIFF, BigTIFF, OME-TIFF, SVS and NDPI: the tiles or strips that a region needs, by tifffile.
+
+What is not stored in usable tiles or strips is decoded as a whole and kept. Label and macro images
+are never taken for the slide. Ventana's and Leica's TIFFs go to openslide.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+from xml.etree import ElementTree
+
+import numpy as np
+import numpy.typing as npt
+import tifffile
+
+from histocli.base.errors import UnsupportedSlide
+from histocli.base.types import RGBImage
+from histocli.slides.colours import Colours, to_channels_last, to_rgb
+from histocli.slides.openslide import OpenSlideSlide, openslide_vendor
+from histocli.slides.pixel_size import PixelSize, of_aperio, of_ome_xml, of_resolution_tags
+from histocli.slides.slide import (
+    DECODING_ERRORS,
+    LARGEST_SEGMENT_BYTES,
+    Level,
+    SlideFile,
+    check_memory,
+    check_sides,
+    decoding,
+    pyramid,
+)
+
+LARGEST_WHOLE_PX = 1 << 28  # pixels without tiles that are decoded at once for their regions
+JPEG_COMPRESSIONS = (6, 7, 33003, 33005, 33007, 34892)  # whose decoders turn YCbCr into RGB
+
+Pages: TypeAlias = tuple[Any, ...]
+"""The TIFF pages of one level: one, or one a channel."""
+
+
+class Segments(NamedTuple):
+    """The tiles or strips of one level."""
+
+    pages: Pages
+    colours: Colours
+
+
+def open_tiff(path: Path, given_mpp: float | None = None) -> SlideFile:
+    """Open a TIFF by tifffile, or by openslide where tiles overlap or areas lie apart."""
+    try:
+        tiff = tifffile.TiffFile(path)
+    except DECODING_ERRORS:
+        if openslide_vendor(path) is not None:
+            return OpenSlideSlide(path, given_mpp)
+        raise
+    try:
+        if not (tiff.is_bif or tiff.is_scn):
+            return TiffSlide(path, given_mpp, tiff=tiff)
+    except BaseException:
+        tiff.close()
+        raise
+    tiff.close()
+    return OpenSlideSlide(path, given_mpp)
+
+
+class TiffSlide(SlideFile):
+    """The main series of a TIFF."""
+
+    backend = "tifffile"
+
+    def __init__(
+        self, path: Path, given_mpp: float | None = None, *, tiff: tifffile.TiffFile
+    ) -> None:
+        super().__init__(path, given_mpp)
+        self._tiff: Any = tiff
+        self._lock = threading.Lock()
+        if not tiff.series:
+            raise UnsupportedSlide(f"{path}: holds no image; it is damaged or truncated")
+        # the slide itself: the first series, or the largest where no format says which it is
+        known = tiff.is_ome or tiff.is_svs
+        self._series: Any = (
+            tiff.series[0]
+            if known
+            else max(tiff.series, key=lambda series: int(np.prod(series.shape)))
+        )
+
+    @cached_property
+    def _ome_pixels(self) -> dict[str, str]:
+        """The attributes of the first Pixels element of the OME-XML; empty where there is none."""
+        if not self._tiff.is_ome:
+            return {}
+        try:
+            root = ElementTree.fromstring(self._tiff.ome_metadata or "")
+        except ElementTree.ParseError:
+            return {}
+        elements = (element for element in root.iter() if element.tag.endswith("}Pixels"))
+        return next((dict(element.attrib) for element in elements), {})
+
+    def _recorded_pixel_size(self) -> PixelSize | None:
+        page = self._series.keyframe
+        imagej = (self._tiff.imagej_metadata or {}) if self._tiff.is_imagej else {}
+        return (
+            of_ome_xml(self._ome_pixels, self.path)
+            or of_aperio(page.description or "")
+            or of_resolution_tags(page, self.path, str(imagej.get("unit", "")))
+        )
+
+    @cached_property
+    def _bits(self) -> int | None:
+        """Significant bits of integers where they are fewer than those of their type."""
+        page = self._series.keyframe
+        recorded = self._ome_pixels.get("SignificantBits", "")
+        bits = int(recorded) if recorded.isdigit() else page.bitspersample
+        return bits if isinstance(bits, int) and 1 < bits < 8 * page.dtype.itemsize else None
+
+    @cached_property
+    def _segmented(self) -> list[Segments]:
+        """The levels that can be read by segments; empty if the first cannot."""
+        levels: list[Segments] = []
+        for level in self._series.levels:
+            pages = tuple(
+                # what decoding needs is on the pages themselves
+                page if isinstance(page, tifffile.TiffPage) else page.aspage()
+                for page in level.pages
+                if page is not None
+            )
+            if not _readable_by_segments(level, pages):
+                break
+            self._check_segments(pages)
+            bits = None if levels else self._bits
+            levels.append(Segments(pages, colours_of(self.path, pages[0], bits)))
+        return levels
+
+    def _check_segments(self, pages: Pages) -> None:
+        """Refuse pages whose tiles or strips are not all there."""
+        self._check_end(pages)
+        for page in pages:
+            height, width, _ = segment_shape(page)
+            planes = page.samplesperpixel if page.planarconfig == 2 else 1
+            wanted = -(-page.imagelength // height) * -(-page.imagewidth // width) * planes
+            if len(page.dataoffsets) < wanted:
+                raise UnsupportedSlide(
+                    f"{self.path}: lists {len(page.dataoffsets)} of {wanted} tiles; it is damaged"
+                )
+
+    def _check_end(self, pages: Pages) -> None:
+        """Refuse pages whose pixels should lie behind the end of the file."""
+        end = self._tiff.filehandle.size
+        for page in pages:
+            if any(
+                offset + count > end
+                for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)
+            ):
+                raise UnsupportedSlide(
+                    f"{self.path}: is truncated (pixel data should go on after its end at {end} bytes); copy it again"
+                )
+
+    @cached_property
+    def levels(self) -> tuple[Level, ...]:
+        """The levels that can be read by segments, else full resolution only."""
+        named = zip(self._series.axes, self._series.shape, strict=True)
+        sides = [size for axis, size in named if axis in "YX"]
+        check_sides(self.path, sides)
+        if not self._segmented:
+            if (px := math.prod(sides)) > LARGEST_WHOLE_PX:
+                raise UnsupportedSlide(
+                    f"{self.path}: {px / 1e6:.0f} megapixels that are not stored in tiles cannot be read in parts; save it as "
+                    "tiled TIFF"
+                )
+            height, width, _ = self._pixels.shape
+            return (Level((height, width), 1.0),)
+        firsts = (level.pages[0] for level in self._segmented)
+        return pyramid([(page.imagelength, page.imagewidth) for page in firsts])
+
+    def read(self, level: int, rows: slice, columns: slice) -> RGBImage:
+        """Decode the segments of a region and put them together; what was never stored is white."""
+        if not self._segmented:
+            return self._pixels[rows, columns]
+        pages, colours = self._segmented[level]
+        with decoding(
+            self.path,
+            f"a tile between rows {rows.start} and {rows.stop}, columns {columns.start} and {columns.stop} of level "
+            f"{level} cannot be decoded",
+            "the file is damaged, copy it again",
+        ):
+            planes = [self._read_page(page, rows, columns) for page in pages]
+            values = planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2)
+            if values.shape[2] == 1:
+                values = values[..., 0]
+            return to_rgb(values, self.path, colours)
+
+    def _decode(self) -> RGBImage:
+        series, page = self._series, self._series.keyframe
+        check_memory(self.path, int(np.prod(series.shape)) * series.dtype.itemsize)
+        self._check_end(tuple(part for part in series.pages if part is not None))
+        colours = colours_of(self.path, page, self._bits)
+        values = to_channels_last(series.asarray(), series.axes, self.path)
+        return to_rgb(values, self.path, colours)
+
+    def _read_page(self, page: Any, rows: slice, columns: slice) -> npt.NDArray[Any]:
+        height, width, _ = segment_shape(page)
+        planar = page.planarconfig == 2 and page.samplesperpixel > 1
+        channels = page.samplesperpixel
+        # a missing tile is glass: scanners leave out what they did not scan
+        empty = (
+            0 if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE else np.iinfo(page.dtype).max
+        )
+        region = np.full(
+            (rows.stop - rows.start, columns.stop - columns.start, channels), empty, page.dtype
+        )
+        across = -(-page.imagewidth // width)
+        down = -(-page.imagelength // height)
+        for plane in range(channels if planar else 1):
+            for row in range(rows.start // height, -(-rows.stop // height)):
+                for column in range(columns.start // width, -(-columns.stop // width)):
+                    segment = self._segment(page, (plane * down + row) * across + column)
+                    if segment is None:
+                        continue
+                    y, x = row * height, column * width
+                    top, left = max(y, rows.start), max(x, columns.start)
+                    bottom = min(y + segment.shape[0], rows.stop)
+                    right = min(x + segment.shape[1], columns.stop)
+                    if bottom <= top or right <= left:
+                        continue
+                    part = segment[top - y : bottom - y, left - x : right - x]
+                    target = region[
+                        top - rows.start : bottom - rows.start,
+                        left - columns.start : right - columns.start,
+                    ]
+                    if planar:
+                        target[..., plane : plane + 1] = part
+                    else:
+                        target[...] = part
+        return region
+
+    def _segment(self, page: Any, index: int) -> npt.NDArray[Any] | None:
+        """Decode a tile or strip, shape (height, width, samples); None where nothing was stored."""
+        count = page.databytecounts[index]
+        if count == 0:
+            return None
+        with self._lock:
+            handle = page.parent.filehandle
+            handle.seek(page.dataoffsets[index])
+            data = handle.read(count)
+        if len(data) < count:
+            raise UnsupportedSlide(f"{self.path}: became shorter while it was read; copy it again")
+        decoded, _, shape = page.decode(data, index, jpegtables=page.jpegtables)
+        if decoded is None:
+            return None
+        return np.asarray(decoded[0, : shape[1], : shape[2]])
+
+    def close(self) -> None:
+        """Close the file."""
+        super().close()
+        self._tiff.close()
+
+
+def segment_shape(page: Any) -> tuple[int, int, int]:
+    """Return height, width and samples of a tile or strip."""
+    samples = page.samplesperpixel if page.planarconfig != 2 else 1
+    if page.is_tiled:
+        return page.tilelength, page.tilewidth, samples
+    return min(max(1, page.rowsperstrip), page.imagelength), page.imagewidth, samples
+
+
+def _readable_by_segments(level: Any, pages: Pages) -> bool:
+    """Tell whether regions of a level can be put together from its tiles or strips."""
+    named = zip(level.axes, level.shape, strict=True)
+    axes = "".join(axis for axis, size in named if size > 1 or axis in "YX")
+    return (
+        axes in ("YX", "YXS", "CYX", "SYX")
+        and len(pages) in (1, 3)
+        and level.dtype in (np.uint8, np.uint16)
+        and all(
+            isinstance(page, tifffile.TiffPage)
+            and page.imagelength > 0
+            and page.imagewidth > 0
+            and min(segment_shape(page)) > 0
+            and page.dataoffsets
+            and page.imagedepth == 1
+            for page in pages
+        )
+        and (len(pages) == 1 or all(page.samplesperpixel == 1 for page in pages))
+        and math.prod(segment_shape(pages[0])) * level.dtype.itemsize <= LARGEST_SEGMENT_BYTES
+    )
+
+
+def colours_of(path: Path, page: Any, bits: int | None) -> Colours:
+    """Return how the values of a TIFF page are to be understood.
+
+    Raises
+    ------
+    UnsupportedSlide
+        The values are no brightness, RGB or palette.
+    """
+    photometric = tifffile.PHOTOMETRIC(page.photometric).name
+    jpeg = page.compression in JPEG_COMPRESSIONS
+    if photometric not in ("MINISBLACK", "MINISWHITE", "RGB", "PALETTE") and not (
+        photometric == "YCBCR" and jpeg
+    ):
+        raise UnsupportedSlide(f"{path}: has {photometric} colours; convert it to RGB")
+    extra = tuple(int(sample) for sample in page.extrasamples)
+    return Colours(
+        bits=bits,
+        premultiplied=extra[-1:] == (1,),
+        opaque=extra[-1:] == (0,),
+        inverted=photometric == "MINISWHITE",
+        palette=page.colormap if photometric == "PALETTE" else None,
+    )

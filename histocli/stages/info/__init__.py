@@ -1,0 +1,1 @@
+"""``histosynth info``: what a store, model or slide is, one file a kind."""

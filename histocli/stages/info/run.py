@@ -1,0 +1,169 @@
+"""``histosynth info``: what a store, model file or slide is, what is in it, and where it comes from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from histocli.base.errors import InvalidOption, InvalidStore, StoreExists
+from histocli.base.formats import ATTRIBUTE
+from histocli.base.types import Json, RGBImage
+from histocli.config.common import Execution
+from histocli.config.info import InfoConfig
+from histocli.exports.pictures import png_bytes, write_png
+from histocli.slides.open import is_slide_name
+from histocli.stages.info.description import Description
+from histocli.stages.info.labels import describe_labels
+from histocli.stages.info.models import describe_model
+from histocli.stages.info.patches import describe_patches
+from histocli.stages.info.slides import describe_slide
+from histocli.stages.info.tables import Rows, bar_rows, flatten
+from histocli.stages.shared.results import StageResult, Status, Stopwatch
+from histocli.stores import labels, models, patches
+from histocli.stores.provenance import read_provenance
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfoResult(StageResult):
+    """What a store says about itself and what was counted in it."""
+
+    schema: ClassVar[str] = "histosynth.info/1"
+
+    kind: str
+    """patches, labels, model or slide."""
+    contract: str
+    """Name and version of the layout; for a slide, the library that reads it."""
+    contents: Json
+    """What is in it: counts, sizes, distributions."""
+    references: list[Json]
+    """Each reference with everything measured on it; empty where there are none."""
+    provenance: Json
+    """Command, settings, seed, version, time."""
+    sheet: str | None = None
+    """PNG file that was written."""
+
+    def describe(self) -> list[tuple[str, Rows]]:
+        """Return titled tables of names and values for people: all numbers, the long lists summed
+        up.
+        """
+        provenance = {key: value for key, value in self.provenance.items() if key != "config"}
+        contents = {key: value for key, value in self.contents.items() if key != "histograms"}
+        histograms = self.contents.get("histograms", {})
+        sections = [
+            (f"{self.kind} · {self.contract}", [("path", self.output), *flatten(contents)]),
+            (
+                "references beside patches",
+                [row for name, both in histograms.items() for row in bar_rows(name, both)],
+            ),
+            ("made by", list(flatten(provenance))),
+            ("settings", list(flatten(self.provenance.get("config") or {}))),
+        ]
+        for number, reference in enumerate(self.references, 1):
+            facts = {
+                key: value for key, value in reference.items() if key not in ("name", "statistics")
+            }
+            rows = [*flatten(facts), *flatten(reference.get("statistics") or {})]
+            sections.append(
+                (f"reference {number} of {len(self.references)} · {reference['name']}", rows)
+            )
+        if self.sheet is not None:
+            sections.append(("sheet", [("path", self.sheet)]))
+        return [(title, rows) for title, rows in sections if rows]
+
+
+def info(store: str, config: InfoConfig, execution: Execution) -> InfoResult:
+    """Describe a patch store, a label store, a model file or a slide; draw a sheet of it when
+    asked.
+
+    Parameters
+    ----------
+    store : str
+        Path of a store or model file that is complete, or of a slide or image.
+    config : InfoConfig
+    execution : Execution
+        ``overwrite`` allows a sheet to replace another picture; a dry run draws none.
+
+    Returns
+    -------
+    InfoResult
+
+    Raises
+    ------
+    StoreNotFound
+        There is nothing.
+    InvalidStore
+        It is not ours, of an unknown version, unfinished or damaged.
+    InvalidOption
+        A sheet of something that holds no pictures.
+    StoreExists
+        Another picture lies where the sheet would go.
+    """
+    watch = Stopwatch()
+    path = Path(store)
+    opened = _describe(path)
+    sheet: str | None = None
+    status: Status = "done"
+    if config.sheet is not None:
+        if opened.draw is None:
+            raise InvalidOption(
+                f"--sheet: {path} holds no pictures; give a patch store, or the label store of a slide"
+            )
+        if execution.dry_run:
+            status = "planned"
+        else:
+            sheet = config.sheet
+            _write_sheet(Path(sheet), opened.draw(config), overwrite=execution.overwrite)
+    return InfoResult(
+        output=str(path),
+        status=status,
+        seconds=watch.seconds,
+        kind=opened.kind,
+        contract=opened.provenance.contract if opened.provenance else opened.contents["backend"],
+        contents=opened.contents,
+        references=[record.to_json() for record in opened.references],
+        provenance=opened.provenance.to_json() if opened.provenance else {},
+        sheet=sheet,
+    )
+
+
+def _describe(path: Path) -> Description:
+    """Tell the kind of a file or folder, and describe it."""
+    if path.is_dir():
+        if _is_foreign_zarr(path):
+            return describe_slide(path)
+    elif path.exists():
+        return describe_slide(path) if is_slide_name(path) else describe_model(path)
+    provenance = read_provenance(path)
+    match provenance.contract_name:
+        case "histosynth-patches":
+            return describe_patches(path)
+        case "histosynth-labels":
+            return describe_labels(path)
+    raise InvalidStore(
+        f"{path}: holds {provenance.contract}, which info does not know; it knows {patches.CONTRACT}, {labels.CONTRACT} "
+        f"and {models.CONTRACT}"
+    )
+
+
+def _is_foreign_zarr(path: Path) -> bool:
+    """Tell whether a folder is a Zarr store that is not ours, such as an OME-Zarr slide."""
+    if (path / ".zattrs").is_file() or (path / ".zarray").is_file():  # format 2; ours are format 3
+        return True
+    try:
+        attributes = json.loads((path / "zarr.json").read_bytes()).get("attributes") or {}
+    except (OSError, ValueError, AttributeError):
+        return False
+    return ATTRIBUTE not in attributes and ("ome" in attributes or "multiscales" in attributes)
+
+
+def _write_sheet(path: Path, sheet: RGBImage, *, overwrite: bool) -> None:
+    """Write the picture; one that is there already is left alone when it is the same."""
+    if path.is_file() and not overwrite:
+        if path.read_bytes() == png_bytes(sheet):
+            return
+        raise StoreExists(
+            f"{path}: exists and is another picture; replace it with --overwrite or choose another --sheet"
+        )
+    write_png(path, sheet)

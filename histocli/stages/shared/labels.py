@@ -1,0 +1,86 @@
+"""Label images as a user names them, this program's own stores among them."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from histocli.annotations.labels import OpenLabels
+from histocli.annotations.sources import LabelFinder, LabelSource, Probabilities, label_stem
+from histocli.base.types import RGBImage
+from histocli.exports.registry import read_record
+from histocli.stores.labels import LabelStore, open_labels
+from histocli.stores.patches import PatchStore
+from histocli.stores.provenance import peek
+
+
+def _own_store(path: Path, prefix: str) -> list[LabelSource] | None:
+    """Return the label images of a label store or patch store; None for any other folder."""
+    known = peek(path)
+    if known is None:
+        return None
+    if known.contract_name == "histosynth-patches":
+        patches = PatchStore.open(path)
+        return [
+            LabelSource(
+                name=f"{prefix}{i:06d}",
+                source=f"{path}, patch {i}",
+                open=partial(_open_patch, patches, i),
+                image=partial(_image_of_patch, patches, i),
+            )
+            for i in range(len(patches))
+        ]
+    store = open_labels(path)
+    if store.layout == "slide":
+        return [
+            LabelSource(
+                name=label_stem(path),
+                source=str(path),
+                open=partial(_open_slide, store),
+                probabilities=partial(_probabilities, store),
+            )
+        ]
+    return [
+        LabelSource(
+            name=f"{prefix}{i:06d}",
+            source=f"{path}, patch {i}",
+            open=partial(_open_patch_labels, store, i),
+        )
+        for i in range(len(store))
+    ]
+
+
+def _open_patch(store: PatchStore, index: int) -> OpenLabels:
+    labels = np.asarray(store.read(range(index, index + 1))[1][0])
+    return OpenLabels.in_memory(labels, f"{store.path}, patch {index}", store.mpp)
+
+
+def _image_of_patch(store: PatchStore, index: int) -> RGBImage:
+    return np.asarray(store.read(range(index, index + 1))[0][0])
+
+
+def _open_patch_labels(store: LabelStore, index: int) -> OpenLabels:
+    source = f"{store.path}, patch {index}"
+    return OpenLabels.in_memory(store.label_image(index), source, store.mpp)
+
+
+def _open_slide(store: LabelStore) -> OpenLabels:
+    return OpenLabels(source=str(store.path), shape=store.shape, read=store.window, mpp=store.mpp)
+
+
+def _probabilities(store: LabelStore) -> Probabilities | None:
+    table = store.table
+    if "probability" not in table:
+        return None
+    return table["id"].astype(np.int64), table["probability"].astype(np.float64)
+
+
+def _recorded_mpp(path: Path) -> float | None:
+    mpp = (read_record(path) or {}).get("mpp")
+    return mpp if isinstance(mpp, int | float) else None
+
+
+LABEL_FINDER = LabelFinder(own_store=_own_store, recorded_mpp=_recorded_mpp)
+"""Finds label images of every kind."""

@@ -1,0 +1,120 @@
+"""Files that are made from a label store, during segmentation or later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from histocli.base.formats import FORMATS
+from histocli.base.text import plain_json
+from histocli.base.types import RGBImage
+from histocli.exports.content import Content, SlidePixels
+from histocli.exports.registry import WRITERS, read_record
+from histocli.slides.resampling import shrunk
+from histocli.slides.slide import Slide
+from histocli.stores.labels import LabelStore
+from histocli.stores.provenance import Action, Provenance, peek, rerun_rule
+
+FACTS = ("mpp", "mpp_source", "n_nuclei", "n_cut", "mm2", "source", "model")
+"""What a file repeats of what the label store says about itself."""
+
+
+def prepare_file(target: Path, *, contract: str, config_hash: str, overwrite: bool) -> Action:
+    """Apply the rerun rule to a single file, of which there is never a partial one.
+
+    Returns
+    -------
+    {"create", "skip"}
+
+    Raises
+    ------
+    StoreExists
+        Something is in the way that is not ours, or was made with other settings and ``overwrite``
+        was not given.
+    """
+    return rerun_rule(
+        target,
+        contract=contract,
+        config_hash=config_hash,
+        finished=_provenance_of(target),
+        partial=None,
+        partial_is_foreign=False,
+        resume=False,
+        overwrite=overwrite,
+    )
+
+
+def _provenance_of(target: Path) -> Provenance | None:
+    """Return how a file was made, or the store that took its place, which the rule refuses."""
+    if (store := peek(target)) is not None:
+        return store
+    record = read_record(target)
+    try:
+        return None if record is None else Provenance.from_json(record, target)
+    except ValueError:
+        return None
+
+
+def write_output(
+    name: str,
+    path: Path,
+    store: LabelStore,
+    open_pixels: Callable[[], Slide],
+    provenance: Callable[[str], Provenance],
+    *,
+    window: tuple[slice, slice] | None = None,
+    seed: int = 0,
+) -> None:
+    """Write one file.
+
+    Parameters
+    ----------
+    name : str
+        One of the formats that ``export`` writes.
+    path : Path
+    store : LabelStore
+        Of a slide.
+    open_pixels : callable
+        Opens the slide; called for files that show it.
+    provenance : callable
+        Given a contract.
+    window : (slice, slice), optional
+        The rows and columns to write, for formats that take a region.
+    seed : int
+        Seed of the choice of crops.
+    """
+    facts = {key: store.facts[key] for key in FACTS if key in store.facts}
+    if window is not None:
+        rows, columns = window
+        facts["region"] = [rows.start, columns.start, rows.stop, columns.stop]
+    # A file that is in its place is complete.
+    made_by = provenance(FORMATS[name].contract).to_json() | {"complete": True}
+    content = Content(
+        nuclei=store, open_pixels=lambda: _reading(open_pixels()), window=window, seed=seed
+    )
+    WRITERS[name](path, content, made_by | plain_json(facts))
+
+
+@dataclass(frozen=True)
+class _Pixels:
+    """A slide as the writers of pictures read it."""
+
+    slide: Slide
+
+    def region(self, rows: slice, columns: slice) -> RGBImage:
+        """Read a part of level 0."""
+        return self.slide.read(0, rows, columns)
+
+    def shrunk(self, factor: int) -> RGBImage:
+        """Read everything, blocks of pixels averaged."""
+        return shrunk(self.slide, factor)
+
+
+@contextmanager
+def _reading(slide: Slide) -> Iterator[SlidePixels]:
+    try:
+        yield _Pixels(slide)
+    finally:
+        slide.close()

@@ -1,0 +1,181 @@
+"""The networks of refinement with their optimisers, and how far their training is."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from histocli.model.discriminator import RealismCritic, StyleCritic
+from histocli.model.refiner import Refiner
+from histocli.training.adversarial.schedule import AdversarialSchedule
+
+
+@dataclass
+class Networks:
+    """The refiner, its two critics, and the refiner with averaged weights, which is used later."""
+
+    refiner: Refiner
+    realism: RealismCritic
+    style: StyleCritic
+    averaged: Refiner
+
+    @classmethod
+    def fresh(cls, refiner: Refiner, seed: int) -> Networks:
+        """Return a refiner with fresh critics."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return cls(refiner, RealismCritic(), StyleCritic(), copy.deepcopy(refiner))
+
+    def by_name(self) -> dict[str, nn.Module]:
+        """Return the networks under the names that stores and checkpoints use."""
+        return {
+            "refiner": self.refiner,
+            "realism": self.realism,
+            "style": self.style,
+            "averaged": self.averaged,
+        }
+
+    def to(self, device: torch.device) -> Networks:
+        """Move all networks to a device."""
+        for network in self.by_name().values():
+            network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return self
+
+    def state(self) -> dict[str, Any]:
+        """Return the weights of every network."""
+        return {name: network.state_dict() for name, network in self.by_name().items()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up weights that ``state`` returned."""
+        for name, network in self.by_name().items():
+            network.load_state_dict(state[name])
+
+
+class History:
+    """Repainted crops of earlier steps, uint8, at most ``size`` (Shrivastava et al. 2017)."""
+
+    def __init__(self, size: int, crop_px: int) -> None:
+        self.pixels = torch.zeros((size, 3, crop_px, crop_px), dtype=torch.uint8)
+        self.regions = torch.zeros((size, 1, crop_px // 2, crop_px // 2), dtype=torch.bool)
+        self.filled = 0
+
+    def exchange(
+        self, pixels: Tensor, regions: Tensor, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Put crops in, and return as many; once the history is full, half of them earlier ones."""
+        size = len(self.pixels)
+        out_pixels, out_regions = pixels.clone(), regions.clone()
+        for index in range(len(pixels)):
+            new = (pixels[index] * 255).round().to(torch.uint8).cpu(), regions[index].cpu()
+            if self.filled < size:
+                self.pixels[self.filled], self.regions[self.filled] = new
+                self.filled += 1
+            elif rng.random() < 0.5:
+                place = int(rng.integers(size))
+                out_pixels[index] = self.pixels[place].to(pixels.device).float() / 255
+                out_regions[index] = self.regions[place].to(pixels.device)
+                self.pixels[place], self.regions[place] = new
+        return out_pixels, out_regions
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint has to keep."""
+        return {"pixels": self.pixels, "regions": self.regions, "filled": self.filled}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up what a checkpoint kept."""
+        self.pixels.copy_(state["pixels"])
+        self.regions.copy_(state["regions"])
+        self.filled = int(state["filled"])
+
+
+@dataclass
+class AdversarialTraining:
+    """Networks, their optimisers, the history, and how far the training is."""
+
+    networks: Networks
+    wrapped: dict[str, Callable[..., Tensor]]
+    """The networks as they are called when they learn: with several processes, each in a wrapper
+    that averages gradients."""
+    optimizers: dict[str, torch.optim.Optimizer]
+    history: History
+    step: int = 0
+    moves: int = 0
+    """Steps in which the refiner moved."""
+    skill: float = 0.5
+    """Running share of nuclear pixels that the realism critic judges rightly."""
+    pace: float = 1.0
+    """Factor of the refiner's learning rate; lowered where the training ran away."""
+    proven: bool = True
+    """Whether the realism critic is worth listening to; the caller says when it is."""
+
+    @classmethod
+    def start(
+        cls,
+        networks: Networks,
+        schedule: AdversarialSchedule,
+        wrap: Callable[[nn.Module], Callable[..., Tensor]] = lambda network: network,
+    ) -> AdversarialTraining:
+        """Give the networks their optimisers, and each that learns its wrapper."""
+        betas, rate = (0.5, 0.99), schedule.critic_rate
+        critics = {"realism": networks.realism, "style": networks.style}
+        optimizers: dict[str, torch.optim.Optimizer] = {
+            "refiner": torch.optim.Adam(
+                networks.refiner.parameters(), lr=schedule.refiner_rate, betas=betas
+            )
+        }
+        for name, critic in critics.items():
+            optimizers[name] = torch.optim.AdamW(
+                critic.parameters(), lr=rate, betas=betas, weight_decay=1e-3
+            )
+        wrapped = {
+            name: wrap(network)
+            for name, network in networks.by_name().items()
+            if name != "averaged"
+        }
+        return cls(networks, wrapped, optimizers, History(schedule.history, schedule.crop_px))
+
+    def set_rates(self, rates: dict[str, float]) -> None:
+        """Set the learning rate of each network; the refiner's is multiplied by ``pace``."""
+        for name, rate in rates.items():
+            for group in self.optimizers[name].param_groups:
+                group["lr"] = self.pace * rate if name == "refiner" else rate
+
+    def average(self, averaging: float) -> None:
+        """Draw the averaged refiner towards the present one; faster in the first moves."""
+        keep = min(averaging, self.moves / (self.moves + 10))
+        with torch.no_grad():
+            for mean, value in zip(
+                self.networks.averaged.parameters(), self.networks.refiner.parameters(), strict=True
+            ):
+                mean.lerp_(value, 1 - keep)
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint has to keep."""
+        return {
+            "networks": self.networks.state(),
+            "optimizers": {
+                name: optimizer.state_dict() for name, optimizer in self.optimizers.items()
+            },
+            "history": self.history.state(),
+            "step": self.step,
+            "moves": self.moves,
+            "skill": self.skill,
+            "proven": self.proven,
+            "pace": self.pace,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up what a checkpoint kept."""
+        self.networks.restore(state["networks"])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        self.history.restore(state["history"])
+        self.step, self.moves = int(state["step"]), int(state["moves"])
+        self.skill, self.pace = float(state["skill"]), float(state["pace"])
+        self.proven = bool(state["proven"])
