@@ -115,7 +115,7 @@ def dark_model(path: Path) -> Path:
 def segment_once(slide: Path, model: Path, max_memory: float | None) -> dict[str, Any]:
     from histocli.config.common import Execution
     from histocli.config.segment import SegmentConfig
-    from histocli.stages.segment import segment
+    from histocli.stages.segment.run import segment
 
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=slide.parent) as out:
@@ -186,20 +186,20 @@ class Thresholding:
 
 def virtual_once(gigapixels: float) -> dict[str, Any]:
     from histocli.base.memory import reuse_freed_memory
-    from histocli.inference.pipeline import Pipeline
+    from histocli.inference.pipeline import PendingBlock, Pipeline
+    from histocli.inference.settling import SlideWindows
     from histocli.slides.slide import shape_of
-    from histocli.stages.tiled import has_tissue, keep_windows, look, make_store, view_of
-    from histocli.stores.labels import CONTRACT, TiledLabelsWriter
+    from histocli.stages.segment.assemble import make_store
+    from histocli.stages.segment.view import keep_windows, look, view_of
+    from histocli.stores.labels import CONTRACT, FirstLook, TiledLabelsWriter
     from histocli.stores.provenance import Provenance
 
     reuse_freed_memory()
     slide = VirtualSlide(gigapixels)
-    levels: list[float] = []
 
-    def look_at(factor: int) -> Any:
-        overview, tissue, level = look(slide, factor, find_tissue=True, roi=None)
-        levels.append(level)
-        return overview, tissue
+    def look_at(factor: int) -> FirstLook:
+        seen = look(slide, factor, find_tissue=True, roi=None)
+        return FirstLook(seen.overview, seen.tissue, {"glass_level": seen.glass_level})
 
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -217,18 +217,16 @@ def virtual_once(gigapixels: float) -> dict[str, Any]:
             ) as writer,
             Pipeline(Thresholding(), tile_px=2048, workers=2) as pipeline,
         ):
-            view = view_of(slide, MPP, levels[0], writer.tissue)
+            view = view_of(slide, MPP, writer.facts["glass_level"], writer.tissue)
             grid = pipeline.block_grid(view.shape, 2)
-            wanted = has_tissue(view, grid)
-            for index in range(len(grid)):
-                block = grid.block(index, wanted)
-                if block is not None:
-                    pending = pipeline.begin_block(
-                        block, view.pixels.read(*block.pixels), view.pixels.read
-                    )
-                    pipeline.run_block(pending, grid)
-                    keep_windows(writer.work, view, pending)
-            nuclei = make_store(writer, grid, wanted, ratio=view.pixels.ratio, mpp=MPP, workers=2)
+            wanted = view.has_tissue(grid)
+            for block in grid.blocks(wanted):
+                pixels = view.pixels.read(*block.pixels)
+                pending = PendingBlock(block, grid, pixels, view.pixels.read)
+                pipeline.run([pending])
+                keep_windows(writer.work, view, pending)
+            windows = SlideWindows(grid.windows, MPP, view.pixels.ratio, wanted)
+            nuclei = make_store(writer, windows, mpp=MPP, workers=2)
             writer.finish()
     return {
         "nuclei": nuclei,
@@ -239,7 +237,7 @@ def virtual_once(gigapixels: float) -> dict[str, Any]:
 
 def disc_store(path: Path, nuclei: int) -> Path:
     """Make a label store of discs of some 20 pixels on a lattice, with a table."""
-    from histocli.stores.labels import CONTRACT, TiledLabelsWriter
+    from histocli.stores.labels import CONTRACT, FirstLook, TiledLabelsWriter
     from histocli.stores.provenance import Provenance
 
     step, shard = 32, 2048
@@ -255,7 +253,7 @@ def disc_store(path: Path, nuclei: int) -> Path:
         shape=shape,
         mpp=MPP,
         mpp_source="given",
-        look=lambda f: (
+        look=lambda f: FirstLook(
             np.full((-(-shape[0] // f), -(-shape[1] // f), 3), 240, np.uint8),
             np.ones((-(-shape[0] // f), -(-shape[1] // f)), bool),
         ),

@@ -36,10 +36,9 @@ from histocli.inference.predict import Predictor
 from histocli.model.segmenter import build_segmenter
 from histocli.slides.open import read_image
 from histocli.slides.resampling import ResampledSlide, resample
-from histocli.stages import segment as segment_stage
-from histocli.stages import tiled
 from histocli.stages.generate.run import generate
-from histocli.stages.segment import segment
+from histocli.stages.segment import opened, view
+from histocli.stages.segment.run import segment
 from histocli.stages.train.run import train
 from histocli.stores.models import read_model
 
@@ -127,8 +126,8 @@ class Steps:
         for owner, name, step in (
             (ResampledSlide, "read", "read"),
             (Predictor, "instances", "decode"),
-            (tiled, "window_to_runs", "keep"),
-            (segment_stage, "make_store", "store"),
+            (view, "window_to_runs", "keep"),
+            (opened, "make_store", "store"),
         ):
             setattr(owner, name, self._timed(getattr(owner, name), step))
 

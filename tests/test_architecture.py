@@ -63,15 +63,11 @@ ROOMS = {
 
 SHARED_BY_STAGES = {
     "shared",
-    "cluster",
     "drawing",
     "fresh",
     "hardness",
     "outputs",
-    "pipelines",
     "real_patches",
-    "scores",
-    "tiled",
     "unlabelled",
 }
 """What stages have in common; no stage imports another one..."""
@@ -184,26 +180,14 @@ EXCEPTIONS = {
     "cut_textures",
     "draw_appearances",
     "draw_patch",
-    "evaluate",
     "export",
-    "figures/report.py",
     "generate",
-    "inference/runs.py",
-    "inference/tiling.py",
-    "judge_patches",
-    "judge_realism",
-    "measure_runs",
     "paint",
     "refine",
     "refine_patches",
     "rerun_rule",
     "segment",
-    "settle",
-    "stages/evaluate.py",
     "stages/refine.py",
-    "stages/report.py",
-    "stages/segment.py",
-    "stages/tiled.py",
     "stores/exports.py",
     "stores/labels.py",
     "stores/models.py",
@@ -212,9 +196,7 @@ EXCEPTIONS = {
     "synthesis/layout.py",
     "train",
     "training/adversarial.py",
-    "window_to_runs",
     "write_output",
-    "write_report",
 }
 """What is too large still: files by path, classes and functions by name."""
 

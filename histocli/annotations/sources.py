@@ -65,8 +65,8 @@ class LabelFinder:
     """Finds label images; the files of this program are opened by functions that a stage gives."""
 
     own_store: Callable[[Path, str], list[LabelSource] | None]
-    """Returns the label images of one of this program's stores, or None for anything else. The
-    text comes before the number that names a patch."""
+    """Given a folder and a text, returns the label images of one of this program's stores, or None
+    for any other folder. A patch is named by the text and its number."""
     recorded_mpp: Callable[[Path], float | None]
     """Reads the micrometres per pixel that a label image of this program records."""
 

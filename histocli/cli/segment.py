@@ -38,10 +38,10 @@ def segment(
 ) -> None:
     """Label every nucleus of slides and images."""
     o.refuse_by_suffix(slides, "segment takes images", {o.MODELS: "a model is given with --model"})
-    from histocli.stages.segment import segment as run  # late: keeps --help free of torch
+    from histocli.stages.segment.run import segment as run  # late: keeps --help free of torch
 
     results = run(slides, model, out, settings, running, track=screen.track, report=screen.result)
     if running.dry_run:
-        from histocli.stages.segment import plan_table
+        from histocli.stages.segment.results import plan_table
 
         screen.table(*plan_table(results))

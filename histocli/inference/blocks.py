@@ -1,7 +1,7 @@
 """Blocks: a slide in pieces that are worked on alone, in any order, anywhere, and give the same
 objects.
 
-A block is some windows (:mod:`histocli.inference.tiling`) that share their maps::
+A block is some windows (:mod:`histocli.inference.windows`) that share their maps::
 
     +--------------------------------+   pixels that are read: the block, the windows' halo and the network's
     |  +--------------------------+  |
@@ -14,22 +14,21 @@ A block is some windows (:mod:`histocli.inference.tiling`) that share their maps
     +--------------------------------+
 
 The windows are the same for any size of blocks and of network tiles, and a map's pixel does not
-depend on the tile that it came from; so neither do the objects.
+depend on the tile that it came from; so neither do the objects. An image that fits into memory is
+one block.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
 
 from histocli.base.types import BoolMask, RGBImage
-from histocli.inference.tiling import Tile, TileGrid
+from histocli.inference.tiling import Area, Tile, TileGrid, round_up
 
-Region: TypeAlias = tuple[slice, slice]
-"""Rows and columns, half open."""
-ReadRegion: TypeAlias = Callable[[slice, slice], RGBImage]
-"""Reads a region inside the image, at the model's resolution."""
+ReadArea: TypeAlias = Callable[[slice, slice], RGBImage]
+"""Reads rows and columns inside the image, at the model's resolution."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +37,10 @@ class Block:
 
     index: int
     windows: tuple[Tile, ...]
-    """Of the grid of the whole image."""
-    maps: Region
+    """Some of the windows of the whole image."""
+    maps: Area
     """Where maps are needed; starts are multiples of the network's, inside the image."""
-    pixels: Region
+    pixels: Area
     """Where pixels are needed, inside the image."""
 
 
@@ -51,27 +50,28 @@ class BlockGrid:
 
     Parameters
     ----------
-    image_shape : (int, int)
-        At the model's resolution.
     windows : TileGrid
         The windows of the image.
-    side : int
-        Largest number of windows along a side of a block.
-    halo_px, multiple_px, border_px : int
-        Of the network, as for its tiles.
+    tiles : TileGrid
+        The network's tiles, as they would cover the whole image.
+    side : int, optional
+        Largest number of windows along a side of a block; by default, the image is one block.
     """
 
-    image_shape: tuple[int, int]
     windows: TileGrid
-    side: int
-    halo_px: int
-    multiple_px: int
-    border_px: int
+    tiles: TileGrid
+    side: int | None = None
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """Height and width at the model's resolution."""
+        return self.windows.image_shape
 
     @property
     def shape(self) -> tuple[int, int]:
         """Number of blocks down and across."""
-        rows, columns = (-(-n // self.side) for n in self.windows.grid_shape)
+        side = self.side or max(self.windows.grid_shape)
+        rows, columns = (-(-n // side) for n in self.windows.grid_shape)
         return rows, columns
 
     @property
@@ -103,76 +103,55 @@ class BlockGrid:
         tiles = tuple(self.windows[number] for number in numbers if wanted(number))
         if not tiles:
             return None
-        maps = region_of_maps([tile.window for tile in tiles], self.image_shape, self.multiple_px)
+        maps = self.maps_for([tile.window for tile in tiles])
         return Block(index=index, windows=tiles, maps=maps, pixels=self.pixels_for(maps))
 
-    def pixels_for(self, maps: Region) -> Region:
-        """Return the pixels that the network needs for a region of maps."""
-        # at the image's border, pixels are mirrored as far as its own border and the rest of a
-        # multiple
-        reach = max(self.halo_px, _up(self.border_px, self.multiple_px) + self.multiple_px)
+    def blocks(self, wanted: Callable[[int], bool] = lambda window: True) -> list[Block]:
+        """Return all blocks that have a window that is wanted."""
+        every = (self.block(index, wanted) for index in range(len(self)))
+        return [block for block in every if block is not None]
+
+    def maps_for(self, windows: Sequence[Area]) -> Area:
+        """Return the smallest area that starts at multiples of the network's and holds all windows
+        as far as they lie in the image.
+        """
+        multiple_px = self.tiles.multiple_px
         rows, columns = (
-            slice(max(side.start - reach, 0), min(_up(side.stop, self.multiple_px) + reach, size))
+            slice(
+                max(min(window[axis].start for window in windows) // multiple_px * multiple_px, 0),
+                min(round_up(max(window[axis].stop for window in windows), multiple_px), size),
+            )
+            for axis, size in enumerate(self.image_shape)
+        )
+        return rows, columns
+
+    def pixels_for(self, maps: Area) -> Area:
+        """Return the pixels that the network needs for an area of maps."""
+        multiple_px = self.tiles.multiple_px
+        # at the image's border, pixels are mirrored as far as tiles go past it, and as far as the
+        # rest of a multiple
+        reach = max(self.tiles.halo_px, self.tiles.border + multiple_px)
+        rows, columns = (
+            slice(max(side.start - reach, 0), min(round_up(side.stop, multiple_px) + reach, size))
             for side, size in zip(maps, self.image_shape, strict=True)
         )
         return rows, columns
 
-    def tiles(self, maps: Region, tile_px: int) -> Iterator[Tile]:
-        """Yield the network tiles that cover a region of maps."""
-        sides = []
-        for side in maps:
-            length = side.stop - side.start
-            step = _up(-(-length // -(-length // _up(tile_px, self.multiple_px))), self.multiple_px)
-            sides.append(
-                [
-                    slice(start, min(start + step, side.stop))
-                    for start in range(side.start, side.stop, step)
-                ]
-            )
-        halo, border = _up(self.halo_px, self.multiple_px), _up(self.border_px, self.multiple_px)
-        index = 0
-        for rows in sides[0]:
-            for columns in sides[1]:
-                window = [
-                    slice(
-                        max(core.start - halo, -border),
-                        min(
-                            _up(core.stop, self.multiple_px) + halo,
-                            _up(size, self.multiple_px) + border,
-                        ),
-                    )
-                    for core, size in zip((rows, columns), self.image_shape, strict=True)
-                ]
-                yield Tile(index=index, core=(rows, columns), window=(window[0], window[1]))
-                index += 1
+    def tiles_of(self, maps: Area) -> TileGrid:
+        """Return the network's tiles that cover an area of maps."""
+        return replace(self.tiles, area=maps)
 
 
-def region_of_maps(
-    windows: Sequence[Region], image_shape: tuple[int, int], multiple_px: int
-) -> Region:
-    """Return the smallest region with starts at multiples that holds all windows as far as they lie
-    in the image.
-    """
-    rows, columns = (
-        slice(
-            max(min(window[axis].start for window in windows) // multiple_px * multiple_px, 0),
-            min(_up(max(window[axis].stop for window in windows), multiple_px), image_shape[axis]),
-        )
-        for axis in (0, 1)
-    )
-    return rows, columns
-
-
-def inside(part: Region, whole: Region) -> bool:
-    """Tell whether a region lies in another."""
+def inside(part: Area, whole: Area) -> bool:
+    """Tell whether an area lies in another."""
     return all(
         one.start >= all_.start and one.stop <= all_.stop
         for one, all_ in zip(part, whole, strict=True)
     )
 
 
-def shows_tissue(tissue: BoolMask, core: Region, px_per_cell: float) -> bool:
-    """Tell whether any cell of a tissue mask that a region touches is tissue.
+def shows_tissue(tissue: BoolMask, core: Area, px_per_cell: float) -> bool:
+    """Tell whether any cell of a tissue mask that an area touches is tissue.
 
     Parameters
     ----------
@@ -189,7 +168,3 @@ def shows_tissue(tissue: BoolMask, core: Region, px_per_cell: float) -> bool:
         for side, n in zip(core, tissue.shape, strict=True)
     )
     return bool(tissue[rows, columns].any())
-
-
-def _up(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple

@@ -2,7 +2,7 @@
 chosen, not on the slide.
 """
 
-from histocli.inference.pipeline import WINDOW_HALO_UM, WINDOW_PX
+from histocli.inference.windows import WINDOW_HALO_UM, WINDOW_PX
 from histocli.model.bands import expected_bytes
 from histocli.model.levels import LevelNetwork
 

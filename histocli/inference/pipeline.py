@@ -1,51 +1,40 @@
 """From pixels to instances, with the network, the decoding of its maps and the caller's own work at
 the same time.
 
-The network runs in the caller's thread, tile by tile. As soon as the maps around a window are
-there, a worker decodes it; meanwhile the network goes on. Another thread of the caller's may
-collect an image before its network has begun, and puts windows together as they come.
+The network runs in the caller's thread, tile by tile. As soon as the maps of a block
+(:mod:`histocli.inference.blocks`) are there, workers decode its windows; meanwhile the network goes
+on with the next block. Another thread of the caller's may wait for windows before the network has
+begun.
 
 What comes out depends on the pixels and the predictor only, not on the number of workers, and not
 on the tiles either, as long as the network sees no further than its halo: tiles decide which maps
 are computed together, and instances are found on windows of the finished maps whose size is fixed.
-
-Images come whole (patches) or in blocks (slides, :mod:`histocli.inference.blocks`).
 """
 
-from collections import deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from types import TracebackType
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from histocli.base.memory import pages_of_its_own
 from histocli.base.types import FloatArray, InstanceLabels, RGBImage
-from histocli.inference.blocks import Block, BlockGrid, ReadRegion, Region, inside, region_of_maps
-from histocli.inference.tiling import (
-    Tile,
-    TileGrid,
-    WindowObjects,
-    decode_window,
-    decode_window_of,
-    read_window,
-    stitch,
-)
+from histocli.inference.blocks import Block, BlockGrid, ReadArea, inside
+from histocli.inference.runs import RunObjects, window_to_runs
+from histocli.inference.settling import SlideWindows, put_together
+from histocli.inference.tiling import Area, Tile, TileGrid, read_window
+from histocli.inference.windows import WindowObjects, decode_window, largest_halo_px, window_grid
 
-# core of a window for decoding; small enough to keep workers busy, large enough that halos cost
-# little
-WINDOW_PX = 1536
-# a nucleus reaches less far from its middle, and its neighbours shape it no further off
-WINDOW_HALO_UM = 20.0
-# where an object leaves its window, look this far; what is still cut then is no nucleus
-LARGEST_HALO_UM = 40.0
-BORDER_PX = 16  # mirrored pixels past the border: the network's own zeros come after them
-BATCH_PX = 1_200_000  # pixels that go through the network together: enough to keep a processor busy
+BORDER_PX = 16
+"""Mirrored pixels past the border; beyond them the network continues the image by zeros."""
+BATCH_PX = 1_200_000
+"""Pixels that go through the network together: enough to keep a processor busy."""
 
 OnTiles = Callable[[int], None]
 """Called with the number of tiles that have gone through the network since the last call."""
@@ -75,53 +64,71 @@ class PredictsMaps(Protocol):
 
 
 @dataclass(frozen=True)
-class Nuclei:
-    """What was found in one image."""
-
-    labels: InstanceLabels
-    """(H, W), 0 = background, 1..n in the order of anchors, y then x."""
-    probability: FloatArray
-    """(n,), mean nucleus probability over the pixels of each nucleus."""
-
-
-@dataclass(frozen=True)
-class PendingImage:
-    """An image on its way; ``collect`` may be called in another thread at any time."""
-
-    pixels: RGBImage
-    """(H, W, 3), at the predictor's resolution."""
-    windows: list[Future[WindowObjects]]
-    """What the windows will give, in the order of their grid."""
-
-    def collect(self) -> Nuclei:
-        """Wait for one window after the other and put them together.
-
-        Raises
-        ------
-        BaseException
-            What ended the network or a decoder.
-        """
-        shape = (self.pixels.shape[0], self.pixels.shape[1])
-        stitched = stitch((window.result() for window in self.windows), shape)
-        return Nuclei(labels=stitched.labels, probability=stitched.scores.astype(np.float32))
-
-
-@dataclass(frozen=True)
 class PendingBlock:
     """A block on its way; its windows may be waited for in another thread at any time."""
 
     block: Block
+    grid: BlockGrid
+    """The grid that the block belongs to."""
     pixels: RGBImage
-    """Those of ``block.pixels``, at the predictor's resolution."""
-    read: ReadRegion
-    """Reads what lies further off, for the rare object that needs it; may be called in any
+    """The pixels of ``block.pixels``, at the predictor's resolution."""
+    read: ReadArea
+    """Reads pixels further off, for the rare object that needs them; may be called in any
     thread."""
-    windows: list[Future[WindowObjects]]
+    windows: list[Future[WindowObjects]] = field(init=False)
     """What the windows will give, in their order."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "windows", [Future() for _ in self.block.windows])
+
+
+def whole_image(image: RGBImage, grid: BlockGrid) -> PendingBlock:
+    """Return the only block of an image."""
+    (block,) = grid.blocks()
+    return PendingBlock(block, grid, image, lambda rows, columns: image[rows, columns])
+
+
+def collect(image: PendingBlock, mpp: float) -> InstanceLabels:
+    """Wait for the windows of an image that is one block, and put them together.
+
+    Parameters
+    ----------
+    image : PendingBlock
+        From :func:`whole_image`.
+    mpp : float
+        Micrometres per pixel of the image.
+
+    Returns
+    -------
+    ndarray of int32, shape (H, W)
+        0 = background, 1..n in the order of anchors, y then x.
+
+    Raises
+    ------
+    BaseException
+        What ended the network or a decoder.
+    """
+    shape = image.grid.image_shape
+
+    def found(window: int) -> RunObjects:
+        result = image.windows[window].result()
+        return window_to_runs(result, image_shape=shape, slide_shape=shape)
+
+    return put_together(SlideWindows(image.grid.windows, mpp), found)
+
+
+class _Wanted(NamedTuple):
+    """An area of maps, and the pixels that it is predicted from."""
+
+    grid: BlockGrid
+    maps: Area
+    pixels: RGBImage
+    place: Area
+    """Where these pixels lie in the image."""
 
 
 class Pipeline:
-    """Runs a predictor over images; use as a context manager.
+    """Runs a predictor over blocks; use as a context manager.
 
     Parameters
     ----------
@@ -153,188 +160,79 @@ class Pipeline:
     ) -> None:
         self._decoders.shutdown(wait=True, cancel_futures=kind is not None)
 
-    def block_grid(self, shape: tuple[int, int], windows_a_side: int) -> BlockGrid:
-        """Return the blocks of an image of this height and width."""
-        windows = self._window_grid(shape)
-        return BlockGrid(
-            shape,
-            windows,
-            windows_a_side,
-            self._predictor.halo_px,
-            self._predictor.multiple_px,
-            BORDER_PX,
-        )
+    def block_grid(self, shape: tuple[int, int], windows_a_side: int | None = None) -> BlockGrid:
+        """Return the blocks of an image of this height and width; without a number of windows along
+        a side of a block, the image is one block.
+        """
+        halo_px, multiple_px = self._predictor.halo_px, self._predictor.multiple_px
+        tiles = TileGrid(shape, self._tile_px, halo_px, multiple_px, BORDER_PX)
+        return BlockGrid(window_grid(shape, self._predictor.mpp), tiles, windows_a_side)
 
-    def begin_block(self, block: Block, pixels: RGBImage, read: ReadRegion) -> PendingBlock:
-        """Announce a block, so that others can wait for its windows; ``run_block`` comes next."""
-        return PendingBlock(block, pixels, read, [Future() for _ in block.windows])
+    def run(self, blocks: Sequence[PendingBlock], on_tiles: OnTiles = lambda n: None) -> None:
+        """Run the network over blocks; their windows are decoded in the background.
 
-    def run_block(
-        self, pending: PendingBlock, grid: BlockGrid, on_tiles: OnTiles = lambda n: None
-    ) -> None:
-        """Run the network over a block; its windows are decoded in the background.
+        Tiles of one shape go through the network together, whichever block they are of.
 
         Parameters
         ----------
-        pending : PendingBlock
-            From ``begin_block``.
-        grid : BlockGrid
-            That the block is of.
+        blocks : sequence of PendingBlock
         on_tiles : callable
-            As in ``run``.
+            Called after every batch, and may raise to stop; whoever waits for a window gets the
+            same error.
         """
+        wanted = [_Wanted(one.grid, one.block.maps, one.pixels, one.block.pixels) for one in blocks]
         try:
-            maps = self._block_maps(
-                pending.pixels, pending.block.pixels, pending.block.maps, grid, on_tiles
-            )
+            for pending, maps in zip(blocks, self._maps(wanted, on_tiles), strict=True):
+                for window, future in zip(pending.block.windows, pending.windows, strict=True):
+                    self._decoders.submit(self._decode, maps, pending, window, future)
         except BaseException as error:
-            self._fail(pending.windows, error)
+            for future in (future for pending in blocks for future in pending.windows):
+                with suppress(InvalidStateError):  # it has its result
+                    future.set_exception(error)
             raise
-        for window, future in zip(pending.block.windows, pending.windows, strict=True):
-            self._decoders.submit(self._decode_of_block, maps, pending, grid, window, future)
 
-    def _block_maps(
-        self, pixels: RGBImage, place: Region, wanted: Region, grid: BlockGrid, on_tiles: OnTiles
-    ) -> FloatArray:
-        """Predict the maps of a region from its pixels."""
-        rows, columns = wanted
-        origin = place[0].start, place[1].start
-        tiles = list(grid.tiles(wanted, self._tile_px))
-        if len(tiles) == 1:  # as a rule, and then nothing is copied
-            (tile,) = tiles
-            seen = read_window(pixels, tile.window, origin=origin, image_shape=grid.image_shape)
-            found = self._predictor.maps(np.ascontiguousarray(seen)[None])
-            on_tiles(1)
-            kept: FloatArray = found[0][tile.keep]
-            return kept
-        # plane by plane, as the network leaves them and as decoding takes them
-        maps = pages_of_its_own(
-            (2, rows.stop - rows.start, columns.stop - columns.start), np.float32
-        ).transpose(1, 2, 0)
-        for (height, width), group in groupby(tiles, key=lambda tile: tile.window_shape):
+    def _maps(self, wanted: Sequence[_Wanted], on_tiles: OnTiles) -> Iterator[FloatArray]:
+        """Yield the maps of each area, in order, as soon as all of its tiles are predicted."""
+        every = [
+            (number, tile)
+            for number, area in enumerate(wanted)
+            for tile in area.grid.tiles_of(area.maps)
+        ]
+        missing = Counter(number for number, _ in every)
+        found: dict[int, FloatArray] = {}
+        given = 0
+        for (height, width), group in groupby(every, key=lambda item: item[1].window_shape):
             alike = list(group)
             limit = max(1, self._batch_px // (height * width))
             for start in range(0, len(alike), limit):
                 batch = alike[start : start + limit]
-                windows = [
-                    read_window(pixels, tile.window, origin=origin, image_shape=grid.image_shape)
-                    for tile in batch
-                ]
-                found = self._predictor.maps(np.stack(windows))
-                for tile, tile_maps in zip(batch, found, strict=True):
-                    core = tile.core
-                    maps[
-                        core[0].start - rows.start : core[0].stop - rows.start,
-                        core[1].start - columns.start : core[1].stop - columns.start,
-                    ] = tile_maps[tile.keep]
+                maps = self._predictor.maps(_stacked([_seen(wanted[n], tile) for n, tile in batch]))
+                for (number, tile), tile_maps in zip(batch, maps, strict=True):
+                    _keep(found, number, wanted[number].maps, tile, tile_maps)
+                    missing[number] -= 1
                 on_tiles(len(batch))
-        return maps
+                while given < len(wanted) and not missing[given]:
+                    yield found.pop(given)
+                    given += 1
 
-    def _decode_of_block(
-        self,
-        maps: FloatArray,
-        pending: PendingBlock,
-        grid: BlockGrid,
-        window: Tile,
-        future: Future[WindowObjects],
+    def _decode(
+        self, maps: FloatArray, pending: PendingBlock, window: Tile, future: Future[WindowObjects]
     ) -> None:
-        block = pending.block
+        grid, area = pending.grid, pending.block.maps
 
         def maps_of(rows: slice, columns: slice) -> FloatArray:
-            if inside((rows, columns), block.maps):
-                top, left = block.maps[0].start, block.maps[1].start
-                return maps[
-                    rows.start - top : rows.stop - top, columns.start - left : columns.stop - left
-                ]
-            wanted = region_of_maps([(rows, columns)], grid.image_shape, grid.multiple_px)
-            place = grid.pixels_for(wanted)
-            wider = self._block_maps(pending.read(*place), place, wanted, grid, lambda n: None)
-            top, left = wanted[0].start, wanted[1].start
-            return wider[
-                rows.start - top : rows.stop - top, columns.start - left : columns.stop - left
-            ]
+            if inside((rows, columns), area):
+                return _cut(maps, area, rows, columns)
+            wider = grid.maps_for([(rows, columns)])
+            place = grid.pixels_for(wider)
+            wanted = _Wanted(grid, wider, pending.read(*place), place)
+            (seen,) = self._maps([wanted], lambda n: None)
+            return _cut(seen, wider, rows, columns)
 
         try:
-            largest = round(LARGEST_HALO_UM / self._predictor.mpp)
-            found = decode_window_of(
-                maps_of, grid.image_shape, window, self._predictor.instances, largest
-            )
-        except BaseException as error:  # whoever waits must hear of it
-            self._fail([future], error)
-        else:
-            with suppress(InvalidStateError):
-                future.set_result(found)
-
-    @staticmethod
-    def _fail(windows: Sequence[Future[WindowObjects]], error: BaseException) -> None:
-        for window in windows:
-            if not window.done():
-                with suppress(InvalidStateError):  # a decoder was quicker
-                    window.set_exception(error)
-
-    def n_tiles(self, shape: tuple[int, int]) -> int:
-        """Return how many tiles an image of this height and width takes."""
-        return len(self._grid(shape))
-
-    def prepare(self, images: Sequence[RGBImage]) -> list[PendingImage]:
-        """Announce images of one shape, so that others can wait for them; ``run`` comes next.
-
-        Parameters
-        ----------
-        images : sequence of ndarray of uint8, shape (H, W, 3)
-            At the predictor's resolution.
-        """
-        return [
-            PendingImage(
-                image, [Future() for _ in self._window_grid((image.shape[0], image.shape[1]))]
-            )
-            for image in images
-        ]
-
-    def run(self, images: Sequence[PendingImage], on_tiles: OnTiles = lambda n: None) -> None:
-        """Run the network over images of one shape; their windows are decoded in the background.
-
-        Parameters
-        ----------
-        images : sequence of PendingImage
-            From ``prepare``.
-        on_tiles : callable
-            Hears of progress after every batch, and may raise to stop; those who collect get the
-            same error.
-        """
-        if not images:
-            return
-        shape = (images[0].pixels.shape[0], images[0].pixels.shape[1])
-        try:
-            self._run(images, shape, on_tiles)
-        except BaseException as error:
-            self._fail([window for image in images for window in image.windows], error)
-            raise
-
-    def _run(
-        self, images: Sequence[PendingImage], shape: tuple[int, int], on_tiles: OnTiles
-    ) -> None:
-        every_map = [np.empty((2, *shape), np.float32).transpose(1, 2, 0) for _ in images]
-        waiting = [deque(zip(self._windows(shape), image.windows, strict=True)) for image in images]
-        for batch in self._batches(len(images), shape):
-            tiles = np.stack(
-                [read_window(images[index].pixels, tile.window) for index, tile in batch]
-            )
-            maps = self._predictor.maps(tiles)
-            for (index, tile), tile_maps in zip(batch, maps, strict=True):
-                every_map[index][tile.core] = tile_maps[tile.keep]
-                while waiting[index] and waiting[index][0][0][0] <= tile.index:
-                    (_, window), future = waiting[index].popleft()
-                    self._decoders.submit(self._decode, every_map[index], window, future)
-            on_tiles(len(batch))
-
-    def _decode(self, maps: FloatArray, window: Tile, future: Future[WindowObjects]) -> None:
-        try:
+            largest = largest_halo_px(self._predictor.mpp)
             found = decode_window(
-                maps,
-                window,
-                self._predictor.instances,
-                round(LARGEST_HALO_UM / self._predictor.mpp),
+                maps_of, grid.image_shape, window, self._predictor.instances, largest
             )
         except BaseException as error:  # whoever waits must hear of it
             with suppress(InvalidStateError):
@@ -343,38 +241,37 @@ class Pipeline:
             with suppress(InvalidStateError):
                 future.set_result(found)
 
-    def _window_grid(self, shape: tuple[int, int]) -> TileGrid:
-        return TileGrid(shape, WINDOW_PX, round(WINDOW_HALO_UM / self._predictor.mpp))
 
-    def _grid(self, shape: tuple[int, int]) -> TileGrid:
-        return TileGrid(
-            shape, self._tile_px, self._predictor.halo_px, self._predictor.multiple_px, BORDER_PX
-        )
+def _seen(wanted: _Wanted, tile: Tile) -> RGBImage:
+    """Return the pixels of a tile's window."""
+    origin = wanted.place[0].start, wanted.place[1].start
+    image_shape = wanted.grid.image_shape
+    return read_window(wanted.pixels, tile.window, origin=origin, image_shape=image_shape)
 
-    def _windows(self, shape: tuple[int, int]) -> Iterator[tuple[int, Tile]]:
-        """Yield the windows for decoding, each with the last tile whose maps it needs."""
-        grid = self._grid(shape)
-        core, (_, across) = grid.core_shape, grid.grid_shape
-        for window in self._window_grid(shape):
-            # a window that has to grow may need maps of tiles to come, so the largest halo counts
-            reach = round(LARGEST_HALO_UM / self._predictor.mpp)
-            row, column = (
-                (min(side.stop + reach, size) - 1) // length
-                for side, size, length in zip(window.core, shape, core, strict=True)
-            )
-            yield row * across + column, window
 
-    def _batches(self, n_images: int, shape: tuple[int, int]) -> Iterator[list[tuple[int, Tile]]]:
-        """Yield tiles of equal windows in order, as many as go through the network together."""
-        grid = self._grid(shape)
-        every = ((index, tile) for index in range(n_images) for tile in grid)
-        for (height, width), alike in groupby(every, key=lambda item: item[1].window_shape):
-            limit = max(1, self._batch_px // (height * width))
-            batch: list[tuple[int, Tile]] = []
-            for item in alike:
-                batch.append(item)
-                if len(batch) == limit:
-                    yield batch
-                    batch = []
-            if batch:
-                yield batch
+def _stacked(windows: Sequence[RGBImage]) -> npt.NDArray[np.uint8]:
+    """Return windows as one array; a single one, which may be large, is not copied."""
+    return np.ascontiguousarray(windows[0])[None] if len(windows) == 1 else np.stack(windows)
+
+
+def _keep(
+    found: dict[int, FloatArray], number: int, area: Area, tile: Tile, maps: FloatArray
+) -> None:
+    """Keep the maps of a tile; a tile that is all of its area is not copied."""
+    if tile.core == area:
+        found[number] = maps[tile.keep]
+        return
+    if number not in found:
+        rows, columns = (side.stop - side.start for side in area)
+        # plane by plane, as the network leaves them and as decoding takes them
+        found[number] = pages_of_its_own((2, rows, columns), np.float32).transpose(1, 2, 0)
+    _cut(found[number], area, *tile.core)[...] = maps[tile.keep]
+
+
+def _cut(maps: FloatArray, area: Area, rows: slice, columns: slice) -> FloatArray:
+    """Return part of the maps of an area, given in pixels of the image."""
+    top, left = area[0].start, area[1].start
+    part: FloatArray = maps[
+        rows.start - top : rows.stop - top, columns.start - left : columns.stop - left
+    ]
+    return part

@@ -76,6 +76,50 @@ def _mask(overview: RGBImage, mpp: float, glass_level: float) -> BoolMask:
     return np.asarray(tissue & ~ink)
 
 
+def squares_of_tissue(
+    tissue: BoolMask,
+    factor: int,
+    ratio: float,
+    image_shape: tuple[int, int],
+    *,
+    n: int,
+    side_px: int,
+) -> list[tuple[slice, slice]]:
+    """Choose squares of an image that lie on tissue, spread evenly over it.
+
+    Parameters
+    ----------
+    tissue : ndarray of bool, shape (h, w)
+    factor : int
+        Slide pixels along a side of a cell of the mask.
+    ratio : float
+        Slide pixels along a side of an image pixel.
+    image_shape : (int, int)
+        Height and width of the image.
+    n, side_px : int
+        Largest number of squares, and the side of one.
+
+    Returns
+    -------
+    list of (slice, slice)
+        Rows and columns inside the image; squares at its border are cut.
+    """
+    cells = np.argwhere(tissue)
+    chosen = cells[np.unique(np.linspace(0, max(len(cells) - 1, 0), n).astype(int))[: len(cells)]]
+    squares = []
+    for cell in chosen:
+        rows, columns = (
+            slice(max(middle - side_px // 2, 0), min(middle + side_px // 2, size))
+            for middle, size in zip(
+                ((cell + 0.5) * factor / ratio).astype(int).tolist(), image_shape, strict=True
+            )
+        )
+        # a cell may reach over the border
+        if rows.start < rows.stop and columns.start < columns.stop:
+            squares.append((rows, columns))
+    return squares
+
+
 def ink_colours(density: FloatArray) -> BoolMask:
     """Tell which pixels have a colour that ink has and tissue has not.
 

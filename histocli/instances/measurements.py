@@ -1,6 +1,7 @@
 """Size, shape, place and neighbourhood of nuclei, measured on label images."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +10,9 @@ from scipy.spatial import cKDTree
 from histocli.base.types import InstanceLabels, IntArray
 
 FloatColumn = npt.NDArray[np.float64]
+
+PIXEL_MOMENT = 1 / 12
+"""The second moment of a pixel itself: a single pixel is a square, not a point."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +62,10 @@ def measure(labels: InstanceLabels, mpp: float) -> Measurements:
     count = np.bincount(index, minlength=n).astype(float)
     mean_y, mean_x = np.bincount(index, y, n) / count, np.bincount(index, x, n) / count
     dy, dx = y - mean_y[index], x - mean_x[index]
-    # 1/12 is the second moment of a pixel itself: a single pixel is a square, not a point
-    yy = np.bincount(index, dy * dy, n) / count + 1 / 12
-    xx = np.bincount(index, dx * dx, n) / count + 1 / 12
+    yy = np.bincount(index, dy * dy, n) / count + PIXEL_MOMENT
+    xx = np.bincount(index, dx * dx, n) / count + PIXEL_MOMENT
     xy = np.bincount(index, dx * dy, n) / count
-    root = np.sqrt((xx - yy) ** 2 / 4 + xy**2)
-    large, small = (xx + yy) / 2 + root, np.maximum((xx + yy) / 2 - root, 1e-9)
+    shape = ellipses(yy, xx, xy, mpp)
     edge = np.zeros(labels.shape, bool)
     edge[[0, -1], :] = True
     edge[:, [0, -1]] = True
@@ -74,12 +76,38 @@ def measure(labels: InstanceLabels, mpp: float) -> Measurements:
         y_px=mean_y,
         x_px=mean_x,
         area_um2=count * mpp * mpp,
+        elongation=shape.elongation,
+        orientation_rad=shape.orientation_rad,
+        major_um=shape.major_um,
+        minor_um=shape.minor_um,
+        touches_border=at_border,
+        touches_other=np.isin(ids, touching_ids(labels)),
+    )
+
+
+class Ellipses(NamedTuple):
+    """The ellipses with the same second moments as some nuclei."""
+
+    elongation: FloatColumn
+    """Major over minor axis, >= 1."""
+    eccentricity: FloatColumn
+    orientation_rad: FloatColumn
+    """Direction of the major axis against the x axis, in (-pi/2, pi/2]."""
+    major_um: FloatColumn
+    minor_um: FloatColumn
+    """Axes (diameters)."""
+
+
+def ellipses(yy: FloatColumn, xx: FloatColumn, xy: FloatColumn, mpp: float) -> Ellipses:
+    """Return ellipses, given central second moments in square pixels."""
+    root = np.sqrt((xx - yy) ** 2 / 4 + xy**2)
+    large, small = (xx + yy) / 2 + root, np.maximum((xx + yy) / 2 - root, 1e-9)
+    return Ellipses(
         elongation=np.sqrt(large / small),
+        eccentricity=np.sqrt(np.maximum(1 - small / large, 0)),
         orientation_rad=0.5 * np.arctan2(2 * xy, xx - yy),
         major_um=4 * np.sqrt(large) * mpp,
         minor_um=4 * np.sqrt(small) * mpp,
-        touches_border=at_border,
-        touches_other=np.isin(ids, touching_ids(labels)),
     )
 
 

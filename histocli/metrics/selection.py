@@ -3,7 +3,7 @@
 Networks that learnt from differently made patches make different mistakes, so where they agree they
 are probably right: ``agreement`` is the score to choose by. Over 23 models it ranked the panoptic
 quality with a Spearman correlation of 0.63 to 0.85 on three of five development sets, and of 0.27
-and 0.42 on the other two (``benchmarks/selection.py``).
+and 0.42 on the other two (``docs/research/selection.md``).
 """
 
 from collections.abc import Sequence

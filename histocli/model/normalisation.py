@@ -9,6 +9,7 @@ counts as flat is measured on the patches that a network is trained on, and stan
 tissue that it was adapted to is as a rule left alone.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
@@ -128,11 +129,11 @@ def contrast_from(moments: npt.NDArray[np.float64]) -> Contrast | None:
     return Contrast((red, green, blue), round(variance**0.5, 5))
 
 
-def contrast_of(pixels: RGBImage) -> Contrast | None:
-    """Measure the contrast of an image whose glass is white, shape (..., 3); None where it shows
-    hardly any tissue.
+def contrast_of(parts: Iterable[RGBImage]) -> Contrast | None:
+    """Measure the contrast of an image with white glass, given in parts of shape (..., 3); None
+    where it shows hardly any tissue.
     """
-    return contrast_from(tissue_moments(pixels))
+    return contrast_from(sum((tissue_moments(part) for part in parts), start=np.zeros(7)))
 
 
 def contrast_floor(

@@ -138,3 +138,14 @@ def restain(
         + mix(amounts * np.asarray(gains, np.float32), other_matrix)
     )
     return np.asarray(np.maximum(changed, 0), np.float32)
+
+
+_HEMATOXYLIN = np.linalg.pinv(TYPICAL_STAINS)[:, 0].astype(np.float32)
+
+
+def typical_hematoxylin(optical_density: FloatArray) -> FloatArray:
+    """Return the amount of hematoxylin, shape (...), in optical density (..., 3), for stains of
+    typical colours.
+    """
+    amount: FloatArray = optical_density @ _HEMATOXYLIN
+    return amount

@@ -18,10 +18,11 @@ from histocli.base.types import RGBImage
 from histocli.slides.openslide import OpenSlideSlide
 from histocli.slides.pixel_size import PixelSize
 from histocli.slides.raster import RasterSlide
-from histocli.slides.slide import SlideFile, decoding
+from histocli.slides.slide import UNUSUAL, Slide, decoding
 from histocli.slides.tiff import open_tiff
 from histocli.slides.zarr import ZarrSlide
 
+DAMAGED = "it is damaged or truncated"
 ZARR_METADATA = ("zarr.json", ".zgroup", ".zarray")
 
 
@@ -31,12 +32,12 @@ class Format:
 
     suffixes: tuple[str, ...]
     """Lower-case last suffixes of its names; ``.ome.tif`` ends in ``.tif``."""
-    open: Callable[[Path, float | None], SlideFile]
+    open: Callable[[Path, float | None], Slide]
     """Takes the path and the user's micrometres per pixel."""
     signature: bytes | None = None
     """Regular expression that the first bytes match; None where the suffix tells the kind."""
     in_folders: bool = True
-    """Whether folders are searched for it; a DICOM slide has many files, and one of them names it."""
+    """Whether folders are searched for it; a DICOM slide has many files, one of which names it."""
 
 
 ZARR = Format((".zarr",), ZarrSlide)
@@ -68,7 +69,7 @@ class SlideImage:
     mpp_source: str
 
 
-def open_slide(path: str | Path, *, mpp: float | None = None) -> SlideFile:
+def open_slide(path: str | Path, *, mpp: float | None = None) -> Slide:
     """Open a slide or image for reading by regions.
 
     Parameters
@@ -90,7 +91,7 @@ def open_slide(path: str | Path, *, mpp: float | None = None) -> SlideFile:
         Pixels that can only be decoded at once do not fit in memory.
     """
     path = Path(path)
-    with decoding(path, "cannot be read", "it is damaged or truncated"):
+    with decoding(path, "cannot be read", DAMAGED):
         slide = _open(path, mpp)
         try:
             # looked at here, so that what cannot be read by regions is refused on opening
@@ -104,28 +105,18 @@ def open_slide(path: str | Path, *, mpp: float | None = None) -> SlideFile:
 def read_image(path: str | Path, *, mpp: float | None = None) -> SlideImage:
     """Read all pixels of an image or slide at full resolution; as ``open_slide`` otherwise."""
     path = Path(path)
-    with (
-        decoding(
-            path,
-            "cannot be decoded",
-            "it is damaged, truncated or of an unusual kind; save it anew as TIFF or PNG",
-        ),
-        closing(_open(path, mpp)) as slide,
-    ):
+    with decoding(path, "cannot be decoded", UNUSUAL), closing(_open(path, mpp)) as slide:
         return SlideImage(slide.whole(), slide.mpp, slide.mpp_source)
 
 
 def read_pixel_size(path: str | Path, *, mpp: float | None = None) -> PixelSize:
     """Return micrometres per pixel and their source without decoding pixels."""
     path = Path(path)
-    with (
-        decoding(path, "cannot be read", "it is damaged or truncated"),
-        closing(_open(path, mpp)) as slide,
-    ):
+    with decoding(path, "cannot be read", DAMAGED), closing(_open(path, mpp)) as slide:
         return slide.pixel_size
 
 
-def _open(path: Path, mpp: float | None) -> SlideFile:
+def _open(path: Path, mpp: float | None) -> Slide:
     """Tell the kind of a file and open it, without a look at its levels, pixels or pixel size."""
     suffix = path.suffix.lower()
     for known in FORMATS:
@@ -142,7 +133,8 @@ def _open(path: Path, mpp: float | None) -> SlideFile:
         if known.signature is not None and re.match(known.signature, head):
             return known.open(path, mpp)
     raise UnsupportedSlide(
-        f"{path}: is no image of a known kind; PNG, JPEG, WebP, BMP, TIFF, OME-TIFF, SVS and Zarr are read"
+        f"{path}: is no image of a known kind; "
+        "PNG, JPEG, WebP, BMP, TIFF, OME-TIFF, SVS and Zarr are read"
     )
 
 

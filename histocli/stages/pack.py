@@ -77,20 +77,12 @@ class _LabelledImage:
 
 
 @dataclass(frozen=True)
-class _Patch:
-    """A patch to be cut."""
-
-    image: int
-    """Which of the labelled images it comes from."""
-    window: Window
-
-
-@dataclass(frozen=True)
 class _Checked:
     """What a look at all labelled images has shown."""
 
     records: list[ReferenceRecord]
-    patches: list[_Patch]
+    patches: list[tuple[int, Window]]
+    """Of each patch the number of its image, and where it lies in the image."""
 
 
 def pack(
@@ -125,7 +117,7 @@ def pack(
         provenance = Provenance(
             contract=CONTRACT, command="pack", config=as_dict(config), config_hash=fingerprint
         )
-        with PatchStoreWriter.create(
+        with PatchStoreWriter(
             out,
             n=work.planned.patches,
             patch_px=config.patch_px,
@@ -133,7 +125,6 @@ def pack(
             origin="labelled",
             references=checked().records,
             provenance=provenance,
-            resume=work.resume,
             shippable=config.shippable,
         ) as writer:
             _write_patches(writer, pairs, checked().patches, track)
@@ -190,7 +181,7 @@ def _find_labelled_images(
 def _check(pairs: Sequence[_LabelledImage], config: PackConfig, track: Track) -> _Checked:
     """Read every pair once, so that a bad one ends the command before anything is written."""
     records: list[ReferenceRecord] = []
-    patches: list[_Patch] = []
+    patches: list[tuple[int, Window]] = []
     n_masks = 0
     with track("checking images and labels", len(pairs)) as bar:
         for index, pair in enumerate(pairs):
@@ -214,7 +205,7 @@ def _check(pairs: Sequence[_LabelledImage], config: PackConfig, track: Track) ->
                     f"has {records[0].mpp:g}; a patch store has one pixel size, so pack them into "
                     "two stores or give --mpp"
                 )
-            patches += [_Patch(index, window) for window in windows_of(shape, config.patch_px)]
+            patches += [(index, window) for window in windows_of(shape, config.patch_px)]
             bar.advance()
     if n_masks:
         logger.warning(
@@ -250,7 +241,7 @@ def _check_labels(
 def _write_patches(
     writer: PatchStoreWriter,
     pairs: Sequence[_LabelledImage],
-    patches: Sequence[_Patch],
+    patches: Sequence[tuple[int, Window]],
     track: Track,
 ) -> None:
     """Cut and write the patches that are not on the disk yet."""
@@ -265,13 +256,13 @@ def _write_patches(
         for batch in pending:
             raise_if_stopped(f"{writer.target}: pack was stopped; run it again with --resume")
             chosen = patches[batch.start : batch.stop]
-            cut = [cut_patch(*read(each.image), each.window, writer.patch_px) for each in chosen]
+            cut = [cut_patch(*read(index), window, writer.patch_px) for index, window in chosen]
             writer.write(
                 batch,
                 np.stack([image for image, _ in cut]),
                 np.stack([labels for _, labels in cut]),
                 np.ones(len(batch), np.float32),
-                np.array([each.image for each in chosen], np.int32),
+                np.array([index for index, _ in chosen], np.int32),
             )
             bar.advance(len(batch))
 

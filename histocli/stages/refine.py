@@ -61,7 +61,8 @@ from histocli.stores.models import (
     write_checkpoint,
 )
 from histocli.stores.patches import CONTRACT, PatchStore, PatchStoreWriter, ReferenceRecord
-from histocli.stores.provenance import Provenance, prepare_output
+from histocli.stores.provenance import Provenance
+from histocli.stores.rerun import prepare_output
 from histocli.training.adversarial.guard import Guard
 from histocli.training.adversarial.judge import HeldOut, judge_held_out
 from histocli.training.adversarial.networks import AdversarialTraining, Networks
@@ -382,7 +383,7 @@ class _Run:
             if trained is None:
                 self._train(styles, restore=resume)
             return {}
-        with PatchStoreWriter.create(
+        with PatchStoreWriter(
             self.out,
             n=len(self.initial),
             patch_px=self.initial.patch_px,
@@ -390,7 +391,6 @@ class _Run:
             origin="refined",
             references=styles.records,
             provenance=provenance,
-            resume=resume,
             shippable=self.initial.shippable,
         ) as writer:
             start_log(self.out, keep=resume)

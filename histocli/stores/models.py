@@ -35,7 +35,9 @@ from histocli.base.formats import ATTRIBUTE
 from histocli.base.text import first_line, plain_json
 from histocli.base.types import Json
 from histocli.base.units import MPP_RANGE
-from histocli.stores.provenance import Action, Provenance, log_path, now, rerun_rule
+from histocli.stores.logs import log_path
+from histocli.stores.provenance import Provenance, now
+from histocli.stores.rerun import Action, rerun_rule
 
 if TYPE_CHECKING:
     import torch

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Components of the synthesis; the defaults are what the ablation kept
-    (``benchmarks/results/ablation.md``).
+    (``docs/research/ablation.md``).
     """
 
     pale: bool = True

@@ -142,7 +142,7 @@ def pseudo_labelled(
     *,
     borders: bool = False,
 ) -> tuple[PatchSet, Json]:
-    """Turn findings into patches to learn from.
+    """Turn findings into patches to learn from, and say how much of the findings is learnt.
 
     Parameters
     ----------
@@ -156,13 +156,6 @@ def pseudo_labelled(
     borders : bool
         Whether the findings also teach where nuclei end against each other: a network that joins
         two nuclei must not teach that there is no border, what a person uses as labels may.
-
-    Returns
-    -------
-    patches : PatchSet
-        Each as likely as the next.
-    about : dict
-        How much of the findings is learnt.
     """
     both = list(zip(findings.labels, findings.probability, strict=True))
     confidence = [mean_within(labels, probability)[1:] for labels, probability in both]

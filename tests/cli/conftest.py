@@ -7,9 +7,12 @@ A fake stage returns what the test put into ``answer``, or raises it.
 import sys
 import types
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+import histocli.stages
 
 VERBS = ("generate", "refine", "train", "segment", "pack", "info", "evaluate", "export")
 
@@ -72,7 +75,9 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> FakeStages:
     """Replace every stage for one test."""
     fake = FakeStages()
     for verb in VERBS:
-        module = types.ModuleType(f"histocli.stages.{verb}")
+        folder = Path(histocli.stages.__path__[0]) / verb
+        name = f"histocli.stages.{verb}" + (".run" if folder.is_dir() else "")
+        module = types.ModuleType(name)
         setattr(module, verb, lambda *a, _verb=verb, **k: fake.run(_verb, *a, **k))
-        monkeypatch.setitem(sys.modules, f"histocli.stages.{verb}", module)
+        monkeypatch.setitem(sys.modules, name, module)
     return fake

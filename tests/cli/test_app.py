@@ -290,7 +290,7 @@ def test_a_reader_that_left_does_not_stop_the_work():
         "types.ModuleType('s');"
         "module.segment = lambda *a, report, **k: [report(FakeResult(output='x' * "
         "100)) for _ in range(5000)];"
-        "sys.modules['histocli.stages.segment'] = module;"
+        "sys.modules['histocli.stages.segment.run'] = module;"
         "from histocli.cli.app import run; sys.exit(run(['segment', 's', '-o', 'o', "
         "'--model', 'm']))"
     )

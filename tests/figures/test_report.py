@@ -9,17 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from histocli.figures.report import (
-    Charts,
-    Details,
-    Gallery,
-    Histogram,
-    Lines,
-    Picture,
-    Table,
-    number,
-    render_report,
-)
+from histocli.figures.charts import Histogram, Lines
+from histocli.figures.report import Charts, Details, Gallery, Picture, Table, number, render_report
 
 NASTY = "<img src=x onerror=alert(1)>\"'&\n\x1b[31m.tif"
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -90,7 +81,7 @@ def sections(name=NASTY):
                 Lines(title="c", series=[("x", [])], x_label="", y_label="", diagonal=True),
             ],
         ),
-        Details(title=name, items=[(name, name)]),
+        Details(title=name, texts=[(name, name)]),
     ]
 
 

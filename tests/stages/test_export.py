@@ -25,7 +25,7 @@ from histocli.config.export import ExportConfig
 from histocli.exports.registry import read_record
 from histocli.stages.export import export
 from histocli.stores.labels import open_labels
-from tests.stages.test_segment import MPP, model, run, tissue, write_tiff  # noqa: F401
+from tests.stages.segment.given import MPP, run, tissue, write_tiff
 
 ALL = ("geojson", "csv", "parquet", "tiff", "overlay", "qc", "ome-zarr-0.4")
 pytest.importorskip("pyarrow", reason="the extra 'export' is not installed")

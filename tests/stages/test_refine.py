@@ -24,9 +24,9 @@ from histocli.config.refine import RefineConfig
 from histocli.stages import refine as stage
 from histocli.stages.generate.run import generate
 from histocli.stages.refine import refine
+from histocli.stores.logs import log_path
 from histocli.stores.models import checkpoint_path
 from histocli.stores.patches import PatchStore
-from histocli.stores.provenance import log_path
 from histocli.training.adversarial import guard as guards
 from histocli.training.adversarial.gate import edit_gate
 from histocli.training.adversarial.judge import HeldOut

@@ -156,7 +156,7 @@ def _make(
             )
             for region in regions
         ]
-        with PatchStoreWriter.create(
+        with PatchStoreWriter(
             plan.out,
             n=config.n,
             patch_px=config.patch_px,
@@ -164,7 +164,6 @@ def _make(
             origin="initial",
             references=records,
             provenance=provenance,
-            resume=work.resume,
             shippable=config.shippable,
         ) as writer:
             spread = None

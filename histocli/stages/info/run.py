@@ -1,4 +1,4 @@
-"""``histosynth info``: what a store, model file or slide is, what is in it, and where it comes from."""
+"""``histosynth info``: what a store, model or slide is, what is in it, where it comes from."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from histocli.config.common import Execution
 from histocli.config.info import InfoConfig
 from histocli.exports.pictures import png_bytes, write_png
 from histocli.slides.open import is_slide_name
-from histocli.stages.info.description import Description
-from histocli.stages.info.labels import describe_labels
-from histocli.stages.info.models import describe_model
+from histocli.stages.info.contents import (
+    Description,
+    describe_labels,
+    describe_model,
+    describe_slide,
+)
 from histocli.stages.info.patches import describe_patches
-from histocli.stages.info.slides import describe_slide
 from histocli.stages.info.tables import Rows, bar_rows, flatten
 from histocli.stages.shared.results import StageResult, Status, Stopwatch
 from histocli.stores import labels, models, patches

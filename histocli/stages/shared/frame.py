@@ -14,7 +14,7 @@ A stage says what it would make in a :class:`Plan`, and gives a function that ma
         )
 
         def make(work: Work[PackResult]) -> PackResult:
-            with PatchStoreWriter.create(out, ..., resume=work.resume) as writer:
+            with PatchStoreWriter(out, ...) as writer:
                 ...
             return replace(work.planned, nuclei=...)
 
@@ -38,7 +38,8 @@ from histocli.config.common import Execution
 from histocli.stages.shared.outputs import prepare_file
 from histocli.stages.shared.results import StageResult, Stopwatch
 from histocli.stores import labels, models, patches
-from histocli.stores.provenance import Action, OutputLock, prepare_output
+from histocli.stores.lock import OutputLock
+from histocli.stores.rerun import Action, prepare_output
 
 Result = TypeVar("Result", bound=StageResult)
 
@@ -74,10 +75,16 @@ class Work(Generic[Result]):
     """The processes that work together; only the first one writes."""
 
 
-def decide(plan: Plan[Result], execution: Execution) -> Action:
-    """Apply the rerun rule to the output of a plan.
+def decide(out: Path, contract: str, fingerprint: str, execution: Execution) -> Action:
+    """Apply the rerun rule to an output.
 
     A partial output that is not to be resumed is removed, except in a dry run.
+
+    Parameters
+    ----------
+    out, contract, fingerprint
+        As in :class:`Plan`.
+    execution : Execution
 
     Returns
     -------
@@ -88,25 +95,22 @@ def decide(plan: Plan[Result], execution: Execution) -> Action:
     StoreExists
         Something is in the way; the message says which option helps.
     """
-    if plan.contract not in (labels.CONTRACT, patches.CONTRACT, models.CONTRACT):
+    if contract not in (labels.CONTRACT, patches.CONTRACT, models.CONTRACT):
         return prepare_file(
-            plan.out,
-            contract=plan.contract,
-            config_hash=plan.fingerprint,
-            overwrite=execution.overwrite,
+            out, contract=contract, config_hash=fingerprint, overwrite=execution.overwrite
         )
-    if plan.contract == models.CONTRACT:
+    if contract == models.CONTRACT:
         return models.prepare_model_output(
-            plan.out,
-            config_hash=plan.fingerprint,
+            out,
+            config_hash=fingerprint,
             resume=execution.resume,
             overwrite=execution.overwrite,
             dry_run=execution.dry_run,
         )
     return prepare_output(
-        plan.out,
-        contract=plan.contract,
-        config_hash=plan.fingerprint,
+        out,
+        contract=contract,
+        config_hash=fingerprint,
         resume=execution.resume,
         overwrite=execution.overwrite,
         dry_run=execution.dry_run,
@@ -135,7 +139,9 @@ def carry_out(
     StoreExists
         Something is in the way, or another process writes the same output.
     """
-    action = members.from_leader(decide(plan, execution) if members.leads else None)
+    action = members.from_leader(
+        decide(plan.out, plan.contract, plan.fingerprint, execution) if members.leads else None
+    )
     if action == "skip":
         known = (plan.found or plan.planned)()
         return replace(known, status="skipped", seconds=plan.watch.seconds)

@@ -15,7 +15,8 @@ from histocli.exports.registry import WRITERS, read_record
 from histocli.slides.resampling import shrunk
 from histocli.slides.slide import Slide
 from histocli.stores.labels import LabelStore
-from histocli.stores.provenance import Action, Provenance, peek, rerun_rule
+from histocli.stores.provenance import Provenance, peek
+from histocli.stores.rerun import Action, rerun_rule
 
 FACTS = ("mpp", "mpp_source", "n_nuclei", "n_cut", "mm2", "source", "model")
 """What a file repeats of what the label store says about itself."""

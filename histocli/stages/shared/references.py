@@ -84,7 +84,8 @@ def recorded_references(store: PatchStore) -> list[InputImage]:
     for path, record in paths.items():
         if not Path(path).exists() or content_hash(Path(path)) != record.sha256:
             raise InputNotFound(
-                f"{path}: the reference that {store.path.name} records is gone or has changed; name the references with --refs"
+                f"{path}: the reference that {store.path.name} records is gone or has changed; "
+                "name the references with --refs"
             )
     return [InputImage(Path(path), record.mpp) for path, record in paths.items()]
 
@@ -143,26 +144,33 @@ def identify_references(
             failed.append(str(image.path))
             continue
         sources.append(source)
-        if source.mpp > COARSE * mpp:
-            logger.warning(
-                "%s: has %.3g um/px, coarser than the patches' %.3g; they will be blurred. Set --mpp %.3g",
-                source.path,
-                source.mpp,
-                mpp,
-                source.mpp,
-            )
+        _warn_of_coarse(source, mpp)
     if not sources:
         raise InputNotFound(
             f"none of the {len(images)} references can be read; see the messages above"
         )
     if assumed := [source.mpp for source in sources if source.mpp_source == "assumed"]:
         logger.warning(
-            "%d of %d references record no pixel size; %.3g um/px is assumed. Give --reference-mpp where that is wrong",
+            "%d of %d references record no pixel size; %.3g um/px is assumed. "
+            "Give --reference-mpp where that is wrong",
             len(assumed),
             len(sources),
             assumed[0],
         )
     return sources, failed
+
+
+def _warn_of_coarse(source: Source, mpp: float) -> None:
+    """Warn of a reference that is coarser than the patches, whose pixel size is ``mpp``."""
+    if source.mpp > COARSE * mpp:
+        logger.warning(
+            "%s: has %.3g um/px, coarser than the patches' %.3g; they will be blurred. "
+            "Set --mpp %.3g",
+            source.path,
+            source.mpp,
+            mpp,
+            source.mpp,
+        )
 
 
 def patch_glass_levels(

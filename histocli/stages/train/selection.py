@@ -21,7 +21,7 @@ from histocli.metrics.summary import summarise
 from histocli.metrics.table import shown_in
 from histocli.stages.shared.session import Session
 from histocli.stages.train.patches import HeldOut
-from histocli.stores.provenance import log_path
+from histocli.stores.logs import log_path
 from histocli.training.loop import Training
 
 PREVIEW_PATCHES = 8

@@ -15,9 +15,10 @@ from histocli.stages.train import plan
 from histocli.stages.train import run as stage
 from histocli.stages.train.run import train
 from histocli.stores import patches
+from histocli.stores.logs import log_path
 from histocli.stores.models import read_model
 from histocli.stores.patches import PatchStoreWriter
-from histocli.stores.provenance import Provenance, log_path
+from histocli.stores.provenance import Provenance
 from histocli.training import self_training
 from tests.tissue import make_tissue
 from tests.training.easy import easy_patches
@@ -52,8 +53,8 @@ def make_store(
     record = patches.ReferenceRecord(
         name="code", sha256="00", mpp=mpp, mpp_source="given", statistics=statistics or {}
     )
-    with PatchStoreWriter.create(
-        path, n=n, patch_px=side, mpp=mpp, origin=origin, references=[record], provenance=provenance, resume=False,
+    with PatchStoreWriter(
+        path, n=n, patch_px=side, mpp=mpp, origin=origin, references=[record], provenance=provenance,
         shippable=shippable,
     ) as writer:  # fmt: skip
         chosen = drawn if labels is None else np.full((n, side, side), labels, np.int32)

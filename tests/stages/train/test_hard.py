@@ -19,9 +19,9 @@ from histocli.stages.generate.run import generate
 from histocli.stages.refine import refine
 from histocli.stages.train import hard
 from histocli.stages.train.run import train
+from histocli.stores.logs import log_path
 from histocli.stores.models import read_model
 from histocli.stores.patches import PatchStore
-from histocli.stores.provenance import log_path
 from histocli.training.hard_refiner import RefinerAscent
 from tests.stages.train.conftest import metrics
 from tests.stages.train.conftest import run as run_small

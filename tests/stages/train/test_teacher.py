@@ -15,11 +15,12 @@ from histocli.model.segmenter import build_segmenter
 from histocli.stages.train import run as stage
 from histocli.stages.train import teacher
 from histocli.stages.train.teacher import SelfTraining, find_nuclei
+from histocli.stores.logs import log_path
 from histocli.stores.models import read_model, read_model_header
-from histocli.stores.provenance import log_path
 from histocli.training import self_training
 from tests.stages.train.conftest import MPP, SELF, assert_same_weights, run
 from tests.tissue import make_tissue
+from tests.training.easy import easy_patches
 
 
 @pytest.fixture(scope="module")

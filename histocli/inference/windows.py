@@ -1,0 +1,159 @@
+"""Windows on the maps of an image, and the objects that each of them finds.
+
+Networks and instances have grids of their own. A network's tile may be of any size without changing
+a pixel of the maps. Instances are found on windows of the finished maps, whose size is fixed.
+
+An object that lies on several windows is seen several times. It belongs to the window whose core
+holds its anchor (:mod:`histocli.instances.anchors`). Where two windows see an object differently,
+:mod:`histocli.inference.settling` decides.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from histocli.base.types import FloatArray, InstanceLabels
+from histocli.inference.tiling import Tile, TileGrid
+from histocli.instances.anchors import anchors_of_pixels
+
+WINDOW_PX = 1536
+"""Largest side of a window's core, in pixels: small enough to keep workers busy, large enough that
+halos cost little."""
+WINDOW_HALO_UM = 20.0
+"""Halo of a window, in micrometres. A nucleus reaches less far from its middle, and its neighbours
+shape it no further off."""
+LARGEST_HALO_UM = 40.0
+"""Where an object leaves its window, the halo grows up to this, in micrometres. What is larger is
+no nucleus."""
+SEAM_PX = 4
+"""An object that two windows see differently has its anchor on the wrong side of the seam by no
+more pixels than this."""
+
+MapsOf = Callable[[slice, slice], FloatArray]
+"""Returns the maps, shape (rows, columns, 2), of a part of the image."""
+
+
+def window_grid(image_shape: tuple[int, int], mpp: float) -> TileGrid:
+    """Return the windows of an image of this height and width, at a pixel size."""
+    return TileGrid(image_shape, WINDOW_PX, round(WINDOW_HALO_UM / mpp))
+
+
+def largest_halo_px(mpp: float) -> int:
+    """Return how far windows look at most beyond their core, at a pixel size."""
+    return round(LARGEST_HALO_UM / mpp)
+
+
+@dataclass(frozen=True)
+class WindowObjects:
+    """The objects that one window owns or nearly owns, in flat pixels of the image."""
+
+    pixels: npt.NDArray[np.int64]
+    """(m,): the pixels of all of them."""
+    objects: npt.NDArray[np.int64]
+    """(m,): the object of each pixel, 0..n-1."""
+    anchors: npt.NDArray[np.int64]
+    """(n, 2): y, x."""
+    scores: npt.NDArray[np.float64]
+    """(n,): mean of a map over the object, such as its nucleus probability."""
+    owned: npt.NDArray[np.bool_]
+    """(n,): the anchor lies in the core; the other anchors lie at most ``SEAM_PX`` outside."""
+    n_cut: int
+    """Owned objects that reach a border of the window behind which the image goes on: a larger
+    window would see more of them."""
+
+    def mean(self, values: FloatArray) -> npt.NDArray[np.float64]:
+        """Average the values of all pixels, shape (m,), over each object."""
+        n = len(self.anchors)
+        size = np.maximum(np.bincount(self.objects, minlength=n), 1)
+        mean: npt.NDArray[np.float64] = np.bincount(self.objects, values, n) / size
+        return mean
+
+
+def window_objects(
+    labels: InstanceLabels, scores: FloatArray, tile: Tile, image_shape: tuple[int, int]
+) -> WindowObjects:
+    """Take what a window owns, or nearly owns, out of its label image.
+
+    Parameters
+    ----------
+    labels : ndarray of int32, shape of the part of ``tile.window`` that lies inside the image
+        0 = background, 1..n.
+    scores : ndarray of float, of the same shape
+        Averaged over each object.
+    tile : Tile
+    image_shape : (int, int)
+        Height and width of the image.
+    """
+    height, width = labels.shape
+    top, left = max(tile.window[0].start, 0), max(tile.window[1].start, 0)
+    flat = labels.ravel()
+    inside = np.flatnonzero(flat > 0)
+    index = flat[inside].astype(np.int64) - 1
+    found = anchors_of_pixels(inside, index, width) + np.array([top, left])
+    cut = np.zeros(len(found) + 1, bool)
+    for line, image_goes_on in (
+        (labels[0], top > 0),
+        (labels[-1], top + height < image_shape[0]),
+        (labels[:, 0], left > 0),
+        (labels[:, -1], left + width < image_shape[1]),
+    ):
+        if image_goes_on:
+            cut[np.maximum(line, 0)] = True
+    cut = cut[1:]
+    owned = tile.owns(found[:, 0], found[:, 1])
+    taken = np.flatnonzero(owned | (tile.owns(found[:, 0], found[:, 1], SEAM_PX) & ~cut))
+    number = np.full(len(found), -1, np.int64)
+    number[taken] = np.arange(len(taken))
+    objects = number[index]
+    wanted, objects = inside[objects >= 0], objects[objects >= 0]
+    y, x = np.divmod(wanted, width)
+    size = np.maximum(np.bincount(objects, minlength=len(taken)), 1)
+    return WindowObjects(
+        pixels=(y + top) * image_shape[1] + (x + left),
+        objects=objects,
+        anchors=found[taken],
+        scores=np.bincount(objects, scores[y, x], len(taken)) / size,
+        owned=owned[taken],
+        n_cut=int((cut & owned).sum()),
+    )
+
+
+def decode_window(
+    maps_of: MapsOf,
+    image_shape: tuple[int, int],
+    tile: Tile,
+    decode: Callable[[FloatArray], InstanceLabels],
+    largest_halo_px: int,
+) -> WindowObjects:
+    """Turn one window of an image's maps into objects; look further where one of its own objects
+    leaves the window.
+
+    Parameters
+    ----------
+    maps_of : callable
+        Returns the maps of any part of the image; the first of them gives the scores.
+    image_shape : (int, int)
+        Height and width of the image.
+    tile : Tile
+        Its window says how far to look at first.
+    decode : callable
+        Maps to labels 1..n.
+    largest_halo_px : int
+        The halo is doubled until no owned object is cut, or until it has reached this.
+    """
+    height, width = image_shape
+    while True:
+        rows, columns = tile.window
+        seen = maps_of(
+            slice(max(rows.start, 0), min(rows.stop, height)),
+            slice(max(columns.start, 0), min(columns.stop, width)),
+        )
+        found = window_objects(decode(seen), seen[..., 0], tile, image_shape)
+        halo_px = tile.core[0].start - rows.start
+        if not found.n_cut or halo_px >= largest_halo_px:
+            return found
+        halo_px = min(max(2 * halo_px, 1), largest_halo_px)
+        window = tuple(slice(side.start - halo_px, side.stop + halo_px) for side in tile.core)
+        tile = replace(tile, window=(window[0], window[1]))

@@ -1,0 +1,94 @@
+"""The anchor of a nucleus: the one pixel that says where it is, which window owns it and what its
+number is.
+
+The anchor is the pixel of an object nearest to its centroid, found in whole numbers relative to the
+object itself, so that every window that sees the whole object finds the same pixel.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from histocli.base.types import InstanceLabels
+
+CENTROID_STEPS = 256  # centroids are rounded to 1/256 pixel, exactly and independent of the window
+
+
+def anchors(labels: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
+    """Find the anchor of each object; of equally near pixels, the first in raster order.
+
+    Parameters
+    ----------
+    labels : ndarray of int, shape (H, W)
+        0 = background, 1..n, negative = ignored.
+
+    Returns
+    -------
+    ndarray of int64, shape (n, 2)
+        y and x of the anchor of object k in row k - 1; -1 for an id that is absent. Anchors move
+        with their object and depend on nothing else.
+    """
+    inside = np.flatnonzero(labels.ravel() > 0)
+    return anchors_of_pixels(inside, labels.ravel()[inside].astype(np.int64) - 1, labels.shape[1])
+
+
+def anchors_of_pixels(
+    inside: npt.NDArray[np.int64], objects: npt.NDArray[np.int64], width: int
+) -> npt.NDArray[np.int64]:
+    """Find the anchors of objects whose pixels are known.
+
+    Parameters
+    ----------
+    inside : ndarray of int64, shape (m,)
+        Flat places of the pixels in an image of this width, in raster order.
+    objects : ndarray of int64, shape (m,)
+        The object of each pixel, from 0.
+    width : int
+
+    Returns
+    -------
+    ndarray of int64, shape (n, 2)
+        As :func:`anchors` returns them.
+    """
+    n = int(objects.max(initial=-1)) + 1
+    count = np.maximum(np.bincount(objects, minlength=n), 1)
+    squared = np.zeros(inside.size, np.int64)
+    for along in np.divmod(inside, width):
+        first = np.full(n, np.iinfo(np.int64).max)
+        np.minimum.at(first, objects, along)
+        # relative to the object, so that the arithmetic is the same in every window
+        own = along - first[objects]
+        # float64 sums of integers are exact below 2**53
+        total = np.bincount(objects, own, n).astype(np.int64)
+        centre = (CENTROID_STEPS * total + count // 2) // count
+        squared += (CENTROID_STEPS * own - centre[objects]) ** 2
+    nearest = np.full(n, np.iinfo(np.int64).max)
+    np.minimum.at(nearest, objects, squared)
+    hits = np.flatnonzero(squared == nearest[objects])[::-1]
+    anchor = np.full(n, -1, np.int64)
+    anchor[objects[hits]] = inside[hits]  # written last to first, so the first of equals stays
+    y, x = np.divmod(anchor, width)
+    return np.stack([np.where(anchor < 0, -1, y), np.where(anchor < 0, -1, x)], axis=1)
+
+
+def renumber_by_anchor(labels: npt.NDArray[np.integer[Any]]) -> InstanceLabels:
+    """Renumber the objects that are present 1..n in the order of their anchors, y then x.
+
+    Parameters
+    ----------
+    labels : ndarray of int, shape (H, W)
+        0 = background, negative = ignored; ids may have gaps.
+
+    Returns
+    -------
+    ndarray of int32, shape (H, W)
+        Without gaps; ignored pixels become background.
+    """
+    found = anchors(labels)
+    order = np.lexsort((found[:, 1], found[:, 0]))
+    order = order[found[order, 0] >= 0]
+    numbers = np.zeros(len(found) + 1, np.int32)
+    numbers[order + 1] = np.arange(1, len(order) + 1)
+    renumbered: InstanceLabels = numbers[np.maximum(labels, 0)]
+    return renumbered

@@ -1,0 +1,1 @@
+"""The command ``segment``: :mod:`~histocli.stages.segment.run` tells the story."""

@@ -1,0 +1,257 @@
+"""Blocks of slides on a Dask cluster: pixels are read and results are kept where the work is done,
+only small records travel.
+
+::
+
+    this process                        scheduler           workers (one task at a time each)
+    begins stores ── blocks ──────────────>  ──────────────>  open the slide and the model once
+                                                              read, network, decode, keep what was
+                                                              found in work/
+    makes the stores <── counts ────────────  <──────────────
+
+Slides, model and outputs must lie at the same paths for all, as on a cluster's shared file system.
+A worker that dies loses the blocks that it had in hand, and the scheduler gives them to another;
+what it kept is whole or not there. What comes out are the same bytes as from one process.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from histocli.base.errors import InvalidOption, OutOfResources
+from histocli.base.interrupts import raise_if_stopped
+from histocli.base.progress import Bar, Track
+from histocli.base.types import Json
+from histocli.config.common import Execution
+from histocli.config.segment import SegmentConfig
+from histocli.inference.blocks import Block, BlockGrid
+from histocli.inference.pipeline import PendingBlock
+from histocli.slides.open import open_slide
+from histocli.stages.segment.ledger import Ledger
+from histocli.stages.segment.loaded import STOPPED, LoadedModel, load_model
+from histocli.stages.segment.opened import recorded_view
+from histocli.stages.segment.slide_job import SlideJob
+from histocli.stages.segment.view import View, keep_windows
+from histocli.stores.models import ModelHeader, read_model_header
+
+IN_FLIGHT = 4  # tasks for each worker that the scheduler knows of at a time
+RETRIES = 3  # of a task whose worker died
+CONNECT_S = 30  # seconds that the scheduler has to answer
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A block, as it travels."""
+
+    slide: str
+    mpp: float | None
+    facts: Json
+    """What the store records about the slide, such as its glass and contrast."""
+    work: str
+    tissue: npt.NDArray[np.uint8]
+    """The tissue mask, eight cells a byte."""
+    tissue_shape: tuple[int, int]
+    block: int
+    model: str
+    config: SegmentConfig
+    execution: Execution
+
+
+def run_on_cluster(
+    jobs: Sequence[SlideJob],
+    model: Path,
+    header: ModelHeader,
+    config: SegmentConfig,
+    execution: Execution,
+    ledger: Ledger,
+    track: Track,
+) -> None:
+    """Share the blocks of slides out to the workers of a Dask cluster, then make the stores here.
+
+    Parameters
+    ----------
+    jobs : sequence of SlideJob
+    model : Path
+    header : ModelHeader
+    config : SegmentConfig
+        ``scheduler`` is the address.
+    execution : Execution
+    ledger : Ledger
+        Records what becomes of the jobs.
+    track : Track
+
+    Raises
+    ------
+    InvalidOption
+        The optional package is not installed.
+    OutOfResources
+        There is no scheduler, or all workers have gone.
+    """
+    assert config.scheduler is not None
+    with ExitStack() as stack:
+        client = stack.enter_context(_connect(config.scheduler))
+        # for the grid; the network runs elsewhere
+        loaded = load_model(model, header, config, execution, stack)
+        for job in jobs:
+            stack.callback(job.close)
+        bar = stack.enter_context(track("segment", len(jobs)))
+        ledger.on_result = lambda name: bar.advance(1, name)
+        for job in jobs:
+            show = partial(_show, bar, job.input.path.name)
+            with ledger.failures_of(job):
+                blocks = job.parts(loaded)
+                if blocks:
+                    tasks = _tasks(job, blocks, model, config, execution)
+                    _scatter(client, tasks, show)
+                ledger.done(job, "done", job.finish())
+                job.close()
+
+
+def _show(bar: Bar, name: str, done: int) -> None:
+    bar.advance(0, f"{name}, block {done}")
+
+
+def _connect(address: str) -> Any:
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise InvalidOption(
+            "--scheduler needs the optional package distributed: pip install 'histosynth[dist]'"
+        ) from error
+    try:
+        return Client(address, timeout=CONNECT_S, set_as_default=False)  # type: ignore[no-untyped-call]
+    except (OSError, TimeoutError, ValueError) as error:
+        raise OutOfResources(
+            f"--scheduler {address}: does not answer ({error}); is it running and reachable?"
+        ) from error
+
+
+def _tasks(
+    job: SlideJob, blocks: Sequence[Block], model: Path, config: SegmentConfig, execution: Execution
+) -> list[_Task]:
+    assert job.opened is not None
+    writer, tissue = job.opened.writer, job.opened.view.tissue
+    packed = np.packbits(tissue)
+    return [
+        _Task(
+            slide=str(job.input.path.absolute()),
+            mpp=job.mpp,
+            facts={name: writer.facts.get(name) for name in ("glass_level", "contrast")},
+            work=str(writer.work.absolute()),
+            tissue=packed,
+            tissue_shape=(tissue.shape[0], tissue.shape[1]),
+            block=block.index,
+            model=str(model.absolute()),
+            config=config,
+            execution=execution,
+        )
+        for block in blocks
+    ]
+
+
+def _scatter(client: Any, tasks: Sequence[_Task], on_done: Callable[[int], None]) -> None:
+    """Hand tasks out, a bounded number at a time, and wait for all."""
+    from distributed import KilledWorker, as_completed
+
+    waiting = iter(tasks)
+
+    def next_tasks(n: int) -> list[Any]:
+        # one task at a time is what a worker's thread count says
+        return [
+            client.submit(do_block, task, pure=False, retries=RETRIES)
+            for task in islice(waiting, n)
+        ]
+
+    workers = max(1, len(client.scheduler_info()["workers"]))
+    pending: Any = as_completed(next_tasks(IN_FLIGHT * workers), loop=client.loop)  # type: ignore[no-untyped-call]
+    try:
+        for done, future in enumerate(pending, start=1):
+            raise_if_stopped(STOPPED)
+            try:
+                future.result()
+            except KilledWorker as error:
+                raise OutOfResources(
+                    f"workers died again and again over one block ({error}); most often for lack of memory: give --max-memory"
+                ) from error
+            on_done(done)
+            for task in next_tasks(1):
+                pending.add(task)
+    finally:
+        client.cancel(list(pending.futures))
+
+
+_lock = threading.Lock()  # a network at a time in a worker, however many threads it has
+
+
+class _AtHand:
+    """What a worker keeps from one task to the next: every model, and the slide that it opened
+    last.
+    """
+
+    def __init__(self) -> None:
+        self._models: dict[str, LoadedModel] = {}
+        self._stack = ExitStack()  # the pipelines' threads live as long as the worker
+        self._slide = ""
+        self._view: tuple[View, BlockGrid] | None = None
+
+    def model(self, task: _Task) -> LoadedModel:
+        """Return the task's model."""
+        key = f"{task.model} {task.config.tile_px} {task.config.max_memory} {task.execution}"
+        if key not in self._models:
+            path = Path(task.model)
+            self._models[key] = load_model(
+                path, read_model_header(path), task.config, task.execution, self._stack
+            )
+        return self._models[key]
+
+    def view(self, task: _Task, model: LoadedModel) -> tuple[View, BlockGrid]:
+        """Return the slide as the network sees it, and its blocks."""
+        key = f"{task.slide} {task.mpp} {task.work}"
+        if self._view is None or self._slide != key:
+            if self._view is not None:
+                self._view[0].slide.close()
+                self._view = None
+            slide = open_slide(task.slide, mpp=task.mpp)
+            height, width = task.tissue_shape
+            tissue = np.unpackbits(task.tissue, count=height * width).reshape(height, width)
+            view = recorded_view(slide, model, task.facts, tissue.astype(bool))
+            self._slide, self._view = key, (view, model.grid(view.shape))
+        return self._view
+
+
+_at_hand = _AtHand()
+
+
+def do_block(task: _Task) -> int:
+    """Work on one block; runs in a worker of the cluster.
+
+    Returns
+    -------
+    int
+        Number of nuclei that the block owns.
+
+    Raises
+    ------
+    HistosynthError
+        As a message of one line; it travels back to whoever asked.
+    """
+    with _lock:
+        model = _at_hand.model(task)
+        view, grid = _at_hand.view(task, model)
+        block = grid.block(task.block, view.has_tissue(grid))
+        if block is None:
+            return 0
+        pixels = view.pixels.read(*block.pixels)
+        pending = PendingBlock(block, grid, pixels, view.pixels.read)
+        model.pipelines[0].run([pending])
+        return keep_windows(Path(task.work), view, pending)

@@ -1,0 +1,220 @@
+"""The line that jobs go through: threads with bounded queues between them.
+
+::
+
+    reader ──> network (one a device) ──> decoding ──> writers ──> finisher
+    a few      tile by tile               window by    what was    table, labels, other
+    parts                                 window       found in    files of whole slides
+    ahead                                              each part
+
+The decoding threads belong to :class:`~histocli.inference.pipeline.Pipeline`.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from histocli.base.interrupts import raise_if_stopped
+from histocli.base.memory import keep_memory_below
+from histocli.base.progress import Bar, Track
+from histocli.inference.pipeline import PendingBlock, Pipeline
+from histocli.stages.segment.job import Job
+from histocli.stages.segment.ledger import Ledger
+from histocli.stages.segment.loaded import STOPPED, LoadedModel
+
+LOOK_AHEAD = 1  # parts that are read and wait for the network
+WRITERS = 2  # writers a device: writing waits for the disk more than it computes
+UNWRITTEN_PARTS = 2  # parts a device that have left the network and are not yet written
+# share of the expected memory; what is needed until it has been given back must fit above it
+GIVE_BACK_ABOVE = 0.8
+# seconds between looks at the memory, and least between giving back
+LOOK_S, GIVE_BACK_EVERY_S = 0.05, 2.0
+
+
+def run_line(jobs: Sequence[Job], model: LoadedModel, ledger: Ledger, track: Track) -> None:
+    """Take jobs through reader, network, decoders and writers."""
+    with ExitStack() as stack:
+        for job in jobs:
+            stack.callback(job.close)
+        bar = stack.enter_context(track("segment", len(jobs)))
+        ledger.on_result = lambda name: bar.advance(1, name)
+        _Line(model, ledger, bar).run(jobs)
+
+
+@dataclass
+class _Read:
+    """A part that was read, or why it was not."""
+
+    job: Job
+    part: Any = None
+    pending: list[PendingBlock] | None = None
+    last: bool = False
+    error: BaseException | None = None
+
+
+@dataclass
+class _Progress:
+    """How far a job is."""
+
+    job: Job
+    unwritten: int = 0
+    """Parts that are under way."""
+    all_read: bool = False
+    tiles: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class _Line:
+    """See this module's drawing."""
+
+    def __init__(self, model: LoadedModel, ledger: Ledger, bar: Bar) -> None:
+        self._model, self._ledger, self._bar = model, ledger, bar
+        self._ready: queue.Queue[_Read | None] = queue.Queue(LOOK_AHEAD)
+        self._room = threading.Semaphore(UNWRITTEN_PARTS * len(model.pipelines))
+        self._halt = threading.Event()
+        self._over = threading.Event()  # nothing is under way any more
+        self._fatal: BaseException | None = None
+        self._progress: dict[int, _Progress] = {}
+        self._lock = threading.Lock()
+        self._writers = ThreadPoolExecutor(
+            WRITERS * len(model.pipelines), thread_name_prefix="write"
+        )
+        self._finisher = ThreadPoolExecutor(1, thread_name_prefix="finish")
+
+    def run(self, jobs: Sequence[Job]) -> None:
+        reader = threading.Thread(target=self._read, args=(jobs,), name="read", daemon=True)
+        reader.start()
+        others = [
+            threading.Thread(target=self._work, args=(pipeline,), name="network", daemon=True)
+            for pipeline in self._model.pipelines[1:]
+        ]
+        memory = threading.Thread(target=self._watch_memory, name="memory", daemon=True)
+        for other in (*others, memory):
+            other.start()
+        try:
+            self._work(self._model.pipelines[0])
+        finally:
+            self._halt.set()
+            self._drain()
+            for thread in (*others, reader):
+                thread.join()
+            # what was found is kept, and whole slides are finished, before the command ends
+            self._writers.shutdown(wait=True)
+            self._finisher.shutdown(wait=True)
+            self._over.set()
+            memory.join()
+        if self._fatal is not None:
+            raise self._fatal
+
+    def _read(self, jobs: Sequence[Job]) -> None:
+        try:
+            for job in jobs:
+                try:
+                    parts = job.parts(self._model)
+                    if not parts:  # all was found before
+                        self._put(_Read(job, last=True))
+                    for number, part in enumerate(parts, start=1):
+                        if self._halt.is_set():
+                            return
+                        self._put(_Read(job, part, job.load(part), number == len(parts)))
+                except BaseException as error:  # the network's thread decides what becomes of it
+                    self._put(_Read(job, error=error))
+        finally:
+            self._put(None)
+
+    def _watch_memory(self) -> None:
+        """Give freed memory back where it would pass what is expected; not too often, as fresh
+        pages cost time.
+        """
+        while not self._over.wait(LOOK_S):
+            if keep_memory_below(GIVE_BACK_ABOVE * self._model.expected_bytes):
+                self._over.wait(GIVE_BACK_EVERY_S)
+
+    def _put(self, item: _Read | None) -> None:
+        while not self._halt.is_set():
+            with suppress(queue.Full):
+                self._ready.put(item, timeout=0.1)
+                return
+
+    def _drain(self) -> None:
+        with suppress(queue.Empty):
+            while True:
+                self._ready.get_nowait()
+
+    def _work(self, pipeline: Pipeline) -> None:
+        """Take parts through the network until there are no more."""
+        try:
+            while not self._halt.is_set():
+                try:
+                    item = self._ready.get(timeout=0.1)
+                except queue.Empty:
+                    continue
+                if item is None:
+                    self._put(None)  # for the next device
+                    return
+                with self._ledger.failures_of(item.job):
+                    self._take(item, pipeline)
+        except BaseException as error:
+            self._fail(error)
+
+    def _take(self, item: _Read, pipeline: Pipeline) -> None:
+        if item.error is not None:
+            raise item.error
+        if self._ledger.has_failed(item.job):
+            return
+        with self._lock:
+            progress = self._progress.setdefault(id(item.job), _Progress(item.job))
+        if item.pending is None:
+            self._advance(progress, 0, all_read=True)
+            return
+        while not self._room.acquire(timeout=0.1):
+            if self._halt.is_set():
+                return
+        self._advance(progress, 1, all_read=item.last)
+        self._writers.submit(self._write, progress, item.part, item.pending)
+        pipeline.run(item.pending, lambda n: self._on_tiles(progress, n))
+
+    def _write(self, progress: _Progress, part: Any, pending: list[PendingBlock]) -> None:
+        written = False
+        try:
+            with self._ledger.failures_of(progress.job):
+                progress.job.write(part, pending)
+                written = True
+        except BaseException as error:
+            self._fail(error)
+        finally:
+            self._room.release()
+        if written:
+            self._advance(progress, -1)
+
+    def _advance(self, progress: _Progress, change: int, all_read: bool = False) -> None:
+        with progress.lock:
+            progress.unwritten += change
+            progress.all_read |= all_read
+            complete = progress.all_read and not progress.unwritten
+        if complete and not self._ledger.has_failed(progress.job):
+            self._finisher.submit(self._finish, progress.job)
+
+    def _finish(self, job: Job) -> None:
+        try:
+            with self._ledger.failures_of(job):
+                self._ledger.done(job, "done", job.finish())
+                job.close()
+        except BaseException as error:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        with self._lock:
+            self._fatal = self._fatal or error
+        self._halt.set()
+
+    def _on_tiles(self, progress: _Progress, n: int) -> None:
+        progress.tiles += n
+        self._bar.advance(0, f"{progress.job.input.path.name}, tile {progress.tiles}")
+        raise_if_stopped(STOPPED)

@@ -1,0 +1,141 @@
+"""A segmenter that is ready to run: read, on its devices, with tiles and blocks that fit into the
+memory that is allowed.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from histocli.base.device import prepare_process, resolve_device, resolve_precision
+from histocli.base.errors import OutOfResources
+from histocli.base.interrupts import raise_if_stopped
+from histocli.base.memory import share_freed_memory
+from histocli.base.system import resolve_workers
+from histocli.config.common import Execution
+from histocli.config.segment import SegmentConfig
+from histocli.inference.blocks import BlockGrid
+from histocli.inference.footprint import expected_memory
+from histocli.inference.pipeline import Pipeline
+from histocli.inference.predict import Predictor
+from histocli.instances.targets import Thresholds
+from histocli.model.levels import LevelNetwork
+from histocli.model.segmenter import build_segmenter
+from histocli.stores.models import ModelHeader, read_model
+
+STOPPED = "segment: stopped; what was finished is kept, the same command goes on"
+BLOCK_WINDOWS = 3
+"""Windows along a side of a block. A larger block costs memory, a smaller one sees more of its
+surroundings twice."""
+CUDA_BATCH_PX = 16_000_000  # pixels of the tiles that go through a GPU together
+SMALLER = ((2, 8192), (2, 2048), (1, 2048), (1, 1024), (1, 512), (1, 256))
+"""Windows along a side of a block and sides of tiles to fall back on where memory is scarce, best
+first."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """The model and how it is run."""
+
+    header: ModelHeader
+    pipelines: list[Pipeline]
+    """One a device; on the CPU, one."""
+    block_windows: int
+    """Windows along a side of a block."""
+    expected_bytes: float
+    """Memory that the process is expected to take at most."""
+    workers: int
+    """Threads that decode and paint."""
+
+    @property
+    def mpp(self) -> float:
+        """Micrometres per pixel that it works at."""
+        return self.header.mpp
+
+    def grid(self, shape: tuple[int, int]) -> BlockGrid:
+        """Return the blocks of a slide of this height and width."""
+        return self.pipelines[0].block_grid(shape, self.block_windows)
+
+    @property
+    def contrast_floor(self) -> float:
+        """Spread of red absorbance below which images are spread; 0 for models of earlier
+        versions.
+        """
+        return float(self.header.normalisation.get("contrast_floor", 0.0))
+
+
+def load_model(
+    path: Path, header: ModelHeader, config: SegmentConfig, execution: Execution, stack: ExitStack
+) -> LoadedModel:
+    """Read a model and make a pipeline for each device, to be closed with ``stack``."""
+    import torch
+
+    prepare_process()
+    share_freed_memory()
+    first = resolve_device(execution.device)
+    devices = [first]
+    if execution.device in ("auto", "cuda") and first.type == "cuda":
+        devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    _, tensors = read_model(path)
+    workers = resolve_workers(execution.workers)
+    dtypes = [resolve_precision(execution.precision, device) for device in devices]
+    networks = [build_segmenter(header.architecture) for _ in devices]
+
+    def expected(windows: int, side: int) -> float:
+        return expected_memory(networks[0], header.mpp, windows, side, workers, dtypes[0].itemsize)
+
+    allowed = np.inf if config.max_memory is None else config.max_memory * 1e9
+    while workers > 1 and expected(*SMALLER[-1]) > allowed:
+        workers -= 1  # rather few workers than none
+    block_windows, tile_px = fit_to_memory(
+        config, networks[0], header.mpp, workers, dtypes[0].itemsize
+    )
+    pipelines = []
+    for network, device, dtype in zip(networks, devices, dtypes, strict=True):
+        network.load_state_dict(tensors)
+        predictor = Predictor(
+            network,
+            mpp=header.mpp,
+            device=device,
+            dtype=dtype,
+            thresholds=Thresholds(**header.thresholds),
+            views=config.views,
+            between=lambda: raise_if_stopped(STOPPED),
+        )
+        batch = {"batch_px": CUDA_BATCH_PX} if device.type == "cuda" else {}
+        pipelines.append(
+            stack.enter_context(Pipeline(predictor, tile_px=tile_px, workers=workers, **batch))
+        )
+    most = expected(block_windows, tile_px)
+    return LoadedModel(header, pipelines, block_windows, most, workers)
+
+
+def fit_to_memory(
+    config: SegmentConfig, network: LevelNetwork, mpp: float, workers: int, bytes_a_number: int = 4
+) -> tuple[int, int]:
+    """Choose the windows along a side of a block and the side of network tiles, such that
+    ``max_memory`` is obeyed.
+
+    Raises
+    ------
+    OutOfResources
+        The smallest of them need more.
+    """
+    choices = [
+        (BLOCK_WINDOWS, config.tile_px),
+        *((windows, min(side, config.tile_px)) for windows, side in SMALLER),
+    ]
+    if config.max_memory is None:
+        return choices[0]
+    for choice in choices:
+        expected = expected_memory(network, mpp, *choice, workers, bytes_a_number)
+        if expected <= config.max_memory * 1e9:
+            return choice
+    least = expected / 1e9
+    raise OutOfResources(
+        f"--max-memory {config.max_memory:g}: this model needs {least:.1f} gigabytes at least with {workers} workers; "
+        "give more memory or fewer --workers"
+    )

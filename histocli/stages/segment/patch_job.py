@@ -1,0 +1,162 @@
+"""A patch store: labelled some patches at a time, into one label store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from histocli.base.inputs import InputImage
+from histocli.base.types import InstanceLabels, Json, RGBImage
+from histocli.config.common import Execution, as_dict
+from histocli.config.segment import SegmentConfig
+from histocli.inference.pipeline import PendingBlock, collect, whole_image
+from histocli.instances.anchors import renumber_by_anchor
+from histocli.model.normalisation import contrast_of, glass_to_white, raise_contrast
+from histocli.slides.resampling import resample, resample_labels
+from histocli.stages.segment.job import decide_again, fingerprint
+from histocli.stages.segment.loaded import LoadedModel
+from histocli.stages.segment.results import Expected, SlideFacts
+from histocli.stages.segment.view import SAME_MPP
+from histocli.stages.shared.references import patch_glass_levels
+from histocli.stages.shared.results import Stopwatch
+from histocli.stores import labels, patches
+from histocli.stores.provenance import Provenance
+from histocli.stores.rerun import Action
+
+
+class PatchJob:
+    """A patch store on its way; every patch is an image of its own.
+
+    Parameters
+    ----------
+    given : InputImage
+    output : Path
+    config : SegmentConfig
+    execution : Execution
+    model : dict
+        Name and content hash of the model.
+    """
+
+    def __init__(
+        self,
+        given: InputImage,
+        output: Path,
+        config: SegmentConfig,
+        execution: Execution,
+        model: Json,
+    ) -> None:
+        self.input = given
+        self.outputs = {"ome-zarr": output}
+        self.watch = Stopwatch()
+        self._config = config
+        self._execution = execution
+        self._model_facts = model
+        self._given_mpp = given.mpp if given.mpp is not None else config.mpp
+        self._writer: labels.PatchLabelsWriter | None = None
+
+    def decide(self) -> Action:
+        """Open the store and look at the output."""
+        self._store = patches.PatchStore.open(self.input.path)
+        self._hash = fingerprint(
+            self._config, self._store.content_hash(), self._model_facts, self._given_mpp
+        )
+        return decide_again(self.outputs["ome-zarr"], labels.CONTRACT, self._hash, self._execution)
+
+    def check(self, model: LoadedModel) -> Expected:
+        """Count the patches."""
+        self._model = model
+        grid = model.pipelines[0].block_grid(self._shape)
+        pixels = len(self._store) * self._store.patch_px**2
+        plan = {
+            "tiles": len(self._store) * len(grid.tiles),
+            "memory_mb": round(model.expected_bytes / 1e6),
+            "disk_mb": round(pixels * 0.1 / 1e6, 1),
+        }
+        return Expected(self._mpp, self._mpp_source, pixels, plan)
+
+    def parts(self, model: LoadedModel) -> list[range]:
+        """Begin the output, or go on with an unfinished one."""
+        self.watch = Stopwatch()
+        self._model = model
+        self._writer = labels.PatchLabelsWriter(
+            self.outputs["ome-zarr"],
+            n=len(self._store),
+            shape=self._shape,
+            mpp=self._mpp,
+            source={"name": self.input.path.name, "sha256": self._store.content_hash()},
+            model=self._model_facts,
+            provenance=Provenance(
+                contract=labels.CONTRACT,
+                command="segment",
+                config=as_dict(self._config),
+                config_hash=self._hash,
+            ),
+        )
+        return self._writer.pending()
+
+    def load(self, part: range) -> list[PendingBlock]:
+        """Read a batch of patches."""
+        images, _ = self._store.read(part)
+        levels = patch_glass_levels(self._store, part, images)
+        seen = [
+            self._seen(glass_to_white(image, level))
+            for image, level in zip(images, levels, strict=True)
+        ]
+        grid = self._model.pipelines[0].block_grid((seen[0].shape[0], seen[0].shape[1]))
+        return [whole_image(image, grid) for image in seen]
+
+    def _seen(self, white: RGBImage) -> RGBImage:
+        """Return a patch as the network sees it."""
+        floor = self._model.contrast_floor
+        if floor > 0:
+            white = raise_contrast(white, contrast_of([white]), floor)
+        return white if self._same_mpp else resample(white, self._mpp, self._model.mpp)
+
+    def write(self, part: range, pending: list[PendingBlock]) -> None:
+        """Write the labels of a batch."""
+        assert self._writer is not None, "parts comes first"
+        found = [self._own_pixels(collect(one, self._model.mpp)) for one in pending]
+        self._writer.write(part, np.stack(found))
+
+    def _own_pixels(self, found: InstanceLabels) -> InstanceLabels:
+        """Bring labels back to the patch's own pixels, and number them there."""
+        if self._same_mpp:
+            return found
+        # a nucleus below one pixel is gone; anchors move a little
+        return renumber_by_anchor(resample_labels(found, self._model.mpp, self._mpp, self._shape))
+
+    def finish(self) -> SlideFacts:
+        """Put the store in its place."""
+        assert self._writer is not None, "parts comes first"
+        return self._known(self._writer.finish())
+
+    def facts(self) -> SlideFacts | None:
+        """Count the nuclei that are there already."""
+        return self._known(labels.open_labels(self.outputs["ome-zarr"]).n_nuclei)
+
+    def close(self) -> None:
+        """Let go of the output."""
+        if self._writer is not None:
+            self._writer.close()
+
+    @property
+    def _mpp(self) -> float:
+        return self._store.mpp if self._given_mpp is None else self._given_mpp
+
+    @property
+    def _mpp_source(self) -> str:
+        return "store" if self._given_mpp is None else "given"
+
+    @property
+    def _same_mpp(self) -> bool:
+        """The pixel sizes of patches and model are as good as equal."""
+        return abs(self._mpp / self._model.mpp - 1) <= SAME_MPP
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        return self._store.patch_px, self._store.patch_px
+
+    def _known(self, nuclei: int) -> SlideFacts:
+        mm2 = len(self._store) * (self._store.patch_px * self._mpp) ** 2 / 1e6
+        return SlideFacts(nuclei, mm2, self._mpp, self._mpp_source)

@@ -1,0 +1,110 @@
+"""What a call of ``segment`` is to do: which model, which inputs, and what their outputs are called."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from histocli.base.formats import FORMATS
+from histocli.base.inputs import InputImage
+from histocli.base.types import Json
+from histocli.config.common import Execution
+from histocli.config.segment import SegmentConfig, parse_shard
+from histocli.slides.slide import slide_stem
+from histocli.stages.segment.job import Job
+from histocli.stages.segment.patch_job import PatchJob
+from histocli.stages.segment.slide_job import SlideJob
+from histocli.stores.box import find_box_model
+from histocli.stores.provenance import peek
+
+logger = logging.getLogger(__name__)
+
+PATCH_SUFFIX = ".labels.zarr"
+
+
+def find_model(model: Path | None) -> Path:
+    """Return the file of a model: a path, the name of one that comes with the package, or nothing
+    for the default one.
+    """
+    if model is not None and (model.exists() or model.suffix or len(model.parts) > 1):
+        return model
+    shipped = find_box_model(None if model is None else str(model))
+    if model is None:
+        logger.info(
+            "segmenting with %s, which comes with histosynth; a model of the tissue itself finds more",
+            shipped.name,
+        )
+    return shipped.path
+
+
+def plan_jobs(
+    inputs: Sequence[InputImage],
+    out: Path,
+    config: SegmentConfig,
+    execution: Execution,
+    model: Json,
+) -> list[Job]:
+    """Name the outputs of every input; where names would collide, a hash of the path is appended to
+    all of them.
+    """
+    names = [(slide_stem(given.path), _is_patch_store(given.path)) for given in inputs]
+    # some file systems do not tell A from a
+    taken = Counter((stem.casefold(), is_store) for stem, is_store in names)
+    jobs: list[Job] = []
+    for given, (stem, is_store) in zip(inputs, names, strict=True):
+        unique = stem
+        if taken[stem.casefold(), is_store] > 1:
+            path = os.path.abspath(given.path)
+            unique = f"{stem}__{hashlib.sha256(path.encode()).hexdigest()[:8]}"
+        if is_store:
+            if config.formats != ("ome-zarr",):
+                logger.warning(
+                    "%s: the labels of a patch store are written as one store; --format is left aside",
+                    given.path,
+                )
+            jobs.append(PatchJob(given, out / f"{unique}{PATCH_SUFFIX}", config, execution, model))
+        else:
+            outputs = {
+                name: out / f"{unique}{FORMATS[name].suffix}"
+                for name in dict.fromkeys(config.formats)
+            }
+            store = out / f"{unique}{FORMATS['ome-zarr'].suffix}"
+            jobs.append(SlideJob(given, outputs, store, config, execution, model))
+    return jobs
+
+
+def _is_patch_store(path: Path) -> bool:
+    found = peek(path)
+    return found is not None and found.contract_name == "histosynth-patches"
+
+
+def own_share(jobs: list[Job], config: SegmentConfig) -> list[Job]:
+    """Return this process's share of the jobs: every N-th, as ``--shard`` or a Slurm array says."""
+    if config.shard is not None:
+        index, count = parse_shard(config.shard)
+        # 1/N is the first share, and so is 0/N: both ways of counting cover all slides once
+        return jobs[(index - 1) % count :: count]
+    environment = os.environ
+    if (
+        len(jobs) < 2
+        or "SLURM_ARRAY_TASK_ID" not in environment
+        or not environment.get("SLURM_ARRAY_TASK_COUNT", "").isdecimal()
+    ):
+        return jobs
+    count = int(environment["SLURM_ARRAY_TASK_COUNT"])
+    first = int(environment.get("SLURM_ARRAY_TASK_MIN", 0))
+    step = int(environment.get("SLURM_ARRAY_TASK_STEP", 1))
+    index = (int(environment["SLURM_ARRAY_TASK_ID"]) - first) // step % count
+    if count > 1:
+        logger.warning(
+            "Slurm array task %d of %d: takes every %d-th of %d slides; --shard 1/1 takes all",
+            index + 1,
+            count,
+            count,
+            len(jobs),
+        )
+    return jobs[index::count]

@@ -1,0 +1,99 @@
+"""What ``segment`` reports about a slide, and the table of a dry run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+from histocli.base.types import Json
+from histocli.stages.shared.results import StageResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentResult(StageResult):
+    """What became of one slide; ``output`` is the first of ``outputs``."""
+
+    schema: ClassVar[str] = "histosynth.segment/1"
+
+    input: str
+    """Path of the slide."""
+    outputs: dict[str, str]
+    """What was written, by format."""
+    nuclei: int | None = None
+    """Number of nuclei."""
+    mm2: float | None = None
+    """Area that was looked at, in square millimetres."""
+    mpp: float | None = None
+    """Micrometres per pixel of the slide."""
+    mpp_source: str | None = None
+    """Where that comes from."""
+    n_cut: int | None = None
+    """Nuclei that reach further than any window looks; they may be cut."""
+    plan: Json | None = None
+    """Of a dry run: tiles, and the memory, disk space and time that are expected."""
+
+
+@dataclass(frozen=True)
+class SlideFacts:
+    """What is known about a slide once it is done; the fields are those of the result."""
+
+    nuclei: int
+    mm2: float
+    mpp: float
+    mpp_source: str
+    n_cut: int = 0
+
+
+def facts_from(known: Json) -> SlideFacts:
+    """Return what an output says about its slide."""
+    return SlideFacts(
+        known["n_nuclei"], known["mm2"], known["mpp"], known["mpp_source"], known.get("n_cut", 0)
+    )
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a slide will take, before any of it is labelled."""
+
+    mpp: float
+    mpp_source: str
+    network_px: int
+    """Pixels that will go through the network."""
+    plan: Json
+    """The rest of the result's ``plan``, but for the time."""
+
+
+class Table(NamedTuple):
+    """A table for people."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+
+def plan_table(results: Sequence[SegmentResult]) -> Table:
+    """Return the table that tells people what a dry run found."""
+    planned = [(result.input, result.plan) for result in results if result.plan is not None]
+    rows: list[tuple[str, ...]] = [
+        (
+            Path(slide).name,
+            f"{plan.get('mm2', 0):.3g}",
+            str(plan["tiles"]),
+            str(plan["memory_mb"]),
+            f"{plan['disk_mb']:.0f}",
+            f"{plan['seconds']:.0f}",
+        )
+        for slide, plan in planned
+    ]
+    if rows:
+        tiles, disk, seconds = (
+            sum(plan[name] for _, plan in planned) for name in ("tiles", "disk_mb", "seconds")
+        )
+        memory = max(plan["memory_mb"] for _, plan in planned)
+        rows.append(
+            (f"{len(rows)} slides", "", str(tiles), str(memory), f"{disk:.0f}", f"{seconds:.0f}")
+        )
+    header = ("slide", "mm2 of tissue", "tiles", "MB of memory", "MB of disk", "seconds")
+    return Table("expected", header, rows)

@@ -1,0 +1,148 @@
+"""``histosynth segment``: slides and a model -> nuclei that lie over the slides.
+
+Slides are read, labelled and written in blocks, so memory does not grow with the slide. Reading,
+the network, decoding and writing go on at the same time (:mod:`histocli.stages.segment.line`).
+
+What is written for a slide depends on the slide, the model and the settings only: not on workers,
+order, memory or where a run was stopped. Slides that are done are skipped; of one that was broken
+off, the blocks that were done are kept, and running the same command again goes on there.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from histocli.base.errors import InvalidOption
+from histocli.base.files import content_hash
+from histocli.base.inputs import expand_with_mpp
+from histocli.base.progress import Track, silent
+from histocli.config.common import Execution
+from histocli.config.segment import SegmentConfig
+from histocli.exports.registry import check_packages
+from histocli.inference.pipeline import Pipeline, collect, whole_image
+from histocli.slides.open import SLIDE_SUFFIXES
+from histocli.stages.segment.cluster import run_on_cluster
+from histocli.stages.segment.job import Job
+from histocli.stages.segment.ledger import STATUS_FILE, Ledger
+from histocli.stages.segment.line import run_line
+from histocli.stages.segment.loaded import LoadedModel, load_model
+from histocli.stages.segment.plan import find_model, own_share, plan_jobs
+from histocli.stages.segment.results import SegmentResult
+from histocli.stages.segment.slide_job import SlideJob
+from histocli.stores.models import ModelHeader, read_model_header
+
+PROBE_PX = 512  # side of the tile that a dry run times the network with
+
+
+def segment(
+    slides: Sequence[str],
+    model: Path | None,
+    out: Path,
+    config: SegmentConfig,
+    execution: Execution,
+    *,
+    track: Track = silent,
+    report: Callable[[SegmentResult], None] = lambda result: None,
+) -> list[SegmentResult]:
+    """Label every nucleus of slides, images or the patches of a patch store.
+
+    Parameters
+    ----------
+    slides : sequence of str
+        Words as in :mod:`histocli.base.inputs`; a manifest may give pixel sizes and regions.
+    model : Path or None
+        Model file, or the name of one that comes with the package; None takes the default one.
+    out : Path
+        Folder for the results, named after the slides, and for the status file.
+    config : SegmentConfig
+    execution : Execution
+        ``resume`` changes nothing: what is finished is skipped and the rest is made.
+    track : Track
+    report : callable
+        Called with each result as soon as it and the results before it are there; in any thread,
+        one at a time.
+
+    Returns
+    -------
+    list of SegmentResult
+        One for each input, in order; with ``on_error="continue"`` some may have failed.
+
+    Raises
+    ------
+    InvalidOption
+        No segmenter.
+    InputNotFound, InvalidInput, StoreExists
+        As in all commands; with ``on_error="continue"`` an error of one slide goes into its result.
+    OutOfResources, Stopped
+        Slides that were finished before stay.
+    """
+    model = find_model(model)
+    header = _segmenter_header(model)
+    check_packages(config.formats)
+    keep_going = execution.on_error == "continue"
+    inputs = expand_with_mpp(
+        slides, suffixes=SLIDE_SUFFIXES, stdin=sys.stdin, what="slide", keep_missing=keep_going
+    )
+    facts = {"name": model.name, "sha256": content_hash(model)}
+    jobs = own_share(plan_jobs(inputs, out, config, execution, facts), config)
+    ledger = Ledger(jobs, keep_going, report, None if execution.dry_run else out / STATUS_FILE)
+    todo = _undone(jobs, ledger)
+    if config.scheduler is not None and not execution.dry_run and todo:
+        slide_jobs = [job for job in todo if isinstance(job, SlideJob)]
+        run_on_cluster(slide_jobs, model, header, config, execution, ledger, track)
+        todo = [job for job in todo if not isinstance(job, SlideJob)]
+    if todo:
+        with ExitStack() as stack:
+            loaded = load_model(model, header, config, execution, stack)
+            if execution.dry_run:
+                _check(todo, loaded, ledger)
+            else:
+                run_line(todo, loaded, ledger, track)
+    return ledger.results
+
+
+def _segmenter_header(model: Path) -> ModelHeader:
+    header = read_model_header(model)
+    if header.kind != "segmenter":
+        raise InvalidOption(f"--model {model}: is a {header.kind}, but a segmenter is needed")
+    return header
+
+
+def _undone(jobs: Sequence[Job], ledger: Ledger) -> list[Job]:
+    """Return the jobs that are to be done; what is in their way is found before any work."""
+    todo = []
+    for job in jobs:
+        with ledger.failures_of(job):
+            if job.decide() == "skip":
+                ledger.done(job, "skipped", job.facts())
+            else:
+                todo.append(job)
+    return todo
+
+
+def _check(jobs: Sequence[Job], model: LoadedModel, ledger: Ledger) -> None:
+    """Record what the jobs will take."""
+    rate = _network_rate(model.pipelines[0]) * len(model.pipelines)
+    for job in jobs:
+        with ledger.failures_of(job):
+            expected = job.check(model)
+            ledger.planned(job, expected, expected.network_px / rate)
+
+
+def _network_rate(pipeline: Pipeline) -> float:
+    """Return how many pixels a second go through the pipeline, timed on a tile."""
+    pixels = np.random.default_rng(0).integers(0, 256, (PROBE_PX, PROBE_PX, 3), np.uint8)
+    seconds = []
+    for _ in range(2):
+        start = time.perf_counter()
+        image = whole_image(pixels, pipeline.block_grid((PROBE_PX, PROBE_PX)))
+        pipeline.run([image])
+        collect(image, 1.0)
+        seconds.append(time.perf_counter() - start)
+    return PROBE_PX * PROBE_PX / min(seconds)

@@ -1,0 +1,200 @@
+"""A slide as the network sees it: at the model's resolution, with white glass and no less contrast
+than the model is used to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from histocli.base.types import BoolMask, FloatArray, RGBImage
+from histocli.inference.blocks import BlockGrid, shows_tissue
+from histocli.inference.pipeline import PendingBlock
+from histocli.inference.runs import window_to_runs
+from histocli.inference.tissue import squares_of_tissue, tissue_mask
+from histocli.model.normalisation import (
+    Contrast,
+    contrast_of,
+    density_table,
+    glass_to_white,
+    raise_contrast,
+)
+from histocli.optics.density import white_level
+from histocli.optics.stains import typical_hematoxylin
+from histocli.slides.resampling import ResampledSlide, shrunk
+from histocli.slides.slide import Slide, shape_of
+from histocli.stores import labels
+from histocli.stores.labels import overview_factor
+
+SAME_MPP = 0.02
+"""Relative difference of pixel sizes within which a slide goes to the network as it is: scanners
+differ by more than a model notices."""
+CONTRAST_SQUARES, CONTRAST_SQUARE_PX = 64, 256  # what the contrast of a large slide is measured on
+
+FindRegions = Callable[[tuple[int, int], float], BoolMask]
+"""Given height, width and slide pixels a pixel, returns the mask of the regions that the user
+drew."""
+
+
+@dataclass(frozen=True)
+class View:
+    """A slide as the network sees it."""
+
+    slide: Slide
+    pixels: ResampledSlide
+    """At the model's resolution, with white glass."""
+    tissue: BoolMask
+    """Where nuclei are looked for, on the grid of the overview."""
+    factor: int
+    """Slide pixels along a side of a cell of ``tissue``."""
+    density: npt.NDArray[np.float32]
+    """Absorbance of each value of red, green and blue in ``pixels``, shape (256, 3)."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width at the model's resolution."""
+        return self.pixels.shape
+
+    @property
+    def cell_px(self) -> float:
+        """Pixels at the model's resolution along a side of a cell of ``tissue``."""
+        return self.factor / self.pixels.ratio
+
+    def is_tissue(self, anchors: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
+        """Tell whether nuclei are looked for at slide pixels (n, 2)."""
+        return np.asarray(self.tissue[anchors[:, 0] // self.factor, anchors[:, 1] // self.factor])
+
+    def has_tissue(self, grid: BlockGrid) -> Callable[[int], bool]:
+        """Return a test whether a window of the grid shows any tissue."""
+        return lambda window: shows_tissue(self.tissue, grid.windows[window].core, self.cell_px)
+
+    def hematoxylin(
+        self, pending: PendingBlock, y: npt.NDArray[np.int64], x: npt.NDArray[np.int64]
+    ) -> FloatArray:
+        """Return the amount of hematoxylin at pixels of the view, most of them in a block."""
+        rows, columns = slice(int(y.min()), int(y.max()) + 1), slice(int(x.min()), int(x.max()) + 1)
+        pixels, place = pending.pixels, pending.block.pixels
+        if (
+            rows.start < place[0].start
+            or columns.start < place[1].start
+            or rows.stop > place[0].start + pixels.shape[0]
+            or columns.stop > place[1].start + pixels.shape[1]
+        ):
+            pixels, place = pending.read(rows, columns), (rows, columns)
+        seen = pixels[y - place[0].start, x - place[1].start]
+        return typical_hematoxylin(self.density[seen, range(3)])
+
+
+class Look(NamedTuple):
+    """What a look at a whole slide shows."""
+
+    overview: RGBImage
+    tissue: BoolMask
+    """Where nuclei are looked for."""
+    glass_level: float
+    """Level of empty glass."""
+
+
+def look(slide: Slide, factor: int, *, find_tissue: bool, roi: FindRegions | None) -> Look:
+    """Look at a whole slide.
+
+    Parameters
+    ----------
+    slide : Slide
+    factor : int
+        Slide pixels along a side of an overview pixel.
+    find_tissue : bool
+        Otherwise everything is tissue.
+    roi : callable, optional
+        Restricts the tissue to the regions that the user drew.
+    """
+    overview = shrunk(slide, factor)
+    level = white_level(overview)
+    shape = (overview.shape[0], overview.shape[1])
+    wanted = (
+        tissue_mask(overview, slide.mpp * factor, level) if find_tissue else np.ones(shape, bool)
+    )
+    return Look(overview, wanted if roi is None else wanted & roi(shape, factor), level)
+
+
+def slide_contrast(
+    slide: Slide, model_mpp: float, glass_level: float, tissue: BoolMask
+) -> Contrast | None:
+    """Measure the contrast of a slide as the network will see it: all of a small slide, some
+    squares of the tissue of a large one.
+    """
+    view = view_of(slide, model_mpp, glass_level, tissue)
+    height, width = view.shape
+    squares = [(slice(0, height), slice(0, width))]
+    if height * width > CONTRAST_SQUARES * CONTRAST_SQUARE_PX**2:
+        squares = squares_of_tissue(
+            tissue,
+            view.factor,
+            view.pixels.ratio,
+            view.shape,
+            n=CONTRAST_SQUARES,
+            side_px=CONTRAST_SQUARE_PX,
+        )
+    return contrast_of(view.pixels.read(rows, columns) for rows, columns in squares)
+
+
+def view_of(
+    slide: Slide,
+    model_mpp: float,
+    glass_level: float,
+    tissue: BoolMask,
+    contrast: Contrast | None = None,
+    contrast_floor: float = 0.0,
+) -> View:
+    """Return a slide at a model's resolution, with white glass and no less contrast than the model
+    is used to.
+
+    Parameters
+    ----------
+    slide : Slide
+    model_mpp : float
+        Micrometres per pixel.
+    glass_level : float
+        From ``look``.
+    tissue : ndarray of bool
+        Where nuclei are looked for, on the grid of the overview.
+    contrast : Contrast, optional
+        From ``slide_contrast``.
+    contrast_floor : float
+        From the model's header.
+    """
+
+    def change(image: RGBImage) -> RGBImage:
+        return raise_contrast(glass_to_white(image, glass_level), contrast, contrast_floor)
+
+    return View(
+        slide,
+        ResampledSlide(slide, model_mpp, same_mpp=SAME_MPP, change=change),
+        tissue,
+        overview_factor(shape_of(slide), slide.mpp),
+        density_table(contrast, contrast_floor),
+    )
+
+
+def keep_windows(work: Path, view: View, pending: PendingBlock) -> int:
+    """Wait for the windows of a block and keep what they found; return the number of own
+    objects.
+    """
+    n = 0
+    for window, future in zip(pending.block.windows, pending.windows, strict=True):
+        found = window_to_runs(
+            future.result(),
+            image_shape=view.shape,
+            slide_shape=shape_of(view.slide),
+            ratio=view.pixels.ratio,
+            hematoxylin=lambda y, x: view.hematoxylin(pending, y, x),
+            is_tissue=view.is_tissue,
+        )
+        labels.save_found(work, window.index, found.arrays())
+        n += int(found.owned.sum())
+    return n
