@@ -61,15 +61,7 @@ ROOMS = {
 }
 """Beside itself, a room may import these."""
 
-SHARED_BY_STAGES = {
-    "shared",
-    "drawing",
-    "fresh",
-    "hardness",
-    "outputs",
-    "real_patches",
-    "unlabelled",
-}
+SHARED_BY_STAGES = {"shared", "drawing", "fresh", "hardness", "outputs", "unlabelled"}
 """What stages have in common; no stage imports another one..."""
 WHOLE_STORY = "run"  # ...but the stage that runs them all
 # imported by --help, so heavy libraries only load inside their functions
@@ -168,26 +160,18 @@ EXCEPTIONS = {
     "_Canvas.add",
     "_Run",
     "_Run.__init__",
-    "_Run._read_references",
-    "_Run.go",
     "_StoreMaker.write_table",
     "_add_specks",
     "_score",
-    "adversarial_step",
     "analyse_reference",
-    "cut_all",
-    "cut_real_patches",
     "cut_textures",
     "draw_appearances",
     "draw_patch",
     "export",
     "generate",
     "paint",
-    "refine",
-    "refine_patches",
     "rerun_rule",
     "segment",
-    "stages/refine.py",
     "stores/exports.py",
     "stores/labels.py",
     "stores/models.py",
@@ -195,7 +179,6 @@ EXCEPTIONS = {
     "stores/provenance.py",
     "synthesis/layout.py",
     "train",
-    "training/adversarial.py",
     "write_output",
 }
 """What is too large still: files by path, classes and functions by name."""

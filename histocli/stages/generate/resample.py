@@ -16,9 +16,9 @@ from histocli.base.system import resolve_workers
 from histocli.config.common import Execution
 from histocli.config.generate import GenerateConfig
 from histocli.model.normalisation import glass_to_white
-from histocli.stages.real_patches import cut_each
 from histocli.stages.shared.drawing import draw_job, draw_patches, reference_order, variation_of
 from histocli.stages.shared.measuring import Region
+from histocli.stages.shared.real_patches import CutPatches, Cutting, cut_all
 from histocli.stages.shared.references import Source
 from histocli.synthesis.variation import Spread
 from histocli.training.two_sample import TwoSampleSchedule, judge
@@ -122,18 +122,15 @@ def _judged_references(
     sources: Sequence[Source], config: GenerateConfig, execution: Execution, side: int, track: Track
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     """Return patches of the references that can be read, and which of them each shows."""
-    cut = cut_each(
+    cut = cut_all(
         sources,
-        config.mpp,
-        side,
-        max(2, PILOTS // len(sources)),
-        config.seed,
+        Cutting(config.mpp, side, max(2, PILOTS // len(sources)), config.seed),
         workers=execution.workers,
         track=track,
         stopped=STOPPED,
     )
     parts = [
-        found if isinstance(found, np.ndarray) else np.zeros((0, side, side, 3), np.uint8)
+        found.images if isinstance(found, CutPatches) else np.zeros((0, side, side, 3), np.uint8)
         for found in cut
     ]
     return np.concatenate(parts), np.repeat(np.arange(len(parts)), [len(part) for part in parts])

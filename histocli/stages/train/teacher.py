@@ -27,7 +27,7 @@ from histocli.instances.targets import DEFAULT_THRESHOLDS
 from histocli.metrics.contrast import nuclear_contrast
 from histocli.metrics.selection import agreement
 from histocli.model.segmenter import Segmenter
-from histocli.stages.real_patches import CutPatches, cut_all
+from histocli.stages.shared.real_patches import CutPatches, Cutting, cut_all
 from histocli.stages.train.bench import Bench, Joined, join
 from histocli.stages.train.plan import Request
 from histocli.stages.train.selection import PREVIEW_PATCHES
@@ -284,12 +284,10 @@ def read_unlabelled(request: Request) -> Unlabelled:
         A reference cannot be read, none shows tissue, or the teacher has outlined nothing.
     """
     sources, teacher = request.sources, request.teacher
+    most = max(1, -(-MOST_PATCHES // len(sources)))
     cut = cut_all(
         sources,
-        request.store.mpp,
-        request.store.patch_px,
-        max(1, -(-MOST_PATCHES // len(sources))),
-        request.config.seed,
+        Cutting(request.store.mpp, request.store.patch_px, most, request.config.seed),
         workers=request.execution.workers,
         track=request.track,
         stopped="train: stopped before the first step; run it again",

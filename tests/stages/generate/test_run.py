@@ -33,9 +33,8 @@ from histocli.stages.generate import run as stage
 from histocli.stages.generate.run import generate
 from histocli.stages.shared import measuring
 from histocli.stages.shared.drawing import reference_order
-from histocli.stores import patches
 from histocli.stores.models import ModelHeader, write_model
-from histocli.stores.patches import PatchStore
+from histocli.stores.patches import PatchStore, layout
 from tests.tissue import make_tissue
 
 MPP = 0.5
@@ -69,7 +68,7 @@ def folder(tmp_path):
 @pytest.fixture
 def small_shards(monkeypatch):
     """One patch in a shard, so that few patches make many batches."""
-    monkeypatch.setattr(patches, "SHARD_PATCHES", 1)
+    monkeypatch.setattr(layout, "SHARD_PATCHES", 1)
 
 
 def run(
