@@ -61,15 +61,7 @@ ROOMS = {
 }
 """Beside itself, a room may import these."""
 
-SHARED_BY_STAGES = {
-    "shared",
-    "drawing",
-    "fresh",
-    "hardness",
-    "outputs",
-    "real_patches",
-    "unlabelled",
-}
+SHARED_BY_STAGES = {"shared", "drawing", "fresh", "hardness", "outputs", "unlabelled"}
 """What stages have in common; no stage imports another one..."""
 WHOLE_STORY = "run"  # ...but the stage that runs them all
 # imported by --help, so heavy libraries only load inside their functions
@@ -169,18 +161,13 @@ EXCEPTIONS = {
     "_Canvas.add",
     "_Run",
     "_Run.__init__",
-    "_Run._read_references",
-    "_Run.go",
     "_StoreMaker.write_table",
     "_add_specks",
     "_load",
     "_make",
     "_resample_parameters",
     "_score",
-    "adversarial_step",
     "analyse_reference",
-    "cut_all",
-    "cut_real_patches",
     "cut_textures",
     "draw_appearances",
     "draw_patch",
@@ -190,12 +177,9 @@ EXCEPTIONS = {
     "paint",
     "pseudo_labelled",
     "read_unlabelled",
-    "refine",
-    "refine_patches",
     "refiner_hardening",
     "rerun_rule",
     "segment",
-    "stages/refine.py",
     "stages/train.py",
     "stores/exports.py",
     "stores/labels.py",
@@ -205,7 +189,6 @@ EXCEPTIONS = {
     "synthesis/layout.py",
     "take_apart",
     "train",
-    "training/adversarial.py",
     "write_output",
 }
 """What is too large still: files by path, classes and functions by name."""

@@ -38,8 +38,8 @@ from histocli.stages.drawing import (
     take_apart,
     variation_of,
 )
-from histocli.stages.real_patches import cut_each
 from histocli.stages.shared.frame import Plan, Work, carry_out
+from histocli.stages.shared.real_patches import CutPatches, Cutting, cut_all
 from histocli.stages.shared.references import Source, identify_references, named_references
 from histocli.stages.shared.results import StageResult, Stopwatch
 from histocli.stores.models import read_model_header
@@ -304,18 +304,15 @@ def _judged_references(
     stopped = (
         "generate: stopped while parameters were re-sampled; nothing was drawn yet, run it again"
     )
-    cut = cut_each(
+    cut = cut_all(
         sources,
-        config.mpp,
-        side,
-        most,
-        config.seed,
+        Cutting(config.mpp, side, most, config.seed),
         workers=execution.workers,
         track=track,
         stopped=stopped,
     )
     parts = [
-        found if isinstance(found, np.ndarray) else np.zeros((0, side, side, 3), np.uint8)
+        found.images if isinstance(found, CutPatches) else np.zeros((0, side, side, 3), np.uint8)
         for found in cut
     ]
     return np.concatenate(parts), np.repeat(np.arange(len(parts)), [len(part) for part in parts])

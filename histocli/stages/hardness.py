@@ -24,7 +24,7 @@ from histocli.metrics.counts import count
 from histocli.model.normalisation import glass_to_white
 from histocli.model.refiner import build_refiner
 from histocli.optics.density import light_to_optical_density
-from histocli.stages.real_patches import cut_all, label_agreement
+from histocli.stages.shared.real_patches import Cutting, cut_all, label_agreement
 from histocli.stages.shared.references import (
     identify_references,
     patch_glass_levels,
@@ -205,10 +205,7 @@ def refiner_hardening(
     stopped = "train: stopped before the first step; run it again"
     cut = cut_all(
         sources,
-        mpp,
-        side,
-        most,
-        config.seed,
+        Cutting(mpp, side, most, config.seed),
         workers=execution.workers,
         track=track,
         stopped=stopped,
@@ -218,11 +215,7 @@ def refiner_hardening(
         if isinstance(found, HistosynthError):
             raise found
         parts.append(found)
-    real = RealPatches(
-        np.concatenate([part.images for part in parts]),
-        np.concatenate([part.nuclei for part in parts]),
-        np.repeat(np.arange(len(parts)), [len(part.images) for part in parts]),
-    )
+    real = RealPatches.joined([part.images for part in parts], [part.nuclei for part in parts])
     number = {source.sha256: index for index, source in enumerate(sources)}
     of_patch = np.array(
         [number.get(store.references[index].sha256, -1) for index in store.reference]

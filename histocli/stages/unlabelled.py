@@ -20,7 +20,7 @@ from histocli.inference.predict import Predictor
 from histocli.instances.targets import mean_within
 from histocli.metrics.contrast import nuclear_contrast
 from histocli.metrics.selection import agreement
-from histocli.stages.real_patches import CutPatches, cut_all
+from histocli.stages.shared.real_patches import CutPatches, Cutting, cut_all
 from histocli.stages.shared.references import Source
 from histocli.training.sampling import PatchSet
 from histocli.training.self_training import Acceptance, accept_within_strata, pseudo_targets
@@ -72,10 +72,7 @@ def read_unlabelled(
     stopped = "train: stopped before the first step; run it again"
     cut = cut_all(
         sources,
-        mpp,
-        side,
-        most,
-        seed,
+        Cutting(mpp, side, most, seed),
         workers=execution.workers,
         track=track,
         stopped=stopped,

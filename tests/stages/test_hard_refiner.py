@@ -17,7 +17,7 @@ from histocli.config.train import TrainConfig
 from histocli.stages import hardness
 from histocli.stages import train as stage
 from histocli.stages.generate import generate
-from histocli.stages.refine import refine
+from histocli.stages.refine.run import refine
 from histocli.stages.train import train
 from histocli.stores.models import read_model
 from histocli.training.hard_refiner import RefinerAscent
