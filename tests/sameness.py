@@ -223,16 +223,25 @@ def draw_inputs(work: Path) -> None:
         eosin = 0.5 * (1 + 0.15 * grain / grain.std())
         if seed % 2:
             eosin[:, int(side[1] * 0.8) :] = 0
-        depth = soft[..., None] * (0.9 * np.array([0.65, 0.70, 0.29])) + eosin[..., None] * np.array(
-            [0.07, 0.99, 0.11]
-        )
+        depth = soft[..., None] * (0.9 * np.array([0.65, 0.70, 0.29])) + eosin[
+            ..., None
+        ] * np.array([0.07, 0.99, 0.11])
         light = 246 * np.exp(-depth) + rng.normal(0, 2, (*side, 3))
         return np.clip(np.rint(light), 0, 255).astype(np.uint8), labels
 
     def renumbered(labels: Any) -> Any:
         return np.unique(labels, return_inverse=True)[1].reshape(labels.shape).astype(np.uint16)
 
-    for folder in ("refs", "images", "labels", "outlines", "labels_of_refs", "shifted", "odd", "more"):
+    for folder in (
+        "refs",
+        "images",
+        "labels",
+        "outlines",
+        "labels_of_refs",
+        "shifted",
+        "odd",
+        "more",
+    ):
         (work / folder).mkdir(parents=True)
     for index in range(4):
         image, labels = tissue((200, 220), index)
@@ -289,7 +298,9 @@ def draw_inputs(work: Path) -> None:
         "0", shape=(3, 300, 320), chunks=(3, 128, 128), dtype="u1", dimension_names=("c", "y", "x")
     )
     array[:] = np.moveaxis(slide[:300, :320], 2, 0)
-    Image.fromarray(np.full((120, 130, 3), 246, np.uint8)).save(work / "glass.png", dpi=(50800, 50800))
+    Image.fromarray(np.full((120, 130, 3), 246, np.uint8)).save(
+        work / "glass.png", dpi=(50800, 50800)
+    )
     tifffile.imwrite(work / "odd/grey16.tif", (slide[:200, :200, 1].astype(np.uint16) << 8) + 9)
     planes = np.moveaxis(slide[200:400, :200], 2, 0)
     tifffile.imwrite(work / "odd/planes.tif", planes, photometric="rgb", planarconfig="separate")
@@ -301,8 +312,12 @@ def draw_inputs(work: Path) -> None:
     corners = [[100, 80], [420, 80], [420, 400], [100, 400], [100, 80]]
     hole = [[200, 200], [260, 200], [260, 260], [200, 260], [200, 200]]
     shape = {"type": "Polygon", "coordinates": [corners, hole]}
-    (work / "roi.geojson").write_text(json.dumps({"type": "Feature", "properties": {}, "geometry": shape}))
-    (work / "settings.yaml").write_text("seed: 3\nsegment:\n  tile-px: 512\nevaluate:\n  min: [pq=0.5]\n")
+    (work / "roi.geojson").write_text(
+        json.dumps({"type": "Feature", "properties": {}, "geometry": shape})
+    )
+    (work / "settings.yaml").write_text(
+        "seed: 3\nsegment:\n  tile-px: 512\nevaluate:\n  min: [pq=0.5]\n"
+    )
     # bad ones
     (work / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(50))
     (work / "empty.png").write_bytes(b"")
@@ -360,7 +375,7 @@ def digest(path: Path) -> str:
             data = json.dumps([header, without_times(about)]).encode() + data[8 + length :]
         elif name.endswith((".json", ".geojson")):
             data = json.dumps(without_times(json.loads(data))).encode()
-        elif name.endswith((".jsonl")):
+        elif name.endswith(".jsonl"):
             rows = [json.dumps(without_times(json.loads(row))) for row in data.splitlines()]
             data = "\n".join(rows).encode()
         elif name.endswith(".html"):
@@ -380,7 +395,9 @@ def digests(work: Path) -> dict[str, str]:
     return {
         path.relative_to(work).as_posix(): digest(path)
         for path in sorted(work.rglob("*"))
-        if path.is_file() and not path.name.endswith((".lock", RECORD)) and ".checkpoint" not in path.name
+        if path.is_file()
+        and not path.name.endswith((".lock", RECORD))
+        and ".checkpoint" not in path.name
     }
 
 
@@ -421,7 +438,9 @@ def run_tree(tree: Path, work: Path, only: str | None) -> None:
             "OMP_NUM_THREADS": "1", "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb",
         }  # fmt: skip
         words = [sys.executable, str(Path(__file__).resolve()), "run", str(tree.resolve()), "."]
-        subprocess.run(words + (["--only", only] if only else []), check=True, cwd=work, env=environment)
+        subprocess.run(
+            words + (["--only", only] if only else []), check=True, cwd=work, env=environment
+        )
         return
     import histocli
 
@@ -440,7 +459,11 @@ def compare(first: Path, second: Path) -> int:
     b = {record["line"]: record for record in json.loads((second / RECORD).read_text())}
     wrong = 0
     for line in [line for line in a if line in b]:
-        differs = [key for key in ("code", "stdout", "stderr", "made", "gone") if a[line][key] != b[line][key]]
+        differs = [
+            key
+            for key in ("code", "stdout", "stderr", "made", "gone")
+            if a[line][key] != b[line][key]
+        ]
         if not differs:
             continue
         wrong += 1
@@ -448,7 +471,9 @@ def compare(first: Path, second: Path) -> int:
         for key in differs:
             left, right = a[line][key], b[line][key]
             if isinstance(left, dict):
-                names = sorted(name for name in left.keys() | right.keys() if left.get(name) != right.get(name))
+                names = sorted(
+                    name for name in left.keys() | right.keys() if left.get(name) != right.get(name)
+                )
                 print(f"  {key}: {len(names)} files, such as {names[:6]}")
             else:
                 print(f"  {key}:\n    - {str(left)[:1500]}\n    + {str(right)[:1500]}")
