@@ -38,10 +38,10 @@ from histocli.inference.predict import Predictor
 from histocli.model.segmenter import build_segmenter
 from histocli.slides.open import read_image
 from histocli.slides.resampling import ResampledSlide, resample
-from histocli.stages.generate import generate
+from histocli.stages.generate.run import generate
 from histocli.stages.segment import opened, view
 from histocli.stages.segment.run import segment
-from histocli.stages.train import train
+from histocli.stages.train.run import train
 from histocli.stores.models import read_model
 
 # Side of the tiles that the bare network gets, in pixels.

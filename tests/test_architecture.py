@@ -61,15 +61,7 @@ ROOMS = {
 }
 """Beside itself, a room may import these."""
 
-SHARED_BY_STAGES = {
-    "shared",
-    "drawing",
-    "fresh",
-    "hardness",
-    "outputs",
-    "real_patches",
-    "unlabelled",
-}
+SHARED_BY_STAGES = {"shared", "drawing", "fresh", "hardness", "outputs", "unlabelled"}
 """What stages have in common; no stage imports another one..."""
 WHOLE_STORY = "run"  # ...but the stage that runs them all
 # imported by --help, so heavy libraries only load inside their functions
@@ -161,7 +153,6 @@ EXCEPTIONS = {
     "PatchStoreWriter.create",
     "PatchStoreWriter.write",
     "Pipeline",
-    "RefinerAscent",
     "RefinerAscent.__init__",
     "SlideJob",
     "TiledLabelsWriter",
@@ -169,43 +160,25 @@ EXCEPTIONS = {
     "_Canvas.add",
     "_Run",
     "_Run.__init__",
-    "_Run._read_references",
-    "_Run.go",
     "_StoreMaker.write_table",
     "_add_specks",
-    "_load",
-    "_make",
-    "_resample_parameters",
     "_score",
-    "adversarial_step",
     "analyse_reference",
-    "cut_all",
-    "cut_real_patches",
     "cut_textures",
     "draw_appearances",
     "draw_patch",
     "export",
     "generate",
-    "judge_hardness",
     "paint",
-    "pseudo_labelled",
-    "read_unlabelled",
-    "refine",
-    "refine_patches",
-    "refiner_hardening",
     "rerun_rule",
     "segment",
-    "stages/refine.py",
-    "stages/train.py",
     "stores/exports.py",
     "stores/labels.py",
     "stores/models.py",
     "stores/patches.py",
     "stores/provenance.py",
     "synthesis/layout.py",
-    "take_apart",
     "train",
-    "training/adversarial.py",
     "write_output",
 }
 """What is too large still: files by path, classes and functions by name."""

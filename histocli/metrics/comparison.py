@@ -1,5 +1,4 @@
-"""Everything that is measured of one image: a predicted label image beside the true one, in memory
-or window by window.
+"""Everything that is measured of one image, in memory or window by window.
 
 >>> import numpy as np
 >>> from histocli.metrics.comparison import Rules, compare

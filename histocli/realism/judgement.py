@@ -67,7 +67,15 @@ class Judgement:
     def to_json(self) -> Json:
         """Return plain JSON values."""
         return {
-            "measures": {measure.key: measure.to_json() for measure in self.measures},
+            "measures": {
+                each.key: {
+                    "name": each.name,
+                    "value": each.value,
+                    "ci95": each.ci95,
+                    "meaning": each.meaning,
+                }
+                for each in self.measures
+            },
             "features": self.features,
             "real": self.real,
             "synthetic": self.synthetic,

@@ -11,7 +11,6 @@ level (OpenCV rounds its weights), and its regions of any place and size fit tog
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -23,11 +22,10 @@ from scipy import sparse
 
 from histocli.base.pyramid import shrink
 from histocli.base.types import RGBImage
-from histocli.slides.slide import Slide, shape_of
+from histocli.slides.slide import STRIP_PX, Slide, shape_of
 
 # of the interpolation kernel, as OpenCV has it, so that tiles look like the patches of training
 CUBIC = -0.75
-STRIP_PX = 1 << 24  # pixels that are read at a time where a whole level is gone through
 
 
 def resampled_shape(shape: tuple[int, int], from_mpp: float, to_mpp: float) -> tuple[int, int]:
@@ -124,12 +122,6 @@ class ResampledSlide:
             if level.downsample <= self.ratio * (1 + same_mpp + 1e-9)
         ]
         self.level = max(fitting, default=0)
-
-    def with_change(self, change: Callable[[RGBImage], RGBImage]) -> ResampledSlide:
-        """Return the same view with a change of its pixels."""
-        view = copy.copy(self)
-        view.change = change
-        return view
 
     def read(self, rows: slice, columns: slice) -> RGBImage:
         """Read a region inside ``shape``."""

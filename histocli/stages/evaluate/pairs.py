@@ -15,18 +15,18 @@ from histocli.annotations.outlines import Opened
 from histocli.annotations.pairs import Pair, Pairs, common_shape
 from histocli.base.errors import HistosynthError, InputNotFound, InvalidInput
 from histocli.base.parallel import map_in_threads
+from histocli.base.units import ASSUMED_MPP
 from histocli.config.evaluate import EvaluateConfig
 from histocli.instances.overlaps import LabelImage
 from histocli.metrics.comparison import Comparison, Rules, compare, compare_windows
 from histocli.metrics.distributions import distributions_of, worst_square
-from histocli.stages.evaluate.scores import ImageScores, PixelSize
+from histocli.slides.pixel_size import PixelSize
+from histocli.stages.evaluate.scores import ImageScores
 from histocli.stages.shared.labels import LABEL_FINDER
 
 logger = logging.getLogger(__name__)
 
 STOPPED = "evaluation stopped; nothing was written, run it again"
-ASSUMED_MPP = 0.25
-"""Micrometres per pixel of images that record none."""
 SQUARE_PX = 640
 """Side of the square of a large image that a report shows."""
 SHOWN_NAMES = 20

@@ -20,7 +20,7 @@ from histocli.figures.fates import fate_picture
 from histocli.figures.report import Gallery, Picture, Section
 from histocli.instances.overlaps import LabelImage, overlaps
 from histocli.metrics.fates import tell_fates
-from histocli.slides.open import read_image
+from histocli.slides.open import SLIDE_SUFFIXES, read_image
 from histocli.slides.slide import slide_stem
 from histocli.stages.evaluate.pairs import SQUARE_PX, read_pair
 from histocli.stages.evaluate.scores import EvaluateResult, ImageScores
@@ -38,7 +38,8 @@ PLAIN_GREY = 236
 def find_pictures(words: str, names: Iterable[str]) -> dict[str, Path]:
     """Return the pictures of a folder, glob or list whose stem is one of the names."""
     wanted = set(names)
-    suffixes = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".svs", ".ndpi", ".ome.tif")
+    # a folder of results holds label stores of the same names, which are no pictures
+    suffixes = [suffix for suffix in SLIDE_SUFFIXES if suffix != ".zarr"]
     paths = expand_inputs([words], suffixes=suffixes, what="image")
     return {slide_stem(path): path for path in paths if slide_stem(path) in wanted}
 

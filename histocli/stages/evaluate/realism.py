@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from histocli.base.device import prepare_process, resolve_device, resolve_precision
-from histocli.base.errors import HistosynthError, InvalidInput
+from histocli.base.errors import InvalidInput
 from histocli.base.interrupts import raise_if_stopped
 from histocli.base.progress import Track, silent
 from histocli.base.rng import rng_for
@@ -23,7 +23,7 @@ from histocli.model.normalisation import glass_to_white
 from histocli.realism.judgement import Judgement, Patches, judge_patches
 from histocli.realism.morphology import morphology_histograms
 from histocli.stages.evaluate.pairs import STOPPED
-from histocli.stages.real_patches import cut_each
+from histocli.stages.shared.real_patches import CutPatches, Cutting, cut_all
 from histocli.stages.shared.references import (
     Source,
     identify_references,
@@ -190,25 +190,23 @@ def _cut_references(
     track: Track,
 ) -> Patches:
     """Cut patches from references, about as many as patches of the store are judged."""
-    cut = cut_each(
+    most = -(-config.realism_patches // len(sources))
+    cut = cut_all(
         sources,
-        mpp,
-        side,
-        -(-config.realism_patches // len(sources)),
-        config.seed,
+        Cutting(mpp, side, most, config.seed),
         workers=execution.workers,
         track=track,
         stopped=STOPPED,
     )
     found: list[npt.NDArray[np.uint8]] = []
     for each in cut:
-        if isinstance(each, HistosynthError):
-            if execution.on_error == "stop":
-                raise each
-            logger.warning("%s", each)
-            found.append(np.zeros((0, side, side, 3), np.uint8))
-        else:
-            found.append(each)
+        if isinstance(each, CutPatches):
+            found.append(each.images)
+            continue
+        if execution.on_error == "stop":
+            raise each
+        logger.warning("%s", each)
+        found.append(np.zeros((0, side, side, 3), np.uint8))
     if sum(len(each) > 0 for each in found) < 2:
         raise InvalidInput(
             "--refs: fewer than two references show nuclei; at least two are needed, "

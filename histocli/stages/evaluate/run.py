@@ -12,16 +12,11 @@ from histocli.base.errors import HistosynthError, InvalidInput, InvalidOption
 from histocli.base.parallel import map_in_threads
 from histocli.base.progress import Track, silent
 from histocli.base.system import resolve_workers
+from histocli.base.units import ASSUMED_MPP
 from histocli.config.common import Execution, as_dict
 from histocli.config.evaluate import EvaluateConfig
 from histocli.metrics.summary import paired_differences, summarise
-from histocli.stages.evaluate.pairs import (
-    ASSUMED_MPP,
-    STOPPED,
-    check_partners,
-    score_pair,
-    with_ignored,
-)
+from histocli.stages.evaluate.pairs import STOPPED, check_partners, score_pair, with_ignored
 from histocli.stages.evaluate.scores import (
     ComparisonResult,
     EvaluateResult,

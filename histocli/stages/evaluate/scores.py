@@ -15,16 +15,8 @@ from histocli.metrics.counts import Counts
 from histocli.metrics.distributions import Distributions
 from histocli.metrics.summary import Difference, Summary
 from histocli.metrics.table import scores_of
+from histocli.slides.pixel_size import PixelSize
 from histocli.stages.shared.results import StageResult
-
-
-@dataclass(frozen=True, kw_only=True)
-class PixelSize:
-    """Micrometres per pixel of an image, and where they come from."""
-
-    mpp: float
-    source: str
-    """``given``, ``manifest``, ``truth``, ``prediction`` or ``assumed``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +30,7 @@ class ImageScores:
     false: int
     """Predicted nuclei where there is none."""
     pixel_size: PixelSize
+    """Given, or of the manifest, the truth or the prediction, or assumed."""
     worst: tuple[int, int]
     """First row and column of the square with most unmatched nuclei."""
     distributions: Distributions

@@ -14,7 +14,7 @@ from histocli.figures.charts import Lines
 from histocli.figures.overlays import add_scale_bar
 from histocli.figures.report import Charts, Gallery, Picture, Section
 from histocli.figures.sheets import patch_sheet, picture_rows
-from histocli.stages.real_patches import cut_real_patches
+from histocli.stages.shared.real_patches import Cutting, cut_real_patches
 from histocli.stages.shared.references import identify_references, recorded_references
 from histocli.stores.logs import read_metrics
 from histocli.stores.models import read_model_header
@@ -91,10 +91,9 @@ def _reference_sheet(store: PatchStore) -> Picture | None:
             tolerant=False,
             command="evaluate",
         )
+        cutting = Cutting(store.mpp, store.patch_px, 1, 0)
         pictures = [
-            image
-            for source in sources
-            for image in cut_real_patches(source, store.mpp, store.patch_px, 1, 0).images
+            image for source in sources for image in cut_real_patches(source, cutting).images
         ]
     except HistosynthError as error:
         logger.warning("%s; the report shows no references", error)

@@ -5,6 +5,7 @@ references are named.
 """
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -21,9 +22,10 @@ from histocli.base.errors import (
 from histocli.config.common import Execution
 from histocli.config.generate import GenerateConfig
 from histocli.config.refine import RefineConfig
-from histocli.stages import refine as stage
 from histocli.stages.generate import generate
-from histocli.stages.refine import refine
+from histocli.stages.generate.run import generate
+from histocli.stages.refine import learn, refine, repaint, weigh
+from histocli.stages.refine.run import refine
 from histocli.stores.logs import log_path
 from histocli.stores.models import checkpoint_path
 from histocli.stores.patches import PatchStore
@@ -35,6 +37,7 @@ from tests.tissue import make_tissue
 
 MPP = 0.5
 CONFIG = {"steps": 6, "batch": 2, "proof": 0.0}
+UNWEIGHED = CONFIG | {"weights": False}
 RUN = Execution(device="cpu", precision="fp32", workers=1)
 
 
@@ -57,19 +60,23 @@ def initial(references, tmp_path_factory):
 
 @pytest.fixture(autouse=True, scope="module")
 def quick():
-    """A classifier of three steps, and a critic that need not prove itself: what is learnt does not
-    matter here."""
+    """Small networks that are judged on little, a classifier of three steps, and a critic that need
+    not prove itself: what is learnt does not matter here."""
+    few = [
+        (weigh, "TwoSampleSchedule", {"steps": 3, "batch": 2, "folds": 2}),
+        (learn, "AdversarialSchedule", {"least_skill": 0.0, "refiner_rate": 0.05, "history": 4}),
+        (learn, "RefinerArchitecture", {"width": 8, "blocks": 1, "style": 8}),
+    ]
+    full = learn.judge_held_out
     with pytest.MonkeyPatch.context() as patch:
-        classifier, adversarial = stage.TwoSampleSchedule, stage.AdversarialSchedule
+        for module, name, values in few:
+            patch.setattr(module, name, partial(getattr(module, name), **values))
         patch.setattr(
-            stage,
-            "TwoSampleSchedule",
-            lambda **values: classifier(**values, steps=3, batch=2, folds=2),
-        )
-        patch.setattr(
-            stage,
-            "AdversarialSchedule",
-            lambda **values: adversarial(**values, least_skill=0.0, refiner_rate=0.05),
+            learn,
+            "judge_held_out",
+            lambda training, sampler, seed, batches, size, dtype: full(
+                training, sampler, seed, 1, 4, dtype
+            ),
         )
         yield
 
@@ -89,12 +96,12 @@ def test_labels_are_kept_bit_for_bit_and_only_nuclei_change(refined, initial):
     assert after.origin == "refined"
     assert after.mpp == before.mpp
     assert np.array_equal(labels, new_labels)
-    far = np.stack([stage_gate_is_closed(label) for label in labels])
+    far = np.stack([closed_gate(label) for label in labels])
     assert np.array_equal(image[far], new[far])
     assert not np.array_equal(image, new)
 
 
-def stage_gate_is_closed(labels):
+def closed_gate(labels):
     return edit_gate(labels, MPP) == 0
 
 
@@ -159,14 +166,13 @@ def test_an_interruption_while_patches_are_repainted_costs_no_training(
         raise Stopped("now")
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "refine_patches", stop)
-        patch.setattr(stage._Run, "_show", lambda *_: None)
+        patch.setattr(repaint, "refine_patches", stop)
         with pytest.raises(Stopped, match="now"):
-            refine(initial, [], out, RefineConfig(**CONFIG), RUN)
+            refine(initial, [], out, RefineConfig(**UNWEIGHED), RUN)
     taken = []
-    full = stage.train_adversarial
+    full = learn.train_adversarial
     monkeypatch.setattr(
-        stage,
+        learn,
         "train_adversarial",
         lambda *values: (taken.append(report) or report for report in full(*values)),
     )
@@ -174,7 +180,7 @@ def test_an_interruption_while_patches_are_repainted_costs_no_training(
         initial,
         [],
         out,
-        RefineConfig(**CONFIG),
+        RefineConfig(**UNWEIGHED),
         Execution(device="cpu", precision="fp32", workers=1, resume=True),
     )
     assert not taken
@@ -187,7 +193,7 @@ def test_a_trained_refiner_is_applied_to_other_patches(refined, initial, referen
         initial,
         [str(references)],
         tmp_path / "applied.zarr",
-        RefineConfig(model=str(out), reference_mpp=MPP),
+        RefineConfig(model=str(out), reference_mpp=MPP, weights=False),
         RUN,
     )
     assert result.moves is None
@@ -201,7 +207,11 @@ def test_a_trained_refiner_is_applied_to_other_patches(refined, initial, referen
 def test_restyled_patches_record_the_reference_that_lent_its_style(initial, refined, tmp_path):
     _, out = refined
     result = refine(
-        initial, [], tmp_path / "restyled.zarr", RefineConfig(model=str(out), restyle=True), RUN
+        initial,
+        [],
+        tmp_path / "restyled.zarr",
+        RefineConfig(model=str(out), restyle=True, weights=False),
+        RUN,
     )
     before, after = PatchStore.open(initial), PatchStore.open(result.output)
     changed = after.reference != before.reference
@@ -213,7 +223,7 @@ def test_other_references_join_the_records_and_are_announced(initial, refined, t
     _, out = refined
     for seed in (7, 8):
         Image.fromarray(make_tissue(seed=seed).image).save(tmp_path / f"new{seed}.png")
-    config = RefineConfig(model=str(out), reference_mpp=MPP)
+    config = RefineConfig(model=str(out), reference_mpp=MPP, weights=False)
     result = refine(initial, [str(tmp_path / "new*.png")], tmp_path / "other.zarr", config, RUN)
     store = PatchStore.open(result.output)
     names = {store.references[number].name for number in store.reference}
@@ -242,7 +252,7 @@ def test_white_references_are_refused_by_name(initial, tmp_path):
             initial,
             [str(tmp_path / "white.png")],
             tmp_path / "x.zarr",
-            RefineConfig(reference_mpp=MPP, **CONFIG),
+            RefineConfig(reference_mpp=MPP, **UNWEIGHED),
             RUN,
         )
 
@@ -253,7 +263,7 @@ def test_references_that_are_gone_or_changed_are_named(initial, references, tmp_
     try:
         lost.write_bytes(content + b" ")
         with pytest.raises(InputNotFound, match=r"3\.png.*--refs"):
-            refine(initial, [], tmp_path / "x.zarr", RefineConfig(**CONFIG), RUN)
+            refine(initial, [], tmp_path / "x.zarr", RefineConfig(**UNWEIGHED), RUN)
     finally:
         lost.write_bytes(content)
 
@@ -261,12 +271,14 @@ def test_references_that_are_gone_or_changed_are_named(initial, references, tmp_
 def test_only_initial_patches_are_taken(refined, tmp_path):
     _, out = refined
     with pytest.raises(InvalidStore, match="holds refined patches"):
-        refine(str(out), [], tmp_path / "x.zarr", RefineConfig(**CONFIG), RUN)
+        refine(str(out), [], tmp_path / "x.zarr", RefineConfig(**UNWEIGHED), RUN)
 
 
 def test_a_dry_run_writes_nothing(initial, tmp_path):
     dry = Execution(device="cpu", workers=1, dry_run=True)
-    assert refine(initial, [], tmp_path / "x.zarr", RefineConfig(**CONFIG), dry).status == "planned"
+    assert (
+        refine(initial, [], tmp_path / "x.zarr", RefineConfig(**UNWEIGHED), dry).status == "planned"
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -281,7 +293,7 @@ def test_a_dry_run_writes_nothing(initial, tmp_path):
 def test_a_training_that_goes_wrong_goes_back_and_slows_down(
     initial, tmp_path, monkeypatch, caplog, report, word, always
 ):
-    full = stage.train_adversarial
+    full = learn.train_adversarial
     paces = []
 
     def sabotaged(training, *values):
@@ -294,8 +306,8 @@ def test_a_training_that_goes_wrong_goes_back_and_slows_down(
                 yield report
             yield true
 
-    monkeypatch.setattr(stage, "train_adversarial", sabotaged)
-    result = refine(initial, [], tmp_path / "x.zarr", RefineConfig(**CONFIG), RUN)
+    monkeypatch.setattr(learn, "train_adversarial", sabotaged)
+    result = refine(initial, [], tmp_path / "x.zarr", RefineConfig(**UNWEIGHED), RUN)
     assert word in caplog.text
     assert paces == ([1, 1, 1, 0.5, 0.25, 0.125] if always else [1, 1, 1, 0.5, 0.5, 0.5])
     assert result.steps == 6
@@ -306,8 +318,8 @@ def test_a_training_that_goes_wrong_goes_back_and_slows_down(
 
 
 def test_a_refiner_that_makes_all_nuclei_alike_is_stopped(initial, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(stage, "judge_held_out", lambda *_: HeldOut(0.95, 0.5, 0.8, 0.1))
-    result = refine(initial, [], tmp_path / "x.zarr", RefineConfig(**CONFIG), RUN)
+    monkeypatch.setattr(learn, "judge_held_out", lambda *_: HeldOut(0.95, 0.5, 0.8, 0.1))
+    result = refine(initial, [], tmp_path / "x.zarr", RefineConfig(**UNWEIGHED), RUN)
     assert "look alike" in caplog.text
     assert result.steps < CONFIG["steps"]
     weights = PatchStore.open(result.output).networks()["averaged"]
@@ -318,11 +330,11 @@ def test_the_refiner_moves_once_the_critic_has_proven_itself(
     initial, tmp_path, monkeypatch, caplog
 ):
     judged = iter([0.7, 0.8, 0.95, *[0.6] * 50])
-    monkeypatch.setattr(stage, "judge_held_out", lambda *_: HeldOut(next(judged), 0.5, 0.8, 1.0))
-    monkeypatch.setattr(stage, "JUDGEMENTS", 0)
+    monkeypatch.setattr(learn, "judge_held_out", lambda *_: HeldOut(next(judged), 0.5, 0.8, 1.0))
+    monkeypatch.setattr(learn, "JUDGEMENTS", 0)
     monkeypatch.setattr(guards, "LARGEST_CHANGE", 9.0)
     out = tmp_path / "x.zarr"
-    result = refine(initial, [], out, RefineConfig(steps=9, batch=2), RUN)
+    result = refine(initial, [], out, RefineConfig(steps=9, batch=2, weights=False), RUN)
     lines = [
         json.loads(line) for line in (log_path(out) / "metrics.jsonl").read_text().splitlines()
     ]
@@ -335,8 +347,10 @@ def test_the_refiner_moves_once_the_critic_has_proven_itself(
 def test_a_critic_that_proves_nothing_leaves_patches_as_they_are(
     initial, tmp_path, monkeypatch, caplog
 ):
-    monkeypatch.setattr(stage, "judge_held_out", lambda *_: HeldOut(0.7, 0.5, 0.8, 1.0))
-    result = refine(initial, [], tmp_path / "x.zarr", RefineConfig(steps=6, batch=2), RUN)
+    monkeypatch.setattr(learn, "judge_held_out", lambda *_: HeldOut(0.7, 0.5, 0.8, 1.0))
+    result = refine(
+        initial, [], tmp_path / "x.zarr", RefineConfig(steps=6, batch=2, weights=False), RUN
+    )
     assert result.moves == 0
     assert "never moved" in caplog.text
     assert np.array_equal(
@@ -346,15 +360,17 @@ def test_a_critic_that_proves_nothing_leaves_patches_as_they_are(
 
 @pytest.mark.parametrize("changed", [{"edits": "patch"}, {"objective": "fooling"}])
 def test_other_ways_to_refine(initial, tmp_path, changed):
-    result = refine(initial, [], tmp_path / "x.zarr", RefineConfig(**CONFIG, **changed), RUN)
+    result = refine(initial, [], tmp_path / "x.zarr", RefineConfig(**UNWEIGHED, **changed), RUN)
     before, after = PatchStore.open(initial), PatchStore.open(result.output)
     image, labels = before.read(range(8))
     new, _ = after.read(range(8))
     assert result.moves
     assert np.array_equal(image[labels < 0], new[labels < 0])
-    far = np.stack([stage_gate_is_closed(label) for label in labels]) & (labels >= 0)
+    far = np.stack([closed_gate(label) for label in labels]) & (labels >= 0)
     assert (image[far] != new[far]).any() == ("edits" in changed)
-    applied = refine(initial, [], tmp_path / "y.zarr", RefineConfig(model=str(result.output)), RUN)
+    applied = refine(
+        initial, [], tmp_path / "y.zarr", RefineConfig(model=str(result.output), weights=False), RUN
+    )
     # the refiner knows where it may edit
     assert np.array_equal(PatchStore.open(applied.output).read(range(8))[0], new)
 

@@ -1,7 +1,10 @@
 """Patches of reference images, cut so that they can be held beside synthetic ones."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,13 +15,31 @@ from histocli.base.parallel import map_unordered
 from histocli.base.progress import Track
 from histocli.base.rng import rng_for
 from histocli.base.system import resolve_workers
+from histocli.base.types import Json
 from histocli.instances.components import renumber
 from histocli.metrics.counts import count
 from histocli.model.normalisation import glass_to_white
 from histocli.optics.density import rgb_to_optical_density, white_level
+from histocli.reference.patches import corners_of_patches
 from histocli.reference.rough import find_rough_nuclei
+from histocli.reference.statistics import analyse_reference
 from histocli.slides.resampling import resample, resample_labels
 from histocli.stages.shared.references import Source
+
+Values = TypeVar("Values", bound=np.generic)
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """How patches are cut from references."""
+
+    mpp: float
+    """Pixel size of the patches, micrometres."""
+    side: int
+    """Side of a patch, in pixels; a smaller reference is mirrored."""
+    most: int
+    """Patches of one reference; of more, these are drawn at random."""
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -29,17 +50,16 @@ class CutPatches:
     """(n, side, side, 3), glass made white."""
     nuclei: npt.NDArray[np.bool_]
     """(n, side, side), rough."""
-    pixels: npt.NDArray[np.uint8]
-    """(H, W, 3), the whole reference at the pixel size of the patches, its glass as it was."""
     labels: npt.NDArray[np.int32] | None = None
     """(n, side, side), 1..k in each patch, where labels were given."""
+    statistics: Json | None = None
+    """Of the whole reference, where they were asked for."""
 
 
 def label_agreement(
     labels: npt.NDArray[np.int32], image: npt.NDArray[np.uint8], mpp: float
 ) -> float:
-    """Tell how well labels fit a picture: the AJI of the labels with the rough nuclei that are
-    found in it.
+    """Return how well labels fit a picture: their AJI with the rough nuclei found in it.
 
     Parameters
     ----------
@@ -60,139 +80,106 @@ def label_agreement(
 
 
 def cut_real_patches(
-    source: Source, mpp: float, side: int, most: int, seed: int, labels: LabelSource | None = None
+    source: Source, cutting: Cutting, labels: LabelSource | None = None, *, measure: bool = False
 ) -> CutPatches:
     """Cut patches with nuclei from a reference; they do not overlap.
 
     Parameters
     ----------
     source : Source
-    mpp : float
-        Pixel size of the patches, micrometres.
-    side : int
-        Of a patch; a smaller reference is mirrored.
-    most : int
-        More are drawn from at random.
-    seed : int
+    cutting : Cutting
     labels : LabelSource, optional
         Nuclei of the reference that somebody or something outlined; cut at the same places.
-
-    Returns
-    -------
-    CutPatches
+    measure : bool
+        Measure the statistics of the reference too.
 
     Raises
     ------
     InputNotFound, InvalidInput
         The reference or its labels cannot be read, or they are of another size.
     """
+    mpp, side = cutting.mpp, cutting.side
     original = source.read()
     pixels = resample(original, source.mpp, mpp)
-    outlined = (
-        None
-        if labels is None
-        else _read_labels(labels, original.shape[:2], source, mpp, pixels.shape[:2])
-    )
     level = white_level(pixels)
     rough = find_rough_nuclei(rgb_to_optical_density(pixels, level), mpp)
-    white = glass_to_white(pixels, level)
-    nuclei = rough.labels > 0
-    missing = [max(0, side - length) for length in pixels.shape[:2]]
-    if any(missing):
-        white = np.pad(white, [(0, missing[0]), (0, missing[1]), (0, 0)], mode="symmetric")
-        nuclei = np.pad(nuclei, [(0, missing[0]), (0, missing[1])], mode="symmetric")
-        if outlined is not None:
-            outlined = np.pad(outlined, [(0, missing[0]), (0, missing[1])], mode="symmetric")
-    height, width = nuclei.shape
-    cells = [
-        (top, left)
-        for top in range(0, height - side + 1, side)
-        for left in range(0, width - side + 1, side)
-    ]
-    cells = [
-        (top, left) for top, left in cells if nuclei[top : top + side, left : left + side].any()
-    ]
-    if len(cells) > most:
-        chosen = rng_for(seed, f"cells of {source.sha256}").choice(len(cells), most, replace=False)
-        cells = [cells[i] for i in np.sort(chosen)]
-    images = np.zeros((len(cells), side, side, 3), np.uint8)
-    masks = np.zeros((len(cells), side, side), bool)
-    for index, (top, left) in enumerate(cells):
-        images[index] = white[top : top + side, left : left + side]
-        masks[index] = nuclei[top : top + side, left : left + side]
-    if outlined is None:
-        return CutPatches(images, masks, pixels)
-    parts = [
-        renumber(np.ascontiguousarray(outlined[top : top + side, left : left + side]))
-        for top, left in cells
-    ]
-    return CutPatches(
-        images, masks, pixels, np.stack(parts) if parts else np.zeros((0, side, side), np.int32)
+    white, nuclei = (
+        _mirrored(glass_to_white(pixels, level), side),
+        _mirrored(rough.labels > 0, side),
     )
+    outlined = None
+    if labels is not None:
+        outlined = _mirrored(_read_labels(labels, original, source, mpp, pixels), side)
+    rng = rng_for(cutting.seed, f"cells of {source.sha256}")
+    windows = [
+        (slice(top, top + side), slice(left, left + side))
+        for top, left in corners_of_patches(nuclei, side, cutting.most, rng)
+    ]
+    statistics = None
+    if measure:
+        part = np.ascontiguousarray(pixels[:1024, :1024])
+        rng = rng_for(cutting.seed, source.sha256)
+        statistics = analyse_reference(part, mpp, source.path.name, rng).statistics.to_json()
+    return CutPatches(
+        np.array([white[window] for window in windows], np.uint8).reshape(-1, side, side, 3),
+        np.array([nuclei[window] for window in windows], bool).reshape(-1, side, side),
+        None
+        if outlined is None
+        else np.array(
+            [renumber(np.ascontiguousarray(outlined[window])) for window in windows], np.int32
+        ).reshape(-1, side, side),
+        statistics,
+    )
+
+
+def _mirrored(plane: npt.NDArray[Values], side: int) -> npt.NDArray[Values]:
+    """Mirror an image at its lower and right border until its sides are long enough."""
+    missing = [(0, max(0, side - length)) for length in plane.shape[:2]]
+    return np.pad(plane, [*missing, (0, 0)][: plane.ndim], mode="symmetric")
 
 
 def _read_labels(
-    labels: LabelSource, shape: tuple[int, int], source: Source, mpp: float, wanted: tuple[int, int]
+    labels: LabelSource,
+    original: npt.NDArray[np.uint8],
+    source: Source,
+    mpp: float,
+    resampled: npt.NDArray[np.uint8],
 ) -> npt.NDArray[np.int32]:
     """Read the labels of a reference, and bring them to the pixel size of the patches."""
-    opened = labels.open()
+    opened, shape = labels.open(), original.shape[:2]
     if opened.shape is not None and opened.shape != shape:
         raise InvalidInput(
-            f"{labels.source}: is {opened.shape[0]} x {opened.shape[1]} px but {source.path} is {shape[0]} x {shape[1]}; "
-            "labels must be of the reference's own size"
+            f"{labels.source}: is {opened.shape[0]} x {opened.shape[1]} px but {source.path} is "
+            f"{shape[0]} x {shape[1]}; labels must be of the reference's own size"
         )
-    values = np.asarray(opened.on(shape).whole())
-    return np.asarray(
-        resample_labels(np.maximum(values, 0).astype(np.int32), source.mpp, mpp, wanted), np.int32
-    )
+    values = np.maximum(np.asarray(opened.on(shape).whole()), 0).astype(np.int32)
+    return np.asarray(resample_labels(values, source.mpp, mpp, resampled.shape[:2]), np.int32)
 
 
 @dataclass(frozen=True)
 class _CutJob:
     source: Source
-    mpp: float
-    side: int
-    most: int
-    seed: int
+    cutting: Cutting
     labels: LabelSource | None
-
-
-def cut_each(
-    sources: Sequence[Source],
-    mpp: float,
-    side: int,
-    most: int,
-    seed: int,
-    *,
-    workers: int,
-    track: Track,
-    stopped: str,
-) -> list[npt.NDArray[np.uint8] | HistosynthError]:
-    """Cut patches from several references as ``cut_all`` does; of each, patches (n, side, side, 3)
-    or why it cannot be read.
-    """
-    found = cut_all(sources, mpp, side, most, seed, workers=workers, track=track, stopped=stopped)
-    return [each.images if isinstance(each, CutPatches) else each for each in found]
+    measure: bool
 
 
 def cut_all(
     sources: Sequence[Source],
-    mpp: float,
-    side: int,
-    most: int,
-    seed: int,
+    cutting: Cutting,
     *,
     workers: int,
     track: Track,
     stopped: str,
     labels: Sequence[LabelSource] | None = None,
+    measured: Collection[Source] = (),
 ) -> list[CutPatches | HistosynthError]:
     """Cut patches from several references beside each other.
 
     Parameters
     ----------
-    sources, mpp, side, most, seed
-        As for ``cut_real_patches``; ``most`` is of each reference.
+    sources : sequence of Source
+    cutting : Cutting
     workers : int
         Processes; 0 takes as many as there are processors.
     track : Track
@@ -200,6 +187,8 @@ def cut_all(
         Message of an interruption.
     labels : sequence of LabelSource, optional
         Of each reference.
+    measured : collection of Source
+        References whose statistics are measured too.
 
     Returns
     -------
@@ -208,7 +197,7 @@ def cut_all(
     """
     given: Sequence[LabelSource | None] = labels or [None] * len(sources)
     jobs = [
-        _CutJob(source, mpp, side, most, seed, each)
+        _CutJob(source, cutting, each, source in measured)
         for source, each in zip(sources, given, strict=True)
     ]
     number = {id(job): index for index, job in enumerate(jobs)}
@@ -224,8 +213,6 @@ def cut_all(
 
 def _cut(job: _CutJob) -> CutPatches | HistosynthError:
     try:
-        cut = cut_real_patches(job.source, job.mpp, job.side, job.most, job.seed, job.labels)
-        # the whole reference need not travel between processes
-        return replace(cut, pixels=cut.pixels[:0])
+        return cut_real_patches(job.source, job.cutting, job.labels, measure=job.measure)
     except HistosynthError as error:
         return error
