@@ -44,6 +44,9 @@ BEGINNINGS: tuple[tuple[bytes, Callable[[Path], Json]], ...] = (
 """How files of some kinds begin, and what reads how they were made."""
 
 
+FOREIGN = (struct.error, zlib.error)  # raised over files of other programs
+
+
 def check_packages(names: Iterable[str]) -> None:
     """Raise ``InvalidOption`` where the optional package for a format is not installed."""
     for name in names:
@@ -69,16 +72,6 @@ def read_record(path: Path) -> Json | None:
             readers = (reader for beginning, reader in BEGINNINGS if start.startswith(beginning))
             other = read_csv_record if path.suffix == FORMATS["csv"].suffix else read_tiff_record
             record = next(readers, other)(path)
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        IndexError,
-        EOFError,
-        ImportError,
-        struct.error,
-        zlib.error,
-    ):
+    except (OSError, ValueError, LookupError, TypeError, EOFError, ImportError, *FOREIGN):
         return None
     return record if isinstance(record, dict) else None
