@@ -1,6 +1,6 @@
 """Which function writes which format, and how a file of any format says how it was made."""
 
-import importlib
+import importlib.util
 import struct
 import zlib
 from collections.abc import Callable, Iterable
@@ -51,14 +51,11 @@ def check_packages(names: Iterable[str]) -> None:
     """Raise ``InvalidOption`` where the optional package for a format is not installed."""
     for name in names:
         package = FORMATS[name].package
-        try:
-            if package is not None:
-                importlib.import_module(package)
-        except ImportError as error:
+        if package and importlib.util.find_spec(package) is None:
             raise InvalidOption(
-                f"{name} needs the optional package {package.partition('.')[0]}: "  # type: ignore[union-attr]
+                f"{name} needs the optional package {package}: "
                 "pip install 'histosynth[export]', or choose csv"
-            ) from error
+            )
 
 
 def read_record(path: Path) -> Json | None:

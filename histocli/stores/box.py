@@ -2,7 +2,8 @@
 
 ``histocli/weights``::
 
-    models.json           {"default": name, "models": [{"name", "file", "sha256", "description"}, ...]}
+    models.json           {"default": name,
+                           "models": [{"name", "file", "sha256", "description"}, ...]}
     <file>.safetensors    a model file as ``histosynth train`` makes it
     MODEL_CARD.md         data, attribution, method, figures, intended use and limits
 """

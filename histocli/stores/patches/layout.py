@@ -55,7 +55,7 @@ class ReferenceRecord:
     statistics: Json = field(default_factory=dict)
     """Everything measured on it: nested objects, lists and numbers."""
     path: str = ""
-    """Where it lay; empty when unknown. ``sha256`` says whether the file there is still the same."""
+    """Where it lay; empty when unknown. ``sha256`` tells whether the file there is the same."""
 
     def to_json(self) -> Json:
         """Return plain JSON values."""
