@@ -24,7 +24,7 @@ MARK = "<!-- histosynth-report/1 -->"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
+class ReportTable:
     """Rows of text and numbers."""
 
     content: ClassVar[str] = "rows"
@@ -86,7 +86,7 @@ class Details:
     """Name and content of each."""
 
 
-Section = Table | Gallery | Charts | Details
+Section = ReportTable | Gallery | Charts | Details
 """``content`` names the field that a section is empty without."""
 
 LEGEND = {
