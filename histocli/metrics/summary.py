@@ -16,7 +16,7 @@ from histocli.metrics.table import METRICS, NAMES, scores_of
 
 CONFIDENCE = 0.95
 EXACT_UP_TO = 12
-"""All sign patterns of up to this many images are tried; of more images ``SIGN_DRAWS`` are drawn."""
+"""Up to this many images all sign patterns are tried; beyond, ``SIGN_DRAWS`` are drawn."""
 SIGN_DRAWS = 10_000
 BLOCK = 256  # resamplings at a time: keeps the memory small where images are many
 
