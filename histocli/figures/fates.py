@@ -123,7 +123,7 @@ def worst_window(
     prediction_fates: npt.NDArray[np.uint8],
     side: int,
 ) -> tuple[slice, slice]:
-    """Return the square with most pixels of nuclei that do not match, at most as large as the image.
+    """Return the square, inside the image, with most pixels of nuclei that do not match.
 
     Parameters are those of :func:`fate_overlay`; ``side`` is in pixels.
     """

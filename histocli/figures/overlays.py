@@ -18,7 +18,7 @@ HATCH_PERIOD_PX = 8
 HATCH_GREY = 160  # grey level of the stripes over ignored pixels
 FADED_GREY = 215
 FADE = 0.65
-"""How far ignored pixels go towards ``FADED_GREY``: still recognisable, but no part of the image."""
+"""How far ignored pixels go towards ``FADED_GREY``, so that they are still recognisable."""
 
 
 def outline_overlay(

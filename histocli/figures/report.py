@@ -1,8 +1,8 @@
 """One self-contained HTML page for people: tables, charts and pictures.
 
 The page is the template ``templates/report.html``, which escapes every text. It fetches nothing and
-forbids itself the network (Content-Security-Policy). Charts are SVG with their numbers in words for screen readers.
-Tables sort by buttons in their headings, so by keyboard too.
+forbids itself the network (Content-Security-Policy). Charts are SVG with their numbers in words for
+screen readers. Tables sort by buttons in their headings, so by keyboard too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MARK = "<!-- histosynth-report/1 -->"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
+class ReportTable:
     """Rows of text and numbers."""
 
     content: ClassVar[str] = "rows"
@@ -86,7 +86,7 @@ class Details:
     """Name and content of each."""
 
 
-Section = Table | Gallery | Charts | Details
+Section = ReportTable | Gallery | Charts | Details
 """``content`` names the field that a section is empty without."""
 
 LEGEND = {
@@ -163,7 +163,7 @@ def _printable(value: Any) -> Any:
 
 
 def number(value: float | int | None) -> str:
-    """Write a number for a table: whole ones whole, others with four digits, unknown ones as a dash.
+    """Write a number for a table: integers whole, others with four digits, unknown ones as a dash.
 
     >>> number(3), number(0.12345), number(float("nan")), number(12345.6)
     ('3', '0.1235', '–', '12346')

@@ -145,11 +145,11 @@ def judge_patches(
     )
 
 
-Sides = tuple[Vector, Vector]
+Features = tuple[Vector, Vector]
 """Features of the real and of the synthetic patches, in spreads of the real ones."""
 
 
-def _standardised(real: npt.NDArray[np.floating], synthetic: npt.NDArray[np.floating]) -> Sides:
+def _standardised(real: npt.NDArray[np.floating], synthetic: npt.NDArray[np.floating]) -> Features:
     first, second = standardise_by(real, synthetic)
     return first.astype(np.float64), second.astype(np.float64)
 
@@ -165,7 +165,7 @@ def _classification(auc: float, interval: tuple[float, float]) -> Measure:
     )
 
 
-def _kernel_distance(key: str, features: str, sides: Sides, leave: Jackknife) -> Measure:
+def _kernel_distance(key: str, features: str, sides: Features, leave: Jackknife) -> Measure:
     return leave.measure(
         key,
         f"kernel distance, {features}",
@@ -177,7 +177,7 @@ def _kernel_distance(key: str, features: str, sides: Sides, leave: Jackknife) ->
 
 
 def _feature_distance(
-    name: str, columns: tuple[int, ...], sides: Sides, leave: Jackknife
+    name: str, columns: tuple[int, ...], sides: Features, leave: Jackknife
 ) -> Measure:
     real, synthetic = sides
 
@@ -257,7 +257,7 @@ def _reference_distances(
     )
 
 
-def _memorisation(sides: Sides, leave: Jackknife) -> Iterator[Measure]:
+def _memorisation(sides: Features, leave: Jackknife) -> Iterator[Measure]:
     """Yield how near synthetic patches lie to a real one, beside real ones to each other.
 
     Meehan et al. 2020.
