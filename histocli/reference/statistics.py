@@ -12,13 +12,12 @@ import numpy.typing as npt
 
 from histocli.base.types import BoolMask, FloatArray, InstanceLabels, Json, RGBImage
 from histocli.instances.components import disk
-from histocli.instances.histograms import AREA_EDGES_UM2, ELONGATION_EDGES, shares
-from histocli.instances.measurements import Measurements, local_direction, measure
+from histocli.instances.measurements import Measurements, measure
 from histocli.optics.density import rgb_to_optical_density, white_level
 from histocli.optics.stains import StainEstimate, estimate_stains, unmix
 from histocli.reference.calibration import UNCALIBRATED, Calibration
 from histocli.reference.chromatin import edge_softness, estimate_mixture
-from histocli.reference.morphology import Morphology
+from histocli.reference.morphology import Morphology, morphology_of, quantiles
 from histocli.reference.rough import (
     SMALLEST_UM2,
     SMOOTHING_UM,
@@ -29,16 +28,12 @@ from histocli.reference.rough import (
 from histocli.reference.sharpness import fine_detail
 from histocli.reference.texture import NuclearTextures, cut_textures, remove_nuclei
 
-QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 RED_CELL_EOSIN = 2.2  # eosin of red cells, in units of the tissue's median
 FINE_UM = 0.5
 TYPICAL_GRAIN = 0.2
 FEWEST_PIXELS = 200
 # share of a model's nucleus that the rough map must hold, for its texture to be lent to others
 AGREED = 0.5
-# area over that of the ellipse with the same moments: 1 for an ellipse, less for a fused pair or a
-# crescent
-COMPACT = 0.92
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,62 +147,6 @@ class Reference:
         )
 
 
-def quantiles(values: npt.NDArray[np.floating], fallback: float) -> tuple[float, ...]:
-    """Return the ``QUANTILES`` of values, or the fallback for each where there are none."""
-    return (
-        tuple(float(q) for q in np.quantile(values, QUANTILES))
-        if len(values)
-        else (fallback,) * len(QUANTILES)
-    )
-
-
-def measure_morphology(labels: InstanceLabels, tissue: BoolMask, mpp: float) -> Morphology:
-    """Measure the priors of a label image.
-
-    Parameters
-    ----------
-    labels : ndarray of int, shape (H, W)
-        Rough nuclei or a model's prediction.
-    tissue : ndarray of bool, shape (H, W)
-    mpp : float
-        Micrometres per pixel.
-
-    Returns
-    -------
-    Morphology
-        With typical values for sizes and shapes, and zero counts, where there are no nuclei.
-    """
-    return _morphology(measure(labels, mpp), tissue, mpp)
-
-
-def _morphology(nuclei: Measurements, tissue: BoolMask, mpp: float) -> Morphology:
-    tissue_um2 = max(float(tissue.sum()) * mpp * mpp, 1.0)
-    whole = ~nuclei.touches_border
-    area = quantiles(nuclei.area_um2[whole], 40.0)
-    compact = whole & (nuclei.area_um2 > COMPACT * np.pi / 4 * nuclei.major_um * nuclei.minor_um)
-    return Morphology(
-        n_nuclei=len(nuclei),
-        density_per_mm2=len(nuclei) / tissue_um2 * 1e6,
-        nuclear_fraction=float(min(nuclei.area_um2.sum() / tissue_um2, 1.0)),
-        area_um2=area,
-        typical_area_um2=_medians(nuclei.area_um2[compact if compact.any() else whole]),
-        log_area_sd=float(np.log(area[3] / area[1]) / 1.349) if whole.any() else 0.35,
-        elongation=quantiles(nuclei.elongation[whole], 1.4),
-        direction_sharing=local_direction(nuclei),
-        touching_share=float(nuclei.touches_other.mean()) if len(nuclei) else 0.0,
-        area_shares=shares(nuclei.area_um2[whole], AREA_EDGES_UM2),
-        elongation_shares=shares(nuclei.elongation[whole], ELONGATION_EDGES),
-    )
-
-
-def _medians(areas: npt.NDArray[np.float64]) -> tuple[float, float]:
-    if not len(areas):
-        return 40.0, 40.0
-    ordered = np.sort(areas)
-    heaviest = np.searchsorted(np.cumsum(ordered), ordered.sum() / 2)
-    return float(np.median(areas)), float(ordered[heaviest])
-
-
 def edge_blur_um(rough: RoughNuclei, textures: NuclearTextures, mpp: float) -> float:
     """Estimate the blur of nuclear edges: a step of height c blurred by sigma has the slope c /
     (sigma sqrt(2 pi)).
@@ -281,7 +220,7 @@ def analyse_reference(
         )
         agreed = share[nuclei.id[textures.nucleus]] > AGREED
         textures = replace(textures, single=textures.single & agreed)
-    morphology = calibration.correct(_morphology(nuclei, rough.tissue, mpp))
+    morphology = calibration.correct(morphology_of(nuclei, rough.tissue, mpp))
     appearance = _appearance(
         optical_density, white, stains, rough, nuclei, textures, morphology, mpp
     )

@@ -10,8 +10,8 @@ from histocli.base.types import BoolMask, FloatArray
 from histocli.instances.kinds import Kind
 from histocli.reference.statistics import Reference
 from histocli.reference.texture import FRAME_PX
-from histocli.synthesis.layout import Layout
 from histocli.synthesis.painting import COLUMNS
+from histocli.synthesis.placement import Layout
 from histocli.synthesis.recipe import Recipe
 from histocli.synthesis.variation import AS_MEASURED, Variation
 

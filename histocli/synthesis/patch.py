@@ -15,6 +15,7 @@ from histocli.base.types import BoolMask, FloatArray, InstanceLabels
 from histocli.instances.components import renumber
 from histocli.reference.statistics import Reference
 from histocli.reference.texture import FRAME_EXTENT
+from histocli.synthesis.arrangement import draw_arrangement
 from histocli.synthesis.chromatin import (
     draw_appearances,
     draw_grain,
@@ -22,8 +23,9 @@ from histocli.synthesis.chromatin import (
     hematoxylin_direction,
 )
 from histocli.synthesis.directions import fibre_directions
-from histocli.synthesis.layout import Layout, Sites, draw_arrangement, place_nuclei
+from histocli.synthesis.layout import Sites, place_nuclei
 from histocli.synthesis.painting import COLUMNS, Canvas, paint
+from histocli.synthesis.placement import Layout
 from histocli.synthesis.recipe import FULL_RECIPE, Recipe
 from histocli.synthesis.surroundings import Stains, add_cytoplasm, add_distractors
 from histocli.synthesis.variation import AS_MEASURED, Variation
