@@ -1,6 +1,4 @@
-"""What one reference image says about its tissue: stains, density, sizes, shapes, directions,
-contrast, sharpness.
-"""
+"""What one reference image says about its tissue: stains, nuclei, contrast and sharpness."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -27,13 +25,6 @@ from histocli.reference.rough import (
 )
 from histocli.reference.sharpness import fine_detail
 from histocli.reference.texture import NuclearTextures, cut_textures, remove_nuclei
-
-RED_CELL_EOSIN = 2.2  # eosin of red cells, in units of the tissue's median
-FINE_UM = 0.5
-TYPICAL_GRAIN = 0.2
-FEWEST_PIXELS = 200
-# share of a model's nucleus that the rough map must hold, for its texture to be lent to others
-AGREED = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,10 +139,9 @@ class Reference:
 
 
 def edge_blur_um(rough: RoughNuclei, textures: NuclearTextures, mpp: float) -> float:
-    """Estimate the blur of nuclear edges: a step of height c blurred by sigma has the slope c /
-    (sigma sqrt(2 pi)).
+    """Estimate the blur of nuclear edges, in micrometres.
 
-    The slope is taken where noise is smoothed away; the smoothing's own share of the blur is then
+    A step of height c that is blurred by sigma has the slope c / (sigma sqrt(2 pi)). The slope is taken where noise is smoothed away; the smoothing's own share of the blur is then
     taken off.
     """
     edge = _inner_border(rough.labels)
@@ -196,10 +186,6 @@ def analyse_reference(
         What only the rough map takes for nuclei is ignored then.
     calibration : Calibration
         How the source of the nuclei errs, as known from synthetic patches.
-
-    Returns
-    -------
-    Reference
     """
     white = white_level(image)
     optical_density = rgb_to_optical_density(image, white)
@@ -213,12 +199,11 @@ def analyse_reference(
         )
     nuclei = measure(rough.labels, mpp)
     textures = cut_textures(optical_density, rough.labels, nuclei, mpp, rng)
-    # what the model alone takes for a nucleus may be none, and is no example of how nuclei look
     if predicted is not None:
-        share = np.bincount(rough.labels.ravel(), dark.ravel()) / np.maximum(
-            np.bincount(rough.labels.ravel()), 1
-        )
-        agreed = share[nuclei.id[textures.nucleus]] > AGREED
+        # what the model alone takes for a nucleus may be none, and is no example of how nuclei look
+        ids = rough.labels.ravel()
+        share = np.bincount(ids, dark.ravel()) / np.maximum(np.bincount(ids), 1)
+        agreed = share[nuclei.id[textures.nucleus]] > 0.5
         textures = replace(textures, single=textures.single & agreed)
     morphology = calibration.correct(morphology_of(nuclei, rough.tissue, mpp))
     appearance = _appearance(
@@ -253,7 +238,8 @@ def _appearance(
     clean = textures.residual[single, 0] if single.any() else textures.residual[:, 0]
     eosin = concentrations[:, 1]
     typical = np.median(concentrations, axis=0) if eosin.size else np.zeros(2)
-    red = (eosin > RED_CELL_EOSIN * typical[1]) & (concentrations[:, 0] < typical[0])
+    # red cells have more than twice the eosin of other tissue, and hardly any hematoxylin
+    red = (eosin > 2.2 * typical[1]) & (concentrations[:, 0] < typical[0])
     contrast = textures.colour[:, 0] - textures.surround[:, 0]
     return Appearance(
         white_level=white,
@@ -288,11 +274,12 @@ def _count_places(mask: BoolMask, smallest_px: float) -> int:
 def _fine_grain(
     optical_density: FloatArray, rough: RoughNuclei, contrast: float, mpp: float
 ) -> float:
-    inside = cv2.erode((rough.labels > 0).astype(np.uint8), disk(FINE_UM / mpp)).astype(bool)
-    if inside.sum() < FEWEST_PIXELS or contrast <= 0:
-        return TYPICAL_GRAIN
+    fine_um = 0.5
+    inside = cv2.erode((rough.labels > 0).astype(np.uint8), disk(fine_um / mpp)).astype(bool)
+    if inside.sum() < 200 or contrast <= 0:
+        return 0.2  # what is typical
     red = np.ascontiguousarray(optical_density[..., 0])
-    fine = (red - blur_um(red, FINE_UM, mpp))[inside]
+    fine = (red - blur_um(red, fine_um, mpp))[inside]
     return float(np.clip(fine.std() / max(contrast, 0.05), 0.03, 0.5))
 
 
