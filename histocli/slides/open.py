@@ -27,7 +27,7 @@ ZARR_METADATA = ("zarr.json", ".zgroup", ".zarray")
 
 
 @dataclass(frozen=True)
-class Format:
+class FileKind:
     """A kind of file, and what opens it."""
 
     suffixes: tuple[str, ...]
@@ -40,24 +40,26 @@ class Format:
     """Whether folders are searched for it; a DICOM slide has many files, one of which names it."""
 
 
-ZARR = Format((".zarr",), ZarrSlide)
-FORMATS = (
-    Format((".png",), partial(RasterSlide, codec="png"), rb"\x89PNG\r\n\x1a\n"),
-    Format((".jpg", ".jpeg"), partial(RasterSlide, codec="jpeg8"), rb"\xff\xd8\xff"),
-    Format((".webp",), partial(RasterSlide, codec="webp"), rb"(?s)RIFF....WEBP"),
-    Format((".bmp",), partial(RasterSlide, codec="bmp"), rb"BM"),
-    Format((".tif", ".tiff", ".btf", ".svs", ".ndpi"), open_tiff, rb"II[*+]\0|MM\0[*+]"),
-    Format((".mrxs", ".vms", ".vmu", ".scn", ".bif", ".svslide", ".czi"), OpenSlideSlide),
-    Format((".dcm",), OpenSlideSlide, in_folders=False),
+ZARR = FileKind((".zarr",), ZarrSlide)
+FILE_KINDS = (
+    FileKind((".png",), partial(RasterSlide, codec="png"), rb"\x89PNG\r\n\x1a\n"),
+    FileKind((".jpg", ".jpeg"), partial(RasterSlide, codec="jpeg8"), rb"\xff\xd8\xff"),
+    FileKind((".webp",), partial(RasterSlide, codec="webp"), rb"(?s)RIFF....WEBP"),
+    FileKind((".bmp",), partial(RasterSlide, codec="bmp"), rb"BM"),
+    FileKind((".tif", ".tiff", ".btf", ".svs", ".ndpi"), open_tiff, rb"II[*+]\0|MM\0[*+]"),
+    FileKind((".mrxs", ".vms", ".vmu", ".scn", ".bif", ".svslide", ".czi"), OpenSlideSlide),
+    FileKind((".dcm",), OpenSlideSlide, in_folders=False),
     ZARR,
 )
-SLIDE_SUFFIXES = tuple(suffix for known in FORMATS if known.in_folders for suffix in known.suffixes)
+SLIDE_SUFFIXES = tuple(
+    suffix for known in FILE_KINDS if known.in_folders for suffix in known.suffixes
+)
 """What folders are searched for, by every command that takes images or slides."""
 
 
 def is_slide_name(path: Path) -> bool:
     """Tell whether the name of a file says that it is a slide or an image."""
-    return any(path.suffix.lower() in known.suffixes for known in FORMATS)
+    return any(path.suffix.lower() in known.suffixes for known in FILE_KINDS)
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def open_slide(path: str | Path, *, mpp: float | None = None) -> Slide:
 
 
 def read_image(path: str | Path, *, mpp: float | None = None) -> SlideImage:
-    """Read all pixels of an image or slide at full resolution; as ``open_slide`` otherwise."""
+    """Read all pixels of an image or slide; errors are those of ``open_slide``."""
     path = Path(path)
     with decoding(path, "cannot be decoded", UNUSUAL), closing(_open(path, mpp)) as slide:
         return SlideImage(slide.whole(), slide.mpp, slide.mpp_source)
@@ -119,7 +121,7 @@ def read_pixel_size(path: str | Path, *, mpp: float | None = None) -> PixelSize:
 def _open(path: Path, mpp: float | None) -> Slide:
     """Tell the kind of a file and open it, without a look at its levels, pixels or pixel size."""
     suffix = path.suffix.lower()
-    for known in FORMATS:
+    for known in FILE_KINDS:
         if known is not ZARR and known.signature is None and suffix in known.suffixes:
             return known.open(path, mpp)
     if path.is_dir():
@@ -129,7 +131,7 @@ def _open(path: Path, mpp: float | None) -> Slide:
             f"{path}: is a folder without Zarr metadata; give an image, or a complete .zarr store"
         )
     head = _first_bytes(path)
-    for known in FORMATS:
+    for known in FILE_KINDS:
         if known.signature is not None and re.match(known.signature, head):
             return known.open(path, mpp)
     raise UnsupportedSlide(

@@ -11,6 +11,7 @@ from histocli.slides.colours import to_rgb
 from histocli.slides.pixel_size import PixelSize, of_openslide
 from histocli.slides.slide import (
     DECODING_ERRORS,
+    STRIP_PX,
     Level,
     Slide,
     check_memory,
@@ -18,8 +19,6 @@ from histocli.slides.slide import (
     decoding,
     pyramid,
 )
-
-STRIP_PX = 1 << 24  # pixels that are read at a time where the whole slide is wanted
 
 
 def openslide_vendor(path: Path) -> str | None:

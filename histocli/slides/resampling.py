@@ -22,11 +22,10 @@ from scipy import sparse
 
 from histocli.base.pyramid import shrink
 from histocli.base.types import RGBImage
-from histocli.slides.slide import Slide, shape_of
+from histocli.slides.slide import STRIP_PX, Slide, shape_of
 
 # of the interpolation kernel, as OpenCV has it, so that tiles look like the patches of training
 CUBIC = -0.75
-STRIP_PX = 1 << 24  # pixels that are read at a time where a whole level is gone through
 
 
 def resampled_shape(shape: tuple[int, int], from_mpp: float, to_mpp: float) -> tuple[int, int]:

@@ -27,6 +27,7 @@ LARGEST_SIDE_PX = 1_000_000  # the largest scans have some 300,000
 LARGEST_SEGMENT_BYTES = 1 << 28
 # Sizes of levels are rounded, so their steps are whole numbers only to within this share.
 LEVEL_TOLERANCE = 0.01
+STRIP_PX = 1 << 24  # pixels that are read at a time where a whole level is gone through
 MEMORY_SHARE = 0.8  # the part of the free memory that the pixels of one image may take
 
 DECODING_ERRORS = (
@@ -34,7 +35,7 @@ DECODING_ERRORS = (
     *(OSError, EOFError, struct.error, zlib.error),
 )
 """What decoders raise on a damaged or foreign file; anything else is a bug of ours."""
-# the remedy for an image that cannot be decoded as a whole
+# What messages say of an image that cannot be decoded as a whole.
 UNUSUAL = "it is damaged, truncated or of an unusual kind; save it anew as TIFF or PNG"
 
 
@@ -198,6 +199,6 @@ def check_memory(path: Path, n_bytes: int) -> None:
     free = psutil.virtual_memory().available
     if n_bytes > MEMORY_SHARE * free:
         raise OutOfResources(
-            f"{path}: its pixels take {n_bytes / 2**30:.1f} GiB and {free / 2**30:.1f} GiB of memory "
-            "are free; images must fit in memory: give a region of it, or a coarser copy"
+            f"{path}: its pixels take {n_bytes / 2**30:.1f} GiB and {free / 2**30:.1f} GiB "
+            "of memory are free; images must fit in memory: give a region of it, or a coarser copy"
         )

@@ -131,9 +131,7 @@ def describe_labels(path: Path) -> Description:
 
 
 def _draw_labels(store: label_stores.LabelStore) -> RGBImage:
-    """Return the overview of a slide beside its outlines; the labels come from the level of the
-    same size.
-    """
+    """Return the overview of a slide beside its outlines, from the level of the same size."""
     overview = store.overview()
     factor = max(1, round(max(store.shape) / max(overview.shape[:2])))
     level = factor.bit_length() - 1  # levels halve

@@ -47,9 +47,7 @@ class InfoResult(StageResult):
     """PNG file that was written."""
 
     def describe(self) -> list[tuple[str, Rows]]:
-        """Return titled tables of names and values for people: all numbers, the long lists summed
-        up.
-        """
+        """Return titled tables of names and values for people; long lists are summed up."""
         provenance = {key: value for key, value in self.provenance.items() if key != "config"}
         contents = {key: value for key, value in self.contents.items() if key != "histograms"}
         histograms = self.contents.get("histograms", {})
@@ -76,8 +74,7 @@ class InfoResult(StageResult):
 
 
 def info(store: str, config: InfoConfig, execution: Execution) -> InfoResult:
-    """Describe a patch store, a label store, a model file or a slide; draw a sheet of it when
-    asked.
+    """Describe a store, a model or a slide; draw a sheet of it when asked.
 
     Parameters
     ----------
@@ -110,7 +107,8 @@ def info(store: str, config: InfoConfig, execution: Execution) -> InfoResult:
     if config.sheet is not None:
         if opened.draw is None:
             raise InvalidOption(
-                f"--sheet: {path} holds no pictures; give a patch store, or the label store of a slide"
+                f"--sheet: {path} holds no pictures; "
+                "give a patch store, or the label store of a slide"
             )
         if execution.dry_run:
             status = "planned"
@@ -144,8 +142,8 @@ def _describe(path: Path) -> Description:
         case "histosynth-labels":
             return describe_labels(path)
     raise InvalidStore(
-        f"{path}: holds {provenance.contract}, which info does not know; it knows {patches.CONTRACT}, {labels.CONTRACT} "
-        f"and {models.CONTRACT}"
+        f"{path}: holds {provenance.contract}, which info does not know; "
+        f"it knows {patches.CONTRACT}, {labels.CONTRACT} and {models.CONTRACT}"
     )
 
 
@@ -161,11 +159,12 @@ def _is_foreign_zarr(path: Path) -> bool:
 
 
 def _write_sheet(path: Path, sheet: RGBImage, *, overwrite: bool) -> None:
-    """Write the picture; one that is there already is left alone when it is the same."""
+    """Write a picture, unless the same picture is there already."""
     if path.is_file() and not overwrite:
         if path.read_bytes() == png_bytes(sheet):
             return
         raise StoreExists(
-            f"{path}: exists and is another picture; replace it with --overwrite or choose another --sheet"
+            f"{path}: exists and is another picture; "
+            "replace it with --overwrite or choose another --sheet"
         )
     write_png(path, sheet)

@@ -133,7 +133,7 @@ def _make(
         weighed = weigh(job, styles, writer, session)
         _describe(writer, job, learnt, repainted, weighed)
         writer.finish()
-    session.remove_checkpoint()
+    session.checkpoint.remove()
     result = replace(
         work.planned,
         references=styles.n_references,

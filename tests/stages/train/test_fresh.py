@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from histocli.base.distributed import Team
 from histocli.base.errors import InputNotFound, InvalidInput, Stopped
 from histocli.base.progress import silent
 from histocli.config.common import Execution
@@ -15,11 +16,10 @@ from histocli.config.generate import GenerateConfig
 from histocli.config.train import TrainConfig
 from histocli.instances.targets import contacts, normalised_distance
 from histocli.model.normalisation import glass_to_white
-from histocli.stages import train as stage
-from histocli.stages.fresh import BATCH, FreshPatches
-from histocli.stages.generate import generate
+from histocli.stages.generate.run import generate
 from histocli.stages.shared.references import patch_glass_levels
-from histocli.stages.train import train
+from histocli.stages.train.fresh import BATCH, FreshPatches
+from histocli.stages.train.run import train
 from histocli.stores.models import read_model
 from histocli.stores.patches import PatchStore
 from histocli.training.sampling import PatchSet
@@ -70,10 +70,10 @@ def test_fresh_patches_are_those_that_generate_draws_next(folder):
     levels = patch_glass_levels(many, batch, images)
     data = empty_set(2 * BATCH)
     with fresh(folder / "few.zarr", range(2 * BATCH)) as source:
-        source.refresh(data, 0)
+        source.before_step(data, 0)
         assert not data.images.any()
-        source.refresh(data, 2)
-        assert source.about(1.0)["patches"] == 2 * BATCH
+        source.before_step(data, 2)
+        assert source.report()["patches"] == 2 * BATCH
     for index, level in enumerate(levels):
         assert (data.images[index] == glass_to_white(images[index], level)).all()
         assert (data.nucleus[index] == (labels[index] > 0)).all()
@@ -87,9 +87,9 @@ def test_only_the_places_given_are_replaced_in_turn(folder):
     data = empty_set(BATCH)
     places = [1, 4, 6]
     with fresh(folder / "few.zarr", places) as source:
-        source.refresh(data, 1)
+        source.before_step(data, 1)
         first = data.images.copy()
-        source.refresh(data, 2)
+        source.before_step(data, 2)
     assert sorted(np.flatnonzero(data.images.any(axis=(1, 2, 3)))) == places
     assert (first != data.images).any()
 
@@ -98,9 +98,9 @@ def test_a_resumed_training_has_the_patches_it_would_have(folder):
     steadily, at_once = empty_set(10), empty_set(10)
     with fresh(folder / "few.zarr", range(10)) as source:
         for step in range(4):
-            source.refresh(steadily, step)
+            source.before_step(steadily, step)
     with fresh(folder / "few.zarr", range(10)) as source:
-        source.refresh(at_once, 3)
+        source.before_step(at_once, 3)
     assert (steadily.images == at_once.images).all()
     assert (steadily.distance == at_once.distance).all()
 
@@ -108,28 +108,19 @@ def test_a_resumed_training_has_the_patches_it_would_have(folder):
 def test_processes_that_train_together_draw_different_patches(folder):
     both = [empty_set(BATCH), empty_set(BATCH)]
     for rank, data in enumerate(both):
-        with fresh(folder / "few.zarr", range(BATCH), rank=rank, size=2) as source:
-            source.refresh(data, 1)
+        with fresh(folder / "few.zarr", range(BATCH), members=Team(rank, 2)) as source:
+            source.before_step(data, 1)
     second = empty_set(2 * BATCH)
     with fresh(folder / "few.zarr", range(2 * BATCH)) as source:
-        source.refresh(second, 2)
+        source.before_step(second, 2)
     assert (both[0].images == second.images[:BATCH]).all()
     assert (both[1].images == second.images[BATCH:]).all()
-
-
-@pytest.fixture
-def tiny(monkeypatch):
-    monkeypatch.setattr(
-        stage,
-        "architecture_of_size",
-        lambda size, targets: {"family": "unet", "channels": [4, 4], "targets": targets},
-    )
 
 
 CONFIG = TrainConfig(steps=8, batch=2, crop_px=32, validation=0.0, fresh=True, fresh_per_step=8.0)
 
 
-def test_training_takes_them_up_and_a_stop_changes_nothing(folder, tmp_path, tiny):
+def test_training_takes_them_up_and_a_stop_changes_nothing(folder, tmp_path):
     store = [str(folder / "few.zarr")]
     result = train(store, tmp_path / "whole.safetensors", CONFIG, EXECUTION)
     assert result.fresh["patches"] == 3 * BATCH
@@ -145,7 +136,7 @@ def test_training_takes_them_up_and_a_stop_changes_nothing(folder, tmp_path, tin
     assert any((whole[name] != without[name]).any() for name in whole)
 
 
-def test_references_that_are_gone_are_said(folder, tmp_path, tiny):
+def test_references_that_are_gone_are_said(folder, tmp_path):
     shutil.copytree(folder / "references", tmp_path / "references")
     config = GenerateConfig(n=4, patch_px=SIDE, mpp=MPP, reference_mpp=MPP)
     generate([str(tmp_path / "references")], tmp_path / "synth.zarr", config, EXECUTION)

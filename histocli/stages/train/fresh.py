@@ -1,9 +1,8 @@
-"""New patches for a training that goes on: workers draw them ahead, and a step that is due waits
-for them at most.
+"""``--fresh``: new patches for a training that goes on, drawn ahead by workers.
 
 The patches of a store are numbered; those that are drawn while training goes on have the numbers
 that follow, so that they are what ``generate`` with a larger ``--n`` would have drawn. Which step
-sees which patches is settled by numbers, not by who is faster.
+sees which patches is settled by numbers, not by who is faster: a step that is due waits for them.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, fields
 from multiprocessing import get_context
@@ -21,6 +20,7 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
+from histocli.base.distributed import ALONE, Team
 from histocli.base.errors import InputNotFound, InvalidInput
 from histocli.base.interrupts import raise_if_stopped
 from histocli.base.parallel import AHEAD, single_threaded
@@ -31,26 +31,22 @@ from histocli.config.common import Execution
 from histocli.config.generate import GenerateConfig
 from histocli.instances.targets import contacts, normalised_distance
 from histocli.model.normalisation import glass_to_white
-from histocli.reference.calibration import UNCALIBRATED
-from histocli.stages.drawing import (
-    BatchJob,
-    Region,
-    calibrate,
-    draw_batch,
-    reference_order,
-    take_apart,
-)
-from histocli.stages.shared.references import identify_references, reference_images
+from histocli.stages.shared.drawing import DrawJob, draw_job, draw_patches
+from histocli.stages.shared.measuring import Region, measure_references
+from histocli.stages.shared.references import identify_references, recorded_references
+from histocli.stages.train.bench import Bench, Joined, join
 from histocli.stores.patches import PatchStore
 from histocli.synthesis.variation import Spread
+from histocli.training.loop import Extra
 from histocli.training.sampling import PatchSet
 
-BATCH = 16  # patches that are drawn at a time
+BATCH = 16
+"""Patches that are drawn at a time."""
 
 
 @dataclass(frozen=True)
 class _Job:
-    drawing: BatchJob
+    drawing: DrawJob
     glass: tuple[float, ...]
     """Level of empty glass of each patch."""
     mpp: float
@@ -70,16 +66,12 @@ class _Drawn:
 
 def _draw(job: _Job) -> _Drawn:
     """Draw patches and compute their targets; runs in a worker."""
-    drawn = draw_batch(job.drawing)
+    drawn = draw_patches(job.drawing)
     assert drawn.image is not None
     labels = drawn.instance_labels
+    white = [glass_to_white(*each) for each in zip(drawn.image, job.glass, strict=True)]
     return _Drawn(
-        np.stack(
-            [
-                glass_to_white(image, level)
-                for image, level in zip(drawn.image, job.glass, strict=True)
-            ]
-        ),
+        np.stack(white),
         labels > 0,
         labels >= 0,
         np.stack([normalised_distance(each) for each in labels]),
@@ -87,7 +79,7 @@ def _draw(job: _Job) -> _Drawn:
     )
 
 
-class FreshPatches:
+class FreshPatches(Extra):
     """Draws patches ahead of a training, and puts them in the place of the oldest.
 
     Use it as a context manager: workers and a scratch folder are given back at its end.
@@ -103,8 +95,10 @@ class FreshPatches:
     learns_contacts : bool
     execution : Execution
     track : Track
-    rank, size : int
-        Of several processes that train together, each of which draws patches of its own.
+    members : Team
+        Processes that train together, each of which draws patches of its own.
+    trained_s : callable
+        Returns the seconds of training so far.
 
     Raises
     ------
@@ -113,6 +107,8 @@ class FreshPatches:
     InputNotFound
         A reference, or the model of ``--priors``, is gone or has changed.
     """
+
+    name = "fresh"
 
     def __init__(
         self,
@@ -123,8 +119,8 @@ class FreshPatches:
         learns_contacts: bool,
         execution: Execution,
         track: Track,
-        rank: int = 0,
-        size: int = 1,
+        members: Team = ALONE,
+        trained_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
         if store.origin != "initial" or store.provenance.command != "generate":
             raise InvalidInput(
@@ -139,14 +135,16 @@ class FreshPatches:
         self.places = places
         self.per_step = per_step
         self.learns_contacts = learns_contacts
-        self.rank, self.size = rank, size
+        self.members = members
         self.spread = None if store.variation is None else Spread.from_json(store.variation)
         self.batches = 0
         """Put in place so far."""
         self.waited_s = 0.0
+        self._trained_s = trained_s
+        self._taken_s = 0.0
         self._scratch = tempfile.TemporaryDirectory(prefix="histosynth-")
         try:
-            self.regions = self._take_apart(execution, track)
+            self.regions = self._measure(execution, track)
         except BaseException:
             self._scratch.cleanup()
             raise
@@ -166,54 +164,42 @@ class FreshPatches:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._taken_s = self._trained_s()
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._scratch.cleanup()
 
-    def _take_apart(self, execution: Execution, track: Track) -> Sequence[Region]:
-        images = reference_images(self.store, [], keep_missing=False)
+    def _measure(self, execution: Execution, track: Track) -> list[Region]:
         sources, _ = identify_references(
-            images, mpp=self.store.mpp, reference_mpp=None, tolerant=False, command="train"
+            recorded_references(self.store),
+            mpp=self.store.mpp,
+            reference_mpp=None,
+            tolerant=False,
+            command="train",
         )
-        folder = Path(self._scratch.name)
-        priors, calibration = None, UNCALIBRATED
-        if self.config.priors is not None:
-            priors = Path(self.config.priors)
-            if not priors.exists():
-                raise InputNotFound(
-                    f"{priors}: the model that {self.store.path.name} took its priors from is gone"
-                )
-            calibration = calibrate(
-                sources, priors, self.config, execution, folder / "rough", track
+        priors = self.config.priors
+        if priors is not None and not Path(priors).exists():
+            raise InputNotFound(
+                f"{Path(priors)}: the model that {self.store.path.name} took its priors from is gone"
             )
-        return take_apart(sources, self.config, execution, folder, track, priors, calibration)[0]
+        return measure_references(sources, self.config, execution, Path(self._scratch.name), track)[
+            0
+        ]
 
     def _job(self, number: int) -> _Job:
         """Return the job of the fresh batch of a number; the store's own patches come before all of
         them.
         """
-        first = self.config.n + (number * self.size + self.rank) * BATCH
-        batch = range(first, first + BATCH)
-        order = reference_order(self.config.seed, len(self.regions), batch.stop)[batch.start :]
-        regions = [self.regions[k] for k in order]
-        return _Job(
-            BatchJob(
-                batch,
-                tuple(region.folder for region in regions),
-                self.config.patch_px,
-                self.config.seed,
-                paint=True,
-                spread=self.spread,
-            ),
-            tuple(float(region.statistics["appearance"]["white_level"]) for region in regions),
-            self.store.mpp,
-            self.learns_contacts,
-        )
+        first = self.config.n + (number * self.members.size + self.members.rank) * BATCH
+        job = draw_job(range(first, first + BATCH), self.regions, self.config, spread=self.spread)
+        statistics = [self.regions[number].statistics for number in job.reference]
+        glass = tuple(float(each["appearance"]["white_level"]) for each in statistics)
+        return _Job(job, glass, self.store.mpp, self.learns_contacts)
 
     def due(self, step: int) -> int:
         """Return how many batches the set has taken up before a step."""
         return int(self.per_step * step / BATCH)
 
-    def refresh(self, data: PatchSet, step: int) -> None:
+    def before_step(self, patches: PatchSet, step: int) -> None:
         """Put the patches that are due at a step in the place of the oldest.
 
         A training that is resumed begins with those that would be left of the ones before, so that
@@ -221,7 +207,7 @@ class FreshPatches:
 
         Parameters
         ----------
-        data : PatchSet
+        patches : PatchSet
             Changed in place.
         step : int
             Steps done.
@@ -240,7 +226,7 @@ class FreshPatches:
                 )
                 time.sleep(0.002)
             self.waited_s += time.monotonic() - start
-            self._put(data, number, future.result())
+            self._put(patches, number, future.result())
             self.batches += 1
         self._hand_out()
 
@@ -259,10 +245,29 @@ class FreshPatches:
             if data.contact is not None and drawn.contact is not None:
                 data.contact[place] = drawn.contact[index]
 
-    def about(self, trained_s: float) -> Json:
-        """Return what a result reports."""
+    def report(self) -> Json:
+        """Return how many patches were drawn, and how long the training waited for them."""
         return {
             "patches": self.batches * BATCH,
             "waited_s": round(self.waited_s, 2),
-            "waited_share": round(self.waited_s / max(trained_s, 1e-9), 4),
+            "waited_share": round(self.waited_s / max(self._taken_s, 1e-9), 4),
         }
+
+
+def fresh_patches(bench: Bench) -> Joined | None:
+    """Let new patches take the place of those of the first initial store."""
+    request = bench.request
+    if not request.config.fresh:
+        return None
+    number = next((i for i, item in enumerate(request.inputs) if item.store.origin == "initial"), 0)
+    fresh = FreshPatches(
+        request.inputs[number].store,
+        np.flatnonzero(bench.patches.store_of == number),
+        request.config.fresh_per_step,
+        learns_contacts=request.learns_contacts,
+        execution=request.execution,
+        track=request.track,
+        members=bench.session.members,
+        trained_s=lambda: bench.session.clock.trained_s,
+    )
+    return join(bench, bench.stack.enter_context(fresh), fresh.report)

@@ -1,9 +1,7 @@
-"""Reference images taken apart, and patches drawn after them, in worker processes: what
-``generate`` and ``train --fresh`` share.
+"""References measured and taken apart in worker processes, before patches are drawn after them.
 
-What synthesis needs of a reference goes to a scratch folder as plain arrays, which workers map into
-memory, so that memory does not grow with the number of patches. Patch i depends on the seed, the
-references and i only.
+What synthesis needs of a reference goes to a scratch folder as plain arrays. Nuclei are found by a
+rough method, or by the model of ``--priors``, whose errors are then measured first.
 """
 
 from __future__ import annotations
@@ -41,18 +39,21 @@ from histocli.slides.resampling import resample, resample_labels
 from histocli.stages.shared.references import Source
 from histocli.stores.models import read_model
 from histocli.stores.scratch import load_arrays, save_arrays
-from histocli.synthesis.patch import Drawing, draw_patch, paint_patches
-from histocli.synthesis.variation import AS_MEASURED, Spread, Variation
+from histocli.synthesis.patch import draw_patch, paint_patches
 
 logger = logging.getLogger(__name__)
 
-# larger references are cut into regions of about this side, each measured on its own
 REGION_PX = 1024
-MOST_REGIONS = 512  # regions taken apart in one run; evenly spread over the references
-# regions with less tissue teach nothing and are left out, unless there is nothing else
+"""Larger references are cut into regions of about this side, each measured on its own."""
+MOST_REGIONS = 512
+"""Regions taken apart in one run; evenly spread over the references."""
 LEAST_TISSUE = 0.05
+"""Share of a region that must be tissue: others teach nothing and are left out, unless there is
+nothing else."""
 CALIBRATION_REFERENCES = 32
+"""References on which a model's errors are measured."""
 CALIBRATION_PATCHES = 64
+"""Synthetic patches on which they are measured."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Region:
 
     source: Source
     index: int
-    """Of the source."""
+    """Number of the source among the references."""
     box: tuple[int, int, int, int]
     """Top, left, bottom, right, in pixels of the resampled image."""
     folder: Path
@@ -77,72 +78,65 @@ class Region:
 
 
 @dataclass(frozen=True)
-class AnalyseJob:
+class MeasureJob:
     """One reference to take apart."""
 
     source: Source
     index: int
-    mpp: float
-    seed: int
+    """Its number among the references."""
+    config: GenerateConfig
     scratch: Path
     most_regions: int
     tolerant: bool
     """Leave the reference out if it cannot be decoded."""
-    priors: Path | None = None
-    """Model whose nuclei are measured instead of the rough ones."""
-    calibration: Calibration = UNCALIBRATED
+    calibration: Calibration
+    """How the model of ``config.priors`` errs."""
 
 
-@dataclass(frozen=True)
-class BatchJob:
-    """Patches to draw at a time."""
-
-    batch: range
-    folders: tuple[Path, ...]
-    """Of the reference of each patch."""
-    patch_px: int
-    seed: int
-    paint: bool
-    """Paint in the worker too; False where a GPU in the parent does it."""
-    purpose: str = "patch"
-    """Of the random numbers: patches of different purposes differ."""
-    spread: Spread | None = None
-    """How parameters vary from patch to patch; None leaves them as measured."""
-
-
-@dataclass(frozen=True)
-class BatchResult:
-    """Patches as drawn, painted or to be painted."""
-
-    instance_labels: npt.NDArray[np.int32]
-    image: npt.NDArray[np.uint8] | None
-    drawings: list[Drawing] | None
-
-
-def reference_order(seed: int, n_references: int, n: int) -> npt.NDArray[np.int32]:
-    """Return which reference each of ``n`` patches follows: all once in a random order, then all
-    again in another.
-
-    Entry i depends on the seed, the number of references and i only.
-    """
-    rounds = -(-n // n_references)
-    orders = [rng_for(seed, "reference", turn).permutation(n_references) for turn in range(rounds)]
-    return np.concatenate(orders)[:n].astype(np.int32)
-
-
-def take_apart(
+def measure_references(
     sources: Sequence[Source],
     config: GenerateConfig,
     execution: Execution,
     scratch: Path,
     track: Track,
-    priors: Path | None = None,
+) -> tuple[list[Region], list[str]]:
+    """Take apart the references that patches will follow, with the nuclei of ``config.priors``.
+
+    Parameters
+    ----------
+    sources : sequence of Source
+    config : GenerateConfig
+    execution : Execution
+    scratch : Path
+        Folder for their arrays.
+    track : Track
+
+    Returns
+    -------
+    regions : list of Region
+    damaged : list of str
+        References that turned out to be damaged, under ``--on-error continue``.
+
+    Raises
+    ------
+    InputNotFound
+        No reference can be read.
+    """
+    calibration = UNCALIBRATED
+    if config.priors is not None:
+        calibration = _calibrate_priors(sources, config, execution, scratch / "rough", track)
+    return _take_apart(sources, config, execution, scratch, track, calibration)
+
+
+def _take_apart(
+    sources: Sequence[Source],
+    config: GenerateConfig,
+    execution: Execution,
+    scratch: Path,
+    track: Track,
     calibration: Calibration = UNCALIBRATED,
 ) -> tuple[list[Region], list[str]]:
-    """Take the references apart that patches will follow; the others of a long list are not needed.
-
-    Returns their regions, and the references that turned out to be damaged.
-    """
+    """Take the references apart that patches will follow; the others of a long list are not needed."""
     used = np.arange(len(sources))
     limit = min(config.n, MOST_REGIONS)
     if len(sources) > limit:
@@ -153,31 +147,20 @@ def take_apart(
             len(sources),
             MOST_REGIONS,
         )
-    most_regions = max(1, limit // len(used))
-    tolerant = execution.on_error == "continue"
+    most, tolerant = max(1, limit // len(used)), execution.on_error == "continue"
     jobs = [
-        AnalyseJob(
-            sources[int(i)],
-            int(i),
-            config.mpp,
-            config.seed,
-            scratch,
-            most_regions,
-            tolerant,
-            priors,
-            calibration,
-        )
+        MeasureJob(sources[int(i)], int(i), config, scratch, most, tolerant, calibration)
         for i in used
     ]
     found: list[Region] = []
     damaged: list[str] = []
     # a process takes seconds to start
     workers = min(resolve_workers(execution.workers), max(1, len(jobs) // 4))
+    stopped = (
+        "generate: stopped while references were measured; nothing was drawn yet, run it again"
+    )
     with track("measuring references", len(jobs)) as bar, disk_errors(scratch):
-        stopped = (
-            "generate: stopped while references were measured; nothing was drawn yet, run it again"
-        )
-        for job, regions in map_unordered(_analyse_source, jobs, workers, stopped):
+        for job, regions in map_unordered(_measure, jobs, workers, stopped):
             if isinstance(regions, str):
                 logger.warning("%s", regions)
                 damaged.append(str(job.source.path))
@@ -195,15 +178,16 @@ def take_apart(
     return with_tissue or found, sorted(damaged)
 
 
-def _analyse_source(job: AnalyseJob) -> list[Region] | str:
+def _measure(job: MeasureJob) -> list[Region] | str:
     """Return the regions of a reference, or why it cannot be decoded when that is tolerated."""
+    source, config = job.source, job.config
     try:
-        image = job.source.read()
+        image = source.read()
     except HistosynthError as error:
         if not job.tolerant:
             raise
         return str(error)
-    pixels = resample(image, job.source.mpp, job.mpp)
+    pixels = resample(image, source.mpp, config.mpp)
     height, width = pixels.shape[:2]
     boxes = [
         (top, left, bottom, right)
@@ -211,90 +195,72 @@ def _analyse_source(job: AnalyseJob) -> list[Region] | str:
         for left, right in _parts(width, REGION_PX)
     ]
     if len(boxes) > job.most_regions:
-        rng = rng_for(job.seed, f"regions of {job.source.sha256}")
+        rng = rng_for(config.seed, f"regions of {source.sha256}")
         boxes = [boxes[i] for i in np.sort(rng.choice(len(boxes), job.most_regions, replace=False))]
     regions = []
-    for number, (top, left, bottom, right) in enumerate(boxes):
-        rng = rng_for(job.seed, job.source.sha256, number)
-        part = np.ascontiguousarray(pixels[top:bottom, left:right])
-        predicted = None if job.priors is None else _predict(job.priors, part, job.mpp)
+    for number, box in enumerate(boxes):
+        part = np.ascontiguousarray(pixels[box[0] : box[2], box[1] : box[3]])
+        priors = config.priors
         reference = analyse_reference(
             part,
-            job.mpp,
-            job.source.path.name,
-            rng,
-            predicted=predicted,
+            config.mpp,
+            source.path.name,
+            rng_for(config.seed, source.sha256, number),
+            predicted=None if priors is None else _predict(Path(priors), part, config.mpp),
             calibration=job.calibration,
         )
         folder = job.scratch / f"{job.index}-{number}"
         save_arrays(folder, *reference.to_arrays())
         statistics = reference.statistics
-        regions.append(
-            Region(
-                job.source,
-                job.index,
-                (top, left, bottom, right),
-                folder,
-                statistics.to_json(),
-                statistics.appearance.tissue_fraction,
-            )
-        )
+        tissue = statistics.appearance.tissue_fraction
+        regions.append(Region(source, job.index, box, folder, statistics.to_json(), tissue))
     return regions
-
-
-def _predictor(path: Path) -> Predictor:
-    """Load a model once per process, and again when the file was rewritten."""
-    facts = path.stat()
-    return _load_predictor(path, facts.st_mtime_ns, facts.st_size)
-
-
-@lru_cache(maxsize=1)
-def _load_predictor(path: Path, modified_ns: int, size: int) -> Predictor:
-    header, tensors = read_model(path)
-    segmenter = build_segmenter(header.architecture)
-    segmenter.load_state_dict(tensors)
-    device = torch.device("cpu")  # in worker processes, beside each other
-    dtype = resolve_precision("auto", device)
-    return Predictor(
-        segmenter,
-        mpp=header.mpp,
-        device=device,
-        dtype=dtype,
-        thresholds=Thresholds(**header.thresholds),
-    )
 
 
 def _predict(model: Path, image: npt.NDArray[np.uint8], mpp: float) -> npt.NDArray[np.int32]:
     """Segment an image by a model, at the model's pixel size."""
-    predictor = _predictor(model)
+    facts = model.stat()
+    predictor = _load_predictor(model, facts.st_mtime_ns, facts.st_size)
     pixels = resample(glass_to_white(image, white_level(image)), mpp, predictor.mpp)
     return resample_labels(predictor.segment(pixels), predictor.mpp, mpp, image.shape[:2]).astype(
         np.int32
     )
 
 
-def calibrate(
+@lru_cache(maxsize=1)
+def _load_predictor(path: Path, modified_ns: int, size: int) -> Predictor:
+    """Load a model once per process, and again when the file was rewritten."""
+    header, tensors = read_model(path)
+    segmenter = build_segmenter(header.architecture)
+    segmenter.load_state_dict(tensors)
+    device = torch.device("cpu")  # in worker processes, beside each other
+    return Predictor(
+        segmenter,
+        mpp=header.mpp,
+        device=device,
+        dtype=resolve_precision("auto", device),
+        thresholds=Thresholds(**header.thresholds),
+    )
+
+
+def _calibrate_priors(
     sources: Sequence[Source],
-    model: Path,
     config: GenerateConfig,
     execution: Execution,
     scratch: Path,
     track: Track,
 ) -> Calibration:
-    """Learn how a model errs in area and number from patches whose truth is known.
+    """Learn how the model of ``config.priors`` errs, from patches whose truth is known.
 
     They follow the same references by rough priors. Without this, each round of measuring a model's
     nuclei and drawing new ones would shrink them to what models are sure of.
     """
-    few = [
-        sources[int(i)]
-        for i in np.linspace(0, len(sources) - 1, min(len(sources), CALIBRATION_REFERENCES)).astype(
-            int
-        )
-    ]
-    regions, _ = take_apart(
-        few, replace(config, n=len(few)), replace(execution, on_error="continue"), scratch, track
-    )
+    assert config.priors is not None
+    model = Path(config.priors)
+    most = min(len(sources), CALIBRATION_REFERENCES)
+    few = [sources[int(i)] for i in np.linspace(0, len(sources) - 1, most).astype(int)]
+    rough = replace(config, n=len(few), priors=None)
+    regions, _ = _take_apart(few, rough, replace(execution, on_error="continue"), scratch, track)
     ratios: list[float] = []
     found = drawn = 0
     with track("calibrating priors", CALIBRATION_PATCHES) as bar:
@@ -324,34 +290,3 @@ def _parts(length: int, longest: int) -> list[tuple[int, int]]:
     """Cut 0..length into equal parts of at most ``longest``."""
     edges = np.linspace(0, length, -(-length // longest) + 1).round().astype(int)
     return [(int(start), int(stop)) for start, stop in pairwise(edges)]
-
-
-def variation_of(spread: Spread | None, seed: int, purpose: str, index: int) -> Variation:
-    """Return the factors on what was measured that a patch has."""
-    return (
-        AS_MEASURED
-        if spread is None
-        else spread.draw(rng_for(seed, f"variation of {purpose}", index))
-    )
-
-
-def draw_batch(job: BatchJob) -> BatchResult:
-    """Draw a batch of patches; runs in a worker."""
-    loaded: dict[Path, Reference] = {}
-    drawings = []
-    for index, folder in zip(job.batch, job.folders, strict=True):
-        if folder not in loaded:
-            loaded[folder] = Reference.from_arrays(*load_arrays(folder))
-        variation = variation_of(job.spread, job.seed, job.purpose, index)
-        drawings.append(
-            draw_patch(
-                loaded[folder],
-                job.patch_px,
-                rng_for(job.seed, job.purpose, index),
-                variation=variation,
-            )
-        )
-    labels = np.stack([drawing.instance_labels for drawing in drawings])
-    if job.paint:
-        return BatchResult(labels, paint_patches(drawings, torch.device("cpu")), None)
-    return BatchResult(labels, None, drawings)

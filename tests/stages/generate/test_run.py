@@ -29,14 +29,12 @@ from histocli.base.files import partial_path
 from histocli.config.common import Execution
 from histocli.config.generate import GenerateConfig
 from histocli.model.segmenter import build_segmenter
-from histocli.stages import drawing
-from histocli.stages import generate as stage
-from histocli.stages.drawing import reference_order
-from histocli.stages.generate import generate
-from histocli.stores import patches
+from histocli.stages.generate import run as stage
+from histocli.stages.generate.run import generate
+from histocli.stages.shared import measuring
+from histocli.stages.shared.drawing import reference_order
 from histocli.stores.models import ModelHeader, write_model
-from histocli.stores.patches import PatchStore
-from histocli.training.two_sample import TwoSampleScores
+from histocli.stores.patches import PatchStore, layout
 from tests.tissue import make_tissue
 
 MPP = 0.5
@@ -70,7 +68,7 @@ def folder(tmp_path):
 @pytest.fixture
 def small_shards(monkeypatch):
     """One patch in a shard, so that few patches make many batches."""
-    monkeypatch.setattr(patches, "SHARD_PATCHES", 1)
+    monkeypatch.setattr(layout, "SHARD_PATCHES", 1)
 
 
 def run(
@@ -203,8 +201,8 @@ def test_what_is_interrupted_goes_on_as_if_it_had_not_been(folder, small_shards,
     with pytest.raises(StoreExists, match="--resume"):
         run(folder, "cut.zarr")
     drawn = []
-    original = stage.draw_batch
-    monkeypatch.setattr(stage, "draw_batch", lambda job: drawn.append(job.batch) or original(job))
+    original = stage.draw_patches
+    monkeypatch.setattr(stage, "draw_patches", lambda job: drawn.append(job.batch) or original(job))
     assert run(folder, "cut.zarr", execution={"resume": True}).status == "done"
     assert drawn == [range(3, 4), range(4, 5), range(5, 6)]
     assert_same(folder / "whole.zarr", folder / "cut.zarr")
@@ -340,7 +338,7 @@ def test_a_manifest_gives_each_reference_its_own_pixel_size(folder, caplog):
 
 
 def test_a_large_reference_is_cut_into_regions(folder, monkeypatch):
-    monkeypatch.setattr(drawing, "REGION_PX", 64)
+    monkeypatch.setattr(measuring, "REGION_PX", 64)
     run(folder, refs=[str(folder / "refs" / "b.tif")], n=8)
     store = PatchStore.open(folder / "a.zarr")
     names = [record.name for record in store.references]
@@ -381,7 +379,7 @@ def test_an_even_reference_gives_patches(folder, caplog, colour, said):
 
 
 def test_regions_of_glass_are_left_out(folder, monkeypatch):
-    monkeypatch.setattr(drawing, "REGION_PX", 64)
+    monkeypatch.setattr(measuring, "REGION_PX", 64)
     image = np.full((64, 128, 3), 255, np.uint8)
     image[:, :64] = make_tissue(64).image
     run(folder, refs=[str(write_png(folder / "half.png", image))])
@@ -392,12 +390,15 @@ def test_regions_of_glass_are_left_out(folder, monkeypatch):
 
 def test_each_reference_is_followed_once_before_any_is_twice():
     for n_references, n in ((1, 4), (5, 3), (4, 10), (7, 7)):
-        order = reference_order(3, n_references, n)
+        order = reference_order(3, n_references, range(n))
         counts = np.bincount(order, minlength=n_references)
         assert counts.max() - counts.min() <= 1
         assert len(order) == n
-        np.testing.assert_array_equal(reference_order(3, n_references, n + 5)[:n], order)
-    assert (reference_order(1, 20, 20) != reference_order(2, 20, 20)).any()
+        whole = reference_order(3, n_references, range(n + 5))
+        np.testing.assert_array_equal(whole[:n], order)
+        part = reference_order(3, n_references, range(n, n + 5))
+        np.testing.assert_array_equal(whole[n:], part)
+    assert (reference_order(1, 20, range(20)) != reference_order(2, 20, range(20))).any()
 
 
 def test_nothing_is_left_in_the_scratch_folder(folder, monkeypatch, tmp_path_factory):
@@ -454,7 +455,7 @@ def dark_network(path):
 
 @pytest.fixture
 def few_calibrations(monkeypatch):
-    monkeypatch.setattr(drawing, "CALIBRATION_PATCHES", 3)
+    monkeypatch.setattr(measuring, "CALIBRATION_PATCHES", 3)
 
 
 def test_priors_of_a_model_make_patches(folder, few_calibrations):
@@ -495,10 +496,10 @@ def test_the_calibration_corrects_what_is_measured(folder, monkeypatch):
     """Calibration patches whose comparison is decided by hand: half of the area, two thirds of the
     nuclei."""
     model = dark_network(folder / "m.safetensors")
-    monkeypatch.setattr(drawing, "CALIBRATION_PATCHES", 3)
+    monkeypatch.setattr(measuring, "CALIBRATION_PATCHES", 3)
     found = {}
     for name, answer in (("plain", ([], 0, 0)), ("half", ([0.5] * 20, 20, 30))):
-        monkeypatch.setattr(drawing, "compare_areas", lambda *given, answer=answer: answer)
+        monkeypatch.setattr(measuring, "compare_areas", lambda *given, answer=answer: answer)
         run(folder, f"{name}.zarr", n=2, priors=str(model))
         found[name] = [
             record.statistics["morphology"]
@@ -531,7 +532,7 @@ def test_another_model_is_another_store(folder, few_calibrations):
 
 
 def test_what_is_no_model_is_refused_before_any_work(folder, monkeypatch):
-    monkeypatch.setattr(stage, "take_apart", lambda *given: pytest.fail("work was done"))
+    monkeypatch.setattr(stage, "measure_references", lambda *given: pytest.fail("work was done"))
     with pytest.raises(StoreNotFound, match=r"gone.safetensors: no such model") as failure:
         run(folder, priors=str(folder / "gone.safetensors"))
     assert failure.value.exit_code == 3
@@ -554,53 +555,6 @@ def test_a_model_that_changes_under_its_name_is_read_again(folder, few_calibrati
         )
         > 3
     )
-
-
-@pytest.fixture
-def few_pilots(monkeypatch):
-    """Rounds of sixteen patches, judged by classifiers of three steps."""
-    monkeypatch.setattr(stage, "PILOTS", 16)
-    monkeypatch.setattr(stage, "PILOT_BATCH", 8)
-    schedule = stage.TwoSampleSchedule
-    monkeypatch.setattr(
-        stage, "TwoSampleSchedule", lambda **values: schedule(**values, steps=3, batch=2, folds=2)
-    )
-
-
-def test_parameters_are_resampled_and_recorded(folder, few_pilots):
-    run(folder, rounds=2)
-    recorded = PatchStore.open(folder / "a.zarr").attributes["variation"]
-    assert recorded["strength"]["factor"] > 0
-    assert any(value["factor"] != 1 for value in recorded.values())
-    run(folder, "b.zarr", rounds=2, workers=2)
-    assert_same(folder / "a.zarr", folder / "b.zarr")
-    run(folder, "plain.zarr")
-    assert "variation" not in PatchStore.open(folder / "plain.zarr").attributes
-    assert not np.array_equal(
-        contents(folder / "plain.zarr")["image"], contents(folder / "a.zarr")["image"]
-    )
-
-
-def test_patches_are_drawn_around_the_pilots_that_looked_real(folder, few_pilots, monkeypatch):
-    """A judge who likes what is pale, pilot by pilot."""
-
-    def judge_by_lightness(real, pilots, real_of, style_of, *_):
-        return TwoSampleScores(np.zeros(len(real)), pilots.mean(axis=(1, 2, 3)), real_of, style_of)
-
-    monkeypatch.setattr(stage, "PILOTS", 64)
-    monkeypatch.setattr(stage, "judge", judge_by_lightness)
-    run(folder, rounds=3)
-    factors = {
-        name: value["factor"]
-        for name, value in PatchStore.open(folder / "a.zarr").attributes["variation"].items()
-    }
-    assert factors["strength"] * factors["coverage"] < 0.85
-
-
-def test_one_reference_leaves_parameters_as_measured(folder, few_pilots, caplog):
-    run(folder, refs=[str(folder / "refs" / "a.png")], rounds=1)
-    assert "at least two references" in caplog.text
-    assert "variation" not in PatchStore.open(folder / "a.zarr").attributes
 
 
 @pytest.mark.parametrize("shippable", [True, False])

@@ -1,5 +1,4 @@
-"""``train --hard refiner``: the refiner of a refined store goes on learning, against the
-segmenter."""
+"""``train --hard``: crops are made harder while the segmenter learns."""
 
 import shutil
 from dataclasses import replace
@@ -9,18 +8,25 @@ import pytest
 import torch
 from PIL import Image
 
-from histocli.base.errors import InputNotFound, InvalidInput, InvalidStore, Stopped
+from histocli.base.errors import InputNotFound, InvalidInput, InvalidOption, InvalidStore, Stopped
+from histocli.base.rng import rng_for
 from histocli.config.common import Execution
 from histocli.config.generate import GenerateConfig
 from histocli.config.refine import RefineConfig
 from histocli.config.train import TrainConfig
-from histocli.stages import hardness
-from histocli.stages import train as stage
+from histocli.model.segmenter import build_segmenter
 from histocli.stages.generate import generate
+from histocli.stages.generate.run import generate
+from histocli.stages.refine import refine
 from histocli.stages.refine.run import refine
-from histocli.stages.train import train
+from histocli.stages.train import hard, train
+from histocli.stages.train.run import train
+from histocli.stores.logs import log_path
 from histocli.stores.models import read_model
+from histocli.stores.patches import PatchStore
 from histocli.training.hard_refiner import RefinerAscent
+from tests.stages.train.conftest import metrics
+from tests.stages.train.conftest import run as run_small
 from tests.tissue import make_tissue
 
 MPP = 0.5
@@ -41,15 +47,6 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(autouse=True)
-def tiny(monkeypatch):
-    monkeypatch.setattr(
-        stage,
-        "architecture_of_size",
-        lambda size, targets: {"family": "unet", "channels": [4, 4], "targets": targets},
-    )
-
-
 def run(folder, out, execution=EXECUTION, config=CONFIG, stop_after=None):
     return train([str(folder / "refined.zarr")], out, config, execution, stop_after=stop_after)
 
@@ -57,9 +54,9 @@ def run(folder, out, execution=EXECUTION, config=CONFIG, stop_after=None):
 @pytest.mark.parametrize("targets", ["distance", "contact"])
 def test_the_refiner_learns_along_and_its_crops_are_learnt(folder, tmp_path, monkeypatch, targets):
     made = []
-    original = hardness.RefinerAscent
+    original = hard.RefinerAscent
     monkeypatch.setattr(
-        hardness,
+        hard,
         "RefinerAscent",
         lambda *given, **more: made.append(original(*given, **more)) or made[-1],
     )
@@ -69,10 +66,8 @@ def test_the_refiner_learns_along_and_its_crops_are_learnt(folder, tmp_path, mon
     # ten steps, two of them warm-up, one of the refiner for four of the segmenter
     assert ascent.training.step == 2
     assert ascent.training.moves == 2
-    assert ascent.filled == 2 * hardness.REFINED_AT_ONCE
-    before = hardness.networks_of(
-        hardness.PatchStore.open(folder / "refined.zarr"), 0
-    ).refiner.state_dict()
+    assert ascent.pool.filled == 2 * hard.REFINED_AT_ONCE
+    before = hard.networks_of(PatchStore.open(folder / "refined.zarr"), 0).refiner.state_dict()
     after = ascent.training.networks.refiner.state_dict()
     assert any((before[name] != after[name]).any() for name in before)
     assert result.hard.keys() == {"patches", "loss", "aji", "change", "label_agreement"}
@@ -101,15 +96,18 @@ def test_it_works_against_the_segmenter(folder, tmp_path, monkeypatch):
             ),
             ratio,
         )
-        monkeypatch.setattr(hardness, "RefinerAscent", keep)
+        monkeypatch.setattr(hard, "RefinerAscent", keep)
         run(folder, tmp_path / f"{ratio}.safetensors", config=replace(CONFIG, steps=5))
         ascent = made[-1]
         for group in ascent.training.optimizers["refiner"].param_groups:
             group["lr"] = 5e-3
         torch.manual_seed(0)
-        segmenter = stage.build_segmenter({"family": "unet", "channels": [4, 4]})
-        rng = stage.rng_for(0, "test")
-        found = [ascent._move(segmenter, rng, 1.0, torch.float32, measure=True) for _ in range(12)]
+        segmenter = build_segmenter({"family": "unet", "channels": [4, 4]})
+        rng = rng_for(0, "test")
+        found = []
+        for _ in range(12):
+            ascent.move(segmenter, rng, 1.0, torch.float32, measure=True)
+            found.append(ascent.hardness)
         gains[ratio] = sum(each.after - each.before for each in found[6:]) / 6
     assert gains[50.0] > gains[0.0]
 
@@ -140,3 +138,21 @@ def test_what_it_needs_is_asked_for(folder, tmp_path):
     refine(str(folder / "synth.zarr"), [], folder / "again.zarr", config, EXECUTION)
     with pytest.raises(InvalidStore, match="the store holds no realism, refiner, style"):
         train([str(folder / "again.zarr")], tmp_path / "m.safetensors", CONFIG, EXECUTION)
+
+
+def test_hard_examples_change_what_is_learnt_and_are_reported(store, tmp_path):
+    ordinary, hard = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    run_small(store, ordinary, steps=25)
+    result = run_small(store, hard, steps=25, hard="appearance", validation=0.3)
+    (_, first), (_, second) = read_model(ordinary), read_model(hard)
+    assert any((first[name] != second[name]).any() for name in first)
+    assert result.hard.keys() == {"patches", "loss", "aji", "change", "label_agreement"}
+    assert result.hard["loss"]["hard"] > result.hard["loss"]["ordinary"]
+    assert result.hard["change"] > 0
+    assert 0 <= result.hard["label_agreement"]["hard"] <= 1
+    assert read_model(hard)[0].training["hard"] == result.hard
+    assert any("hard" in line for line in metrics(hard))
+    assert list(log_path(hard).rglob("hard.png"))
+    assert run_small(store, tmp_path / "c.safetensors").hard is None
+    with pytest.raises(InvalidOption, match="--hard"):
+        TrainConfig(hard="style")
