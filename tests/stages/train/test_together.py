@@ -10,7 +10,6 @@ from PIL import Image
 
 from histocli.config.common import Execution
 from histocli.config.generate import GenerateConfig
-from histocli.stages.generate import generate
 from histocli.stages.generate.run import generate
 from histocli.stores.logs import log_path
 from histocli.stores.models import checkpoint_path, read_model
