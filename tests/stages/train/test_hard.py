@@ -17,8 +17,7 @@ from histocli.config.train import TrainConfig
 from histocli.model.segmenter import build_segmenter
 from histocli.stages.generate.run import generate
 from histocli.stages.refine.run import refine
-from histocli.stages.refine.run import refine
-from histocli.stages.train import hard, train
+from histocli.stages.train import hard
 from histocli.stages.train.run import train
 from histocli.stores.logs import log_path
 from histocli.stores.models import read_model
