@@ -42,7 +42,7 @@ Tick = tuple[float, str]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bar:
+class Column:
     """One bar of a histogram."""
 
     series: int
@@ -63,7 +63,7 @@ class Point:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawing:
+class ChartLayout:
     """A chart, every part at its place."""
 
     title: str
@@ -75,7 +75,7 @@ class Drawing:
     y_label: str
     x_ticks: Sequence[Tick]
     y_ticks: Sequence[Tick]
-    bars: Sequence[Bar] = ()
+    bars: Sequence[Column] = ()
     lines: Sequence[Sequence[Point]] = ()
     diagonal: bool = False
 
@@ -93,7 +93,7 @@ class Histogram:
     logarithmic: bool = False
     """Whether bins are as wide as their logarithm says."""
 
-    def drawn(self) -> Drawing:
+    def drawn(self) -> ChartLayout:
         """Return the bars side by side, the tallest as high as the area."""
         scale = math.log if self.logarithmic else float
         place = [scale(edge) for edge in self.edges]
@@ -104,7 +104,7 @@ class Histogram:
             for index, value in enumerate(values):
                 part = (at[index + 1] - at[index]) / len(self.series)
                 bars.append(
-                    Bar(
+                    Column(
                         series=series,
                         x=round(at[index] + series * part + 0.5, 1),
                         y=FRAME.y(value / tallest),
@@ -115,7 +115,7 @@ class Histogram:
                     )
                 )
         shown = range(0, len(at), max(1, len(at) // 6))
-        return Drawing(
+        return ChartLayout(
             title=self.title,
             names=[name for name, _ in self.series],
             spoken="; ".join(f"{name}: {sum(values):g} in all" for name, values in self.series),
@@ -139,7 +139,7 @@ class Lines:
     diagonal: bool = False
     """Whether equality is drawn, and both axes go from 0 to 1."""
 
-    def drawn(self) -> Drawing:
+    def drawn(self) -> ChartLayout:
         """Return the lines; points that are not finite are left out."""
         lines = [
             (name, [point for point in line if all(map(math.isfinite, point))])
@@ -147,7 +147,7 @@ class Lines:
         ]
         low, high = self._range([point for _, line in lines for point in line])
         spread = high - low
-        return Drawing(
+        return ChartLayout(
             title=self.title,
             names=[name for name, _ in lines],
             spoken="; ".join(

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from histocli.base.types import RGBImage
-from histocli.figures.overlays import add_scale_bar, outline_mask
+from histocli.figures.overlays import add_scale_bar, enlarged, outline_mask
 
 KINDS = ("matched", "missed", "false", "split", "merged")
 COLOURS: dict[str, tuple[int, int, int]] = {
@@ -107,13 +107,8 @@ def fate_picture(
     window = worst_window(truth, prediction, truth_fates, prediction_fates, most_px)
     truth, prediction, image = truth[window], prediction[window], image[window]
     zoom = max(1, min(3, most_px // max(image.shape[:2])))
-    if zoom > 1:
-        truth, prediction = (
-            np.repeat(np.repeat(side, zoom, axis=0), zoom, axis=1) for side in (truth, prediction)
-        )
-        image = np.asarray(
-            cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC), np.uint8
-        )
+    _, prediction = enlarged(image, prediction, zoom)
+    image, truth = enlarged(image, truth, zoom)
     thickness_px = 2 if max(image.shape[:2]) > 300 else 1
     drawn = fate_overlay(
         image, truth, prediction, truth_fates, prediction_fates, thickness_px=thickness_px
@@ -128,7 +123,7 @@ def worst_window(
     prediction_fates: npt.NDArray[np.uint8],
     side: int,
 ) -> tuple[slice, slice]:
-    """Return the square with most pixels of nuclei that do not match, at most as large as the image.
+    """Return the square, inside the image, with most pixels of nuclei that do not match.
 
     Parameters are those of :func:`fate_overlay`; ``side`` is in pixels.
     """

@@ -1,9 +1,8 @@
-"""One self-contained HTML page for people: tables, charts and pictures; nothing is fetched,
-whatever a file is called.
+"""One self-contained HTML page for people: tables, charts and pictures.
 
-The page is the template ``templates/report.html``, which escapes every text, and forbids itself the
-network (Content-Security-Policy). Charts are SVG with their numbers in words for screen readers.
-Tables sort by buttons in their headings, so by keyboard too.
+The page is the template ``templates/report.html``, which escapes every text. It fetches nothing and
+forbids itself the network (Content-Security-Policy). Charts are SVG with their numbers in words for
+screen readers. Tables sort by buttons in their headings, so by keyboard too.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ MARK = "<!-- histosynth-report/1 -->"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
+class ReportTable:
     """Rows of text and numbers."""
 
-    kind: ClassVar[str] = "table"
+    content: ClassVar[str] = "rows"
 
     title: str
     header: Sequence[str]
@@ -37,9 +36,6 @@ class Table:
     sortable: bool = False
     pictures: str | None = None
     """The group of galleries to whose pictures the names in the first column link."""
-
-    def __bool__(self) -> bool:
-        return bool(self.rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +51,7 @@ class Picture:
 class Gallery:
     """Pictures beside each other."""
 
-    kind: ClassVar[str] = "gallery"
+    content: ClassVar[str] = "pictures"
 
     title: str
     pictures: Sequence[Picture]
@@ -67,39 +63,31 @@ class Gallery:
     group: str = ""
     """What tables call the pictures of this gallery."""
 
-    def __bool__(self) -> bool:
-        return bool(self.pictures)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Charts:
     """Charts beside each other."""
 
-    kind: ClassVar[str] = "charts"
+    content: ClassVar[str] = "charts"
 
     title: str
     charts: Sequence[Histogram | Lines]
     note: str = ""
-
-    def __bool__(self) -> bool:
-        return bool(self.charts)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Details:
     """Preformatted texts that open on demand."""
 
-    kind: ClassVar[str] = "details"
+    content: ClassVar[str] = "texts"
 
     title: str
     texts: Sequence[tuple[str, str]]
     """Name and content of each."""
 
-    def __bool__(self) -> bool:
-        return bool(self.texts)
 
-
-Section = Table | Gallery | Charts | Details
+Section = ReportTable | Gallery | Charts | Details
+"""``content`` names the field that a section is empty without."""
 
 LEGEND = {
     "matched": "matched: IoU above one half",
@@ -125,7 +113,7 @@ def render_report(title: str, lead: str, sections: Sequence[Section]) -> str:
     str
         HTML 5, whole.
     """
-    kept = [section for section in sections if section]
+    kept = [section for section in sections if getattr(section, section.content)]
     pictures = [
         (each.group, picture.title)
         for each in kept
@@ -175,7 +163,7 @@ def _printable(value: Any) -> Any:
 
 
 def number(value: float | int | None) -> str:
-    """Write a number for a table: whole ones whole, others with four digits, unknown ones as a dash.
+    """Write a number for a table: integers whole, others with four digits, unknown ones as a dash.
 
     >>> number(3), number(0.12345), number(float("nan")), number(12345.6)
     ('3', '0.1235', '–', '12346')

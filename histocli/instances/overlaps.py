@@ -162,7 +162,7 @@ def _consecutive(labels: IntArray) -> tuple[IntArray, IntArray]:
 
 
 def _side(labels: IntArray, y: IntArray, x: IntArray, length: IntArray) -> tuple[IntArray, Side]:
-    """Return the place of the nucleus of each run in its side, from 1 (0 for none), and the side."""
+    """Return the nucleus of each run as its place in the side from 1, 0 for none; and the side."""
     ids, index = _consecutive(labels)
     inside = np.flatnonzero(index)
     who, n = index[inside] - 1, len(ids)

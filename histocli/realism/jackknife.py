@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from histocli.base.types import Json
 from histocli.realism.distances import Chosen
 
 Z95 = 1.959964
@@ -29,15 +28,6 @@ class Measure:
     """None where fewer than three reference images leave nothing to say."""
     meaning: str
     """What the number says, in one line."""
-
-    def to_json(self) -> Json:
-        """Return plain JSON values."""
-        return {
-            "name": self.name,
-            "value": self.value,
-            "ci95": None if self.ci95 is None else list(self.ci95),
-            "meaning": self.meaning,
-        }
 
 
 class Jackknife:

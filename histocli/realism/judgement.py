@@ -67,7 +67,15 @@ class Judgement:
     def to_json(self) -> Json:
         """Return plain JSON values."""
         return {
-            "measures": {measure.key: measure.to_json() for measure in self.measures},
+            "measures": {
+                each.key: {
+                    "name": each.name,
+                    "value": each.value,
+                    "ci95": each.ci95,
+                    "meaning": each.meaning,
+                }
+                for each in self.measures
+            },
             "features": self.features,
             "real": self.real,
             "synthetic": self.synthetic,
@@ -137,11 +145,11 @@ def judge_patches(
     )
 
 
-Sides = tuple[Vector, Vector]
+Features = tuple[Vector, Vector]
 """Features of the real and of the synthetic patches, in spreads of the real ones."""
 
 
-def _standardised(real: npt.NDArray[np.floating], synthetic: npt.NDArray[np.floating]) -> Sides:
+def _standardised(real: npt.NDArray[np.floating], synthetic: npt.NDArray[np.floating]) -> Features:
     first, second = standardise_by(real, synthetic)
     return first.astype(np.float64), second.astype(np.float64)
 
@@ -157,7 +165,7 @@ def _classification(auc: float, interval: tuple[float, float]) -> Measure:
     )
 
 
-def _kernel_distance(key: str, features: str, sides: Sides, leave: Jackknife) -> Measure:
+def _kernel_distance(key: str, features: str, sides: Features, leave: Jackknife) -> Measure:
     return leave.measure(
         key,
         f"kernel distance, {features}",
@@ -169,7 +177,7 @@ def _kernel_distance(key: str, features: str, sides: Sides, leave: Jackknife) ->
 
 
 def _feature_distance(
-    name: str, columns: tuple[int, ...], sides: Sides, leave: Jackknife
+    name: str, columns: tuple[int, ...], sides: Features, leave: Jackknife
 ) -> Measure:
     real, synthetic = sides
 
@@ -249,7 +257,7 @@ def _reference_distances(
     )
 
 
-def _memorisation(sides: Sides, leave: Jackknife) -> Iterator[Measure]:
+def _memorisation(sides: Features, leave: Jackknife) -> Iterator[Measure]:
     """Yield how near synthetic patches lie to a real one, beside real ones to each other.
 
     Meehan et al. 2020.

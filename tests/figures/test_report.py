@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from histocli.figures.charts import Histogram, Lines
-from histocli.figures.report import Charts, Details, Gallery, Picture, Table, number, render_report
+from histocli.figures.report import (
+    Charts,
+    Details,
+    Gallery,
+    Picture,
+    ReportTable,
+    number,
+    render_report,
+)
 
 NASTY = "<img src=x onerror=alert(1)>\"'&\n\x1b[31m.tif"
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -58,7 +66,7 @@ def sections(name=NASTY):
     )
     lines = Lines(title=name, series=[(name, [(0.0, 1.0), (2.0, 3.0)])], x_label=name, y_label=name)
     return [
-        Table(
+        ReportTable(
             title=name,
             header=(name, "pq"),
             rows=[[name, 0.5], ["b", float("nan")]],
@@ -66,7 +74,7 @@ def sections(name=NASTY):
             sortable=True,
             pictures="g",
         ),
-        Table(title="empty", header=("a",), rows=[]),
+        ReportTable(title="empty", header=("a",), rows=[]),
         Gallery(
             title=name,
             pictures=[Picture(png=PNG, title=name, caption=name)],

@@ -9,7 +9,7 @@ from histocli.realism.distances import (
     patch_spectra,
     standardise_by,
 )
-from histocli.realism.features import NAMES, RANDOM_FEATURES, random_convolutions, stain_and_texture
+from histocli.realism.features import NAMES, random_convolutions, stain_and_texture
 
 
 def patches(n=40, level=(180, 120, 170), noise=10.0, seed=0, side=32):
@@ -35,7 +35,7 @@ def test_two_samples_of_one_kind_are_at_no_distance_and_others_are():
 def test_features_have_their_names_and_are_the_same_every_time():
     images = patches(5)
     assert stain_and_texture(images).shape == (5, len(NAMES))
-    assert random_convolutions(images).shape == (5, RANDOM_FEATURES)
+    assert random_convolutions(images).shape == (5, 96)
     assert np.array_equal(random_convolutions(images), random_convolutions(images, batch=2))
     assert not np.array_equal(random_convolutions(images), random_convolutions(images, seed=1))
     assert stain_and_texture(images[:0]).shape == (0, len(NAMES))
@@ -68,3 +68,21 @@ def test_patches_are_nearer_to_the_reference_they_follow():
     assert (own < others).all()
     wrong, _ = distance_to_references(real, image_of, synthetic, np.repeat([1, 2, 0], 4))
     assert (wrong > own).all()
+
+
+def test_leaving_patches_out_of_the_kernels_is_computing_them_without():
+    rng = np.random.default_rng(0)
+    real, synthetic = rng.normal(size=(30, 4)), rng.normal(0.3, 1, (25, 4))
+    kept = rng.random(30) < 0.7, rng.random(25) < 0.7
+    whole = Kernels(real, synthetic).distance(*kept)
+    parts = real[kept[0]], synthetic[kept[1]]
+    everything = [np.ones(len(part), bool) for part in parts]
+    assert whole == pytest.approx(Kernels(*parts).distance(*everything))
+    slow = [
+        np.mean(
+            [(a @ b / 4 + 1) ** 3 for i, a in enumerate(one) for j, b in enumerate(two) if i != j]
+        )
+        for one, two in ((parts[0], parts[0]), (parts[1], parts[1]))
+    ]
+    cross = np.mean([(a @ b / 4 + 1) ** 3 for a in parts[0] for b in parts[1]])
+    assert whole == pytest.approx(sum(slow) - 2 * cross)

@@ -5,8 +5,6 @@ import numpy as np
 import pytest
 import torch
 
-from histocli.realism.distances import Kernels
-from histocli.realism.jackknife import jackknife_interval
 from histocli.realism.judgement import Patches, judge_patches
 from histocli.realism.morphology import Histograms
 from histocli.training.two_sample import TwoSampleSchedule
@@ -77,32 +75,3 @@ def test_one_image_cannot_be_judged():
     real = Patches(patches(8, 1).images, np.zeros(8, np.int64))
     with pytest.raises(ValueError, match="at least two images"):
         judge_patches(real, real, **CPU)
-
-
-def test_the_jackknife_of_a_mean_is_its_standard_error():
-    values = np.random.default_rng(0).normal(3, 2, 40)
-    left = [np.delete(values, k).mean() for k in range(40)]
-    low, high = jackknife_interval(values.mean(), left)
-    error = values.std(ddof=1) / np.sqrt(40)
-    assert (low, high) == pytest.approx(
-        (values.mean() - 1.96 * error, values.mean() + 1.96 * error), rel=1e-4
-    )
-    assert jackknife_interval(1.0, [1.0, 1.0]) is None
-
-
-def test_leaving_patches_out_of_the_kernels_is_computing_them_without():
-    rng = np.random.default_rng(0)
-    real, synthetic = rng.normal(size=(30, 4)), rng.normal(0.3, 1, (25, 4))
-    kept = rng.random(30) < 0.7, rng.random(25) < 0.7
-    whole = Kernels(real, synthetic).distance(*kept)
-    parts = real[kept[0]], synthetic[kept[1]]
-    everything = [np.ones(len(part), bool) for part in parts]
-    assert whole == pytest.approx(Kernels(*parts).distance(*everything))
-    slow = [
-        np.mean(
-            [(a @ b / 4 + 1) ** 3 for i, a in enumerate(one) for j, b in enumerate(two) if i != j]
-        )
-        for one, two in ((parts[0], parts[0]), (parts[1], parts[1]))
-    ]
-    cross = np.mean([(a @ b / 4 + 1) ** 3 for a in parts[0] for b in parts[1]])
-    assert whole == pytest.approx(sum(slow) - 2 * cross)

@@ -17,7 +17,15 @@ from histocli.base.files import replace_atomically
 from histocli.base.progress import Track, silent
 from histocli.config.common import Execution
 from histocli.figures.charts import Histogram, Lines
-from histocli.figures.report import MARK, Charts, Details, Section, Table, number, render_report
+from histocli.figures.report import (
+    MARK,
+    Charts,
+    Details,
+    ReportTable,
+    Section,
+    number,
+    render_report,
+)
 from histocli.instances.histograms import AREA_EDGES_UM2
 from histocli.metrics.distributions import IOU_BINS, PROBABILITY_BINS
 from histocli.metrics.table import METRICS, scores_of, shown_in
@@ -170,14 +178,14 @@ def _score_tables(result: EvaluateResult, suffix: str) -> Iterator[Section]:
                 metric.meaning,
             ]
         )
-    yield Table(
+    yield ReportTable(
         title=f"Scores{suffix}",
         header=("metric", "mean over images", "95 % interval", "pooled", "images", "what it is"),
         rows=rows,
         note="Means weigh each image the same, pooled scores each nucleus or pixel. "
         "Where the truth is empty and nothing was found a score is 1.",
     )
-    yield Table(
+    yield ReportTable(
         title=f"By group{suffix}",
         header=("group", "images", *PER_IMAGE),
         rows=[
@@ -188,14 +196,14 @@ def _score_tables(result: EvaluateResult, suffix: str) -> Iterator[Section]:
         note="Means over the images of each.",
     )
     alone = "a prediction without truth: not compared"
-    yield Table(
+    yield ReportTable(
         title=f"Not compared{suffix}",
         header=("image", "why"),
         rows=[*result.failures, *((name, alone) for name in result.without_truth)],
     )
 
 
-def _difference_table(difference: ModelDifference, short: dict[str, str]) -> Table:
+def _difference_table(difference: ModelDifference, short: dict[str, str]) -> ReportTable:
     rows: list[list[str | float | int | None]] = []
     for name in shown_in("report", "report differences"):
         each = difference.metrics[name]
@@ -206,7 +214,7 @@ def _difference_table(difference: ModelDifference, short: dict[str, str]) -> Tab
         for metric in METRICS
         if metric.better == "less" and metric.name in shown_in("report", "report differences")
     )
-    return Table(
+    return ReportTable(
         title=f"{short[difference.second]} minus {short[difference.first]}",
         header=(
             "metric",
@@ -268,7 +276,7 @@ def _distributions(scores: Scores, suffix: str) -> Charts:
     return Charts(title=f"Distributions{suffix}", charts=charts, note=note)
 
 
-def _image_table(scores: Scores, suffix: str) -> Table:
+def _image_table(scores: Scores, suffix: str) -> ReportTable:
     grouped = bool(scores.groups)
     rows: list[list[str | float | int | None]] = []
     for image in scores.images:
@@ -287,7 +295,7 @@ def _image_table(scores: Scores, suffix: str) -> Table:
             ]
         )
     nuclei = ("true", "predicted", "missed", "false", "split", "merged")
-    return Table(
+    return ReportTable(
         title=f"Images{suffix}",
         header=("image", *(["group"] if grouped else []), *PER_IMAGE, *nuclei),
         rows=rows,

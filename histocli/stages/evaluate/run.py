@@ -1,4 +1,4 @@
-"""Evaluation: predicted labels beside true ones, image by image, and the scores of the whole set."""
+"""Evaluation: predicted labels beside true ones, image by image, and scores of the whole set."""
 
 from __future__ import annotations
 

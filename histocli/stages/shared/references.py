@@ -34,34 +34,20 @@ class Source:
     mpp_source: str
 
     def read(self) -> RGBImage:
-        """Return all its pixels at its own pixel size.
-
-        Raises
-        ------
-        InputNotFound, UnsupportedSlide, OutOfResources
-            It is gone, damaged, or larger than the memory that is free.
-        """
+        """Return all its pixels at its own pixel size."""
         return read_image(self.path, mpp=self.mpp).pixels
 
 
 def named_references(
     words: Sequence[str], *, keep_missing: bool = False, what: str = "reference image"
 ) -> list[InputImage]:
-    """Return the references that the user names.
-
-    Parameters
-    ----------
-    words : sequence of str
-        Files, folders, globs, ``@list``, manifests or ``-``.
-    keep_missing : bool
-        Return named files that do not exist too, so that each of them fails alone.
-    what : str
-        The noun in messages.
+    """Return the references that the user names, by words as :mod:`histocli.base.inputs` has them.
 
     Raises
     ------
     InputNotFound
-        A reference is missing, or there is none.
+        A reference is missing (unless ``keep_missing``, where it fails later and alone), or there
+        is none.
     """
     return expand_with_mpp(
         words, suffixes=SLIDE_SUFFIXES, stdin=sys.stdin, what=what, keep_missing=keep_missing
@@ -179,14 +165,8 @@ def patch_glass_levels(
     """Return the level of empty glass for each of some patches.
 
     A synthetic patch has the level of its reference, which was measured on far more pixels. Where
-    the store records no level of a reference, the patch itself is measured.
-
-    Parameters
-    ----------
-    store : PatchStore
-    patches : range
-    images : ndarray of uint8, shape (len(patches), H, W, 3)
-        The pixels of these patches.
+    the store records no level of a reference, the patch itself is measured: ``images``, shape
+    (len(patches), H, W, 3).
     """
     # late: it brings torch, which evaluate and info do without
     from histocli.optics.density import white_level

@@ -36,13 +36,13 @@ from histocli.base.text import first_line
 from histocli.base.types import Json
 from histocli.stages.shared.frame import Plan, Work
 from histocli.stages.shared.results import Stopwatch
-from histocli.stores.logs import append_metrics, start_log
-from histocli.stores.models import (
+from histocli.stores.checkpoints import (
     checkpoint_path,
     read_checkpoint,
     remove_checkpoint,
     write_checkpoint,
 )
+from histocli.stores.logs import append_metrics, start_log
 
 RECORD_EVERY = 20
 """Steps between two lines of ``metrics.jsonl``, and steps over which their values are averaged."""

@@ -55,15 +55,14 @@ class TiledLabelsWriter(StoreWriter):
 
     Work goes through three phases, and a run that was stopped or killed goes on where it was:
 
-    1. ``save_found`` keeps what was found in each window of the slide, in any order, in ``work/``;
+    1. ``save_found`` keeps what was found in each window of the slide, in any order, in ``work/``,
+       and what was made of that;
     2. ``begin_table``, ``append_rows`` and ``end_table`` write the table, in the order of ids;
     3. ``write_shard`` and ``write_coarser`` write the labels, a shard at a time, in the order of
        ``shards``, and ``end_labels`` what is left of the coarser levels.
 
     ``finish`` removes ``work/`` and puts the store in its place. Leaving the context without it
-    keeps the partial store.
-
-    Call :func:`histocli.stores.rerun.prepare_output` before.
+    keeps the partial store. Call :func:`histocli.stores.rerun.prepare_output` before.
 
     Parameters
     ----------
@@ -113,38 +112,25 @@ class TiledLabelsWriter(StoreWriter):
                 remove_ours(self._partial, CONTRACT)
             root = self._take_up(provenance)
             if root is None:
-                facts = {"mpp": mpp, "mpp_source": mpp_source, "shape": list(shape)}
-                root = self._create(look, facts, {"source": source, "model": model}, provenance)
+                seen = look(overview_factor(shape, mpp))
+                facts = {
+                    "layout": "slide",
+                    "mpp": mpp,
+                    "mpp_source": mpp_source,
+                    "shape": list(shape),
+                    "mm2": looked_at_mm2(seen.tissue, shape, mpp),
+                    "source": source,
+                    "model": model,
+                }
+                about = provenance.to_json() | facts | seen.facts
+                root = _create_store(self._partial, target.name, about, seen)
+                self.work.mkdir()
             self._root = root
             self._done = self._array("tiles_done")
             factors = level_factors(shape)
             self._levels = [self._array(f"{LABELS}/{level}") for level in range(len(factors))]
             self.tissue: BoolMask = np.asarray(self._array("tissue")[...]).astype(bool)
         self._coarser = CoarseLevels(self._levels)
-
-    def _create(
-        self, look: Callable[[int], FirstLook], facts: Json, inputs: Json, provenance: Provenance
-    ) -> zarr.Group:
-        """Make the partial store with all its metadata, the overview and the tissue."""
-        shape, mpp = self._shape, facts["mpp"]
-        factor, factors = overview_factor(shape, mpp), level_factors(shape)
-        seen = look(factor)
-        mm2 = looked_at_mm2(seen.tissue, shape, mpp)
-        about = {"layout": "slide"} | facts | {"mm2": mm2} | inputs | seen.facts
-        steps = [factor * level for level in factors]
-        attributes = {
-            ATTRIBUTE: provenance.to_json() | about,
-            "ome": image_metadata(self.target.name, steps, mpp),
-        }
-        root = zarr.create_group(self._partial, zarr_format=3, attributes=attributes)
-        for number, level in enumerate(factors):
-            planes = np.ascontiguousarray(np.moveaxis(shrink(seen.overview, level), 2, 0))
-            write_image(root, str(number), planes, "cyx")
-        write_image(root, "tissue", seen.tissue.astype(np.uint8), "yx")
-        create_pyramid(root, shape, factors, mpp)
-        root.create_group(TABLE)
-        self.work.mkdir()
-        return root
 
     def _array(self, name: str) -> zarr.Array[Any]:
         array = self._root[name]
@@ -155,8 +141,7 @@ class TiledLabelsWriter(StoreWriter):
     def facts(self) -> Json:
         """What the store says about itself so far."""
         metadata = json.loads((self._partial / METADATA_FILE).read_bytes())
-        facts: Json = metadata["attributes"][ATTRIBUTE]
-        return facts
+        return dict(metadata["attributes"][ATTRIBUTE])
 
     def has_found(self, window: int) -> bool:
         """Tell whether what was found in a window is kept, and whole."""
@@ -165,13 +150,9 @@ class TiledLabelsWriter(StoreWriter):
     def save_found(
         self, window: int, arrays: Mapping[str, npt.NDArray[Any]], kind: str = "found"
     ) -> None:
-        """Keep what was found in a window; several threads may save different ones at a time."""
+        """Keep what was found in a window; several threads may save different windows at a time."""
         with disk_errors(self.target):
             save_found(self.work, window, arrays, kind)
-
-    def save_settled(self, window: int, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Keep what is left of a window's objects beside its neighbours'."""
-        self.save_found(window, arrays, "settled")
 
     def load_found(self, window: int, kind: str = "found") -> dict[str, npt.NDArray[Any]]:
         """Return what was found in a window."""
@@ -183,9 +164,7 @@ class TiledLabelsWriter(StoreWriter):
             for child in (self._partial / TABLE).iterdir():
                 if child.is_dir():  # a column of an earlier start
                     shutil.rmtree(child)
-            group = self._root[TABLE]
-            assert isinstance(group, zarr.Group)
-            self._table = TableWriter(group, n_nuclei, columns)
+            self._table = TableWriter(self._root.require_group(TABLE), n_nuclei, columns)
 
     def append_rows(self, columns: TableColumns) -> None:
         """Add rows to the table."""
@@ -271,3 +250,29 @@ class TiledLabelsWriter(StoreWriter):
                     self.discard()
         finally:
             super().close()
+
+
+def _create_store(path: Path, name: str, about: Json, seen: FirstLook) -> zarr.Group:
+    """Make a store with all its metadata, the overview and the tissue.
+
+    Parameters
+    ----------
+    path : Path
+    name : str
+        Name of the image.
+    about : dict
+        What the store says about itself.
+    seen : FirstLook
+    """
+    mpp, (height, width) = about["mpp"], about["shape"]
+    factor, factors = overview_factor((height, width), mpp), level_factors((height, width))
+    steps = [factor * level for level in factors]
+    attributes = {ATTRIBUTE: about, "ome": image_metadata(name, steps, mpp)}
+    root = zarr.create_group(path, zarr_format=3, attributes=attributes)
+    for number, level in enumerate(factors):
+        planes = np.ascontiguousarray(np.moveaxis(shrink(seen.overview, level), 2, 0))
+        write_image(root, str(number), planes, "cyx")
+    write_image(root, "tissue", seen.tissue.astype(np.uint8), "yx")
+    create_pyramid(root, (height, width), factors, mpp)
+    root.create_group(TABLE)
+    return root

@@ -12,7 +12,7 @@ import zarr
 
 from histocli.base.errors import InvalidStore
 from histocli.base.formats import ATTRIBUTE
-from histocli.base.types import Json
+from histocli.base.types import InstanceLabels, Json
 from histocli.base.units import MPP_RANGE
 from histocli.stores.arrays import count_files, find_array
 from histocli.stores.patches.layout import ARRAYS, NETWORKS, ORIGINS, ReferenceRecord, are_weights
@@ -141,4 +141,41 @@ def check_marks(path: Path, marks: npt.NDArray[np.uint8]) -> None:
         raise InvalidStore(
             f"{path}: {int((marks == 0).sum())} of {marks.size} batches were never written; "
             f"{DAMAGED}"
+        )
+
+
+def check_batch(
+    batch: range, values: Mapping[str, npt.NDArray[Any]], patch_px: int, n_references: int
+) -> None:
+    """Raise ``ValueError`` where the arrays of a batch break the contract."""
+    shapes = {"image": (patch_px, patch_px, 3), "instance_labels": (patch_px, patch_px)}
+    for name, value in values.items():
+        dtype, expected = ARRAYS[name][0], (len(batch), *shapes.get(name, ()))
+        if value.shape != expected or value.dtype != dtype:
+            raise ValueError(f"{name} must be {dtype} {expected}, got {value.dtype} {value.shape}")
+    for index, labels in zip(batch, values["instance_labels"], strict=True):
+        check_ids(labels, f"patch {index}")
+    if not are_weights(values["weight"]):
+        raise ValueError("weight must be finite and not negative")
+    reference = values["reference"]
+    if not ((reference >= 0) & (reference < n_references)).all():
+        raise ValueError(f"reference must index the {n_references} references")
+
+
+def check_ids(instance_labels: InstanceLabels, where: str) -> None:
+    """Raise ``ValueError`` unless the ids of a patch are 1..n without gaps, beside 0 and -1."""
+    if int(instance_labels.min()) < -1:
+        raise ValueError(
+            f"{where}: instance_labels must be -1 or larger, got {instance_labels.min()}"
+        )
+    top = int(instance_labels.max())
+    if top <= 0:
+        return
+    is_whole = top <= instance_labels.size and bool(
+        np.bincount(instance_labels[instance_labels > 0])[1:].all()
+    )
+    if not is_whole:
+        raise ValueError(
+            f"{where}: ids of instance_labels must be 1..n without gaps, but the largest is {top} "
+            "and some are missing"
         )

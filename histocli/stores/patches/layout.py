@@ -13,7 +13,7 @@ from zarr.codecs import ZstdCodec
 
 from histocli.base.errors import InvalidStore, StoreExists
 from histocli.base.text import plain_json
-from histocli.base.types import InstanceLabels, Json
+from histocli.base.types import Json
 from histocli.stores.arrays import find_array
 from histocli.stores.provenance import DAMAGED, METADATA_FILE
 
@@ -161,22 +161,3 @@ def network_arrays(store: Path) -> list[str]:
 def are_weights(weight: npt.NDArray[np.float32]) -> bool:
     """Tell whether patches can be drawn by these weights."""
     return bool(np.isfinite(weight).all() and (weight >= 0).all())
-
-
-def check_ids(instance_labels: InstanceLabels, where: str) -> None:
-    """Raise ``ValueError`` unless the ids of a patch are 1..n without gaps, beside 0 and -1."""
-    if int(instance_labels.min()) < -1:
-        raise ValueError(
-            f"{where}: instance_labels must be -1 or larger, got {instance_labels.min()}"
-        )
-    top = int(instance_labels.max())
-    if top <= 0:
-        return
-    is_whole = top <= instance_labels.size and bool(
-        np.bincount(instance_labels[instance_labels > 0])[1:].all()
-    )
-    if not is_whole:
-        raise ValueError(
-            f"{where}: ids of instance_labels must be 1..n without gaps, but the largest is {top} "
-            "and some are missing"
-        )

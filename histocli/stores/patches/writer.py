@@ -18,6 +18,7 @@ from histocli.base.text import plain_json
 from histocli.base.types import Json
 from histocli.stores.arrays import StoreWriter, readable
 from histocli.stores.lock import lock_unless_it_fails
+from histocli.stores.patches.checks import check_batch
 from histocli.stores.patches.layout import (
     ARRAYS,
     CONTRACT,
@@ -26,7 +27,6 @@ from histocli.stores.patches.layout import (
     WRITE_ALL,
     ReferenceRecord,
     are_weights,
-    check_ids,
     create_arrays,
     network_arrays,
     shard_patches,
@@ -155,7 +155,12 @@ class PatchStoreWriter(StoreWriter):
             "weight": weight,
             "reference": reference,
         }
-        self._check(batch, values)
+        if batch not in self.batches():
+            raise ValueError(
+                f"{batch} is not one of the shards of {self._batch_patches} patches; "
+                "two writers in one shard lose data"
+            )
+        check_batch(batch, values, self.patch_px, self._n_references)
         where = slice(batch.start, batch.stop)
         with disk_errors(self.target):
             for name, value in values.items():
@@ -166,28 +171,6 @@ class PatchStoreWriter(StoreWriter):
             with self._marks_lock:
                 self._marks[number] = 1
                 self._arrays["batches_done"][:] = self._marks
-
-    def _check(self, batch: range, values: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Raise ``ValueError`` where a batch breaks the contract."""
-        if batch not in self.batches():
-            raise ValueError(
-                f"{batch} is not one of the shards of {self._batch_patches} patches; "
-                "two writers in one shard lose data"
-            )
-        for name, value in values.items():
-            dtype = ARRAYS[name][0]
-            expected = (len(batch), *self._arrays[name].shape[1:])
-            if value.shape != expected or value.dtype != dtype:
-                raise ValueError(
-                    f"{name} must be {dtype} {expected}, got {value.dtype} {value.shape}"
-                )
-        for index, labels in zip(batch, values["instance_labels"], strict=True):
-            check_ids(labels, f"patch {index}")
-        if not are_weights(values["weight"]):
-            raise ValueError("weight must be finite and not negative")
-        reference = values["reference"]
-        if not ((reference >= 0) & (reference < self._n_references)).all():
-            raise ValueError(f"reference must index the {self._n_references} references")
 
     def read_back(self, batch: range) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
         """Return images and labels of a batch that was written."""

@@ -25,8 +25,8 @@ from histocli.config.refine import RefineConfig
 from histocli.stages.generate.run import generate
 from histocli.stages.refine import learn, refine, repaint, weigh
 from histocli.stages.refine.run import refine
+from histocli.stores.checkpoints import checkpoint_path
 from histocli.stores.logs import log_path
-from histocli.stores.models import checkpoint_path
 from histocli.stores.patches import PatchStore
 from histocli.training.adversarial import guard as guards
 from histocli.training.adversarial.gate import edit_gate

@@ -9,8 +9,9 @@ from histocli.model.segmenter import build_segmenter
 from histocli.stages.shared import session
 from histocli.stages.train import run as stage
 from histocli.stores import patches
+from histocli.stores.checkpoints import checkpoint_path
 from histocli.stores.logs import log_path
-from histocli.stores.models import checkpoint_path, read_model, read_model_header
+from histocli.stores.models import read_model, read_model_header
 from tests.stages.train.conftest import MPP, assert_same_weights, make_store, metrics, run
 
 

@@ -11,8 +11,9 @@ from PIL import Image
 from histocli.config.common import Execution
 from histocli.config.generate import GenerateConfig
 from histocli.stages.generate.run import generate
+from histocli.stores.checkpoints import checkpoint_path
 from histocli.stores.logs import log_path
-from histocli.stores.models import checkpoint_path, read_model
+from histocli.stores.models import read_model
 from tests.tissue import make_tissue
 
 MPP = 0.5

@@ -326,7 +326,7 @@ class TestWriting:
         path = tmp_path / "s.ome.zarr"
         with writer_of(path, image, **about()) as writer:
             writer.save_found(3, {"ids": np.arange(3)})
-            writer.save_settled(1003, {"ids": np.arange(4)})
+            writer.save_found(1003, {"ids": np.arange(4)}, "settled")
         with pytest.raises(StoreNotFound, match="not finished"):
             open_labels(path)
         assert (

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from histocli.base.errors import InvalidStore, OutOfResources, StoreExists, StoreNotFound
 from histocli.base.files import partial_path
 from histocli.stores.patches import CONTRACT, PatchStore, PatchStoreWriter, ReferenceRecord
-from histocli.stores.patches.layout import SHARD_PIXELS, check_ids, shard_patches
+from histocli.stores.patches.checks import check_ids
+from histocli.stores.patches.layout import SHARD_PIXELS, shard_patches
 from histocli.stores.provenance import Provenance
 from histocli.stores.rerun import prepare_output
 
@@ -216,7 +217,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import zarr.storage._local as local
-from tests.stores.test_patches import content, create, part
+from tests.stores.patches.test_patches import content, create, part
 
 def half(path, value, exclusive=False):  # what a killed process leaves of a key
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -233,7 +234,7 @@ writer.write(range(32, 40), *part(content(40), range(32, 40)))
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_a_killed_process_loses_nothing_that_was_written(tmp_path):
     target = tmp_path / "patches.zarr"
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     killed = subprocess.run([sys.executable, "-c", KILLED, str(target)], cwd=root, check=False)
     assert killed.returncode == -signal.SIGKILL
     with create(target, 40) as writer:  # the lock died with its holder
