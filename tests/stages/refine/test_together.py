@@ -1,10 +1,6 @@
-"""Refinement by two processes, as ``torchrun`` starts them: one store, the same weights in both,
-results as with one."""
+"""Refinement by two processes: one store, the same weights in both, results as with one."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -16,6 +12,7 @@ from histocli.stages.generate.run import generate
 from histocli.stores.logs import log_path
 from histocli.stores.patches import PatchStore
 from tests.tissue import make_tissue
+from tests.together import together
 
 MPP = 0.5
 REFINE = [
@@ -53,26 +50,10 @@ def folder(tmp_path_factory):
 
 
 def refine(folder, name, processes):
-    program = [sys.executable, "-m"]
-    if processes > 1:
-        program += [
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node",
-            str(processes),
-            "-m",
-        ]
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([os.getcwd(), *sys.path]),
-    }
-    done = subprocess.run(
-        [*program, "histocli", "refine", str(folder / "synth.zarr"), "-o", str(folder / name), *REFINE],
-        env=environment, capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done, PatchStore.open(folder / name)
+    words = ["refine", str(folder / "synth.zarr"), "-o", str(folder / name), *REFINE]
+    codes, said = together(words, folder, processes)
+    assert codes == [0] * processes
+    return said, PatchStore.open(folder / name)
 
 
 def judged(folder, name):
@@ -87,8 +68,8 @@ def judged(folder, name):
 
 
 def test_two_processes_train_one_refiner(folder):
-    done, two = refine(folder, "two.zarr", 2)
-    assert done.stdout.splitlines() == [str(folder / "two.zarr")]  # one of them speaks
+    said, two = refine(folder, "two.zarr", 2)
+    assert said == [f"{folder / 'two.zarr'}\n", ""]  # one of them speaks
     _, one = refine(folder, "one.zarr", 1)
     assert np.array_equal(one.read(range(8))[1], two.read(range(8))[1])
     assert two.provenance.complete
