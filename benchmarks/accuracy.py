@@ -1,4 +1,4 @@
-"""Accuracy on real, labelled images that no training has seen the labels of: one row per arm, test
+"""Accuracy on real, labelled images whose labels no training has seen: one row for each arm, test
 set, seed and commit.
 
     python benchmarks/accuracy.py --data DATA [--arms baseline,adapted,foreign] [--sets tnbc,...]
@@ -6,15 +6,17 @@ set, seed and commit.
 
 Arms
 ----
-baseline   Otsu and a distance watershed with fixed parameters in micrometres; nothing is learnt.
-adapted    References: ``references/tcga`` and the images (not the labels) of all sets. One model for all sets.
-foreign    The same without the scored set's images, ``references/nuinsseg`` in their place; for NuInsSeg none of its images.
+baseline   Otsu's threshold and a watershed with fixed parameters in micrometres; nothing is learnt.
+adapted    References: ``references/tcga`` and the images (not the labels) of all sets. One model
+           serves all sets.
+foreign    The same without the images of the scored set, with ``references/nuinsseg`` in their
+           place; for NuInsSeg none of its images.
 
 Each model is made by ``histosynth generate`` and ``histosynth train`` within ``--seconds``
-together, on this machine, or with ``--steps`` steps however long they take. Rows are appended to
-``--results`` as JSON lines; what has a row for the same arm, set, seed, commit and seconds is not
-done again, and the commands' own rerun rule continues what was cut short. Labels are read for
-scoring only.
+together, or with ``--steps`` steps however long they take. It drops objects below a confidence that
+``train`` chose for it on synthetic patches. Rows are appended to ``--results`` as JSON lines. A row
+that is there already is not made again, and the rerun rule of the commands continues what was cut
+short. Labels are read for scoring only.
 """
 
 import argparse
@@ -23,46 +25,43 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import tifffile
 import torch
-from contrast import contrast_and_found, recall_by_contrast
+from rows import RESULTS, ROOT, Row, append_rows, commit, read_rows
 
 from histocli.base.system import available_cpus
+from histocli.base.types import RGBImage
+from histocli.instances.matching import matched_pairs
+from histocli.instances.overlaps import LabelImage, overlaps
+from histocli.metrics.contrast import nuclear_contrast
 from histocli.metrics.counts import count
 from histocli.metrics.summary import summarise
 from histocli.slides.open import read_image
 
 SETS = ("monuseg13", "tnbc", "dsb2018", "pannuke", "nuinsseg")
 ARMS = ("baseline", "adapted", "foreign")
-MPP = 0.25  # the sets are 40x scans and record nothing
-ROOT = Path(__file__).resolve().parent.parent
+# Micrometres per pixel: the images of the sets are 40x scans and record no pixel size.
+MPP = 0.25
+# Seconds that starting the interpreter for ``train`` takes from the time of ``--seconds``.
+START_S = 5
 
 
-def commit() -> str:
-    """Name the state of the code; ``+`` marks changes that are not committed."""
-    name = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    changed = subprocess.run(
-        ["git", "status", "--porcelain", "--", "histocli"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return name.stdout.strip() + ("+" if changed.stdout.strip() else "")
+class Scored(NamedTuple):
+    """An image of a test set, with what is true and what was found."""
+
+    image: RGBImage
+    truth: LabelImage
+    prediction: LabelImage
 
 
-def references(data: Path, arm: str, scored: str | None) -> list[Path]:
-    """Return the folders of unlabelled images of an arm."""
+def references(data: Path, arm: str, scored: str) -> list[Path]:
+    """Return the folders of unlabelled images that an arm draws after."""
     folders = [data / "references" / "tcga"]
     folders += [
         data / "dev" / name / "images" for name in SETS if arm == "adapted" or name != scored
@@ -72,49 +71,36 @@ def references(data: Path, arm: str, scored: str | None) -> list[Path]:
     return folders
 
 
-def run(*words: object) -> dict[str, Any]:
-    """Run a command of histosynth and return its (last) JSON object."""
+def run(*words: object) -> Row:
+    """Run a command of histosynth and return the last JSON object that it printed."""
     command = [sys.executable, "-m", "histocli", *map(str, words), "--json"]
     print("$ histosynth", *command[3:], flush=True)
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    result: Row = json.loads(done.stdout.strip().splitlines()[-1])
     return result
 
 
 def make_model(
     work: Path, folders: list[Path], options: argparse.Namespace, seed: int
-) -> tuple[Path, dict[str, Any]]:
-    """Generate and train within the time that both have together."""
+) -> tuple[Path, Row]:
+    """Make the model of an arm, and return its path and how it was made."""
     model, record = work / "model.safetensors", work / "model.json"
     if model.exists() and record.exists():
         return model, json.loads(record.read_text())
     if work.exists():
-        shutil.rmtree(work)  # the two times belong together, so a cut run starts anew
+        # The times of both commands belong together, so a run that was cut short starts anew.
+        shutil.rmtree(work)
     work.mkdir(parents=True)
+    store = work / "synth.zarr"
     started = time.monotonic()
-    drawn = run(
-        "generate",
-        *folders,
-        "-o",
-        work / "synth.zarr",
-        "--n",
-        options.n,
-        "--mpp",
-        MPP,
-        "--seed",
-        seed,
-        "--reference-mpp",
-        MPP,
-    )
+    sizes = ("--n", options.n, "--mpp", MPP, "--reference-mpp", MPP)
+    drawn = run("generate", *folders, "-o", store, *sizes, "--seed", seed)
     if options.steps is None:
-        # five seconds for starting the interpreter
-        left = options.seconds - (time.monotonic() - started) - 5
+        left = options.seconds - (time.monotonic() - started) - START_S
         limit = ["--time-budget", f"{left:.0f}s"]
     else:
         limit = ["--steps", str(options.steps)]
-    trained = run(
-        "train", work / "synth.zarr", "-o", model, "--seed", seed, "--size", options.size, *limit
-    )
+    trained = run("train", store, "-o", model, "--seed", seed, "--size", options.size, *limit)
     about = {
         "generate_s": drawn["seconds"],
         "train_s": trained["seconds"],
@@ -126,63 +112,104 @@ def make_model(
         "held_out": trained["held_out"],
     }
     record.write_text(json.dumps(about))
-    shutil.rmtree(work / "synth.zarr")  # half a gigabyte; the command above makes it again
+    # The store takes half a gigabyte, and the command above makes it again.
+    shutil.rmtree(store)
     return model, about
 
 
 def predict(
     work: Path, data: Path, arm: str, name: str, model: Path | None
-) -> dict[str, np.ndarray[Any, Any]]:
-    """Segment the images of a set; label images by stem."""
-    images = sorted((data / "dev" / name / "images").glob("*.png"))
+) -> dict[str, LabelImage]:
+    """Segment the images of a set; return label images by the stem of the file's name."""
+    folder = data / "dev" / name / "images"
+    images = sorted(folder.glob("*.png"))
     if arm == "baseline":
         sys.path.append(str(ROOT / "examples"))
         from classical import classical_nuclei
 
         return {path.stem: classical_nuclei(read_image(path).pixels, MPP) for path in images}
     out = work / f"labels-{name}"
-    run(
-        "segment",
-        data / "dev" / name / "images",
-        "--model",
-        model,
-        "-o",
-        out,
-        "--format",
-        "tiff",
-        "--mpp",
-        MPP,
-        "--overwrite",
-    )
-    return {
-        path.stem: tifffile.imread(out / f"{path.stem}.tif").astype(np.int32) for path in images
-    }
+    words = ("--model", model, "-o", out, "--format", "tiff", "--mpp", MPP, "--overwrite")
+    run("segment", folder, *words)
+    return {path.stem: read_labels(out / f"{path.stem}.tif") for path in images}
 
 
-def score(data: Path, name: str, predictions: dict[str, np.ndarray[Any, Any]]) -> dict[str, Any]:
-    """Score a set: mean over images with interval, and recall by contrast."""
-    triples = []
-    for stem, prediction in predictions.items():
-        truth = tifffile.imread(data / "dev" / name / "labels" / f"{stem}.tif").astype(np.int32)
-        triples.append(
-            (read_image(data / "dev" / name / "images" / f"{stem}.png").pixels, truth, prediction)
+def read_labels(path: Path) -> LabelImage:
+    """Read a label TIFF."""
+    return np.asarray(tifffile.imread(path), np.int32)
+
+
+def score(data: Path, name: str, predictions: dict[str, LabelImage]) -> Row:
+    """Score a set: means over images with intervals, and recall by contrast."""
+    folder = data / "dev" / name
+    scored = [
+        Scored(
+            read_image(folder / "images" / f"{stem}.png").pixels,
+            read_labels(folder / "labels" / f"{stem}.tif"),
+            prediction,
         )
-    summary = summarise([count(truth, prediction) for _, truth, prediction in triples])
-    recall = recall_by_contrast(contrast_and_found(*triple) for triple in triples)
+        for stem, prediction in predictions.items()
+    ]
+    summary = summarise([count(each.truth, each.prediction) for each in scored])
     return {
         "mean": {key: round(value, 4) for key, value in summary.mean.items() if value == value},
         "ci95": {
             key: [round(edge, 4) for edge in edges] for key, edges in summary.ci95.items() if edges
         },
-        "recall_by_contrast": [round(value, 3) for value in recall],
+        "recall_by_contrast": [round(value, 3) for value in recall_by_contrast(scored)],
         "nuclei_per_image": [
             round(float(np.mean([len(np.unique(labels[labels > 0])) for labels in side])), 1)
-            for side in (
-                [truth for _, truth, _ in triples],
-                [prediction for *_, prediction in triples],
-            )
+            for side in ([each.truth for each in scored], [each.prediction for each in scored])
         ],
     }
+
+
+def recall_by_contrast(scored: Iterable[Scored]) -> list[float]:
+    """Return the recall in the lowest, middle and highest third of contrast of all true nuclei.
+
+    A mean score hides that a method finds dark nuclei and misses pale ones.
+    """
+    contrasts: list[npt.NDArray[np.float64]] = []
+    founds: list[npt.NDArray[np.bool_]] = []
+    for each in scored:
+        table = overlaps(each.truth, each.prediction)
+        found = np.zeros(len(table.truth.ids), bool)
+        found[table.rows[matched_pairs(table)]] = True
+        contrasts.append(nuclear_contrast(each.image, each.truth))
+        founds.append(found)
+    found = np.concatenate(founds)
+    order = np.argsort(np.concatenate(contrasts), kind="stable")
+    return [float(found[third].mean()) if len(third) else 1.0 for third in np.array_split(order, 3)]
+
+
+def key_of(arm: str, name: str, seed: int, state: str, options: argparse.Namespace) -> Row:
+    """Return the fields by which a row is known."""
+    key: Row = {"arm": arm, "set": name, "seed": seed, "commit": state}
+    key |= {"seconds": options.seconds, "n": options.n, "size": options.size}
+    if arm == "baseline":
+        return key | {"seed": None, "seconds": None, "n": None, "size": None}
+    return key if options.steps is None else key | {"seconds": None, "steps": options.steps}
+
+
+def measure(arm: str, name: str, seed: int, state: str, options: argparse.Namespace) -> Row:
+    """Make the model of an arm, unless it is there, and score it on one set."""
+    limit = f"{options.seconds:.0f}" if options.steps is None else f"{options.steps}steps"
+    made = f"{seed}-{state}-{limit}-{options.n}-{options.size}"
+    work: Path = options.work / (f"adapted-{made}" if arm == "adapted" else f"{arm}-{name}-{made}")
+    model, about = None, Row()
+    if arm != "baseline":
+        model, about = make_model(work, references(options.data, arm, name), options, seed)
+    scores = score(options.data, name, predict(work, options.data, arm, name, model))
+    return scores | {"model": about, "torch": torch.__version__, "cpus": available_cpus()}
+
+
+def print_table(rows: Iterable[Row]) -> None:
+    """Print AJI, PQ, Dice, F1 and the recall by contrast of rows."""
+    print(f"\n{'arm':9s} {'set':10s} seed  AJI   PQ    Dice  F1    recall by contrast")
+    for row in rows:
+        mean = " ".join(f"{row['mean'][key]:.3f}" for key in ("aji", "pq", "dice", "f1"))
+        recall = " / ".join(f"{value:.2f}" for value in row["recall_by_contrast"])
+        print(f"{row['arm']:9s} {row['set']:10s} {row['seed']!s:4s} {mean} {recall}")
 
 
 def main() -> None:
@@ -201,68 +228,18 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=2000, help="patches")
     parser.add_argument("--size", default="S")
     parser.add_argument("--work", type=Path, default=ROOT / "work" / "accuracy")
-    parser.add_argument(
-        "--results", type=Path, default=ROOT / "benchmarks" / "results" / "accuracy.jsonl"
-    )
+    parser.add_argument("--results", type=Path, default=RESULTS / "accuracy.jsonl")
     options = parser.parse_args()
     state = commit()
-    rows = (
-        [json.loads(line) for line in options.results.read_text().splitlines()]
-        if options.results.exists()
-        else []
-    )
-    limit = f"{options.seconds:.0f}" if options.steps is None else f"{options.steps}steps"
+    rows = read_rows(options.results)
     for seed in map(int, options.seeds.split(",")):
         for arm in options.arms.split(","):
             for name in options.sets.split(","):
-                timed = arm != "baseline" and options.steps is None
-                key = {
-                    "arm": arm,
-                    "set": name,
-                    "seed": seed,
-                    "commit": state,
-                    "seconds": options.seconds if timed else None,
-                    "n": options.n,
-                    "size": options.size,
-                }
-                if arm == "baseline":
-                    key |= {"seed": None, "n": None, "size": None}
-                elif options.steps is not None:
-                    key["steps"] = options.steps
-                if any(
-                    all(row.get(field) == value for field, value in key.items()) for row in rows
-                ):
-                    continue
-                made = f"{seed}-{state}-{limit}-{options.n}-{options.size}"
-                work = options.work / (
-                    f"adapted-{made}" if arm == "adapted" else f"{arm}-{name}-{made}"
-                )
-                model, about = None, {}
-                if arm != "baseline":
-                    model, about = make_model(
-                        work, references(options.data, arm, name), options, seed
-                    )
-                scores = score(options.data, name, predict(work, options.data, arm, name, model))
-                row = (
-                    key
-                    | scores
-                    | {"model": about, "torch": torch.__version__, "cpus": available_cpus()}
-                )
-                options.results.parent.mkdir(parents=True, exist_ok=True)
-                with options.results.open("a") as stream:
-                    stream.write(json.dumps(row) + "\n")
-                rows.append(row)
-    print(f"\n{'arm':9s} {'set':10s} seed  AJI   PQ    Dice  F1    recall by contrast")
-    for row in rows:
-        if row["commit"] == state:
-            mean, recall = (
-                row["mean"],
-                " / ".join(f"{value:.2f}" for value in row["recall_by_contrast"]),
-            )
-            print(
-                f"{row['arm']:9s} {row['set']:10s} {row['seed']!s:4s} {mean['aji']:.3f} {mean['pq']:.3f} {mean['dice']:.3f} "
-                f"{mean['f1']:.3f} {recall}"
-            )
+                key = key_of(arm, name, seed, state, options)
+                if not any(key.items() <= row.items() for row in rows):
+                    rows.append(key | measure(arm, name, seed, state, options))
+                    append_rows(options.results, rows[-1])
+    print_table(row for row in rows if row["commit"] == state)
 
 
 if __name__ == "__main__":

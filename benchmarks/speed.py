@@ -1,12 +1,12 @@
-"""Speed on this machine: patches a second, the bare network, and segmentation end to end beside it
-in the same run.
+"""Speed on this machine: synthesis, the bare network, and the whole segmentation in the same run.
 
     python benchmarks/speed.py --reference SLIDE [--model MODEL] [--runs 3] [--patches 0]
 
-Absolute numbers depend on the machine and on what else it does; the ratio of end to end to the bare
-network is the one to compare. The median of the runs is appended to ``--results`` with the
-processor's or the GPU's name. ``steps`` are processor seconds of each step of the last run, without
-those of the network's own threads; steps overlap. With ``--patches 0`` none are drawn.
+Absolute figures depend on the machine and on what else it does. The ``ratio`` of segmentation, from
+file to label store, to the bare network is the figure to compare. The median of the runs is
+appended to ``--results`` with the name of the processor or of the GPU. ``steps`` are the processor
+seconds that each step of the last run took, without those of the network's own threads; steps
+overlap. With ``--patches 0`` no patches are drawn.
 """
 
 import argparse
@@ -20,10 +20,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from rows import RESULTS, Row, append_rows
 
 from histocli.base.device import cpu_flags, resolve_device, resolve_precision
 from histocli.base.progress import Bar
@@ -36,49 +38,75 @@ from histocli.inference.predict import Predictor
 from histocli.model.segmenter import build_segmenter
 from histocli.slides.open import read_image
 from histocli.slides.resampling import ResampledSlide, resample
-from histocli.stages.generate import generate
+from histocli.stages.generate.run import generate
 from histocli.stages.segment import opened, view
 from histocli.stages.segment.run import segment
-from histocli.stages.train import train
+from histocli.stages.train.run import train
 from histocli.stores.models import read_model
 
-ROOT = Path(__file__).resolve().parent.parent
+# Side of the tiles that the bare network gets, in pixels.
 TILE_PX = 1024
+# Steps of training that make a model where none is given: its scores do not matter.
+FEW_STEPS = 150
+# The steps of the segmentation: the owner of a function, its name, and the name of the step.
+STEPS: tuple[tuple[Any, str, str], ...] = (
+    (ResampledSlide, "read", "read"),
+    (Predictor, "instances", "decode"),
+    (view, "to_slide", "keep"),
+    (opened, "make_store", "store"),
+)
+Pixels = npt.NDArray[np.uint8]
 
 
-class Stages:
-    """A track that notes how long each task of a stage took, and from when its first item was
-    done.
+class Work(NamedTuple):
+    """What is to be segmented, with what and where."""
+
+    reference: Path
+    mpp: float
+    model: Path
+    pixels: Pixels
+    """The whole image at the pixel size of the model."""
+    predictor: Predictor
+    device: str
+    folder: Path
+    """Where outputs go."""
+
+
+class Rates(NamedTuple):
+    """Megapixels a second of one run."""
+
+    network: float
+    segment: float
+    nuclei: int | None
+    processor_s: float
+    """Processor seconds of the segmentation, over all threads."""
+
+
+class Clock:
+    """A bar that measures how many items a second a task does after its first report.
+
+    What is done until then is start-up, and does not count.
     """
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self.items: dict[str, int] = {}
-
-    @contextmanager
-    def __call__(self, description: str, total: int | None) -> Iterator[Bar]:
-        """Time a task."""
-        clock = _Clock()
-        yield clock
-        self.seconds[description] = clock.last - (clock.first or clock.last)
-        self.items[description] = clock.later
-
-
-class _Clock:
-    def __init__(self) -> None:
-        self.first: float | None = None
-        self.last = time.perf_counter()
-        self.later = 0
+        self._first: float | None = None
+        self._last = 0.0
+        self._items = 0
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """Note the time; what came with the first item is start-up and does not count."""
+        """Note the time of some items."""
         if steps == 0:
             return
-        self.last = time.perf_counter()
-        if self.first is None:
-            self.first = self.last
+        self._last = time.perf_counter()
+        if self._first is None:
+            self._first = self._last
         else:
-            self.later += steps
+            self._items += steps
+
+    @property
+    def per_second(self) -> float:
+        """Items a second."""
+        return self._items / (self._last - (self._first or 0.0))
 
 
 def processor() -> str:
@@ -92,17 +120,21 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def draw(reference: Path, folder: Path, patches: int, run: int, device: str) -> float:
+def draw(reference: Path, store: Path, patches: int, seed: int, device: str) -> float:
     """Return patches a second once the workers run (256 px, 0.25 um/px)."""
-    stages = Stages()
-    config = GenerateConfig(n=patches, reference_mpp=0.25, seed=run)
-    generate(
-        [str(reference)], folder / f"{run}.zarr", config, Execution(device=device), track=stages
-    )
-    return stages.items["drawing patches"] / stages.seconds["drawing patches"]
+    clocks: dict[str, Clock] = {}
+
+    @contextmanager
+    def track(description: str, total: int | None) -> Iterator[Bar]:
+        clocks[description] = Clock()
+        yield clocks[description]
+
+    config = GenerateConfig(n=patches, reference_mpp=0.25, seed=seed)
+    generate([str(reference)], store, config, Execution(device=device), track=track)
+    return clocks["drawing patches"].per_second
 
 
-def bare_network(predictor: Predictor, pixels: np.ndarray[Any, Any]) -> float:
+def bare_network(predictor: Predictor, pixels: Pixels) -> float:
     """Return megapixels a second of the network alone on tiles in memory."""
     side = min(TILE_PX, *(length // 32 * 32 for length in pixels.shape[:2]))
     tiles = [
@@ -118,17 +150,15 @@ def bare_network(predictor: Predictor, pixels: np.ndarray[Any, Any]) -> float:
 
 
 class Steps:
-    """Processor seconds that the steps of segmentation take, over all threads."""
+    """Processor seconds that the steps of segmentation take, over all threads.
+
+    From then on the functions of the steps are timed, whoever calls them.
+    """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._lock = threading.Lock()
-        for owner, name, step in (
-            (ResampledSlide, "read", "read"),
-            (Predictor, "instances", "decode"),
-            (view, "to_slide", "keep"),
-            (opened, "make_store", "store"),
-        ):
+        for owner, name, step in STEPS:
             setattr(owner, name, self._timed(getattr(owner, name), step))
 
     def _timed(self, function: Callable[..., Any], step: str) -> Callable[..., Any]:
@@ -142,6 +172,74 @@ class Steps:
                     self.seconds[step] = self.seconds.get(step, 0.0) + time.thread_time() - start
 
         return timed
+
+
+def segment_once(work: Work, run: int) -> Rates:
+    """Time the bare network, and then the segmentation from file to label store."""
+    network = bare_network(work.predictor, work.pixels)
+    processor_s, start = time.process_time(), time.perf_counter()
+    (result,) = segment(
+        [str(work.reference)],
+        work.model,
+        work.folder / f"out{run}",
+        SegmentConfig(formats=("ome-zarr",), mpp=work.mpp),
+        Execution(device=work.device),
+    )
+    wall_s, processor_s = time.perf_counter() - start, time.process_time() - processor_s
+    megapixels = work.pixels.size / 3 / 1e6
+    return Rates(network, megapixels / wall_s, result.nuclei, processor_s)
+
+
+def prepare(options: argparse.Namespace, folder: Path) -> Work:
+    """Load the image and the model; without a model, a few steps of training make one."""
+    device = resolve_device(options.device)
+    model = options.model
+    if model is None:
+        model = folder / "model.safetensors"
+        execution = Execution(device=options.device)
+        train([str(folder / "0.zarr")], model, TrainConfig(steps=FEW_STEPS), execution)
+    header, tensors = read_model(model)
+    segmenter = build_segmenter(header.architecture)
+    segmenter.load_state_dict(tensors)
+    dtype = resolve_precision("auto", device)
+    predictor = Predictor(segmenter, mpp=header.mpp, device=device, dtype=dtype)
+    image = read_image(options.reference, mpp=options.mpp)
+    pixels = resample(image.pixels, options.mpp, header.mpp)
+    return Work(options.reference, options.mpp, model, pixels, predictor, options.device, folder)
+
+
+def measure(options: argparse.Namespace, folder: Path) -> Row:
+    """Return the row of this machine."""
+    device = resolve_device(options.device)
+    drawn = [
+        draw(options.reference, folder / f"{run}.zarr", options.patches, run, options.device)
+        for run in range(options.runs if options.patches else 0)
+    ]
+    work, steps, rates = prepare(options, folder), Steps(), []
+    for run in range(options.runs + 1):
+        steps.seconds.clear()
+        rates.append(segment_once(work, run))
+    # A warm process is meant, so the first run is not counted.
+    warm = rates[1:]
+    speed = statistics.median(each.segment for each in warm)
+    row: Row = {"patches_per_s": round(statistics.median(drawn), 2)} if drawn else {}
+    return row | {
+        "network_mpx_per_s": round(statistics.median(each.network for each in warm), 2),
+        "segment_mpx_per_s": round(speed, 2),
+        "ratio": round(statistics.median(each.segment / each.network for each in warm), 2),
+        "mm2_per_s": round(speed * work.predictor.mpp**2, 3),
+        "mm2": round(work.pixels.size / 3 / 1e6 * work.predictor.mpp**2, 2),
+        "steps": {name: round(seconds, 2) for name, seconds in steps.seconds.items()}
+        | {"all": round(rates[-1].processor_s, 2)},
+        "megapixels": round(work.pixels.size / 3 / 1e6, 2),
+        "nuclei": rates[-1].nuclei,
+        "precision": "bf16" if resolve_precision("auto", device) == torch.bfloat16 else "fp32",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
+        "amx": "amx_bf16" in cpu_flags(),
+        "cpus": available_cpus(),
+        "torch": torch.__version__,
+        "reference": options.reference.name,
+    }
 
 
 def main() -> None:
@@ -159,82 +257,12 @@ def main() -> None:
     parser.add_argument("--patches", type=int, default=640)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--device", default="auto")
-    parser.add_argument(
-        "--results", type=Path, default=ROOT / "benchmarks" / "results" / "speed.jsonl"
-    )
+    parser.add_argument("--results", type=Path, default=RESULTS / "speed.jsonl")
     options = parser.parse_args()
-    device = resolve_device(options.device)
-    dtype = resolve_precision("auto", device)
-    rates: dict[str, list[float]] = {
-        "patches_per_s": [],
-        "network_mpx_per_s": [],
-        "segment_mpx_per_s": [],
-        "ratio": [],
-    }
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        rates["patches_per_s"] = [
-            draw(options.reference, folder, options.patches, run, options.device)
-            for run in range(options.runs if options.patches else 0)
-        ]
-        model = options.model
-        if model is None:
-            model = folder / "model.safetensors"
-            train(
-                [str(folder / "0.zarr")],
-                model,
-                TrainConfig(steps=150),
-                Execution(device=options.device),
-            )
-        header, tensors = read_model(model)
-        segmenter = build_segmenter(header.architecture)
-        segmenter.load_state_dict(tensors)
-        predictor = Predictor(segmenter, mpp=header.mpp, device=device, dtype=dtype)
-        image = read_image(options.reference, mpp=options.mpp)
-        pixels = resample(image.pixels, options.mpp, header.mpp)
-        megapixels = pixels.shape[0] * pixels.shape[1] / 1e6
-        steps, processor_s, wall_s = Steps(), 0.0, 0.0
-        # a warm process is meant, so the first run of both is not counted
-        for run in range(options.runs + 1):
-            network = bare_network(predictor, pixels)
-            steps.seconds.clear()
-            processor_s, start = time.process_time(), time.perf_counter()
-            config = SegmentConfig(formats=("ome-zarr",), mpp=options.mpp)
-            results = segment(
-                [str(options.reference)],
-                model,
-                folder / f"out{run}",
-                config,
-                Execution(device=options.device),
-            )
-            wall_s, processor_s = time.perf_counter() - start, time.process_time() - processor_s
-            whole = megapixels / wall_s
-            if run:
-                rates["network_mpx_per_s"].append(network)
-                rates["segment_mpx_per_s"].append(whole)
-                rates["ratio"].append(whole / network)
-        nuclei = results[0].nuclei
-    mm2 = megapixels * header.mpp**2
-    row = {
-        name: round(statistics.median(values), 2) for name, values in rates.items() if values
-    } | {
-        "mm2_per_s": round(statistics.median(rates["segment_mpx_per_s"]) * header.mpp**2, 3),
-        "mm2": round(mm2, 2),
-        "steps": {name: round(seconds, 2) for name, seconds in steps.seconds.items()}
-        | {"all": round(processor_s, 2)},
-        "megapixels": round(megapixels, 2),
-        "nuclei": nuclei,
-        "precision": "bf16" if dtype == torch.bfloat16 else "fp32",
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
-        "amx": "amx_bf16" in cpu_flags(),
-        "cpus": available_cpus(),
-        "torch": torch.__version__,
-        "reference": options.reference.name,
-    }
+        row = measure(options, Path(scratch))
     print(json.dumps(row, indent=2))
-    options.results.parent.mkdir(parents=True, exist_ok=True)
-    with options.results.open("a") as stream:
-        stream.write(json.dumps(row) + "\n")
+    append_rows(options.results, row)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,14 @@
-"""Work shared out to processes, with results as they are done and a stop at any time."""
+"""Work shared out to processes or threads, with a stop at any time."""
 
 import signal
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
 from itertools import islice
 from multiprocessing import get_context
 from typing import TypeVar
@@ -72,3 +78,39 @@ def map_unordered(
                     yield running.pop(future), future.result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def map_in_threads(
+    function: Callable[[Job], Result], jobs: Iterable[Job], workers: int, when_stopped: str
+) -> Iterator[Result]:
+    """Apply a function to jobs in threads; yield results in the order of the jobs.
+
+    Parameters
+    ----------
+    function : callable
+        Safe from several threads.
+    jobs : iterable
+    workers : int
+        Number of threads.
+    when_stopped : str
+        Message of the error when the user asks to stop.
+
+    Raises
+    ------
+    Stopped
+        The user asked to stop; few jobs are under way at a time, so that a stop does not wait.
+    """
+    waiting: Iterator[Job] = iter(jobs)
+    with ThreadPoolExecutor(workers) as pool:
+        running: list[Future[Result]] = []
+        try:
+            while True:
+                raise_if_stopped(when_stopped)
+                room = 4 * workers - len(running)
+                running += [pool.submit(function, job) for job in islice(waiting, room)]
+                if not running:
+                    return
+                yield running.pop(0).result()
+        finally:
+            for future in running:
+                future.cancel()

@@ -13,7 +13,7 @@ from histocli.config.evaluate import EvaluateConfig, EvaluateFiles
 from histocli.metrics.table import QUALITIES
 
 if TYPE_CHECKING:
-    from histocli.stages.scores import EvaluateResult
+    from histocli.stages.evaluate.scores import EvaluateResult
 
 MOST_POSITIONALS = 2  # of the form without --truth
 
@@ -69,18 +69,18 @@ def _score(
     """Score one prediction, or several and their differences; report them; then fail gates."""
     predictions, truth = _split(words, files.truth)
     if files.html is not None:
-        from histocli.stages.report import check_report  # late: keeps --help free of numpy
+        from histocli.stages.evaluate.report import check_report  # late: keeps --help free of numpy
 
         check_report(files.html, running, images=files.images, show=files.show or ())
     if len(predictions) == 1:
-        from histocli.stages.evaluate import evaluate as run
+        from histocli.stages.evaluate.run import evaluate as run
 
         more = {"ignore": files.ignore} if files.ignore is not None else {}
         result = run(predictions[0], truth, settings, running, track=screen.track, **more)
         results: tuple[EvaluateResult, ...] = (result,)
         show_scores(screen, result, title="")
     else:
-        from histocli.stages.evaluate import compare_models
+        from histocli.stages.evaluate.run import compare_models
 
         assert truth is not None
         models = compare_models(
@@ -88,18 +88,17 @@ def _score(
         )
         results = models.results
         for result in results:
-            show_scores(screen, result, title=f"{result.prediction}: ")
+            show_scores(screen, result, title=f"{result.input}: ")
         show_differences(screen, models)
         if screen.as_json:
             screen.print_json(models.to_json())
     if files.html is not None and not running.dry_run:
-        from histocli.stages.report import write_report
+        from histocli.stages.evaluate.report import write_report
 
         write_report(
             files.html,
             results,
             models.differences if len(predictions) > 1 else (),
-            settings,
             running,
             images=files.images,
             show=files.show or (),
@@ -107,11 +106,12 @@ def _score(
         )
         screen.print_path(str(files.html))
     missed = [
-        f"mean {name} is {got:.4f}, "
-        f"{'below --min' if name in QUALITIES else 'above --max'} {name}={want:g}"
-        + (f" ({result.prediction})" if len(results) > 1 else "")
+        f"mean {gate.metric} is {gate.mean:.4f}, "
+        f"{'below --min' if gate.metric in QUALITIES else 'above --max'} "
+        f"{gate.metric}={gate.bound:g}" + (f" ({result.input})" if len(results) > 1 else "")
         for result in results
-        for name, got, want in result.missed_gates
+        if result.scores is not None
+        for gate in result.scores.missed_gates
     ]
     if missed:
         raise GateNotMet("; ".join(missed))
@@ -159,7 +159,7 @@ def _judge(
         )
     if settings.minimum or settings.maximum:
         raise InvalidOption("--min and --max are gates of label metrics; --realism has none")
-    from histocli.stages.realism import judge_realism
+    from histocli.stages.evaluate.realism import judge_realism
 
     result = judge_realism(store, files.refs or [], settings, running, track=screen.track)
     show_realism(screen, result)

@@ -28,6 +28,6 @@ def generate(
         "generate takes images",
         {o.MODELS: "a model is used by 'histosynth segment SLIDES --model MODEL'"},
     )
-    from histocli.stages.generate import generate as run  # late: keeps --help free of torch
+    from histocli.stages.generate.run import generate as run  # late: keeps --help free of torch
 
     screen.result(run(references, out, settings, running, track=screen.track))

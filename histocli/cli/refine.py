@@ -45,7 +45,7 @@ def refine(
             "'histosynth generate IMAGES -o STORE' first",
         },
     )
-    from histocli.stages.refine import refine as run  # late: keeps --help free of torch
+    from histocli.stages.refine.run import refine as run  # late: keeps --help free of torch
 
     result = run(
         store, refs or [], out, settings, running, stop_after=stop_after, track=screen.track

@@ -7,28 +7,33 @@ from histocli.cli.console import Screen
 from histocli.metrics.table import NAMES, shown_in
 
 if TYPE_CHECKING:
-    from histocli.stages.realism import RealismResult
-    from histocli.stages.scores import ComparisonResult, EvaluateResult
+    from histocli.stages.evaluate.realism import RealismResult
+    from histocli.stages.evaluate.scores import ComparisonResult, EvaluateResult, Scores
 
 # The tables of groups and of differences show some metrics; the JSON has all of them.
 GROUP_METRICS = shown_in("console")
 
 
 def show_scores(screen: Screen, result: "EvaluateResult", *, title: str) -> None:
-    """Print the table of one prediction, its JSON, and what failed."""
-    if result.summary is None:
+    """Print the table of one prediction, what failed and what had no partner."""
+    scores = result.scores
+    if scores is None:
         screen.say(f"{title}would compare {len(result.names)} images")
     else:
-        counts = result.pooled
+        counts = scores.pooled
         title += (
             f"{len(result.images)} images, {counts.n_truth} true and "
             f"{counts.n_prediction} predicted nuclei"
         )
-        screen.table(title, ("metric", "mean", "95 % interval", "pooled"), rows_of(result))
-        if result.groups:
+        screen.table(title, ("metric", "mean", "95 % interval", "pooled"), rows_of(scores))
+        if scores.groups:
             rows = [
-                (name or "-", n, *(_number(summary.mean[metric]) for metric in GROUP_METRICS))
-                for name, n, summary in result.groups
+                (
+                    group.name or "-",
+                    group.images,
+                    *(_number(group.summary.mean[metric]) for metric in GROUP_METRICS),
+                )
+                for group in scores.groups
             ]
             screen.table(
                 "by group: mean over its images", ("group", "images", *GROUP_METRICS), rows
@@ -41,7 +46,8 @@ def show_scores(screen: Screen, result: "EvaluateResult", *, title: str) -> None
 
 def show_differences(screen: Screen, models: "ComparisonResult") -> None:
     """Print a table for each pair of models that were compared."""
-    for first, second, metrics in models.differences:
+    for difference in models.differences:
+        metrics = difference.metrics
         rows = []
         for name in shown_in("console", "console differences"):
             each = metrics[name]
@@ -58,7 +64,8 @@ def show_differences(screen: Screen, models: "ComparisonResult") -> None:
             )
         n = metrics["pq"].images
         header = ("metric", "difference", "95 % interval", "p", "better", "worse")
-        screen.table(f"{second} minus {first}, paired over {n} images", header, rows)
+        title = f"{difference.second} minus {difference.first}, paired over {n} images"
+        screen.table(title, header, rows)
 
 
 def show_realism(screen: Screen, result: "RealismResult") -> None:
@@ -86,15 +93,11 @@ def _number(value: float, sign: str = "") -> str:
     return "-" if math.isnan(value) else f"{value:{sign}.4f}"
 
 
-def rows_of(result: "EvaluateResult") -> list[tuple[str, str, str, str]]:
-    """Return metric, mean, interval and pooled score as text; no rows for a dry run."""
-    if result.summary is None:
-        return []
-    rows = []
+def rows_of(scores: "Scores") -> list[tuple[str, str, str, str]]:
+    """Return metric, mean, interval and pooled score as text, a row per metric."""
+    summary, rows = scores.summary, []
     for name in NAMES:
-        interval = result.summary.ci95[name]
+        interval = summary.ci95[name]
         shown = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "-"
-        rows.append(
-            (name, _number(result.summary.mean[name]), shown, _number(result.summary.pooled[name]))
-        )
+        rows.append((name, _number(summary.mean[name]), shown, _number(summary.pooled[name])))
     return rows

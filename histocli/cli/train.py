@@ -76,7 +76,7 @@ def train(
             "from images and labels",
         },
     )
-    from histocli.stages.train import train as run  # late: keeps --help free of torch
+    from histocli.stages.train.run import train as run  # late: keeps --help free of torch
 
     result = run(
         stores,

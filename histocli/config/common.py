@@ -87,6 +87,12 @@ def check_seed(seed: int) -> None:
         raise InvalidOption(f"--seed must be 0 or larger, got {seed}")
 
 
+def check_time_budget(seconds: float | None) -> None:
+    """Raise ``InvalidOption`` unless a time budget is None or a positive number."""
+    if seconds is not None and not 0 < seconds < float("inf"):
+        raise InvalidOption(f"--time-budget must be positive, got {seconds} s")
+
+
 def as_dict(config: Any) -> dict[str, Any]:
     """Return a config dataclass as plain JSON values."""
     values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))

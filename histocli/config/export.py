@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from histocli.base.errors import InvalidOption
 from histocli.base.formats import FORMATS, check_formats, format_names
-from histocli.config.common import MPP, SEED
+from histocli.config.common import MPP, SEED, check_seed
 from histocli.config.options import option, parse_names, parse_region
 
 
@@ -46,5 +46,4 @@ class ExportConfig:
                 raise InvalidOption(
                     f"--region must be y0,x0,y1,x1 with y0 < y1 and x0 < x1, got {self.region}"
                 )
-        if self.seed < 0:
-            raise InvalidOption(f"--seed must be 0 or larger, got {self.seed}")
+        check_seed(self.seed)

@@ -29,8 +29,7 @@ class GenerateConfig:
 
     def __post_init__(self) -> None:
         check_mpp(self.mpp)
-        if self.reference_mpp is not None:
-            check_mpp(self.reference_mpp)
+        check_mpp(self.reference_mpp)
         check_seed(self.seed)
         if self.rounds < 0:
             raise InvalidOption(f"--rounds must not be negative, got {self.rounds}")

@@ -3,7 +3,14 @@
 from dataclasses import dataclass
 
 from histocli.base.errors import InvalidOption
-from histocli.config.common import REFERENCE_MPP, SEED, check_mpp, check_seed, time_budget
+from histocli.config.common import (
+    REFERENCE_MPP,
+    SEED,
+    check_mpp,
+    check_seed,
+    check_time_budget,
+    time_budget,
+)
 from histocli.config.options import option
 
 EDITS = ("nuclei", "patch")
@@ -48,8 +55,7 @@ class RefineConfig:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
-        if self.reference_mpp is not None:
-            check_mpp(self.reference_mpp)
+        check_mpp(self.reference_mpp)
         for name, count in (("--steps", self.steps), ("--batch", self.batch)):
             if count < 1:
                 raise InvalidOption(f"{name} must be at least 1, got {count}")
@@ -68,5 +74,4 @@ class RefineConfig:
         for name, number in (("--identity", self.identity), ("--style", self.style)):
             if not 0 <= number < float("inf"):
                 raise InvalidOption(f"{name} must not be negative, got {number}")
-        if self.time_budget_s is not None and not 0 < self.time_budget_s < float("inf"):
-            raise InvalidOption(f"--time-budget must be positive, got {self.time_budget_s} s")
+        check_time_budget(self.time_budget_s)

@@ -9,6 +9,7 @@ from histocli.config.common import (
     SHIPPABLE,
     check_mpp,
     check_seed,
+    check_time_budget,
     time_budget,
 )
 from histocli.config.options import option
@@ -84,36 +85,30 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
-        if self.size not in SIZES:
-            raise InvalidOption(f"--size must be one of {', '.join(SIZES)}, got {self.size!r}")
-        if self.targets not in TARGETS:
-            raise InvalidOption(
-                f"--targets must be one of {', '.join(TARGETS)}, got {self.targets!r}"
-            )
-        if self.hard not in HARD:
-            raise InvalidOption(f"--hard must be one of {', '.join(HARD)}, got {self.hard!r}")
+        for name, word, known in (
+            ("--size", self.size, SIZES),
+            ("--targets", self.targets, TARGETS),
+            ("--hard", self.hard, HARD),
+        ):
+            if word not in known:
+                raise InvalidOption(f"{name} must be one of {', '.join(known)}, got {word!r}")
         if not 0 < self.fresh_per_step <= 64:
             raise InvalidOption(
                 f"--fresh-per-step must lie between 0 and 64, got {self.fresh_per_step}"
             )
-        for name, value in (
-            ("--steps", self.steps),
-            ("--batch", self.batch),
-            ("--rounds", self.rounds),
+        without = "; leave --refs out to train without self-training"
+        for name, value, hint in (
+            ("--steps", self.steps, ""),
+            ("--batch", self.batch, ""),
+            ("--rounds", self.rounds, without),
         ):
             if value < 1:
-                hint = (
-                    "; leave --refs out to train without self-training"
-                    if name == "--rounds"
-                    else ""
-                )
                 raise InvalidOption(f"{name} must be at least 1, got {value}{hint}")
         if self.crop_px < 32 or self.crop_px % 16:
             raise InvalidOption(
                 f"--crop-px must be a multiple of 16 and at least 32, got {self.crop_px}"
             )
-        if self.reference_mpp is not None:
-            check_mpp(self.reference_mpp)
+        check_mpp(self.reference_mpp)
         if self.learning_rate is not None and not 0 < self.learning_rate < 1:
             raise InvalidOption(
                 f"--learning-rate must lie between 0 and 1, got {self.learning_rate}"
@@ -124,5 +119,4 @@ class TrainConfig:
         ):
             if not 0 <= share < 1:
                 raise InvalidOption(f"{name} must lie in [0, 1), got {share}")
-        if self.time_budget_s is not None and not 0 < self.time_budget_s < float("inf"):
-            raise InvalidOption(f"--time-budget must be positive, got {self.time_budget_s} s")
+        check_time_budget(self.time_budget_s)

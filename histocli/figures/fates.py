@@ -7,11 +7,12 @@ ones are dotted.
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 from histocli.base.types import RGBImage
-from histocli.figures.overlays import outline_mask
+from histocli.figures.overlays import add_scale_bar, enlarged, outline_mask
 
 KINDS = ("matched", "missed", "false", "split", "merged")
 COLOURS: dict[str, tuple[int, int, int]] = {
@@ -86,3 +87,54 @@ def _fate_image(
     """Return the fate of the nucleus of each pixel; -1 for no nucleus."""
     table = np.concatenate([[-1], fates.astype(np.int8)]).astype(np.int8)
     return np.asarray(table[np.clip(labels, 0, len(fates))])
+
+
+def fate_picture(
+    image: RGBImage,
+    truth: npt.NDArray[np.integer],
+    prediction: npt.NDArray[np.integer],
+    truth_fates: npt.NDArray[np.uint8],
+    prediction_fates: npt.NDArray[np.uint8],
+    *,
+    most_px: int,
+    mpp: float,
+) -> RGBImage:
+    """Draw :func:`fate_overlay` as a picture of at most a certain side, with a scale bar.
+
+    Of a larger image the part with most mistakes is shown; a smaller one is enlarged by whole
+    numbers up to 3. ``mpp`` is in micrometres per pixel of the image.
+    """
+    window = worst_window(truth, prediction, truth_fates, prediction_fates, most_px)
+    truth, prediction, image = truth[window], prediction[window], image[window]
+    zoom = max(1, min(3, most_px // max(image.shape[:2])))
+    _, prediction = enlarged(image, prediction, zoom)
+    image, truth = enlarged(image, truth, zoom)
+    thickness_px = 2 if max(image.shape[:2]) > 300 else 1
+    drawn = fate_overlay(
+        image, truth, prediction, truth_fates, prediction_fates, thickness_px=thickness_px
+    )
+    return add_scale_bar(drawn, mpp / zoom)
+
+
+def worst_window(
+    truth: npt.NDArray[np.integer],
+    prediction: npt.NDArray[np.integer],
+    truth_fates: npt.NDArray[np.uint8],
+    prediction_fates: npt.NDArray[np.uint8],
+    side: int,
+) -> tuple[slice, slice]:
+    """Return the square, inside the image, with most pixels of nuclei that do not match.
+
+    Parameters are those of :func:`fate_overlay`; ``side`` is in pixels.
+    """
+    wrong = (_fate_image(truth, truth_fates) > 0) | (_fate_image(prediction, prediction_fates) > 0)
+    height, width = (min(side, length) for length in truth.shape)
+    total = cv2.integral(wrong.astype(np.uint8), sdepth=cv2.CV_64F)
+    inside = (
+        total[height:, width:]
+        - total[:-height, width:]
+        - total[height:, :-width]
+        + total[:-height, :-width]
+    )
+    top, left = (int(at) for at in np.unravel_index(int(inside.argmax()), inside.shape))
+    return slice(top, top + height), slice(left, left + width)

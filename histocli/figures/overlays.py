@@ -8,39 +8,21 @@ import numpy.typing as npt
 
 from histocli.base.types import BoolMask, RGBImage
 
-PALETTE: npt.NDArray[np.uint8] = np.array(
-    [
-        [0, 229, 255],
-        [255, 214, 0],
-        [0, 230, 118],
-        [255, 109, 0],
-        [245, 245, 245],
-        [118, 255, 3],
-        [64, 156, 255],
-        [255, 241, 140],
-        [29, 233, 182],
-        [255, 160, 122],
-    ],
-    np.uint8,
-)
-"""(10, 3) sRGB. Bright, and away from the purple and pink of stained tissue; items that follow each
-other are far apart."""
+PALETTE: npt.NDArray[np.uint8] = np.frombuffer(
+    bytes.fromhex("00e5ff ffd600 00e676 ff6d00 f5f5f5 76ff03 409cff fff18c 1de9b6 ffa07a"), np.uint8
+).reshape(-1, 3)
+"""(10, 3) sRGB. Bright, and away from the purple and pink of stained tissue; colours that follow
+each other are far apart."""
 
 HATCH_PERIOD_PX = 8
-HATCH_GREY = 160  # of the stripes over ignored pixels
+HATCH_GREY = 160  # grey level of the stripes over ignored pixels
 FADED_GREY = 215
-# how far ignored pixels go towards that grey: still recognisable, clearly not part of the picture
 FADE = 0.65
+"""How far ignored pixels go towards ``FADED_GREY``, so that they are still recognisable."""
 
 
 def outline_overlay(
-    image: RGBImage,
-    instance_labels: npt.NDArray[np.integer],
-    *,
-    colour: tuple[int, int, int] | None = None,
-    thickness_px: int = 1,
-    opacity: float = 1.0,
-    tint: float = 0.0,
+    image: RGBImage, instance_labels: npt.NDArray[np.integer], *, thickness_px: int = 1
 ) -> RGBImage:
     """Draw every nucleus's outline inside its own border, so that two that touch show two lines.
 
@@ -50,24 +32,13 @@ def outline_overlay(
         sRGB values in 0..255.
     instance_labels : ndarray of integers, shape (H, W)
         0 = background, k = nucleus k, -1 = ignored: these pixels are faded and hatched.
-    colour : (int, int, int), optional
-        One colour for all, sRGB; by default each nucleus has its own of :data:`PALETTE`.
     thickness_px : int
         Width of the lines, >= 1.
-    opacity : float
-        Of the lines, in [0, 1].
-    tint : float
-        How much of its colour fills a nucleus, in [0, 1].
 
     Returns
     -------
     ndarray of uint8, shape (H, W, 3)
-        A new image.
-
-    Raises
-    ------
-    ValueError
-        The shapes do not agree: a mistake of the caller.
+        A new image; nucleus k has a colour of :data:`PALETTE`.
     """
     if image.shape[:2] != instance_labels.shape or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(
@@ -77,35 +48,30 @@ def outline_overlay(
     ignored = instance_labels < 0
     if ignored.any():
         _hatch(drawn, ignored)
-    strength = np.zeros(instance_labels.shape, np.float32)
-    strength[instance_labels > 0] = tint
-    strength[outline_mask(instance_labels, thickness_px)] = opacity
-    rows, columns = np.nonzero(strength)
-    if not rows.size:
-        return drawn
-    ids = instance_labels[rows, columns].astype(np.int64)
-    over = (PALETTE[ids % len(PALETTE)] if colour is None else np.array(colour, np.uint8)).astype(
-        np.float32
-    )
-    share = strength[rows, columns, None]
-    under = drawn[rows, columns].astype(np.float32)
-    drawn[rows, columns] = np.rint(under + share * (over - under)).astype(np.uint8)
+    lines = outline_mask(instance_labels, thickness_px)
+    drawn[lines] = PALETTE[instance_labels[lines].astype(np.int64) % len(PALETTE)]
     return drawn
 
 
+def enlarged(
+    image: RGBImage, labels: npt.NDArray[np.integer], zoom: int
+) -> tuple[RGBImage, npt.NDArray[np.integer]]:
+    """Enlarge an image and its labels by a whole number; outlines drawn on them stay thin."""
+    if zoom == 1:
+        return image, labels
+    size = (image.shape[1] * zoom, image.shape[0] * zoom)
+    larger = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC), np.uint8)
+    return larger, np.repeat(np.repeat(labels, zoom, axis=0), zoom, axis=1)
+
+
 def outline_mask(instance_labels: npt.NDArray[np.integer], thickness_px: int = 1) -> BoolMask:
-    """Return the pixels of nuclei that lie within ``thickness_px`` of anything that is not the same
-    nucleus.
+    """Return the pixels of nuclei that have a pixel outside their nucleus within a distance.
 
     Parameters
     ----------
     instance_labels : ndarray of integers, shape (H, W)
     thickness_px : int
-        >= 1. The border of the image is no outline: a nucleus goes on behind it.
-
-    Returns
-    -------
-    ndarray of bool, shape (H, W)
+        The distance, >= 1. The border of the image is no outline: a nucleus goes on behind it.
     """
     mask = np.zeros(instance_labels.shape, bool)
     # One pixel: the four neighbours; more: a disc, so that lines are as wide along diagonals.
@@ -129,19 +95,13 @@ def outline_mask(instance_labels: npt.NDArray[np.integer], thickness_px: int = 1
 
 SCALE_BAR_UM = (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 SCALE_BAR_SHARE = 0.3  # of the width of a picture, at most
-SMALLEST_FOR_BAR_PX = 48  # a smaller picture has no room for one
+SMALLEST_FOR_BAR_PX = 48  # a smaller picture has no room for a bar
 
 
 def scale_bar_um(width_px: int, mpp: float) -> float:
-    """Return the longest round length, in um, that is at most 30 % of a picture's width; 0 where
-    none is.
-    """
-    return float(
-        max(
-            (length for length in SCALE_BAR_UM if length / mpp <= SCALE_BAR_SHARE * width_px),
-            default=0,
-        )
-    )
+    """Return the longest round length that fits into a share of the width, in um; 0 for none."""
+    fitting = (length for length in SCALE_BAR_UM if length / mpp <= SCALE_BAR_SHARE * width_px)
+    return float(max(fitting, default=0))
 
 
 def add_scale_bar(image: RGBImage, mpp: float) -> RGBImage:

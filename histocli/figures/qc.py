@@ -10,16 +10,17 @@ import numpy as np
 import numpy.typing as npt
 
 from histocli.base.types import BoolMask, FloatArray, RGBImage
-from histocli.figures.overlays import outline_overlay
+from histocli.figures.overlays import enlarged, outline_overlay
 
 PAPER = 255
 INK = (40, 40, 40)
 GAP_PX = 12
 TEXT_PX = 26
-THUMBNAIL_PX = 1000  # longer side
+THUMBNAIL_PX = 1000  # longer side of the slide's picture
 CROP_PX = 256
 CROPS_A_ROW = 4
-SMOOTH_UM = 50.0  # over which nuclei are counted
+SMOOTH_UM = 50.0
+"""Nuclei are counted in Gaussian surroundings of this standard deviation, in micrometres."""
 FAINT = 0.35  # how much of the slide's own colour stays under the heat map
 
 
@@ -63,10 +64,9 @@ def qc_picture(
     shown = np.asarray(cv2.resize(overview, size, interpolation=method), np.uint8)
     heat = np.asarray(cv2.resize(density, size, interpolation=cv2.INTER_LINEAR), np.float32)
     inside = cv2.resize(tissue.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
-    left = _with_caption(plain, "where nuclei were looked for")
-    right = _with_caption(
-        _heat_map(shown, heat, inside, top), f"nuclei per mm2, 0 (blue) to {_round(top)} (red)"
-    )
+    left = _above([plain, _text("where nuclei were looked for", plain.shape[1])], gap=0)
+    caption = f"nuclei per mm2, 0 (blue) to {_round(top)} (red)"
+    right = _above([_heat_map(shown, heat, inside, top), _text(caption, shown.shape[1])], gap=0)
     blocks = [_beside([left, right])]
     if crops:
         pictures = [_crop(image, labels) for image, labels in crops]
@@ -112,19 +112,8 @@ def _heat_map(
 
 
 def _crop(image: RGBImage, labels: npt.NDArray[np.integer]) -> RGBImage:
-    zoom = max(1, CROP_PX // max(image.shape[:2]))
-    size = (image.shape[1] * zoom, image.shape[0] * zoom)
-    larger = (
-        np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC), np.uint8)
-        if zoom > 1
-        else image
-    )
-    drawn = outline_overlay(larger, np.repeat(np.repeat(labels, zoom, axis=0), zoom, axis=1))
-    return _beside([larger, drawn], gap=2)
-
-
-def _with_caption(picture: RGBImage, caption: str) -> RGBImage:
-    return _above([picture, _text(caption, picture.shape[1])], gap=0)
+    larger, larger_labels = enlarged(image, labels, max(1, CROP_PX // max(image.shape[:2])))
+    return _beside([larger, outline_overlay(larger, larger_labels)], gap=2)
 
 
 def _text(text: str, width: int) -> RGBImage:
@@ -135,31 +124,24 @@ def _text(text: str, width: int) -> RGBImage:
 
 
 def _beside(pictures: Sequence[RGBImage], gap: int = GAP_PX) -> RGBImage:
-    height = max(picture.shape[0] for picture in pictures)
-    parts: list[RGBImage] = []
-    for picture in pictures:
-        parts += [
-            _padded(picture, height, picture.shape[1]),
-            np.full((height, gap, 3), PAPER, np.uint8),
-        ]
-    return np.concatenate(parts[:-1], axis=1)
+    return _in_line(pictures, 1, gap)
 
 
 def _above(pictures: Sequence[RGBImage], gap: int = GAP_PX) -> RGBImage:
-    width = max(picture.shape[1] for picture in pictures)
-    parts: list[RGBImage] = []
-    for picture in pictures:
-        parts += [
-            _padded(picture, picture.shape[0], width),
-            np.full((gap, width, 3), PAPER, np.uint8),
-        ]
-    return np.concatenate(parts[:-1], axis=0)
+    return _in_line(pictures, 0, gap)
 
 
-def _padded(picture: RGBImage, height: int, width: int) -> RGBImage:
-    padded = np.full((height, width, 3), PAPER, np.uint8)
-    padded[: picture.shape[0], : picture.shape[1]] = picture
-    return padded
+def _in_line(pictures: Sequence[RGBImage], axis: int, gap: int) -> RGBImage:
+    """Lay pictures out along an axis, all as long across it as the longest, with gaps between."""
+    across = 1 - axis
+    longest = max(picture.shape[across] for picture in pictures)
+    parts = []
+    for number, picture in enumerate(pictures):
+        margins = [(0, 0), (0, 0), (0, 0)]
+        margins[axis] = (0, gap if number < len(pictures) - 1 else 0)
+        margins[across] = (0, longest - picture.shape[across])
+        parts.append(np.pad(picture, margins, constant_values=PAPER))
+    return np.concatenate(parts, axis=axis)
 
 
 def _round(value: float) -> str:

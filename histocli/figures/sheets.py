@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from histocli.base.types import RGBImage
-from histocli.figures.overlays import add_scale_bar, outline_overlay
+from histocli.figures.overlays import add_scale_bar, enlarged, outline_overlay
 
 MARGIN_PX = 12
-PAIR_GAP_PX = 2  # within a pair, so that the eye takes the two as one
-CELL_PX = 256  # smaller patches are enlarged to about this
+PAIR_GAP_PX = 2
+"""Pixels between a patch and its outlines: few, so that the eye takes the two as one."""
+CELL_PX = 256
+"""Smaller patches are enlarged to about this side."""
 PAPER = 255
 
 
@@ -23,7 +24,6 @@ def patch_sheet(
     labels: Sequence[npt.NDArray[np.integer]],
     *,
     columns: int | None = None,
-    zoom: int | None = None,
     mpp: float | None = None,
 ) -> RGBImage:
     """Lay patches out in rows, each beside the same patch with the outlines of its nuclei.
@@ -36,9 +36,6 @@ def patch_sheet(
         0 = background, k = nucleus k, -1 = ignored.
     columns : int, optional
         Pairs in a row; by default as many as make the sheet about half as wide again as high.
-    zoom : int, optional
-        Whole-number enlargement; by default such that the largest side is about 256 pixels, at
-        least 1.
     mpp : float, optional
         Micrometres per pixel of the patches: then the first outlined patch has a scale bar.
 
@@ -46,18 +43,13 @@ def patch_sheet(
     -------
     ndarray of uint8, shape (H, W, 3)
         White where there is no patch.
-
-    Raises
-    ------
-    ValueError
-        No patches, or sizes that do not agree: a mistake of the caller.
     """
     if not images or len(images) != len(labels):
         raise ValueError(
             f"{len(images)} images and {len(labels)} labels; at least one of each is needed"
         )
     largest = max(max(image.shape[:2]) for image in images)
-    zoom = zoom or max(1, round(CELL_PX / largest))
+    zoom = max(1, round(CELL_PX / largest))
     pairs = [
         _pair(image, label, zoom, mpp if number == 0 else None)
         for number, (image, label) in enumerate(zip(images, labels, strict=True))
@@ -77,24 +69,16 @@ def patch_sheet(
 
 
 def picture_rows(rows: Sequence[Sequence[RGBImage]]) -> RGBImage:
-    """Lay rows of pictures of one size out on a sheet, such as initial, refined and reference side
-    by side.
+    """Lay rows of pictures of one size out on a sheet, such as initial, refined and reference.
 
-    Parameters
-    ----------
-    rows : sequence of sequence of ndarray of uint8, shape (H, W, 3)
-        At least one; all pictures have one shape, and all rows one length.
-
-    Returns
-    -------
-    ndarray of uint8, shape (H, W, 3)
-        Two rows stand beside each other, with white between them.
+    Two rows stand beside each other, with white between them; all rows have one length.
     """
     if not rows or not rows[0]:
         raise ValueError("at least one row of one picture is needed")
-    height, width = rows[0][0].shape[:2]
+    frame = ((0, PAIR_GAP_PX), (0, PAIR_GAP_PX), (0, 0))
     lines = [
-        np.concatenate([_framed(picture, height, width) for picture in row], axis=1) for row in rows
+        np.concatenate([np.pad(picture, frame, constant_values=PAPER) for picture in row], axis=1)
+        for row in rows
     ]
     if len(lines) % 2:
         lines.append(np.full_like(lines[0], PAPER))
@@ -102,24 +86,11 @@ def picture_rows(rows: Sequence[Sequence[RGBImage]]) -> RGBImage:
     return np.concatenate(pairs, axis=0)
 
 
-def _framed(picture: RGBImage, height: int, width: int) -> RGBImage:
-    """Return a picture with a thin white margin."""
-    framed = np.full((height + PAIR_GAP_PX, width + PAIR_GAP_PX, 3), PAPER, np.uint8)
-    framed[:height, :width] = picture
-    return framed
-
-
 def _pair(
     image: RGBImage, labels: npt.NDArray[np.integer], zoom: int, mpp: float | None
 ) -> RGBImage:
-    """Return a patch beside its outlines; lines stay thin however far the patch is enlarged."""
-    size = (image.shape[1] * zoom, image.shape[0] * zoom)
-    shown: RGBImage = (
-        image
-        if zoom == 1
-        else np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC), np.uint8)
-    )
-    shown_labels = np.repeat(np.repeat(labels, zoom, axis=0), zoom, axis=1)
+    """Return an enlarged patch beside its outlines, with a scale bar where ``mpp`` is given."""
+    shown, shown_labels = enlarged(image, labels, zoom)
     outlined = outline_overlay(shown, shown_labels)
     if mpp is not None:
         outlined = add_scale_bar(outlined, mpp / zoom)

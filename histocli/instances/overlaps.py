@@ -45,6 +45,13 @@ class Side:
         """(n, 2) mean row and column of the pixels; pixel (0, 0) has its centre at (0, 0)."""
         return np.stack([self.sum_y, self.sum_x], axis=1) / self.areas[:, None]
 
+    def numbered(self, labels: LabelImage) -> npt.NDArray[np.int32]:
+        """Return labels, shape (H, W), as places in this side from 1; other labels become 0."""
+        if not len(self.ids):
+            return np.zeros(labels.shape, np.int32)
+        at = np.minimum(np.searchsorted(self.ids, labels), len(self.ids) - 1)
+        return np.where(self.ids[at] == labels, at + 1, 0).astype(np.int32)
+
     def touching_border(self, shape: tuple[int, int]) -> BoolVector:
         """Tell which nuclei touch the border of an image of this height and width."""
         low, high = self.box[:, :2], self.box[:, 2:]
@@ -155,7 +162,7 @@ def _consecutive(labels: IntArray) -> tuple[IntArray, IntArray]:
 
 
 def _side(labels: IntArray, y: IntArray, x: IntArray, length: IntArray) -> tuple[IntArray, Side]:
-    """Return the place of the nucleus of each run in its side, from 1 (0 for none), and the side."""
+    """Return the nucleus of each run as its place in the side from 1, 0 for none; and the side."""
     ids, index = _consecutive(labels)
     inside = np.flatnonzero(index)
     who, n = index[inside] - 1, len(ids)

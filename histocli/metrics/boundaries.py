@@ -16,9 +16,10 @@ from histocli.instances.matching import matched_pairs
 from histocli.instances.overlaps import LabelImage, Overlaps
 from histocli.metrics.counts import BoundaryCounts
 from histocli.metrics.hausdorff import hausdorff95
-from histocli.metrics.windows import Mapper, MaskedPair, Sides, Window, tile
+from histocli.metrics.windows import Mapper, MaskedPair, Rectangle, WindowLabels, tile
 
-NEAR_EPSILON = 1e-4  # of float32 distances, so that a distance equal to the tolerance is within it
+NEAR_EPSILON = 1e-4
+"""Added to radii in pixels, because rounded distances that equal the radius are within it."""
 STRIP_PX = 64  # rows that are compared at a time; they fit the processor's cache
 OVERHANG_PX = 160  # nuclei that reach farther beyond their window are read by themselves
 
@@ -90,7 +91,7 @@ def boundary_hits(
 def count_boundaries(
     table: Overlaps,
     labels: MaskedPair,
-    filled: Sequence[Window],
+    filled: Sequence[Rectangle],
     *,
     tolerance_px: float,
     mpp: float,
@@ -103,7 +104,7 @@ def count_boundaries(
     table : Overlaps
         Of the whole image.
     labels : MaskedPair
-    filled : sequence of Window
+    filled : sequence of Rectangle
         Where there are nuclei; one window is taken as it is, several are tiled anew.
     tolerance_px : float
         A boundary pixel this near to one of the other side is right.
@@ -124,10 +125,10 @@ def count_boundaries(
 
 
 class _WindowComparison:
-    """Compares the boundaries of a window: its own pixels, and the pairs that begin in it."""
+    """Compares the boundary pixels of a window, and the matched pairs that begin in it."""
 
     def __init__(
-        self, table: Overlaps, labels: MaskedPair, filled: Sequence[Window], tolerance_px: float
+        self, table: Overlaps, labels: MaskedPair, filled: Sequence[Rectangle], tolerance_px: float
     ) -> None:
         self._labels, self._filled, self._tolerance_px = labels, filled, tolerance_px
         self.reach_px = math.floor(tolerance_px) + 2
@@ -140,10 +141,10 @@ class _WindowComparison:
         self._box: IntArray = box[order]
         self._pairs = np.stack(ids, axis=1)[order]
 
-    def __call__(self, window: Window) -> tuple[BoundaryCounts, npt.NDArray[np.float64]]:
+    def __call__(self, window: Rectangle) -> tuple[BoundaryCounts, npt.NDArray[np.float64]]:
         """Return the counts of a window and the Hausdorff distances of its pairs, in pixels."""
         mine = self._beginning_in(window)
-        # the corner of a box may lie beside its nuclei
+        # a nucleus may miss the corner of its box, so that its window has pairs but no pixels
         if not len(mine) and not any(window.meets(other) for other in self._filled):
             return BoundaryCounts(), np.zeros(0)
         shape = self._labels.shape
@@ -163,7 +164,7 @@ class _WindowComparison:
             distances[index] = self._alone(int(mine[index]))
         return counts, distances
 
-    def _beginning_in(self, window: Window) -> IntArray:
+    def _beginning_in(self, window: Rectangle) -> IntArray:
         """Return the pairs whose common box begins in a window."""
         first, last = np.searchsorted(self._box[:, 0], [window.top, window.bottom])
         left = self._box[first:last, 1]
@@ -172,13 +173,13 @@ class _WindowComparison:
     def _alone(self, pair: int) -> float:
         """Return the Hausdorff distance of a pair that is read by itself."""
         top, left, bottom, right = (int(edge) for edge in self._box[pair])
-        area = Window(top, bottom, left, right).grown(1, 1, self._labels.shape)
+        area = Rectangle(top, bottom, left, right).grown(1, 1, self._labels.shape)
         sides = self._labels.read(area)
         pairs = self._pairs[pair : pair + 1]
         return float(hausdorff95(sides.truth, sides.prediction, *_boundaries_of(sides), pairs)[0])
 
 
-def _boundaries_of(sides: Sides) -> tuple[BoolMask, BoolMask]:
+def _boundaries_of(sides: WindowLabels) -> tuple[BoolMask, BoolMask]:
     return (
         boundary_mask(sides.truth, sides.ignored),
         boundary_mask(sides.prediction, sides.ignored),

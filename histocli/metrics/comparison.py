@@ -1,5 +1,4 @@
-"""Everything that is measured of one image: a predicted label image beside the true one, in memory
-or window by window.
+"""Everything that is measured of one image, in memory or window by window.
 
 >>> import numpy as np
 >>> from histocli.metrics.comparison import Rules, compare
@@ -30,7 +29,7 @@ from histocli.metrics.boundaries import count_boundaries
 from histocli.metrics.counts import Counts, count_table
 from histocli.metrics.detection import match_centroids
 from histocli.metrics.fates import Fates, tell_fates
-from histocli.metrics.windows import InMemory, Mapper, MaskedPair, Window, Windowed, tile
+from histocli.metrics.windows import InMemory, Mapper, MaskedPair, Rectangle, Windowed, tile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +81,7 @@ def compare(truth: LabelImage, prediction: LabelImage, rules: Rules | None = Non
     """
     table = overlaps(truth, prediction)
     height, width = truth.shape
-    whole = [Window(0, height, 0, width)]
+    whole = [Rectangle(0, height, 0, width)]
     return _finish(table, InMemory(truth), InMemory(prediction), rules or Rules(), whole, map)
 
 
@@ -109,7 +108,7 @@ def compare_windows(
             f"truth has shape {truth.shape} but prediction has {prediction.shape}; both must agree"
         )
 
-    def look(window: Window) -> Overlaps | None:
+    def look(window: Rectangle) -> Overlaps | None:
         where = window.rows, window.columns
         true, found = truth.read(*where), prediction.read(*where)
         if not true.any() and not found.any():
@@ -130,7 +129,7 @@ def _finish(
     truth: Windowed,
     prediction: Windowed,
     rules: Rules,
-    filled: Sequence[Window],
+    filled: Sequence[Rectangle],
     mapper: Mapper,
 ) -> Comparison:
     """Apply the border rule and count; the pixels are read again for boundaries only."""
@@ -166,7 +165,7 @@ def _finish(
 
 
 def leave_out_border(table: Overlaps, shape: tuple[int, int]) -> tuple[BoolVector, BoolVector]:
-    """Say which nuclei do not count where those at the border of the image are ignored.
+    """Say which nuclei do not count where nuclei at the border of the image are ignored.
 
     The pixels of every true nucleus that touches the border are ignored. A predicted nucleus is
     dropped with them when more than half of it lies on such pixels, or when it touches the border

@@ -14,9 +14,7 @@ DARKNESS = (-np.log((np.arange(256) + 1) / 256)).astype(np.float32)
 """Optical density of each grey level, natural logarithm."""
 
 
-def nuclear_contrast(
-    image: RGBImage, labels: LabelImage, *, ring_px: int = RING_PX
-) -> npt.NDArray[np.float64]:
+def nuclear_contrast(image: RGBImage, labels: LabelImage) -> npt.NDArray[np.float64]:
     """Measure how much darker each nucleus is than the ring around it.
 
     Parameters
@@ -24,11 +22,8 @@ def nuclear_contrast(
     image : ndarray of uint8, shape (H, W, 3)
         sRGB values in 0..255.
     labels : ndarray of integers, shape (H, W)
-        0 is background, k > 0 is nucleus k, negative is ignored. The labels in use are 1..n or any
-        subset.
-    ring_px : int
-        Width of the ring, in pixels. Pixels of other nuclei are not part of it; each background
-        pixel belongs to the ring of the nearest nucleus.
+        0 is background, k > 0 is nucleus k, negative is ignored; labels may have gaps. A background
+        pixel belongs to the ring of the nearest nucleus, and no other pixel to any ring.
 
     Returns
     -------
@@ -53,9 +48,9 @@ def nuclear_contrast(
         (~inside).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
     )
     owner_of = np.zeros(int(nearest.max()) + 1, np.int64)
-    # every zero pixel of the transform has a number of its own
+    # the transform gives every pixel of a nucleus a number of its own
     owner_of[nearest[inside]] = index[inside]
-    ring = (labels == 0) & (distance <= ring_px)
+    ring = (labels == 0) & (distance <= RING_PX)
     owner = owner_of[nearest[ring]]
     ring_area = np.bincount(owner, minlength=n_bins)[1:]
     ring_sum = np.bincount(owner, density[ring], n_bins)[1:]

@@ -1,4 +1,4 @@
-"""Detection: which true nuclei have a predicted one at their place, whatever its outline."""
+"""Detection: which true nuclei have a prediction at their place, whatever its outline."""
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,7 @@ def match_centroids(truth: Points, prediction: Points, radius: float) -> tuple[I
     Returns
     -------
     rows, columns : ndarray of int, shape (pairs,)
-        Indices into the two.
+        Indices into ``truth`` and ``prediction``.
     """
     if not len(truth) or not len(prediction):
         return np.zeros(0, np.int64), np.zeros(0, np.int64)

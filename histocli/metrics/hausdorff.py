@@ -14,7 +14,7 @@ PERCENTILE = 0.95
 BATCH_ELEMENTS = 500_000
 """Padded pairs of points that are compared at a time; they fit the processor's cache."""
 
-Points = npt.NDArray[np.float32]
+Pixels = npt.NDArray[np.float32]
 """(..., 2) row and column."""
 
 
@@ -86,7 +86,7 @@ def _batches(first_n: IntArray, second_n: IntArray) -> list[IntArray]:
 
 def _points_by_nucleus(
     labels: LabelImage, boundary: BoolMask, ids: IntArray
-) -> tuple[Points, IntArray]:
+) -> tuple[Pixels, IntArray]:
     """Return the boundary points of some nuclei, nucleus by nucleus, and how many each has."""
     place = np.flatnonzero(boundary)
     who = labels.ravel()[place].astype(np.int64)
@@ -108,7 +108,7 @@ def _points_by_nucleus(
     return np.stack([y, x], axis=1).astype(np.float32), np.bincount(pair, minlength=len(ids))
 
 
-def _padded(points: Points, start: IntArray, number: IntArray) -> Points:
+def _padded(points: Pixels, start: IntArray, number: IntArray) -> Pixels:
     """Return (batch, most, 2); rows are filled up with their first point."""
     index = np.arange(int(number.max()))
     return points[start[:, None] + np.where(index < number[:, None], index, 0)]

@@ -3,7 +3,7 @@
 Networks that learnt from differently made patches make different mistakes, so where they agree they
 are probably right: ``agreement`` is the score to choose by. Over 23 models it ranked the panoptic
 quality with a Spearman correlation of 0.63 to 0.85 on three of five development sets, and of 0.27
-and 0.42 on the other two (``benchmarks/selection.py``).
+and 0.42 on the other two (``docs/research/selection.md``).
 """
 
 from collections.abc import Sequence
@@ -17,39 +17,37 @@ from histocli.metrics.counts import Counts, count
 
 
 def agreement(one: InstanceLabels, others: Sequence[InstanceLabels]) -> float:
-    """Mean panoptic quality of one segmentation against those of other models of the same image.
+    """Return the mean panoptic quality of a segmentation against those of other models.
 
     Parameters
     ----------
-    one : ndarray of int, shape (H, W)
-        0 = background.
-    others : sequence of ndarray
-        The same shape.
+    one, others : ndarray of int, shape (H, W)
+        Of one image, 0 = background.
 
     Returns
     -------
     float
-        0..1; symmetric in each pair. 1 where all found nothing.
+        0..1; symmetric in each pair, and 1 where no model found anything.
     """
     return float(np.mean([count(other, one).panoptic_quality for other in others]))
 
 
 CONFIDENCES = (0.0, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)
-"""Thresholds of the mean probability of an object that are compared."""
+"""Candidates for the least mean probability of an object."""
 SMALLEST_UM2 = (4.0, 7.0, 10.0, 14.0)
-"""Least areas of an object that are compared."""
+"""Candidates for the least area of an object."""
 
 
 @dataclass(frozen=True)
 class ObjectThresholds:
-    """What an object has to have to be kept."""
+    """Objects below one of these thresholds are dropped."""
 
     confidence: float
-    """Mean probability."""
+    """Least mean probability."""
     smallest_um2: float
-    """Area."""
+    """Least area."""
     score: float
-    """AJI + PQ on the patches that they were chosen on."""
+    """AJI + PQ on the patches that the thresholds were chosen on."""
 
 
 def choose_thresholds(
@@ -58,7 +56,7 @@ def choose_thresholds(
     probabilities: Sequence[FloatArray],
     mpp: float,
 ) -> ObjectThresholds:
-    """Choose what objects are dropped, from patches whose truth is known because they were drawn.
+    """Choose which objects are dropped, by patches whose truth is known because they were drawn.
 
     Parameters
     ----------
@@ -75,9 +73,9 @@ def choose_thresholds(
     -------
     ObjectThresholds
         First the one of ``CONFIDENCES``, then the one of ``SMALLEST_UM2``, with the largest AJI +
-        PQ: PQ alone would drop every doubtful nucleus, AJI none. Half of it is the mean over
-        patches, where sparse tissue counts as much as dense but two or three nuclei decide over a
-        patch, half is of all nuclei together. The lower one where two are level.
+        PQ; of equal ones the lower. PQ alone would drop every doubtful nucleus, AJI none. Half of
+        the score is the mean over patches, where sparse tissue counts as much as dense but two or
+        three nuclei decide over a patch; the other half is that of all nuclei together.
     """
     means = [
         mean_within(labels, probability)

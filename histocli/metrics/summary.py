@@ -16,7 +16,7 @@ from histocli.metrics.table import METRICS, NAMES, scores_of
 
 CONFIDENCE = 0.95
 EXACT_UP_TO = 12
-"""All sign patterns of up to this many images are tried; of more images ``SIGN_DRAWS`` are drawn."""
+"""Up to this many images all sign patterns are tried; beyond, ``SIGN_DRAWS`` are drawn."""
 SIGN_DRAWS = 10_000
 BLOCK = 256  # resamplings at a time: keeps the memory small where images are many
 
@@ -34,15 +34,15 @@ class Summary:
     pooled: dict[str, float]
     """The metric over the summed counts of all images; each nucleus or pixel counts the same."""
     known: dict[str, int]
-    """How many images each mean is of: those where the metric is not NaN."""
+    """Number of images where the metric is not NaN; the mean is over these images."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """Of one metric between two predictions of the same images: second minus first."""
+    """One metric of two predictions of the same images: the second minus the first."""
 
     mean: float
-    """Mean over images of the difference of each."""
+    """Mean over images of the difference."""
     ci95: tuple[float, float] | None
     """Percentile interval of that mean when images, or groups of them, are drawn anew."""
     p_value: float
@@ -124,28 +124,28 @@ def paired_differences(
     return found
 
 
-Table = npt.NDArray[np.float64]
+ScoreTable = npt.NDArray[np.float64]
 """(image, metric)."""
 
 
-def _table(counts: Sequence[Counts]) -> Table:
+def _table(counts: Sequence[Counts]) -> ScoreTable:
     return np.array([list(scores_of(each).values()) for each in counts], np.float64)
 
 
-def _means(table: Table) -> tuple[Table, npt.NDArray[np.int64]]:
+def _means(table: ScoreTable) -> tuple[ScoreTable, npt.NDArray[np.int64]]:
     """Return the mean of the known values of each column (NaN of none), and how many are known."""
     finite = np.isfinite(table)
     known = finite.sum(axis=0)
     return _divided(np.where(finite, table, 0).sum(axis=0), known), known.astype(np.int64)
 
 
-def _divided(total: Table, known: npt.NDArray[Any]) -> Table:
+def _divided(total: ScoreTable, known: npt.NDArray[Any]) -> ScoreTable:
     """Return total / known; NaN where nothing is known."""
     return np.asarray(np.divide(total, known, out=np.full(total.shape, np.nan), where=known > 0))
 
 
 def _intervals(
-    table: Table, bootstrap: int, seed: int, groups: Sequence[str] | None
+    table: ScoreTable, bootstrap: int, seed: int, groups: Sequence[str] | None
 ) -> list[tuple[float, float] | None]:
     """Return the percentile interval of the mean of each column; None where there is none."""
     sums, numbers = _by_group(table, groups)
@@ -166,7 +166,7 @@ def _intervals(
     return [None if math.isnan(low) else (float(low), float(high)) for low, high in edges.T]
 
 
-def _by_group(table: Table, groups: Sequence[str] | None) -> tuple[Table, Table]:
+def _by_group(table: ScoreTable, groups: Sequence[str] | None) -> tuple[ScoreTable, ScoreTable]:
     """Return the sums and numbers of known values by group and column.
 
     Without groups each image is its own.
@@ -181,7 +181,7 @@ def _by_group(table: Table, groups: Sequence[str] | None) -> tuple[Table, Table]
     return member @ sums, member @ numbers
 
 
-def _sign_flip(table: Table, seed: int, groups: Sequence[str] | None) -> Table:
+def _sign_flip(table: ScoreTable, seed: int, groups: Sequence[str] | None) -> ScoreTable:
     """Return the two-sided p-value of the mean of each column against swapping predictions."""
     sums, _ = _by_group(table, groups)
     n = len(sums)

@@ -47,7 +47,7 @@ class InMemory:
 
 
 @dataclass(frozen=True)
-class Window:
+class Rectangle:
     """Part of an image: rows top..bottom, columns left..right, half open."""
 
     top: int
@@ -65,7 +65,7 @@ class Window:
         """Its columns."""
         return slice(self.left, self.right)
 
-    def meets(self, other: "Window") -> bool:
+    def meets(self, other: "Rectangle") -> bool:
         """Tell whether the two share a pixel."""
         return (
             self.top < other.bottom
@@ -74,24 +74,24 @@ class Window:
             and other.left < self.right
         )
 
-    def grown(self, before: int, after: int, shape: tuple[int, int]) -> "Window":
+    def grown(self, before: int, after: int, shape: tuple[int, int]) -> "Rectangle":
         """Return the window with a margin, cut at the border of the image."""
-        return Window(
+        return Rectangle(
             max(self.top - before, 0),
             min(self.bottom + after, shape[0]),
             max(self.left - before, 0),
             min(self.right + after, shape[1]),
         )
 
-    def within(self, area: "Window") -> tuple[slice, slice]:
-        """Return its rows and columns counted from the first pixel of a window around it."""
+    def within(self, area: "Rectangle") -> tuple[slice, slice]:
+        """Return the rows and columns, counted from the first pixel of a larger rectangle."""
         return (
             slice(self.top - area.top, self.bottom - area.top),
             slice(self.left - area.left, self.right - area.left),
         )
 
 
-def tile(shape: tuple[int, int], shift: int = 0) -> list[Window]:
+def tile(shape: tuple[int, int], shift: int = 0) -> list[Rectangle]:
     """Tile an image with windows.
 
     Parameters
@@ -108,11 +108,11 @@ def tile(shape: tuple[int, int], shift: int = 0) -> list[Window]:
         ]
         for side in shape
     )
-    return [Window(top, bottom, left, right) for top, bottom in rows for left, right in columns]
+    return [Rectangle(top, bottom, left, right) for top, bottom in rows for left, right in columns]
 
 
 @dataclass(frozen=True)
-class Sides:
+class WindowLabels:
     """Truth and prediction in one window."""
 
     truth: LabelImage
@@ -120,7 +120,7 @@ class Sides:
     prediction: LabelImage
     """0 where the truth is ignored."""
     ignored: BoolMask | None
-    """Where the truth is ignored; None where it is nowhere."""
+    """Where the truth is ignored; None if no pixel is."""
 
 
 class MaskedPair:
@@ -136,7 +136,7 @@ class MaskedPair:
         self._no_truth, self._no_prediction = no_truth, no_prediction
         self.shape = truth.shape
 
-    def read(self, window: Window) -> Sides:
+    def read(self, window: Rectangle) -> WindowLabels:
         """Return both in a window; safe from several threads."""
         truth = self._truth.read(window.rows, window.columns)
         prediction = self._prediction.read(window.rows, window.columns)
@@ -153,4 +153,4 @@ class MaskedPair:
             truth, drop = np.where(ignored, 0, truth), drop | ignored
         if drop.any():
             prediction = np.where(drop, 0, prediction)
-        return Sides(truth, prediction, ignored)
+        return WindowLabels(truth, prediction, ignored)

@@ -135,6 +135,34 @@ def contrast_of(parts: Iterable[RGBImage]) -> Contrast | None:
     return contrast_from(sum((tissue_moments(part) for part in parts), start=np.zeros(7)))
 
 
+def contrast_floor(
+    moments: npt.NDArray[np.float64], group: npt.NDArray[np.integer], quantile: float
+) -> float:
+    """Return the spread of red absorbance below which a share of some groups of images lies.
+
+    Parameters
+    ----------
+    moments : ndarray of float64, shape (n, 7)
+        ``tissue_moments`` of each image.
+    group : ndarray of int, shape (n,)
+        Number of the group of each image, 0 and up.
+    quantile : float
+        The share.
+
+    Returns
+    -------
+    float
+        0 for a quantile of 0, or where no group shows tissue.
+    """
+    if quantile == 0:
+        return 0.0
+    known = [
+        contrast_from(moments[group == number].sum(axis=0)) for number in range(group.max() + 1)
+    ]
+    spreads = [contrast.spread for contrast in known if contrast is not None]
+    return round(float(np.quantile(spreads, quantile)), 4) if spreads else 0.0
+
+
 def raise_contrast(image: RGBImage, contrast: Contrast | None, floor: float) -> RGBImage:
     """Spread the absorbances of an image about their mean, up to a floor of contrast.
 

@@ -5,6 +5,7 @@ from the extreme directions of the image's own optical density (Macenko et al. 2
 that they can be hematoxylin and eosin at all.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -138,6 +139,28 @@ def restain(
         + mix(amounts * np.asarray(gains, np.float32), other_matrix)
     )
     return np.asarray(np.maximum(changed, 0), np.float32)
+
+
+def stain_angle(
+    first: Sequence[npt.NDArray[np.floating]], second: Sequence[npt.NDArray[np.floating]]
+) -> float:
+    """Return how far the stains of two sets of images differ, in degrees.
+
+    Parameters
+    ----------
+    first, second : sequence of ndarray of float, shape (2, 3)
+        Stain matrices; at least one of each.
+
+    Returns
+    -------
+    float
+        The larger angle of the two between the median colours of hematoxylin and of eosin.
+    """
+    unit = []
+    for matrices in (first, second):
+        middle = np.median(matrices, axis=0)
+        unit.append(middle / np.maximum(np.linalg.norm(middle, axis=1, keepdims=True), 1e-6))
+    return float(np.rad2deg(np.arccos(np.clip((unit[0] * unit[1]).sum(axis=1), -1, 1))).max())
 
 
 _HEMATOXYLIN = np.linalg.pinv(TYPICAL_STAINS)[:, 0].astype(np.float32)

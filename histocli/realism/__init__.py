@@ -1,3 +1,1 @@
-"""Compares sets of images: are synthetic patches realistic, and do they represent their
-references?
-"""
+"""Compares sets of images: are patches realistic, and do they represent their references?"""

@@ -1,6 +1,6 @@
-"""What an image set is compared by: numbers with a meaning, and random convolutions without one.
+"""Features of images: numbers with a meaning, and random convolutions without one.
 
-Both are fixed: nothing is downloaded and nothing is fitted to the images that are compared.
+Nothing is downloaded, and nothing is fitted to the images that are compared.
 """
 
 import itertools
@@ -23,9 +23,8 @@ NAMES = (
     "dark share",
     "skewness of red",
 )
-"""Of the columns of :func:`stain_and_texture`: absorbances, their correlations, grain, how much is
-dark, and how unevenly."""
-RANDOM_FEATURES = 96
+"""Names of the columns of :func:`stain_and_texture`: absorbances, their correlations, grain, how
+much is dark, and how unevenly it is dark."""
 
 
 def stain_and_texture(images: npt.NDArray[np.uint8]) -> FloatArray:
@@ -69,7 +68,7 @@ def random_convolutions(
 
     Returns
     -------
-    ndarray of float32, shape (n, RANDOM_FEATURES)
+    ndarray of float32, shape (n, 96)
     """
     generator = torch.Generator().manual_seed(seed)
     widths = (3, 16, 16, 16)
@@ -80,13 +79,8 @@ def random_convolutions(
     rows = []
     with torch.inference_mode():
         for start in range(0, len(images), batch):
-            x = (
-                torch.from_numpy(np.ascontiguousarray(images[start : start + batch]))
-                .permute(0, 3, 1, 2)
-                .float()
-                / 255
-                - 0.65
-            )
+            pixels = torch.from_numpy(np.ascontiguousarray(images[start : start + batch]))
+            x = pixels.permute(0, 3, 1, 2).float() / 255 - 0.65
             found = []
             for layer, weight in enumerate(weights):
                 x = functional.leaky_relu(
@@ -94,8 +88,4 @@ def random_convolutions(
                 )
                 found += [x.mean(dim=(2, 3)), x.std(dim=(2, 3))]
             rows.append(torch.cat(found, dim=1))
-    return (
-        torch.cat(rows).numpy().astype(np.float32)
-        if rows
-        else np.zeros((0, RANDOM_FEATURES), np.float32)
-    )
+    return torch.cat(rows).numpy().astype(np.float32)

@@ -1,60 +1,49 @@
-"""Are synthetic patches realistic, do they represent their references, are they copies? Each answer
-with its interval.
+"""Are synthetic patches realistic, do they represent their references, are they copies?
 
-Intervals of distances come from the jackknife over reference images (Tukey 1958): each image is
-left out in turn, with the patches that show it and those that follow it, so that many patches of
-one image do not look like much evidence. Distances of distributions are biased upwards where images
-are few; compare stores by the same references and numbers of patches.
+Each answer comes with its interval. Distances of distributions are biased upwards where images are
+few; compare stores by the same references and numbers of patches.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.spatial import cKDTree
+from scipy.stats import wasserstein_distance
 
 from histocli.base.types import Json
-from histocli.realism.distances import distance_to_references, patch_spectra, standardise_by
+from histocli.realism.distances import (
+    Chosen,
+    Kernels,
+    Vector,
+    distance_to_references,
+    histogram_distance,
+    patch_spectra,
+    standardise_by,
+)
 from histocli.realism.features import NAMES, random_convolutions, stain_and_texture
+from histocli.realism.jackknife import Jackknife, Measure, Statistic
+from histocli.realism.morphology import Histograms
 from histocli.training.two_sample import TwoSampleSchedule, area_under_curve, judge
 
 STAIN = tuple(range(8))
 """Columns of :func:`stain_and_texture` that describe colour: absorbances and their correlations."""
 TEXTURE = tuple(range(8, len(NAMES)))
-"""Those that describe grain, and how much is dark."""
-# of the distances of real patches to their nearest: nearer than that is suspicious
+"""Columns of :func:`stain_and_texture` that describe grain, and how much is dark."""
 COPY_PERCENTILE = 1.0
-Z95 = 1.959964
-
-Vector = npt.NDArray[np.float64]
-Statistic = Callable[[npt.NDArray[np.bool_], npt.NDArray[np.bool_]], float]
-"""Of the kept real and the kept synthetic patches."""
+"""Percentile of the distances of real patches to their nearest; what is nearer is suspicious."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Measure:
-    """One number about a set of synthetic patches."""
+@dataclass(frozen=True)
+class Patches:
+    """Patches of one kind, glass made white."""
 
-    key: str
-    """Short name, for programs."""
-    name: str
-    """For people."""
-    value: float
-    ci95: tuple[float, float] | None
-    """None where fewer than three reference images leave nothing to say."""
-    meaning: str
-    """What the number says, in one line."""
-
-    def to_json(self) -> Json:
-        """Return plain JSON values."""
-        return {
-            "name": self.name,
-            "value": self.value,
-            "ci95": None if self.ci95 is None else list(self.ci95),
-            "meaning": self.meaning,
-        }
+    images: npt.NDArray[np.uint8]
+    """(n, S, S, 3)."""
+    references: npt.NDArray[np.int64]
+    """(n,) the number of the reference image that each shows, or was made after."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +54,9 @@ class Judgement:
     features: dict[str, float]
     """Earth mover's distance of each named feature, in spreads of the real patches."""
     real: int
-    """Patches judged."""
+    """Real patches that were judged."""
     synthetic: int
+    """Synthetic patches that were judged."""
     images: int
     """Reference images."""
 
@@ -74,13 +64,18 @@ class Judgement:
         """Return a measure by its short name."""
         return next(measure for measure in self.measures if measure.key == key)
 
-    def __contains__(self, key: str) -> bool:
-        return any(measure.key == key for measure in self.measures)
-
     def to_json(self) -> Json:
         """Return plain JSON values."""
         return {
-            "measures": {measure.key: measure.to_json() for measure in self.measures},
+            "measures": {
+                each.key: {
+                    "name": each.name,
+                    "value": each.value,
+                    "ci95": each.ci95,
+                    "meaning": each.meaning,
+                }
+                for each in self.measures
+            },
             "features": self.features,
             "real": self.real,
             "synthetic": self.synthetic,
@@ -88,303 +83,200 @@ class Judgement:
         }
 
 
-@dataclass(frozen=True)
-class Histograms:
-    """Counts of nuclei by a property, of each reference image and of each synthetic patch."""
-
-    real: npt.NDArray[np.floating]
-    """(images, bins); row k is of the image with number k in ``real_images``."""
-    synthetic: npt.NDArray[np.floating]
-    """(patches, bins)."""
-    bin_width: float
-    """In the unit of the property."""
-
-
 def judge_patches(
-    real: npt.NDArray[np.uint8],
-    real_images: npt.NDArray[np.int64],
-    synthetic: npt.NDArray[np.uint8],
-    followed: npt.NDArray[np.int64],
+    real: Patches,
+    synthetic: Patches,
     *,
+    schedule: TwoSampleSchedule,
+    seed: int,
     device: torch.device,
     dtype: torch.dtype,
-    morphology: dict[str, Histograms] | None = None,
-    schedule: TwoSampleSchedule | None = None,
-    seed: int = 0,
+    morphology: Mapping[str, Histograms] | None = None,
 ) -> Judgement:
     """Judge synthetic patches against real ones.
 
     Parameters
     ----------
-    real : ndarray of uint8, shape (n, S, S, 3)
-        Real patches, glass made white.
-    real_images : ndarray of int, shape (n,)
-        Which reference image each shows.
-    synthetic : ndarray of uint8, shape (m, S, S, 3)
-        Glass made white.
-    followed : ndarray of int, shape (m,)
-        Which reference image each was made after, in the same numbering.
-    device, dtype
-        Of the classifiers.
-    morphology : dict of Histograms, optional
-        By the name of the property, such as ``area``.
-    schedule : TwoSampleSchedule, optional
+    real, synthetic : Patches
+        Of one size, with one numbering of the reference images.
+    schedule : TwoSampleSchedule
         How the classifiers are trained.
     seed : int
+        Of the interval of their AUC.
+    device, dtype : of the classifiers
+    morphology : mapping of Histograms, optional
+        By the name of the property, such as ``area``.
 
     Raises
     ------
     ValueError
         Patches of fewer than two images: nothing can be held out.
     """
-    verdict = judge(
-        real,
-        synthetic,
-        real_images,
-        followed,
-        schedule or TwoSampleSchedule(seed=seed),
-        device,
-        dtype,
-    )
-    named, blind = (
-        [make(side) for side in (real, synthetic)]
-        for make in (stain_and_texture, random_convolutions)
-    )
-    leave = _Jackknife(real_images, followed)
+    sides = real.images, synthetic.images, real.references, synthetic.references
+    told_apart = judge(*sides, schedule, device, dtype)
+    leave = Jackknife(real.references, synthetic.references)
+    named = [stain_and_texture(side.images) for side in (real, synthetic)]
+    random = [random_convolutions(side.images) for side in (real, synthetic)]
+    in_spreads, random_in_spreads = _standardised(*named), _standardised(*random)
     measures = [
-        Measure(
-            key="auc",
-            name="AUC, real against synthetic",
-            value=verdict.auc,
-            ci95=verdict.interval(seed=seed),
-            meaning="0.5: classifiers that never saw an image cannot tell its patches from synthetic ones; 1: they always can",
-        )
+        _classification(told_apart.auc, told_apart.interval(seed=seed)),
+        _kernel_distance("kid_named", "stain and texture", in_spreads, leave),
+        _kernel_distance("kid_random", "random convolutions", random_in_spreads, leave),
+        _feature_distance("stain", STAIN, in_spreads, leave),
+        _feature_distance("texture", TEXTURE, in_spreads, leave),
+        _spectrum_distance(real, synthetic, leave),
+        *(
+            _morphology_distance(name, histograms, synthetic.references, leave)
+            for name, histograms in (morphology or {}).items()
+        ),
+        *_reference_distances(named, real.references, synthetic.references, leave),
+        *_memorisation(random_in_spreads, leave),
     ]
-    for key, features, pair in (
-        ("kid_named", "stain and texture", named),
-        ("kid_random", "random convolutions", blind),
-    ):
-        kernels = _Kernels(*_two(*pair))
-        measures.append(
-            leave.measure(
-                key,
-                f"kernel distance, {features}",
-                kernels.distance,
-                "0: two samples of one kind in these features (KID's statistic; Binkowski et al. 2018); below 0 by chance",
-                bounds=(-np.inf, np.inf),
-            )
-        )
-    first, second = _two(*named)
-
-    def moved(columns: tuple[int, ...]) -> Statistic:
-        return lambda a, b: float(
-            np.mean([_earth_mover(first[a, k], second[b, k]) for k in columns])
-        )
-
-    def mean_of(values: Vector, usable: npt.NDArray[np.bool_]) -> Statistic:
-        return lambda _, b: float(values[b & usable].mean()) if (b & usable).any() else float("nan")
-
-    for key, name, columns in (
-        ("stain", "stain distance", STAIN),
-        ("texture", "texture distance", TEXTURE),
-    ):
-        measures.append(
-            leave.measure(
-                key,
-                name,
-                moved(columns),
-                "mean earth mover's distance of the named features, in spreads of the real patches; 0: equal distributions",
-            )
-        )
-    spectra = patch_spectra(real), patch_spectra(synthetic)
-    measures.append(
-        leave.measure(
-            "spectrum",
-            "spectrum distance",
-            lambda a, b: float(
-                np.sqrt(np.mean((spectra[0][a].mean(axis=0) - spectra[1][b].mean(axis=0)) ** 2))
-            ),
-            "root mean square difference of the log power at each spatial frequency; 0.1 is about 10 % of power",
-        )
-    )
-    for key, histograms in (morphology or {}).items():
-        measures.append(
-            leave.measure_by_image(f"morphology_{key}", f"morphology distance, {key}", histograms)
-        )
-    own, others = distance_to_references(named[0], real_images, named[1], followed)
-    known = np.isin(followed, real_images)
-    if known.any():
-        for key, name, away, meaning in (
-            (
-                "own_reference",
-                "distance to the own reference",
-                own,
-                "of a patch to the mean of the image it follows, in spreads",
-            ),
-            (
-                "other_references",
-                "distance to the others",
-                others,
-                "to the means of the other images; should be larger",
-            ),
-        ):
-            measures.append(leave.measure(key, name, mean_of(away, known), meaning))
-    measures += _memorisation(*_two(*blind), leave)
+    first, second = in_spreads
     return Judgement(
         measures=tuple(measures),
-        features={name: _earth_mover(first[:, k], second[:, k]) for k, name in enumerate(NAMES)},
-        real=len(real),
-        synthetic=len(synthetic),
-        images=len(np.unique(real_images)),
+        features={
+            name: float(wasserstein_distance(first[:, k], second[:, k]))
+            for k, name in enumerate(NAMES)
+        },
+        real=len(real.images),
+        synthetic=len(synthetic.images),
+        images=len(np.unique(real.references)),
     )
 
 
-def _two(
-    real: npt.NDArray[np.floating], synthetic: npt.NDArray[np.floating]
-) -> tuple[Vector, Vector]:
-    """Bring features to zero mean and unit spread over the real ones."""
+Features = tuple[Vector, Vector]
+"""Features of the real and of the synthetic patches, in spreads of the real ones."""
+
+
+def _standardised(real: npt.NDArray[np.floating], synthetic: npt.NDArray[np.floating]) -> Features:
     first, second = standardise_by(real, synthetic)
     return first.astype(np.float64), second.astype(np.float64)
 
 
-class _Jackknife:
-    """Leaves one reference image out at a time."""
-
-    def __init__(self, real_images: npt.NDArray[np.int64], followed: npt.NDArray[np.int64]) -> None:
-        self._real, self._followed = real_images, followed
-        self._images = np.unique(real_images)
-
-    def measure(
-        self,
-        key: str,
-        name: str,
-        statistic: Statistic,
-        meaning: str,
-        bounds: tuple[float, float] = (0.0, np.inf),
-    ) -> Measure:
-        """Return a statistic of the kept real and synthetic patches, with its interval cut to what
-        is possible.
-        """
-        kept = [(self._real != image, self._followed != image) for image in self._images]
-        value = statistic(np.ones(len(self._real), bool), np.ones(len(self._followed), bool))
-        left = [
-            each
-            for one in kept
-            if one[0].any() and one[1].any() and np.isfinite(each := statistic(*one))
-        ]
-        interval = jackknife_interval(value, left)
-        if interval is not None:
-            interval = max(interval[0], bounds[0]), min(interval[1], bounds[1])
-        return Measure(key=key, name=name, value=value, ci95=interval, meaning=meaning)
-
-    def measure_by_image(self, key: str, name: str, histograms: Histograms) -> Measure:
-        """Return the earth mover's distance of two histograms; each reference counts as often as it
-        was followed.
-        """
-        real, synthetic = histograms.real, histograms.synthetic
-
-        def distance(left_out: int | None) -> float:
-            used = (
-                self._followed[self._followed != left_out]
-                if left_out is not None
-                else self._followed
-            )
-            times = np.bincount(used[used < len(real)], minlength=len(real)).astype(np.float64)
-            totals = real.sum(axis=1)
-            shares = np.divide(
-                real, totals[:, None], out=np.zeros(real.shape), where=totals[:, None] > 0
-            )
-            wanted = (shares * (times * (totals > 0))[:, None]).sum(axis=0)
-            chosen = synthetic[self._followed != left_out] if left_out is not None else synthetic
-            return _histogram_distance(wanted, chosen.sum(axis=0)) * histograms.bin_width
-
-        value = distance(None)
-        left = [each for image in self._images if np.isfinite(each := distance(int(image)))]
-        interval = jackknife_interval(value, left)
-        return Measure(
-            key=key,
-            name=name,
-            value=value,
-            ci95=None if interval is None else (max(interval[0], 0.0), interval[1]),
-            meaning="earth mover's distance of nuclei drawn to those measured in references, in doublings or bins",
-        )
+def _classification(auc: float, interval: tuple[float, float]) -> Measure:
+    return Measure(
+        key="auc",
+        name="AUC, real against synthetic",
+        value=auc,
+        ci95=interval,
+        meaning="0.5: classifiers that never saw an image cannot tell its patches from "
+        "synthetic ones; 1: they always can",
+    )
 
 
-def jackknife_interval(value: float, left_out: Sequence[float]) -> tuple[float, float] | None:
-    """Return a normal 95 % interval from a statistic and its values with one item left out (Tukey
-    1958); None below three.
-    """
-    n = len(left_out)
-    if n < 3 or not np.isfinite(value):
-        return None
-    error = float(np.sqrt((n - 1) / n * np.sum((np.asarray(left_out) - np.mean(left_out)) ** 2)))
-    return value - Z95 * error, value + Z95 * error
+def _kernel_distance(key: str, features: str, sides: Features, leave: Jackknife) -> Measure:
+    return leave.measure(
+        key,
+        f"kernel distance, {features}",
+        Kernels(*sides).distance,
+        "0: two samples of one kind in these features (KID's statistic; Binkowski et al. 2018); "
+        "below 0 by chance",
+        bounds=(-np.inf, np.inf),
+    )
 
 
-class _Kernels:
-    """The polynomial kernel between all patches, so that leaving some out only sums others."""
+def _feature_distance(
+    name: str, columns: tuple[int, ...], sides: Features, leave: Jackknife
+) -> Measure:
+    real, synthetic = sides
 
-    def __init__(self, real: npt.NDArray[np.floating], synthetic: npt.NDArray[np.floating]) -> None:
-        first, second = real.astype(np.float64), synthetic.astype(np.float64)
-        self._own = [(side @ side.T / side.shape[1] + 1) ** 3 for side in (first, second)]
-        for kernel in self._own:
-            np.fill_diagonal(kernel, 0)
-        self._cross = (first @ second.T / first.shape[1] + 1) ** 3
+    def moved(a: Chosen, b: Chosen) -> float:
+        return float(np.mean([wasserstein_distance(real[a, k], synthetic[b, k]) for k in columns]))
 
-    def distance(self, real: npt.NDArray[np.bool_], synthetic: npt.NDArray[np.bool_]) -> float:
-        """Return the unbiased squared maximum mean discrepancy of the kept patches."""
-        within = 0.0
-        for kernel, kept in zip(self._own, (real, synthetic), strict=True):
-            weight = kept.astype(np.float64)
-            n = weight.sum()
-            within += float(weight @ kernel @ weight) / max(n * (n - 1), 1.0)
-        between = (
-            real.astype(np.float64)
-            @ self._cross
-            @ synthetic.astype(np.float64)
-            / (real.sum() * synthetic.sum())
-        )
-        return float(within - 2 * between)
+    return leave.measure(
+        name,
+        f"{name} distance",
+        moved,
+        "mean earth mover's distance of the named features, in spreads of the real patches; "
+        "0: equal distributions",
+    )
 
 
-def _earth_mover(first: npt.NDArray[np.floating], second: npt.NDArray[np.floating]) -> float:
-    """Return the earth mover's distance of two samples of numbers (Wasserstein 1)."""
-    from scipy.stats import wasserstein_distance
-
-    return float(wasserstein_distance(first, second))
-
-
-def _histogram_distance(first: npt.NDArray[np.floating], second: npt.NDArray[np.floating]) -> float:
-    """Return the earth mover's distance of two histograms in bins; NaN where one is empty."""
-    if not first.sum() or not second.sum():
-        return float("nan")
-    return float(np.abs(np.cumsum(first / first.sum() - second / second.sum())).sum())
+def _spectrum_distance(real: Patches, synthetic: Patches, leave: Jackknife) -> Measure:
+    first, second = patch_spectra(real.images), patch_spectra(synthetic.images)
+    return leave.measure(
+        "spectrum",
+        "spectrum distance",
+        lambda a, b: float(np.sqrt(np.mean((first[a].mean(axis=0) - second[b].mean(axis=0)) ** 2))),
+        "root mean square difference of the log power at each spatial frequency; "
+        "0.1 is about 10 % of power",
+    )
 
 
-def _memorisation(
-    real: npt.NDArray[np.floating], synthetic: npt.NDArray[np.floating], leave: "_Jackknife"
-) -> list[Measure]:
-    """Compare how near synthetic patches lie to a real one with how near real ones lie to each
-    other (Meehan et al. 2020).
-    """
-    tree = cKDTree(real)
-    # the first is the patch itself
-    nearest_real = np.asarray(tree.query(real, k=2)[0], np.float64)[:, 1]
-    nearest = np.asarray(tree.query(synthetic)[0], np.float64)
+def _morphology_distance(
+    name: str, histograms: Histograms, followed: npt.NDArray[np.int64], leave: Jackknife
+) -> Measure:
+    """Compare two histograms of nuclei; each reference counts as often as it was followed."""
+    real = histograms.real
+    totals = real.sum(axis=1)
+    shares = np.divide(real, totals[:, None], out=np.zeros(real.shape), where=totals[:, None] > 0)
+
+    def moved(_: Chosen, b: Chosen) -> float:
+        known = followed[b & (followed < len(real))]
+        times = np.bincount(known, minlength=len(real)).astype(np.float64)
+        wanted = (shares * (times * (totals > 0))[:, None]).sum(axis=0)
+        drawn = histograms.synthetic[b].sum(axis=0)
+        return histogram_distance(wanted, drawn) * histograms.bin_width
+
+    return leave.measure(
+        f"morphology_{name}",
+        f"morphology distance, {name}",
+        moved,
+        "earth mover's distance of nuclei drawn to those measured in references, "
+        "in doublings or bins",
+    )
+
+
+def _reference_distances(
+    features: list[npt.NDArray[np.float32]],
+    real_images: npt.NDArray[np.int64],
+    followed: npt.NDArray[np.int64],
+    leave: Jackknife,
+) -> Iterator[Measure]:
+    """Yield the distances of patches to references; nothing where no patch follows one of them."""
+    usable = np.isin(followed, real_images)
+    if not usable.any():
+        return
+    own, others = distance_to_references(features[0], real_images, features[1], followed)
+
+    def mean_of(values: Vector) -> Statistic:
+        return lambda _, b: float(values[b & usable].mean()) if (b & usable).any() else float("nan")
+
+    yield leave.measure(
+        "own_reference",
+        "distance to the own reference",
+        mean_of(own),
+        "of a patch to the mean of the image it follows, in spreads",
+    )
+    yield leave.measure(
+        "other_references",
+        "distance to the others",
+        mean_of(others),
+        "to the means of the other images; should be larger",
+    )
+
+
+def _memorisation(sides: Features, leave: Jackknife) -> Iterator[Measure]:
+    """Compare how near patches lie to the nearest real one (Meehan et al. 2020)."""
+    tree = cKDTree(sides[0])
+    # the nearest of all is the patch itself
+    nearest_real = np.asarray(tree.query(sides[0], k=2)[0], np.float64)[:, 1]
+    nearest = np.asarray(tree.query(sides[1])[0], np.float64)
     limit = np.percentile(nearest_real, COPY_PERCENTILE)
-    return [
-        leave.measure(
-            "memorisation",
-            "memorisation",
-            lambda a, b: area_under_curve(nearest_real[a], nearest[b]),
-            "chance that a synthetic patch lies nearer to some real patch than real ones to each other; near 1: copies",
-            bounds=(0.0, 1.0),
-        ),
-        leave.measure(
-            "copies",
-            "suspected copies",
-            lambda _, b: float((nearest[b] < limit).mean()),
-            "share of synthetic patches nearer to a real patch than 99 % of real ones are to each other; 0.01 by chance",
-            bounds=(0.0, 1.0),
-        ),
-    ]
+    yield leave.measure(
+        "memorisation",
+        "memorisation",
+        lambda a, b: area_under_curve(nearest_real[a], nearest[b]),
+        "chance that a synthetic patch lies nearer to some real patch than real ones to each "
+        "other; near 1: copies",
+        bounds=(0.0, 1.0),
+    )
+    yield leave.measure(
+        "copies",
+        "suspected copies",
+        lambda _, b: float((nearest[b] < limit).mean()),
+        "share of synthetic patches nearer to a real patch than 99 % of real ones are to each "
+        "other; 0.01 by chance",
+        bounds=(0.0, 1.0),
+    )

@@ -37,14 +37,7 @@ class Colours:
 
 
 def to_rgb(values: npt.NDArray[Any], path: Path, colours: Colours = Colours()) -> RGBImage:
-    """Turn stored values into RGB.
-
-    Parameters
-    ----------
-    values : ndarray, shape (H, W) or (H, W, C)
-    path : Path
-        For messages.
-    colours : Colours
+    """Turn stored values, shape (H, W) or (H, W, C), into RGB; ``path`` is for messages.
 
     Raises
     ------
@@ -53,7 +46,8 @@ def to_rgb(values: npt.NDArray[Any], path: Path, colours: Colours = Colours()) -
     """
     if values.ndim not in (2, 3) or 0 in values.shape:
         raise UnsupportedSlide(
-            f"{path}: has shape {values.shape}; an image needs a height and a width of at least one pixel"
+            f"{path}: has shape {values.shape}; "
+            "an image needs a height and a width of at least one pixel"
         )
     if colours.palette is not None:
         palette = np.asarray(colours.palette).T
@@ -69,7 +63,8 @@ def to_rgb(values: npt.NDArray[Any], path: Path, colours: Colours = Colours()) -
     channels = image.shape[2]
     if channels not in (1, 2, 3, 4):
         raise UnsupportedSlide(
-            f"{path}: has {channels} channels; brightfield images have 1 (grey), 3 (RGB) or 4 (RGB and opacity)"
+            f"{path}: has {channels} channels; "
+            "brightfield images have 1 (grey), 3 (RGB) or 4 (RGB and opacity)"
         )
     if channels in (2, 4):
         colour = image[..., :-1]
@@ -110,11 +105,13 @@ def _to_8_bits(values: npt.NDArray[Any], bits: int | None, path: Path) -> npt.ND
         low, high = float(values.min()), float(values.max())
         if not (low >= 0 and high <= 255):  # also NaN
             raise UnsupportedSlide(
-                f"{path}: holds floats from {low:.4g} to {high:.4g}; brightness must lie in 0..1 or 0..255; save it as 8-bit RGB"
+                f"{path}: holds floats from {low:.4g} to {high:.4g}; "
+                "brightness must lie in 0..1 or 0..255; save it as 8-bit RGB"
             )
         return np.rint(values * 255.0 if high <= 1 else values).astype(np.uint8)
     raise UnsupportedSlide(
-        f"{path}: holds {values.dtype} values, whose white is unknown; save it as 8-bit or 16-bit RGB"
+        f"{path}: holds {values.dtype} values, whose white is unknown; "
+        "save it as 8-bit or 16-bit RGB"
     )
 
 

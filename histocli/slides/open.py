@@ -18,45 +18,48 @@ from histocli.base.types import RGBImage
 from histocli.slides.openslide import OpenSlideSlide
 from histocli.slides.pixel_size import PixelSize
 from histocli.slides.raster import RasterSlide
-from histocli.slides.slide import SlideFile, decoding
+from histocli.slides.slide import UNUSUAL, Slide, decoding
 from histocli.slides.tiff import open_tiff
 from histocli.slides.zarr import ZarrSlide
 
+DAMAGED = "it is damaged or truncated"
 ZARR_METADATA = ("zarr.json", ".zgroup", ".zarray")
 
 
 @dataclass(frozen=True)
-class Format:
+class FileKind:
     """A kind of file, and what opens it."""
 
     suffixes: tuple[str, ...]
     """Lower-case last suffixes of its names; ``.ome.tif`` ends in ``.tif``."""
-    open: Callable[[Path, float | None], SlideFile]
+    open: Callable[[Path, float | None], Slide]
     """Takes the path and the user's micrometres per pixel."""
     signature: bytes | None = None
     """Regular expression that the first bytes match; None where the suffix tells the kind."""
     in_folders: bool = True
-    """Whether folders are searched for it; a DICOM slide has many files, and one of them names it."""
+    """Whether folders are searched for it; a DICOM slide has many files, one of which names it."""
 
 
-ZARR = Format((".zarr",), ZarrSlide)
-FORMATS = (
-    Format((".png",), partial(RasterSlide, codec="png"), rb"\x89PNG\r\n\x1a\n"),
-    Format((".jpg", ".jpeg"), partial(RasterSlide, codec="jpeg8"), rb"\xff\xd8\xff"),
-    Format((".webp",), partial(RasterSlide, codec="webp"), rb"(?s)RIFF....WEBP"),
-    Format((".bmp",), partial(RasterSlide, codec="bmp"), rb"BM"),
-    Format((".tif", ".tiff", ".btf", ".svs", ".ndpi"), open_tiff, rb"II[*+]\0|MM\0[*+]"),
-    Format((".mrxs", ".vms", ".vmu", ".scn", ".bif", ".svslide", ".czi"), OpenSlideSlide),
-    Format((".dcm",), OpenSlideSlide, in_folders=False),
+ZARR = FileKind((".zarr",), ZarrSlide)
+FILE_KINDS = (
+    FileKind((".png",), partial(RasterSlide, codec="png"), rb"\x89PNG\r\n\x1a\n"),
+    FileKind((".jpg", ".jpeg"), partial(RasterSlide, codec="jpeg8"), rb"\xff\xd8\xff"),
+    FileKind((".webp",), partial(RasterSlide, codec="webp"), rb"(?s)RIFF....WEBP"),
+    FileKind((".bmp",), partial(RasterSlide, codec="bmp"), rb"BM"),
+    FileKind((".tif", ".tiff", ".btf", ".svs", ".ndpi"), open_tiff, rb"II[*+]\0|MM\0[*+]"),
+    FileKind((".mrxs", ".vms", ".vmu", ".scn", ".bif", ".svslide", ".czi"), OpenSlideSlide),
+    FileKind((".dcm",), OpenSlideSlide, in_folders=False),
     ZARR,
 )
-SLIDE_SUFFIXES = tuple(suffix for known in FORMATS if known.in_folders for suffix in known.suffixes)
+SLIDE_SUFFIXES = tuple(
+    suffix for known in FILE_KINDS if known.in_folders for suffix in known.suffixes
+)
 """What folders are searched for, by every command that takes images or slides."""
 
 
 def is_slide_name(path: Path) -> bool:
     """Tell whether the name of a file says that it is a slide or an image."""
-    return any(path.suffix.lower() in known.suffixes for known in FORMATS)
+    return any(path.suffix.lower() in known.suffixes for known in FILE_KINDS)
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class SlideImage:
     mpp_source: str
 
 
-def open_slide(path: str | Path, *, mpp: float | None = None) -> SlideFile:
+def open_slide(path: str | Path, *, mpp: float | None = None) -> Slide:
     """Open a slide or image for reading by regions.
 
     Parameters
@@ -90,7 +93,7 @@ def open_slide(path: str | Path, *, mpp: float | None = None) -> SlideFile:
         Pixels that can only be decoded at once do not fit in memory.
     """
     path = Path(path)
-    with decoding(path, "cannot be read", "it is damaged or truncated"):
+    with decoding(path, "cannot be read", DAMAGED):
         slide = _open(path, mpp)
         try:
             # looked at here, so that what cannot be read by regions is refused on opening
@@ -102,33 +105,23 @@ def open_slide(path: str | Path, *, mpp: float | None = None) -> SlideFile:
 
 
 def read_image(path: str | Path, *, mpp: float | None = None) -> SlideImage:
-    """Read all pixels of an image or slide at full resolution; as ``open_slide`` otherwise."""
+    """Read all pixels of an image or slide; errors are those of ``open_slide``."""
     path = Path(path)
-    with (
-        decoding(
-            path,
-            "cannot be decoded",
-            "it is damaged, truncated or of an unusual kind; save it anew as TIFF or PNG",
-        ),
-        closing(_open(path, mpp)) as slide,
-    ):
+    with decoding(path, "cannot be decoded", UNUSUAL), closing(_open(path, mpp)) as slide:
         return SlideImage(slide.whole(), slide.mpp, slide.mpp_source)
 
 
 def read_pixel_size(path: str | Path, *, mpp: float | None = None) -> PixelSize:
     """Return micrometres per pixel and their source without decoding pixels."""
     path = Path(path)
-    with (
-        decoding(path, "cannot be read", "it is damaged or truncated"),
-        closing(_open(path, mpp)) as slide,
-    ):
+    with decoding(path, "cannot be read", DAMAGED), closing(_open(path, mpp)) as slide:
         return slide.pixel_size
 
 
-def _open(path: Path, mpp: float | None) -> SlideFile:
+def _open(path: Path, mpp: float | None) -> Slide:
     """Tell the kind of a file and open it, without a look at its levels, pixels or pixel size."""
     suffix = path.suffix.lower()
-    for known in FORMATS:
+    for known in FILE_KINDS:
         if known is not ZARR and known.signature is None and suffix in known.suffixes:
             return known.open(path, mpp)
     if path.is_dir():
@@ -138,11 +131,12 @@ def _open(path: Path, mpp: float | None) -> SlideFile:
             f"{path}: is a folder without Zarr metadata; give an image, or a complete .zarr store"
         )
     head = _first_bytes(path)
-    for known in FORMATS:
+    for known in FILE_KINDS:
         if known.signature is not None and re.match(known.signature, head):
             return known.open(path, mpp)
     raise UnsupportedSlide(
-        f"{path}: is no image of a known kind; PNG, JPEG, WebP, BMP, TIFF, OME-TIFF, SVS and Zarr are read"
+        f"{path}: is no image of a known kind; "
+        "PNG, JPEG, WebP, BMP, TIFF, OME-TIFF, SVS and Zarr are read"
     )
 
 

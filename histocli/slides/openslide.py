@@ -11,15 +11,14 @@ from histocli.slides.colours import to_rgb
 from histocli.slides.pixel_size import PixelSize, of_openslide
 from histocli.slides.slide import (
     DECODING_ERRORS,
+    STRIP_PX,
     Level,
-    SlideFile,
+    Slide,
     check_memory,
     check_sides,
     decoding,
     pyramid,
 )
-
-STRIP_PX = 1 << 24  # pixels that are read at a time where the whole slide is wanted
 
 
 def openslide_vendor(path: Path) -> str | None:
@@ -32,7 +31,7 @@ def openslide_vendor(path: Path) -> str | None:
         return None
 
 
-class OpenSlideSlide(SlideFile):
+class OpenSlideSlide(Slide):
     """A slide in any format of openslide.
 
     Raises
@@ -53,7 +52,8 @@ class OpenSlideSlide(SlideFile):
             raise InputNotFound(f"{path}: no such slide; check the path")
         if openslide_vendor(path) is None:
             raise UnsupportedSlide(
-                f"{path}: is no slide that openslide knows; it is damaged, or files that belong to it are missing"
+                f"{path}: is no slide that openslide knows; "
+                "it is damaged, or files that belong to it are missing"
             )
         self._errors = (openslide.OpenSlideError, *DECODING_ERRORS)
         with decoding(path, "cannot be read", "it is damaged or incomplete", self._errors):
@@ -77,7 +77,8 @@ class OpenSlideSlide(SlideFile):
         size = (columns.stop - columns.start, rows.stop - rows.start)
         with decoding(
             self.path,
-            f"rows {rows.start} to {rows.stop}, columns {columns.start} to {columns.stop} of level {level} cannot be decoded",
+            f"rows {rows.start} to {rows.stop}, columns {columns.start} to {columns.stop} "
+            f"of level {level} cannot be decoded",
             "the file is damaged, copy it again",
             self._errors,
         ):

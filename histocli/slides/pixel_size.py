@@ -6,7 +6,7 @@ recorded size that no microscope scan has counts as missing, so zero, NaN and 72
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,25 +41,22 @@ class PixelSize(NamedTuple):
     """given, ome-xml, aperio, tiff, imagej, ome-zarr, zarr, a vendor of openslide, or assumed."""
 
 
-def choose_pixel_size(
-    path: Path, *, given: float | None, recorded: Callable[[], PixelSize | None], may_assume: bool
-) -> PixelSize:
-    """Return the pixel size that is given, else recorded, else assumed where that is allowed.
+def known_pixel_size(path: Path, recorded: PixelSize | None, may_assume: bool) -> PixelSize:
+    """Return the pixel size that is recorded, else assumed where that is allowed.
 
     Raises
     ------
     UnknownPixelSize
-        There is none, or the recorded pixels are not square.
+        There is none.
     """
-    if given is not None:
-        return PixelSize(float(given), "given")
-    if (found := recorded()) is not None:
-        return found
+    if recorded is not None:
+        return recorded
     if may_assume:
         return PixelSize(ASSUMED_MPP, "assumed")
+    low, high = MPP_RANGE
     raise UnknownPixelSize(
-        f"{path}: records no usable pixel size (between {MPP_RANGE[0]} and {MPP_RANGE[1]} um/px); give it with --mpp, "
-        "for example --mpp 0.25 for a 40x scan"
+        f"{path}: records no usable pixel size (between {low} and {high} um/px); "
+        "give it with --mpp, for example --mpp 0.25 for a 40x scan"
     )
 
 
@@ -80,7 +77,7 @@ def of_aperio(description: str) -> PixelSize | None:
 
 
 def of_resolution_tags(page: Any, path: Path, imagej_unit: str = "") -> PixelSize | None:
-    """Return what the resolution tags of a TIFF page tell, in the unit of ImageJ where it has one."""
+    """Return what the resolution tags of a TIFF page tell, in ImageJ's unit where it has one."""
     unit = imagej_unit or RESOLUTION_UNITS.get(int(page.tags.valueof(296, default=2)))
     if unit is None:
         return None
@@ -133,8 +130,8 @@ def _of_square(path: Path, y: float | None, x: float | None, *, source: str) -> 
     y, x = sane_mpp(y), sane_mpp(x)
     if x is not None and y is not None and abs(x - y) > SQUARE_TOLERANCE * max(x, y):
         raise UnknownPixelSize(
-            f"{path}: its pixels are not square ({y:.4g} um high, {x:.4g} um wide); resample the image, "
-            "or give --mpp to use it as it is"
+            f"{path}: its pixels are not square ({y:.4g} um high, {x:.4g} um wide); "
+            "resample the image, or give --mpp to use it as it is"
         )
     side = x or y
     return PixelSize(side, source) if side else None

@@ -1,6 +1,5 @@
 """PNG, JPEG, WebP and BMP: decoded at once by imagecodecs, without a recorded pixel size."""
 
-from functools import cached_property
 from pathlib import Path
 
 import imagecodecs
@@ -8,10 +7,10 @@ import imagecodecs
 from histocli.base.errors import UnsupportedSlide
 from histocli.base.types import RGBImage
 from histocli.slides.colours import to_rgb
-from histocli.slides.slide import Level, SlideFile
+from histocli.slides.slide import Slide
 
 
-class RasterSlide(SlideFile):
+class RasterSlide(Slide):
     """An image of one level that is decoded at once, by a codec of imagecodecs."""
 
     backend = "imagecodecs"
@@ -21,16 +20,6 @@ class RasterSlide(SlideFile):
         super().__init__(path, given_mpp)
         self._codec = codec
 
-    @cached_property
-    def levels(self) -> tuple[Level, ...]:
-        """Full resolution only."""
-        height, width, _ = self._pixels.shape
-        return (Level((height, width), 1.0),)
-
-    def read(self, level: int, rows: slice, columns: slice) -> RGBImage:
-        """Cut a region out."""
-        return self._pixels[rows, columns]
-
     def _decode(self) -> RGBImage:
         data = self.path.read_bytes()
         # The JPEG codec fills a missing end with grey. The end-of-image mark after the last scan
@@ -38,7 +27,8 @@ class RasterSlide(SlideFile):
         is_jpeg = self._codec == "jpeg8"
         if is_jpeg and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
             raise UnsupportedSlide(
-                f"{self.path}: is truncated (no end-of-image mark after {len(data)} bytes); copy it again"
+                f"{self.path}: is truncated "
+                f"(no end-of-image mark after {len(data)} bytes); copy it again"
             )
         values = getattr(imagecodecs, f"{self._codec}_decode")(data)
         if is_jpeg and values.ndim == 3 and values.shape[2] == 4:

@@ -11,7 +11,6 @@ level (OpenCV rounds its weights), and its regions of any place and size fit tog
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -23,11 +22,10 @@ from scipy import sparse
 
 from histocli.base.pyramid import shrink
 from histocli.base.types import RGBImage
-from histocli.slides.slide import Slide, shape_of
+from histocli.slides.slide import STRIP_PX, Slide, shape_of
 
 # of the interpolation kernel, as OpenCV has it, so that tiles look like the patches of training
 CUBIC = -0.75
-STRIP_PX = 1 << 24  # pixels that are read at a time where a whole level is gone through
 
 
 def resampled_shape(shape: tuple[int, int], from_mpp: float, to_mpp: float) -> tuple[int, int]:
@@ -37,19 +35,7 @@ def resampled_shape(shape: tuple[int, int], from_mpp: float, to_mpp: float) -> t
 
 
 def resample(image: RGBImage, from_mpp: float, to_mpp: float) -> RGBImage:
-    """Bring an image to another pixel size.
-
-    Parameters
-    ----------
-    image : ndarray of uint8, shape (H, W, 3)
-    from_mpp, to_mpp : float
-        Micrometres per pixel before and after.
-
-    Returns
-    -------
-    ndarray of uint8, shape ``resampled_shape(...) + (3,)``
-        The same array when the pixel sizes are equal.
-    """
+    """Bring an image to another pixel size; it is the same array when the sizes are equal."""
     if from_mpp == to_mpp:
         return image
     height, width = resampled_shape(image.shape[:2], from_mpp, to_mpp)
@@ -76,8 +62,7 @@ def resample_labels(
 
     Parameters
     ----------
-    labels : ndarray, shape (H, W)
-        Any integer or bool type.
+    labels : ndarray of any integer or bool type, shape (H, W)
     from_mpp, to_mpp : float
         Micrometres per pixel before and after.
     shape : (int, int), optional
@@ -138,19 +123,8 @@ class ResampledSlide:
         ]
         self.level = max(fitting, default=0)
 
-    def with_change(self, change: Callable[[RGBImage], RGBImage]) -> ResampledSlide:
-        """Return the same view with a change of its pixels."""
-        view = copy.copy(self)
-        view.change = change
-        return view
-
     def read(self, rows: slice, columns: slice) -> RGBImage:
-        """Read a region inside ``shape``.
-
-        Returns
-        -------
-        ndarray of uint8, shape (rows, columns, 3)
-        """
+        """Read a region inside ``shape``."""
         level = self.slide.levels[self.level]
         ratio = self.ratio / level.downsample
         if abs(ratio - 1) < 1e-9:
@@ -182,7 +156,18 @@ def taps(window: slice, ratio: float, length: int) -> tuple[sparse.csr_array, sl
         Input pixels that are needed.
     """
     place = np.arange(window.start, window.stop, dtype=np.float64)
-    index, weight = _shrinking(place, ratio) if ratio > 1 else _enlarging(place, ratio)
+    if ratio > 1:  # the length of each input pixel that lies in the output pixel
+        start, stop = place * ratio, (place + 1) * ratio
+        index = np.floor(start + 1e-9).astype(np.int64)[:, None] + np.arange(math.ceil(ratio) + 1)
+        weight = np.minimum(index + 1, stop[:, None]) - np.maximum(index, start[:, None])
+        weight = np.where(weight > 1e-6, weight, 0)
+    else:  # the cubic kernel at the distance of four input pixels
+        centre = (place + 0.5) * ratio - 0.5
+        index = np.floor(centre).astype(np.int64)[:, None] + np.arange(-1, 3)
+        distance = np.abs(centre[:, None] - index)
+        near = ((CUBIC + 2) * distance - (CUBIC + 3)) * distance * distance + 1
+        far = ((CUBIC * distance - 5 * CUBIC) * distance + 8 * CUBIC) * distance - 4 * CUBIC
+        weight = np.where(distance <= 1, near, np.where(distance < 2, far, 0))
     weight /= weight.sum(axis=1, keepdims=True)
     index = np.clip(index, 0, length - 1)
     used = index[weight != 0]
@@ -193,30 +178,6 @@ def taps(window: slice, ratio: float, length: int) -> tuple[sparse.csr_array, sl
     return sparse.csr_array(
         (weight.ravel().astype(np.float32), index.ravel(), pointer), shape=shape
     ), seen
-
-
-def _shrinking(
-    place: npt.NDArray[np.float64], ratio: float
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Return input pixels, and the length of each that lies in the output pixel."""
-    start, stop = place * ratio, (place + 1) * ratio
-    first = np.floor(start + 1e-9).astype(np.int64)
-    index = first[:, None] + np.arange(math.ceil(ratio) + 1)
-    weight = np.minimum(index + 1, stop[:, None]) - np.maximum(index, start[:, None])
-    return index, np.where(weight > 1e-6, weight, 0)
-
-
-def _enlarging(
-    place: npt.NDArray[np.float64], ratio: float
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Return four input pixels, and the cubic kernel at their distance from the output pixel."""
-    centre = (place + 0.5) * ratio - 0.5
-    first = np.floor(centre).astype(np.int64)
-    index = first[:, None] + np.arange(-1, 3)
-    distance = np.abs(centre[:, None] - index)
-    near = ((CUBIC + 2) * distance - (CUBIC + 3)) * distance * distance + 1
-    far = ((CUBIC * distance - 5 * CUBIC) * distance + 8 * CUBIC) * distance - 4 * CUBIC
-    return index, np.where(distance <= 1, near, np.where(distance < 2, far, 0))
 
 
 def apply_taps(image: RGBImage, down: sparse.csr_array, across: sparse.csr_array) -> RGBImage:
@@ -232,7 +193,7 @@ def apply_taps(image: RGBImage, down: sparse.csr_array, across: sparse.csr_array
 
 
 def shrunk(slide: Slide, factor: int) -> RGBImage:
-    """Return the whole slide with blocks of pixels averaged, a strip at a time.
+    """Return the whole slide, a strip at a time, with blocks of pixels averaged.
 
     Parameters
     ----------

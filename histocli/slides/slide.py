@@ -13,14 +13,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePath
-from typing import Protocol
 
 import psutil
 
 from histocli.base.errors import HistosynthError, OutOfResources, UnsupportedSlide
 from histocli.base.text import shortened
 from histocli.base.types import RGBImage
-from histocli.slides.pixel_size import PixelSize, choose_pixel_size
+from histocli.slides.pixel_size import PixelSize, known_pixel_size
 
 DOUBLE_SUFFIXES = (".ome.tif", ".ome.tiff", ".ome.btf", ".ome.zarr")
 LARGEST_SIDE_PX = 1_000_000  # the largest scans have some 300,000
@@ -28,23 +27,16 @@ LARGEST_SIDE_PX = 1_000_000  # the largest scans have some 300,000
 LARGEST_SEGMENT_BYTES = 1 << 28
 # Sizes of levels are rounded, so their steps are whole numbers only to within this share.
 LEVEL_TOLERANCE = 0.01
+STRIP_PX = 1 << 24  # pixels that are read at a time where a whole level is gone through
 MEMORY_SHARE = 0.8  # the part of the free memory that the pixels of one image may take
 
 DECODING_ERRORS = (
-    ValueError,  # TiffFileError, XML and shape problems
-    TypeError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    NotImplementedError,
-    ArithmeticError,  # sizes of zero
-    RuntimeError,  # every codec of imagecodecs
-    OSError,
-    EOFError,
-    struct.error,
-    zlib.error,
+    *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError),
+    *(OSError, EOFError, struct.error, zlib.error),
 )
 """What decoders raise on a damaged or foreign file; anything else is a bug of ours."""
+# What messages say of an image that cannot be decoded as a whole.
+UNUSUAL = "it is damaged, truncated or of an unusual kind; save it anew as TIFF or PNG"
 
 
 @dataclass(frozen=True)
@@ -57,40 +49,10 @@ class Level:
     """Level-0 pixels along one side of a pixel."""
 
 
-class Slide(Protocol):
-    """A slide that is open; regions may be read from several threads."""
+class Slide(ABC):
+    """A slide that is open. Nothing of its file is judged before it is asked for.
 
-    @property
-    def mpp(self) -> float:
-        """Micrometres per pixel of level 0."""
-
-    @property
-    def mpp_source(self) -> str:
-        """Where ``mpp`` comes from, such as given, ome-xml, aperio, tiff, zarr or assumed."""
-
-    @property
-    def backend(self) -> str:
-        """Library that reads it."""
-
-    @property
-    def levels(self) -> tuple[Level, ...]:
-        """The resolutions that can be read, from full resolution down."""
-
-    def read(self, level: int, rows: slice, columns: slice) -> RGBImage:
-        """Read a region inside a level.
-
-        Raises
-        ------
-        UnsupportedSlide
-            The region is damaged; the message tells where.
-        """
-
-    def close(self) -> None:
-        """Let go of the file."""
-
-
-class SlideFile(ABC):
-    """A slide of one kind of file. Nothing of the file is judged before it is asked for.
+    Regions may be read from several threads.
 
     Parameters
     ----------
@@ -101,6 +63,7 @@ class SlideFile(ABC):
     """
 
     backend: str
+    """Library that reads it."""
     may_assume_mpp = False
     """Whether files of this kind record no pixel size, so that one may be assumed."""
 
@@ -110,13 +73,10 @@ class SlideFile(ABC):
 
     @cached_property
     def pixel_size(self) -> PixelSize:
-        """Micrometres per pixel, and where they come from."""
-        return choose_pixel_size(
-            self.path,
-            given=self._given_mpp,
-            recorded=self._recorded_pixel_size,
-            may_assume=self.may_assume_mpp,
-        )
+        """Micrometres per pixel of level 0, and where they come from."""
+        if self._given_mpp is not None:
+            return PixelSize(float(self._given_mpp), "given")
+        return known_pixel_size(self.path, self._recorded_pixel_size(), self.may_assume_mpp)
 
     @property
     def mpp(self) -> float:
@@ -127,6 +87,22 @@ class SlideFile(ABC):
     def mpp_source(self) -> str:
         """Where ``mpp`` comes from."""
         return self.pixel_size.source
+
+    @cached_property
+    def levels(self) -> tuple[Level, ...]:
+        """The resolutions that can be read, from full resolution down."""
+        height, width, _ = self._pixels.shape
+        return (Level((height, width), 1.0),)
+
+    def read(self, level: int, rows: slice, columns: slice) -> RGBImage:
+        """Read a region inside a level.
+
+        Raises
+        ------
+        UnsupportedSlide
+            The region is damaged; the message tells where.
+        """
+        return self._pixels[rows, columns]
 
     def whole(self) -> RGBImage:
         """Read all pixels of level 0.
@@ -139,30 +115,21 @@ class SlideFile(ABC):
             The pixels do not fit in memory.
         """
         try:
-            with decoding(
-                self.path,
-                "cannot be decoded",
-                "it is damaged, truncated or of an unusual kind; save it anew as TIFF or PNG",
-            ):
+            with decoding(self.path, "cannot be decoded", UNUSUAL):
                 return self._decode()
         except MemoryError as error:
             raise OutOfResources(
                 f"{self.path}: not enough memory for its pixels; give smaller images"
             ) from error
 
+    def close(self) -> None:
+        """Let go of the file."""
+        self.__dict__.pop("_pixels", None)
+
     @cached_property
     def _pixels(self) -> RGBImage:
         """All pixels, kept for files of which regions cannot be read by themselves."""
         return self.whole()
-
-    @cached_property
-    @abstractmethod
-    def levels(self) -> tuple[Level, ...]:
-        """The resolutions that can be read, from full resolution down."""
-
-    @abstractmethod
-    def read(self, level: int, rows: slice, columns: slice) -> RGBImage:
-        """Read a region inside a level."""
 
     @abstractmethod
     def _decode(self) -> RGBImage:
@@ -171,10 +138,6 @@ class SlideFile(ABC):
     def _recorded_pixel_size(self) -> PixelSize | None:
         """Return the pixel size that the file records."""
         return None
-
-    def close(self) -> None:
-        """Let go of the file."""
-        self.__dict__.pop("_pixels", None)
 
 
 @contextmanager
@@ -226,8 +189,8 @@ def check_sides(path: Path, sides: Sequence[int]) -> None:
     """Refuse sizes that no scan has, before anything of that size is made."""
     if any(not 0 < side <= LARGEST_SIDE_PX for side in sides):
         raise UnsupportedSlide(
-            f"{path}: claims to be {' x '.join(map(str, sides))} pixels large; a side has 1 to {LARGEST_SIDE_PX}; "
-            "the file is damaged"
+            f"{path}: claims to be {' x '.join(map(str, sides))} pixels large; "
+            f"a side has 1 to {LARGEST_SIDE_PX}; the file is damaged"
         )
 
 
@@ -236,6 +199,6 @@ def check_memory(path: Path, n_bytes: int) -> None:
     free = psutil.virtual_memory().available
     if n_bytes > MEMORY_SHARE * free:
         raise OutOfResources(
-            f"{path}: its pixels take {n_bytes / 2**30:.1f} GiB and {free / 2**30:.1f} GiB of memory are free; "
-            "images must fit in memory: give a region of it, or a coarser copy"
+            f"{path}: its pixels take {n_bytes / 2**30:.1f} GiB and {free / 2**30:.1f} GiB "
+            "of memory are free; images must fit in memory: give a region of it, or a coarser copy"
         )

@@ -26,7 +26,7 @@ from histocli.slides.slide import (
     DECODING_ERRORS,
     LARGEST_SEGMENT_BYTES,
     Level,
-    SlideFile,
+    Slide,
     check_memory,
     check_sides,
     decoding,
@@ -47,7 +47,7 @@ class Segments(NamedTuple):
     colours: Colours
 
 
-def open_tiff(path: Path, given_mpp: float | None = None) -> SlideFile:
+def open_tiff(path: Path, given_mpp: float | None = None) -> Slide:
     """Open a TIFF by tifffile, or by openslide where tiles overlap or areas lie apart."""
     try:
         tiff = tifffile.TiffFile(path)
@@ -65,7 +65,7 @@ def open_tiff(path: Path, given_mpp: float | None = None) -> SlideFile:
     return OpenSlideSlide(path, given_mpp)
 
 
-class TiffSlide(SlideFile):
+class TiffSlide(Slide):
     """The main series of a TIFF."""
 
     backend = "tifffile"
@@ -78,13 +78,9 @@ class TiffSlide(SlideFile):
         self._lock = threading.Lock()
         if not tiff.series:
             raise UnsupportedSlide(f"{path}: holds no image; it is damaged or truncated")
-        # the slide itself: the first series, or the largest where no format says which it is
-        known = tiff.is_ome or tiff.is_svs
-        self._series: Any = (
-            tiff.series[0]
-            if known
-            else max(tiff.series, key=lambda series: int(np.prod(series.shape)))
-        )
+        self._series: Any = tiff.series[0]
+        if not (tiff.is_ome or tiff.is_svs):  # no format says which series is the slide
+            self._series = max(tiff.series, key=lambda series: int(np.prod(series.shape)))
 
     @cached_property
     def _ome_pixels(self) -> dict[str, str]:
@@ -154,7 +150,8 @@ class TiffSlide(SlideFile):
                 for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)
             ):
                 raise UnsupportedSlide(
-                    f"{self.path}: is truncated (pixel data should go on after its end at {end} bytes); copy it again"
+                    f"{self.path}: is truncated "
+                    f"(pixel data should go on after its end at {end} bytes); copy it again"
                 )
 
     @cached_property
@@ -166,23 +163,22 @@ class TiffSlide(SlideFile):
         if not self._segmented:
             if (px := math.prod(sides)) > LARGEST_WHOLE_PX:
                 raise UnsupportedSlide(
-                    f"{self.path}: {px / 1e6:.0f} megapixels that are not stored in tiles cannot be read in parts; save it as "
-                    "tiled TIFF"
+                    f"{self.path}: {px / 1e6:.0f} megapixels that are not stored in tiles "
+                    "cannot be read in parts; save it as tiled TIFF"
                 )
-            height, width, _ = self._pixels.shape
-            return (Level((height, width), 1.0),)
+            return super().levels
         firsts = (level.pages[0] for level in self._segmented)
         return pyramid([(page.imagelength, page.imagewidth) for page in firsts])
 
     def read(self, level: int, rows: slice, columns: slice) -> RGBImage:
         """Decode the segments of a region and put them together; what was never stored is white."""
         if not self._segmented:
-            return self._pixels[rows, columns]
+            return super().read(level, rows, columns)
         pages, colours = self._segmented[level]
         with decoding(
             self.path,
-            f"a tile between rows {rows.start} and {rows.stop}, columns {columns.start} and {columns.stop} of level "
-            f"{level} cannot be decoded",
+            f"a tile between rows {rows.start} and {rows.stop}, "
+            f"columns {columns.start} and {columns.stop} of level {level} cannot be decoded",
             "the file is damaged, copy it again",
         ):
             planes = [self._read_page(page, rows, columns) for page in pages]

@@ -18,7 +18,7 @@ from histocli.slides.pixel_size import PixelSize, of_ome_zarr, of_zarr_array
 from histocli.slides.slide import (
     LARGEST_SEGMENT_BYTES,
     Level,
-    SlideFile,
+    Slide,
     check_memory,
     check_sides,
     decoding,
@@ -28,7 +28,7 @@ from histocli.slides.slide import (
 MOST_PLANES = 64  # channels, times and depths of an array of which regions are read
 
 
-class ZarrSlide(SlideFile):
+class ZarrSlide(Slide):
     """An image in a Zarr store, or a single array."""
 
     backend = "zarr"
@@ -43,17 +43,15 @@ class ZarrSlide(SlideFile):
         multiscales = self._attributes.get("multiscales")
         if not isinstance(node, zarr.Group) or not multiscales:
             raise UnsupportedSlide(
-                f"{path}: is a Zarr group without OME-Zarr multiscales; give an OME-Zarr image or one of its arrays"
+                f"{path}: is a Zarr group without OME-Zarr multiscales; "
+                "give an OME-Zarr image or one of its arrays"
             )
         self._arrays = _level_arrays(node, multiscales[0], path)
+        axes = multiscales[0].get("axes", [])
         # axes are objects since 0.4 and plain names before
-        names = (
-            axis["name"] if isinstance(axis, dict) else axis
-            for axis in multiscales[0].get("axes", [])
-        )
-        self._axes = (
-            "".join(str(name)[:1].upper() for name in names) or "TCZYX"[-self._arrays[0].ndim :]
-        )
+        names = (str(axis["name"] if isinstance(axis, dict) else axis) for axis in axes)
+        guess = "TCZYX"[-self._arrays[0].ndim :]
+        self._axes = "".join(name[:1].upper() for name in names) or guess
 
     def _recorded_pixel_size(self) -> PixelSize | None:
         if multiscales := self._attributes.get("multiscales"):
@@ -71,19 +69,20 @@ class ZarrSlide(SlideFile):
             planes = math.prod(size for axis, size in named if axis not in "YX")
             if chunk > LARGEST_SEGMENT_BYTES or planes > MOST_PLANES:
                 raise UnsupportedSlide(
-                    f"{self.path}: {array.path or 'array'} has shape {array.shape} in chunks of {array.chunks}, "
-                    f"{chunk / 1e6:.0f} MB each; "
-                    f"more than {LARGEST_SEGMENT_BYTES / 1e6:.0f} MB are not read at once; save it in smaller chunks"
+                    f"{self.path}: {array.path or 'array'} has shape {array.shape} "
+                    f"in chunks of {array.chunks}, {chunk / 1e6:.0f} MB each; "
+                    f"more than {LARGEST_SEGMENT_BYTES / 1e6:.0f} MB are not read at once; "
+                    "save it in smaller chunks"
                 )
             sides = [size for name in "YX" for axis, size in named if axis == name]
             if len(sides) != 2:
                 raise UnsupportedSlide(
-                    f"{self.path}: axes {self._axes} of shape {array.shape} name no image; Y and X are needed"
+                    f"{self.path}: axes {self._axes} of shape {array.shape} name no image; "
+                    "Y and X are needed"
                 )
             shapes.append((sides[0], sides[1]))
         if self._holds_floats:
-            height, width, _ = self._pixels.shape
-            return (Level((height, width), 1.0),)
+            return super().levels
         return pyramid(shapes)
 
     @property
@@ -94,13 +93,13 @@ class ZarrSlide(SlideFile):
     def read(self, level: int, rows: slice, columns: slice) -> RGBImage:
         """Read the chunks of a region."""
         if self._holds_floats:
-            return self._pixels[rows, columns]
+            return super().read(level, rows, columns)
         array = self._arrays[level]
         where = tuple({"Y": rows, "X": columns}.get(axis, slice(None)) for axis in self._axes)
         with decoding(
             self.path,
-            f"a chunk of {array.path} between rows {rows.start} and {rows.stop}, columns {columns.start} and "
-            f"{columns.stop} cannot be decoded",
+            f"a chunk of {array.path} between rows {rows.start} and {rows.stop}, "
+            f"columns {columns.start} and {columns.stop} cannot be decoded",
             "the store is damaged",
         ):
             values = to_channels_last(np.asarray(array[where]), self._axes, self.path)

@@ -1,12 +1,11 @@
-"""``histosynth export``: label stores -> files for other programs, at any time after
-segmentation.
-"""
+"""``histosynth export``: label stores -> files for other programs, at any time."""
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -27,8 +26,9 @@ from histocli.config.export import ExportConfig
 from histocli.exports.registry import check_packages
 from histocli.slides.open import open_slide
 from histocli.slides.slide import Slide, shape_of, slide_stem
-from histocli.stages.shared.outputs import prepare_file, write_output
-from histocli.stages.shared.results import StageResult, Status, Stopwatch
+from histocli.stages.shared.frame import Plan, Work, carry_out
+from histocli.stages.shared.outputs import write_output
+from histocli.stages.shared.results import StageResult, Stopwatch
 from histocli.stores.labels import LabelStore, open_labels
 from histocli.stores.provenance import Provenance
 
@@ -87,43 +87,42 @@ def export(
     """
     check_packages(config.formats)
     keep_going = execution.on_error == "continue"
+    paths = _find_stores(stores, config, keep_missing=keep_going)
+    results = []
+    with track("export", len(paths) * len(config.formats)) as bar:
+        for path, name in itertools.product(paths, config.formats):
+            raise_if_stopped(
+                "export: stopped; files that were finished are kept, "
+                "the same command makes the others"
+            )
+            watch = Stopwatch()
+            target = _target(path, out, name, config)
+            empty = ExportResult(input=str(path), output=str(target), format=name)
+            try:
+                result = _export(open_labels(path), empty, config, execution, watch)
+            except HistosynthError as error:
+                if not keep_going or isinstance(error, OutOfResources | Stopped):
+                    raise
+                result = replace(empty, status="failed", seconds=watch.seconds, error=str(error))
+            results.append(result)
+            report(result)
+            bar.advance(1, target.name)
+    return results
+
+
+def _find_stores(words: Sequence[str], config: ExportConfig, *, keep_missing: bool) -> list[Path]:
     paths = expand_inputs(
-        stores,
+        words,
         suffixes=(FORMATS["ome-zarr"].suffix,),
         stdin=sys.stdin,
         what="label store",
-        keep_missing=keep_going,
+        keep_missing=keep_missing,
     )
     if config.region is not None and len(paths) > 1:
         raise InvalidOption(
             f"--region is a place on one slide, but {len(paths)} stores were given; give one"
         )
-    results = []
-    with track("export", len(paths) * len(config.formats)) as bar:
-        for path in paths:
-            for name in config.formats:
-                raise_if_stopped(
-                    "export: stopped; files that were finished are kept, the same command makes the others"
-                )
-                watch = Stopwatch()
-                target = _target(path, out, name, config)
-                try:
-                    result = _export(path, target, name, config, execution, watch)
-                except HistosynthError as error:
-                    if not keep_going or isinstance(error, OutOfResources | Stopped):
-                        raise
-                    result = ExportResult(
-                        input=str(path),
-                        output=str(target),
-                        format=name,
-                        status="failed",
-                        seconds=watch.seconds,
-                        error=str(error),
-                    )
-                results.append(result)
-                report(result)
-                bar.advance(1, target.name)
-    return results
+    return paths
 
 
 def _target(store: Path, out: Path | None, name: str, config: ExportConfig) -> Path:
@@ -134,56 +133,49 @@ def _target(store: Path, out: Path | None, name: str, config: ExportConfig) -> P
 
 
 def _export(
-    path: Path,
-    target: Path,
-    name: str,
+    store: LabelStore,
+    empty: ExportResult,
     config: ExportConfig,
     execution: Execution,
     watch: Stopwatch,
 ) -> ExportResult:
-    store = open_labels(path)
+    """Write one file of a store; ``empty`` is the result without what the store says."""
     if store.layout != "slide":
-        raise InvalidInput(f"{path}: holds the labels of patches; export takes those of slides")
+        raise InvalidInput(
+            f"{store.path}: holds the labels of patches; export takes those of slides"
+        )
     window = _window(store, config)
-    fingerprint = _fingerprint(store, name, config)
-    action = prepare_file(
-        target,
-        contract=FORMATS[name].contract,
-        config_hash=fingerprint,
-        overwrite=execution.overwrite,
-    )
-    status: Status = "skipped" if action == "skip" else "planned" if execution.dry_run else "done"
-    if status == "done":
-        settings = as_dict(config)
+    fingerprint = _fingerprint(store, empty.format, config)
 
-        def provenance(of: str) -> Provenance:
-            return Provenance(
-                contract=of, command="export", config=settings, config_hash=fingerprint
-            )
+    def provenance(contract: str) -> Provenance:
+        return Provenance(
+            contract=contract, command="export", config=as_dict(config), config_hash=fingerprint
+        )
 
+    def make(work: Work[ExportResult]) -> ExportResult:
         write_output(
-            name,
-            target,
+            empty.format,
+            Path(empty.output),
             store,
             lambda: _open_slide(store, config),
             provenance,
             window=window,
             seed=config.seed,
         )
-    return ExportResult(
-        input=str(path),
-        output=str(target),
-        format=name,
-        status=status,
-        seconds=watch.seconds,
-        nuclei=store.n_nuclei,
+        return work.planned
+
+    plan = Plan(
+        out=Path(empty.output),
+        contract=FORMATS[empty.format].contract,
+        fingerprint=fingerprint,
+        planned=lambda: replace(empty, nuclei=store.n_nuclei),
+        watch=watch,
     )
+    return carry_out(plan, execution, make)
 
 
 def _fingerprint(store: LabelStore, name: str, config: ExportConfig) -> str:
-    """Identify a file: the same as segment gives it where it would be the same, so that neither
-    makes it twice.
-    """
+    """Identify a file, and a whole one as ``segment`` does, so that neither makes it twice."""
     if config.region is None and not config.seed:
         return store.provenance.config_hash
     return config_hash(
@@ -199,7 +191,8 @@ def _window(store: LabelStore, config: ExportConfig) -> tuple[slice, slice] | No
     height, width = store.shape
     if y1 > height or x1 > width:
         raise InvalidOption(
-            f"--region {y0},{x0},{y1},{x1}: leaves the slide, which has {height} rows and {width} columns"
+            f"--region {y0},{x0},{y1},{x1}: leaves the slide, "
+            f"which has {height} rows and {width} columns"
         )
     return slice(y0, y1), slice(x0, x1)
 
@@ -224,6 +217,7 @@ def _open_slide(store: LabelStore, config: ExportConfig) -> Slide:
         found, wanted = shape_of(slide), store.shape
         slide.close()
         raise InvalidInput(
-            f"{path}: has {found[0]} x {found[1]} pixels, but {store.path} is of {wanted[0]} x {wanted[1]}: another slide"
+            f"{path}: has {found[0]} x {found[1]} pixels, "
+            f"but {store.path} is of {wanted[0]} x {wanted[1]}: another slide"
         )
     return slide

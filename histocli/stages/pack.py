@@ -117,7 +117,7 @@ def pack(
         provenance = Provenance(
             contract=CONTRACT, command="pack", config=as_dict(config), config_hash=fingerprint
         )
-        with PatchStoreWriter.create(
+        with PatchStoreWriter(
             out,
             n=work.planned.patches,
             patch_px=config.patch_px,
@@ -125,7 +125,6 @@ def pack(
             origin="labelled",
             references=checked().records,
             provenance=provenance,
-            resume=work.resume,
             shippable=config.shippable,
         ) as writer:
             _write_patches(writer, pairs, checked().patches, track)

@@ -9,10 +9,14 @@ import orjson
 from histocli.base.files import disk_errors
 from histocli.base.text import plain_json
 from histocli.base.types import Json
-from histocli.stores.provenance import log_path
 
 METRICS_FILE = "metrics.jsonl"
 PREVIEW_PATTERN = "preview-*.png"
+
+
+def log_path(target: Path) -> Path:
+    """Return the folder beside an output that holds its metrics, previews and checkpoints."""
+    return target.with_name(f"{target.name}.log")
 
 
 def start_log(out: Path, *, keep: bool) -> None:

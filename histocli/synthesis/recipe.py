@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Components of the synthesis; the defaults are what the ablation kept
-    (``benchmarks/results/ablation.md``).
+    (``docs/research/ablation.md``).
     """
 
     pale: bool = True
@@ -40,10 +40,6 @@ class Recipe:
     def without(self, component: str) -> "Recipe":
         """Return this recipe with one component off."""
         return replace(self, **{component: False})
-
-    def with_component(self, component: str) -> "Recipe":
-        """Return this recipe with one component on."""
-        return replace(self, **{component: True})
 
 
 FULL_RECIPE = Recipe()

@@ -1,5 +1,4 @@
-"""Hard examples by a refiner that goes on learning, now also against the segmenter (Hou et al.
-2019).
+"""Hard examples by a refiner that goes on learning, now also against the segmenter (Hou et al. 2019).
 
 Every few steps of the segmenter the refiner and its critics take one of their own. The refiner
 minimises its own objective minus a weighted loss of the segmenter. The weight makes the segmenter's
@@ -11,6 +10,8 @@ true.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from histocli.base.device import autocast
+from histocli.base.types import InstanceLabels
 from histocli.instances.components import label_components
 from histocli.instances.targets import contacts, normalised_distance
 from histocli.model.segmenter import Segmenter
@@ -29,11 +31,12 @@ from histocli.training.adversarial.sampling import CropBatch, Sampler
 from histocli.training.adversarial.schedule import AdversarialSchedule
 from histocli.training.adversarial.step import AgainstTask, adversarial_step
 from histocli.training.augmentation import Augmentation, vary_appearance
-from histocli.training.hard_examples import Hardness, crop_losses, measure_hardness
+from histocli.training.hard_examples import Hardening, HardPairs, crop_losses, measure_hardness
+from histocli.training.loop import Moment
 from histocli.training.sampling import Batch
 
-POOL = 64  # hard crops that batches are drawn from; the oldest make room
-PLANES = 4  # targets of a crop: depth, valid, contact, nucleus
+POOL = 64
+"""Hard crops that batches are drawn from; the oldest make room for new ones."""
 
 
 class TargetSampler(Sampler):
@@ -52,13 +55,16 @@ class TargetSampler(Sampler):
         )
 
 
-def batch_of(crops: CropBatch, pixels: Tensor) -> Batch:
-    """Return crops with the targets that were cut with them."""
-    assert crops.targets is not None
-    return _batch(pixels, crops.targets)
+def crops_with_targets(pixels: Tensor, targets: Tensor) -> Batch:
+    """Return crops as the segmenter learns them.
 
-
-def _batch(pixels: Tensor, targets: Tensor) -> Batch:
+    Parameters
+    ----------
+    pixels : Tensor of float32, shape (B, 3, H, W)
+        sRGB, 0..1.
+    targets : Tensor of float32, shape (B, 4, H, W)
+        Depth (0..255), valid, contact and nucleus, as :class:`TargetSampler` draws them.
+    """
     ones = torch.ones(len(pixels), device=pixels.device)
     return Batch(
         pixels=pixels,
@@ -71,7 +77,33 @@ def _batch(pixels: Tensor, targets: Tensor) -> Batch:
     )
 
 
-class RefinerAscent:
+class CropPool:
+    """The crops that the refiner painted last, with their targets."""
+
+    def __init__(self, crop_px: int) -> None:
+        self.pixels = torch.zeros((POOL, 3, crop_px, crop_px), dtype=torch.uint8)
+        self.targets = torch.zeros((POOL, 4, crop_px, crop_px), dtype=torch.uint8)
+        self.filled = 0
+        """Crops that were ever put into the pool."""
+
+    def put(self, crops: Tensor, targets: Tensor) -> None:
+        """Put crops, sRGB 0..1, in the place of the oldest ones."""
+        for pixels, target in zip(crops, targets, strict=True):
+            place = self.filled % POOL
+            self.pixels[place] = (pixels * 255).round().to(torch.uint8).cpu()
+            self.targets[place] = target.to(torch.uint8).cpu()
+            self.filled += 1
+
+    def draw(self, size: int, rng: np.random.Generator, device: torch.device) -> Batch:
+        """Draw crops, and vary their appearance as that of other crops is varied."""
+        chosen = rng.integers(min(self.filled, POOL), size=size)
+        light = self.pixels[chosen].to(device).float()
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        varied = vary_appearance(light, Augmentation(), generator) / 255
+        return crops_with_targets(varied, self.targets[chosen].to(device).float())
+
+
+class RefinerAscent(Hardening):
     """Makes hard examples by a refiner that learns along.
 
     Parameters
@@ -82,17 +114,13 @@ class RefinerAscent:
     schedule : AdversarialSchedule
         ``batch`` crops are painted at a time.
     learns_contacts : bool
-    share : float
-        Of the crops of a batch that are hard.
+        Whether the segmenter learns where two nuclei meet.
     every : int
         Steps of the segmenter to one of the refiner.
     ratio : float
         Length of the segmenter's gradient against that of realism's.
     cap : float
-        Of the loss of a crop.
-    warm_up : float
-        Share of the training before the first hard example; from then on the ratio grows as long
-        again.
+        Largest loss of a crop that counts.
     """
 
     def __init__(
@@ -102,102 +130,40 @@ class RefinerAscent:
         schedule: AdversarialSchedule,
         *,
         learns_contacts: bool,
-        share: float = 0.25,
         every: int = 4,
         ratio: float = 0.1,
         cap: float = 2.0,
-        warm_up: float = 0.2,
     ) -> None:
+        super().__init__()
         self.training = training
         self.sampler = sampler
         self.schedule = schedule
         self.learns_contacts = learns_contacts
-        self.share, self.every, self.ratio, self.cap, self.warm_up = (
-            share,
-            every,
-            ratio,
-            cap,
-            warm_up,
-        )
-        crop = schedule.crop_px
-        self.pixels = torch.zeros((POOL, 3, crop, crop), dtype=torch.uint8)
-        self.targets = torch.zeros((POOL, PLANES, crop, crop), dtype=torch.uint8)
+        self.every, self.ratio, self.cap = every, ratio, cap
+        self.pool = CropPool(schedule.crop_px)
         self.calls = 0
-        self.filled = 0
-        """Crops that were ever put into the pool."""
 
-    def harden(
-        self,
-        segmenter: Segmenter,
-        batch: Batch,
-        rng: np.random.Generator,
-        progress: float,
-        dtype: torch.dtype,
-        *,
-        measure: bool,
-    ) -> tuple[Batch, Hardness | None]:
-        """Put hard crops in the place of the first of the batch; every few calls, let the refiner
-        learn and paint new ones.
-        """
-        if progress < self.warm_up:
-            return batch, None
-        hardness = None
+    def _harden(
+        self, segmenter: Segmenter, batch: Batch, size: int, ramp: float, moment: Moment
+    ) -> Batch:
         if self.calls % self.every == 0:
-            ramp = min(1.0, (progress - self.warm_up) / self.warm_up)
-            hardness = self._move(segmenter, rng, ramp, dtype, measure=measure)
+            self.move(segmenter, ramp, moment)
         self.calls += 1
-        size = max(1, round(self.share * len(batch.pixels)))
-        chosen = rng.integers(min(self.filled, POOL), size=size)
-        light = self.pixels[chosen].to(batch.pixels.device).float()
-        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        varied = vary_appearance(light, Augmentation(), generator) / 255
-        hard = _batch(varied, self.targets[chosen].to(batch.pixels.device).float())
-        return self._join(hard, batch, size), hardness
+        hard = self.pool.draw(size, moment.rng, batch.pixels.device)
+        return _join(hard, batch.part(slice(size, None)))
 
-    def _join(self, hard: Batch, batch: Batch, size: int) -> Batch:
-        rest = batch.part(slice(size, None))
-        side_y, side_x = batch.pixels.shape[2:]
-
-        def both(one: Tensor, other: Tensor) -> Tensor:
-            return torch.cat(
-                [functional.pad(one, (0, side_x - one.shape[-1], 0, side_y - one.shape[-2])), other]
-            )
-
-        # where crops of the refiner are smaller, the rest is not valid, and teaches nothing
-        return Batch(
-            pixels=both(hard.pixels, rest.pixels),
-            nucleus=both(hard.nucleus, rest.nucleus),
-            distance=both(hard.distance, rest.distance),
-            valid=both(hard.valid, rest.valid),
-            weight=torch.cat([hard.weight, rest.weight]),
-            borders=torch.cat([hard.borders, rest.borders]),
-            contact=None
-            if rest.contact is None or hard.contact is None
-            else both(hard.contact, rest.contact),
-        )
-
-    def _move(
-        self,
-        segmenter: Segmenter,
-        rng: np.random.Generator,
-        ramp: float,
-        dtype: torch.dtype,
-        *,
-        measure: bool,
-    ) -> Hardness | None:
-        """Let the refiner and its critics take a step, and keep what the refiner painted."""
+    def move(self, segmenter: Segmenter, ramp: float, moment: Moment) -> None:
+        """Let the refiner and its critics take a step, and keep what the refiner then paints."""
+        rng, dtype = moment.rng, moment.dtype
         crops = self.sampler.draw(self.schedule.batch, rng, next(segmenter.parameters()).device)
+        assert crops.targets is not None
         ordinary = self._ordinary(crops)
-        was_training = segmenter.training
-        segmenter.eval()
-        for parameter in segmenter.parameters():
-            parameter.requires_grad_(False)
-        try:
-            against = AgainstTask(
-                lambda repainted: crop_losses(segmenter, repainted, ordinary, dtype),
-                ramp * self.ratio,
-                self.cap,
-            )
+        against = AgainstTask(
+            lambda repainted: crop_losses(segmenter, repainted, ordinary, dtype),
+            ramp * self.ratio,
+            self.cap,
+        )
+        with _frozen(segmenter):
             adversarial_step(
                 self.training,
                 crops,
@@ -208,21 +174,14 @@ class RefinerAscent:
                 may_move=True,
                 against=against,
             )
-        finally:
-            for parameter in segmenter.parameters():
-                parameter.requires_grad_(True)
-            segmenter.train(was_training)
         hard = self._paint(crops, dtype)
-        assert crops.targets is not None
-        for pixels, targets in zip(hard, crops.targets, strict=True):
-            place = self.filled % POOL
-            self.pixels[place] = (pixels * 255).round().to(torch.uint8).cpu()
-            self.targets[place] = targets.to(torch.uint8).cpu()
-            self.filled += 1
-        return measure_hardness(segmenter, ordinary, hard, dtype) if measure else None
+        self.pool.put(hard, crops.targets)
+        if moment.measure:
+            self.hardness = measure_hardness(segmenter, ordinary, hard, dtype)
 
     def _ordinary(self, crops: CropBatch) -> Batch:
-        ordinary = batch_of(crops, crops.repainted(0.0))
+        assert crops.targets is not None
+        ordinary = crops_with_targets(crops.repainted(0.0), crops.targets)
         return ordinary if self.learns_contacts else replace(ordinary, contact=None)
 
     @torch.no_grad()
@@ -233,41 +192,70 @@ class RefinerAscent:
         return crops.repainted(change)
 
     def examples(
-        self,
-        segmenter: Segmenter,
-        batch: Batch,
-        labels: npt.NDArray[np.int32],
-        rng: np.random.Generator,
-        dtype: torch.dtype,
-    ) -> tuple[Batch, Tensor, npt.NDArray[np.int32]]:
-        """Return crops of initial patches, the same as the refiner paints them now, and their
+        self, segmenter: Segmenter, batch: Batch, labels: InstanceLabels, moment: Moment
+    ) -> HardPairs:
+        """Return crops of initial patches, and the same as the refiner paints them now.
+
+        Touching nuclei of a crop count as one in the labels: both pictures are judged by the same
         labels.
         """
-        crops = self.sampler.draw(len(batch.pixels), rng, batch.pixels.device)
-        nucleus = batch_of(crops, crops.reference.pixels).nucleus.cpu().numpy() > 0
-        valid = batch_of(crops, crops.reference.pixels).valid.cpu().numpy() > 0
-        # touching nuclei of a crop count as one here: both sides of the comparison are judged by
-        # the same labels
+        crops = self.sampler.draw(len(batch.pixels), moment.rng, batch.pixels.device)
+        ordinary = self._ordinary(crops)
+        nucleus, valid = ((part > 0).cpu().numpy() for part in (ordinary.nucleus, ordinary.valid))
         truths = np.stack([np.where(mask, label_components(mask), 0) for mask in nucleus])
-        return (
-            self._ordinary(crops),
-            self._paint(crops, dtype),
-            np.where(valid, truths, -1).astype(np.int32),
-        )
+        truths = np.where(valid, truths, -1).astype(np.int32)
+        return HardPairs(ordinary, self._paint(crops, moment.dtype), truths)
 
     def state(self) -> dict[str, Any]:
         """Return networks, optimisers, history and pool."""
         return {
             "adversarial": self.training.state(),
-            "pixels": self.pixels,
-            "targets": self.targets,
+            "pixels": self.pool.pixels,
+            "targets": self.pool.targets,
             "calls": self.calls,
-            "filled": self.filled,
+            "filled": self.pool.filled,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up what a checkpoint kept."""
         self.training.restore(state["adversarial"])
-        self.pixels.copy_(state["pixels"])
-        self.targets.copy_(state["targets"])
-        self.calls, self.filled = int(state["calls"]), int(state["filled"])
+        self.pool.pixels.copy_(state["pixels"])
+        self.pool.targets.copy_(state["targets"])
+        self.calls, self.pool.filled = int(state["calls"]), int(state["filled"])
+
+
+def _join(hard: Batch, rest: Batch) -> Batch:
+    """Return hard and other crops; what a smaller hard crop leaves empty is not valid."""
+    side_y, side_x = rest.pixels.shape[2:]
+
+    def both(one: Tensor, other: Tensor) -> Tensor:
+        return torch.cat(
+            [functional.pad(one, (0, side_x - one.shape[-1], 0, side_y - one.shape[-2])), other]
+        )
+
+    return Batch(
+        pixels=both(hard.pixels, rest.pixels),
+        nucleus=both(hard.nucleus, rest.nucleus),
+        distance=both(hard.distance, rest.distance),
+        valid=both(hard.valid, rest.valid),
+        weight=torch.cat([hard.weight, rest.weight]),
+        borders=torch.cat([hard.borders, rest.borders]),
+        contact=None
+        if rest.contact is None or hard.contact is None
+        else both(hard.contact, rest.contact),
+    )
+
+
+@contextmanager
+def _frozen(segmenter: Segmenter) -> Iterator[None]:
+    """Use a segmenter with its running statistics, and compute no gradients of its weights."""
+    was_training = segmenter.training
+    segmenter.eval()
+    for parameter in segmenter.parameters():
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in segmenter.parameters():
+            parameter.requires_grad_(True)
+        segmenter.train(was_training)

@@ -1,14 +1,13 @@
-"""What the segmenter is punished for."""
+"""The loss of the segmenter: how far its logits are from the targets of a crop."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-DISTANCE_WEIGHT = 2.0  # the distance error is small in numbers, but it alone parts touching nuclei
-
-
-CONTACT_WEIGHT = 1.0
-CONTACT_RARITY = 4.0  # contacts are a few percent of the pixels
+DISTANCE_WEIGHT = 2.0
+"""The error of the distance is small in numbers, but it alone parts touching nuclei."""
+CONTACT_RARITY = 4.0
+"""Weight of pixels where two nuclei meet, which are a few percent of all."""
 
 
 def segmentation_loss(
@@ -20,7 +19,7 @@ def segmentation_loss(
     borders: Tensor | None = None,
     contact: Tensor | None = None,
 ) -> Tensor:
-    """Cross-entropy + soft Dice of the mask, and a robust error of the border distance.
+    """Cross-entropy and soft Dice of the mask, and a robust error of the border distance.
 
     Parameters
     ----------
@@ -75,7 +74,7 @@ def segmentation_losses(
         rare = functional.binary_cross_entropy_with_logits(
             logits[:, 2], contact, reduction="none", pos_weight=logits.new_tensor(CONTACT_RARITY)
         )
-        error = error + CONTACT_WEIGHT * (rare * valid).sum(dim=(1, 2)) / counted
+        error = error + (rare * valid).sum(dim=(1, 2)) / counted
     if borders is not None:
         error = error * borders
     return entropy + dice + error

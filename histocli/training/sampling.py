@@ -1,16 +1,24 @@
-"""Patches in memory, and the batches drawn from them."""
+"""Patches in memory, and the batches of crops that are drawn from them."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from histocli.instances.targets import normalised_distance
 from histocli.training.augmentation import Augmentation, cut_crops, vary_appearance
 
-WINDOW = 1.375  # sides of a crop that its window has: room for magnification and most rotations
-INSIDE = 0.5  # a resampled mask is nucleus above this
+WINDOW = 1.375
+"""Side of the window that a crop is cut from, in sides of the crop: room for magnification and for
+most rotations."""
+
+Values = TypeVar("Values", "PatchSet", "Batch")
 
 
 @dataclass(frozen=True)
@@ -26,27 +34,53 @@ class PatchSet:
     distance: npt.NDArray[np.uint8]
     """(n, H, W), normalised border distance, 0..255."""
     weight: npt.NDArray[np.float32]
-    """(n,), in the loss."""
+    """(n,), how much each patch counts in the loss."""
     share: npt.NDArray[np.float64]
     """(n,), chance of being drawn; sums to 1."""
     borders: npt.NDArray[np.bool_] | None = None
-    """(n,), whether distances to borders are known and learnt; None where they are known in all."""
+    """(n,), whether distances to borders are learnt; None where they are learnt in all patches."""
     contact: npt.NDArray[np.bool_] | None = None
     """(n, H, W), where two nuclei meet; None where that is not learnt."""
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def part(self, where: slice) -> "PatchSet":
+    def part(self, where: slice) -> PatchSet:
         """Return some of the patches, as views; their shares sum to 1 again."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        chosen = {name: value[where] for name, value in values.items() if value is not None}
-        return replace(self, **chosen | {"share": chosen["share"] / chosen["share"].sum()})
+        chosen = _changed(self, lambda values: values[where])
+        return replace(chosen, share=chosen.share / chosen.share.sum())
+
+    def mixed_with(self, other: PatchSet, share: float) -> PatchSet:
+        """Return the patches of both sets; ``share`` of those that are drawn are of the other.
+
+        Borders are known in a set that does not say so; contacts that the other set does not know
+        are 0.
+        """
+        borders = [
+            np.ones(len(each), bool) if each.borders is None else each.borders
+            for each in (self, other)
+        ]
+        contact = None
+        if self.contact is not None:
+            unknown = np.zeros(other.nucleus.shape, bool)
+            contact = np.concatenate(
+                [self.contact, unknown if other.contact is None else other.contact]
+            )
+        return PatchSet(
+            np.concatenate([self.images, other.images]),
+            np.concatenate([self.nucleus, other.nucleus]),
+            np.concatenate([self.valid, other.valid]),
+            np.concatenate([self.distance, other.distance]),
+            np.concatenate([self.weight, other.weight]),
+            np.concatenate([(1 - share) * self.share, share * other.share]),
+            np.concatenate(borders),
+            contact,
+        )
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What a training step sees."""
+    """The crops that a training step sees, with their targets."""
 
     pixels: Tensor
     """(B, 3, H, W) float32, 0..1."""
@@ -61,15 +95,48 @@ class Batch:
     contact: Tensor | None = None
     """(B, H, W) float32, 1 where two nuclei meet."""
 
-    def part(self, where: slice) -> "Batch":
+    def part(self, where: slice) -> Batch:
         """Return some of the crops."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        return replace(
-            self, **{name: value[where] for name, value in values.items() if value is not None}
-        )
+        return _changed(self, lambda values: values[where])
 
 
-def draw_batch(
+def _changed(values: Values, change: Callable[[Any], Any]) -> Values:
+    """Return patches or crops with a change of each array that is there."""
+    named = {each.name: getattr(values, each.name) for each in fields(values)}
+    return replace(
+        values, **{name: change(each) for name, each in named.items() if each is not None}
+    )
+
+
+def whole_patches(
+    images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int32], device: torch.device
+) -> Batch:
+    """Return patches as they are, with the targets of their labels.
+
+    Parameters
+    ----------
+    images : ndarray of uint8, shape (n, H, W, 3)
+        Glass made white.
+    labels : ndarray of int32, shape (n, H, W)
+        -1 is ignored.
+    device : torch.device
+    """
+
+    def tensor(values: npt.NDArray[np.generic]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values)).to(device).float()
+
+    ones = torch.ones(len(images), device=device)
+    return Batch(
+        pixels=tensor(images).permute(0, 3, 1, 2) / 255,
+        nucleus=tensor(labels > 0),
+        distance=tensor(np.stack([normalised_distance(each) for each in labels])) / 255,
+        valid=tensor(labels >= 0),
+        weight=ones,
+        borders=ones,
+    )
+
+
+def draw_crops(
     patches: PatchSet,
     size: int,
     crop_px: int,
@@ -109,7 +176,7 @@ def draw_batch(
         if patches.contact is not None:
             plane[6] = torch.from_numpy(patches.contact[window])
     crops = cut_crops(planes.to(device), crop_px, augmentation.scale, generator)
-    nucleus = (crops[:, 3] > INSIDE).float()
+    nucleus = (crops[:, 3] > 0.5).float()
     return Batch(
         pixels=vary_appearance(crops[:, :3], augmentation, generator) / 255,
         nucleus=nucleus,
@@ -119,5 +186,5 @@ def draw_batch(
         borders=torch.ones(size, device=device)
         if patches.borders is None
         else torch.from_numpy(patches.borders[chosen].astype(np.float32)).to(device),
-        contact=None if patches.contact is None else (crops[:, 6] > INSIDE).float(),
+        contact=None if patches.contact is None else (crops[:, 6] > 0.5).float(),
     )

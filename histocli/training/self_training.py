@@ -10,6 +10,7 @@ would wander.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,22 +20,26 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from histocli.base.types import FloatArray, InstanceLabels
-from histocli.instances.targets import border_distance, normalised_distance
+from histocli.base.types import FloatArray, InstanceLabels, Json
+from histocli.instances.targets import border_distance, mean_within, normalised_distance
+from histocli.training.loop import Extra
+from histocli.training.sampling import PatchSet
 
 
 @dataclass(frozen=True, kw_only=True)
 class Acceptance:
-    """What of a teacher's findings is learnt."""
+    """Which of a teacher's findings are learnt."""
 
     share: float = 0.7
-    """Of the objects of each stratum, the surest."""
+    """Share of the objects of each stratum that is accepted: the surest ones."""
     contrast_bins: int = 3
+    """Strata of contrast."""
     area_bins: int = 2
+    """Strata of area within each stratum of contrast."""
     sure_background: float = 0.1
     """Pixels with a smaller probability are background."""
     sure_nucleus: float = 0.9
-    """Pixels of accepted objects with a larger probability are nucleus; those between are
+    """Pixels of accepted objects with a larger probability are nucleus; those in between are
     ignored."""
     border_um: float = 0.5
     """Width of the band along borders, on both sides, that is ignored."""
@@ -51,7 +56,7 @@ def accept_within_strata(
     Parameters
     ----------
     confidence, contrast, area : ndarray, shape (n,)
-        Of all objects of all images.
+        Values of all objects of all images.
     acceptance : Acceptance
 
     Returns
@@ -74,6 +79,115 @@ def _bin(values: npt.NDArray[np.floating], bins: int) -> npt.NDArray[np.int64]:
     """Give each value the number of its bin; bins are equally full, ties in the order given."""
     rank = np.argsort(np.argsort(values, kind="stable"), kind="stable")
     return np.asarray(rank * bins // max(len(values), 1), np.int64)
+
+
+AREA_DRIFT, COUNT_DRIFT = 0.10, 0.15
+"""How far a student may move the median area and the number of nuclei from what the first teacher
+found, as shares: what moves them further calls something else a nucleus."""
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far findings have moved from those of the first teacher, as shares."""
+
+    area: float
+    """Of the median area of an object."""
+    count: float
+    """Of the number of objects."""
+
+    @property
+    def tolerable(self) -> bool:
+        """Whether the same things are still called nuclei."""
+        return abs(self.area) <= AREA_DRIFT and abs(self.count) <= COUNT_DRIFT
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a teacher finds in unlabelled patches."""
+
+    labels: list[InstanceLabels]
+    """Of each patch, 1..n."""
+    probability: list[FloatArray]
+    """Of being nucleus, for the pixels of each patch."""
+
+    def count(self) -> int:
+        """Return the number of objects in all patches."""
+        return sum(int(each.max(initial=0)) for each in self.labels)
+
+    def median_area_px(self) -> float:
+        """Return the median area of all objects; 0 where there is none."""
+        areas = np.concatenate(self.areas())
+        return float(np.median(areas)) if len(areas) else 0.0
+
+    def areas(self) -> list[npt.NDArray[np.int64]]:
+        """Return the area of the objects of each patch, in pixels."""
+        return [np.bincount(each.ravel(), minlength=1)[1:] for each in self.labels]
+
+    def drift_from(self, median_area_px: float, count: int) -> Drift:
+        """Return how far these findings are from others of that median area and number."""
+        area = self.median_area_px() / max(median_area_px, 1e-9) - 1
+        return Drift(area, self.count() / max(count, 1) - 1)
+
+    def coverage(self) -> float:
+        """Return the share of the pixels that are nucleus."""
+        return float(np.mean([(each > 0).mean() for each in self.labels]))
+
+
+def pseudo_labelled(
+    patches: npt.NDArray[np.uint8],
+    findings: Findings,
+    contrast: Sequence[npt.NDArray[np.float64]],
+    mpp: float,
+    acceptance: Acceptance,
+    *,
+    borders: bool = False,
+) -> tuple[PatchSet, Json]:
+    """Turn findings into patches to learn from, and say how much of the findings is learnt.
+
+    Parameters
+    ----------
+    patches : ndarray of uint8, shape (n, H, W, 3)
+    findings : Findings
+    contrast : sequence of ndarray
+        How much darker each object of each patch is than its surroundings.
+    mpp : float
+        Micrometres per pixel.
+    acceptance : Acceptance
+    borders : bool
+        Whether the findings also teach where nuclei end against each other: a network that joins
+        two nuclei must not teach that there is no border, what a person uses as labels may.
+    """
+    both = list(zip(findings.labels, findings.probability, strict=True))
+    confidence = [mean_within(labels, probability)[1:] for labels, probability in both]
+    accepted = accept_within_strata(
+        np.concatenate(confidence),
+        np.concatenate(contrast),
+        np.concatenate(findings.areas()).astype(np.float64),
+        acceptance,
+    )
+    each = np.split(accepted, np.cumsum([len(part) for part in confidence])[:-1])
+    targets = [
+        pseudo_targets(labels, probability, np.concatenate([[False], kept]), mpp, acceptance)
+        for (labels, probability), kept in zip(both, each, strict=True)
+    ]
+    size = len(patches)
+    made = PatchSet(
+        patches,
+        np.stack([target.nucleus for target in targets]),
+        np.stack([target.valid for target in targets]),
+        np.stack([target.distance for target in targets]),
+        np.ones(size, np.float32),
+        np.full(size, 1 / size),
+        borders=np.full(size, borders),
+    )
+    about: Json = {
+        "objects": len(accepted),
+        "accepted": int(accepted.sum()),
+        "learnt_share": round(float(made.valid.mean()), 4),
+        "median_area_px": findings.median_area_px(),
+        "coverage": round(findings.coverage(), 4),
+    }
+    return made, about
 
 
 @dataclass(frozen=True)
@@ -100,9 +214,9 @@ def pseudo_targets(
     labels : ndarray of int, shape (H, W)
         0 = background, 1..n.
     probability : ndarray of float, shape (H, W)
-        Of being nucleus.
+        Probability of being nucleus.
     accepted : ndarray of bool, shape (n + 1,)
-        By label; what is not accepted is ignored, not background.
+        By label; objects that are not accepted are ignored, not background.
     mpp : float
         Micrometres per pixel.
     acceptance : Acceptance
@@ -124,28 +238,30 @@ def pseudo_targets(
     return PseudoTargets(inside & accepted[labels], sure & ~near, normalised_distance(labels))
 
 
-class AveragedWeights:
-    """A teacher: the mean of a student's weights over its last steps.
+class AveragedWeights(Extra):
+    """The mean of a student's weights over its last steps.
 
     Parameters
     ----------
     student : nn.Module
     keep : float
-        Share of the average that each step leaves; early on less, so that the beginning is soon
-        forgotten.
+        Share of the average that each step leaves; it is smaller in the first steps, so that the
+        beginning is soon forgotten.
     """
 
-    def __init__(self, student: nn.Module, keep: float = 0.999) -> None:
+    name = "averaged"
+
+    def __init__(self, student: nn.Module, keep: float = 0.99) -> None:
         self.keep = keep
         self.steps = 0
         self.values = {name: value.detach().clone() for name, value in student.state_dict().items()}
 
     @torch.no_grad()
-    def update(self, student: nn.Module) -> None:
+    def after_step(self, segmenter: nn.Module) -> None:
         """Take a step of the student into the average."""
         self.steps += 1
         keep = min(self.keep, self.steps / (self.steps + 10))
-        for name, value in student.state_dict().items():
+        for name, value in segmenter.state_dict().items():
             if value.dtype.is_floating_point:
                 self.values[name].lerp_(value.detach(), 1 - keep)
             else:

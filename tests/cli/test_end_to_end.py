@@ -25,50 +25,9 @@ from histocli.cli.console import Screen
 from histocli.metrics.counts import count
 from tests.tissue import make_tissue
 
-GENERATE = [
-    "--n",
-    "8",
-    "--patch-px",
-    "64",
-    "--mpp",
-    "0.5",
-    "--reference-mpp",
-    "0.5",
-    "--device",
-    "cpu",
-    "--workers",
-    "1",
-    "-q",
-]
-TRAIN = [
-    "--steps",
-    "2",
-    "--batch",
-    "2",
-    "--crop-px",
-    "32",
-    "--device",
-    "cpu",
-    "--precision",
-    "fp32",
-    "--workers",
-    "1",
-    "-q",
-]
-REFINE = [
-    "--steps",
-    "2",
-    "--batch",
-    "2",
-    "--no-weights",
-    "--device",
-    "cpu",
-    "--precision",
-    "fp32",
-    "--workers",
-    "1",
-    "-q",
-]
+GENERATE = "--n 8 --patch-px 64 --mpp 0.5 --reference-mpp 0.5 --device cpu --workers 1 -q".split()
+TRAIN = "--steps 2 --batch 2 --crop-px 32 --device cpu --precision fp32 --workers 1 -q".split()
+REFINE = "--steps 2 --batch 2 --no-weights --device cpu --precision fp32 --workers 1 -q".split()
 SEGMENT = ["--device", "cpu", "--precision", "fp32", "--workers", "1", "--mpp", "0.5", "-q"]
 
 

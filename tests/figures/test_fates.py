@@ -1,4 +1,4 @@
-"""Overlays of verdicts: what is drawn where, and that everybody can tell the colours apart."""
+"""Overlays of fates: what is drawn where, and that everybody can tell the colours apart."""
 
 import itertools
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from skimage.color import deltaE_ciede2000, rgb2lab
 
-from histocli.figures.fates import COLOURS, fate_overlay
+from histocli.figures.fates import COLOURS, fate_overlay, worst_window
 from histocli.figures.overlays import SCALE_BAR_SHARE, add_scale_bar, scale_bar_um
 
 # Machado, Oliveira and Fernandes 2009, severity 1, in linear light
@@ -111,3 +111,15 @@ def test_the_bar_is_as_long_as_it_says(side):
 def test_a_tiny_picture_has_no_bar():
     image = np.full((20, 400, 3), 90, np.uint8)
     assert (add_scale_bar(image, 0.25) == image).all()
+
+
+def test_of_a_large_image_the_part_with_most_mistakes_is_shown():
+    truth = np.zeros((900, 1000), np.int32)
+    truth[20:40, 20:40], truth[800:890, 900:990] = 1, 2
+    nothing = np.zeros_like(truth)
+    rows, columns = worst_window(
+        truth, nothing, np.array([1, 1], np.uint8), np.zeros(0, np.uint8), 640
+    )
+    assert rows.start <= 800
+    assert (rows.stop, columns.stop) >= (890, 990)
+    assert rows.stop - rows.start == columns.stop - columns.start == 640

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
@@ -49,17 +49,6 @@ def test_nuclei_that_touch_show_two_lines():
     np.testing.assert_array_equal(drawn[4, 6], PALETTE[2])
 
 
-def test_one_colour_opacity_and_tint():
-    labels = np.ones((7, 7), np.uint32)
-    labels[:, 0] = 0
-    drawn = outline_overlay(
-        np.zeros((7, 7, 3), np.uint8), labels, colour=(200, 100, 0), opacity=0.5, tint=0.1
-    )
-    assert drawn[3, 0].tolist() == [0, 0, 0]
-    assert drawn[3, 1].tolist() == [100, 50, 0]
-    assert drawn[3, 3].tolist() == [20, 10, 0]
-
-
 def test_any_size_of_id_has_a_colour():
     labels = np.full((3, 3), 4_000_000_001, np.uint32)
     labels[1, 1] = 0
@@ -72,15 +61,16 @@ def test_shapes_must_agree():
         outline_overlay(np.zeros((4, 4, 3), np.uint8), np.zeros((4, 5), np.int32))
 
 
+@settings(max_examples=20)
 @given(
-    st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=7),
-    st.integers(1, 3),
+    st.lists(st.tuples(st.integers(60, 140), st.integers(60, 140)), min_size=1, max_size=5),
     st.integers(1, 4),
 )
-def test_a_sheet_shows_every_patch_whole_beside_its_outlines(shapes, zoom, columns):
+def test_a_sheet_shows_every_patch_whole_beside_its_outlines(shapes, columns):
+    zoom = max(1, round(256 / max(max(shape) for shape in shapes)))
     images = [np.full((*shape, 3), 10 + index, np.uint8) for index, shape in enumerate(shapes)]
     labels = [np.zeros(shape, np.int32) for shape in shapes]
-    sheet = patch_sheet(images, labels, columns=columns, zoom=zoom)
+    sheet = patch_sheet(images, labels, columns=columns)
     for index, (height, width) in enumerate(shapes):
         assert (sheet == 10 + index).all(-1).sum() == 2 * height * width * zoom**2
     assert (sheet[:MARGIN_PX] == 255).all()

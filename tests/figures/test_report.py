@@ -9,14 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from histocli.figures.charts import Histogram, Lines
 from histocli.figures.report import (
     Charts,
     Details,
     Gallery,
-    Histogram,
-    Lines,
     Picture,
-    Table,
+    ReportTable,
     number,
     render_report,
 )
@@ -67,7 +66,7 @@ def sections(name=NASTY):
     )
     lines = Lines(title=name, series=[(name, [(0.0, 1.0), (2.0, 3.0)])], x_label=name, y_label=name)
     return [
-        Table(
+        ReportTable(
             title=name,
             header=(name, "pq"),
             rows=[[name, 0.5], ["b", float("nan")]],
@@ -75,7 +74,7 @@ def sections(name=NASTY):
             sortable=True,
             pictures="g",
         ),
-        Table(title="empty", header=("a",), rows=[]),
+        ReportTable(title="empty", header=("a",), rows=[]),
         Gallery(
             title=name,
             pictures=[Picture(png=PNG, title=name, caption=name)],
@@ -90,7 +89,7 @@ def sections(name=NASTY):
                 Lines(title="c", series=[("x", [])], x_label="", y_label="", diagonal=True),
             ],
         ),
-        Details(title=name, items=[(name, name)]),
+        Details(title=name, texts=[(name, name)]),
     ]
 
 

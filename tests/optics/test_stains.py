@@ -12,6 +12,7 @@ from histocli.optics.stains import (
     estimate_stains,
     mix,
     restain,
+    stain_angle,
     unmix,
 )
 from tests.tissue import make_tissue
@@ -144,3 +145,11 @@ def test_restained_tissue_has_the_other_stains_in_the_amounts_asked_for():
     assert np.allclose(
         restain(before, TYPICAL_STAINS, TYPICAL_STAINS, np.ones(2)), before, atol=1e-5
     )
+
+
+def test_the_angle_between_stains_is_that_of_their_medians():
+    turned = np.array([TYPICAL_STAINS[0], [np.cos(0.5), 0, np.sin(0.5)]])
+    upright = np.array([TYPICAL_STAINS[0], [1, 0, 0]])
+    outlier = TYPICAL_STAINS[::-1]
+    assert stain_angle([turned], [turned]) == pytest.approx(0, abs=0.05)
+    assert stain_angle([upright, upright, outlier], [turned]) == pytest.approx(np.rad2deg(0.5))

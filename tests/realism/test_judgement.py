@@ -5,33 +5,28 @@ import numpy as np
 import pytest
 import torch
 
-from histocli.realism.distances import (
-    kernel_distance,
-    patch_spectra,
-    radial_spectrum,
-    standardise_by,
-)
-from histocli.realism.judgement import Histograms, _Kernels, jackknife_interval, judge_patches
+from histocli.realism.judgement import Patches, judge_patches
+from histocli.realism.morphology import Histograms
 from histocli.training.two_sample import TwoSampleSchedule
 
 QUICK = TwoSampleSchedule(folds=2, steps=15, batch=8, crop_px=24)
-CPU = {"device": torch.device("cpu"), "dtype": torch.float32, "schedule": QUICK}
+CPU = {"device": torch.device("cpu"), "dtype": torch.float32, "schedule": QUICK, "seed": 0}
 IMAGES = 5
 
 
 def patches(n, seed, shift=0.0, side=24):
-    """Noise whose colour differs a little between images; returns patches and image numbers."""
+    """Noise whose colour differs a little between images."""
     rng = np.random.default_rng(seed)
     image = np.arange(n) % IMAGES
     base = np.array([180, 120, 170]) + np.array([0, 6, -5, 9, -8])[image, None] + shift
     noise = rng.normal(0, rng.uniform(8, 12, (n, 1, 1, 1)), (n, side, side, 3))
-    return np.clip(base[:, None, None] + noise, 0, 255).astype(np.uint8), image
+    return Patches(np.clip(base[:, None, None] + noise, 0, 255).astype(np.uint8), image)
 
 
 def test_the_same_and_another_kind():
-    real, image = patches(60, 1)
+    real = patches(60, 1)
     same, other = (
-        judge_patches(real, image, *patches(60, seed, shift), **CPU)
+        judge_patches(real, patches(60, seed, shift), **CPU)
         for seed, shift in ((2, 0.0), (3, -30.0))
     )
     for key in ("kid_named", "stain", "own_reference"):
@@ -54,9 +49,9 @@ def test_the_same_and_another_kind():
 
 def test_copies_are_found():
     """Patches taken from the references with the last bit of noise changed."""
-    real, image = patches(60, 1)
-    copies = real ^ np.random.default_rng(0).integers(0, 2, real.shape).astype(np.uint8)
-    found = judge_patches(real, image, copies, image, **CPU)
+    real = patches(60, 1)
+    noise = np.random.default_rng(0).integers(0, 2, real.images.shape).astype(np.uint8)
+    found = judge_patches(real, Patches(real.images ^ noise, real.references), **CPU)
     assert found["memorisation"].value > 0.95
     assert found["copies"].value > 0.9
 
@@ -64,53 +59,19 @@ def test_copies_are_found():
 def test_morphology_by_histogram():
     """All nuclei one bin too large: the distance is one bin; references count as often as they were
     followed."""
-    real, image = patches(20, 1)
+    real = patches(20, 1)
     measured = np.zeros((IMAGES, 4))
     measured[:, 1] = 10
     drawn = np.zeros((20, 4))
     drawn[:, 2] = 3
     found = judge_patches(
-        real, image, *patches(20, 2), morphology={"area": Histograms(measured, drawn, 0.5)}, **CPU
+        real, patches(20, 2), morphology={"area": Histograms(measured, drawn, 0.5)}, **CPU
     )
     assert found["morphology_area"].value == pytest.approx(0.5)
     assert found["morphology_area"].ci95 == pytest.approx((0.5, 0.5))
 
 
 def test_one_image_cannot_be_judged():
-    real, _ = patches(8, 1)
+    real = Patches(patches(8, 1).images, np.zeros(8, np.int64))
     with pytest.raises(ValueError, match="at least two images"):
-        judge_patches(real, np.zeros(8, np.int64), real, np.zeros(8, np.int64), **CPU)
-
-
-def test_the_jackknife_of_a_mean_is_its_standard_error():
-    values = np.random.default_rng(0).normal(3, 2, 40)
-    left = [np.delete(values, k).mean() for k in range(40)]
-    low, high = jackknife_interval(values.mean(), left)
-    error = values.std(ddof=1) / np.sqrt(40)
-    assert (low, high) == pytest.approx(
-        (values.mean() - 1.96 * error, values.mean() + 1.96 * error), rel=1e-4
-    )
-    assert jackknife_interval(1.0, [1.0, 1.0]) is None
-
-
-def test_leaving_patches_out_of_the_kernels_is_computing_them_without():
-    rng = np.random.default_rng(0)
-    real, synthetic = rng.normal(size=(30, 4)), rng.normal(0.3, 1, (25, 4))
-    kept = rng.random(30) < 0.7, rng.random(25) < 0.7
-    whole = _Kernels(real, synthetic).distance(*kept)
-    assert whole == pytest.approx(
-        _Kernels(real[kept[0]], synthetic[kept[1]]).distance(
-            *(np.ones(k.sum(), bool) for k in kept)
-        )
-    )
-    equal = _Kernels(
-        *(side[:25].astype(np.float64) for side in standardise_by(real[:25], synthetic))
-    )
-    mean, _ = kernel_distance(real[:25], synthetic)  # subsets of 25 of 25 are the whole
-    assert equal.distance(np.ones(25, bool), np.ones(25, bool)) == pytest.approx(mean, rel=1e-4)
-
-
-def test_spectra_of_patches_have_the_mean_spectrum():
-    real, _ = patches(6, 1)
-    assert patch_spectra(real).mean(axis=0) == pytest.approx(radial_spectrum(real))
-    assert (radial_spectrum(real[:0]) == 0).all()
+        judge_patches(real, real, **CPU)

@@ -23,6 +23,7 @@ from histocli.stages.info.run import info
 from histocli.stores import labels as label_stores
 from histocli.stores import models, patches
 from histocli.stores.provenance import Provenance
+from tests.stores.labels.writing import write_slide_labels
 
 STATISTICS = {
     "stain_matrix": [[0.6, 0.7, 0.4], [0.1, 0.9, 0.3]],
@@ -58,9 +59,9 @@ def patch_store(tmp_path):
         ),
         patches.ReferenceRecord(name="b.png", sha256="0b", mpp=0.5, mpp_source="assumed"),
     ]
-    with patches.PatchStoreWriter.create(
+    with patches.PatchStoreWriter(
         target, n=3, patch_px=20, mpp=0.5, origin="initial", references=references,
-        provenance=provenance(patches.CONTRACT), resume=False, shippable=False,
+        provenance=provenance(patches.CONTRACT), shippable=False,
     ) as writer:  # fmt: skip
         writer.write(range(3), image, labels, np.ones(3, np.float32), np.array([0, 0, 1], np.int32))
         writer.finish()
@@ -80,17 +81,17 @@ def label_store(tmp_path):
         "box": np.array([[10, 10, 20, 30], [100, 400, 110, 410]]),
         "area_um2": np.array([50.0, 25.0]),
     }
-    with label_stores.SlideLabelsWriter(
+    write_slide_labels(
         target,
-        image=np.full((300, 520, 3), 200, np.uint8),
+        np.full((300, 520, 3), 200, np.uint8),
+        labels,
+        table,
         mpp=0.5,
         mpp_source="given",
         source={"name": "slide.tif", "sha256": "00"},
         model={"name": "m.safetensors", "sha256": "11"},
         provenance=provenance(label_stores.CONTRACT, "segment"),
-    ) as writer:
-        writer.write(labels, lambda: table)
-        writer.finish()
+    )
     return target
 
 
@@ -200,9 +201,9 @@ def test_each_reference_counts_as_often_as_it_was_followed(tmp_path):
         )
         for name, statistics in (("a", measured(10, 0, 300.0)), ("b", measured(30, 1, 1200.0)))
     ]
-    with patches.PatchStoreWriter.create(
+    with patches.PatchStoreWriter(
         target, n=3, patch_px=20, mpp=0.5, origin="initial", references=references,
-        provenance=provenance(patches.CONTRACT), resume=False, shippable=True,
+        provenance=provenance(patches.CONTRACT), shippable=True,
     ) as writer:  # fmt: skip
         image, labels = np.zeros((3, 20, 20, 3), np.uint8), np.zeros((3, 20, 20), np.int32)
         writer.write(range(3), image, labels, np.ones(3, np.float32), np.array([0, 1, 1], np.int32))

@@ -4,8 +4,7 @@ import json
 
 import numpy as np
 
-from histocli.stores.logs import append_metrics, preview_path, start_log
-from histocli.stores.provenance import log_path
+from histocli.stores.logs import append_metrics, log_path, preview_path, start_log
 
 
 def lines(out):

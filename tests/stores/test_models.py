@@ -15,14 +15,8 @@ import torch
 
 from histocli.base.errors import InvalidStore, OutOfResources, StoreExists, StoreNotFound
 from histocli.stores import models
-from histocli.stores.models import (
-    ModelHeader,
-    checkpoint_path,
-    prepare_model_output,
-    read_checkpoint,
-    read_model,
-    write_checkpoint,
-)
+from histocli.stores.checkpoints import checkpoint_path, read_checkpoint, write_checkpoint
+from histocli.stores.models import ModelHeader, prepare_model_output, read_model
 
 
 def header(**changes) -> ModelHeader:
@@ -134,8 +128,8 @@ def cut(path: Path, size: int) -> None:
         (lambda path: cut(path, 0), "not a safetensors file, or is truncated"),
         (lambda path: cut(path, 6), "not a safetensors file, or is truncated"),
         (lambda path: cut(path, 100), "truncated"),
-        (lambda path: cut(path, path.stat().st_size - 1), "bytes long and must be"),
-        (lambda path: path.write_bytes(path.read_bytes() + b"\0"), "bytes long and must be"),
+        (lambda path: cut(path, path.stat().st_size - 1), "truncated or damaged"),
+        (lambda path: path.write_bytes(path.read_bytes() + b"\0"), "truncated or damaged"),
         (
             lambda path: path.write_text("a letter to a friend, long enough to be a header"),
             "not a safetensors file",

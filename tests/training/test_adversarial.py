@@ -18,7 +18,7 @@ from histocli.training.adversarial.judge import judge_held_out
 from histocli.training.adversarial.losses import feature_distance
 from histocli.training.adversarial.networks import AdversarialTraining, History, Networks
 from histocli.training.adversarial.repaint import refine_patches
-from histocli.training.adversarial.sampling import InitialPatches, RealPatches, Sampler
+from histocli.training.adversarial.sampling import InitialPatches, RealPatches, Sampler, hold_out
 from histocli.training.adversarial.schedule import AdversarialSchedule
 from histocli.training.adversarial.step import StepReport, train_adversarial
 
@@ -147,6 +147,26 @@ def test_patches_without_their_reference_are_not_drawn(world):
             MPP,
             SCHEDULE,
         )
+
+
+def test_whole_references_are_held_out_if_there_are_enough(world):
+    initial, real = world
+    out = hold_out(initial, real, np.random.default_rng(0))
+    assert set(real.image_of[out.real]) == set(initial.style_of[out.initial])
+    assert not set(real.image_of[out.real]) & set(real.image_of[~out.real])
+
+
+def test_patches_are_held_out_if_there_are_few_references_and_nothing_if_there_are_few_patches(
+    world,
+):
+    initial, real = world
+    few = real.part(real.image_of < 2)
+    styled = initial.part(initial.style_of < 2)
+    out = hold_out(styled, few, np.random.default_rng(1), share=0.5)
+    assert out.real.any()
+    assert out.initial.any()
+    assert set(few.image_of[out.real]) & set(few.image_of[~out.real])
+    assert hold_out(styled.part([0]), few, np.random.default_rng(0)) is None
 
 
 def test_the_critic_proves_itself_before_the_refiner_moves(trained):

@@ -8,18 +8,16 @@ import torch
 
 from histocli.instances.targets import normalised_distance
 from histocli.model.segmenter import Architecture, Segmenter
-from histocli.training.augmentation import Augmentation
-from histocli.training.hard_examples import (
+from histocli.training.appearance import (
     NUMBERS,
-    AppearanceAscent,
     AppearanceBounds,
     AppearanceModel,
     bounds_from_references,
-    crop_losses,
-    measure_hardness,
 )
-from histocli.training.loop import Schedule, start_training, train_steps
-from histocli.training.sampling import PatchSet, draw_batch
+from histocli.training.augmentation import Augmentation
+from histocli.training.hard_examples import AppearanceAscent, ascend, crop_losses, measure_hardness
+from histocli.training.loop import Moment, Schedule, start_training, train_steps
+from histocli.training.sampling import PatchSet, draw_crops
 from tests.tissue import paint_ellipses
 
 FLOAT = torch.float32
@@ -60,12 +58,12 @@ def trained(patches):
     return training.segmenter
 
 
-def schedule(hard=None):
-    return Schedule(batch=4, crop_px=48, learning_rate=5e-3, seed=0, hard=hard)
+def schedule():
+    return Schedule(batch=4, crop_px=48, learning_rate=5e-3, seed=0)
 
 
 def draw(patches, size=4):
-    return draw_batch(patches, size, 48, Augmentation(), np.random.default_rng(1), CPU)
+    return draw_crops(patches, size, 48, Augmentation(), np.random.default_rng(1), CPU)
 
 
 def model_of(batch, bounds=None):
@@ -119,9 +117,10 @@ def test_contrast_is_the_factor_of_what_nuclei_absorb_more(patches):
 
 def test_ascent_makes_crops_harder_than_chance_does(patches, trained):
     batch = draw(patches, 16)
-    ascent = AppearanceAscent(AppearanceBounds(), share=1.0, steps=(2, 2))
+    model = model_of(batch)
+    start = torch.rand((16, NUMBERS), generator=torch.Generator().manual_seed(1)) - 0.5
     weights = {name: value.clone() for name, value in trained.state_dict().items()}
-    model, unit = ascent.hardest(trained, batch, np.random.default_rng(0), 1.0, FLOAT)
+    unit = ascend(trained, batch, model, start, 2, 0.4, FLOAT)
     assert unit.abs().max() <= 1
     trained.eval()
     with torch.no_grad():
@@ -142,17 +141,13 @@ def test_a_part_of_the_batch_is_hardened_after_the_warm_up(patches, trained):
     batch = draw(patches, 8)
     ascent = AppearanceAscent(AppearanceBounds(), share=0.25, warm_up=0.2)
     trained.train()
-    early, nothing = ascent.harden(
-        trained, batch, np.random.default_rng(0), 0.1, FLOAT, measure=True
-    )
-    assert early is batch
-    assert nothing is None
-    late, hardness = ascent.harden(
-        trained, batch, np.random.default_rng(0), 0.9, FLOAT, measure=True
-    )
+    rng = np.random.default_rng(0)
+    assert ascent.harden(trained, batch, Moment(rng, 0.1, FLOAT, measure=True)) is batch
+    assert ascent.latest() == {}
+    late = ascent.harden(trained, batch, Moment(rng, 0.9, FLOAT, measure=True))
     changed = (late.pixels != batch.pixels).flatten(1).any(dim=1)
     assert changed.tolist() == [True, True, *6 * [False]]
-    assert hardness is not None
+    assert ascent.latest()["hard"].keys() == {"before", "after", "change"}
     assert late.nucleus is batch.nucleus
     assert trained.training
 
@@ -161,21 +156,22 @@ def test_training_with_hard_examples_is_decided_by_the_seed(patches):
     def weights():
         torch.manual_seed(0)
         segmenter = Segmenter(Architecture(channels=(4, 6)))
-        settings = schedule(AppearanceAscent(AppearanceBounds(), warm_up=0.1))
+        ascent = AppearanceAscent(AppearanceBounds(), warm_up=0.1)
         records = list(
             train_steps(
-                start_training(segmenter, settings),
+                start_training(segmenter, schedule()),
                 patches,
-                settings,
+                schedule(),
                 lambda step: step / 21,
                 FLOAT,
+                extras=[ascent],
             )
         )
         return segmenter.state_dict(), records
 
     (first, records), (second, _) = weights(), weights()
     assert all((first[name] == second[name]).all() for name in first)
-    assert [record.step for record in records if record.hardness] == [21]
+    assert [record.step for record in records if "hard" in record.latest()] == [21]
 
 
 def test_bounds_are_what_references_show():

@@ -1,5 +1,7 @@
 """Training learns, goes on where it stopped, and ends when it is told."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from histocli.training import loop
 from histocli.training.augmentation import Augmentation
 from histocli.training.loop import (
     WARM_UP,
+    Extra,
     Schedule,
     Training,
     learning_rate_at,
@@ -78,9 +81,7 @@ def test_a_resumed_training_is_the_uninterrupted_one(patches):
     run(first, patches, 3, total=8)
     torch.manual_seed(99)  # the global generator has no say
     second = start_training(Segmenter(Architecture(channels=(4, 8))), SCHEDULE)
-    second.segmenter.load_state_dict(first.segmenter.state_dict())
-    second.optimizer.load_state_dict(first.optimizer.state_dict())
-    second.step = first.step
+    second.restore(first.state())
     run(second, patches, 8)
     expected, found = tensors(whole), tensors(second)
     assert expected.keys() == found.keys()
@@ -104,13 +105,13 @@ def test_the_seed_decides_the_batches(patches):
 
 def test_every_step_draws_another_batch(patches, monkeypatch):
     drawn = []
-    original = loop.draw_batch
+    original = loop.draw_crops
 
     def spy(*given):
         drawn.append(original(*given))
         return drawn[-1]
 
-    monkeypatch.setattr(loop, "draw_batch", spy)
+    monkeypatch.setattr(loop, "draw_crops", spy)
     run(fresh(), patches, 4)
     assert len({batch.pixels.numpy().tobytes() for batch in drawn}) == 4
 
@@ -164,3 +165,42 @@ def test_a_tiny_network_finds_easy_nuclei():
         scores = count(truth, found)
         assert scores.dice > 0.85
         assert scores.panoptic_quality > 0.6
+
+
+def test_extras_join_every_step(patches):
+    """Patches may change before a step, crops may become harder, and what is said is recorded."""
+
+    class Counting(Extra):
+        seen = 0
+
+        def before_step(self, patches, step):
+            patches.weight[:] = step + 1
+
+        def harden(self, segmenter, batch, moment):
+            assert (batch.weight == round(4 * moment.progress) + 1).all()
+            return replace(batch, weight=torch.zeros_like(batch.weight))
+
+        def after_step(self, segmenter):
+            self.seen += 1
+
+        def latest(self):
+            return {"seen": self.seen}
+
+    extra = Counting()
+    training = fresh()
+    mine = replace(patches, weight=patches.weight.copy())
+    records = list(
+        train_steps(training, mine, SCHEDULE, lambda step: step / 4, torch.float32, extras=[extra])
+    )
+    assert [record.loss for record in records] == [0] * 4
+    assert [record.latest()["seen"] for record in records] == [1, 2, 3, 4]
+    assert list(Extra().phases(patches)) == []
+
+
+def test_a_new_phase_forgets_the_momentum(patches):
+    training = fresh()
+    run(training, patches, 2)
+    weights = training.weights()
+    training.restart(0.5)
+    assert training.optimizer.state_dict()["state"] == {}
+    assert all((weights[name] == value).all() for name, value in training.weights().items())

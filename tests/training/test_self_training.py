@@ -7,9 +7,12 @@ import torch
 from histocli.training.self_training import (
     Acceptance,
     AveragedWeights,
+    Findings,
     accept_within_strata,
+    pseudo_labelled,
     pseudo_targets,
 )
+from tests.training.easy import easy_patches
 
 
 def test_pale_and_small_nuclei_are_accepted_as_often_as_dark_and_large_ones():
@@ -82,7 +85,7 @@ def test_the_teacher_is_the_mean_of_the_last_steps():
     for value in range(400):
         with torch.no_grad():
             network.weight.fill_(float(value))
-        averaged.update(network)
+        averaged.after_step(network)
     # an exponential mean lags by keep / (1 - keep) steps
     assert averaged.values["weight"].mean().item() == pytest.approx(399 - 9, abs=0.5)
     assert network.weight.mean().item() == 399
@@ -92,5 +95,39 @@ def test_counters_are_copied_and_not_averaged():
     network = torch.nn.BatchNorm2d(2)
     averaged = AveragedWeights(network)
     network(torch.randn(4, 2, 3, 3))
-    averaged.update(network)
+    averaged.after_step(network)
     assert averaged.values["num_batches_tracked"] == 1
+
+
+def findings_of(labels):
+    return Findings(
+        [each.astype(np.int32) for each in labels],
+        [np.where(each > 0, 0.97, 0.02).astype(np.float32) for each in labels],
+    )
+
+
+def test_findings_become_patches_whose_borders_are_not_learnt():
+    images, labels = easy_patches(4)
+    contrast = [np.ones(4)] * 4
+    made, about = pseudo_labelled(images, findings_of(labels), contrast, 0.5, Acceptance(share=1.0))
+    assert about["objects"] == about["accepted"] == 16
+    assert about["coverage"] == pytest.approx((labels > 0).mean(), abs=1e-3)
+    assert (made.nucleus[made.valid] == (labels > 0)[made.valid]).all()
+    assert 0.5 < made.valid.mean() < 1
+    assert made.share.sum() == pytest.approx(1)
+    assert not made.borders.any()
+
+
+def test_findings_are_counted_and_their_drift_is_measured():
+    _, labels = easy_patches(4)
+    fewer = labels.copy()
+    fewer[2] = 0
+    before, after = findings_of(labels), findings_of(fewer)
+    assert (before.count(), after.count()) == (16, 12)
+    areas = [(labels[0] == k).sum() for k in range(1, 5)]
+    assert before.median_area_px() == pytest.approx(np.median(areas), abs=8)
+    assert findings_of(np.zeros_like(labels)).median_area_px() == 0
+    drift = after.drift_from(before.median_area_px(), before.count())
+    assert drift.count == -0.25
+    assert not drift.tolerable
+    assert before.drift_from(before.median_area_px(), before.count()).tolerable

@@ -20,7 +20,7 @@ from histocli.instances.histograms import (
     weighted_shares,
 )
 from histocli.instances.measurements import Measurements, measure
-from histocli.stages.info.description import Description, megabytes
+from histocli.stages.info.contents import Description, megabytes
 from histocli.stores.patches import PatchStore
 
 DENSITY_EDGES = (0, 250, 500, 1000, 1500, 2000, 3000, 4000, 6000, 8000, 12000, 20000)

@@ -1,4 +1,4 @@
-"""``histosynth info``: what a store, model file or slide is, what is in it, and where it comes from."""
+"""``histosynth info``: what a store, model or slide is, what is in it, where it comes from."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from histocli.config.common import Execution
 from histocli.config.info import InfoConfig
 from histocli.exports.pictures import png_bytes, write_png
 from histocli.slides.open import is_slide_name
-from histocli.stages.info.description import Description
-from histocli.stages.info.labels import describe_labels
-from histocli.stages.info.models import describe_model
+from histocli.stages.info.contents import (
+    Description,
+    describe_labels,
+    describe_model,
+    describe_slide,
+)
 from histocli.stages.info.patches import describe_patches
-from histocli.stages.info.slides import describe_slide
 from histocli.stages.info.tables import Rows, bar_rows, flatten
 from histocli.stages.shared.results import StageResult, Status, Stopwatch
 from histocli.stores import labels, models, patches
@@ -45,9 +47,7 @@ class InfoResult(StageResult):
     """PNG file that was written."""
 
     def describe(self) -> list[tuple[str, Rows]]:
-        """Return titled tables of names and values for people: all numbers, the long lists summed
-        up.
-        """
+        """Return titled tables of names and values for people; long lists are summed up."""
         provenance = {key: value for key, value in self.provenance.items() if key != "config"}
         contents = {key: value for key, value in self.contents.items() if key != "histograms"}
         histograms = self.contents.get("histograms", {})
@@ -74,8 +74,7 @@ class InfoResult(StageResult):
 
 
 def info(store: str, config: InfoConfig, execution: Execution) -> InfoResult:
-    """Describe a patch store, a label store, a model file or a slide; draw a sheet of it when
-    asked.
+    """Describe a store, a model or a slide; draw a sheet of it when asked.
 
     Parameters
     ----------
@@ -108,7 +107,8 @@ def info(store: str, config: InfoConfig, execution: Execution) -> InfoResult:
     if config.sheet is not None:
         if opened.draw is None:
             raise InvalidOption(
-                f"--sheet: {path} holds no pictures; give a patch store, or the label store of a slide"
+                f"--sheet: {path} holds no pictures; "
+                "give a patch store, or the label store of a slide"
             )
         if execution.dry_run:
             status = "planned"
@@ -142,8 +142,8 @@ def _describe(path: Path) -> Description:
         case "histosynth-labels":
             return describe_labels(path)
     raise InvalidStore(
-        f"{path}: holds {provenance.contract}, which info does not know; it knows {patches.CONTRACT}, {labels.CONTRACT} "
-        f"and {models.CONTRACT}"
+        f"{path}: holds {provenance.contract}, which info does not know; "
+        f"it knows {patches.CONTRACT}, {labels.CONTRACT} and {models.CONTRACT}"
     )
 
 
@@ -159,11 +159,12 @@ def _is_foreign_zarr(path: Path) -> bool:
 
 
 def _write_sheet(path: Path, sheet: RGBImage, *, overwrite: bool) -> None:
-    """Write the picture; one that is there already is left alone when it is the same."""
+    """Write a picture, unless the same picture is there already."""
     if path.is_file() and not overwrite:
         if path.read_bytes() == png_bytes(sheet):
             return
         raise StoreExists(
-            f"{path}: exists and is another picture; replace it with --overwrite or choose another --sheet"
+            f"{path}: exists and is another picture; "
+            "replace it with --overwrite or choose another --sheet"
         )
     write_png(path, sheet)

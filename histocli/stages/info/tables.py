@@ -15,8 +15,9 @@ LINE_ITEMS = 8  # a longer list of numbers is summed up in the table; the JSON h
 
 
 def flatten(values: Json, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield every value of nested objects with its dotted name, as text; a distribution takes one
-    line.
+    """Yield every value of nested objects as text, with its dotted name.
+
+    A distribution takes one line.
 
     >>> list(flatten({"area": {"mean": 30.25, "bins": [1, 2]}, "seed": None}))
     [('area.mean', '30.25'), ('area.bins', '1, 2'), ('seed', '-')]

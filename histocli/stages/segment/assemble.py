@@ -77,7 +77,7 @@ def make_store(
     """
     settled = _Shelf(
         lambda window: RunObjects.from_arrays(writer.load_found(window, "settled")),
-        lambda window, own: writer.save_settled(window, own.arrays()),
+        lambda window, own: writer.save_found(window, own.arrays(), "settled"),
     )
     counts = settle_windows(
         windows,

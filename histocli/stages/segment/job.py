@@ -16,7 +16,7 @@ from histocli.stages.segment.loaded import LoadedModel
 from histocli.stages.segment.results import Expected, SlideFacts
 from histocli.stages.shared.frame import decide
 from histocli.stages.shared.results import Stopwatch
-from histocli.stores.provenance import Action
+from histocli.stores.rerun import Action
 
 
 class Job(ABC):

@@ -10,17 +10,17 @@ from pathlib import Path
 import numpy as np
 
 from histocli.base.memory import pages_of_its_own
-from histocli.base.types import BoolMask, Json, RGBImage
+from histocli.base.types import BoolMask, Json
 from histocli.base.units import ASSUMED_MPP
 from histocli.inference.blocks import Block
 from histocli.inference.pipeline import PendingBlock
 from histocli.inference.settling import SlideWindows
 from histocli.model.normalisation import Contrast
-from histocli.slides.slide import Slide, SlideFile, shape_of
+from histocli.slides.slide import Slide, shape_of
 from histocli.stages.segment.assemble import make_store
 from histocli.stages.segment.loaded import LoadedModel
 from histocli.stages.segment.view import Look, View, keep_windows, slide_contrast, view_of
-from histocli.stores.labels import TiledLabelsWriter
+from histocli.stores.labels import FirstLook, TiledLabelsWriter
 from histocli.stores.provenance import Provenance
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class OpenedSlide:
 
     Parameters
     ----------
-    slide : SlideFile
+    slide : Slide
         Closed here, also where opening fails.
     store : Path
         Where the store will be.
@@ -48,7 +48,7 @@ class OpenedSlide:
 
     def __init__(
         self,
-        slide: SlideFile,
+        slide: Slide,
         store: Path,
         model: LoadedModel,
         look: Callable[[Slide, int], Look],
@@ -58,18 +58,17 @@ class OpenedSlide:
         provenance: Provenance,
     ) -> None:
         self._model = model
-        measured: Json = {}
 
-        def look_once(factor: int) -> tuple[RGBImage, BoolMask]:
+        def look_once(factor: int) -> FirstLook:
             seen = look(slide, factor)
             contrast = None
             if model.contrast_floor > 0:
                 contrast = slide_contrast(slide, model.mpp, seen.glass_level, seen.tissue)
-            measured.update(
-                glass_level=seen.glass_level,
-                contrast=None if contrast is None else contrast.to_json(),
-            )
-            return seen.overview, seen.tissue
+            facts = {
+                "glass_level": seen.glass_level,
+                "contrast": None if contrast is None else contrast.to_json(),
+            }
+            return FirstLook(seen.overview, seen.tissue, facts)
 
         with ExitStack() as stack:
             stack.callback(slide.close)
@@ -83,7 +82,6 @@ class OpenedSlide:
                 source=source,
                 model=model_facts,
                 provenance=provenance,
-                note=lambda: measured,
             )
             stack.callback(self.writer.close)
             facts, tissue = self.writer.facts, self.writer.tissue
@@ -144,7 +142,7 @@ def recorded_view(slide: Slide, model: LoadedModel, facts: Json, tissue: BoolMas
     return view_of(slide, model.mpp, facts["glass_level"], tissue, contrast, model.contrast_floor)
 
 
-def warn_of_assumed_mpp(slide: SlideFile) -> None:
+def warn_of_assumed_mpp(slide: Slide) -> None:
     """Tell the user about a pixel size that is a guess."""
     if slide.mpp_source == "assumed":
         logger.warning(

@@ -17,7 +17,8 @@ from histocli.stages.segment.view import SAME_MPP
 from histocli.stages.shared.references import patch_glass_levels
 from histocli.stages.shared.results import Stopwatch
 from histocli.stores import labels, patches
-from histocli.stores.provenance import Action, Provenance
+from histocli.stores.provenance import Provenance
+from histocli.stores.rerun import Action
 
 
 class PatchJob(Job):

@@ -28,7 +28,8 @@ from histocli.stages.segment.view import Look, look, view_of
 from histocli.stages.shared.outputs import write_output
 from histocli.stages.shared.results import Stopwatch
 from histocli.stores import labels
-from histocli.stores.provenance import Action, Provenance, peek
+from histocli.stores.provenance import Provenance, peek
+from histocli.stores.rerun import Action
 
 logger = logging.getLogger(__name__)
 

@@ -174,7 +174,7 @@ def view_of(
 
     return View(
         slide,
-        ResampledSlide(slide, model_mpp, same_mpp=SAME_MPP).with_change(change),
+        ResampledSlide(slide, model_mpp, same_mpp=SAME_MPP, change=change),
         tissue,
         overview_factor(shape_of(slide), slide.mpp),
         density_table(contrast, contrast_floor),

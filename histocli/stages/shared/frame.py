@@ -14,7 +14,7 @@ A stage says what it would make in a :class:`Plan`, and gives a function that ma
         )
 
         def make(work: Work[PackResult]) -> PackResult:
-            with PatchStoreWriter.create(out, ..., resume=work.resume) as writer:
+            with PatchStoreWriter(out, ...) as writer:
                 ...
             return replace(work.planned, nuclei=...)
 
@@ -38,7 +38,8 @@ from histocli.config.common import Execution
 from histocli.stages.shared.outputs import prepare_file
 from histocli.stages.shared.results import StageResult, Stopwatch
 from histocli.stores import labels, models, patches
-from histocli.stores.provenance import Action, OutputLock, prepare_output
+from histocli.stores.lock import OutputLock
+from histocli.stores.rerun import Action, prepare_output
 
 Result = TypeVar("Result", bound=StageResult)
 

@@ -34,34 +34,20 @@ class Source:
     mpp_source: str
 
     def read(self) -> RGBImage:
-        """Return all its pixels at its own pixel size.
-
-        Raises
-        ------
-        InputNotFound, UnsupportedSlide, OutOfResources
-            It is gone, damaged, or larger than the memory that is free.
-        """
+        """Return all its pixels at its own pixel size."""
         return read_image(self.path, mpp=self.mpp).pixels
 
 
 def named_references(
     words: Sequence[str], *, keep_missing: bool = False, what: str = "reference image"
 ) -> list[InputImage]:
-    """Return the references that the user names.
-
-    Parameters
-    ----------
-    words : sequence of str
-        Files, folders, globs, ``@list``, manifests or ``-``.
-    keep_missing : bool
-        Return named files that do not exist too, so that each of them fails alone.
-    what : str
-        The noun in messages.
+    """Return the references that the user names, by words as :mod:`histocli.base.inputs` has them.
 
     Raises
     ------
     InputNotFound
-        A reference is missing, or there is none.
+        A reference is missing (unless ``keep_missing``, where it fails later and alone), or there
+        is none.
     """
     return expand_with_mpp(
         words, suffixes=SLIDE_SUFFIXES, stdin=sys.stdin, what=what, keep_missing=keep_missing
@@ -84,7 +70,8 @@ def recorded_references(store: PatchStore) -> list[InputImage]:
     for path, record in paths.items():
         if not Path(path).exists() or content_hash(Path(path)) != record.sha256:
             raise InputNotFound(
-                f"{path}: the reference that {store.path.name} records is gone or has changed; name the references with --refs"
+                f"{path}: the reference that {store.path.name} records is gone or has changed; "
+                "name the references with --refs"
             )
     return [InputImage(Path(path), record.mpp) for path, record in paths.items()]
 
@@ -143,26 +130,33 @@ def identify_references(
             failed.append(str(image.path))
             continue
         sources.append(source)
-        if source.mpp > COARSE * mpp:
-            logger.warning(
-                "%s: has %.3g um/px, coarser than the patches' %.3g; they will be blurred. Set --mpp %.3g",
-                source.path,
-                source.mpp,
-                mpp,
-                source.mpp,
-            )
+        _warn_of_coarse(source, mpp)
     if not sources:
         raise InputNotFound(
             f"none of the {len(images)} references can be read; see the messages above"
         )
     if assumed := [source.mpp for source in sources if source.mpp_source == "assumed"]:
         logger.warning(
-            "%d of %d references record no pixel size; %.3g um/px is assumed. Give --reference-mpp where that is wrong",
+            "%d of %d references record no pixel size; %.3g um/px is assumed. "
+            "Give --reference-mpp where that is wrong",
             len(assumed),
             len(sources),
             assumed[0],
         )
     return sources, failed
+
+
+def _warn_of_coarse(source: Source, mpp: float) -> None:
+    """Warn of a reference that is coarser than the patches, whose pixel size is ``mpp``."""
+    if source.mpp > COARSE * mpp:
+        logger.warning(
+            "%s: has %.3g um/px, coarser than the patches' %.3g; they will be blurred. "
+            "Set --mpp %.3g",
+            source.path,
+            source.mpp,
+            mpp,
+            source.mpp,
+        )
 
 
 def patch_glass_levels(
@@ -171,14 +165,8 @@ def patch_glass_levels(
     """Return the level of empty glass for each of some patches.
 
     A synthetic patch has the level of its reference, which was measured on far more pixels. Where
-    the store records no level of a reference, the patch itself is measured.
-
-    Parameters
-    ----------
-    store : PatchStore
-    patches : range
-    images : ndarray of uint8, shape (len(patches), H, W, 3)
-        The pixels of these patches.
+    the store records no level of a reference, the patch itself is measured: ``images``, shape
+    (len(patches), H, W, 3).
     """
     # late: it brings torch, which evaluate and info do without
     from histocli.optics.density import white_level

@@ -11,7 +11,7 @@ The stage builds what learns, and runs its steps through the session::
     ):
         averaged.update(training.segmenter)  # part of the step: before the checkpoint
     write_model(plan.out, ...)
-    session.remove_checkpoint()
+    session.checkpoint.remove()
 
 What has ``state()`` and ``restore(state)`` registers itself. A session that was stopped and resumed
 takes the steps that an uninterrupted one takes, so that both end with the same bytes. With several
@@ -36,13 +36,13 @@ from histocli.base.text import first_line
 from histocli.base.types import Json
 from histocli.stages.shared.frame import Plan, Work
 from histocli.stages.shared.results import Stopwatch
-from histocli.stores.logs import append_metrics, start_log
-from histocli.stores.models import (
+from histocli.stores.checkpoints import (
     checkpoint_path,
     read_checkpoint,
     remove_checkpoint,
     write_checkpoint,
 )
+from histocli.stores.logs import append_metrics, start_log
 
 RECORD_EVERY = 20
 """Steps between two lines of ``metrics.jsonl``, and steps over which their values are averaged."""
@@ -99,13 +99,22 @@ class Clock:
         self, steps: int, time_budget_s: float | None, reserve_s: float, watch: Stopwatch
     ) -> None:
         self.steps = steps
-        self.budget_s = (
-            None if time_budget_s is None else max(time_budget_s - reserve_s, 0.5 * time_budget_s)
-        )
         self.watch = watch
+        self._time_budget_s = time_budget_s
+        self._reserve_s = reserve_s
         self.earlier_s = 0.0
         """Seconds of training before the command was stopped and resumed."""
         self.begun_s: float | None = None
+
+    def reserve(self, seconds: float) -> None:
+        """Keep more of the budget for what follows the training."""
+        self._reserve_s += seconds
+
+    @property
+    def budget_s(self) -> float | None:
+        """Seconds after which the steps must end, from the beginning of the command."""
+        budget = self._time_budget_s
+        return None if budget is None else max(budget - self._reserve_s, 0.5 * budget)
 
     @property
     def trained_s(self) -> float:
@@ -118,10 +127,76 @@ class Clock:
         """Return the share of the training that is done; the first call starts the clock."""
         if self.begun_s is None:
             self.begun_s = self.watch.seconds
-        if self.budget_s is None:
+        budget = self.budget_s
+        if budget is None:
             return step / self.steps
-        available = max(self.budget_s - self.begun_s, 1.0)  # reading the patches has taken its part
+        available = max(budget - self.begun_s, 1.0)  # reading the patches has taken its part
         return max(self.trained_s / (available + self.earlier_s), 0.0)
+
+
+class Checkpoint:
+    """The parts of a training that are saved together, and taken up again where it is resumed.
+
+    Parameters
+    ----------
+    plan : Plan
+    resume : bool
+        Take up what is there; else it is removed.
+    noun : str
+        What the steps make up, for messages: ``training`` or ``refinement``.
+    writes : bool
+        Whether this process is the one that writes.
+    """
+
+    def __init__(self, plan: Plan[Any], *, resume: bool, noun: str, writes: bool) -> None:
+        self.path = checkpoint_path(plan.out)
+        self.saved_at = time.monotonic()
+        self._out = plan.out
+        self._fingerprint = plan.fingerprint
+        self._noun = noun
+        self._writes = writes
+        self._parts: dict[str, Resumable] = {}
+        self._kept: Json = {}
+        if not resume:
+            self.remove()
+        elif self.path.exists():  # else it was stopped before the first one was written
+            checkpoint = read_checkpoint(self.path)
+            with self._misfits():
+                if checkpoint.config_hash != self._fingerprint:
+                    raise ValueError("it was made with other settings or inputs")
+            self._kept = dict(checkpoint.state)
+
+    def register(self, name: str, part: Resumable) -> None:
+        """Keep a part from now on; where the training is resumed, it is restored at once."""
+        self._parts[name] = part
+        if self._kept:
+            with self._misfits():
+                part.restore(self._kept.pop(name))
+
+    def save(self) -> None:
+        """Write all parts; a state that holds NaN does not replace an earlier one."""
+        if not self._writes:
+            return
+        state = {name: part.state() for name, part in self._parts.items()}
+        if all(bool(torch.isfinite(each).all()) for each in _tensors(state)):
+            write_checkpoint(self.path, state, config_hash=self._fingerprint)
+            self.saved_at = time.monotonic()
+
+    def remove(self) -> None:
+        """Remove the file: the output is written, or a new training begins."""
+        if self._writes:
+            remove_checkpoint(self._out)
+
+    @contextmanager
+    def _misfits(self) -> Iterator[None]:
+        """Say in one line that the checkpoint does not fit."""
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise InvalidStore(
+                f"{self.path}: the checkpoint does not fit this {self._noun} "
+                f"({first_line(error)}); start anew with --overwrite"
+            ) from error
 
 
 class Session:
@@ -159,26 +234,18 @@ class Session:
         """Share of the steps of the present ``steps`` loop that is done, after the last record."""
         self.finished = False
         """No further step is taken."""
-        self._fingerprint = plan.fingerprint
+        self._before = 0.0
         self._stop_after = stop_after
         self._track = track
-        self._noun = noun
         self._recent: list[dict[str, float | None]] = []
-        self._parts: dict[str, Resumable] = {}
-        self._saved_at = time.monotonic()
         if self.members.leads:
             start_log(self.out, keep=work.resume)
-        if not work.resume:
-            self.remove_checkpoint()
-        self._kept = self._read_checkpoint() if work.resume else {}
+        self.checkpoint = Checkpoint(plan, resume=work.resume, noun=noun, writes=self.members.leads)
         self.register("session", self)
 
     def register(self, name: str, part: Resumable) -> None:
         """Keep a part in checkpoints; where a training is resumed, the part is restored at once."""
-        self._parts[name] = part
-        if self._kept:
-            with self._misfits():
-                part.restore(self._kept.pop(name))
+        self.checkpoint.register(name, part)
 
     def steps(
         self,
@@ -215,8 +282,17 @@ class Session:
         # a timed training counts thousandths, since its steps are not known
         total = length * (self.clock.steps if self.clock.budget_s is None else 1000)
         shown = 0
+        begun = False
+
+        def progress(step: int) -> float:
+            nonlocal begun
+            done = (self._progress(step) - begin) / length
+            if not begun:
+                self._before, begun = max(done, 0.0), True
+            return done
+
         with self._track(name, round(total)) as bar:
-            for record in stepping(lambda step: (self._progress(step) - begin) / length):
+            for record in stepping(progress):
                 self._log_step(record)
                 overall = self._progress(record.step)
                 self.done = min((overall - begin) / length, 1.0)
@@ -224,12 +300,17 @@ class Session:
                     bar.advance(round(self.done * total) - shown, note(record))
                     shown = round(self.done * total)
                 yield record
+                self._before = self.done
                 self._save_or_stop(record.step, overall)
+
+    def passed(self, parts: int) -> bool:
+        """Return whether the last step completed one of so many equal parts of the steps."""
+        return int(self._before * parts) < int(self.done * parts)
 
     def mean(self, name: str) -> float | None:
         """Return the mean of a value over the last steps; None where no step has it."""
-        values = [each[name] for each in self._recent if each[name] is not None]
-        return float(np.mean(values)) if values else None  # type: ignore[arg-type]
+        values = [value for each in self._recent if (value := each[name]) is not None]
+        return float(np.mean(values)) if values else None
 
     def log(self, values: Json) -> None:
         """Append a line to ``metrics.jsonl``."""
@@ -237,24 +318,14 @@ class Session:
             append_metrics(self.out, values)
 
     def save(self) -> None:
-        """Write a checkpoint; a state that holds NaN does not replace an earlier one."""
-        if not self.members.leads:
-            return
-        state = {name: part.state() for name, part in self._parts.items()}
-        if all(bool(torch.isfinite(each).all()) for each in _tensors(state)):
-            write_checkpoint(checkpoint_path(self.out), state, config_hash=self._fingerprint)
-            self._saved_at = time.monotonic()
+        """Write a checkpoint."""
+        self.checkpoint.save()
 
     def finish(self) -> None:
         """Take no further step, also when resumed: an interruption from here costs no training."""
         if not self.finished:
             self.finished = True
             self.save()
-
-    def remove_checkpoint(self) -> None:
-        """Remove the checkpoint: the output is written, or a new training begins."""
-        if self.members.leads:
-            remove_checkpoint(self.out)
 
     def state(self) -> Json:
         """Return what the session itself keeps in a checkpoint."""
@@ -292,34 +363,13 @@ class Session:
     def _save_or_stop(self, step: int, progress: float) -> None:
         asked = stop_requested() or (self._stop_after is not None and step >= self._stop_after)
         stop = any(self.members.gather(asked)) and progress < 1
-        if stop or time.monotonic() - self._saved_at > CHECKPOINT_S:
+        if stop or time.monotonic() - self.checkpoint.saved_at > CHECKPOINT_S:
             self.save()
         if stop:
             raise Stopped(
                 f"{self.out}: stopped after {step} steps, the checkpoint is saved; "
                 "run the same command with --resume"
             )
-
-    def _read_checkpoint(self) -> Json:
-        path = checkpoint_path(self.out)
-        if not path.exists():
-            return {}  # stopped before the first one was written
-        checkpoint = read_checkpoint(path)
-        with self._misfits():
-            if checkpoint.config_hash != self._fingerprint:
-                raise ValueError("it was made with other settings or inputs")
-        return dict(checkpoint.state)
-
-    @contextmanager
-    def _misfits(self) -> Iterator[None]:
-        """Say in one line that the checkpoint does not fit."""
-        try:
-            yield
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise InvalidStore(
-                f"{checkpoint_path(self.out)}: the checkpoint does not fit this {self._noun} "
-                f"({first_line(error)}); start anew with --overwrite"
-            ) from error
 
 
 def _tensors(state: Any) -> Iterator[torch.Tensor]:

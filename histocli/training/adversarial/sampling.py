@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,14 @@ class RealPatches:
     """(m, H, W), rough."""
     image_of: npt.NDArray[np.int64]
     """(m,), which reference each shows; patches of one reference do not overlap."""
+
+    @classmethod
+    def joined(
+        cls, images: Sequence[npt.NDArray[np.uint8]], nuclei: Sequence[npt.NDArray[np.bool_]]
+    ) -> RealPatches:
+        """Join the patches of several references, which are numbered in their order."""
+        image_of = np.repeat(np.arange(len(images)), [len(each) for each in images])
+        return cls(np.concatenate(images), np.concatenate(nuclei), image_of)
 
     def part(self, where: npt.NDArray[np.generic]) -> RealPatches:
         """Return the patches that a mask or a list of indices names."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,18 +50,18 @@ class StepReport:
         values = (self.critic, self.style, self.refiner or 0.0, self.change)
         return bool(np.isfinite(values).all())
 
+    def averaged(self) -> dict[str, float | None]:
+        """Return the values whose means over some steps are logged."""
+        return {
+            "critic": self.critic,
+            "style": self.style,
+            "refiner": self.refiner,
+            "change": self.change,
+        }
 
-def summarise(reports: Sequence[StepReport]) -> Json:
-    """Return the means over some steps under plain names, and the last step's number and skill."""
-    moved = [report.refiner for report in reports if report.refiner is not None]
-    return {
-        "step": reports[-1].step,
-        "critic": float(np.mean([report.critic for report in reports])),
-        "style": float(np.mean([report.style for report in reports])),
-        "refiner": float(np.mean(moved)) if moved else None,
-        "change": float(np.mean([report.change for report in reports])),
-        "skill": reports[-1].skill,
-    }
+    def latest(self) -> Json:
+        """Return the values that are logged as they are."""
+        return {"skill": self.skill}
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def write_patches(path: Path, n: int, patch_px: int = 48, mpp: float = MPP, draw
     reference = ReferenceRecord(
         name="r", sha256="0" * 64, mpp=mpp, mpp_source="given", statistics={}
     )
-    with PatchStoreWriter.create(
+    with PatchStoreWriter(
         path,
         n=n,
         patch_px=patch_px,
@@ -64,7 +64,6 @@ def write_patches(path: Path, n: int, patch_px: int = 48, mpp: float = MPP, draw
         origin="labelled",
         references=[reference],
         provenance=made_by,
-        resume=False,
     ) as writer:
         for batch in writer.pending():
             images = np.stack([draw((patch_px, patch_px), seed) for seed in batch])

@@ -16,17 +16,23 @@ from histocli.slides.open import open_slide
 from histocli.slides.slide import shape_of
 from histocli.stages.segment.assemble import make_store
 from histocli.stages.segment.view import keep_windows, look, view_of
-from histocli.stores import labels as label_stores
-from histocli.stores.labels import CONTRACT, TiledLabelsWriter, open_labels
+from histocli.stores.labels import (
+    CONTRACT,
+    FirstLook,
+    TiledLabelsWriter,
+    open_labels,
+    pyramid,
+    table,
+)
 from histocli.stores.provenance import Provenance
 
 MPP = 0.5
 SMALL = (
     (windows, "WINDOW_PX", 96),
-    (label_stores, "SHARD_PX", 64),
-    (label_stores, "CHUNK_PX", 32),
-    (label_stores, "SMALLEST_LEVEL_PX", 40),
-    (label_stores, "CHUNK_ROWS", 16),
+    (pyramid, "SHARD_PX", 64),
+    (pyramid, "CHUNK_PX", 32),
+    (pyramid, "SMALLEST_LEVEL_PX", 40),
+    (table, "CHUNK_ROWS", 16),
 )
 """Constants that are smaller in most tests, so that a small slide has many windows and shards."""
 
@@ -88,12 +94,10 @@ def segment_in_blocks(
     slide, target, *, block=2, tile_px=64, workers=2, order=None, find_tissue=False, stop_after=None
 ):
     """Do it; with ``stop_after``, only some of the blocks."""
-    levels: list[float] = []
 
     def look_at(factor):
         seen = look(slide, factor, find_tissue=find_tissue, roi=None)
-        levels.append(seen.glass_level)
-        return seen.overview, seen.tissue
+        return FirstLook(seen.overview, seen.tissue, {"glass_level": seen.glass_level})
 
     with (
         TiledLabelsWriter(
@@ -107,7 +111,6 @@ def segment_in_blocks(
             provenance=Provenance(
                 contract=CONTRACT, command="segment", config={}, config_hash="h", created="2026"
             ),
-            note=lambda: {"glass_level": levels[0]},
         ) as writer,
         Pipeline(Darkness(), tile_px=tile_px, workers=workers) as pipeline,
     ):

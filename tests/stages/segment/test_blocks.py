@@ -142,28 +142,28 @@ def test_other_pixel_sizes_are_locked_to_the_origin(tmp_path, small, mpp):
 
 def test_the_table_says_what_the_labels_show(tmp_path, small):
     store = make(write_slide(tmp_path / "s.tif", blobs((300, 310), 6)), tmp_path / "s.ome.zarr")
-    labels, table = store.labels(), store.table
+    labels, rows = store.labels(), store.table
     numbers = np.arange(1, store.n_nuclei + 1)
-    np.testing.assert_array_equal(table["id"], numbers)
+    np.testing.assert_array_equal(rows["id"], numbers)
     np.testing.assert_array_equal(np.unique(labels), np.arange(store.n_nuclei + 1))
-    np.testing.assert_array_equal(np.bincount(labels.ravel())[1:] * MPP**2, table["area_um2"])
+    np.testing.assert_array_equal(np.bincount(labels.ravel())[1:] * MPP**2, rows["area_um2"])
     centres = np.array(ndimage.center_of_mass(labels > 0, labels, numbers))
-    np.testing.assert_allclose(np.stack([table["y_px"], table["x_px"]], axis=1), centres, atol=1e-9)
-    np.testing.assert_allclose(table["y_um"], centres[:, 0] * MPP, atol=1e-9)
+    np.testing.assert_allclose(np.stack([rows["y_px"], rows["x_px"]], axis=1), centres, atol=1e-9)
+    np.testing.assert_allclose(rows["y_um"], centres[:, 0] * MPP, atol=1e-9)
     boxes = [[y.start, x.start, y.stop, x.stop] for y, x in ndimage.find_objects(labels)]
-    np.testing.assert_array_equal(table["box"], boxes)
+    np.testing.assert_array_equal(rows["box"], boxes)
     from skimage.measure import regionprops
 
     for region in regionprops(labels.astype(np.int32))[::7]:
         # pixels as points
-        assert table["eccentricity"][region.label - 1] == pytest.approx(
+        assert rows["eccentricity"][region.label - 1] == pytest.approx(
             region.eccentricity, abs=5e-3
         )
         if region.eccentricity > 0.3:
-            off = abs(table["orientation_rad"][region.label - 1] - (np.pi / 2 - region.orientation))
+            off = abs(rows["orientation_rad"][region.label - 1] - (np.pi / 2 - region.orientation))
             assert min(off % np.pi, np.pi - off % np.pi) < 0.02
     image = blobs((300, 310), 6)
-    assert table["hematoxylin"].min() > 0.5
+    assert rows["hematoxylin"].min() > 0.5
     assert image.shape[:2] == store.shape
 
 

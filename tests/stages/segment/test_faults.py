@@ -27,10 +27,9 @@ from histocli.base.errors import (
 from histocli.inference import windows
 from histocli.slides.open import open_slide
 from histocli.slides.slide import shape_of
-from histocli.stores import labels as label_stores
-from histocli.stores import provenance
+from histocli.stores import rerun
 from histocli.stores.labels import open_labels
-from histocli.stores.provenance import OutputLock
+from histocli.stores.lock import OutputLock
 from tests.stages.segment.in_blocks import SMALL, blobs, files_of, make, write_slide
 
 KILLS = 24
@@ -56,7 +55,7 @@ def kill_again_and_again(folder: Path) -> None:
         kills += os.WIFSIGNALED(status)
         if target.exists():  # whole, or it would not be here
             open_labels(target)
-            provenance._remove(target)
+            rerun._remove(target)
             early += 1
         longest = min(longest * 1.2, 1.5)
     child = os.fork()
@@ -104,7 +103,7 @@ def test_a_full_disk_leaves_work_that_goes_on(tmp_path, small, monkeypatch, afte
 
     target = tmp_path / "out" / "s.ome.zarr"
     with monkeypatch.context() as patch:
-        patch.setattr(label_stores.os, "replace", full)
+        patch.setattr(os, "replace", full)
         with pytest.raises((OutOfResources, OSError), match="space"):
             make(slide, target)
     assert not target.exists()

@@ -39,7 +39,6 @@ from histocli.optics.density import rgb_to_optical_density
 from histocli.optics.stains import typical_hematoxylin
 from histocli.stages.segment.results import SegmentResult
 from histocli.stages.segment.run import segment
-from histocli.stores import labels as label_stores
 from histocli.stores.labels import PatchLabelsWriter, open_labels
 from histocli.stores.models import ModelHeader, read_model, write_model
 from histocli.stores.patches import PatchStore
@@ -604,16 +603,16 @@ class TestRefusals:
     def test_a_full_disk_ends_the_batch_and_keeps_what_was_done(self, tmp_path, model, monkeypatch):
         for number in range(3):
             write_png(tmp_path / "in" / f"{number}.png", tissue(seed=number))
-        write = label_stores._fill
+        write = zarr.Array.__setitem__
         count = iter(range(10))
 
-        def full(*arguments):
-            if next(count) >= 1:
+        def full(array, *arguments):
+            if array.basename == "0" and "nuclei" in array.path and next(count) >= 1:
                 raise OSError(errno.ENOSPC, "No space left on device")
-            write(*arguments)
+            write(array, *arguments)
 
         with monkeypatch.context() as patch:
-            patch.setattr(label_stores, "_fill", full)
+            patch.setattr(zarr.Array, "__setitem__", full)
             with pytest.raises(OutOfResources, match="space") as caught:
                 run(tmp_path / "in", model, tmp_path / "out", mpp=MPP, on_error="continue")
         assert caught.value.exit_code == 6

@@ -14,8 +14,9 @@ from histocli.exports.pictures import write_png
 from histocli.stages.shared.frame import Plan, carry_out
 from histocli.stages.shared.results import StageResult, Stopwatch
 from histocli.stores import models, patches
+from histocli.stores.lock import OutputLock
 from histocli.stores.models import ModelHeader, write_model
-from histocli.stores.provenance import OutputLock, Provenance
+from histocli.stores.provenance import Provenance
 
 CONTRACTS = {
     "a.zarr": patches.CONTRACT,
@@ -70,9 +71,9 @@ class Command:
         )
         if self.contract == patches.CONTRACT:
             record = patches.ReferenceRecord(name="a", sha256="00", mpp=0.5, mpp_source="given")
-            with patches.PatchStoreWriter.create(
+            with patches.PatchStoreWriter(
                 self.out, n=1, patch_px=32, mpp=0.5, origin="initial", references=[record],
-                provenance=made_by, resume=resume,
+                provenance=made_by,
             ) as writer:  # fmt: skip
                 if breaks:
                     raise Broken

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import tifffile
 
-from histocli.slides.open import FORMATS, SLIDE_SUFFIXES
+from histocli.slides.open import FILE_KINDS, SLIDE_SUFFIXES
 from histocli.stages.shared.references import identify_references, named_references
 from tests.slides.files import gradient, write_ndpi, write_ome_zarr
 
 PIXELS = gradient(64, 80)
-SUFFIXES = [suffix for known in FORMATS for suffix in known.suffixes]
+SUFFIXES = [suffix for known in FILE_KINDS for suffix in known.suffixes]
 
 
 def write(path):

@@ -15,8 +15,8 @@ from histocli.stages.shared.frame import Plan, Work
 from histocli.stages.shared.results import StageResult, Stopwatch
 from histocli.stages.shared.session import Clock, Session
 from histocli.stores import models
-from histocli.stores.models import checkpoint_path, read_checkpoint
-from histocli.stores.provenance import log_path
+from histocli.stores.checkpoints import checkpoint_path, read_checkpoint
+from histocli.stores.logs import log_path
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,199 @@
+"""Small charts: where each bar, line and tick of a chart stands, ready to be drawn as SVG.
+
+The numbers of a chart are also put in words, for tooltips and screen readers. The report's template
+draws them itself: a plotting library would bring tens of megabytes, and pictures that follow
+neither the light or dark colours of the page nor its text size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The drawing area of a chart, in the chart's own units."""
+
+    width: int = 420
+    height: int = 220
+    left: int = 48
+    top: int = 12
+    right: int = 410
+    bottom: int = 180
+
+    def x(self, share: float) -> float:
+        """Return the place of a share of the width of the area."""
+        return round(self.left + share * (self.right - self.left), 1)
+
+    def y(self, share: float) -> float:
+        """Return the place of a share of the height of the area, counted from below."""
+        return round(self.bottom - share * (self.bottom - self.top), 1)
+
+
+FRAME = Frame()
+
+Tick = tuple[float, str]
+"""A place on an axis, and its text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One bar of a histogram."""
+
+    series: int
+    x: float
+    y: float
+    width: float
+    height: float
+    label: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One point of a line."""
+
+    x: float
+    y: float
+    label: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChartLayout:
+    """A chart, every part at its place."""
+
+    title: str
+    names: Sequence[str]
+    """Of the series."""
+    spoken: str
+    """What the chart says, in words."""
+    x_label: str
+    y_label: str
+    x_ticks: Sequence[Tick]
+    y_ticks: Sequence[Tick]
+    bars: Sequence[Column] = ()
+    lines: Sequence[Sequence[Point]] = ()
+    diagonal: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Histogram:
+    """Bars of one or two distributions over the same bins."""
+
+    title: str
+    edges: Sequence[float]
+    series: Sequence[tuple[str, Sequence[float]]]
+    """Name of each distribution, and its number in each bin."""
+    x_label: str
+    y_label: str
+    logarithmic: bool = False
+    """Whether bins are as wide as their logarithm says."""
+
+    def drawn(self) -> ChartLayout:
+        """Return the bars side by side, the tallest as high as the area."""
+        scale = math.log if self.logarithmic else float
+        place = [scale(edge) for edge in self.edges]
+        at = [FRAME.x((each - place[0]) / (place[-1] - place[0])) for each in place]
+        tallest = max((max(values, default=0) for _, values in self.series), default=0) or 1
+        bars = []
+        for series, (name, values) in enumerate(self.series):
+            for index, value in enumerate(values):
+                part = (at[index + 1] - at[index]) / len(self.series)
+                bars.append(
+                    Column(
+                        series=series,
+                        x=round(at[index] + series * part + 0.5, 1),
+                        y=FRAME.y(value / tallest),
+                        width=round(max(part - 1, 0.5), 1),
+                        height=round(FRAME.bottom - FRAME.y(value / tallest), 1),
+                        label=f"{name}: {value:g} from {self.edges[index]:g} "
+                        f"to {self.edges[index + 1]:g}",
+                    )
+                )
+        shown = range(0, len(at), max(1, len(at) // 6))
+        return ChartLayout(
+            title=self.title,
+            names=[name for name, _ in self.series],
+            spoken="; ".join(f"{name}: {sum(values):g} in all" for name, values in self.series),
+            x_label=self.x_label,
+            y_label=self.y_label,
+            x_ticks=[(at[index], f"{self.edges[index]:.3g}") for index in shown],
+            y_ticks=[(FRAME.y(value / tallest), f"{value:g}") for value in _ticks(0, tallest)],
+            bars=bars,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lines:
+    """Lines through points, such as a training curve."""
+
+    title: str
+    series: Sequence[tuple[str, Sequence[tuple[float, float]]]]
+    """Name of each line, and x and y of its points."""
+    x_label: str
+    y_label: str
+    diagonal: bool = False
+    """Whether equality is drawn, and both axes go from 0 to 1."""
+
+    def drawn(self) -> ChartLayout:
+        """Return the lines; points that are not finite are left out."""
+        lines = [
+            (name, [point for point in line if all(map(math.isfinite, point))])
+            for name, line in self.series
+        ]
+        low, high = self._range([point for _, line in lines for point in line])
+        spread = high - low
+        return ChartLayout(
+            title=self.title,
+            names=[name for name, _ in lines],
+            spoken="; ".join(
+                f"{name}: from {line[0][1]:.4g} to {line[-1][1]:.4g}"
+                for name, line in lines
+                if line
+            ),
+            x_label=self.x_label,
+            y_label=self.y_label,
+            x_ticks=[
+                (FRAME.x((x - low[0]) / spread[0]), f"{x:g}") for x in _ticks(low[0], high[0])
+            ],
+            y_ticks=[
+                (FRAME.y((y - low[1]) / spread[1]), f"{y:g}") for y in _ticks(low[1], high[1])
+            ],
+            lines=[
+                [
+                    Point(
+                        x=FRAME.x((x - low[0]) / spread[0]),
+                        y=FRAME.y((y - low[1]) / spread[1]),
+                        label=f"{name}: {x:.4g}, {y:.4g}",
+                    )
+                    for x, y in line
+                ]
+                for name, line in lines
+            ],
+            diagonal=self.diagonal,
+        )
+
+    def _range(
+        self, points: Sequence[tuple[float, float]]
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        if self.diagonal or not points:
+            return np.zeros(2), np.ones(2)
+        low, high = np.min(points, axis=0), np.max(points, axis=0)
+        return low, np.where(high > low, high, low + 1)
+
+
+def _ticks(low: float, high: float, most: int = 5) -> list[float]:
+    """Return a few round numbers between two."""
+    if not high > low:
+        return [low]
+    raw = (high - low) / most
+    step = min(
+        (10 ** math.floor(math.log10(raw)) * nice for nice in (1, 2, 2.5, 5, 10)),
+        key=lambda s: abs(s - raw),
+    )
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [float(value) for value in np.arange(first, last + 1) * step]

@@ -1,0 +1,125 @@
+"""Distributions of the nuclei of an image for charts, and the place with most mistakes.
+
+Distributions are small and add up, so that the table of overlaps of a large slide is not kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from histocli.base.types import IntArray
+from histocli.instances.histograms import AREA_EDGES_UM2
+from histocli.instances.overlaps import BoolVector, FloatVector
+from histocli.metrics.comparison import Comparison
+from histocli.metrics.fates import Fate
+
+IOU_BINS = 20
+PROBABILITY_BINS = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distributions:
+    """Numbers of nuclei of one image, or of several after addition."""
+
+    ious: IntArray
+    """(IOU_BINS,) true nuclei by the IoU of their best prediction, from 0 to 1."""
+    areas: IntArray
+    """(2, n) true and predicted nuclei by area, in ``AREA_EDGES_UM2``."""
+    reliability: Reliability | None
+    """None where no probabilities are known."""
+
+    def __add__(self, other: Distributions) -> Distributions:
+        """Pool two sets of images; images without reliability add nothing to it."""
+        one, two = self.reliability, other.reliability
+        return Distributions(
+            ious=self.ious + other.ious,
+            areas=self.areas + other.areas,
+            reliability=Reliability(one.table + two.table) if one and two else one or two,
+        )
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Whether the probability of a predicted nucleus is its chance to match."""
+
+    table: npt.NDArray[np.float64]
+    """(PROBABILITY_BINS, 3) predicted nuclei by their probability: how many, the sum of their
+    probabilities, and how many match."""
+
+    @property
+    def points(self) -> list[tuple[float, float]]:
+        """Mean probability and share of matches of the nuclei of each bin that is not empty."""
+        filled = self.table[self.table[:, 0] > 0]
+        return [(float(total / n), float(hits / n)) for n, total, hits in filled]
+
+    @property
+    def calibration_error(self) -> float:
+        """Mean over nuclei of the gap between probability and share of their bin."""
+        n, total, hits = self.table.T
+        return float(np.abs(total - hits).sum() / max(n.sum(), 1))
+
+
+def distributions_of(
+    found: Comparison, mpp: float, probabilities: tuple[IntArray, FloatVector] | None
+) -> Distributions:
+    """Return the distributions of one image.
+
+    Parameters
+    ----------
+    found : Comparison
+    mpp : float
+        Micrometres per pixel.
+    probabilities : (ids, values), optional
+        Of predicted nuclei, by ascending label.
+    """
+    table = found.table
+    best = np.zeros(len(table.truth.areas))
+    np.maximum.at(best, table.rows, table.iou)
+    edges = np.array(AREA_EDGES_UM2)
+    areas = [
+        np.histogram(np.clip(side.areas * (mpp * mpp), edges[0], edges[-1]), edges)[0]
+        for side in (table.truth, table.prediction)
+    ]
+    reliability = None
+    if probabilities is not None and len(probabilities[0]):
+        matched = found.fates.prediction == Fate.MATCHED
+        reliability = _reliability(*probabilities, table.prediction.ids, matched)
+    return Distributions(
+        ious=np.histogram(best, IOU_BINS, (0, 1))[0].astype(np.int64),
+        areas=np.stack(areas).astype(np.int64),
+        reliability=reliability,
+    )
+
+
+def _reliability(
+    known_ids: IntArray, values: FloatVector, ids: IntArray, matched: BoolVector
+) -> Reliability:
+    """Count predicted nuclei by their probability, where it is known and finite."""
+    at = np.minimum(np.searchsorted(known_ids, ids), len(known_ids) - 1)
+    usable = (known_ids[at] == ids) & np.isfinite(values[at])
+    value, hit = np.clip(values[at][usable], 0, 1), matched[usable]
+    part = np.minimum((value * PROBABILITY_BINS).astype(np.int64), PROBABILITY_BINS - 1)
+    columns = (np.ones(len(part)), value, hit)
+    return Reliability(
+        np.stack([np.bincount(part, column, PROBABILITY_BINS) for column in columns], axis=1)
+    )
+
+
+def worst_square(found: Comparison, side_px: int) -> tuple[int, int]:
+    """Return the first row and column of the square with most unmatched nuclei.
+
+    The squares form a grid; of equals the first is returned.
+    """
+    sides = (
+        (found.table.truth.centroids, found.fates.truth),
+        (found.table.prediction.centroids, found.fates.prediction),
+    )
+    wrong = np.concatenate([places[fates != Fate.MATCHED] for places, fates in sides])
+    if not len(wrong):
+        return 0, 0
+    squares, counts = np.unique((wrong // side_px).astype(np.int64), axis=0, return_counts=True)
+    top, left = (int(number) * side_px for number in squares[counts.argmax()])
+    return top, left

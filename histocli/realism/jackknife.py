@@ -1,0 +1,73 @@
+"""Measures with intervals that come from leaving one reference image out at a time."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from histocli.realism.distances import Chosen
+
+Z95 = 1.959964
+"""Half width of the central 95 % of a normal distribution, in standard deviations."""
+
+Statistic = Callable[[Chosen, Chosen], float]
+"""A number about the kept real and the kept synthetic patches."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """One number about a set of synthetic patches."""
+
+    key: str
+    """Short name, for programs."""
+    name: str
+    """For people."""
+    value: float
+    ci95: tuple[float, float] | None
+    """None where fewer than three reference images leave nothing to say."""
+    meaning: str
+    """What the number says, in one line."""
+
+
+class Jackknife:
+    """Leaves each reference image out in turn (Tukey 1958).
+
+    The patches that show the image and those that follow it are left out together, so that many
+    patches of one image do not look like much evidence.
+    """
+
+    def __init__(self, real_images: npt.NDArray[np.int64], followed: npt.NDArray[np.int64]) -> None:
+        self._all = np.ones(len(real_images), bool), np.ones(len(followed), bool)
+        kept = [(real_images != image, followed != image) for image in np.unique(real_images)]
+        self._kept = [
+            (real, synthetic) for real, synthetic in kept if real.any() and synthetic.any()
+        ]
+
+    def measure(
+        self,
+        key: str,
+        name: str,
+        statistic: Statistic,
+        meaning: str,
+        bounds: tuple[float, float] = (0.0, np.inf),
+    ) -> Measure:
+        """Return a statistic of all patches, with its interval cut to what is possible."""
+        value = statistic(*self._all)
+        left = [each for kept in self._kept if np.isfinite(each := statistic(*kept))]
+        interval = jackknife_interval(value, left)
+        if interval is not None:
+            interval = max(interval[0], bounds[0]), min(interval[1], bounds[1])
+        return Measure(key=key, name=name, value=value, ci95=interval, meaning=meaning)
+
+
+def jackknife_interval(value: float, left_out: Sequence[float]) -> tuple[float, float] | None:
+    """Return the normal 95 % interval of a statistic from its values with one item left out.
+
+    None where fewer than three items could be left out.
+    """
+    n = len(left_out)
+    if n < 3 or not np.isfinite(value):
+        return None
+    error = float(np.sqrt((n - 1) / n * np.sum((np.asarray(left_out) - np.mean(left_out)) ** 2)))
+    return value - Z95 * error, value + Z95 * error

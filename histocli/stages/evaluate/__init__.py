@@ -1,0 +1,1 @@
+"""``histosynth evaluate``: scores of predicted labels, their report, and realism of patches."""

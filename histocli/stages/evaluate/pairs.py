@@ -1,0 +1,193 @@
+"""One prediction beside its truth: opened, read, compared."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from histocli.annotations.labels import LARGE_PX, Shape
+from histocli.annotations.outlines import Opened
+from histocli.annotations.pairs import Pair, Pairs, common_shape
+from histocli.base.errors import HistosynthError, InputNotFound, InvalidInput
+from histocli.base.parallel import map_in_threads
+from histocli.base.units import ASSUMED_MPP
+from histocli.config.evaluate import EvaluateConfig
+from histocli.instances.overlaps import LabelImage
+from histocli.metrics.comparison import Comparison, Rules, compare, compare_windows
+from histocli.metrics.distributions import distributions_of, worst_square
+from histocli.slides.pixel_size import PixelSize
+from histocli.stages.evaluate.scores import ImageScores
+from histocli.stages.shared.labels import LABEL_FINDER
+
+logger = logging.getLogger(__name__)
+
+STOPPED = "evaluation stopped; nothing was written, run it again"
+SQUARE_PX = 640
+"""Side of the square of a large image that a report shows."""
+SHOWN_NAMES = 20
+"""Names that an error lists at most."""
+
+
+def with_ignored(found: Pairs, masks_at: str | None) -> Pairs:
+    """Give each pair the mask of its ignored pixels.
+
+    Raises
+    ------
+    InputNotFound
+        An image has no mask.
+    """
+    if masks_at is None:
+        return found
+    masks = LABEL_FINDER.find(masks_at)
+    if len(masks) == len(found.pairs) == 1:
+        masks = {found.pairs[0].name: next(iter(masks.values()))}
+    missing = [pair.name for pair in found.pairs if pair.name not in masks]
+    if missing:
+        raise InputNotFound(
+            f"--ignore {masks_at}: no mask for {len(missing)} images ({_some(missing)}); "
+            "names must agree"
+        )
+    pairs = tuple(
+        replace(pair, truth=replace(pair.truth, ignore=masks[pair.name])) for pair in found.pairs
+    )
+    return replace(found, pairs=pairs)
+
+
+def check_partners(prediction: str, found: Pairs, *, tolerant: bool) -> None:
+    """Refuse true images without a prediction, and warn of predictions without a truth.
+
+    Raises
+    ------
+    InputNotFound
+        No true image has a prediction or, unless tolerant, one has none.
+    """
+    alone, extra = found.without_prediction, found.without_truth
+    if alone and (not tolerant or not found.pairs):
+        raise InputNotFound(
+            f"{prediction}: no prediction for {len(alone)} of {len(alone) + len(found.pairs)} "
+            f"true images ({_some(alone)})"
+            + (f", and no truth for the predictions {_some(extra)}" if extra else "")
+            + "; names must agree, or name the pairs in a CSV with columns prediction, truth"
+        )
+    if extra and found.pairs:
+        logger.warning(
+            "%s: %d predictions have no truth and are left out: %s",
+            prediction,
+            len(extra),
+            _some(extra),
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    """List the first names for a message."""
+    more = len(names) - SHOWN_NAMES
+    return ", ".join(names[:SHOWN_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+def score_pair(
+    pair: Pair, *, config: EvaluateConfig, workers: int, tolerant: bool
+) -> ImageScores | HistosynthError:
+    """Read and compare one pair; when tolerant, an error is a result."""
+    try:
+        return _score(pair, config, workers)
+    except HistosynthError as error:
+        if not tolerant:
+            raise
+        return error
+
+
+def _score(pair: Pair, config: EvaluateConfig, workers: int) -> ImageScores:
+    true, predicted = pair.truth.labels.open(), pair.prediction.open()
+    pixel_size = _pixel_size(pair, true, predicted, config)
+    found = _compare(pair, true, predicted, _rules(config, pixel_size.mpp), workers)
+    read_probabilities = pair.prediction.probabilities
+    probabilities = read_probabilities() if read_probabilities is not None else None
+    return ImageScores(
+        pair=pair,
+        counts=found.counts,
+        missed=found.fates.missed,
+        false=found.fates.false,
+        pixel_size=pixel_size,
+        worst=worst_square(found, SQUARE_PX),
+        distributions=distributions_of(found, pixel_size.mpp, probabilities),
+    )
+
+
+def _rules(config: EvaluateConfig, mpp: float) -> Rules:
+    return Rules(
+        mpp=mpp,
+        radius_um=config.radius_um,
+        tolerance_um=config.tolerance_um,
+        boundaries=config.boundaries,
+        border=config.border,
+    )
+
+
+def _pixel_size(pair: Pair, true: Opened, predicted: Opened, config: EvaluateConfig) -> PixelSize:
+    """Return the pixel size of an image; where its labels disagree, the truth counts."""
+    if true.mpp and predicted.mpp and abs(true.mpp - predicted.mpp) > 0.02 * true.mpp:
+        logger.warning(
+            "%s says %.4g um/px but %s says %.4g; both have the same pixels, so one is wrong",
+            true.source,
+            true.mpp,
+            predicted.source,
+            predicted.mpp,
+        )
+    known = {
+        "given": config.mpp,
+        "manifest": pair.truth.mpp,
+        "truth": true.mpp,
+        "prediction": predicted.mpp,
+        "assumed": ASSUMED_MPP,
+    }
+    return next(
+        PixelSize(mpp=mpp, source=source) for source, mpp in known.items() if mpp is not None
+    )
+
+
+_one_large = threading.Lock()
+"""Large images take all workers and much memory, so one is compared at a time."""
+
+
+def _compare(pair: Pair, true: Opened, predicted: Opened, rules: Rules, workers: int) -> Comparison:
+    """Compare a pair, in windows where it is large."""
+    shape = common_shape(true, predicted)
+    for side in (true, predicted):
+        if side.shape is not None and side.shape != shape:
+            raise InvalidInput(
+                f"{side.source} has {_size_text(side.shape)} pixels but {true.source} has "
+                f"{_size_text(shape)}; labels are compared pixel by pixel, so both must cover the "
+                "same image at the same resolution"
+            )
+    if shape[0] * shape[1] < LARGE_PX or pair.truth.ignore is not None:
+        return compare(*read_pair(pair, true, predicted), rules)
+
+    def map_windows(function: Callable[[Any], Any], jobs: Iterable[Any]) -> Iterator[Any]:
+        return map_in_threads(function, jobs, workers, STOPPED)
+
+    with _one_large:
+        return compare_windows(true.on(shape), predicted.on(shape), rules, map_windows)
+
+
+def read_pair(pair: Pair, true: Opened, predicted: Opened) -> tuple[LabelImage, LabelImage]:
+    """Read truth and prediction as arrays of one shape, with -1 where the truth is ignored."""
+    shape = common_shape(true, predicted)
+    truth, prediction = true.on(shape).whole(), predicted.on(shape).whole()
+    if pair.truth.ignore is not None:
+        mask = pair.truth.ignore.open().on(shape)
+        if mask.shape != shape:
+            raise InvalidInput(
+                f"{mask.source} has {_size_text(mask.shape)} pixels but {true.source} has "
+                f"{_size_text(shape)}; a mask of what is ignored covers the same image"
+            )
+        truth = np.where(mask.whole() != 0, -1, truth.astype(np.int64))
+    return truth, prediction
+
+
+def _size_text(shape: Shape) -> str:
+    return f"{shape[0]} x {shape[1]}"

@@ -1,0 +1,335 @@
+"""The page that ``evaluate --html`` writes: scores, distributions, images, and their origin."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from functools import reduce
+from operator import add
+from pathlib import Path
+
+import numpy as np
+
+from histocli import __version__
+from histocli.base.errors import InvalidOption, StoreExists
+from histocli.base.files import replace_atomically
+from histocli.base.progress import Track, silent
+from histocli.config.common import Execution
+from histocli.figures.charts import Histogram, Lines
+from histocli.figures.report import (
+    MARK,
+    Charts,
+    Details,
+    ReportTable,
+    Section,
+    number,
+    render_report,
+)
+from histocli.instances.histograms import AREA_EDGES_UM2
+from histocli.metrics.distributions import IOU_BINS, PROBABILITY_BINS
+from histocli.metrics.table import METRICS, scores_of, shown_in
+from histocli.stages.evaluate.pictures import extremes, find_pictures
+from histocli.stages.evaluate.scores import EvaluateResult, ModelDifference, Scores
+from histocli.stages.evaluate.shown import check_shown, shown
+from histocli.stores.provenance import peek
+
+PER_IMAGE = shown_in("report")
+"""Metrics of the tables of images and of groups; the JSON has all."""
+
+
+def check_report(
+    target: Path, execution: Execution, *, images: str | None = None, show: Sequence[str] = ()
+) -> None:
+    """Refuse before any work what could not be written after it.
+
+    Parameters are those of :func:`write_report`.
+
+    Raises
+    ------
+    InvalidOption
+        The file is not called ``.html``.
+    InputNotFound, InvalidInput
+        Pictures, or something to show, are not there or of another kind.
+    StoreExists
+        Another file than a report lies at the target, or a report and ``overwrite`` was not given.
+    """
+    if target.suffix.lower() not in (".html", ".htm"):
+        raise InvalidOption(f"--html writes a web page, so its file ends in .html; got {target}")
+    if target.is_dir():
+        raise StoreExists(f"{target}: is a folder; choose another --html")
+    if target.exists():
+        with target.open("rb") as stream:
+            is_report = MARK.encode() in stream.read(400)
+        if not is_report:
+            raise StoreExists(
+                f"{target}: exists and is no report of histosynth; choose another --html"
+            )
+        if not execution.overwrite:
+            raise StoreExists(
+                f"{target}: exists; replace it with --overwrite or choose another --html"
+            )
+    if images is not None:
+        find_pictures(images, ())
+    check_shown(show)
+
+
+def write_report(
+    target: Path,
+    results: Sequence[EvaluateResult],
+    differences: Sequence[ModelDifference],
+    execution: Execution,
+    *,
+    images: str | None = None,
+    show: Sequence[str] = (),
+    track: Track = silent,
+) -> None:
+    """Write the report of one prediction, or of several beside each other.
+
+    Parameters
+    ----------
+    target : Path
+        HTML file; checked by :func:`check_report`.
+    results : sequence of EvaluateResult
+        Of each prediction; no dry runs.
+    differences : sequence of ModelDifference
+        Of every two predictions.
+    execution : Execution
+    images : str, optional
+        Pictures with the names of the images.
+    show : sequence of str
+        Patch stores whose patches are shown, and models whose training is.
+    track : Track
+
+    Raises
+    ------
+    InputNotFound, InvalidInput
+        A picture, store or model cannot be read.
+    StoreExists
+        Another file lies at the target.
+    OutOfResources
+        The disk is full or the place cannot be written.
+    """
+    check_report(target, execution)
+    words = [result.input for result in results]
+    names = short_names(words)
+    suffixes = [f" · {name}" if len(results) > 1 else "" for name in names]
+    first = results[0]
+    pictures = (
+        {} if images is None else find_pictures(images, (image.name for image in first.images))
+    )
+    sections: list[Section] = []
+    for result, suffix in zip(results, suffixes, strict=True):
+        sections += _score_tables(result, suffix)
+    short = dict(zip(words, names, strict=True))
+    sections += [_difference_table(each, short) for each in differences]
+    for result, suffix in zip(results, suffixes, strict=True):
+        sections.append(_distributions(_scores_of(result), suffix))
+        sections += extremes(result, suffix, pictures, track)
+        sections.append(_image_table(_scores_of(result), suffix))
+    sections += [*shown(show), _provenance(results)]
+    page = render_report("Nucleus segmentation, scored", _lead(first, names), sections)
+    with replace_atomically(target) as partial:
+        partial.write_text(page, encoding="utf-8", errors="backslashreplace")
+
+
+def _lead(first: EvaluateResult, names: Sequence[str]) -> str:
+    """Say in a sentence or two what was compared."""
+    return (
+        f"{len(first.images)} images, {_scores_of(first).pooled.n_truth} true nuclei. "
+        f"Truth: {first.truth or first.input}. "
+        + (
+            f"Prediction: {first.input}."
+            if len(names) == 1
+            else f"Predictions: {', '.join(names)}."
+        )
+    )
+
+
+def short_names(words: Sequence[str]) -> list[str]:
+    """Return the last parts of paths, as many as tell them apart."""
+    parts = [Path(word).parts for word in words]
+    for n in range(1, max(map(len, parts), default=1) + 1):
+        names = [str(Path(*part[-n:])) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return list(words)
+
+
+def _scores_of(result: EvaluateResult) -> Scores:
+    assert result.scores is not None, "a report is of scores, not of a dry run"
+    return result.scores
+
+
+def _score_tables(result: EvaluateResult, suffix: str) -> Iterator[Section]:
+    """Yield the scores of all images, those of groups, and what was not compared."""
+    scores = _scores_of(result)
+    summary = scores.summary
+    rows: list[list[str | float | int | None]] = []
+    for metric in METRICS:
+        interval = summary.ci95[metric.name]
+        rows.append(
+            [
+                metric.name,
+                float(summary.mean[metric.name]),
+                f"{number(interval[0])} to {number(interval[1])}" if interval else "–",
+                float(summary.pooled[metric.name]),
+                summary.known[metric.name],
+                metric.meaning,
+            ]
+        )
+    yield ReportTable(
+        title=f"Scores{suffix}",
+        header=("metric", "mean over images", "95 % interval", "pooled", "images", "what it is"),
+        rows=rows,
+        note="Means weigh each image the same, pooled scores each nucleus or pixel. "
+        "Where the truth is empty and nothing was found a score is 1.",
+    )
+    yield ReportTable(
+        title=f"By group{suffix}",
+        header=("group", "images", *PER_IMAGE),
+        rows=[
+            [group.name or "–", group.images, *(float(group.summary.mean[m]) for m in PER_IMAGE)]
+            for group in scores.groups
+        ],
+        sortable=True,
+        note="Means over the images of each.",
+    )
+    alone = "a prediction without truth: not compared"
+    yield ReportTable(
+        title=f"Not compared{suffix}",
+        header=("image", "why"),
+        rows=[*result.failures, *((name, alone) for name in result.without_truth)],
+    )
+
+
+def _difference_table(difference: ModelDifference, short: dict[str, str]) -> ReportTable:
+    rows: list[list[str | float | int | None]] = []
+    for name in shown_in("report", "report differences"):
+        each = difference.metrics[name]
+        interval = f"{each.ci95[0]:+.4f} to {each.ci95[1]:+.4f}" if each.ci95 else "–"
+        rows.append([name, each.mean, interval, each.p_value, each.better, each.worse])
+    less = " and ".join(
+        metric.name
+        for metric in METRICS
+        if metric.better == "less" and metric.name in shown_in("report", "report differences")
+    )
+    return ReportTable(
+        title=f"{short[difference.second]} minus {short[difference.first]}",
+        header=(
+            "metric",
+            "mean difference",
+            "95 % interval",
+            "p (sign flips)",
+            "images better",
+            "images worse",
+        ),
+        rows=rows,
+        note=f"Paired over {difference.metrics['pq'].images} images: a difference whose interval "
+        f"leaves 0 out is more than chance between images. Of {less} less is better.",
+    )
+
+
+def _distributions(scores: Scores, suffix: str) -> Charts:
+    found = reduce(add, (image.distributions for image in scores.images))
+    qualities = [image.counts.panoptic_quality for image in scores.images]
+    charts: list[Histogram | Lines] = [
+        Histogram(
+            title="How well each true nucleus is covered",
+            edges=[n / IOU_BINS for n in range(IOU_BINS + 1)],
+            series=[("true nuclei", found.ious.tolist())],
+            x_label="IoU of the best prediction; 0: nothing there",
+            y_label="nuclei",
+        ),
+        Histogram(
+            title="Size of nuclei",
+            edges=AREA_EDGES_UM2,
+            series=[("true", found.areas[0].tolist()), ("predicted", found.areas[1].tolist())],
+            x_label="area in um2, by half octaves; ends hold what lies beyond",
+            y_label="nuclei",
+            logarithmic=True,
+        ),
+        Histogram(
+            title="Panoptic quality of images",
+            edges=[n / 10 for n in range(11)],
+            series=[("images", np.histogram(qualities, 10, (0, 1))[0].tolist())],
+            x_label="PQ",
+            y_label="images",
+        ),
+    ]
+    note = ""
+    if found.reliability is not None:
+        charts.append(
+            Lines(
+                title="Calibration of probability",
+                series=[("predicted nuclei", found.reliability.points)],
+                x_label="mean probability of the nucleus",
+                y_label="share that matches",
+                diagonal=True,
+            )
+        )
+        note = (
+            f"Calibration: predicted nuclei in {PROBABILITY_BINS} bins of probability; on the "
+            "dashed line a probability is the chance to match. "
+            f"Expected calibration error {found.reliability.calibration_error:.3f}."
+        )
+    return Charts(title=f"Distributions{suffix}", charts=charts, note=note)
+
+
+def _image_table(scores: Scores, suffix: str) -> ReportTable:
+    grouped = bool(scores.groups)
+    rows: list[list[str | float | int | None]] = []
+    for image in scores.images:
+        counts, values = image.counts, scores_of(image.counts)
+        rows.append(
+            [
+                image.name,
+                *([image.pair.truth.group or "–"] if grouped else []),
+                *(float(values[name]) for name in PER_IMAGE),
+                counts.n_truth,
+                counts.n_prediction,
+                image.missed,
+                image.false,
+                counts.splits,
+                counts.merges,
+            ]
+        )
+    nuclei = ("true", "predicted", "missed", "false", "split", "merged")
+    return ReportTable(
+        title=f"Images{suffix}",
+        header=("image", *(["group"] if grouped else []), *PER_IMAGE, *nuclei),
+        rows=rows,
+        sortable=True,
+        pictures=suffix,
+        note="Press a heading to sort; names of shown images lead to their picture.",
+    )
+
+
+def _provenance(results: Sequence[EvaluateResult]) -> Details:
+    """Say which program and settings made the scores, and of which files."""
+    first = results[0]
+    facts = {
+        "package": f"histosynth {__version__}",
+        "truth": first.truth,
+        "predictions": [result.input for result in results],
+        "settings": first.settings,
+    }
+    sizes = sorted({(image.pixel_size.mpp, image.pixel_size.source) for image in first.images})
+    texts = {
+        "Settings and rules": json.dumps(facts, indent=2, ensure_ascii=False),
+        "Pixel sizes": "\n".join(f"{mpp:g} um/px ({source})" for mpp, source in sizes),
+    }
+    for result in results:
+        one = result.images[0].pair.prediction.source
+        titles = {word: f"Provenance of {word}" for word in (result.input, result.truth) if word}
+        for word, title in itertools.chain(
+            titles.items(), [(one, f"Provenance of {one}, the first of them")]
+        ):
+            known = peek(Path(word)) if Path(word).is_dir() else None
+            if known is not None:
+                texts[title] = json.dumps(known.to_json(), indent=2, ensure_ascii=False)
+        texts[f"Pairs of {result.input}"] = "\n".join(
+            f"{image.pair.prediction.source}  |  {image.pair.truth.labels.source}"
+            for image in result.images
+        )
+    return Details(title="Where this comes from", texts=list(texts.items()))

@@ -1,0 +1,225 @@
+"""Evaluation: predicted labels beside true ones, image by image, and scores of the whole set."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Sequence
+from functools import partial
+
+from histocli.annotations.pairs import Pairs, find_pairs
+from histocli.base.errors import HistosynthError, InvalidInput, InvalidOption
+from histocli.base.parallel import map_in_threads
+from histocli.base.progress import Track, silent
+from histocli.base.system import resolve_workers
+from histocli.base.units import ASSUMED_MPP
+from histocli.config.common import Execution, as_dict
+from histocli.config.evaluate import EvaluateConfig
+from histocli.metrics.summary import paired_differences, summarise
+from histocli.stages.evaluate.pairs import STOPPED, check_partners, score_pair, with_ignored
+from histocli.stages.evaluate.scores import (
+    ComparisonResult,
+    EvaluateResult,
+    GroupScores,
+    ImageScores,
+    MissedGate,
+    ModelDifference,
+    Scores,
+)
+from histocli.stages.shared.labels import LABEL_FINDER
+from histocli.stages.shared.results import Stopwatch
+
+logger = logging.getLogger(__name__)
+
+RULES = (
+    "IoU > 0.5 is a match (f1_NN: > 0.NN); AJI reuses predictions, AJI+ does not; "
+    "both sides empty is 1, one side empty is 0; "
+    "detection: most centroid pairs within radius_um, then nearest; "
+    "boundary_f1: boundary pixels within tolerance_um; hd95_um: mean over matched nuclei; "
+    "dsb_ap: mean over images of the mean over 0.50-0.95 of TP / (TP + FP + FN); "
+    "null is unknown and left out of means"
+)
+"""The rules in one line; they stand among the settings of every result."""
+
+
+def evaluate(
+    prediction: str,
+    truth: str | None,
+    config: EvaluateConfig,
+    execution: Execution,
+    *,
+    ignore: str | None = None,
+    track: Track = silent,
+) -> EvaluateResult:
+    """Compare predicted labels with true ones.
+
+    Parameters
+    ----------
+    prediction, truth : str
+        What :func:`histocli.annotations.pairs.find_pairs` takes: labels of any kind, a folder of
+        them, or a CSV. An output folder of ``segment`` counts each slide once. Images pair by
+        name, patches of patch stores by number.
+    config : EvaluateConfig
+        Rules, gates and interval.
+    execution : Execution
+        Workers, and what to do with a pair that cannot be compared.
+    ignore : str, optional
+        Masks with the names of the true images: pixels that are not 0 are ignored.
+    track : Track
+        Progress.
+
+    Returns
+    -------
+    EvaluateResult
+        With missed gates; the caller raises ``GateNotMet`` once the scores are shown.
+
+    Raises
+    ------
+    InputNotFound
+        An input is missing, or a true image has no prediction.
+    InvalidInput
+        Labels cannot be read or do not have the shape of their partner; with
+        ``on_error="continue"`` only if that is so for all pairs.
+    """
+    watch = Stopwatch()
+    found = with_ignored(find_pairs(prediction, truth, LABEL_FINDER), ignore)
+    check_partners(prediction, found, tolerant=execution.on_error == "continue")
+    scores: Scores | None = None
+    failures: list[tuple[str, str]] = []
+    if not execution.dry_run:
+        images, failures = _score_all(prediction, found, config, execution, track)
+        scores = _sum_up(images, config)
+    return EvaluateResult(
+        input=prediction,
+        truth=truth,
+        status="done" if scores else "planned",
+        seconds=watch.seconds if scores else 0.0,
+        names=tuple(pair.name for pair in found.pairs) + found.without_prediction,
+        scores=scores,
+        failures=tuple(failures),
+        without_prediction=found.without_prediction,
+        without_truth=found.without_truth,
+        settings={**as_dict(config), "rules": RULES},
+    )
+
+
+def _score_all(
+    prediction: str, found: Pairs, config: EvaluateConfig, execution: Execution, track: Track
+) -> tuple[list[ImageScores], list[tuple[str, str]]]:
+    """Return the scores of the images that could be compared, and names and errors of the others.
+
+    Raises
+    ------
+    InvalidInput
+        No image could be compared.
+    """
+    workers = resolve_workers(execution.workers)
+    tolerant = execution.on_error == "continue"
+    score = partial(score_pair, config=config, workers=workers, tolerant=tolerant)
+    images: list[ImageScores] = []
+    failures = [(name, "has no prediction of this name") for name in found.without_prediction]
+    with track("comparing", len(found.pairs)) as bar:
+        scored = map_in_threads(score, found.pairs, workers, STOPPED)
+        for pair, each in zip(found.pairs, scored, strict=True):
+            if isinstance(each, HistosynthError):
+                failures.append((pair.name, str(each)))
+            else:
+                images.append(each)
+            bar.advance()
+    if not images:
+        raise InvalidInput(
+            f"{prediction}: none of {len(failures)} images could be compared; "
+            f"the first: {failures[0][1]}"
+        )
+    assumed = sum(image.pixel_size.source == "assumed" for image in images)
+    if assumed:
+        logger.warning(
+            "%d of %d images record no pixel size, %g um/px is assumed where distances count; "
+            "say it with --mpp",
+            assumed,
+            len(images),
+            ASSUMED_MPP,
+        )
+    return images, failures
+
+
+def _sum_up(images: Sequence[ImageScores], config: EvaluateConfig) -> Scores:
+    """Return the scores of a set of images, of its groups, and the gates that are missed."""
+    counts = [image.counts for image in images]
+    groups = [image.pair.truth.group for image in images]
+    if config.resample == "group" and not any(groups):
+        raise InvalidOption(
+            "--resample group draws whole groups, but none are named; "
+            "give a CSV with a column group"
+        )
+    sum_up = partial(summarise, bootstrap=config.bootstrap, seed=config.seed)
+    summary = sum_up(counts, groups=groups if config.resample == "group" else None)
+    by_group = []
+    for name in sorted(set(groups)) if any(groups) else []:
+        members = [each for each, group in zip(counts, groups, strict=True) if group == name]
+        by_group.append(GroupScores(name=name, images=len(members), summary=sum_up(members)))
+    low = [gate for gate in config.minimum if not summary.mean[gate[0]] >= gate[1]]
+    high = [gate for gate in config.maximum if not summary.mean[gate[0]] <= gate[1]]
+    return Scores(
+        images=tuple(images),
+        summary=summary,
+        groups=tuple(by_group),
+        missed_gates=tuple(
+            MissedGate(metric=name, mean=summary.mean[name], bound=bound)
+            for name, bound in (*low, *high)
+        ),
+    )
+
+
+def compare_models(
+    predictions: Sequence[str],
+    truth: str,
+    config: EvaluateConfig,
+    execution: Execution,
+    *,
+    ignore: str | None = None,
+    track: Track = silent,
+) -> ComparisonResult:
+    """Compare several predictions with one truth, and with each other image by image.
+
+    Parameters and errors are those of :func:`evaluate`; every two predictions are compared over the
+    images that both have.
+    """
+    repeated = {word for word in predictions if list(predictions).count(word) > 1}
+    if repeated:
+        raise InvalidOption(
+            f"{sorted(repeated)[0]} is named twice; a prediction is compared with others, "
+            "not with itself"
+        )
+    results = tuple(
+        evaluate(word, truth, config, execution, ignore=ignore, track=track) for word in predictions
+    )
+    differences = (
+        ()
+        if execution.dry_run
+        else tuple(_difference(one, two, config) for one, two in itertools.combinations(results, 2))
+    )
+    return ComparisonResult(status=results[0].status, results=results, differences=differences)
+
+
+def _difference(
+    first: EvaluateResult, second: EvaluateResult, config: EvaluateConfig
+) -> ModelDifference:
+    """Compare two predictions over the images that both have."""
+    of_first, of_second = (
+        {image.name: image for image in result.images} for result in (first, second)
+    )
+    both = [name for name in of_first if name in of_second]
+    if not both:
+        raise InvalidInput(
+            f"{first.input} and {second.input} have no image in common to be compared on"
+        )
+    groups = [of_first[name].pair.truth.group for name in both]
+    metrics = paired_differences(
+        [of_first[name].counts for name in both],
+        [of_second[name].counts for name in both],
+        bootstrap=config.bootstrap,
+        seed=config.seed,
+        groups=groups if config.resample == "group" else None,
+    )
+    return ModelDifference(first=first.input, second=second.input, metrics=metrics)

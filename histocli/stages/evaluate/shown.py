@@ -1,0 +1,135 @@
+"""Patch stores and models that the user wants to see in the report."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from histocli.base.errors import HistosynthError
+from histocli.exports.pictures import png_bytes
+from histocli.figures.charts import Lines
+from histocli.figures.overlays import add_scale_bar
+from histocli.figures.report import Charts, Gallery, Picture, Section
+from histocli.figures.sheets import patch_sheet, picture_rows
+from histocli.stages.shared.real_patches import Cutting, cut_real_patches
+from histocli.stages.shared.references import identify_references, recorded_references
+from histocli.stores.logs import read_metrics
+from histocli.stores.models import read_model_header
+from histocli.stores.patches import PatchStore
+
+logger = logging.getLogger(__name__)
+
+SHEET_PATCHES = 8
+KINDS = ("initial", "refined", "labelled", "reference")
+"""Kinds of patches in the order in which their sheets stand."""
+MOST_SCORES = 4
+"""Scores of held-out patches that a chart shows at most."""
+
+
+def check_shown(words: Sequence[str]) -> None:
+    """Refuse what is neither a patch store nor a model."""
+    for word in words:
+        if Path(word).is_dir():
+            PatchStore.open(Path(word))
+        else:
+            read_model_header(Path(word))
+
+
+def shown(words: Sequence[str]) -> Iterator[Section]:
+    """Yield sheets of patch stores, and training curves of models."""
+    sheets: dict[str, Picture] = {}
+    charts: list[Lines] = []
+    for path in map(Path, words):
+        if path.is_dir():
+            store = PatchStore.open(path)
+            sheets[str(path)] = _sheet(store)
+            real = _reference_sheet(store)
+            if real is not None:
+                sheets.setdefault(real.title, real)
+        else:
+            charts += _curves(path, str(read_model_header(path).kind))
+
+    def place(sheet: Picture) -> int:
+        found = (n for n, kind in enumerate(KINDS) if sheet.caption.startswith(kind))
+        return next(found, len(KINDS))
+
+    yield Gallery(
+        title="Patches",
+        pictures=sorted(sheets.values(), key=place),
+        wide=True,
+        note="Patches, each beside its nuclei, and patches of the references that they follow.",
+    )
+    yield Charts(title="Training", charts=charts)
+
+
+def _sheet(store: PatchStore) -> Picture:
+    """Show some patches of a store, evenly spread over it."""
+    chosen = np.linspace(0, len(store) - 1, min(SHEET_PATCHES, len(store))).round().astype(int)
+    read = [store.read(range(index, index + 1)) for index in map(int, chosen)]
+    sheet = patch_sheet(
+        [image[0] for image, _ in read], [labels[0] for _, labels in read], columns=4, mpp=store.mpp
+    )
+    return Picture(
+        png=png_bytes(sheet),
+        title=str(store.path),
+        caption=f"{store.origin} patches, {store.mpp:g} um/px",
+    )
+
+
+def _reference_sheet(store: PatchStore) -> Picture | None:
+    """Show patches of the references that a store records; None where they are no longer there."""
+    try:
+        images = recorded_references(store)
+        chosen = np.linspace(0, len(images) - 1, min(SHEET_PATCHES, len(images))).astype(int)
+        sources, _ = identify_references(
+            [images[index] for index in chosen],
+            mpp=store.mpp,
+            reference_mpp=None,
+            tolerant=False,
+            command="evaluate",
+        )
+        cutting = Cutting(store.mpp, store.patch_px, 1, 0)
+        pictures = [
+            image for source in sources for image in cut_real_patches(source, cutting).images
+        ]
+    except HistosynthError as error:
+        logger.warning("%s; the report shows no references", error)
+        return None
+    if not pictures:
+        return None
+    pictures[0] = add_scale_bar(pictures[0], store.mpp)
+    half = len(pictures) // 2
+    # two rows of equal length stand beside each other
+    rows = [pictures[:half], pictures[half:]] if len(pictures) % 2 == 0 else [pictures]
+    return Picture(
+        png=png_bytes(picture_rows(rows)),
+        title=", ".join(source.path.name for source in sources),
+        caption=f"reference patches, {store.mpp:g} um/px",
+    )
+
+
+def _curves(model: Path, kind: str) -> list[Lines]:
+    """Return the curves of a training from the log beside its model; none where it has no log."""
+    rows = [row for row in read_metrics(model) if "step" in row]
+    curves = []
+    loss = [
+        (float(row["step"]), float(row["loss"]))
+        for row in rows
+        if isinstance(row.get("loss"), float)
+    ]
+    if loss:
+        title = f"Loss · {model.name}"
+        curves.append(Lines(title=title, series=[(kind, loss)], x_label="step", y_label="loss"))
+    held = [row for row in rows if isinstance(row.get("held_out"), dict)]
+    names = sorted({name for row in held for name in row["held_out"]})[:MOST_SCORES]
+    if held:
+        series = [
+            (name, [(float(row["step"]), float(row["held_out"][name])) for row in held])
+            for name in names
+        ]
+        title = f"Held-out patches · {model.name}"
+        curves.append(Lines(title=title, series=series, x_label="step", y_label="score"))
+    return curves

@@ -1,0 +1,209 @@
+"""``histosynth generate``: the storyline, from reference images to a patch store.
+
+First every reference that will be used is read, resampled, taken apart and measured, and what
+synthesis needs of it goes to a scratch folder as plain arrays. Then patches are drawn batch by batch
+from memory-mapped references, so that memory does not grow with their number.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from histocli.base.device import resolve_device
+from histocli.base.files import content_hash
+from histocli.base.parallel import map_unordered
+from histocli.base.progress import Track, silent
+from histocli.base.system import resolve_workers
+from histocli.config.common import Execution, as_dict, config_hash
+from histocli.config.generate import GenerateConfig
+from histocli.stages.generate.resample import resample_parameters
+from histocli.stages.shared.drawing import draw_job, draw_patches
+from histocli.stages.shared.frame import Plan, Work, carry_out
+from histocli.stages.shared.measuring import Region, measure_references
+from histocli.stages.shared.references import Source, identify_references, named_references
+from histocli.stages.shared.results import StageResult, Stopwatch
+from histocli.stores.models import read_model_header
+from histocli.stores.patches import CONTRACT, PatchStore, PatchStoreWriter, ReferenceRecord
+from histocli.stores.provenance import Provenance
+from histocli.synthesis.patch import paint_patches
+from histocli.synthesis.variation import Spread
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateResult(StageResult):
+    """What synthesis made."""
+
+    schema: ClassVar[str] = "histosynth.generate/1"
+
+    patches: int
+    references: int
+    """Reference files that patches follow."""
+    nuclei: int | None = None
+    """Labelled nuclei in all patches; None where nothing was drawn or read."""
+    mpp: float
+    failed: tuple[str, ...] = ()
+    """References that could not be read, under ``--on-error continue``."""
+
+
+def generate(
+    references: Sequence[str],
+    out: Path,
+    config: GenerateConfig,
+    execution: Execution,
+    *,
+    track: Track = silent,
+) -> GenerateResult:
+    """Draw a patch store in the likeness of reference images.
+
+    Parameters
+    ----------
+    references : sequence of str
+        Files, folders, globs, ``@list``, manifests or ``-``.
+    out : Path
+        Patch store to make.
+    config : GenerateConfig
+    execution : Execution
+    track : Track
+        Shows progress.
+
+    Raises
+    ------
+    InputNotFound, InvalidInput
+        References that are missing or cannot be read.
+    StoreExists
+        Something is in the way of ``out``.
+    Stopped
+        A signal came; what is drawn is kept for ``--resume``.
+    """
+    watch = Stopwatch()
+    tolerant = execution.on_error == "continue"
+    sources, failed = identify_references(
+        named_references(references, keep_missing=tolerant),
+        mpp=config.mpp,
+        reference_mpp=config.reference_mpp,
+        tolerant=tolerant,
+        command="generate",
+    )
+    used: dict[str, object] = {"references": [[source.sha256, source.mpp] for source in sources]}
+    if config.priors is not None:
+        priors = Path(config.priors)
+        read_model_header(priors)  # refuses what is no model before any work is done
+        used["priors"] = content_hash(priors)
+    result = GenerateResult(
+        output=str(out),
+        patches=config.n,
+        references=len(sources),
+        mpp=config.mpp,
+        failed=tuple(failed),
+    )
+
+    def planned() -> GenerateResult:
+        resolve_device(execution.device)  # refuses a device that is not there
+        return result
+
+    plan = Plan(
+        out=out,
+        contract=CONTRACT,
+        # the content of the priors counts, not where they lie
+        fingerprint=config_hash(replace(config, priors=None), **used),
+        planned=planned,
+        found=lambda: replace(result, nuclei=_count_nuclei(out)),
+        watch=watch,
+    )
+    return carry_out(
+        plan, execution, lambda work: _make(plan, work, sources, config, execution, track)
+    )
+
+
+def _make(
+    plan: Plan[GenerateResult],
+    work: Work[GenerateResult],
+    sources: Sequence[Source],
+    config: GenerateConfig,
+    execution: Execution,
+    track: Track,
+) -> GenerateResult:
+    """Measure the references, draw the patches and write the store."""
+    device = resolve_device(execution.device)
+    with tempfile.TemporaryDirectory(prefix="histosynth-") as scratch:
+        regions, damaged = measure_references(sources, config, execution, Path(scratch), track)
+        provenance = Provenance(
+            contract=CONTRACT,
+            command="generate",
+            config=as_dict(config),
+            config_hash=plan.fingerprint,
+            seed=config.seed,
+        )
+        records = [
+            ReferenceRecord(
+                name=region.name,
+                sha256=region.source.sha256,
+                mpp=region.source.mpp,
+                mpp_source=region.source.mpp_source,
+                statistics=region.statistics,
+                path=str(region.source.path.absolute()),
+            )
+            for region in regions
+        ]
+        with PatchStoreWriter(
+            plan.out,
+            n=config.n,
+            patch_px=config.patch_px,
+            mpp=config.mpp,
+            origin="initial",
+            references=records,
+            provenance=provenance,
+            shippable=config.shippable,
+        ) as writer:
+            spread = None
+            if config.rounds:
+                spread = resample_parameters(regions, config, execution, device, track)
+            if spread is not None:
+                writer.add_attributes({"variation": spread.to_json()})
+            _draw_all(writer, regions, config, execution, device, track, spread)
+            writer.finish()
+    return replace(
+        work.planned,
+        references=len(sources) - len(damaged),
+        nuclei=_count_nuclei(plan.out),
+        failed=(*work.planned.failed, *damaged),
+    )
+
+
+def _count_nuclei(path: Path) -> int:
+    store = PatchStore.open(path)
+    # ids are 1..n
+    return sum(int(labels.max()) for batch in store.batches() for labels in store.read(batch)[1])
+
+
+def _draw_all(
+    writer: PatchStoreWriter,
+    regions: Sequence[Region],
+    config: GenerateConfig,
+    execution: Execution,
+    device: torch.device,
+    track: Track,
+    spread: Spread | None,
+) -> None:
+    """Draw and write the patches that the store still lacks."""
+    pending = writer.pending()
+    paint_here = device.type != "cpu"
+    jobs = (
+        draw_job(batch, regions, config, paint=not paint_here, spread=spread) for batch in pending
+    )
+    workers = min(resolve_workers(execution.workers), max(1, len(pending) // 4))
+    stopped = f"{writer.target}: stopped; the patches drawn so far are kept, run the same command with --resume"
+    with track("drawing patches", config.n) as bar:
+        bar.advance(config.n - sum(len(batch) for batch in pending))
+        for job, drawn in map_unordered(draw_patches, jobs, workers, stopped):
+            image = paint_patches(drawn.drawings, device) if drawn.image is None else drawn.image
+            weight = np.ones(len(job.batch), np.float32)
+            writer.write(job.batch, image, drawn.instance_labels, weight, job.reference)
+            bar.advance(len(job.batch))

@@ -1,0 +1,147 @@
+"""What a slide, a model or a label store is, and what is in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from histocli.base.errors import UnknownPixelSize
+from histocli.base.pyramid import nearest_level
+from histocli.base.types import Json, RGBImage
+from histocli.config.info import InfoConfig
+from histocli.figures.sheets import patch_sheet
+from histocli.instances.histograms import distribution
+from histocli.slides.open import open_slide
+from histocli.slides.slide import shape_of
+from histocli.stores import labels as label_stores
+from histocli.stores import models
+from histocli.stores.patches import ReferenceRecord
+from histocli.stores.provenance import Provenance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What a store, model or slide is, and what is in it."""
+
+    kind: str
+    """patches, labels, model or slide."""
+    contents: Json
+    """Counts, sizes, distributions."""
+    provenance: Provenance | None = None
+    """None for a slide, which is not ours."""
+    references: Sequence[ReferenceRecord] = ()
+    draw: Callable[[InfoConfig], RGBImage] | None = None
+    """Draws a sheet; None where there is nothing to see."""
+
+
+def megabytes(path: Path) -> float:
+    """Return the size of a file, or of all files of a store."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return round(sum(file.stat().st_size for file in files if file.is_file()) / 1e6, 3)
+
+
+def describe_slide(path: Path) -> Description:
+    """Describe a slide; one that records no pixel size is described all the same."""
+    known = True
+    try:
+        slide = open_slide(path)
+    except UnknownPixelSize:
+        known, slide = False, open_slide(path, mpp=1.0)
+    with closing(slide):
+        height, width = shape_of(slide)
+        mpp = slide.mpp
+        contents = {
+            "backend": slide.backend,
+            "height_px": height,
+            "width_px": width,
+            "megapixels": round(height * width / 1e6, 2),
+            "mpp": mpp if known else None,
+            "mpp_source": slide.mpp_source if known else "none",
+            "mm2": round(height * width * mpp**2 / 1e6, 4) if known else None,
+            "levels": [
+                {
+                    "height_px": level.shape[0],
+                    "width_px": level.shape[1],
+                    "downsample": round(level.downsample, 4),
+                    "mpp": round(mpp * level.downsample, 5) if known else None,
+                }
+                for level in slide.levels
+            ],
+            "megabytes": megabytes(path),
+        }
+    return Description(kind="slide", contents=contents)
+
+
+def describe_model(path: Path) -> Description:
+    """Describe a model by its header."""
+    header = models.read_model_header(path)
+    contents = {
+        "kind": header.kind,
+        "architecture": header.architecture,
+        "parameters": models.count_parameters(path),
+        "mpp": header.mpp,
+        "shippable": header.shippable,
+        "normalisation": header.normalisation,
+        "thresholds": header.thresholds,
+        "training": header.training,
+        "data": header.data,
+        "megabytes": megabytes(path),
+    }
+    return Description(kind="model", provenance=header.provenance, contents=contents)
+
+
+def describe_labels(path: Path) -> Description:
+    """Count what is in a label store."""
+    store = label_stores.open_labels(path)
+    facts: Json = {
+        key: store.facts[key]
+        for key in ("mpp_source", "mm2", "source", "model")
+        if key in store.facts
+    }
+    height, width = store.shape
+    contents: Json = {
+        "layout": store.layout,
+        "label_images": len(store),
+        "height_px": height,
+        "width_px": width,
+        "mpp": store.mpp,
+        "nuclei": store.n_nuclei,
+        **facts,
+    }
+    if store.layout == "patches":
+        per_patch = np.array([int(store.label_image(index).max()) for index in range(len(store))])
+        contents["nuclei_per_patch"] = distribution(per_patch)
+        return Description(kind="labels", provenance=store.provenance, contents=contents)
+    if facts.get("mm2"):
+        contents["nuclei_per_mm2"] = store.n_nuclei / facts["mm2"]
+    for name, column in store.table.items():
+        if column.ndim == 1 and name not in ("id", "y_um", "x_um"):
+            contents[name] = distribution(column)
+    contents["megabytes"] = megabytes(path)
+    return Description(
+        kind="labels",
+        provenance=store.provenance,
+        contents=contents,
+        draw=lambda config: _draw_labels(store),
+    )
+
+
+def _draw_labels(store: label_stores.LabelStore) -> RGBImage:
+    """Return the overview of a slide beside its outlines, from the level of the same size."""
+    overview = store.overview()
+    factor = max(1, round(max(store.shape) / max(overview.shape[:2])))
+    level = factor.bit_length() - 1  # levels halve
+    labels = (
+        store.labels(level) if level < store.n_levels else nearest_level(store.labels(), factor)
+    )
+    height, width = (
+        min(one, other) for one, other in zip(overview.shape, labels.shape, strict=False)
+    )
+    mpp = store.mpp * max(store.shape) / max(overview.shape[:2])
+    return patch_sheet(
+        [overview[:height, :width]], [labels[:height, :width].astype(np.int64)], mpp=mpp
+    )

@@ -1,0 +1,110 @@
+"""All patches of a store through the refiner, and whether their labels still fit."""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from histocli.base.interrupts import raise_if_stopped
+from histocli.base.rng import rng_for
+from histocli.base.system import resolve_workers
+from histocli.model.refiner import Refiner
+from histocli.stages.refine.plan import Refinement
+from histocli.stages.refine.styles import Styles
+from histocli.stages.shared.real_patches import label_agreement
+from histocli.stages.shared.session import Session
+from histocli.stores.patches import PatchStoreWriter
+from histocli.training.adversarial.repaint import refine_patches
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Mean AJI between labels and the rough nuclei of the picture, before and after refinement."""
+
+    initial: float
+    refined: float
+
+
+@dataclass(frozen=True)
+class Repainted:
+    """What came of repainting."""
+
+    rejected: int
+    """Patches whose labels no longer fit: their weight is 0."""
+    agreement: Agreement | None
+    """None where all patches had been repainted before the command was resumed."""
+
+
+def repaint(
+    job: Refinement, styles: Styles, refiner: Refiner, writer: PatchStoreWriter, session: Session
+) -> Repainted:
+    """Repaint all patches that are not written yet."""
+    refiner.eval()
+    fits: list[tuple[float, float]] = []
+    pending, n = writer.pending(), len(job.initial)
+    with (
+        job.track("refining patches", n) as bar,
+        ThreadPoolExecutor(resolve_workers(job.execution.workers)) as pool,
+    ):
+        bar.advance(n - sum(len(batch) for batch in pending))
+        for batch in pending:
+            raise_if_stopped(
+                f"{job.out}: stopped; the patches refined so far are kept, "
+                "run the same command with --resume"
+            )
+            fits += _repaint_batch(job, styles, refiner, writer, batch, pool)
+            bar.advance(len(batch))
+    rejected = int((writer.weights() == 0).sum())
+    agreement = None
+    if fits:
+        before, after = np.mean(fits, axis=0)
+        agreement = Agreement(round(float(before), 4), round(float(after), 4))
+    if rejected > 0.2 * n:
+        logger.warning(
+            "%d of %d patches no longer fit their labels and get the weight 0; raise --identity",
+            rejected,
+            n,
+        )
+    session.log({"agreement": agreement and vars(agreement), "rejected": rejected})
+    return Repainted(rejected, agreement)
+
+
+def _repaint_batch(
+    job: Refinement,
+    styles: Styles,
+    refiner: Refiner,
+    writer: PatchStoreWriter,
+    batch: range,
+    pool: ThreadPoolExecutor,
+) -> list[tuple[float, float]]:
+    """Repaint and write a batch; returns how well labels fit each patch before and after."""
+    mpp = job.initial.mpp
+    read, labels = job.initial.read(batch)
+    white = styles.whiten(batch, read)
+    refined, closed = refine_patches(
+        refiner,
+        white,
+        labels,
+        styles.crops(batch),
+        [rng_for(job.config.seed, "noise", patch) for patch in batch],
+        mpp,
+        job.dtype,
+    )
+
+    def fit(
+        label: npt.NDArray[np.int32], before: npt.NDArray[np.uint8], after: npt.NDArray[np.uint8]
+    ) -> tuple[float, float]:
+        return label_agreement(label, before, mpp), label_agreement(label, after, mpp)
+
+    fits = list(pool.map(fit, labels, white, refined))
+    lost = 0.1  # agreement that a patch may lose
+    kept = np.array([after >= before - lost for before, after in fits], np.float32)
+    images = styles.darken(batch, refined, closed, read)
+    writer.write(batch, images, labels, kept, styles.record_of[batch.start : batch.stop])
+    return fits

@@ -1,0 +1,228 @@
+"""``histosynth refine`` from its inputs to the refined store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+
+from histocli.base.device import prepare_process
+from histocli.base.distributed import local_device, team
+from histocli.base.progress import Track, silent
+from histocli.base.types import Json
+from histocli.config.common import Execution, as_dict
+from histocli.config.refine import RefineConfig
+from histocli.model.refiner import describe_refiner
+from histocli.stages.refine.learn import Learnt, learn
+from histocli.stages.refine.plan import Refinement, open_inputs
+from histocli.stages.refine.repaint import Repainted, repaint
+from histocli.stages.refine.styles import Styles, read_styles
+from histocli.stages.refine.weigh import Weighed, weigh
+from histocli.stages.shared.frame import Plan, Work, carry_out
+from histocli.stages.shared.results import StageResult, Stopwatch
+from histocli.stages.shared.session import Clock, Session
+from histocli.stores.patches import CONTRACT, PatchStoreWriter
+from histocli.stores.provenance import Provenance
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefineResult(StageResult):
+    """What refinement made."""
+
+    schema: ClassVar[str] = "histosynth.refine/1"
+
+    patches: int
+    references: int
+    """Reference files whose style patches have."""
+    steps: int | None
+    """Steps of the training; None where an earlier refiner was applied."""
+    moves: int | None = None
+    """Steps in which the refiner moved; None where an earlier refiner was applied."""
+    critic_auc: float | None = None
+    """Held-out, of real nuclei against initial ones: above 0.9 the critic was worth listening
+    to."""
+    style_auc: float | None = None
+    """Held-out, of the style critic: matched pairs of real crops against shuffled ones."""
+    agreement: Json | None = None
+    """Mean AJI between the labels and the rough nuclei of the picture: initial, refined."""
+    rejected: int | None = None
+    """Patches whose labels no longer fit: their weight is 0."""
+    auc: float | None = None
+    """Of fresh classifiers, cross-validated by reference: real against refined patches; 0.5 means
+    that they cannot tell."""
+    effective_share: float | None = None
+    """Effective sample size of the weights over the number of patches."""
+    mpp: float
+    device: str
+    precision: str
+    failed: tuple[str, ...] = ()
+    """References that could not be read, under ``--on-error continue``."""
+
+
+def refine(
+    store: str,
+    references: Sequence[str],
+    out: Path,
+    config: RefineConfig,
+    execution: Execution,
+    *,
+    stop_after: int | None = None,
+    track: Track = silent,
+) -> RefineResult:
+    """Refine a patch store.
+
+    Parameters
+    ----------
+    store : str
+        Initial patch store, or ``-`` for its path on stdin.
+    references : sequence of str
+        Files, folders, globs, ``@list``, manifests; empty takes the references that the store
+        records.
+    out : Path
+        Patch store to make.
+    config : RefineConfig
+    execution : Execution
+    stop_after : int, optional
+        Save a checkpoint and stop after this many steps in all.
+    track : Track
+        Shows progress.
+
+    Raises
+    ------
+    InvalidStore, InputNotFound, InvalidInput
+        The store, the references or the model cannot be used.
+    StoreExists
+        Something is in the way of ``out``.
+    Stopped
+        A signal came, or ``stop_after`` was reached; what is done is kept for ``--resume``.
+    """
+    watch = Stopwatch()
+    job = open_inputs(store, references, out, config, execution, track)
+    result = _planned(job)
+    plan = Plan(
+        out=out, contract=CONTRACT, fingerprint=job.fingerprint, planned=lambda: result, watch=watch
+    )
+    job = replace(job, device=local_device(job.device))
+    with team(job.device) as members:
+        return carry_out(plan, execution, lambda work: _make(job, plan, work, stop_after), members)
+
+
+def _make(
+    job: Refinement, plan: Plan[RefineResult], work: Work[RefineResult], stop_after: int | None
+) -> RefineResult:
+    """Train, repaint, check, weigh and write."""
+    prepare_process()
+    styles = read_styles(job)
+    with _writer(job, styles, work) as writer:
+        session = Session(
+            plan,
+            work,
+            _clock(job, plan.watch),
+            stop_after=stop_after,
+            track=job.track,
+            noun="refinement",
+        )
+        learnt = learn(job, styles, session)
+        if writer is None:
+            return work.planned
+        repainted = repaint(job, styles, learnt.refiner, writer, session)
+        weighed = weigh(job, styles, writer, session)
+        _describe(writer, job, learnt, repainted, weighed)
+        writer.finish()
+    session.checkpoint.remove()
+    result = replace(
+        work.planned,
+        references=styles.n_references,
+        agreement=asdict(repainted.agreement) if repainted.agreement else None,
+        rejected=repainted.rejected,
+        auc=weighed.auc,
+        effective_share=weighed.effective_share,
+    )
+    course = learnt.course
+    if course is None:
+        return result
+    return replace(
+        result,
+        steps=course.steps,
+        moves=course.moves,
+        critic_auc=course.critic_auc,
+        style_auc=course.style_auc,
+    )
+
+
+def _planned(job: Refinement) -> RefineResult:
+    return RefineResult(
+        output=str(job.out),
+        patches=len(job.initial),
+        references=len(job.sources),
+        steps=None if job.trained else job.config.steps,
+        mpp=job.initial.mpp,
+        device=str(job.device),
+        precision="bf16" if job.dtype == torch.bfloat16 else "fp32",
+        failed=tuple(job.failed),
+    )
+
+
+def _clock(job: Refinement, watch: Stopwatch) -> Clock:
+    # seconds of a time budget that repainting and weighing need after the training
+    reserve_s = 12.0 + 0.045 * len(job.initial) + (60.0 if job.config.weights else 0.0)
+    return Clock(job.config.steps, job.config.time_budget_s, reserve_s, watch)
+
+
+@contextmanager
+def _writer(
+    job: Refinement, styles: Styles, work: Work[RefineResult]
+) -> Iterator[PatchStoreWriter | None]:
+    """Open the refined store in the first of several processes; the others help to train."""
+    if not work.members.leads:
+        yield None
+        return
+    provenance = Provenance(
+        contract=CONTRACT,
+        command="refine",
+        config=as_dict(job.config),
+        config_hash=job.fingerprint,
+        seed=job.config.seed,
+    )
+    with PatchStoreWriter(
+        job.out,
+        n=len(job.initial),
+        patch_px=job.initial.patch_px,
+        mpp=job.initial.mpp,
+        origin="refined",
+        references=styles.records,
+        provenance=provenance,
+        shippable=job.initial.shippable,
+    ) as writer:
+        yield writer
+
+
+def _describe(
+    writer: PatchStoreWriter,
+    job: Refinement,
+    learnt: Learnt,
+    repainted: Repainted,
+    weighed: Weighed,
+) -> None:
+    """Write the networks into the store, and what came of refinement into its attributes."""
+    writer.write_networks(
+        {
+            name: {
+                key: value.detach().float().cpu().numpy()
+                for key, value in network.state_dict().items()
+            }
+            for name, network in learnt.networks.items()
+        }
+    )
+    about: Json = asdict(learnt.course) if learnt.course else {}
+    about["rejected"] = repainted.rejected
+    if repainted.agreement:
+        about["agreement"] = asdict(repainted.agreement)
+    about |= asdict(weighed)
+    about["architecture"] = describe_refiner(learnt.refiner)
+    initial = {"name": job.initial.path.name, "sha256": job.initial.content_hash()}
+    writer.add_attributes({"initial": initial, "refinement": about})

@@ -1,0 +1,80 @@
+"""The weights of refined patches: how much likelier each of them is among real ones."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+
+from histocli.base.interrupts import raise_if_stopped
+from histocli.base.rng import rng_for
+from histocli.model.normalisation import glass_to_white
+from histocli.stages.refine.learn import rounded
+from histocli.stages.refine.plan import Refinement
+from histocli.stages.refine.styles import Styles
+from histocli.stages.shared.session import Session
+from histocli.stores.patches import PatchStoreWriter
+from histocli.training.two_sample import (
+    TwoSampleSchedule,
+    effective_share,
+    importance_weights,
+    judge,
+    weights_of_kept,
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """What came of weighing."""
+
+    auc: float | None
+    """Of fresh classifiers, real against refined patches; None where none was asked."""
+    effective_share: float | None
+    """Effective sample size of the weights over the number of patches."""
+
+
+def weigh(job: Refinement, styles: Styles, writer: PatchStoreWriter, session: Session) -> Weighed:
+    """Weigh patches by classifiers of real against refined that have not seen their references."""
+    kept = (writer.weights() > 0).astype(np.float32)
+    if job.config.weights and styles.n_references < 2:
+        logger.warning(
+            "weights need at least two references, so that a classifier can be asked about unseen "
+            "ones"
+        )
+    if not job.config.weights or styles.n_references < 2 or not kept.any():
+        writer.replace_weights(kept)
+        return Weighed(None, rounded(effective_share(kept)))
+    n, seed = len(job.initial), job.config.seed
+    chosen = np.arange(n)
+    most = 20_000
+    if n > most:
+        chosen = np.sort(rng_for(seed, "judged").choice(n, most, replace=False))
+    side = min(128, job.initial.patch_px)
+    start = (job.initial.patch_px - side) // 2
+    middle = slice(start, start + side)  # the part of each patch that classifiers see
+    crops = np.empty((n, side, side, 3), np.uint8)
+    for batch in writer.batches():
+        images, _ = writer.read_back(batch)
+        for patch, image in zip(batch, images, strict=True):
+            crops[patch] = glass_to_white(image[middle, middle], styles.glass_level(patch, image))
+    raise_if_stopped(
+        f"{job.out}: stopped; the patches are kept, run the same command with --resume"
+    )
+    scores = judge(
+        styles.real.images[:, middle, middle],
+        crops[chosen],
+        styles.real.image_of,
+        styles.style_of[chosen],
+        TwoSampleSchedule(seed=seed, crop_px=side),
+        job.device,
+        job.dtype,
+    )
+    # where classifiers are nearly perfect, weights are flattened until half of the patches count
+    weights = importance_weights(scores, least_effective=0.5)
+    writer.replace_weights(weights_of_kept(weights, chosen, kept))
+    effective = effective_share(weights)
+    session.log({"auc": scores.auc, "ci95": scores.interval(), "effective_share": effective})
+    return Weighed(rounded(scores.auc), rounded(effective))

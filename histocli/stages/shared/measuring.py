@@ -1,0 +1,292 @@
+"""References measured and taken apart in worker processes, before patches are drawn after them.
+
+What synthesis needs of a reference goes to a scratch folder as plain arrays. Nuclei are found by a
+rough method, or by the model of ``--priors``, whose errors are then measured first.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from histocli.base.device import resolve_precision
+from histocli.base.errors import HistosynthError, InputNotFound
+from histocli.base.files import disk_errors
+from histocli.base.interrupts import raise_if_stopped
+from histocli.base.parallel import map_unordered
+from histocli.base.progress import Track
+from histocli.base.rng import rng_for
+from histocli.base.system import resolve_workers
+from histocli.base.types import Json
+from histocli.config.common import Execution
+from histocli.config.generate import GenerateConfig
+from histocli.inference.predict import Predictor
+from histocli.instances.targets import Thresholds
+from histocli.model.normalisation import glass_to_white
+from histocli.model.segmenter import build_segmenter
+from histocli.optics.density import white_level
+from histocli.reference.calibration import UNCALIBRATED, Calibration, calibration_of, compare_areas
+from histocli.reference.statistics import Reference, analyse_reference
+from histocli.slides.resampling import resample, resample_labels
+from histocli.stages.shared.references import Source
+from histocli.stores.models import read_model
+from histocli.stores.scratch import load_arrays, save_arrays
+from histocli.synthesis.patch import draw_patch, paint_patches
+
+logger = logging.getLogger(__name__)
+
+REGION_PX = 1024
+"""Larger references are cut into regions of about this side, each measured on its own."""
+MOST_REGIONS = 512
+"""Regions taken apart in one run; evenly spread over the references."""
+LEAST_TISSUE = 0.05
+"""Share of a region that must be tissue: others teach nothing and are left out, unless there is
+nothing else."""
+CALIBRATION_REFERENCES = 32
+"""References on which a model's errors are measured."""
+CALIBRATION_PATCHES = 64
+"""Synthetic patches on which they are measured."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """One part of a reference file, taken apart."""
+
+    source: Source
+    index: int
+    """Number of the source among the references."""
+    box: tuple[int, int, int, int]
+    """Top, left, bottom, right, in pixels of the resampled image."""
+    folder: Path
+    """Where its arrays are."""
+    statistics: Json
+    tissue_fraction: float
+
+    @property
+    def name(self) -> str:
+        """File name, with the part of it that was used."""
+        top, left, bottom, right = self.box
+        return f"{self.source.path.name}[{top}:{bottom},{left}:{right}]"
+
+
+@dataclass(frozen=True)
+class MeasureJob:
+    """One reference to take apart."""
+
+    source: Source
+    index: int
+    """Its number among the references."""
+    config: GenerateConfig
+    scratch: Path
+    most_regions: int
+    tolerant: bool
+    """Leave the reference out if it cannot be decoded."""
+    calibration: Calibration
+    """How the model of ``config.priors`` errs."""
+
+
+def measure_references(
+    sources: Sequence[Source],
+    config: GenerateConfig,
+    execution: Execution,
+    scratch: Path,
+    track: Track,
+) -> tuple[list[Region], list[str]]:
+    """Take apart the references that patches will follow, with the nuclei of ``config.priors``.
+
+    Parameters
+    ----------
+    sources : sequence of Source
+    config : GenerateConfig
+    execution : Execution
+    scratch : Path
+        Folder for their arrays.
+    track : Track
+
+    Returns
+    -------
+    regions : list of Region
+    damaged : list of str
+        References that turned out to be damaged, under ``--on-error continue``.
+
+    Raises
+    ------
+    InputNotFound
+        No reference can be read.
+    """
+    calibration = UNCALIBRATED
+    if config.priors is not None:
+        calibration = _calibrate_priors(sources, config, execution, scratch / "rough", track)
+    return _take_apart(sources, config, execution, scratch, track, calibration)
+
+
+def _take_apart(
+    sources: Sequence[Source],
+    config: GenerateConfig,
+    execution: Execution,
+    scratch: Path,
+    track: Track,
+    calibration: Calibration = UNCALIBRATED,
+) -> tuple[list[Region], list[str]]:
+    """Take the references apart that patches will follow; the others of a long list are not needed."""
+    used = np.arange(len(sources))
+    limit = min(config.n, MOST_REGIONS)
+    if len(sources) > limit:
+        used = np.sort(rng_for(config.seed, "sources").choice(len(sources), limit, replace=False))
+        logger.warning(
+            "%d of %d references are used: no more than there are patches, and at most %d",
+            limit,
+            len(sources),
+            MOST_REGIONS,
+        )
+    most, tolerant = max(1, limit // len(used)), execution.on_error == "continue"
+    jobs = [
+        MeasureJob(sources[int(i)], int(i), config, scratch, most, tolerant, calibration)
+        for i in used
+    ]
+    found: list[Region] = []
+    damaged: list[str] = []
+    # a process takes seconds to start
+    workers = min(resolve_workers(execution.workers), max(1, len(jobs) // 4))
+    stopped = (
+        "generate: stopped while references were measured; nothing was drawn yet, run it again"
+    )
+    with track("measuring references", len(jobs)) as bar, disk_errors(scratch):
+        for job, regions in map_unordered(_measure, jobs, workers, stopped):
+            if isinstance(regions, str):
+                logger.warning("%s", regions)
+                damaged.append(str(job.source.path))
+            else:
+                found.extend(regions)
+            bar.advance()
+    if not found:
+        raise InputNotFound(
+            f"none of the {len(jobs)} references can be read; see the messages above"
+        )
+    found.sort(key=lambda region: (region.index, region.box))
+    with_tissue = [region for region in found if region.tissue_fraction >= LEAST_TISSUE]
+    if not with_tissue:
+        logger.warning("the references show no tissue; the patches will be empty")
+    return with_tissue or found, sorted(damaged)
+
+
+def _measure(job: MeasureJob) -> list[Region] | str:
+    """Return the regions of a reference, or why it cannot be decoded when that is tolerated."""
+    source, config = job.source, job.config
+    try:
+        image = source.read()
+    except HistosynthError as error:
+        if not job.tolerant:
+            raise
+        return str(error)
+    pixels = resample(image, source.mpp, config.mpp)
+    height, width = pixels.shape[:2]
+    boxes = [
+        (top, left, bottom, right)
+        for top, bottom in _parts(height, REGION_PX)
+        for left, right in _parts(width, REGION_PX)
+    ]
+    if len(boxes) > job.most_regions:
+        rng = rng_for(config.seed, f"regions of {source.sha256}")
+        boxes = [boxes[i] for i in np.sort(rng.choice(len(boxes), job.most_regions, replace=False))]
+    regions = []
+    for number, box in enumerate(boxes):
+        part = np.ascontiguousarray(pixels[box[0] : box[2], box[1] : box[3]])
+        priors = config.priors
+        reference = analyse_reference(
+            part,
+            config.mpp,
+            source.path.name,
+            rng_for(config.seed, source.sha256, number),
+            predicted=None if priors is None else _predict(Path(priors), part, config.mpp),
+            calibration=job.calibration,
+        )
+        folder = job.scratch / f"{job.index}-{number}"
+        save_arrays(folder, *reference.to_arrays())
+        statistics = reference.statistics
+        tissue = statistics.appearance.tissue_fraction
+        regions.append(Region(source, job.index, box, folder, statistics.to_json(), tissue))
+    return regions
+
+
+def _predict(model: Path, image: npt.NDArray[np.uint8], mpp: float) -> npt.NDArray[np.int32]:
+    """Segment an image by a model, at the model's pixel size."""
+    facts = model.stat()
+    predictor = _load_predictor(model, facts.st_mtime_ns, facts.st_size)
+    pixels = resample(glass_to_white(image, white_level(image)), mpp, predictor.mpp)
+    return resample_labels(predictor.segment(pixels), predictor.mpp, mpp, image.shape[:2]).astype(
+        np.int32
+    )
+
+
+@lru_cache(maxsize=1)
+def _load_predictor(path: Path, modified_ns: int, size: int) -> Predictor:
+    """Load a model once per process, and again when the file was rewritten."""
+    header, tensors = read_model(path)
+    segmenter = build_segmenter(header.architecture)
+    segmenter.load_state_dict(tensors)
+    device = torch.device("cpu")  # in worker processes, beside each other
+    return Predictor(
+        segmenter,
+        mpp=header.mpp,
+        device=device,
+        dtype=resolve_precision("auto", device),
+        thresholds=Thresholds(**header.thresholds),
+    )
+
+
+def _calibrate_priors(
+    sources: Sequence[Source],
+    config: GenerateConfig,
+    execution: Execution,
+    scratch: Path,
+    track: Track,
+) -> Calibration:
+    """Learn how the model of ``config.priors`` errs, from patches whose truth is known.
+
+    They follow the same references by rough priors. Without this, each round of measuring a model's
+    nuclei and drawing new ones would shrink them to what models are sure of.
+    """
+    assert config.priors is not None
+    model = Path(config.priors)
+    most = min(len(sources), CALIBRATION_REFERENCES)
+    few = [sources[int(i)] for i in np.linspace(0, len(sources) - 1, most).astype(int)]
+    rough = replace(config, n=len(few), priors=None)
+    regions, _ = _take_apart(few, rough, replace(execution, on_error="continue"), scratch, track)
+    ratios: list[float] = []
+    found = drawn = 0
+    with track("calibrating priors", CALIBRATION_PATCHES) as bar:
+        for index in range(CALIBRATION_PATCHES):
+            raise_if_stopped("generate: stopped before anything was drawn; run it again")
+            reference = Reference.from_arrays(*load_arrays(regions[index % len(regions)].folder))
+            drawing = draw_patch(
+                reference, config.patch_px, rng_for(config.seed, "calibration", index)
+            )
+            image = paint_patches([drawing], torch.device("cpu"))[0]
+            areas, n_found, n_drawn = compare_areas(
+                drawing.instance_labels, _predict(model, image, config.mpp)
+            )
+            ratios += areas
+            found, drawn = found + n_found, drawn + n_drawn
+            bar.advance()
+    calibration = calibration_of(ratios, found, drawn)
+    logger.info(
+        "on synthetic patches the model's nuclei have %.2f of the true area and it finds %.2f of them; both are corrected",
+        calibration.area_factor,
+        calibration.recall,
+    )
+    return calibration
+
+
+def _parts(length: int, longest: int) -> list[tuple[int, int]]:
+    """Cut 0..length into equal parts of at most ``longest``."""
+    edges = np.linspace(0, length, -(-length // longest) + 1).round().astype(int)
+    return [(int(start), int(stop)) for start, stop in pairwise(edges)]

@@ -1,0 +1,1 @@
+"""``histosynth train``: patch stores become a segmenter, and unlabelled tissue adapts it."""

@@ -1,0 +1,273 @@
+"""``--fresh``: new patches for a training that goes on, drawn ahead by workers.
+
+The patches of a store are numbered; those that are drawn while training goes on have the numbers
+that follow, so that they are what ``generate`` with a larger ``--n`` would have drawn. Which step
+sees which patches is settled by numbers, not by who is faster: a step that is due waits for them.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, fields
+from multiprocessing import get_context
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from histocli.base.distributed import ALONE, Team
+from histocli.base.errors import InputNotFound, InvalidInput
+from histocli.base.interrupts import raise_if_stopped
+from histocli.base.parallel import AHEAD, single_threaded
+from histocli.base.progress import Track
+from histocli.base.system import resolve_workers
+from histocli.base.types import Json
+from histocli.config.common import Execution
+from histocli.config.generate import GenerateConfig
+from histocli.instances.targets import contacts, normalised_distance
+from histocli.model.normalisation import glass_to_white
+from histocli.stages.shared.drawing import DrawJob, draw_job, draw_patches
+from histocli.stages.shared.measuring import Region, measure_references
+from histocli.stages.shared.references import identify_references, recorded_references
+from histocli.stages.train.bench import Bench, Joined, join
+from histocli.stores.patches import PatchStore
+from histocli.synthesis.variation import Spread
+from histocli.training.loop import Extra
+from histocli.training.sampling import PatchSet
+
+BATCH = 16
+"""Patches that are drawn at a time."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    drawing: DrawJob
+    glass: tuple[float, ...]
+    """Level of empty glass of each patch."""
+    mpp: float
+    learns_contacts: bool
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Patches with their targets, as ``PatchSet`` holds them."""
+
+    images: npt.NDArray[np.uint8]
+    nucleus: npt.NDArray[np.bool_]
+    valid: npt.NDArray[np.bool_]
+    distance: npt.NDArray[np.uint8]
+    contact: npt.NDArray[np.bool_] | None
+
+
+def _draw(job: _Job) -> _Drawn:
+    """Draw patches and compute their targets; runs in a worker."""
+    drawn = draw_patches(job.drawing)
+    assert drawn.image is not None
+    labels = drawn.instance_labels
+    white = [glass_to_white(*each) for each in zip(drawn.image, job.glass, strict=True)]
+    return _Drawn(
+        np.stack(white),
+        labels > 0,
+        labels >= 0,
+        np.stack([normalised_distance(each) for each in labels]),
+        np.stack([contacts(each, job.mpp) for each in labels]) if job.learns_contacts else None,
+    )
+
+
+class FreshPatches(Extra):
+    """Draws patches ahead of a training, and puts them in the place of the oldest.
+
+    Use it as a context manager: workers and a scratch folder are given back at its end.
+
+    Parameters
+    ----------
+    store : PatchStore
+        Made by ``generate``; its references are read again.
+    places : ndarray of int, shape (k,)
+        Where in the training's patches those of the store lie that may be replaced.
+    per_step : float
+        Patches that a step of training brings.
+    learns_contacts : bool
+    execution : Execution
+    track : Track
+    members : Team
+        Processes that train together, each of which draws patches of its own.
+    trained_s : callable
+        Returns the seconds of training so far.
+
+    Raises
+    ------
+    InvalidInput
+        The store holds no patches that ``generate`` drew.
+    InputNotFound
+        A reference, or the model of ``--priors``, is gone or has changed.
+    """
+
+    name = "fresh"
+
+    def __init__(
+        self,
+        store: PatchStore,
+        places: npt.NDArray[np.integer],
+        per_step: float,
+        *,
+        learns_contacts: bool,
+        execution: Execution,
+        track: Track,
+        members: Team = ALONE,
+        trained_s: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        if store.origin != "initial" or store.provenance.command != "generate":
+            raise InvalidInput(
+                f"{store.path}: --fresh draws on where generate stopped, but these patches are {store.origin}; "
+                "give the store of initial patches"
+            )
+        known = {field.name for field in fields(GenerateConfig)}
+        self.config = GenerateConfig(
+            **{name: value for name, value in store.provenance.config.items() if name in known}
+        )
+        self.store = store
+        self.places = places
+        self.per_step = per_step
+        self.learns_contacts = learns_contacts
+        self.members = members
+        self.spread = None if store.variation is None else Spread.from_json(store.variation)
+        self.batches = 0
+        """Put in place so far."""
+        self.waited_s = 0.0
+        self._trained_s = trained_s
+        self._taken_s = 0.0
+        self._scratch = tempfile.TemporaryDirectory(prefix="histosynth-")
+        try:
+            self.regions = self._measure(execution, track)
+        except BaseException:
+            self._scratch.cleanup()
+            raise
+        workers = max(1, resolve_workers(execution.workers) - 1)  # one is the training's own
+        self._ahead = AHEAD * workers
+        self._pool = ProcessPoolExecutor(
+            workers, mp_context=get_context("spawn"), initializer=single_threaded
+        )
+        self._running: deque[tuple[int, Future[_Drawn]]] = deque()
+
+    def __enter__(self) -> FreshPatches:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._taken_s = self._trained_s()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._scratch.cleanup()
+
+    def _measure(self, execution: Execution, track: Track) -> list[Region]:
+        sources, _ = identify_references(
+            recorded_references(self.store),
+            mpp=self.store.mpp,
+            reference_mpp=None,
+            tolerant=False,
+            command="train",
+        )
+        priors = self.config.priors
+        if priors is not None and not Path(priors).exists():
+            raise InputNotFound(
+                f"{Path(priors)}: the model that {self.store.path.name} took its priors from is gone"
+            )
+        return measure_references(sources, self.config, execution, Path(self._scratch.name), track)[
+            0
+        ]
+
+    def _job(self, number: int) -> _Job:
+        """Return the job of the fresh batch of a number; the store's own patches come before all of
+        them.
+        """
+        first = self.config.n + (number * self.members.size + self.members.rank) * BATCH
+        job = draw_job(range(first, first + BATCH), self.regions, self.config, spread=self.spread)
+        statistics = [self.regions[number].statistics for number in job.reference]
+        glass = tuple(float(each["appearance"]["white_level"]) for each in statistics)
+        return _Job(job, glass, self.store.mpp, self.learns_contacts)
+
+    def due(self, step: int) -> int:
+        """Return how many batches the set has taken up before a step."""
+        return int(self.per_step * step / BATCH)
+
+    def before_step(self, patches: PatchSet, step: int) -> None:
+        """Put the patches that are due at a step in the place of the oldest.
+
+        A training that is resumed begins with those that would be left of the ones before, so that
+        it goes on as if it had not been stopped.
+
+        Parameters
+        ----------
+        patches : PatchSet
+            Changed in place.
+        step : int
+            Steps done.
+        """
+        due = self.due(step)
+        if not self.batches and due > 1:
+            self.batches = max(0, due - -(-len(self.places) // BATCH))
+        while self.batches < due:
+            self._hand_out()
+            number, future = self._running.popleft()
+            assert number == self.batches
+            start = time.monotonic()
+            while not future.done():
+                raise_if_stopped(
+                    "train: stopped while patches were drawn; run the same command with --resume"
+                )
+                time.sleep(0.002)
+            self.waited_s += time.monotonic() - start
+            self._put(patches, number, future.result())
+            self.batches += 1
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        following = self._running[-1][0] + 1 if self._running else self.batches
+        while len(self._running) < self._ahead:
+            self._running.append((following, self._pool.submit(_draw, self._job(following))))
+            following += 1
+
+    def _put(self, data: PatchSet, number: int, drawn: _Drawn) -> None:
+        for index in range(BATCH):
+            place = self.places[(number * BATCH + index) % len(self.places)]
+            data.images[place], data.nucleus[place] = drawn.images[index], drawn.nucleus[index]
+            data.valid[place], data.distance[place] = drawn.valid[index], drawn.distance[index]
+            data.weight[place] = 1.0
+            if data.contact is not None and drawn.contact is not None:
+                data.contact[place] = drawn.contact[index]
+
+    def report(self) -> Json:
+        """Return how many patches were drawn, and how long the training waited for them."""
+        return {
+            "patches": self.batches * BATCH,
+            "waited_s": round(self.waited_s, 2),
+            "waited_share": round(self.waited_s / max(self._taken_s, 1e-9), 4),
+        }
+
+
+def fresh_patches(bench: Bench) -> Joined | None:
+    """Let new patches take the place of those of the first initial store."""
+    request = bench.request
+    if not request.config.fresh:
+        return None
+    number = next((i for i, item in enumerate(request.inputs) if item.store.origin == "initial"), 0)
+    fresh = FreshPatches(
+        request.inputs[number].store,
+        np.flatnonzero(bench.patches.store_of == number),
+        request.config.fresh_per_step,
+        learns_contacts=request.learns_contacts,
+        execution=request.execution,
+        track=request.track,
+        members=bench.session.members,
+        trained_s=lambda: bench.session.clock.trained_s,
+    )
+    return join(bench, bench.stack.enter_context(fresh), fresh.report)

@@ -1,0 +1,171 @@
+"""The patches of all stores in memory: targets computed, weights judged, some held out."""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from histocli.base.errors import InvalidStore
+from histocli.base.interrupts import raise_if_stopped
+from histocli.base.rng import rng_for
+from histocli.base.system import resolve_workers
+from histocli.instances.targets import contacts, normalised_distance
+from histocli.model.normalisation import contrast_floor, glass_to_white, tissue_moments
+from histocli.stages.shared.references import patch_glass_levels
+from histocli.stages.train.plan import Request, WeightedStore
+from histocli.training.sampling import PatchSet
+from histocli.training.two_sample import effective_share
+
+logger = logging.getLogger(__name__)
+
+MOST_HELD_OUT = 64
+"""Held-out patches; more cost time and tell little more."""
+LEAST_EFFECTIVE = 0.3
+"""Share of the patches that their weights must leave effective; else the weights are not used."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Synthetic patches that are scored and not learnt."""
+
+    images: npt.NDArray[np.uint8]
+    """(n, H, W, 3), glass made white."""
+    labels: npt.NDArray[np.int32]
+    """(n, H, W)."""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True)
+class TrainingPatches:
+    """What a training learns and is watched on."""
+
+    learnt: PatchSet
+    held_out: HeldOut
+    store_of: npt.NDArray[np.int64]
+    """Number of the store that each learnt patch is of."""
+    contrast_floor: float
+    """Spread of red absorbance below which an image is flatter than most of these references."""
+    effective_share: float
+    """How many of the patches their weights leave effective, as a share."""
+
+
+class _Arrays:
+    """Patches of all stores with their targets, one array for each property."""
+
+    def __init__(self, request: Request) -> None:
+        side = request.store.patch_px
+        total = sum(len(item.store) for item in request.inputs)
+        shape = (total, side, side)
+        self.images = np.empty((*shape, 3), np.uint8)
+        self.labels = np.empty(shape, np.int32)
+        self.distance = np.empty(shape, np.uint8)
+        self.contact = np.empty(shape, bool) if request.learns_contacts else None
+        self.moments = np.zeros((total, 7))
+        sizes = [len(item.store) for item in request.inputs]
+        stores = [item.store for item in request.inputs]
+        self.store_of = np.repeat(np.arange(len(sizes)), sizes)
+        self.reference = np.concatenate([store.reference for store in stores]).astype(np.int64)
+        self.weight = np.concatenate([store.weight for store in stores]).astype(np.float32)
+        # the weight that a user gives is the store's, however many patches it has
+        self.share = np.repeat([item.weight / len(item.store) for item in request.inputs], sizes)
+        self.synthetic = np.repeat([store.origin != "labelled" for store in stores], sizes)
+
+    def read(self, item: WeightedStore, batch: range, first: int) -> int:
+        """Read a batch of a store, whose patches begin at number ``first``; return its size."""
+        where = slice(first + batch.start, first + batch.stop)
+        self.images[where], self.labels[where] = item.store.read(batch)
+        levels = patch_glass_levels(item.store, batch, self.images[where])
+        for index, level in zip(range(where.start, where.stop), levels, strict=True):
+            self.images[index] = glass_to_white(self.images[index], level)
+            # every second row and column say how flat a patch is
+            self.moments[index] = tissue_moments(self.images[index][::2, ::2])
+            self.distance[index] = normalised_distance(self.labels[index])
+            if self.contact is not None:
+                self.contact[index] = contacts(self.labels[index], item.store.mpp)
+        return len(batch)
+
+    def part(self, kept: npt.NDArray[np.int64]) -> PatchSet:
+        """Return some of the patches as they are learnt."""
+        # a view of all of them spares the memory of a copy
+        where = slice(None) if len(kept) == len(self.images) else kept
+        labels = self.labels[where]
+        return PatchSet(
+            self.images[where],
+            labels > 0,
+            labels >= 0,
+            self.distance[where],
+            self.weight[kept],
+            self.share[kept] / self.share[kept].sum(),
+            contact=None if self.contact is None else self.contact[where],
+        )
+
+
+def load_patches(request: Request) -> TrainingPatches:
+    """Read all patches, hold some out, and compute the targets of the rest.
+
+    Raises
+    ------
+    InvalidStore
+        There is nothing to learn from.
+    """
+    arrays = _Arrays(request)
+    starts = np.cumsum([0, *(len(item.store) for item in request.inputs)])
+    spans = [
+        (item, batch, int(first))
+        for item, first in zip(request.inputs, starts[:-1], strict=True)
+        for batch in item.store.batches()
+    ]
+    with (
+        request.track("reading patches", len(arrays.images)) as bar,
+        ThreadPoolExecutor(resolve_workers(request.execution.workers)) as pool,
+    ):
+        for count in pool.map(lambda span: arrays.read(*span), spans):
+            raise_if_stopped("train: stopped before the first step; run it again")
+            bar.advance(count)
+    pairs = np.stack([arrays.store_of, arrays.reference])
+    group = np.unique(pairs, axis=1, return_inverse=True)[1].ravel()
+    held = _choose_held_out(arrays.synthetic, request.config.validation, request.config.seed)
+    kept = np.setdiff1d(np.arange(len(arrays.images)), held)
+    if not (arrays.weight[kept] > 0).any() or not (arrays.labels[kept] > 0).any():
+        raise InvalidStore(
+            f"{request.store.path}: there is nothing to learn from: the patches hold no nuclei, or all their weights are 0; "
+            "make them from references that show tissue"
+        )
+    learnt = arrays.part(kept)
+    share = effective_share(learnt.weight[learnt.weight > 0])
+    return TrainingPatches(
+        learnt=_usable_weights(learnt, share),
+        held_out=HeldOut(arrays.images[held], arrays.labels[held]),
+        store_of=arrays.store_of[kept],
+        contrast_floor=contrast_floor(arrays.moments, group, request.config.contrast_quantile),
+        effective_share=round(share, 4),
+    )
+
+
+def _choose_held_out(
+    synthetic: npt.NDArray[np.bool_], share: float, seed: int
+) -> npt.NDArray[np.int64]:
+    """Choose patches that are scored and not learnt: synthetic ones, whose number is no loss."""
+    candidates = np.flatnonzero(synthetic)
+    count = min(MOST_HELD_OUT, round(share * len(candidates)), len(candidates) - 1)
+    if count <= 0:
+        return np.zeros(0, np.int64)
+    return np.sort(rng_for(seed, "validation").choice(candidates, count, replace=False))
+
+
+def _usable_weights(patches: PatchSet, share: float) -> PatchSet:
+    """Return the patches, all of the same weight where their weights leave too few effective."""
+    if share >= LEAST_EFFECTIVE:
+        return patches
+    logger.warning(
+        "the weights leave %.0f %% of the patches effective, less than %.0f %%: they are not used",
+        100 * share,
+        100 * LEAST_EFFECTIVE,
+    )
+    return replace(patches, weight=(patches.weight > 0).astype(np.float32))

@@ -1,0 +1,314 @@
+"""What a training begins with: its inputs, opened and checked before any work is done."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+
+from histocli.annotations.sources import LabelSource
+from histocli.base.device import resolve_device, resolve_precision
+from histocli.base.errors import InvalidInput, InvalidOption
+from histocli.base.files import content_hash
+from histocli.base.inputs import expand_inputs
+from histocli.base.progress import Track
+from histocli.base.types import Json
+from histocli.config.common import Execution, config_hash
+from histocli.config.train import TrainConfig
+from histocli.model.segmenter import architecture_of_size
+from histocli.slides.slide import slide_stem
+from histocli.stages.shared.frame import Plan
+from histocli.stages.shared.labels import LABEL_FINDER
+from histocli.stages.shared.references import Source, identify_references, named_references
+from histocli.stages.shared.results import StageResult, Stopwatch
+from histocli.stores.models import CONTRACT, ModelHeader, read_model
+from histocli.stores.patches import PatchStore
+
+logger = logging.getLogger(__name__)
+
+SAME_MPP = 0.02
+"""Relative difference of two pixel sizes up to which they count as the same, rounded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult(StageResult):
+    """What training made."""
+
+    schema: ClassVar[str] = "histosynth.train/1"
+
+    patches: int
+    """Patches of all stores, held-out ones included."""
+    steps: int
+    loss: float | None = None
+    """Mean over the last steps."""
+    held_out: Json | None = None
+    """Mean scores on the held-out synthetic patches; not an accuracy on tissue."""
+    mpp: float
+    device: str
+    precision: str
+    shippable: bool
+    effective_share: float | None = None
+    """Effective sample size of the patches' weights over their number; below 0.3, weights are not
+    used."""
+    rounds: list[Json] = field(default_factory=list)
+    """What each round of self-training did."""
+    hard: Json | None = None
+    """How hard the hard examples are on held-out patches, and how far they stray."""
+    fresh: Json | None = None
+    """How many patches were drawn while training went on, and how long it waited for them."""
+    failed: tuple[str, ...] = ()
+    """References that could not be read, under ``--on-error continue``."""
+
+
+@dataclass(frozen=True)
+class WeightedStore:
+    """A patch store, and how much it counts beside the others."""
+
+    store: PatchStore
+    weight: float
+
+    def about(self) -> Json:
+        """Return what the header of the model says about the store."""
+        return {
+            "name": self.store.path.name,
+            "sha256": self.store.content_hash(),
+            "weight": self.weight,
+            "origin": self.store.origin,
+            "patches": len(self.store),
+        }
+
+
+@dataclass(frozen=True)
+class StartingModel:
+    """A model whose weights a training starts from."""
+
+    header: ModelHeader
+    tensors: dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the user asked for: the settings, and the inputs opened."""
+
+    config: TrainConfig
+    execution: Execution
+    inputs: list[WeightedStore]
+    sources: list[Source]
+    """Unlabelled references."""
+    failed: list[str]
+    """References that could not be read."""
+    teacher: list[LabelSource] | None
+    """Labels of each reference that teach the first round of self-training."""
+    start: StartingModel | None
+    data: list[Json]
+    """What the header of the model says about all inputs."""
+    fingerprint: str
+    """Hash of the settings and of the content of all inputs."""
+    device: torch.device
+    """As the user named it; one process of several may have its own."""
+    dtype: torch.dtype
+    stop_after: int | None
+    preview: Path | None
+    track: Track
+
+    @property
+    def store(self) -> PatchStore:
+        """The first store, with which the others agree in pixel size and patch size."""
+        return self.inputs[0].store
+
+    @property
+    def architecture(self) -> Json:
+        """The architecture of the segmenter."""
+        if self.start is not None:
+            return self.start.header.architecture
+        return architecture_of_size(self.config.size, self.config.targets)
+
+    @property
+    def learns_contacts(self) -> bool:
+        """Whether the segmenter learns where two nuclei meet."""
+        return self.architecture.get("targets") == "contact"
+
+
+def open_request(
+    stores: Sequence[str],
+    refs: Sequence[str],
+    config: TrainConfig,
+    execution: Execution,
+    *,
+    stop_after: int | None,
+    preview: Path | None,
+    track: Track,
+) -> Request:
+    """Open everything that goes in, and see that it goes together.
+
+    Raises
+    ------
+    InputNotFound, InvalidInput, InvalidStore, InvalidOption
+        An input is missing, cannot be read or does not fit the others.
+    """
+    inputs = _open_stores(stores)
+    data = [item.about() for item in inputs]
+    used: Json = {"stores": [[entry["sha256"], entry["weight"]] for entry in data]}
+    start = None if config.init is None else _open_start(config.init, inputs[0].store)
+    sources, failed = _identify(refs, inputs[0].store.mpp, config, execution) if refs else ([], [])
+    device = resolve_device(execution.device)
+    dtype = resolve_precision(execution.precision, device)
+    if sources:
+        used["references"] = [[source.sha256, source.mpp] for source in sources]
+        data += [
+            {"name": source.path.name, "sha256": source.sha256, "origin": "reference"}
+            for source in sources
+        ]
+    teacher = None
+    if config.teacher is not None:
+        sources, teacher = _match_teacher(config.teacher, sources)
+    for name, word, origin in (
+        ("teacher", config.teacher, "teacher"),
+        ("init", config.init, "model"),
+    ):
+        if word is not None:
+            used[name] = content_hash(Path(word))
+            data.append({"name": Path(word).name, "sha256": used[name], "origin": origin})
+    return Request(
+        config=config,
+        execution=execution,
+        inputs=inputs,
+        sources=sources,
+        failed=failed,
+        teacher=teacher,
+        start=start,
+        data=data,
+        fingerprint=config_hash(replace(config, init=None, teacher=None), **used),
+        device=device,
+        dtype=dtype,
+        stop_after=stop_after,
+        preview=preview,
+        track=track,
+    )
+
+
+def plan_of(request: Request, out: Path, watch: Stopwatch) -> Plan[TrainResult]:
+    """Return what the request makes."""
+    start, config = request.start, request.config
+    result = TrainResult(
+        output=str(out),
+        patches=sum(len(item.store) for item in request.inputs),
+        steps=config.steps,
+        mpp=request.store.mpp,
+        device=str(request.device),
+        precision="bf16" if request.dtype == torch.bfloat16 else "fp32",
+        shippable=all(item.store.shippable for item in request.inputs)
+        and (config.shippable or not request.sources)
+        and (start is None or start.header.shippable),
+        failed=tuple(request.failed),
+    )
+    return Plan(
+        out=out,
+        contract=CONTRACT,
+        fingerprint=request.fingerprint,
+        planned=lambda: result,
+        watch=watch,
+    )
+
+
+def split_weight(word: str) -> tuple[str, float]:
+    """Part ``labelled.zarr:2`` into a path and a share; the share is 1 where none is given.
+
+    Raises
+    ------
+    InvalidOption
+        The share is not a positive number.
+    """
+    path, colon, share = word.rpartition(":")
+    if not colon or not path or "/" in share or "\\" in share:
+        return word, 1.0
+    try:
+        weight = float(share)
+    except ValueError:
+        return word, 1.0
+    if not (weight > 0 and math.isfinite(weight)):
+        raise InvalidOption(
+            f"{word}: the number after the colon is the store's share and must be positive, got {share}"
+        )
+    return path, weight
+
+
+def _open_stores(words: Sequence[str]) -> list[WeightedStore]:
+    """Open the stores, and see that they go together."""
+    inputs: list[WeightedStore] = []
+    for word in words:
+        path, weight = split_weight(word)
+        found = expand_inputs([path], suffixes=(".zarr",), stdin=sys.stdin, what="patch store")
+        inputs.extend(WeightedStore(PatchStore.open(store), weight) for store in found)
+    first = inputs[0].store
+    for item in inputs[1:]:
+        if abs(item.store.mpp / first.mpp - 1) > SAME_MPP:
+            raise InvalidInput(
+                f"{item.store.path}: has {item.store.mpp:.4g} um/px but {first.path} has {first.mpp:.4g}; "
+                "a segmenter is trained at one pixel size, so make the stores with the same --mpp"
+            )
+        if item.store.patch_px != first.patch_px:
+            raise InvalidInput(
+                f"{item.store.path}: has patches of {item.store.patch_px} px but {first.path} of {first.patch_px}; "
+                "make the stores with the same --patch-px"
+            )
+    if first.patch_px < 32:
+        raise InvalidInput(
+            f"{first.path}: patches of {first.patch_px} px are too small to train on; at least 32 are needed"
+        )
+    return inputs
+
+
+def _open_start(word: str, store: PatchStore) -> StartingModel:
+    """Read the model to start from, and see that it goes together with the patches."""
+    header, tensors = read_model(Path(word))
+    if header.kind != "segmenter":
+        raise InvalidOption(f"--init {word}: is a {header.kind}, but a segmenter is needed")
+    if abs(header.mpp / store.mpp - 1) > SAME_MPP:
+        raise InvalidInput(
+            f"--init {word}: was trained at {header.mpp:.4g} um/px but {store.path} has {store.mpp:.4g}; "
+            "make the store with the model's --mpp"
+        )
+    return StartingModel(header, tensors)
+
+
+def _match_teacher(word: str, sources: Sequence[Source]) -> tuple[list[Source], list[LabelSource]]:
+    """Give each reference the labels of its name; references without any are left out."""
+    labels = LABEL_FINDER.find(word)
+    matched = [
+        (source, labels[slide_stem(source.path)])
+        for source in sources
+        if slide_stem(source.path) in labels
+    ]
+    if not matched:
+        raise InvalidInput(
+            f"--teacher {word}: none of its {len(labels)} label images is named like one of the {len(sources)} references; "
+            "labels are matched by the name without its ending"
+        )
+    if len(matched) < len(sources):
+        logger.warning(
+            "--teacher %s: %d of %d references have no labels and are left out",
+            word,
+            len(sources) - len(matched),
+            len(sources),
+        )
+    return [source for source, _ in matched], [each for _, each in matched]
+
+
+def _identify(
+    words: Sequence[str], mpp: float, config: TrainConfig, execution: Execution
+) -> tuple[list[Source], list[str]]:
+    tolerant = execution.on_error == "continue"
+    return identify_references(
+        named_references(words, keep_missing=tolerant),
+        mpp=mpp,
+        reference_mpp=config.reference_mpp,
+        tolerant=tolerant,
+        command="train",
+    )

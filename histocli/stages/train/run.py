@@ -1,0 +1,285 @@
+"""``histosynth train``: the storyline, from patch stores to a model file.
+
+Patches and their targets are held in memory; a share of the synthetic ones is held out and scored
+as real images would be. Beside the model, ``<out>.log/`` holds ``metrics.jsonl``, preview pictures
+of held-out patches and, until the model is written, the checkpoint that ``--resume`` goes on from.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from histocli.base.device import autocast, prepare_process
+from histocli.base.distributed import Team, local_device, team, weights_digest
+from histocli.base.progress import Track, silent
+from histocli.base.text import first_line
+from histocli.config.common import Execution, as_dict
+from histocli.config.train import TrainConfig
+from histocli.model.normalisation import PIXEL_MEAN, PIXEL_STD
+from histocli.model.segmenter import Segmenter, build_segmenter, channels_last
+from histocli.stages.shared.frame import Plan, Work, carry_out
+from histocli.stages.shared.results import Stopwatch
+from histocli.stages.shared.session import Clock, Session
+from histocli.stages.train.bench import Bench, Joined, join
+from histocli.stages.train.fresh import fresh_patches
+from histocli.stages.train.hard import hard_examples
+from histocli.stages.train.patches import load_patches
+from histocli.stages.train.plan import Request, TrainResult, open_request, plan_of
+from histocli.stages.train.selection import Examiner, Selection
+from histocli.stages.train.teacher import self_training
+from histocli.stores.models import ModelHeader, write_model
+from histocli.training.loop import (
+    Extra,
+    Phase,
+    Schedule,
+    StepRecord,
+    Training,
+    start_training,
+    train_steps,
+)
+from histocli.training.sampling import PatchSet
+from histocli.training.self_training import AveragedWeights
+
+logger = logging.getLogger(__name__)
+
+VALIDATIONS = 4
+"""Times that the held-out patches are scored in the course of the training on patches."""
+RESERVE_S = 12.0
+"""Seconds of a time budget that are kept for the last scoring and for writing the model."""
+
+
+def train(
+    stores: Sequence[str],
+    out: Path,
+    config: TrainConfig,
+    execution: Execution,
+    *,
+    refs: Sequence[str] = (),
+    stop_after: int | None = None,
+    preview: Path | None = None,
+    track: Track = silent,
+) -> TrainResult:
+    """Train a segmenter on patch stores.
+
+    Parameters
+    ----------
+    stores : sequence of str
+        Patch stores, each with an optional share as in ``labelled.zarr:2``; ``-`` reads them from
+        stdin.
+    out : Path
+        Model file to make.
+    config : TrainConfig
+    execution : Execution
+    refs : sequence of str
+        Unlabelled images for self-training: files, folders, globs, ``@list``, manifests.
+    stop_after : int, optional
+        Save a checkpoint and stop after this many steps in all.
+    preview : Path, optional
+        PNG to make: the references on which teacher and student disagree most after the last round.
+    track : Track
+        Shows progress.
+
+    Raises
+    ------
+    InvalidStore, InvalidInput
+        Stores that cannot be read or do not go together.
+    StoreExists
+        Something is in the way of ``out``.
+    Stopped
+        A signal came, or ``stop_after`` was reached; a checkpoint is kept for ``--resume``.
+    """
+    watch = Stopwatch()
+    request = open_request(
+        stores, refs, config, execution, stop_after=stop_after, preview=preview, track=track
+    )
+    plan = plan_of(request, out, watch)
+    with team(local_device(request.device)) as members:
+        return carry_out(plan, execution, lambda work: _make(request, plan, work), members)
+
+
+def _make(request: Request, plan: Plan[TrainResult], work: Work[TrainResult]) -> TrainResult:
+    """Train, choose weights and thresholds, and write the model."""
+    prepare_process()
+    config = request.config
+    patches = load_patches(request)
+    training, schedule = _start(request, patches.learnt, work.members)
+    clock = Clock(config.steps, config.time_budget_s, RESERVE_S, plan.watch)
+    session = Session(plan, work, clock, stop_after=request.stop_after, track=request.track)
+    session.register("training", training)
+    examiner = Examiner(patches.held_out, training, session, request.store.mpp, request.dtype)
+    with ExitStack() as stack:
+        bench = Bench(request, patches, training, session, examiner, stack)
+        joined = [each for extra in EXTRAS if (each := extra(bench)) is not None]
+        _learn(bench, schedule, [each.extra for each in joined])
+    digests = work.members.gather(weights_digest(training.segmenter))
+    selection = examiner.select(_candidates(training, joined))
+    reports = {each.extra.name: each.report() for each in joined}
+    made = replace(
+        work.planned,
+        steps=training.step,
+        loss=session.mean("loss"),
+        held_out=selection.held_out,
+        effective_share=patches.effective_share,
+        rounds=reports.get("self-training", []),
+        hard=reports.get("hard"),
+        fresh=reports.get("fresh"),
+        failed=tuple(request.failed),
+    )
+    if work.members.leads:
+        if work.members.size > 1:
+            session.log({"processes": len(digests), "processes_agree": len(set(digests)) == 1})
+        header = _header(bench, made, selection)
+        write_model(plan.out, training.segmenter.state_dict(), header)
+        session.checkpoint.remove()
+    return made
+
+
+def _start(request: Request, patches: PatchSet, members: Team) -> tuple[Training, Schedule]:
+    """Build the segmenter, and say how it is trained."""
+    config = request.config
+    torch.manual_seed(config.seed)
+    segmenter = build_segmenter(request.architecture)
+    if request.start is not None:
+        segmenter.load_state_dict(request.start.tensors)
+    segmenter = channels_last(segmenter, local_device(request.device))
+    multiple = segmenter.multiple_px  # of the sides that the network takes; patches may have any
+    schedule = Schedule(
+        batch=config.batch,
+        crop_px=min(config.crop_px, *patches.nucleus.shape[1:]) // multiple * multiple,
+        learning_rate=config.peak_rate,
+        seed=config.seed,
+    )
+    called = members.wrap(segmenter)
+    if config.compile:
+        called = _compiled(called, segmenter, schedule, request.dtype)
+    return start_training(segmenter, schedule, called), schedule
+
+
+def _compiled(
+    called: Callable[[torch.Tensor], torch.Tensor],
+    segmenter: Segmenter,
+    schedule: Schedule,
+    dtype: torch.dtype,
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return the network compiled for the crops of a training; as it was where that is not
+    possible.
+    """
+    device = next(segmenter.parameters()).device
+    shape = (schedule.batch, 3, schedule.crop_px, schedule.crop_px)
+    pixels = torch.zeros(shape, device=device).contiguous(memory_format=torch.channels_last)
+    before = {name: value.clone() for name, value in segmenter.state_dict().items()}
+    try:
+        faster: Callable[[torch.Tensor], torch.Tensor] = torch.compile(called)
+        with autocast(device, dtype):
+            faster(pixels).sum().backward()  # type: ignore[no-untyped-call]
+    # no compiler, or none for the device: what is raised differs from version to version
+    except Exception as error:
+        logger.warning(
+            "--compile: not possible here (%s); training goes on without", first_line(error)
+        )
+        faster = called
+    segmenter.load_state_dict(before)  # the trial has left statistics
+    segmenter.zero_grad(set_to_none=True)
+    return faster
+
+
+def _averaged_weights(bench: Bench) -> Joined | None:
+    """Average the last steps on patches: a candidate for what is written.
+
+    Rounds of self-training end with averaged weights anyway.
+    """
+    if bench.request.sources:
+        return None
+    return join(bench, AveragedWeights(bench.training.segmenter), lambda: None)
+
+
+EXTRAS: tuple[Callable[[Bench], Joined | None], ...] = (
+    _averaged_weights,
+    self_training,
+    hard_examples,
+    fresh_patches,
+)
+"""What joins a training, where the user asks for it."""
+
+
+def _learn(bench: Bench, schedule: Schedule, extras: Sequence[Extra]) -> None:
+    """Take the steps of all phases, and score the held-out patches now and then."""
+    session, training, request = bench.session, bench.training, bench.request
+
+    def note(record: StepRecord) -> str:
+        return f"step {record.step}, loss {session.mean('loss'):.3f}"
+
+    for phase in _phases(bench.patches.learnt, schedule.learning_rate, extras):
+        stepping = partial(
+            train_steps,
+            training,
+            phase.patches,
+            replace(schedule, learning_rate=phase.learning_rate),
+            dtype=request.dtype,
+            rank=session.members.rank,
+            extras=extras,
+        )
+        for _ in session.steps(
+            stepping, name=phase.name, note=note, begin=phase.begin, end=phase.end
+        ):
+            if phase.begin == 0 and session.passed(VALIDATIONS) and session.done < 1:
+                bench.examiner.score()
+
+
+def _phases(patches: PatchSet, learning_rate: float, extras: Sequence[Extra]) -> Iterator[Phase]:
+    """Yield the phase on patches, and then those of the extras."""
+    if not any(extra.begun for extra in extras):
+        end = min((extra.begins for extra in extras), default=1.0)
+        yield Phase("training", patches, 0.0, end, learning_rate)
+    for extra in extras:
+        yield from extra.phases(patches)
+
+
+def _candidates(training: Training, joined: Sequence[Joined]) -> dict[str, dict[str, torch.Tensor]]:
+    """Return the weights that may be written, by name."""
+    averaged = [each.extra for each in joined if isinstance(each.extra, AveragedWeights)]
+    return {"last": training.weights()} | {
+        extra.name: extra.values for extra in averaged if extra.steps
+    }
+
+
+def _header(bench: Bench, made: TrainResult, selection: Selection) -> ModelHeader:
+    """Return what the model file says about itself."""
+    request, config = bench.request, bench.request.config
+    return ModelHeader(
+        architecture=asdict(bench.training.segmenter.architecture),
+        mpp=made.mpp,
+        config_hash=request.fingerprint,
+        normalisation={
+            "glass": "white, measured per image",
+            "mean": PIXEL_MEAN,
+            "std": PIXEL_STD,
+            "range": "sRGB 0..1",
+            "contrast_floor": bench.patches.contrast_floor,
+        },
+        thresholds=asdict(selection.thresholds),
+        training={
+            "steps": made.steps,
+            "loss": made.loss,
+            "effective_share": made.effective_share,
+            "self_training": made.rounds,
+            "hard": made.hard,
+            "fresh": made.fresh,
+            "held_out": made.held_out,
+            "selection": selection.about,
+            "device": made.device,
+            "processes": bench.session.members.size,
+            "precision": made.precision,
+        },
+        data=request.data,
+        shippable=made.shippable,
+        config=as_dict(config),
+        seed=config.seed,
+    )

@@ -1,0 +1,161 @@
+"""What a segmenter makes of the held-out patches: scores, pictures, weights and thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from histocli.base.types import FloatArray, InstanceLabels, Json, RGBImage
+from histocli.exports.pictures import write_png
+from histocli.figures.sheets import patch_sheet
+from histocli.inference.predict import Predictor
+from histocli.instances.targets import DEFAULT_THRESHOLDS, Thresholds
+from histocli.metrics.counts import count
+from histocli.metrics.selection import ObjectThresholds, choose_thresholds
+from histocli.metrics.summary import summarise
+from histocli.metrics.table import shown_in
+from histocli.stages.shared.session import Session
+from histocli.stages.train.patches import HeldOut
+from histocli.stores.logs import log_path
+from histocli.training.loop import Training
+
+PREVIEW_PATCHES = 8
+"""Patches that a preview picture shows."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a segmenter finds in the held-out patches."""
+
+    found: list[InstanceLabels]
+    probability: list[FloatArray]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Weights and thresholds that were chosen without a label of a person."""
+
+    thresholds: Thresholds = DEFAULT_THRESHOLDS
+    about: Json | None = None
+    """What was chosen, by what and with which score; None where nothing is held out."""
+    held_out: Json | None = None
+    """Scores of the chosen weights on the held-out patches, without the chosen thresholds."""
+
+
+class Examiner:
+    """Looks at the held-out patches with the weights as they are."""
+
+    def __init__(
+        self,
+        held_out: HeldOut,
+        training: Training,
+        session: Session,
+        mpp: float,
+        dtype: torch.dtype,
+    ) -> None:
+        self.held_out = held_out
+        self.training = training
+        self.session = session
+        self.mpp = mpp
+        self.dtype = dtype
+
+    def predictor(self, *, views: int = 1, confidence: float | None = None) -> Predictor:
+        """Return the segmenter as it is, ready for patches."""
+        segmenter = self.training.segmenter
+        thresholds = DEFAULT_THRESHOLDS
+        if confidence is not None:
+            thresholds = replace(thresholds, confidence=confidence)
+        return Predictor(
+            segmenter,
+            mpp=self.mpp,
+            device=next(segmenter.parameters()).device,
+            dtype=self.dtype,
+            thresholds=thresholds,
+            views=views,
+        )
+
+    def look(self) -> Look:
+        """See what the weights as they are make of the held-out patches."""
+        predictor = self.predictor()
+        maps = predict_maps(predictor, self.held_out.images)
+        found = [predictor.instances(each) for each in maps]
+        self.training.segmenter.train()
+        return Look(found, [each[..., 0] for each in maps])
+
+    def thresholds(self, look: Look) -> ObjectThresholds:
+        """Choose which objects are dropped, from held-out synthetic patches: no label is needed."""
+        return choose_thresholds(list(self.held_out.labels), look.found, look.probability, self.mpp)
+
+    def score(self, look: Look | None = None) -> Json | None:
+        """Score the held-out patches, and show some of them; None where nothing is held out."""
+        if not len(self.held_out) or not self.session.members.leads:
+            return None
+        found = (look or self.look()).found
+        counts = [
+            count(truth, labels) for truth, labels in zip(self.held_out.labels, found, strict=True)
+        ]
+        mean = summarise(counts, bootstrap=0).mean
+        scores: Json = {name: round(mean[name], 4) for name in shown_in("training")}
+        step = self.training.step
+        self.session.log(
+            {"step": step, "held_out": scores, "seconds": self.session.clock.trained_s}
+        )
+        shown = slice(0, PREVIEW_PATCHES)
+        self.show(f"preview-{step:06d}", list(self.held_out.images[shown]), found[shown], 4)
+        return scores
+
+    def show(
+        self, name: str, images: list[RGBImage], labels: Sequence[InstanceLabels], columns: int
+    ) -> RGBImage:
+        """Write a picture of labelled patches into the log, and return it."""
+        sheet = patch_sheet(images, list(labels), columns=columns)
+        write_png(log_path(self.session.out) / f"{name}.png", sheet)
+        return sheet
+
+    def select(self, candidates: Mapping[str, dict[str, torch.Tensor]]) -> Selection:
+        """Choose among weights, leave the segmenter with the best, and choose its thresholds.
+
+        Parameters
+        ----------
+        candidates : mapping
+            Weights by name; the first of equals is taken.
+        """
+        if not len(self.held_out) or not self.session.members.leads:
+            return Selection()
+        looks, chosen = {}, {}
+        for name, weights in candidates.items():
+            self.training.segmenter.load_state_dict(weights)
+            looks[name] = self.look()
+            chosen[name] = self.thresholds(looks[name])
+        best = max(chosen, key=lambda name: chosen[name].score)
+        self.training.segmenter.load_state_dict(candidates[best])
+        picked = chosen[best]
+        about: Json = {
+            "by": "AJI + PQ, mean of patches and pooled, held-out synthetic",
+            "weights": best,
+            "score": round(picked.score, 4),
+            "scores": {name: round(each.score, 4) for name, each in chosen.items()},
+        }
+        thresholds = replace(
+            DEFAULT_THRESHOLDS, confidence=picked.confidence, smallest_um2=picked.smallest_um2
+        )
+        return Selection(thresholds, about, self.score(looks[best]))
+
+
+def predict_maps(predictor: Predictor, images: npt.NDArray[np.uint8]) -> list[FloatArray]:
+    """Return the maps of patches (n, H, W, 3) one by one; sides are mirrored up to what the network
+    takes.
+    """
+    height, width = images.shape[1:3]
+    multiple = predictor.multiple_px
+    more_y, more_x = -height % multiple, -width % multiple
+    found = []
+    for image in images:
+        padded = cv2.copyMakeBorder(image, 0, more_y, 0, more_x, cv2.BORDER_REFLECT)
+        found.append(np.ascontiguousarray(predictor.maps(padded[None])[0, :height, :width]))
+    return found

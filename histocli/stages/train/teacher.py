@@ -1,0 +1,349 @@
+"""``--refs``: self-training on unlabelled tissue, in rounds that are watched and can be taken back.
+
+In each round the segmenter as it is becomes the teacher: it labels the tissue, and the segmenter
+goes on learning from what the teacher is sure of together with the patches. The round ends with the
+weights averaged over its steps, or with the teacher's own where they call something else a nucleus.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from histocli.base.errors import HistosynthError, InvalidInput
+from histocli.base.interrupts import raise_if_stopped
+from histocli.base.progress import Track
+from histocli.base.types import InstanceLabels, Json, RGBImage
+from histocli.exports.pictures import write_png
+from histocli.inference.predict import Predictor
+from histocli.instances.targets import DEFAULT_THRESHOLDS
+from histocli.metrics.contrast import nuclear_contrast
+from histocli.metrics.selection import agreement
+from histocli.model.segmenter import Segmenter
+from histocli.stages.shared.real_patches import CutPatches, Cutting, cut_all
+from histocli.stages.train.bench import Bench, Joined, join
+from histocli.stages.train.plan import Request
+from histocli.stages.train.selection import PREVIEW_PATCHES
+from histocli.training.loop import Extra, Phase
+from histocli.training.sampling import PatchSet
+from histocli.training.self_training import Acceptance, AveragedWeights, Findings, pseudo_labelled
+
+logger = logging.getLogger(__name__)
+
+MOST_PATCHES = 640
+"""Patches of unlabelled tissue in a round."""
+SHARE_OF_TRAINING = 0.4
+"""Part of a training with references that self-training takes."""
+PSEUDO_SHARE = 0.5
+"""Share of the crops of a step that show unlabelled tissue."""
+LATER_RATE = 1 / 3
+"""Largest learning rate of a round, as a share of that of the training on patches."""
+TEACHER_VIEWS = 2
+"""Orientations in which unlabelled tissue is looked at."""
+LABELLING_S = 0.06
+"""Seconds for the last look at each unlabelled patch of 256 px, kept of a time budget."""
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """Patches of unlabelled tissue."""
+
+    patches: npt.NDArray[np.uint8]
+    """(n, side, side, 3), glass made white."""
+    given: Findings | None
+    """What a person or a program found in them, where the user has given labels."""
+    failed: list[str]
+    """References that could not be read."""
+
+
+@dataclass(frozen=True)
+class FirstFindings:
+    """What the first teacher found: later rounds are compared with it."""
+
+    count: int
+    median_area_px: float
+
+
+class SelfTraining(Extra):
+    """Rounds of self-training, which follow the training on patches."""
+
+    name = "self-training"
+
+    def __init__(self, bench: Bench, unlabelled: Unlabelled) -> None:
+        self.bench = bench
+        self.unlabelled = unlabelled
+        self.begins = 1 - SHARE_OF_TRAINING
+        self.rounds: list[Json] = []
+        """What was found at the end of each round."""
+        self._teacher: dict[str, torch.Tensor] | None = None
+        """Weights that labelled the tissue of this round; None between rounds."""
+        self._averaged: AveragedWeights | None = None
+        self._confidence: float | None = None
+        """Of the objects that a teacher keeps, the same in all rounds."""
+        self._first: FirstFindings | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether the training on patches is over."""
+        return self._teacher is not None or bool(self.rounds)
+
+    def phases(self, patches: PatchSet) -> Iterator[Phase]:
+        """Yield one phase a round, until one of them is taken back."""
+        request = self.bench.request
+        edges = np.linspace(self.begins, 1, request.config.rounds + 1).tolist()
+        rate = LATER_RATE * request.config.peak_rate
+        everything = slice(0, len(patches))
+        findings: Findings | None = None
+        for number in range(1, request.config.rounds + 1):
+            patches = patches.part(everything)
+            if number <= len(self.rounds):
+                continue  # over before the training was resumed
+            if self.rounds and not self.rounds[-1]["kept"]:
+                return
+            findings = self._begin_round(number, findings)
+            data, about = self._teach(patches, findings)
+            name = f"self-training {number}"
+            logger.info("%s: %s", name, about)
+            yield Phase(name, data, edges[number - 1], edges[number], rate)
+            patches = data.part(everything)  # with what was put in place meanwhile
+            findings = self._end_round(number, findings, about)
+
+    def after_step(self, segmenter: Segmenter) -> None:
+        """Take a step of a round into the average."""
+        if self._averaged is not None:
+            self._averaged.after_step(segmenter)
+
+    def _begin_round(self, number: int, findings: Findings | None) -> Findings:
+        """Make the present weights the teacher, or take up that of an interrupted round; return
+        what the teacher finds.
+        """
+        training = self.bench.training
+        if number == 1:
+            findings = self.unlabelled.given
+        if self._teacher is not None:
+            return findings or self._find_as_teacher(self._teacher)
+        self.bench.session.save()  # an interruption while tissue is labelled costs no training
+        self._share_weights()
+        if self._confidence is None:
+            self._confidence = self._choose_confidence()
+        findings = findings or self._find()
+        if self._first is None:
+            self._first = FirstFindings(findings.count(), findings.median_area_px())
+        self._teacher = training.weights()
+        self._averaged = AveragedWeights(training.segmenter)
+        training.restart(LATER_RATE * self.bench.request.config.peak_rate)
+        return findings
+
+    def _teach(self, patches: PatchSet, findings: Findings) -> tuple[PatchSet, Json]:
+        """Return patches and accepted findings together, and how much of the findings that is."""
+        # what a person gives as labels is learnt whole, borders too
+        own = findings is self.unlabelled.given
+        tissue = self.unlabelled.patches
+        contrast = [nuclear_contrast(*each) for each in zip(tissue, findings.labels, strict=True)]
+        pseudo, about = pseudo_labelled(
+            tissue,
+            findings,
+            contrast,
+            self.bench.examiner.mpp,
+            Acceptance(share=1.0) if own else Acceptance(),
+            borders=own,
+        )
+        return patches.mixed_with(pseudo, PSEUDO_SHARE), about
+
+    def _end_round(self, number: int, before: Findings, about: Json) -> Findings:
+        """Take the averaged weights, or go back to the teacher's; return what the averaged find."""
+        assert self._averaged is not None
+        assert self._teacher is not None
+        assert self._first is not None
+        session, training = self.bench.session, self.bench.training
+        session.save()
+        if self._averaged.steps:
+            training.segmenter.load_state_dict(self._averaged.values)
+        self._share_weights()
+        after = self._find()
+        agreements = np.array(
+            [agreement(one, [two]) for one, two in zip(before.labels, after.labels, strict=True)]
+        )
+        drift = after.drift_from(self._first.median_area_px, self._first.count)
+        found: Json = about | {
+            "round": number,
+            "agreement": round(float(agreements.mean()), 4),
+            "area_drift": round(drift.area, 4),
+            "count_drift": round(drift.count, 4),
+            "kept": drift.tolerable,
+        }
+        session.log({"step": training.step, "self_training": found})
+        if session.members.leads:
+            self._show(f"disagreement-{number}", before, after, agreements)
+        if not drift.tolerable:
+            logger.warning(
+                "round %d of self-training moved the median area of nuclei by %+.0f %% and their number by %+.0f %%; "
+                "the weights before it are kept",
+                number,
+                100 * drift.area,
+                100 * drift.count,
+            )
+            training.segmenter.load_state_dict(self._teacher)
+        self.rounds.append(found)
+        self._averaged = self._teacher = None
+        return after
+
+    def _show(
+        self, name: str, before: Findings, after: Findings, agreements: npt.NDArray[np.float64]
+    ) -> None:
+        """Write a picture of the patches on which two teachers agree least, each twice."""
+        worst = np.argsort(agreements, kind="stable")[:PREVIEW_PATCHES]
+        images: list[RGBImage] = [self.unlabelled.patches[i] for i in worst for _ in range(2)]
+        labels: list[InstanceLabels] = [
+            findings.labels[i] for i in worst for findings in (before, after)
+        ]
+        sheet = self.bench.examiner.show(name, images, labels, 2)
+        if self.bench.request.preview is not None:
+            write_png(self.bench.request.preview, sheet)
+
+    def _choose_confidence(self) -> float:
+        """Choose by the held-out patches how sure a teacher must be of an object."""
+        members, examiner = self.bench.session.members, self.bench.examiner
+        chosen = DEFAULT_THRESHOLDS.confidence
+        if members.leads and len(examiner.held_out):
+            chosen = examiner.thresholds(examiner.look()).confidence
+        return float(members.from_leader(chosen))
+
+    def _share_weights(self) -> None:
+        """Give all processes the first one's weights and statistics, which each gathers alone."""
+        members, segmenter = self.bench.session.members, self.bench.training.segmenter
+        if members.size > 1:
+            state = {name: value.cpu() for name, value in segmenter.state_dict().items()}
+            segmenter.load_state_dict(members.from_leader(state))
+
+    def _find_as_teacher(self, teacher: dict[str, torch.Tensor]) -> Findings:
+        """Label the tissue by the weights of the teacher, and go back to the student's."""
+        training = self.bench.training
+        student = training.weights()
+        training.segmenter.load_state_dict(teacher)
+        findings = self._find()
+        training.segmenter.load_state_dict(student)
+        return findings
+
+    def _find(self) -> Findings:
+        """Label the tissue by the weights as they are."""
+        return find_nuclei(
+            self.bench.examiner.predictor(views=TEACHER_VIEWS, confidence=self._confidence),
+            self.unlabelled.patches,
+            self.bench.request.track,
+            f"{self.bench.session.out}: stopped after {self.bench.training.step} steps; run the same command with --resume",
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Return teacher, average and what the rounds have found."""
+        first = self._first
+        return {
+            "rounds": self.rounds,
+            "teacher": self._teacher,
+            "averaged": None if self._averaged is None else self._averaged.state(),
+            "confidence": self._confidence,
+            "first": None if first is None else [first.count, first.median_area_px],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up what a checkpoint kept."""
+        self.rounds = list(state["rounds"])
+        self._teacher = state["teacher"]
+        if state["averaged"] is not None:
+            self._averaged = AveragedWeights(self.bench.training.segmenter)
+            self._averaged.restore(state["averaged"])
+        self._confidence = state["confidence"]
+        self._first = None if state["first"] is None else FirstFindings(*state["first"])
+
+
+def self_training(bench: Bench) -> Joined | None:
+    """Adapt the segmenter to the tissue of the references."""
+    if not bench.request.sources:
+        return None
+    unlabelled = read_unlabelled(bench.request)
+    n, side = unlabelled.patches.shape[:2]
+    bench.session.clock.reserve(LABELLING_S * n * (side / 256) ** 2)
+    rounds = SelfTraining(bench, unlabelled)
+    bench.request.failed.extend(unlabelled.failed)
+    return join(bench, rounds, lambda: rounds.rounds)
+
+
+def read_unlabelled(request: Request) -> Unlabelled:
+    """Read patches of unlabelled tissue, evenly from all references.
+
+    Raises
+    ------
+    InvalidInput
+        A reference cannot be read, none shows tissue, or the teacher has outlined nothing.
+    """
+    sources, teacher = request.sources, request.teacher
+    most = max(1, -(-MOST_PATCHES // len(sources)))
+    cut = cut_all(
+        sources,
+        Cutting(request.store.mpp, request.store.patch_px, most, request.config.seed),
+        workers=request.execution.workers,
+        track=request.track,
+        stopped="train: stopped before the first step; run it again",
+        labels=teacher,
+    )
+    failed: list[str] = []
+    parts: list[CutPatches] = []
+    for source, found in zip(sources, cut, strict=True):
+        if isinstance(found, HistosynthError):
+            if request.execution.on_error == "stop":
+                raise found
+            logger.warning("%s", found)
+            failed.append(str(source.path))
+        elif len(found.images):
+            parts.append(found)
+    if not parts:
+        raise InvalidInput(
+            f"{sources[0].path}: none of the {len(sources)} references shows nuclei; give images of stained tissue"
+        )
+    patches = np.concatenate([part.images for part in parts])
+    # of all references, not of the first
+    even = np.linspace(0, len(patches) - 1, min(len(patches), MOST_PATCHES)).astype(int)
+    given = None
+    if teacher is not None:
+        labels = np.concatenate([part.labels for part in parts if part.labels is not None])[even]
+        given = Findings(list(labels), [(each > 0).astype(np.float32) for each in labels])
+        if not given.count():
+            raise InvalidInput(
+                f"{teacher[0].source}: the teacher has outlined no nucleus in {len(sources)} references"
+            )
+    return Unlabelled(patches[even], given, sorted(failed))
+
+
+def find_nuclei(
+    predictor: Predictor, patches: npt.NDArray[np.uint8], track: Track, stopped: str
+) -> Findings:
+    """Let a model look at every patch, and decode what it sees.
+
+    Parameters
+    ----------
+    predictor : Predictor
+        Looks in as many orientations as it has views.
+    patches : ndarray of uint8, shape (n, H, W, 3)
+    track : Track
+    stopped : str
+        Message of an interruption.
+    """
+    labels: list[InstanceLabels] = []
+    probability: list[npt.NDArray[np.float32]] = []
+    batch = 8
+    with track("labelling unlabelled tissue", len(patches)) as bar, ThreadPoolExecutor(2) as pool:
+        for start in range(0, len(patches), batch):
+            raise_if_stopped(stopped)
+            part = patches[start : start + batch]
+            maps = predictor.maps(np.ascontiguousarray(part))
+            labels += pool.map(predictor.instances, [np.ascontiguousarray(each) for each in maps])
+            probability += [each[..., 0].copy() for each in maps]
+            bar.advance(len(part))
+    return Findings(labels, probability)

@@ -1,0 +1,62 @@
+"""Names, sizes, axes and types of the arrays of a label store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import zarr
+from zarr.codecs import ZstdCodec
+
+from histocli.base.formats import FORMATS
+from histocli.base.types import BoolMask
+
+CONTRACT = FORMATS["ome-zarr"].contract
+LAYOUTS = ("slide", "patches")
+LABEL_NAME = "nuclei"
+LABELS = f"labels/{LABEL_NAME}"
+TABLE = f"tables/{LABEL_NAME}"
+OVERVIEW_MPP = 8.0  # micrometres per pixel; the finest overview is not coarser
+OVERVIEW_PX = 1024  # the longer side of the finest overview is not made smaller than this
+SHARD_PATCHES = 32
+COMPRESSOR = ZstdCodec(level=3)
+
+
+def overview_factor(shape: tuple[int, int], mpp: float) -> int:
+    """Return how many slide pixels go along one side of an overview pixel, a power of two."""
+    factor = 1
+    while 2 * factor * mpp <= OVERVIEW_MPP and max(shape) >= 2 * factor * OVERVIEW_PX:
+        factor *= 2
+    return factor
+
+
+def looked_at_mm2(tissue: BoolMask, shape: tuple[int, int], mpp: float) -> float:
+    """Return the area of a slide that is tissue, in square millimetres."""
+    return float(tissue.mean()) * shape[0] * shape[1] * mpp * mpp / 1e6
+
+
+def make_array(
+    group: zarr.Group,
+    name: str,
+    shape: tuple[int, ...],
+    dtype: str,
+    axes: Sequence[str],
+    chunks: tuple[int, ...],
+    shards: tuple[int, ...] | None = None,
+) -> zarr.Array[Any]:
+    """Make one array, or return the array that an earlier start has made."""
+    if name in group:
+        found = group[name]
+        assert isinstance(found, zarr.Array), name
+        assert found.shape == shape, (name, found.shape, shape)
+        return found
+    return group.create_array(
+        name,
+        shape=shape,
+        dtype=dtype,
+        chunks=chunks,
+        shards=None if shards == chunks else shards,
+        compressors=COMPRESSOR,
+        fill_value=0,
+        dimension_names=list(axes),
+    )

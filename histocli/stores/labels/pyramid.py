@@ -1,0 +1,131 @@
+"""The levels and shards of a slide's labels, and coarser levels that are filled on the way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+
+from histocli.base.pyramid import nearest_level
+from histocli.stores.labels.layout import LABEL_NAME, make_array
+from histocli.stores.labels.ngff import label_metadata, labels_metadata
+
+SMALLEST_LEVEL_PX = 256  # a level whose longer side is no longer than this is the last one
+CHUNK_PX = 512
+SHARD_PX = 2048
+
+Shard = tuple[int, int]
+"""Row and column of a shard of level 0."""
+
+
+def level_factors(shape: tuple[int, ...]) -> list[int]:
+    """Return how many slide pixels go along one side of a pixel of each level of the labels.
+
+    The overview has as many levels, because OME-Zarr asks for that, though its last ones are tiny.
+    """
+    factors = [1]
+    while -(-max(shape) // factors[-1]) > SMALLEST_LEVEL_PX:
+        factors.append(2 * factors[-1])
+    return factors
+
+
+def write_image(group: zarr.Group, name: str, values: npt.NDArray[np.uint8], axes: str) -> None:
+    """Make and fill an array of pixels."""
+    chunks = tuple(max(1, min(side, CHUNK_PX)) for side in values.shape)
+    array = make_array(group, name, values.shape, str(values.dtype), axes, chunks)
+    if values.size:
+        array[...] = values
+
+
+def create_pyramid(
+    root: zarr.Group, shape: tuple[int, int], factors: list[int], mpp: float
+) -> None:
+    """Make the arrays of the labels, without any label."""
+    folder = root.create_group("labels", attributes={"ome": labels_metadata()})
+    nuclei = folder.create_group(LABEL_NAME, attributes={"ome": label_metadata(factors, mpp)})
+    chunks = tuple(min(side, CHUNK_PX) for side in shape)
+    grid = tuple(-(-side // SHARD_PX) for side in shape)
+    make_array(root, "tiles_done", grid, "uint8", "yx", chunks=grid)
+    for level, factor in enumerate(factors):
+        size = tuple(-(-side // factor) for side in shape)
+        sides = tuple(min(side, chunk) for side, chunk in zip(size, chunks, strict=True))
+        shards = tuple(
+            min(SHARD_PX // side, -(-length // side)) * side
+            for side, length in zip(sides, size, strict=True)
+        )
+        make_array(nuclei, str(level), size, "uint32", "yx", sides, shards)
+
+
+def shards_of(shape: tuple[int, int]) -> list[Shard]:
+    """Return all shards, those of every square of two, four, ... one after the other."""
+    down, across = (-(-side // SHARD_PX) for side in shape)
+    return sorted(((row, column) for row in range(down) for column in range(across)), key=_morton)
+
+
+def region_of(shard: Shard, shape: tuple[int, int]) -> tuple[slice, slice]:
+    """Return the rows and columns of a shard of labels of a given height and width."""
+    rows, columns = (
+        slice(index * SHARD_PX, min((index + 1) * SHARD_PX, side))
+        for index, side in zip(shard, shape, strict=True)
+    )
+    return rows, columns
+
+
+def _morton(shard: Shard) -> int:
+    """Interleave the bits of row and column."""
+    return sum(
+        (shard[0] >> bit & 1) << (2 * bit + 1) | (shard[1] >> bit & 1) << (2 * bit)
+        for bit in range(32)
+    )
+
+
+class CoarseLevels:
+    """Fills the coarser levels of the labels while the shards of level 0 pass by in their order.
+
+    One shard of each level is held in memory, and written when the next one begins.
+
+    Parameters
+    ----------
+    levels : list of zarr.Array
+        The levels from 0, each half as fine as the one before.
+    """
+
+    def __init__(self, levels: list[zarr.Array[Any]]) -> None:
+        self._levels = levels
+        self._canvases: dict[int, tuple[Shard, npt.NDArray[np.uint32]]] = {}
+
+    def add(self, shard: Shard, labels: npt.NDArray[np.uint32]) -> None:
+        """Take up the labels of a shard of level 0."""
+        for level in range(1, len(self._levels)):
+            factor = 2**level
+            is_small = factor <= SHARD_PX
+            coarse = nearest_level(labels, factor) if is_small else labels[:1, :1]
+            step = SHARD_PX // factor if is_small else 0
+            canvas = self._canvas(level, (shard[0] // factor, shard[1] // factor))
+            y, x = (index % factor * step for index in shard)
+            canvas[y : y + coarse.shape[0], x : x + coarse.shape[1]] = coarse
+
+    def flush(self) -> None:
+        """Write what is still in memory."""
+        for level in list(self._canvases):
+            self._write(level)
+
+    def _canvas(self, level: int, owner: Shard) -> npt.NDArray[np.uint32]:
+        """Return the pixels of a shard of a level, after writing another one."""
+        if level not in self._canvases or self._canvases[level][0] != owner:
+            self._write(level)
+            shape = [
+                min(SHARD_PX, side - index * SHARD_PX)
+                for index, side in zip(owner, self._levels[level].shape, strict=True)
+            ]
+            self._canvases[level] = (owner, np.zeros(shape, np.uint32))
+        return self._canvases[level][1]
+
+    def _write(self, level: int) -> None:
+        if level in self._canvases:
+            (row, column), canvas = self._canvases.pop(level)
+            top, left = row * SHARD_PX, column * SHARD_PX
+            height, width = canvas.shape
+            self._levels[level][top : top + height, left : left + width] = canvas

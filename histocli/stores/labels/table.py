@@ -1,0 +1,81 @@
+"""The table of the nuclei of a slide, written in whole chunks of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+
+from histocli.stores.labels.layout import make_array
+
+CHUNK_ROWS = 1 << 16
+
+TableColumns: TypeAlias = Mapping[str, npt.NDArray[Any]]
+
+COLUMN_TYPES = {
+    "id": "uint32",
+    "y_px": "float64",
+    "x_px": "float64",
+    "y_um": "float64",
+    "x_um": "float64",
+    "box": "int32",
+}
+"""All other columns are float32, which is enough for a measurement."""
+REQUIRED_COLUMNS = ("id", "y_um", "x_um", "box", "area_um2")
+
+
+class TableWriter:
+    """Writes a table of known length, a few rows at a time, in the order of ids.
+
+    Parameters
+    ----------
+    group : zarr.Group
+        Where the columns go.
+    n_nuclei : int
+        Number of rows that will come.
+    columns : mapping of str to ndarray
+        Names and shapes of the columns; how many rows they have does not count.
+    """
+
+    def __init__(self, group: zarr.Group, n_nuclei: int, columns: TableColumns) -> None:
+        self.n_nuclei = n_nuclei
+        self._waiting: list[TableColumns] = []
+        self._written = 0
+        self._columns = {}
+        for name, column in columns.items():
+            shape = (n_nuclei, *np.asarray(column).shape[1:])
+            self._columns[name] = make_array(
+                group,
+                name,
+                shape,
+                COLUMN_TYPES.get(name, "float32"),
+                axes=("nucleus", "edge")[: len(shape)],
+                chunks=(max(1, min(n_nuclei, CHUNK_ROWS)), *shape[1:]),
+            )
+
+    @property
+    def is_whole(self) -> bool:
+        """All rows are written."""
+        return self._written == self.n_nuclei
+
+    def append(self, columns: TableColumns) -> None:
+        """Add rows; whole chunks go to the disk."""
+        self._waiting.append({name: np.asarray(column) for name, column in columns.items()})
+        n = sum(len(rows["id"]) for rows in self._waiting)
+        is_end = self._written + n == self.n_nuclei
+        if n < CHUNK_ROWS and not is_end:
+            return
+        rows = {
+            name: np.concatenate([part[name] for part in self._waiting]) for name in self._columns
+        }
+        whole = n if is_end else n // CHUNK_ROWS * CHUNK_ROWS
+        if whole:
+            where = slice(self._written, self._written + whole)
+            for name, array in self._columns.items():
+                array[where] = rows[name][:whole].astype(array.dtype)
+        self._written += whole
+        rest = {name: column[whole:] for name, column in rows.items()}
+        self._waiting = [rest] if whole < n else []

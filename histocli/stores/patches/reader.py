@@ -1,0 +1,142 @@
+"""Reading patch stores."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+
+from histocli.base.types import Json
+from histocli.stores.arrays import array_files, readable
+from histocli.stores.patches.checks import check_store, check_values, checked_references
+from histocli.stores.patches.layout import CONTRACT, batches_of, network_arrays
+from histocli.stores.provenance import Provenance, open_group
+
+
+class PatchStore:
+    """A complete patch store, opened for reading and checked.
+
+    Attributes
+    ----------
+    path : Path
+    image : zarr.Array of uint8, shape (n, patch_px, patch_px, 3)
+        Slices as a NumPy array does.
+    instance_labels : zarr.Array of int32, shape (n, patch_px, patch_px)
+    weight : ndarray of float32, shape (n,)
+    reference : ndarray of int32, shape (n,)
+    references : list of ReferenceRecord
+    mpp : float
+    patch_px : int
+    origin : str
+    shippable : bool
+    provenance : Provenance
+    variation : dict or None
+        How parameters vary from patch to patch, where they were re-sampled.
+    """
+
+    def __init__(self, path: Path, group: zarr.Group, provenance: Provenance) -> None:
+        """Use :meth:`open`."""
+        self.path = path
+        self.provenance = provenance
+        self._group = group
+        self.attributes: Json = dict(group.attrs.asdict())
+        """All attributes of the store."""
+        arrays = check_store(path, group, self.attributes)
+        self.references = checked_references(path, self.attributes)
+        self.image = arrays["image"]
+        self.instance_labels = arrays["instance_labels"]
+        with readable(path):
+            self.weight: npt.NDArray[np.float32] = np.asarray(arrays["weight"][:])
+            self.reference: npt.NDArray[np.int32] = np.asarray(arrays["reference"][:])
+            marks = np.asarray(arrays["batches_done"][:])
+        check_values(path, self.weight, self.reference, marks, len(self.references))
+        self.mpp = float(self.attributes["mpp"])
+        self.origin = str(self.attributes["origin"])
+        self.shippable = bool(self.attributes["shippable"])
+        self.patch_px = int(self.image.shape[1])
+        varied = self.attributes.get("variation")
+        self.variation: Json | None = varied if isinstance(varied, dict) else None
+
+    @classmethod
+    def open(cls, path: Path | str) -> PatchStore:
+        """Open a store and check everything that does not need the pixels.
+
+        Raises
+        ------
+        StoreNotFound
+            There is none.
+        InvalidStore
+            It breaks a rule of the contract; the message names it.
+        """
+        path = Path(path)
+        group, provenance = open_group(path, CONTRACT)
+        return cls(path, group, provenance)
+
+    def __len__(self) -> int:
+        return int(self.image.shape[0])
+
+    @property
+    def batch_patches(self) -> int:
+        """Patches in a shard: reading along them opens each file once."""
+        shards = self.image.shards or self.image.chunks
+        return int(shards[0])
+
+    def batches(self) -> list[range]:
+        """Return the patches of every shard."""
+        return batches_of(len(self), self.batch_patches)
+
+    def read(self, patches: range | slice) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
+        """Read images and labels of consecutive patches.
+
+        Returns
+        -------
+        image : ndarray of uint8, shape (n, patch_px, patch_px, 3)
+        instance_labels : ndarray of int32, shape (n, patch_px, patch_px)
+
+        Raises
+        ------
+        InvalidStore
+            A shard is damaged.
+        """
+        where = slice(patches.start, patches.stop)
+        with readable(self.path):
+            return np.asarray(self.image[where]), np.asarray(self.instance_labels[where])
+
+    def networks(self) -> dict[str, dict[str, npt.NDArray[np.float32]]]:
+        """Return the networks that refinement left in the store, by name and parameter."""
+        found: dict[str, dict[str, npt.NDArray[np.float32]]] = {}
+        with readable(self.path):
+            for path in network_arrays(self.path):
+                _, name, parameter = path.split("/")
+                array = self._group[path]
+                assert isinstance(array, zarr.Array)
+                found.setdefault(name, {})[parameter] = np.asarray(array[...], np.float32)
+        return found
+
+    @cached_property
+    def _hash(self) -> str:
+        digest = hashlib.sha256()
+        identity = {
+            "mpp": self.mpp,
+            "origin": self.origin,
+            "shippable": self.shippable,
+            # where the references lay does not count
+            "references": [record.to_json() | {"path": ""} for record in self.references],
+            "shape": list(self.image.shape),
+        }
+        digest.update(json.dumps(identity, sort_keys=True).encode())
+        for name in ("image", "instance_labels", "weight", "reference"):
+            for file in array_files(self.path / name):
+                digest.update(file.relative_to(self.path).as_posix().encode())
+                with file.open("rb") as stream:
+                    digest.update(hashlib.file_digest(stream, "sha256").digest())
+        return digest.hexdigest()
+
+    def content_hash(self) -> str:
+        """Return the SHA-256 of what the store holds, whenever and wherever it was made."""
+        return self._hash

@@ -1,0 +1,230 @@
+"""Writing a patch store, one shard-aligned batch after the other."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+
+from histocli.base import files
+from histocli.base.files import disk_errors
+from histocli.base.formats import ATTRIBUTE
+from histocli.base.text import plain_json
+from histocli.base.types import Json
+from histocli.stores.arrays import StoreWriter, readable
+from histocli.stores.lock import lock_unless_it_fails
+from histocli.stores.patches.checks import check_batch
+from histocli.stores.patches.layout import (
+    ARRAYS,
+    CONTRACT,
+    NETWORKS,
+    ORIGINS,
+    WRITE_ALL,
+    ReferenceRecord,
+    are_weights,
+    batches_of,
+    create_arrays,
+    network_arrays,
+    shard_patches,
+)
+from histocli.stores.provenance import Provenance
+
+
+class PatchStoreWriter(StoreWriter):
+    """Makes all metadata of a store of ``n`` patches, or takes up the partial store.
+
+    Batches are written in any order and from several threads. Use as a context manager::
+
+        with PatchStoreWriter(target, n=2000, ...) as writer:
+            for batch in writer.pending():
+                writer.write(batch, image, instance_labels, weight, reference)
+            writer.finish()
+
+    Leaving the context without :meth:`finish` keeps the partial store for ``--resume``. Call
+    :func:`histocli.stores.rerun.prepare_output` before.
+
+    Parameters
+    ----------
+    target : Path
+        Where the finished store will be.
+    n : int
+        Number of patches, >= 1.
+    patch_px : int
+        Side of a patch, in pixels.
+    mpp : float
+        Pixel size of the patches, in micrometres per pixel.
+    origin : {"initial", "refined", "labelled"}
+    references : sequence of ReferenceRecord
+        At least one.
+    provenance : Provenance
+        Its contract must be :data:`CONTRACT`.
+    shippable : bool
+        False when a licence forbids giving away weights that learned from it.
+
+    Raises
+    ------
+    StoreExists
+        Another process writes the same output, or the partial store is of another make.
+    OutOfResources
+        The disk is full or the place cannot be written.
+    """
+
+    def __init__(
+        self,
+        target: Path,
+        *,
+        n: int,
+        patch_px: int,
+        mpp: float,
+        origin: str,
+        references: Sequence[ReferenceRecord],
+        provenance: Provenance,
+        shippable: bool = True,
+    ) -> None:
+        assert n >= 1, n
+        assert origin in ORIGINS, origin
+        assert references, "a store without references"
+        assert provenance.contract == CONTRACT, provenance.contract
+        self.n = n
+        self.patch_px = patch_px
+        self._n_references = len(references)
+        self._batch_patches = shard_patches(patch_px)
+        self._marks_lock = threading.Lock()
+        with lock_unless_it_fails(target) as lock:
+            super().__init__(target, lock)
+            group = self._take_up(provenance)
+            if group is None:
+                attributes = {
+                    ATTRIBUTE: provenance.to_json(),
+                    "mpp": float(mpp),
+                    "origin": origin,
+                    "shippable": shippable,
+                    "references": [record.to_json() for record in references],
+                }
+                group = zarr.create_group(self._partial, zarr_format=3, attributes=attributes)
+            self._group = group
+            self._arrays = create_arrays(group, self._partial, n, patch_px)
+            self._marks = np.asarray(self._arrays["batches_done"][:])
+
+    def batches(self) -> list[range]:
+        """Return the patches of every shard."""
+        return batches_of(self.n, self._batch_patches)
+
+    def pending(self) -> list[range]:
+        """Return the batches that are not on disk yet."""
+        return [batch for batch, done in zip(self.batches(), self._marks, strict=True) if not done]
+
+    def write(
+        self,
+        batch: range,
+        image: npt.NDArray[np.uint8],
+        instance_labels: npt.NDArray[np.int32],
+        weight: npt.NDArray[np.float32],
+        reference: npt.NDArray[np.int32],
+    ) -> None:
+        """Write one of the :meth:`batches`. Several threads may write different ones at a time.
+
+        Parameters
+        ----------
+        batch : range
+            One of :meth:`pending`.
+        image : ndarray of uint8, shape (len(batch), patch_px, patch_px, 3)
+        instance_labels : ndarray of int32, shape (len(batch), patch_px, patch_px)
+            In each patch the ids 1..n without gaps, 0 and -1.
+        weight : ndarray of float32, shape (len(batch),)
+            Finite, >= 0.
+        reference : ndarray of int32, shape (len(batch),)
+            Indices into the references.
+
+        Raises
+        ------
+        ValueError
+            The content breaks the contract: a mistake of the caller.
+        OutOfResources
+            The disk is full; what was written before stays, and the batch stays pending.
+        """
+        number = batch.start // self._batch_patches
+        values: dict[str, npt.NDArray[Any]] = {
+            "image": image,
+            "instance_labels": instance_labels,
+            "weight": weight,
+            "reference": reference,
+        }
+        if batch not in self.batches():
+            raise ValueError(
+                f"{batch} is not one of the shards of {self._batch_patches} patches; "
+                "two writers in one shard lose data"
+            )
+        check_batch(batch, values, self.patch_px, self._n_references)
+        where = slice(batch.start, batch.stop)
+        with disk_errors(self.target):
+            for name, value in values.items():
+                array = self._arrays[name]
+                array[where] = value
+                shard = [str(number), *["0"] * (array.ndim - 1)]
+                files.sync_file(self._partial.joinpath(name, "c", *shard))
+            with self._marks_lock:
+                self._marks[number] = 1
+                self._arrays["batches_done"][:] = self._marks
+
+    def read_back(self, batch: range) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
+        """Return images and labels of a batch that was written."""
+        where = slice(batch.start, batch.stop)
+        with readable(self.target):
+            images, labels = (self._arrays[name][where] for name in ("image", "instance_labels"))
+            return np.asarray(images), np.asarray(labels)
+
+    def weights(self) -> npt.NDArray[np.float32]:
+        """Return the weights written so far."""
+        with readable(self.target):
+            return np.asarray(self._arrays["weight"][:], np.float32)
+
+    def replace_weights(self, weight: npt.NDArray[np.float32]) -> None:
+        """Write the weights of all patches anew, float32, shape (n,), once they are known."""
+        if weight.shape != (self.n,) or not are_weights(weight):
+            raise ValueError(f"weight must be finite, not negative and of shape ({self.n},)")
+        with disk_errors(self.target):
+            self._arrays["weight"][:] = weight.astype(np.float32)
+
+    def add_attributes(self, values: Json) -> None:
+        """Add attributes beside ``references``; keys of the contract are not to be changed."""
+        with disk_errors(self.target):
+            self._group.update_attributes(plain_json(values))
+
+    def write_networks(self, networks: Mapping[str, Mapping[str, npt.NDArray[np.float32]]]) -> None:
+        """Write the parameters of networks by their names; those of an earlier run are replaced."""
+        with disk_errors(self.target):
+            root = self._group.require_group(NETWORKS)
+            for name, parameters in networks.items():
+                group = root.create_group(name, overwrite=True)
+                for parameter, value in parameters.items():
+                    array = group.create_array(
+                        parameter,
+                        shape=value.shape,
+                        dtype="float32",
+                        chunks=tuple(max(1, side) for side in value.shape),
+                        fill_value=0,
+                        config=WRITE_ALL,
+                    )
+                    array[...] = value
+
+    def finish(self) -> None:
+        """Mark the store complete and put it in its place.
+
+        Raises
+        ------
+        ValueError
+            A batch is missing: a mistake of the caller.
+        StoreExists, OutOfResources
+            As :func:`histocli.stores.rerun.finish`.
+        """
+        if missing := self.pending():
+            raise ValueError(
+                f"{len(missing)} batches are not written yet, the first is {missing[0]}"
+            )
+        self._put_in_place([*ARRAYS, *network_arrays(self._partial)])

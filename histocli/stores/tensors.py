@@ -1,0 +1,155 @@
+"""Safetensors files of ours: tensors, and everything else as JSON in the header.
+
+Pickles are refused: opening one can run any code. Headers are read without torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from histocli import __version__
+from histocli.base.errors import InvalidStore, StoreNotFound
+from histocli.base.files import replace_atomically
+from histocli.base.formats import ATTRIBUTE
+from histocli.base.text import first_line
+from histocli.base.types import Json
+
+if TYPE_CHECKING:
+    import torch
+
+SUFFIX = ".safetensors"
+PICKLE_SUFFIXES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".tar")
+LENGTH_BYTES = 8  # a file begins with the length of its header
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], header: Json) -> None:
+    """Write tensors, on any device, with a header; the file takes its place when it is whole."""
+    from safetensors.torch import save
+
+    seen: set[int] = set()
+    own: dict[str, torch.Tensor] = {}
+    for name, tensor in tensors.items():
+        value = tensor.detach().cpu().contiguous()
+        # Parameters that share memory (tied weights, views) are written twice, because the format
+        # knows no sharing.
+        own[name] = value.clone() if value.untyped_storage().data_ptr() in seen else value
+        seen.add(value.untyped_storage().data_ptr())
+    content = save(own, metadata={ATTRIBUTE: json.dumps(header)})
+    # Bytes and not safetensors' own file writer, whose errors hide that the disk is full.
+    with replace_atomically(path) as partial:
+        partial.write_bytes(content)
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a file whose header was read, on the CPU."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors: dict[str, torch.Tensor] = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InvalidStore(
+            f"{path}: its tensors cannot be read ({first_line(error)}); copy or make the file again"
+        ) from error
+    return tensors
+
+
+def read_header(path: Path, contract: str, what: str) -> Json:
+    """Return the header of a file that must carry a contract, such as ``histosynth-model/1``.
+
+    Messages call the file ``what`` it should be.
+
+    Raises
+    ------
+    StoreNotFound
+        There is none.
+    InvalidStore
+        It is a pickle, truncated, not ours, or of another contract.
+    """
+    with _opened(path, what) as file:
+        text = (file.metadata() or {}).get(ATTRIBUTE)
+    if text is None:
+        raise InvalidStore(
+            f"{path}: is safetensors, but carries no {ATTRIBUTE!r} header; "
+            f"only a {what} that histosynth wrote can be read"
+        )
+    try:
+        header = json.loads(text)
+        found = header["contract"]
+        name, _, version = found.partition("/")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InvalidStore(
+            f"{path}: its {ATTRIBUTE!r} header is damaged; copy or make the file again"
+        ) from None
+    if name != contract.partition("/")[0]:
+        raise InvalidStore(
+            f"{path}: holds {found}, but a {what} ({contract}) is needed here; "
+            "give a file of that kind"
+        )
+    if version != contract.partition("/")[2]:
+        raise InvalidStore(
+            f"{path}: holds {found}, and this version of histosynth ({__version__}) reads "
+            f"{contract}; it was made by another version, use that one or make the file again"
+        )
+    return dict(header)
+
+
+def read_shapes(path: Path, what: str) -> list[tuple[int, ...]]:
+    """Return the shapes of all tensors of a file, without reading the tensors."""
+    with _opened(path, what) as file:
+        return [tuple(file.get_slice(name).get_shape()) for name in file.keys()]  # noqa: SIM118
+
+
+@contextmanager
+def _opened(path: Path, what: str) -> Iterator[Any]:
+    """Open a safetensors file without its tensors, after checking that it is one and whole."""
+    from safetensors import SafetensorError, safe_open
+
+    _refuse_others(path, what)
+    try:
+        file = safe_open(path, framework="numpy")
+    except SafetensorError as error:
+        raise InvalidStore(
+            f"{path}: is truncated or damaged ({first_line(error)}); copy or make the file again"
+        ) from None
+    with file:
+        yield file
+
+
+def _refuse_others(path: Path, what: str) -> None:
+    """Refuse what is no file that can be read, and what is a pickle."""
+    try:
+        with path.open("rb") as stream:
+            start, first = stream.read(LENGTH_BYTES), stream.read(1)
+    except (FileNotFoundError, NotADirectoryError):
+        raise StoreNotFound(f"{path}: no such {what}; check the path, or train one first") from None
+    except IsADirectoryError:
+        raise InvalidStore(
+            f"{path}: is a folder, but a {what} is a safetensors file; give the file"
+        ) from None
+    except OSError as error:
+        raise InvalidStore(
+            f"{path}: cannot be read ({error.strerror}); check its permissions"
+        ) from error
+    kind = ""
+    if path.suffix.lower() in PICKLE_SUFFIXES:
+        kind = f"by its name ({path.suffix}) a Python pickle"
+    # The length of a header may begin with the byte of pickles; then zeros follow it.
+    if start.startswith(b"\x80") and start[2:] != bytes(LENGTH_BYTES - 2):
+        kind = "a Python pickle"
+    if start.startswith(b"PK\x03\x04"):
+        kind = "a zip archive, as torch.save writes it around a pickle"
+    if kind:
+        raise InvalidStore(
+            f"{path}: is {kind}, and opening a pickle can run any code, so it is refused; "
+            f"give a {what} in {SUFFIX} format as histosynth train writes it"
+        )
+    if first != b"{":
+        raise InvalidStore(
+            f"{path}: is not a safetensors file, or is truncated; "
+            f"only a {what} that histosynth wrote can be read"
+        )

@@ -1,0 +1,169 @@
+"""The appearance of crops as a few numbers each, in which the picture is differentiable.
+
+How much hematoxylin and eosin, what colour hematoxylin has, how far nuclei stand out, how pale they
+are inside, focus and noise are one number each. Nothing moves, so that labels stay true.
+"""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from histocli.optics.blur import blur_each
+from histocli.optics.density import light_to_optical_density, optical_density_to_light
+from histocli.optics.stains import TYPICAL_STAINS
+
+NUMBERS = 7
+"""How many numbers describe the appearance of a crop."""
+SURROUNDINGS_PX = 33
+"""Side of the window in which the surroundings of a nucleus are averaged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AppearanceBounds:
+    """How far appearance may be moved, in either direction."""
+
+    hematoxylin: tuple[float, float] = (-0.4, 0.4)
+    """Logarithm of the factor of the hematoxylin."""
+    eosin: tuple[float, float] = (-0.4, 0.4)
+    """Logarithm of the factor of the eosin."""
+    tilt: tuple[float, float] = (-0.2, 0.2)
+    """How far hematoxylin's colour moves towards eosin's, as a share of the way."""
+    contrast: tuple[float, float] = (-0.6, 0.4)
+    """Added to 1: factor of the absorbance by which nuclei exceed their surroundings."""
+    interior: tuple[float, float] = (-0.5, 0.3)
+    """Added to that factor in the interior of nuclei alone: below 0 they are vesicular."""
+    blur: tuple[float, float] = (-0.5, 1.0)
+    """Share of the way to a blurred picture; below 0 sharpened."""
+    noise: tuple[float, float] = (0.0, 0.03)
+    """Standard deviation relative to white."""
+
+    def edges(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return the lower and the upper edges, shape (7,)."""
+        low, high = zip(*astuple(self), strict=True)
+        return torch.tensor(low, device=device), torch.tensor(high, device=device)
+
+
+class AppearanceModel:
+    """Pictures of crops as a function of a few numbers each.
+
+    Parameters
+    ----------
+    pixels : Tensor of float32, shape (B, 3, H, W)
+        sRGB, 0..1.
+    nucleus, distance : Tensor of float32, shape (B, H, W)
+        Targets: 1 in nuclei, and their normalised depth.
+    noise : Tensor of float32, shape (B, 3, H, W)
+        Standard normal.
+    bounds : AppearanceBounds
+    """
+
+    def __init__(
+        self,
+        pixels: Tensor,
+        nucleus: Tensor,
+        distance: Tensor,
+        noise: Tensor,
+        bounds: AppearanceBounds,
+    ) -> None:
+        size = len(pixels)
+        self.density = light_to_optical_density(pixels * 255)
+        self.noise = noise
+        self.low, self.high = bounds.edges(pixels.device)
+        self.stains = torch.as_tensor(TYPICAL_STAINS, dtype=torch.float32, device=pixels.device)
+        amounts = torch.einsum("sc,bchw->bshw", torch.linalg.pinv(self.stains).T, self.density)
+        self.amounts = amounts.clamp(min=0)
+        soft = torch.ones(size, device=pixels.device)
+        inside = nucleus[:, None]
+        self.soft = blur_each(inside, soft)
+        # from half of the normalised depth on, a pixel is inside rather than rim
+        self.deep = blur_each((distance > 0.5).float()[:, None], soft)
+        outside = 1 - inside
+        pad = SURROUNDINGS_PX // 2
+
+        def mean(values: Tensor) -> Tensor:
+            return functional.avg_pool2d(
+                values, SURROUNDINGS_PX, stride=1, padding=pad, count_include_pad=False
+            )
+
+        around = mean(outside)
+        overall = (self.density * outside).sum((2, 3), keepdim=True) / outside.sum(
+            (2, 3), keepdim=True
+        ).clamp(min=1)
+        self.around = (mean(self.density * outside) + 0.02 * overall) / (around + 0.02)
+        self.blurred_by = torch.full((size,), 1.2, device=pixels.device)
+
+    def numbers(self, unit: Tensor) -> Tensor:
+        """Map -1..1 to the bounds; 0 leaves a crop as it is. Shape (B, 7)."""
+        return torch.where(unit < 0, -unit * self.low, unit * self.high)
+
+    def density_of(self, unit: Tensor) -> Tensor:
+        """Return the optical density for numbers in -1..1, without noise; differentiable."""
+        hematoxylin, eosin, tilt, contrast, interior, blur, _ = (
+            part[:, None, None, None] for part in self.numbers(unit).unbind(dim=1)
+        )
+        amount_h, amount_e = self.amounts[:, :1], self.amounts[:, 1:]
+        stain_h, stain_e = self.stains[0][None, :, None, None], self.stains[1][None, :, None, None]
+        density = (
+            self.density
+            + amount_h * stain_h * (hematoxylin.exp() - 1)
+            + amount_e * stain_e * (eosin.exp() - 1)
+        )
+        density = density + tilt * amount_h * (stain_e - stain_h)
+        density = density + (density - self.around) * (contrast * self.soft + interior * self.deep)
+        return density + blur * (blur_each(density, self.blurred_by) - density)
+
+    def render(self, unit: Tensor) -> Tensor:
+        """Return the pictures, sRGB 0..1, for numbers in -1..1, shape (B, 7); differentiable."""
+        light = optical_density_to_light(self.density_of(unit)) / 255
+        noisy: Tensor = light + self.numbers(unit)[:, 6, None, None, None] * self.noise
+        return noisy.clamp(0, 1)
+
+
+def bounds_from_references(appearances: list[dict[str, Any]]) -> AppearanceBounds:
+    """Return bounds within which the references themselves vary.
+
+    Parameters
+    ----------
+    appearances : list of dict
+        ``statistics.appearance`` of each reference: quantiles 5, 25, 50, 75 and 95 % of
+        ``hematoxylin``, ``eosin`` and ``contrast`` of its nuclei.
+
+    Returns
+    -------
+    AppearanceBounds
+        Stains move as far as references differ from each other, the contrast of nuclei as far as
+        nuclei of one reference do.
+    """
+    default = AppearanceBounds()
+
+    def spread(name: str, fallback: tuple[float, float]) -> tuple[float, float]:
+        middles = np.array(
+            [each[name][2] for each in appearances if len(each.get(name) or ()) == 5], np.float64
+        )
+        middles = np.log(middles[middles > 0.01])
+        if len(middles) < 4:
+            return fallback
+        low, high = np.quantile(middles, (0.1, 0.9)) - np.median(middles)
+        return float(np.clip(low, -0.6, -0.1)), float(np.clip(high, 0.1, 0.6))
+
+    quantiles = np.array(
+        [each["contrast"] for each in appearances if len(each.get("contrast") or ()) == 5],
+        np.float64,
+    )
+    quantiles = quantiles[quantiles[:, 2] > 0.02] if len(quantiles) else quantiles
+    contrast = default.contrast
+    if len(quantiles):
+        low, high = np.median(quantiles[:, [0, 4]] / quantiles[:, 2:3], axis=0) - 1
+        contrast = float(np.clip(low, -0.7, -0.1)), float(np.clip(high, 0.1, 0.6))
+    return replace(
+        default,
+        hematoxylin=spread("hematoxylin", default.hematoxylin),
+        eosin=spread("eosin", default.eosin),
+        contrast=contrast,
+    )
