@@ -41,9 +41,5 @@ class Recipe:
         """Return this recipe with one component off."""
         return replace(self, **{component: False})
 
-    def with_component(self, component: str) -> "Recipe":
-        """Return this recipe with one component on."""
-        return replace(self, **{component: True})
-
 
 FULL_RECIPE = Recipe()

@@ -121,22 +121,15 @@ def add_distractors(
     ys, xs = np.nonzero(tissue[::4, ::4])
     if brown and len(ys):
         colour = PIGMENT * float(rng.uniform(0.5, 1.2))
-        _add_specks(
-            drawn,
-            ys,
-            xs,
-            int(rng.integers(4, 30)),
-            (0.3, 1.1),
-            colour,
-            float(rng.uniform(3, 12)),
-            mpp,
-            rng,
-        )
+        count, spread_um = int(rng.integers(4, 30)), float(rng.uniform(3, 12))
+        specks = _Specks(count, (0.3, 1.1), spread_um, colour)
+        _add_specks(drawn, specks, _middle(ys, xs, rng), mpp, rng)
     if debris and len(ys):
         colour = (
             stains.hematoxylin * max(appearance.contrast[3], 0.2) * float(rng.uniform(0.7, 1.4))
         )
-        _add_specks(drawn, ys, xs, int(rng.integers(1, 8)), (0.35, 1.2), colour, 25.0, mpp, rng)
+        specks = _Specks(int(rng.integers(1, 8)), (0.35, 1.2), 25.0, colour)
+        _add_specks(drawn, specks, _middle(ys, xs, rng), mpp, rng)
     if fold:
         drawn *= _fold(tissue.shape, mpp, rng)[..., None]
     return drawn
@@ -178,24 +171,31 @@ def _add_red_cells(
         drawn[box] = drawn[box] * (1 - (1 - behind) * cover[..., None]) + cover[..., None] * eosin
 
 
-def _add_specks(
-    drawn: FloatArray,
-    ys: np.ndarray,
-    xs: np.ndarray,
-    count: int,
-    radius_um: tuple[float, float],
-    colour: FloatArray,
-    spread_um: float,
-    mpp: float,
-    rng: np.random.Generator,
-) -> None:
-    height, width = drawn.shape[:2]
+@dataclass(frozen=True)
+class _Specks:
+    """A cloud of small dark ellipses."""
+
+    count: int
+    radius_um: tuple[float, float]
+    spread_um: float
+    """Standard deviation of their places around the middle."""
+    colour: FloatArray
+    """(3,), optical density."""
+
+
+def _middle(ys: np.ndarray, xs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return one of the places on a grid of every fourth pixel, in pixels."""
     chosen = int(rng.integers(len(ys)))
-    centre = np.array([ys[chosen] * 4.0, xs[chosen] * 4.0])
-    field = np.zeros((height, width), np.float32)
-    for _ in range(count):
-        y, x = centre + rng.normal(0, spread_um / mpp, 2)
-        axes = rng.uniform(*radius_um, 2) / mpp
+    return np.array([ys[chosen] * 4.0, xs[chosen] * 4.0])
+
+
+def _add_specks(
+    drawn: FloatArray, specks: _Specks, middle: np.ndarray, mpp: float, rng: np.random.Generator
+) -> None:
+    field = np.zeros(drawn.shape[:2], np.float32)
+    for _ in range(specks.count):
+        y, x = middle + rng.normal(0, specks.spread_um / mpp, 2)
+        axes = rng.uniform(*specks.radius_um, 2) / mpp
         # sixteenths of a pixel: specks are a few pixels wide
         cv2.ellipse(
             field,
@@ -210,7 +210,7 @@ def _add_specks(
             4,
         )
     soft = np.asarray(cv2.GaussianBlur(field, (0, 0), float(rng.uniform(0.6, 1.2))), np.float32)
-    drawn += soft[..., None] * colour
+    drawn += soft[..., None] * specks.colour
 
 
 def _fold(shape: tuple[int, ...], mpp: float, rng: np.random.Generator) -> FloatArray:

@@ -223,12 +223,12 @@ def test_a_plain_recipe_has_everything_off_and_each_component_switches_alone():
     }
     for name in COMPONENTS:
         assert getattr(plain, name) is False
-        on, off = plain.with_component(name), FULL_RECIPE.without(name)
+        on, off = replace(plain, **{name: True}), FULL_RECIPE.without(name)
         assert [each for each in COMPONENTS if getattr(on, each)] == [name]
         assert [
             each for each in COMPONENTS if getattr(off, each) != getattr(FULL_RECIPE, each)
         ] == [name]
-        assert off.with_component(name) == FULL_RECIPE
+        assert replace(off, **{name: True}) == FULL_RECIPE
 
 
 def seen(drawing):
