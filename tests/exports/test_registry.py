@@ -181,10 +181,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, name):
 
 
 def test_a_missing_package_is_named_before_any_work(monkeypatch):
-    def missing(name):
-        raise ImportError(name)
-
-    monkeypatch.setattr(registry.importlib, "import_module", missing)
+    monkeypatch.setattr(registry.importlib.util, "find_spec", lambda name: None)
     check_packages(["csv", "tiff"])
     with pytest.raises(InvalidOption, match=r"parquet needs the optional package pyarrow: pip"):
         check_packages(["csv", "parquet"])
