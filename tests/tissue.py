@@ -14,7 +14,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from histocli.instances.measurements import measure
 from histocli.optics.stains import TYPICAL_STAINS
+from histocli.reference.morphology import morphology_of
 
 HEMATOXYLIN = 1.1  # concentration in nuclei
 EOSIN = 0.55  # concentration everywhere in tissue
@@ -83,3 +85,8 @@ def make_tissue(
         light[:, : side_px // 3] = 250
     light += rng.normal(0, noise, light.shape) if noise else 0
     return Tissue(np.clip(np.rint(light), 0, 255).astype(np.uint8), labels, mpp)
+
+
+def measure_morphology(labels, tissue, mpp):
+    """Return the priors of a label image."""
+    return morphology_of(measure(labels, mpp), tissue, mpp)

@@ -87,7 +87,7 @@ class Histogram:
     title: str
     edges: Sequence[float]
     series: Sequence[tuple[str, Sequence[float]]]
-    """Name and number of each bin."""
+    """Name of each distribution, and its number in each bin."""
     x_label: str
     y_label: str
     logarithmic: bool = False
@@ -133,7 +133,7 @@ class Lines:
 
     title: str
     series: Sequence[tuple[str, Sequence[tuple[float, float]]]]
-    """Name, and x and y of each point."""
+    """Name of each line, and x and y of its points."""
     x_label: str
     y_label: str
     diagonal: bool = False

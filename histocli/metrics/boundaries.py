@@ -18,7 +18,8 @@ from histocli.metrics.counts import BoundaryCounts
 from histocli.metrics.hausdorff import hausdorff95
 from histocli.metrics.windows import Mapper, MaskedPair, Rectangle, WindowLabels, tile
 
-NEAR_EPSILON = 1e-4  # of float32 distances, so that a distance equal to the tolerance is within it
+NEAR_EPSILON = 1e-4
+"""Added to radii in pixels, because rounded distances that equal the radius are within it."""
 STRIP_PX = 64  # rows that are compared at a time; they fit the processor's cache
 OVERHANG_PX = 160  # nuclei that reach farther beyond their window are read by themselves
 
@@ -124,7 +125,7 @@ def count_boundaries(
 
 
 class _WindowComparison:
-    """Compares the boundaries of a window: its own pixels, and the pairs that begin in it."""
+    """Compares the boundary pixels of a window, and the matched pairs that begin in it."""
 
     def __init__(
         self, table: Overlaps, labels: MaskedPair, filled: Sequence[Rectangle], tolerance_px: float
@@ -143,7 +144,7 @@ class _WindowComparison:
     def __call__(self, window: Rectangle) -> tuple[BoundaryCounts, npt.NDArray[np.float64]]:
         """Return the counts of a window and the Hausdorff distances of its pairs, in pixels."""
         mine = self._beginning_in(window)
-        # the corner of a box may lie beside its nuclei
+        # a nucleus may miss the corner of its box, so that its window has pairs but no pixels
         if not len(mine) and not any(window.meets(other) for other in self._filled):
             return BoundaryCounts(), np.zeros(0)
         shape = self._labels.shape

@@ -165,7 +165,7 @@ def _finish(
 
 
 def leave_out_border(table: Overlaps, shape: tuple[int, int]) -> tuple[BoolVector, BoolVector]:
-    """Say which nuclei do not count where those at the border of the image are ignored.
+    """Say which nuclei do not count where nuclei at the border of the image are ignored.
 
     The pixels of every true nucleus that touches the border are ignored. A predicted nucleus is
     dropped with them when more than half of it lies on such pixels, or when it touches the border

@@ -45,7 +45,7 @@ class BoundaryCounts(_Summable):
     """Boundary pixels of one image or of several, and how far matched outlines lie apart."""
 
     images: int = 0
-    """How many images had their boundaries compared."""
+    """Images whose boundaries were compared."""
     truth_px: int = 0
     """Boundary pixels of true nuclei."""
     truth_hits: int = 0
@@ -100,11 +100,11 @@ class Counts(_Summable):
     matched_at: tuple[int, ...] = (0,) * len(THRESHOLDS_PERCENT)
     """Matched pairs at each of ``THRESHOLDS_PERCENT``."""
     dsb_ap_sum: float = 0.0
-    """Sum over images of the average precision of each."""
+    """Sum over images of their average precision; see ``data_science_bowl_precision``."""
     images: int = 0
-    """How many images these counts are of."""
+    """Images that were counted."""
     matched_area_error_sum: float = 0.0
-    """Sum over matched pairs of the difference of their areas relative to the true one."""
+    """Sum over matched pairs of the difference of their areas, over the true area."""
     splits: int = 0
     """True nuclei in several pieces; see :mod:`histocli.metrics.fates`."""
     merges: int = 0
@@ -112,7 +112,7 @@ class Counts(_Summable):
     detections: int = 0
     """Pairs of centroids within the radius."""
     detection_images: int = 0
-    """How many images had their centroids compared; scores are known only if all had."""
+    """Images whose centroids were compared; detection scores are known only if that is all."""
     boundaries: BoundaryCounts = field(default_factory=BoundaryCounts)
     """Counts of boundaries; scores are known only if the boundaries of all images were compared."""
 
@@ -241,7 +241,7 @@ class Counts(_Summable):
 
     @property
     def matched_area_error(self) -> float:
-        """Mean over matched pairs of the difference of their areas, relative to the true one."""
+        """Mean over matched pairs of the difference of their areas, over the true area."""
         return _known_ratio(self.matched_area_error_sum, self.true_positives)
 
     @property
@@ -251,12 +251,12 @@ class Counts(_Summable):
 
     @property
     def count_error_relative(self) -> float:
-        """Predicted minus true nuclei, over the true ones."""
+        """Predicted minus true nuclei, over the true nuclei."""
         return _known_ratio(self.count_error, self.n_truth)
 
     @property
     def area_error_relative(self) -> float:
-        """Predicted minus true nuclear area, over the true one."""
+        """Predicted minus true nuclear area, over the true area."""
         return _known_ratio(self.prediction_px - self.truth_px, self.truth_px)
 
     def _share(self, part: float, whole: int) -> float:

@@ -1,4 +1,4 @@
-"""Detection: which true nuclei have a predicted one at their place, whatever its outline."""
+"""Detection: which true nuclei have a prediction at their place, whatever its outline."""
 
 import numpy as np
 import numpy.typing as npt

@@ -1,6 +1,6 @@
-"""Of one image what pictures need: distributions of nuclei, and where most mistakes are.
+"""Distributions of the nuclei of an image for charts, and the place with most mistakes.
 
-They are small and add up, so that the table of overlaps of a large slide need not be kept.
+Distributions are small and add up, so that the table of overlaps of a large slide is not kept.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Distributions:
     """None where no probabilities are known."""
 
     def __add__(self, other: Distributions) -> Distributions:
-        """Pool two sets of images; reliability is of the images that have it."""
+        """Pool two sets of images; images without reliability add nothing to it."""
         one, two = self.reliability, other.reliability
         return Distributions(
             ious=self.ious + other.ious,
@@ -51,7 +51,7 @@ class Reliability:
 
     @property
     def points(self) -> list[tuple[float, float]]:
-        """Mean probability and share that matches, of each bin that has nuclei."""
+        """Mean probability and share of matches of the nuclei of each bin that is not empty."""
         filled = self.table[self.table[:, 0] > 0]
         return [(float(total / n), float(hits / n)) for n, total, hits in filled]
 

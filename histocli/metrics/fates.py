@@ -21,7 +21,7 @@ class Fate(IntEnum):
     """What became of one nucleus, true or predicted."""
 
     MATCHED = 0
-    """Its IoU with a nucleus of the other side exceeds one half."""
+    """The IoU with a nucleus of the other side exceeds one half."""
     LOST = 1
     """Missed where it is true, false where it is predicted."""
     SPLIT = 2
@@ -39,7 +39,7 @@ class Fates:
     prediction: npt.NDArray[np.uint8]
     """(n_prediction,)."""
     splits: int
-    """True nuclei that are split, those included that are also part of a merger."""
+    """True nuclei that are split; they may be parts of a merger too."""
     merges: int
     """Predictions that are merged."""
 
@@ -55,7 +55,7 @@ class Fates:
 
 
 def tell_fates(table: Overlaps) -> Fates:
-    """Tell of each nucleus what became of it.
+    """Tell what became of each nucleus.
 
     A prediction that is a piece of one nucleus and merges others is called merged.
     """

@@ -34,15 +34,15 @@ class Summary:
     pooled: dict[str, float]
     """The metric over the summed counts of all images; each nucleus or pixel counts the same."""
     known: dict[str, int]
-    """How many images each mean is of: those where the metric is not NaN."""
+    """Number of images where the metric is not NaN; the mean is over these images."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """Of one metric between two predictions of the same images: second minus first."""
+    """One metric of two predictions of the same images: the second minus the first."""
 
     mean: float
-    """Mean over images of the difference of each."""
+    """Mean over images of the difference."""
     ci95: tuple[float, float] | None
     """Percentile interval of that mean when images, or groups of them, are drawn anew."""
     p_value: float

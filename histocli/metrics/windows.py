@@ -84,7 +84,7 @@ class Rectangle:
         )
 
     def within(self, area: "Rectangle") -> tuple[slice, slice]:
-        """Return its rows and columns counted from the first pixel of a window around it."""
+        """Return the rows and columns, counted from the first pixel of a larger rectangle."""
         return (
             slice(self.top - area.top, self.bottom - area.top),
             slice(self.left - area.left, self.right - area.left),
@@ -120,7 +120,7 @@ class WindowLabels:
     prediction: LabelImage
     """0 where the truth is ignored."""
     ignored: BoolMask | None
-    """Where the truth is ignored; None where it is nowhere."""
+    """Where the truth is ignored; None if no pixel is."""
 
 
 class MaskedPair:

@@ -13,7 +13,7 @@ Chosen = npt.NDArray[np.bool_]
 def standardise_by(
     real: npt.NDArray[np.floating], *others: npt.NDArray[np.floating]
 ) -> list[FloatArray]:
-    """Bring features to zero mean and unit spread over the real ones; returns these first."""
+    """Bring all features to zero mean and unit spread over the real ones; real ones come first."""
     mean, spread = real.mean(axis=0), real.std(axis=0) + 1e-6
     return [np.asarray((side - mean) / spread, np.float32) for side in (real, *others)]
 
@@ -82,7 +82,7 @@ def distance_to_references(
     synthetic: npt.NDArray[np.floating],
     followed: npt.NDArray[np.integer],
 ) -> tuple[Vector, Vector]:
-    """Return the distance of each patch to the mean of its own reference, and to the others'.
+    """Return the distances of each patch to the mean of its reference and of the other references.
 
     Parameters
     ----------

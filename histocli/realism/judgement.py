@@ -33,7 +33,7 @@ STAIN = tuple(range(8))
 TEXTURE = tuple(range(8, len(NAMES)))
 """Columns of :func:`stain_and_texture` that describe grain, and how much is dark."""
 COPY_PERCENTILE = 1.0
-"""A synthetic patch nearer to a real one than this percentile of the real ones is suspicious."""
+"""Percentile of the distances of real patches to their nearest; what is nearer is suspicious."""
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ def _reference_distances(
     followed: npt.NDArray[np.int64],
     leave: Jackknife,
 ) -> Iterator[Measure]:
-    """Yield the distances of patches to their references, where some follow a judged one."""
+    """Yield the distances of patches to references; nothing where no patch follows one of them."""
     usable = np.isin(followed, real_images)
     if not usable.any():
         return
@@ -258,10 +258,7 @@ def _reference_distances(
 
 
 def _memorisation(sides: Features, leave: Jackknife) -> Iterator[Measure]:
-    """Yield how near synthetic patches lie to a real one, beside real ones to each other.
-
-    Meehan et al. 2020.
-    """
+    """Compare how near patches lie to the nearest real one (Meehan et al. 2020)."""
     tree = cKDTree(sides[0])
     # the nearest of all is the patch itself
     nearest_real = np.asarray(tree.query(sides[0], k=2)[0], np.float64)[:, 1]

@@ -1,4 +1,4 @@
-"""Histograms of nuclei: those measured in references beside those drawn in synthetic patches."""
+"""Histograms of nuclei measured in references, and of nuclei drawn in synthetic patches."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

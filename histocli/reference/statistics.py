@@ -1,6 +1,4 @@
-"""What one reference image says about its tissue: stains, density, sizes, shapes, directions,
-contrast, sharpness.
-"""
+"""What one reference image says about its tissue: stains, nuclei, contrast and sharpness."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -12,33 +10,22 @@ import numpy.typing as npt
 
 from histocli.base.types import BoolMask, FloatArray, InstanceLabels, Json, RGBImage
 from histocli.instances.components import disk
-from histocli.instances.histograms import AREA_EDGES_UM2, ELONGATION_EDGES, shares
-from histocli.instances.measurements import Measurements, local_direction, measure
+from histocli.instances.measurements import Measurements, measure
 from histocli.optics.density import rgb_to_optical_density, white_level
 from histocli.optics.stains import StainEstimate, estimate_stains, unmix
 from histocli.reference.calibration import UNCALIBRATED, Calibration
 from histocli.reference.chromatin import edge_softness, estimate_mixture
-from histocli.reference.morphology import Morphology
+from histocli.reference.morphology import Morphology, morphology_of, quantiles
 from histocli.reference.rough import (
     SMALLEST_UM2,
     SMOOTHING_UM,
     RoughNuclei,
     blur_um,
     find_rough_nuclei,
+    inner_border,
 )
 from histocli.reference.sharpness import fine_detail
 from histocli.reference.texture import NuclearTextures, cut_textures, remove_nuclei
-
-QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
-RED_CELL_EOSIN = 2.2  # eosin of red cells, in units of the tissue's median
-FINE_UM = 0.5
-TYPICAL_GRAIN = 0.2
-FEWEST_PIXELS = 200
-# share of a model's nucleus that the rough map must hold, for its texture to be lent to others
-AGREED = 0.5
-# area over that of the ellipse with the same moments: 1 for an ellipse, less for a fused pair or a
-# crescent
-COMPACT = 0.92
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,70 +139,13 @@ class Reference:
         )
 
 
-def quantiles(values: npt.NDArray[np.floating], fallback: float) -> tuple[float, ...]:
-    """Return the ``QUANTILES`` of values, or the fallback for each where there are none."""
-    return (
-        tuple(float(q) for q in np.quantile(values, QUANTILES))
-        if len(values)
-        else (fallback,) * len(QUANTILES)
-    )
-
-
-def measure_morphology(labels: InstanceLabels, tissue: BoolMask, mpp: float) -> Morphology:
-    """Measure the priors of a label image.
-
-    Parameters
-    ----------
-    labels : ndarray of int, shape (H, W)
-        Rough nuclei or a model's prediction.
-    tissue : ndarray of bool, shape (H, W)
-    mpp : float
-        Micrometres per pixel.
-
-    Returns
-    -------
-    Morphology
-        With typical values for sizes and shapes, and zero counts, where there are no nuclei.
-    """
-    return _morphology(measure(labels, mpp), tissue, mpp)
-
-
-def _morphology(nuclei: Measurements, tissue: BoolMask, mpp: float) -> Morphology:
-    tissue_um2 = max(float(tissue.sum()) * mpp * mpp, 1.0)
-    whole = ~nuclei.touches_border
-    area = quantiles(nuclei.area_um2[whole], 40.0)
-    compact = whole & (nuclei.area_um2 > COMPACT * np.pi / 4 * nuclei.major_um * nuclei.minor_um)
-    return Morphology(
-        n_nuclei=len(nuclei),
-        density_per_mm2=len(nuclei) / tissue_um2 * 1e6,
-        nuclear_fraction=float(min(nuclei.area_um2.sum() / tissue_um2, 1.0)),
-        area_um2=area,
-        typical_area_um2=_medians(nuclei.area_um2[compact if compact.any() else whole]),
-        log_area_sd=float(np.log(area[3] / area[1]) / 1.349) if whole.any() else 0.35,
-        elongation=quantiles(nuclei.elongation[whole], 1.4),
-        direction_sharing=local_direction(nuclei),
-        touching_share=float(nuclei.touches_other.mean()) if len(nuclei) else 0.0,
-        area_shares=shares(nuclei.area_um2[whole], AREA_EDGES_UM2),
-        elongation_shares=shares(nuclei.elongation[whole], ELONGATION_EDGES),
-    )
-
-
-def _medians(areas: npt.NDArray[np.float64]) -> tuple[float, float]:
-    if not len(areas):
-        return 40.0, 40.0
-    ordered = np.sort(areas)
-    heaviest = np.searchsorted(np.cumsum(ordered), ordered.sum() / 2)
-    return float(np.median(areas)), float(ordered[heaviest])
-
-
 def edge_blur_um(rough: RoughNuclei, textures: NuclearTextures, mpp: float) -> float:
-    """Estimate the blur of nuclear edges: a step of height c blurred by sigma has the slope c /
-    (sigma sqrt(2 pi)).
+    """Estimate the blur of nuclear edges, in micrometres.
 
-    The slope is taken where noise is smoothed away; the smoothing's own share of the blur is then
+    A step of height c that is blurred by sigma has the slope c / (sigma sqrt(2 pi)). The slope is taken where noise is smoothed away; the smoothing's own share of the blur is then
     taken off.
     """
-    edge = _inner_border(rough.labels)
+    edge = inner_border(rough.labels)
     if not edge.any() or not len(textures):
         return 0.25
     slope_y, slope_x = np.gradient(rough.darkness)
@@ -223,13 +153,6 @@ def edge_blur_um(rough: RoughNuclei, textures: NuclearTextures, mpp: float) -> f
     contrast = float(np.median(textures.colour[:, 0] - textures.surround[:, 0]))
     sigma = contrast / max(float(np.quantile(slope, 0.75)), 1e-3) / np.sqrt(2 * np.pi)
     return float(np.clip(np.sqrt(max(sigma**2 - SMOOTHING_UM**2, 0)), 0.12, 0.6))
-
-
-def _inner_border(labels: InstanceLabels) -> BoolMask:
-    inside = labels > 0
-    padded = np.pad(inside, 1, mode="edge")
-    around = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return np.asarray(inside & ~around)
 
 
 def analyse_reference(
@@ -257,10 +180,6 @@ def analyse_reference(
         What only the rough map takes for nuclei is ignored then.
     calibration : Calibration
         How the source of the nuclei errs, as known from synthetic patches.
-
-    Returns
-    -------
-    Reference
     """
     white = white_level(image)
     optical_density = rgb_to_optical_density(image, white)
@@ -274,14 +193,13 @@ def analyse_reference(
         )
     nuclei = measure(rough.labels, mpp)
     textures = cut_textures(optical_density, rough.labels, nuclei, mpp, rng)
-    # what the model alone takes for a nucleus may be none, and is no example of how nuclei look
     if predicted is not None:
-        share = np.bincount(rough.labels.ravel(), dark.ravel()) / np.maximum(
-            np.bincount(rough.labels.ravel()), 1
-        )
-        agreed = share[nuclei.id[textures.nucleus]] > AGREED
+        # what the model alone takes for a nucleus may be none, and is no example of how nuclei look
+        ids = rough.labels.ravel()
+        share = np.bincount(ids, dark.ravel()) / np.maximum(np.bincount(ids), 1)
+        agreed = share[nuclei.id[textures.nucleus]] > 0.5
         textures = replace(textures, single=textures.single & agreed)
-    morphology = calibration.correct(_morphology(nuclei, rough.tissue, mpp))
+    morphology = calibration.correct(morphology_of(nuclei, rough.tissue, mpp))
     appearance = _appearance(
         optical_density, white, stains, rough, nuclei, textures, morphology, mpp
     )
@@ -314,7 +232,8 @@ def _appearance(
     clean = textures.residual[single, 0] if single.any() else textures.residual[:, 0]
     eosin = concentrations[:, 1]
     typical = np.median(concentrations, axis=0) if eosin.size else np.zeros(2)
-    red = (eosin > RED_CELL_EOSIN * typical[1]) & (concentrations[:, 0] < typical[0])
+    # red cells have more than twice the eosin of other tissue, and hardly any hematoxylin
+    red = (eosin > 2.2 * typical[1]) & (concentrations[:, 0] < typical[0])
     contrast = textures.colour[:, 0] - textures.surround[:, 0]
     return Appearance(
         white_level=white,
@@ -349,11 +268,12 @@ def _count_places(mask: BoolMask, smallest_px: float) -> int:
 def _fine_grain(
     optical_density: FloatArray, rough: RoughNuclei, contrast: float, mpp: float
 ) -> float:
-    inside = cv2.erode((rough.labels > 0).astype(np.uint8), disk(FINE_UM / mpp)).astype(bool)
-    if inside.sum() < FEWEST_PIXELS or contrast <= 0:
-        return TYPICAL_GRAIN
+    fine_um = 0.5
+    inside = cv2.erode((rough.labels > 0).astype(np.uint8), disk(fine_um / mpp)).astype(bool)
+    if inside.sum() < 200 or contrast <= 0:
+        return 0.2  # what is typical
     red = np.ascontiguousarray(optical_density[..., 0])
-    fine = (red - blur_um(red, FINE_UM, mpp))[inside]
+    fine = (red - blur_um(red, fine_um, mpp))[inside]
     return float(np.clip(fine.std() / max(contrast, 0.05), 0.03, 0.5))
 
 

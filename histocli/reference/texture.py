@@ -17,19 +17,15 @@ from histocli.instances.components import disk
 from histocli.instances.measurements import Measurements
 from histocli.reference.rough import HALO_UM, RoughNuclei, blur_um
 
-# side of a nuclear texture; the ellipse of the nucleus touches the sides of the inner 10/12
 FRAME_PX = 24
-FRAME_EXTENT = 1.2  # the frame shows the ellipse times this
-MOST_FRAGMENTS = 256  # textures kept per reference
-SCALES_UM = (1.5, 3.0, 6.0, 12.0, 40.0)  # of the guess behind a nucleus, from near to far
-FADE_UM = 0.5
-MOST_DONORS = 3  # places that one hole borrows from
-PENUMBRA = 0.2  # of the way from tissue to nuclei in darkness
-PENUMBRA_UM = 2.0  # from a rough nucleus
-# what is finer than this is copied; at 1 a critic found filled places with an AUC of 0.75, so with
-# 0.66
+"""Side of a nuclear texture; the ellipse of the nucleus touches the sides of the inner 10/12."""
+FRAME_EXTENT = 1.2
+"""How much more than the ellipse a frame shows."""
+MOST_FRAGMENTS = 256
+"""Most textures that are kept of a reference."""
 DETAIL_UM = 2.5
-SURROUND_UM = 2.0  # the ring around a nucleus that its contrast is measured against
+"""What is finer than this is copied into holes: with 1, a critic found filled places with an AUC of
+0.75, so with 0.66."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +80,7 @@ def remove_nuclei(
     known = optical_density * weight[..., None]
     low = np.zeros_like(optical_density)
     missing = np.ones(weight.shape, np.float32)  # what nearer scales left open
-    for sigma in SCALES_UM:
+    for sigma in (1.5, 3.0, 6.0, 12.0, 40.0):  # micrometres, from near to far
         share = blur_um(weight, sigma, mpp)
         estimate = blur_um(known, sigma, mpp) / np.maximum(share, 1e-4)[..., None]
         # trust a scale where a sixth of its window is known
@@ -100,9 +96,9 @@ def remove_nuclei(
         blur_um(known, DETAIL_UM, mpp)
         / np.maximum(blur_um(weight, DETAIL_UM, mpp), 0.05)[..., None]
     )
-    # next to a hole the image still holds the nucleus's border: detail fades out there, else arcs
-    # would be copied along
-    sure = np.clip(2.5 * blur_um(weight, FADE_UM, mpp) - 1.5, 0, 1)
+    # detail fades out next to a hole: the border of its nucleus still shows there, and would be
+    # copied as an arc
+    sure = np.clip(2.5 * blur_um(weight, 0.5, mpp) - 1.5, 0, 1)
     sure = np.where(trusted, sure, 0).astype(np.float32)
     filled = low + _borrow_detail((optical_density - fine).astype(np.float32), sure, hole, rng)
     soft = blur_um(hole.astype(np.float32), 0.4, mpp)[..., None]
@@ -111,16 +107,14 @@ def remove_nuclei(
 
 
 def _holes(rough: RoughNuclei, mpp: float) -> BoolMask:
-    """Return what is taken out: nuclei, the ring of their edge, and their penumbra where focus is
-    poor.
-    """
+    """Return what is taken out: nuclei, the ring of their edge, and the penumbra of blurred ones."""
     nuclei = (rough.labels > 0).astype(np.uint8)
     hole = cv2.dilate(nuclei, disk(HALO_UM / mpp)).astype(bool)
     elsewhere = rough.darkness[rough.tissue & ~hole]
     if elsewhere.size:
         base, nuclear = float(np.median(elsewhere)), float(np.median(rough.darkness[nuclei > 0]))
-        dim = rough.darkness > base + PENUMBRA * (nuclear - base)
-        near = cv2.dilate(nuclei, disk(PENUMBRA_UM / mpp)).astype(bool) & dim
+        dim = rough.darkness > base + 0.2 * (nuclear - base)
+        near = cv2.dilate(nuclei, disk(2.0 / mpp)).astype(bool) & dim
         hole |= cv2.dilate(near.astype(np.uint8), disk(0.5 / mpp)).astype(bool)
     return np.asarray(hole)
 
@@ -128,8 +122,9 @@ def _holes(rough: RoughNuclei, mpp: float) -> BoolMask:
 def _borrow_detail(
     detail: FloatArray, sure: FloatArray, hole: BoolMask, rng: np.random.Generator
 ) -> FloatArray:
-    """Copy high frequencies into each hole from shifts of it that meet few holes; later ones where
-    the earlier are not sure.
+    """Copy high frequencies into each hole from places of its shape that meet few other holes.
+
+    A second and third place fill in where the earlier ones are not sure.
     """
     count, labels, statistics, _ = cv2.connectedComponentsWithStats(
         hole.astype(np.uint8), connectivity=4
@@ -141,7 +136,7 @@ def _borrow_detail(
         inside = labels[top : top + h, left : left + w] == k
         missing = inside.astype(np.float32)
         wanted = float(missing.sum())
-        for _ in range(MOST_DONORS):
+        for _ in range(3):  # places that the hole borrows from
             best_gain, best = -1.0, (0, 0)
             for _ in range(10):
                 y, x = (
@@ -190,60 +185,23 @@ def cut_textures(
     whole = np.flatnonzero(~nuclei.touches_border & (nuclei.minor_um > 1.5))
     if len(whole) > MOST_FRAGMENTS:
         whole = np.sort(rng.choice(whole, MOST_FRAGMENTS, replace=False))
-    n = len(whole)
-    if n == 0:
-        empty = np.zeros((0, 3), np.float32)
-        nothing = np.zeros(0, np.float32)
-        return NuclearTextures(
-            np.zeros((0, 3, FRAME_PX, FRAME_PX), np.float32),
-            empty,
-            empty,
-            nothing,
-            nothing,
-            np.zeros(0, bool),
-            np.zeros(0, np.int64),
-        )
-    unit = (np.arange(FRAME_PX) + 0.5) / FRAME_PX * 2 - 1
-    v, u = np.meshgrid(unit * FRAME_EXTENT, unit * FRAME_EXTENT, indexing="ij")
-    angle = nuclei.orientation_rad[whole, None, None]
-    major, minor = (
-        nuclei.major_um[whole, None, None] / 2 / mpp,
-        nuclei.minor_um[whole, None, None] / 2 / mpp,
-    )
-    x = nuclei.x_px[whole, None, None] + np.cos(angle) * u * major - np.sin(angle) * v * minor
-    y = nuclei.y_px[whole, None, None] + np.sin(angle) * u * major + np.cos(angle) * v * minor
-    columns, rows = (
-        x.reshape(-1, FRAME_PX).astype(np.float32),
-        y.reshape(-1, FRAME_PX).astype(np.float32),
-    )
-    frames = np.concatenate(
-        [  # OpenCV maps have at most 32767 rows
-            cv2.remap(
-                optical_density,
-                columns[i : i + 30720],
-                rows[i : i + 30720],
-                cv2.INTER_LINEAR,
-                borderMode=cv2.BORDER_REFLECT,
-            )
-            for i in range(0, len(rows), 30720)
-        ]
-    ).reshape(n, FRAME_PX, FRAME_PX, 3)
+    u, v = np.meshgrid(*[FRAME_EXTENT * ((np.arange(FRAME_PX) + 0.5) / FRAME_PX * 2 - 1)] * 2)
+    y, x = _places(nuclei, whole, u, v, mpp)
     at_y = np.clip(np.rint(y), 0, labels.shape[0] - 1).astype(int)
     at_x = np.clip(np.rint(x), 0, labels.shape[1] - 1).astype(int)
     owner = labels[at_y, at_x]
     own = owner == nuclei.id[whole, None, None]
     radius = np.hypot(u, v)
-    inside = own & (radius <= 1)[None]
+    ellipse = (radius <= 1)[None]
+    inside = own & ellipse
     outside = (owner == 0) & (radius > 1.02)[None]
+    frames = _sample(optical_density, y, x)
     colour = _masked_mean(frames, inside)
     surround = np.where(outside.any(axis=(1, 2))[:, None], _masked_mean(frames, outside), colour)
-    contrast = frames[..., 0] - surround[:, 0, None, None]
-    core = _masked_mean(contrast[..., None], inside & (radius < 0.55)[None])[:, 0]
-    rim = _masked_mean(contrast[..., None], inside & ((radius > 0.65) & (radius < 0.95))[None])[
-        :, 0
-    ]
-    ellipse = (radius <= 1)[None]
-    agreement = (own & ellipse).sum(axis=(1, 2)) / np.maximum((own | ellipse).sum(axis=(1, 2)), 1)
+    contrast = (frames[..., 0] - surround[:, 0, None, None])[..., None]
+    core = _masked_mean(contrast, inside & (radius < 0.55)[None])[:, 0]
+    rim = _masked_mean(contrast, inside & ((radius > 0.65) & (radius < 0.95))[None])[:, 0]
+    agreement = inside.sum(axis=(1, 2)) / np.maximum((own | ellipse).sum(axis=(1, 2)), 1)
     residual = np.where(inside[..., None], frames - colour[:, None, None], 0)
     return NuclearTextures(
         residual=np.ascontiguousarray(residual.transpose(0, 3, 1, 2), np.float32),
@@ -256,9 +214,49 @@ def cut_textures(
     )
 
 
+def _places(
+    nuclei: Measurements,
+    whole: npt.NDArray[np.integer],
+    u: npt.NDArray[np.float64],
+    v: npt.NDArray[np.float64],
+    mpp: float,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return y and x in the image of coordinates (u, v) in the ellipses of some nuclei."""
+    angle, major, minor, x, y = (
+        values[whole, None, None]
+        for values in (
+            nuclei.orientation_rad,
+            nuclei.major_um / 2 / mpp,
+            nuclei.minor_um / 2 / mpp,
+            nuclei.x_px,
+            nuclei.y_px,
+        )
+    )
+    cos, sin = np.cos(angle), np.sin(angle)
+    return y + sin * u * major + cos * v * minor, x + cos * u * major - sin * v * minor
+
+
+def _sample(
+    optical_density: FloatArray, y: npt.NDArray[np.float64], x: npt.NDArray[np.float64]
+) -> FloatArray:
+    """Look up an image at places (F, FRAME_PX, FRAME_PX), bilinearly."""
+    columns, rows = (each.reshape(-1, FRAME_PX).astype(np.float32) for each in (x, y))
+    most = 30720  # OpenCV maps have at most 32767 rows
+    parts = [
+        cv2.remap(
+            optical_density,
+            columns[i : i + most],
+            rows[i : i + most],
+            cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_REFLECT,
+        )
+        for i in range(0, len(rows), most)
+    ]
+    found = np.concatenate(parts) if parts else np.zeros((0, FRAME_PX, 3), np.float32)
+    return np.asarray(found.reshape(-1, FRAME_PX, FRAME_PX, 3), np.float32)
+
+
 def _masked_mean(frames: FloatArray, mask: BoolMask) -> FloatArray:
-    """Mean over the pixels of each frame where the mask holds, shape (F, C); 0 where it holds
-    nowhere.
-    """
+    """Return the mean of each frame where the mask holds, (F, C); 0 where it holds nowhere."""
     total = (frames * mask[..., None]).sum(axis=(1, 2))
     return np.asarray(total / np.maximum(mask.sum(axis=(1, 2)), 1)[:, None], np.float32)

@@ -10,21 +10,15 @@ from histocli.base.types import BoolMask, FloatArray
 from histocli.instances.kinds import Kind
 from histocli.reference.statistics import Reference
 from histocli.reference.texture import FRAME_PX
-from histocli.synthesis.layout import Layout
 from histocli.synthesis.painting import COLUMNS
+from histocli.synthesis.placement import Layout
 from histocli.synthesis.recipe import Recipe
 from histocli.synthesis.variation import AS_MEASURED, Variation
 
-FEWEST_TEXTURES = 6  # with fewer clean nuclei than this, all rough ones lend their colour
-# absorbance of red over the background that a nucleus must have to be told from nothing
+FEWEST_TEXTURES = 6
+"""With fewer clean nuclei than this, all rough ones of a reference lend their colour."""
 LEAST_CONTRAST = 0.10
-# a nucleus with less than this share of the reference's typical contrast is one that annotators
-# disagree on
-GHOST = 0.45
-MISSING_GRAIN = 0.7
-NOISE_TEXTURES = 12
-# share of patches with pale nuclei, and their largest share in one
-PALE_PATCHES, MOST_PALE = 0.5, 0.35
+"""Absorbance of red over the background that a nucleus must have to be seen at all."""
 
 
 @dataclass(frozen=True)
@@ -62,89 +56,101 @@ def draw_appearances(
     recipe : Recipe
     rng : numpy.random.Generator
     variation : Variation
-        Of this patch.
-
-    Returns
-    -------
-    Appearances
+        Factors on what was measured, of this patch.
     """
     n = len(layout.outlines)
-    source = reference.textures
-    appearance = reference.statistics.appearance
+    table = np.zeros((n + 1, len(COLUMNS)), np.float32)
+    table[:, COLUMNS.index("rim_px")] = 1
+    ghosts = np.zeros(n + 1, bool)
+    if n == 0:
+        return Appearances(table, np.zeros((1, 3, FRAME_PX, FRAME_PX), np.float32), ghosts)
+    restored = np.asarray(layout.own_textures) >= 0
+    texture_gain = rng.uniform(0.6, 1.15, size=n)
+    lent = _lend(reference, layout, background, hematoxylin, recipe, rng)
+    look = _draw_looks(reference, layout, restored, texture_gain, recipe, rng)
+    look.strength[:] *= variation.strength
+    look.grain[:] *= variation.grain
+    look.texture_gain[:] *= variation.texture
+    around = _local_background(layout, background)
+    visible = look.strength * (lent.colour[:, 0] - around[:, 0]) * (0.45 + 0.55 * look.core)
+    # annotators disagree on nuclei with less than 0.45 of the reference's typical contrast
+    typical = reference.statistics.appearance.contrast[2]
+    ghosts[1:] = visible < max(LEAST_CONTRAST, 0.45 * typical)
+    colour = np.maximum(lent.colour * np.exp(rng.normal(0, 0.06, size=(n, 1))), 0)
+    shape = (look.strength, look.core, look.rim_px, look.clearing, look.softness_px)
+    table[1:] = np.column_stack((colour, *shape, lent.index, look.texture_gain, look.grain))
+    return Appearances(table, lent.textures, ghosts)
+
+
+@dataclass(frozen=True)
+class _Lent:
+    """What the reference lends to the nuclei of a patch."""
+
+    colour: FloatArray
+    """(n, 3), optical density."""
+    textures: FloatArray
+    """(T, 3, FRAME_PX, FRAME_PX)."""
+    index: npt.NDArray[np.int64]
+    """(n,), which texture each nucleus has."""
+
+
+def _lend(
+    reference: Reference,
+    layout: Layout,
+    background: FloatArray,
+    hematoxylin: FloatArray,
+    recipe: Recipe,
+    rng: np.random.Generator,
+) -> _Lent:
+    """Choose a nucleus of the reference for each one of the patch; noise where it has too few."""
+    source, own = reference.textures, np.asarray(layout.own_textures)
+    n, grain_sd = len(own), reference.statistics.appearance.grain_sd
     clean = np.flatnonzero(source.single)
     few = len(clean) < FEWEST_TEXTURES
     chosen = np.arange(len(source)) if few else clean
-    table = np.zeros((n + 1, len(COLUMNS)), np.float32)
-    table[:, COLUMNS.index("rim_px")] = 1
-    if n == 0:
-        return Appearances(
-            table, np.zeros((1, 3, FRAME_PX, FRAME_PX), np.float32), np.zeros(1, bool)
-        )
-    own = np.asarray(layout.own_textures)
-    restored = own >= 0
-    texture_gain = rng.uniform(0.6, 1.15, size=n)
     if len(chosen):
-        pick = np.where(restored, own, rng.choice(chosen, size=n))
+        pick = np.where(own >= 0, own, rng.choice(chosen, size=n))
         colour = source.colour[pick]
-        if few and recipe.noise_textures:
-            textures, index = (
-                _noise_textures(appearance.grain_sd, hematoxylin, rng),
-                rng.integers(NOISE_TEXTURES, size=n),
-            )
-        else:
+        if not (few and recipe.noise_textures):
             used, index = np.unique(pick, return_inverse=True)
-            textures = source.residual[used]
+            return _Lent(colour, source.residual[used], index)
     else:
         tissue = np.median(background.reshape(-1, 3), axis=0)
         colour = (tissue + hematoxylin * rng.uniform(0.3, 0.8, size=(n, 1))).astype(np.float32)
-        textures, index = (
-            _noise_textures(appearance.grain_sd, hematoxylin, rng),
-            rng.integers(NOISE_TEXTURES, size=n),
-        )
-    look = _Look.of(n, reference.mpp, rng)
+    textures = _noise_textures(grain_sd, hematoxylin, rng)
+    return _Lent(colour, textures, rng.integers(len(textures), size=n))
+
+
+def _draw_looks(
+    reference: Reference,
+    layout: Layout,
+    restored: BoolMask,
+    texture_gain: npt.NDArray[np.float64],
+    recipe: Recipe,
+    rng: np.random.Generator,
+) -> "_Look":
+    """Draw how strong, clear and coarse each nucleus is; restored ones look as in the reference."""
+    n = len(restored)
+    look = _Look.dense(texture_gain, reference.mpp, rng)
     kinds = np.asarray(layout.kinds)
     if not recipe.chromatin:
         share = rng.uniform(0, 0.8) if rng.random() < 0.6 else 0.0
         kinds = np.where(rng.random(n) < share, Kind.VESICULAR, Kind.DENSE)
     kinds = np.where(restored, Kind.DENSE, kinds)
-    if recipe.pale and rng.random() < PALE_PATCHES:
-        pale = rng.random(n) < rng.uniform(0, MOST_PALE)
+    if recipe.pale and rng.random() < 0.5:  # half of the patches have pale nuclei
+        pale = rng.random(n) < rng.uniform(0, 0.35)
         look.strength[pale] = rng.uniform(0.15, 0.65, size=int(pale.sum()))
-    _shape_chromatin(look, texture_gain, kinds, reference.mpp, rng)
+    _shape_chromatin(look, kinds, reference.mpp, rng)
     if recipe.grain:
-        # textures are stretched and carry little of what is finer than half a micrometre: about two
-        # thirds is missing
-        missing = MISSING_GRAIN * appearance.fine_grain * float(rng.uniform(0.5, 1.5))
+        # stretched textures lack about two thirds of what is finer than half a micrometre
+        fine_grain = reference.statistics.appearance.fine_grain
+        missing = 0.7 * fine_grain * float(rng.uniform(0.5, 1.5))
         look.grain[:] = np.where(kinds == Kind.BLURRED, 0, np.hypot(look.grain, missing))
     look.strength[restored] = rng.uniform(0.9, 1.05, size=int(restored.sum()))
-    look.core[restored], texture_gain[restored], look.grain[restored] = (
-        1,
-        1,
-        0.5 * look.grain[restored] if recipe.grain else 0,
-    )
-    look.strength[:] *= variation.strength
-    look.grain[:] *= variation.grain
-    texture_gain *= variation.texture
-    around = _local_background(layout, background)
-    visible = look.strength * (colour[:, 0] - around[:, 0]) * (0.45 + 0.55 * look.core)
-    typical = appearance.contrast[2]
-    ghosts = np.zeros(n + 1, bool)
-    ghosts[1:] = visible < max(LEAST_CONTRAST, GHOST * typical)
-    colour = np.maximum(colour * np.exp(rng.normal(0, 0.06, size=(n, 1))), 0)
-    table[1:] = np.column_stack(
-        (
-            colour,
-            look.strength,
-            look.core,
-            look.rim_px,
-            look.clearing,
-            look.softness_px,
-            index,
-            texture_gain,
-            look.grain,
-        )
-    )
-    return Appearances(table, textures, ghosts)
+    look.core[restored] = 1
+    look.texture_gain[restored] = 1
+    look.grain[restored] = 0.5 * look.grain[restored] if recipe.grain else 0
+    return look
 
 
 @dataclass(frozen=True)
@@ -157,14 +163,18 @@ class _Look:
     clearing: npt.NDArray[np.float64]
     softness_px: npt.NDArray[np.float64]
     grain: npt.NDArray[np.float64]
+    texture_gain: npt.NDArray[np.float64]
 
     @classmethod
-    def of(cls, n: int, mpp: float, rng: np.random.Generator) -> "_Look":
+    def dense(
+        cls, texture_gain: npt.NDArray[np.float64], mpp: float, rng: np.random.Generator
+    ) -> "_Look":
         """Draw dense nuclei.
 
         Patches differ more than nuclei of one patch, and weaker than measured is common: the rough
         map knows only the strong.
         """
+        n = len(texture_gain)
         return cls(
             strength=np.clip(
                 rng.normal(rng.uniform(0.65, 1.1), rng.uniform(0.05, 0.2), size=n), 0.3, 1.2
@@ -174,15 +184,12 @@ class _Look:
             clearing=np.zeros(n),
             softness_px=np.zeros(n),
             grain=rng.uniform(0, 0.2, size=n),
+            texture_gain=texture_gain,
         )
 
 
 def _shape_chromatin(
-    look: _Look,
-    texture_gain: npt.NDArray[np.float64],
-    kinds: np.ndarray,
-    mpp: float,
-    rng: np.random.Generator,
+    look: _Look, kinds: npt.NDArray[np.integer], mpp: float, rng: np.random.Generator
 ) -> None:
     """Make each nucleus look like its kind."""
     n = len(kinds)
@@ -192,7 +199,7 @@ def _shape_chromatin(
 
     members = kinds == Kind.VESICULAR
     look.core[members], look.grain[members] = draw(0.15, 0.75, members), draw(0.1, 0.6, members)
-    texture_gain[members] *= 0.6
+    look.texture_gain[members] *= 0.6
     # in the clearest, chromatin lies at the rim and in clumps, and the middle is paler than the
     # cytoplasm
     clear = members & (rng.random(n) < rng.uniform(0, 0.6))
@@ -200,26 +207,24 @@ def _shape_chromatin(
     members = kinds == Kind.BLURRED
     look.softness_px[members] = draw(0.35, 1.0, members) / mpp
     look.strength[members] *= draw(0.6, 1.0, members)
-    texture_gain[members] *= 0.3
+    look.texture_gain[members] *= 0.3
     look.grain[members] = 0
     members = kinds == Kind.LYMPHOCYTE
     look.strength[members] = np.maximum(look.strength[members], draw(0.85, 1.2, members))
     look.grain[members] = draw(0.05, 0.35, members)
     members = kinds == Kind.APOPTOTIC
     look.strength[members] = draw(1.15, 1.5, members)
-    texture_gain[members] *= 0.2
+    look.texture_gain[members] *= 0.2
     members = kinds == Kind.MITOTIC
     look.strength[members], look.grain[members] = draw(1.1, 1.4, members), draw(0.1, 0.4, members)
-    texture_gain[members] *= 0.5
+    look.texture_gain[members] *= 0.5
 
 
 def _noise_textures(
     grain_sd: float, hematoxylin: FloatArray, rng: np.random.Generator
 ) -> FloatArray:
-    """Draw chromatin as correlated noise with the measured spread, shape (NOISE_TEXTURES, 3,
-    FRAME_PX, FRAME_PX).
-    """
-    noise = rng.standard_normal((NOISE_TEXTURES, FRAME_PX, FRAME_PX), dtype=np.float32)
+    """Draw chromatin as correlated noise of the measured spread, (12, 3, FRAME_PX, FRAME_PX)."""
+    noise = rng.standard_normal((12, FRAME_PX, FRAME_PX), dtype=np.float32)
     fine = np.stack([cv2.GaussianBlur(field, (0, 0), 1.0) for field in noise])
     coarse = np.stack([cv2.GaussianBlur(field, (0, 0), 2.5) for field in np.roll(noise, 1, axis=0)])
     both = fine / fine.std() + coarse / coarse.std()
@@ -244,9 +249,7 @@ def hematoxylin_direction(reference: Reference) -> FloatArray:
 
 
 def _local_background(layout: Layout, background: FloatArray) -> FloatArray:
-    """Mean background under each nucleus, shape (n, 3), over every fourth pixel: a mean needs no
-    more.
-    """
+    """Return the mean background under each nucleus, (n, 3), from every fourth pixel."""
     owner = np.maximum(layout.instance_labels[::2, ::2], 0).ravel()
     n = len(layout.outlines)
     count = np.maximum(np.bincount(owner, minlength=n + 1), 1)

@@ -31,14 +31,6 @@ COLUMNS = (
 border, width of the rim in pixels, share of the background that a clear middle lets through less,
 width in pixels over which an edge out of focus fades inwards, index and gain of the texture, gain
 of the drawn grain of chromatin."""
-NUCLEOLUS_STRENGTH = 0.8
-CLUMP_STRENGTH = 0.35
-SHOWS = 0.6  # strength from which a nucleus is one that a rough map would have measured
-VISIBLE = 0.03  # opacity from which a blurred border is seen
-LEAST_KEPT = 0.15  # of the finest detail: below, a patch looks smeared
-# of the finest detail of a blurred step, what a second blur of the same width takes away again
-EDGE_RESPONSE = 0.55
-MOST_NOISE = 3.0  # times that of the background
 
 
 @dataclass(frozen=True)
@@ -99,9 +91,8 @@ def paint(canvas: Canvas, frame_extent: float) -> Tensor:
     place = canvas.owner.flatten().nonzero()[:, 0]
     patch = place // (height * width)
     row = canvas.nuclei[patch, canvas.owner.flatten()[place].long()]
-    sizes = [3, 1, 1, 1, 1, 1, 1, 1, 1]
     colour, strength, core, rim, clearing, softness, texture, texture_gain, grain_gain = (
-        torch.split(row, sizes, dim=1)
+        torch.split(row, [3] + 8 * [1], dim=1)
     )
 
     def at(field: Tensor) -> Tensor:
@@ -114,13 +105,10 @@ def paint(canvas: Canvas, frame_extent: float) -> Tensor:
     profile = core + (1 - core) * rimmed
     grain = at(canvas.grain)
     # chromatin that shows in a pale middle too
-    clumps = CLUMP_STRENGTH * grain_gain * (grain - 0.5).clamp(min=0)
+    clumps = 0.35 * grain_gain * (grain - 0.5).clamp(min=0)
+    nucleoli = 0.8 * at(canvas.nucleoli) * (1.15 - profile).clamp(min=0)
     opacity = profile * (1 + grain_gain * grain).clamp(0.2, 1.8) + clumps
-    opacity = (
-        body
-        * strength
-        * (opacity + NUCLEOLUS_STRENGTH * at(canvas.nucleoli) * (1.15 - profile).clamp(min=0))
-    )
+    opacity = body * strength * (opacity + nucleoli)
     residual = sample_textures(
         canvas.textures,
         texture[:, 0].long(),
@@ -130,11 +118,10 @@ def paint(canvas: Canvas, frame_extent: float) -> Tensor:
     )
     drawn = place.new_zeros((6, batch * height * width), dtype=torch.float32)
     drawn[0, place] = opacity[:, 0]
-    drawn[1:4, place] = (
-        opacity * colour + residual * texture_gain * (body * opacity).clamp(0, 1)
-    ).T
+    textured = residual * texture_gain * (body * opacity).clamp(0, 1)
+    drawn[1:4, place] = (opacity * colour + textured).T
     drawn[4, place] = (body * clearing * (1 - rimmed))[:, 0]
-    shown = strength * (0.45 + 0.55 * core) > SHOWS  # as a rough map would have measured it
+    shown = strength * (0.45 + 0.55 * core) > 0.6  # so strong that a rough map would measure it
     drawn[5, place] = (body * shown)[:, 0]
     drawn = blur_each(drawn.view(6, batch, height, width).transpose(0, 1), canvas.edge_px)
     cover, pigment, cleared = drawn[:, :1].clamp(max=1.3), drawn[:, 1:4], drawn[:, 4:5]
@@ -150,8 +137,7 @@ def paint(canvas: Canvas, frame_extent: float) -> Tensor:
 def match_sharpness(
     light: Tensor, canvas: Canvas, core: Tensor, shown: Tensor, cover: Tensor
 ) -> Tensor:
-    """Bring the finest detail of painted nuclei to what the reference has, within them and along
-    their borders.
+    """Bring the finest detail of painted nuclei, and of their borders, to that of the reference.
 
     Too much is taken away; within nuclei, too little is made up for by the detail of another place
     of the background, which carries the noise of the sensor and the grain of the compression.
@@ -164,8 +150,8 @@ def match_sharpness(
     core : Tensor of float32, shape (B, 1, H, W)
         1 well within nuclei.
     shown : Tensor of float32, shape (B, 1, H, W)
-        Opacity of the nuclei that show well; the faint are not measured, as the reference's are
-        not.
+        Opacity of the nuclei that show well; faint ones are measured neither here nor in the
+        reference.
     cover : Tensor of float32, shape (B, 1, H, W)
         Opacity.
 
@@ -177,16 +163,19 @@ def match_sharpness(
     sigma = torch.full((batch,), FINEST_PX, device=light.device)
     fine = light - blur_each(light, sigma)
     power = fine.square().mean(dim=1, keepdim=True)
-    edge = (cover > VISIBLE).float() * (1 - core)
-    shows = (shown > VISIBLE).float()
+    visible = 0.03  # opacity from which a blurred border is seen
+    edge = (cover > visible).float() * (1 - core)
+    shows = (shown > visible).float()
     change = torch.zeros_like(light)
     for region, target in ((core, canvas.fine[:, 0]), (edge, canvas.fine[:, 1])):
         judged = region * shows
         pixels = judged.sum(dim=(1, 2, 3))
         found = ((power * judged).sum(dim=(1, 2, 3)) / pixels.clamp(min=1)).sqrt() / canvas.white
         known = (target > 0) & (pixels >= FEWEST_PIXELS) & (found > 0)
-        kept = torch.where(known, (target / found.clamp(min=1e-6)).clamp(LEAST_KEPT, 1), 1.0)
-        response = EDGE_RESPONSE if region is edge else 1.0
+        # with less than 0.15 of its finest detail, a patch looks smeared
+        kept = torch.where(known, (target / found.clamp(min=1e-6)).clamp(0.15, 1), 1.0)
+        # a second blur of the same width takes away 0.55 of the finest detail of a blurred step
+        response = 0.55 if region is edge else 1.0
         change = change - region * ((1 - kept) / response).clamp(max=1)[:, None, None, None] * fine
         if region is core:
             missing = (
@@ -196,14 +185,13 @@ def match_sharpness(
             if bool((missing > 0).any()):
                 noise = background_detail(canvas.background, canvas.white)
                 spread = noise.square().mean(dim=(1, 2, 3)).sqrt().clamp(min=1e-3)
-                gain = (missing / spread).clamp(max=MOST_NOISE)[:, None, None, None]
+                gain = (missing / spread).clamp(max=3.0)[:, None, None, None]
                 change += gain * noise * cover.clamp(max=1)
     return light + change
 
 
 def background_detail(background: Tensor, white: Tensor) -> Tensor:
-    """Return the finest detail of backgrounds, moved by half a patch so that it does not lie where
-    it came from.
+    """Return the finest detail of backgrounds, moved away from its own place by half a patch.
 
     Parameters
     ----------

@@ -15,6 +15,7 @@ from histocli.base.types import BoolMask, FloatArray, InstanceLabels
 from histocli.instances.components import renumber
 from histocli.reference.statistics import Reference
 from histocli.reference.texture import FRAME_EXTENT
+from histocli.synthesis.arrangement import draw_arrangement
 from histocli.synthesis.chromatin import (
     draw_appearances,
     draw_grain,
@@ -22,14 +23,12 @@ from histocli.synthesis.chromatin import (
     hematoxylin_direction,
 )
 from histocli.synthesis.directions import fibre_directions
-from histocli.synthesis.layout import Layout, Sites, draw_arrangement, place_nuclei
+from histocli.synthesis.layout import Sites, place_nuclei
 from histocli.synthesis.painting import COLUMNS, Canvas, paint
+from histocli.synthesis.placement import Layout
 from histocli.synthesis.recipe import FULL_RECIPE, Recipe
 from histocli.synthesis.surroundings import Stains, add_cytoplasm, add_distractors
 from histocli.synthesis.variation import AS_MEASURED, Variation
-
-SHARPNESS_SD = 0.2  # of the logarithm
-WORTH_DRAWING = 0.3  # share of tissue that a crop should have, if some tries find one
 
 
 @dataclass(frozen=True)
@@ -75,57 +74,53 @@ def draw_patch(
         Which components are on.
     variation : Variation
         Factors on what was measured.
-
-    Returns
-    -------
-    Drawing
     """
-    background, ignored, tissue, sites = _crop(reference, patch_px, rng)
+    crop = _crop(reference, patch_px, rng)
+    background = crop.background
     appearance = reference.statistics.appearance
     arrangement = draw_arrangement(
         reference.statistics.morphology, appearance.mixture, rng, recipe, variation
     )
     fibres = fibre_directions(background, reference.mpp) if recipe.fibres else None
-    layout = place_nuclei(arrangement, tissue, sites, reference.mpp, rng, fibres)
+    layout = place_nuclei(arrangement, crop.tissue, crop.sites, reference.mpp, rng, fibres)
     stains = Stains(hematoxylin_direction(reference), appearance)
     if recipe.cytoplasm:
         background = add_cytoplasm(background, layout.instance_labels, stains, reference.mpp, rng)
     if recipe.distractors:
-        background = add_distractors(background, tissue, stains, reference.mpp, rng)
+        background = add_distractors(background, crop.tissue, stains, reference.mpp, rng)
     looks = draw_appearances(
         reference, layout, background, stains.hematoxylin, recipe, rng, variation
     )
     inset_px = max(-arrangement.margin_um, 0) / reference.mpp
-    labels = (
-        np.where(layout.depth_px < inset_px, 0, layout.instance_labels)
-        if inset_px
-        else layout.instance_labels
-    )
-    labels = np.where((labels == 0) & ignored, -1, labels)
-    ghosts = looks.ghosts[np.maximum(layout.instance_labels, 0)]  # with their rims
-    labels = renumber(np.where(ghosts, -1, labels).astype(np.int32))
-    edge_px = float(
-        np.clip(
-            variation.edge * appearance.edge_um * rng.uniform(0.8, 1.8) / reference.mpp, 0.35, 1.7
-        )
-    )
+    edge_px = variation.edge * appearance.edge_um * rng.uniform(0.8, 1.8) / reference.mpp
     # focus differs from place to place
-    sharper = np.exp(rng.normal(0, SHARPNESS_SD, size=2)).tolist()
+    sharper = np.exp(rng.normal(0, 0.2, size=2)).tolist()
+    fine = (
+        appearance.fine_core * sharper[0] * variation.fine_core,
+        appearance.fine_edge * sharper[1] * variation.fine_edge,
+    )
     return Drawing(
-        instance_labels=labels,
+        instance_labels=_labels(layout, looks.ghosts, crop.ignored, inset_px),
         layout=layout,
         background=background,
         nucleoli=draw_nucleoli(layout, looks.table, rng),
         grain=draw_grain(patch_px, reference.mpp, rng),
         nuclei=looks.table,
         textures=looks.textures,
-        edge_px=edge_px,
+        edge_px=float(np.clip(edge_px, 0.35, 1.7)),
         white=appearance.white_level,
-        fine=(
-            appearance.fine_core * sharper[0] * variation.fine_core if recipe.sharpness else 0.0,
-            appearance.fine_edge * sharper[1] * variation.fine_edge if recipe.sharpness else 0.0,
-        ),
+        fine=fine if recipe.sharpness else (0.0, 0.0),
     )
+
+
+def _labels(layout: Layout, ghosts: BoolMask, ignored: BoolMask, inset_px: float) -> InstanceLabels:
+    """Return the labels of a patch, without what nobody could label: ghosts and missed nuclei."""
+    labels = layout.instance_labels
+    if inset_px:
+        labels = np.where(layout.depth_px < inset_px, 0, labels)
+    labels = np.where((labels == 0) & ignored, -1, labels)
+    ghostly = ghosts[np.maximum(layout.instance_labels, 0)]  # with their rims
+    return renumber(np.where(ghostly, -1, labels).astype(np.int32))
 
 
 def paint_patches(drawings: Sequence[Drawing], device: torch.device) -> np.ndarray:
@@ -178,18 +173,25 @@ def paint_patches(drawings: Sequence[Drawing], device: torch.device) -> np.ndarr
     return np.ascontiguousarray(painted.permute(0, 2, 3, 1).cpu().numpy())
 
 
-def _crop(
-    reference: Reference, patch_px: int, rng: np.random.Generator
-) -> tuple[FloatArray, BoolMask, BoolMask, Sites]:
-    """Cut, turn and mirror a random place of the reference; a smaller reference is mirrored at its
-    borders.
-    """
+@dataclass(frozen=True)
+class _Crop:
+    """A place of a reference, turned and mirrored at random."""
+
+    background: FloatArray
+    """(H, W, 3), optical density."""
+    ignored: BoolMask
+    tissue: BoolMask
+    sites: Sites
+
+
+def _crop(reference: Reference, patch_px: int, rng: np.random.Generator) -> _Crop:
+    """Cut a random place of the reference; a smaller reference is mirrored at its borders."""
     height, width = reference.tissue.shape
     for _ in range(5):
         top = int(rng.integers(0, max(1, height - patch_px + 1)))
         left = int(rng.integers(0, max(1, width - patch_px + 1)))
         box = (slice(top, top + patch_px), slice(left, left + patch_px))
-        if reference.tissue[box].mean() >= WORTH_DRAWING:
+        if reference.tissue[box].mean() >= 0.3:
             break
     turns, mirror = int(rng.integers(4)), bool(rng.integers(2))
     missing = (max(0, patch_px - height), max(0, patch_px - width))
@@ -221,18 +223,12 @@ def _crop(
         nuclei.elongation[here].astype(np.float32),
         _texture_of_nucleus(reference)[here],
     )
-    return (
-        take(reference.background).astype(np.float32),
-        take(reference.ignored),
-        take(reference.tissue),
-        sites,
-    )
+    background = take(reference.background).astype(np.float32)
+    return _Crop(background, take(reference.ignored), take(reference.tissue), sites)
 
 
 def _texture_of_nucleus(reference: Reference) -> npt.NDArray[np.int64]:
-    """Which texture belongs to each nucleus of the reference; -1 where there is none, or its
-    outline is not that of one.
-    """
+    """Return the texture of each nucleus of the reference; -1 for those that are not single."""
     found = np.full(len(reference.nuclei), -1, np.int64)
     clean = np.flatnonzero(reference.textures.single)
     found[reference.textures.nucleus[clean]] = clean

@@ -12,17 +12,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, replace
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from histocli.base.device import autocast
-from histocli.base.types import Json
+from histocli.base.types import InstanceLabels, Json
 from histocli.model.segmenter import Segmenter
 from histocli.optics.density import light_to_optical_density
 from histocli.training.appearance import NUMBERS, AppearanceBounds, AppearanceModel
-from histocli.training.loop import Extra
+from histocli.training.loop import Extra, Moment
 from histocli.training.losses import segmentation_losses
 from histocli.training.sampling import Batch
 
@@ -46,7 +44,7 @@ class HardPairs:
     ordinary: Batch
     hard: Tensor
     """(B, 3, H, W) float32, sRGB 0..1."""
-    labels: npt.NDArray[np.int32]
+    labels: InstanceLabels
     """(B, H, W), of both."""
 
 
@@ -70,44 +68,23 @@ class Hardening(Extra, ABC):
         self.hardness: Hardness | None = None
         """As it was last measured."""
 
-    def harden(
-        self,
-        segmenter: Segmenter,
-        batch: Batch,
-        rng: np.random.Generator,
-        progress: float,
-        dtype: torch.dtype,
-        *,
-        measure: bool,
-    ) -> Batch:
+    def harden(self, segmenter: Segmenter, batch: Batch, moment: Moment) -> Batch:
         """Put hard crops in the place of the first ones of the batch."""
-        if progress < self.warm_up:
+        if moment.progress < self.warm_up:
             return batch
         size = max(1, round(self.share * len(batch.pixels)))
-        ramp = min(1.0, (progress - self.warm_up) / self.warm_up)
-        return self._harden(segmenter, batch, size, rng, ramp, dtype, measure)
+        ramp = min(1.0, (moment.progress - self.warm_up) / self.warm_up)
+        return self._harden(segmenter, batch, size, ramp, moment)
 
     @abstractmethod
     def _harden(
-        self,
-        segmenter: Segmenter,
-        batch: Batch,
-        size: int,
-        rng: np.random.Generator,
-        ramp: float,
-        dtype: torch.dtype,
-        measure: bool,
+        self, segmenter: Segmenter, batch: Batch, size: int, ramp: float, moment: Moment
     ) -> Batch:
         """Return a batch whose first ``size`` crops are hard; ``ramp`` of 1 is as hard as allowed."""
 
     @abstractmethod
     def examples(
-        self,
-        segmenter: Segmenter,
-        batch: Batch,
-        labels: npt.NDArray[np.int32],
-        rng: np.random.Generator,
-        dtype: torch.dtype,
+        self, segmenter: Segmenter, batch: Batch, labels: InstanceLabels, moment: Moment
     ) -> HardPairs:
         """Return the crops that are given, or others like them, and the same as hard as they get."""
 
@@ -223,47 +200,29 @@ class AppearanceAscent(Hardening):
         self.bounds, self.steps, self.pace = bounds, steps, pace
 
     def _harden(
-        self,
-        segmenter: Segmenter,
-        batch: Batch,
-        size: int,
-        rng: np.random.Generator,
-        ramp: float,
-        dtype: torch.dtype,
-        measure: bool,
+        self, segmenter: Segmenter, batch: Batch, size: int, ramp: float, moment: Moment
     ) -> Batch:
         part = batch.part(slice(0, size))
-        hard = self.hardest(segmenter, part, rng, ramp, dtype)
-        if measure:
-            self.hardness = measure_hardness(segmenter, part, hard, dtype)
+        hard = self._hardest(segmenter, part, ramp, moment)
+        if moment.measure:
+            self.hardness = measure_hardness(segmenter, part, hard, moment.dtype)
         return replace(batch, pixels=torch.cat([hard, batch.pixels[size:]]))
 
-    def hardest(
-        self,
-        segmenter: Segmenter,
-        batch: Batch,
-        rng: np.random.Generator,
-        ramp: float,
-        dtype: torch.dtype,
-    ) -> Tensor:
+    def _hardest(self, segmenter: Segmenter, batch: Batch, ramp: float, moment: Moment) -> Tensor:
         """Return the pictures of a batch moved to where they are hard, sRGB 0..1."""
+        rng = moment.rng
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         device = batch.pixels.device
         noise = torch.randn(batch.pixels.shape, generator=generator).to(device)
         start = (torch.rand((len(batch.pixels), NUMBERS), generator=generator) - 0.5).to(device)
         steps = int(rng.integers(self.steps[0], self.steps[1] + 1))
         model = AppearanceModel(batch.pixels, batch.nucleus, batch.distance, noise, self.bounds)
-        unit = ramp * ascend(segmenter, batch, model, start, steps, self.pace, dtype)
+        unit = ramp * ascend(segmenter, batch, model, start, steps, self.pace, moment.dtype)
         with torch.no_grad():
             return model.render(unit)
 
     def examples(
-        self,
-        segmenter: Segmenter,
-        batch: Batch,
-        labels: npt.NDArray[np.int32],
-        rng: np.random.Generator,
-        dtype: torch.dtype,
+        self, segmenter: Segmenter, batch: Batch, labels: InstanceLabels, moment: Moment
     ) -> HardPairs:
         """Return the crops that are given, and the same as hard as they get."""
-        return HardPairs(batch, self.hardest(segmenter, batch, rng, 1.0, dtype), labels)
+        return HardPairs(batch, self._hardest(segmenter, batch, 1.0, moment), labels)

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from histocli.base.device import autocast
+from histocli.base.types import InstanceLabels
 from histocli.instances.components import label_components
 from histocli.instances.targets import contacts, normalised_distance
 from histocli.model.segmenter import Segmenter
@@ -31,6 +32,7 @@ from histocli.training.adversarial.schedule import AdversarialSchedule
 from histocli.training.adversarial.step import AgainstTask, adversarial_step
 from histocli.training.augmentation import Augmentation, vary_appearance
 from histocli.training.hard_examples import Hardening, HardPairs, crop_losses, measure_hardness
+from histocli.training.loop import Moment
 from histocli.training.sampling import Batch
 
 POOL = 64
@@ -142,31 +144,17 @@ class RefinerAscent(Hardening):
         self.calls = 0
 
     def _harden(
-        self,
-        segmenter: Segmenter,
-        batch: Batch,
-        size: int,
-        rng: np.random.Generator,
-        ramp: float,
-        dtype: torch.dtype,
-        measure: bool,
+        self, segmenter: Segmenter, batch: Batch, size: int, ramp: float, moment: Moment
     ) -> Batch:
         if self.calls % self.every == 0:
-            self.move(segmenter, rng, ramp, dtype, measure=measure)
+            self.move(segmenter, ramp, moment)
         self.calls += 1
-        hard = self.pool.draw(size, rng, batch.pixels.device)
+        hard = self.pool.draw(size, moment.rng, batch.pixels.device)
         return _join(hard, batch.part(slice(size, None)))
 
-    def move(
-        self,
-        segmenter: Segmenter,
-        rng: np.random.Generator,
-        ramp: float,
-        dtype: torch.dtype,
-        *,
-        measure: bool,
-    ) -> None:
+    def move(self, segmenter: Segmenter, ramp: float, moment: Moment) -> None:
         """Let the refiner and its critics take a step, and keep what the refiner then paints."""
+        rng, dtype = moment.rng, moment.dtype
         crops = self.sampler.draw(self.schedule.batch, rng, next(segmenter.parameters()).device)
         assert crops.targets is not None
         ordinary = self._ordinary(crops)
@@ -188,7 +176,7 @@ class RefinerAscent(Hardening):
             )
         hard = self._paint(crops, dtype)
         self.pool.put(hard, crops.targets)
-        if measure:
+        if moment.measure:
             self.hardness = measure_hardness(segmenter, ordinary, hard, dtype)
 
     def _ordinary(self, crops: CropBatch) -> Batch:
@@ -204,24 +192,19 @@ class RefinerAscent(Hardening):
         return crops.repainted(change)
 
     def examples(
-        self,
-        segmenter: Segmenter,
-        batch: Batch,
-        labels: npt.NDArray[np.int32],
-        rng: np.random.Generator,
-        dtype: torch.dtype,
+        self, segmenter: Segmenter, batch: Batch, labels: InstanceLabels, moment: Moment
     ) -> HardPairs:
         """Return crops of initial patches, and the same as the refiner paints them now.
 
         Touching nuclei of a crop count as one in the labels: both pictures are judged by the same
         labels.
         """
-        crops = self.sampler.draw(len(batch.pixels), rng, batch.pixels.device)
+        crops = self.sampler.draw(len(batch.pixels), moment.rng, batch.pixels.device)
         ordinary = self._ordinary(crops)
         nucleus, valid = ((part > 0).cpu().numpy() for part in (ordinary.nucleus, ordinary.valid))
         truths = np.stack([np.where(mask, label_components(mask), 0) for mask in nucleus])
         truths = np.where(valid, truths, -1).astype(np.int32)
-        return HardPairs(ordinary, self._paint(crops, dtype), truths)
+        return HardPairs(ordinary, self._paint(crops, moment.dtype), truths)
 
     def state(self) -> dict[str, Any]:
         """Return networks, optimisers, history and pool."""

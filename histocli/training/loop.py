@@ -57,6 +57,19 @@ class Phase:
     """The largest one of the phase."""
 
 
+@dataclass(frozen=True)
+class Moment:
+    """What is particular to one step."""
+
+    rng: np.random.Generator
+    progress: float
+    """Share of the phase that is done."""
+    dtype: torch.dtype
+    """Number format of the convolutions."""
+    measure: bool
+    """Whether hardness is measured in this step."""
+
+
 class Extra:
     """What joins a training besides its patches: each method does nothing unless overridden."""
 
@@ -73,32 +86,8 @@ class Extra:
     def before_step(self, patches: PatchSet, step: int) -> None:
         """Change the patches in place; ``step`` steps are done."""
 
-    def harden(
-        self,
-        segmenter: Segmenter,
-        batch: Batch,
-        rng: np.random.Generator,
-        progress: float,
-        dtype: torch.dtype,
-        *,
-        measure: bool,
-    ) -> Batch:
-        """Return a batch with hard examples in it.
-
-        Parameters
-        ----------
-        segmenter : Segmenter
-            Left as it is.
-        batch : Batch
-        rng : numpy.random.Generator
-            Of this step.
-        progress : float
-            Share of the phase that is done.
-        dtype : torch.dtype
-            Number format of the convolutions.
-        measure : bool
-            Also measure how hard the examples are.
-        """
+    def harden(self, segmenter: Segmenter, batch: Batch, moment: Moment) -> Batch:
+        """Return a batch with hard examples in it, and leave the segmenter as it is."""
         return batch
 
     def after_step(self, segmenter: Segmenter) -> None:
@@ -251,9 +240,9 @@ def train_steps(
         batch = draw_crops(
             patches, schedule.batch, schedule.crop_px, schedule.augmentation, rng, training.device
         )
-        measure = training.step % MEASURE_EVERY == 0
+        moment = Moment(rng, done, dtype, training.step % MEASURE_EVERY == 0)
         for extra in extras:
-            batch = extra.harden(segmenter, batch, rng, done, dtype, measure=measure)
+            batch = extra.harden(segmenter, batch, moment)
         loss = train_step(training, batch, dtype)
         training.step += 1
         said: Json = {}

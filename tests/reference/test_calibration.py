@@ -14,8 +14,7 @@ from histocli.reference.calibration import (
     calibration_of,
     compare_areas,
 )
-from histocli.reference.statistics import measure_morphology
-from tests.tissue import make_tissue
+from tests.tissue import make_tissue, measure_morphology
 
 
 def squares(side, size=60, step=20):

@@ -8,15 +8,10 @@ import pytest
 from histocli.base.rng import rng_for
 from histocli.instances.histograms import AREA_EDGES_UM2, ELONGATION_EDGES
 from histocli.reference.calibration import Calibration
-from histocli.reference.statistics import (
-    QUANTILES,
-    Reference,
-    analyse_reference,
-    measure_morphology,
-    quantiles,
-)
+from histocli.reference.morphology import QUANTILES, quantiles
+from histocli.reference.statistics import Reference, analyse_reference
 from histocli.reference.texture import FRAME_PX
-from tests.tissue import make_tissue
+from tests.tissue import make_tissue, measure_morphology
 
 
 def analyse(image, mpp=0.5):

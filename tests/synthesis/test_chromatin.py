@@ -13,8 +13,8 @@ from histocli.synthesis.chromatin import (
     draw_nucleoli,
     hematoxylin_direction,
 )
-from histocli.synthesis.layout import Layout
 from histocli.synthesis.painting import COLUMNS
+from histocli.synthesis.placement import Layout
 from histocli.synthesis.recipe import FULL_RECIPE, Recipe
 from histocli.synthesis.shapes import draw_outline
 from tests.tissue import paint_ellipses
@@ -157,7 +157,7 @@ def test_a_patch_without_nuclei_has_an_empty_table(reference):
 def test_ghosts_are_those_that_hardly_show(reference):
     """On a background as dark as nuclei none can be told; on a pale one, hardly any is lost."""
     layout = layout_of([Kind.DENSE])
-    recipe = Recipe.plain().with_component("chromatin")
+    recipe = replace(Recipe.plain(), chromatin=True)
 
     def lost(density):
         background = np.full((SIDE, SIDE, 3), density, np.float32)

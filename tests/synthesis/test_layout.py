@@ -11,18 +11,12 @@ from scipy import ndimage
 from histocli.base.rng import rng_for
 from histocli.instances.kinds import Kind
 from histocli.instances.measurements import local_direction, measure
-from histocli.reference.statistics import measure_morphology
+from histocli.synthesis.arrangement import EVEN_KIND, draw_arrangement
 from histocli.synthesis.directions import STEP_PX, DirectionField
-from histocli.synthesis.layout import (
-    EVEN_KIND,
-    LEAST_TISSUE,
-    MOST_HIDDEN,
-    Sites,
-    draw_arrangement,
-    place_nuclei,
-)
+from histocli.synthesis.layout import Sites, place_nuclei
+from histocli.synthesis.placement import LEAST_TISSUE, MOST_HIDDEN
 from histocli.synthesis.recipe import Recipe
-from tests.tissue import make_tissue
+from tests.tissue import make_tissue, measure_morphology
 
 MPP = 0.5
 NOWHERE = Sites(*(np.zeros(0, np.float32) for _ in range(5)), np.zeros(0, np.int64))

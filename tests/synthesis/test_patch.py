@@ -179,7 +179,8 @@ def test_sites_turn_and_mirror_with_the_crop():
     dark = replace(reference, background=rgb_to_optical_density(tissue.image))
     shapes = set()
     for index in range(16):
-        background, _, _, sites = module._crop(dark, SIDE, rng_for(0, "crop", index))
+        crop = module._crop(dark, SIDE, rng_for(0, "crop", index))
+        background, sites = crop.background, crop.sites
         red = background[..., 0]
         inside = (sites.y_px >= 0) & (sites.y_px < SIDE) & (sites.x_px >= 0) & (sites.x_px < SIDE)
         assert inside.sum() > 2
@@ -223,12 +224,12 @@ def test_a_plain_recipe_has_everything_off_and_each_component_switches_alone():
     }
     for name in COMPONENTS:
         assert getattr(plain, name) is False
-        on, off = plain.with_component(name), FULL_RECIPE.without(name)
+        on, off = replace(plain, **{name: True}), FULL_RECIPE.without(name)
         assert [each for each in COMPONENTS if getattr(on, each)] == [name]
         assert [
             each for each in COMPONENTS if getattr(off, each) != getattr(FULL_RECIPE, each)
         ] == [name]
-        assert off.with_component(name) == FULL_RECIPE
+        assert replace(off, **{name: True}) == FULL_RECIPE
 
 
 def seen(drawing):

@@ -16,7 +16,7 @@ from histocli.training.appearance import (
 )
 from histocli.training.augmentation import Augmentation
 from histocli.training.hard_examples import AppearanceAscent, ascend, crop_losses, measure_hardness
-from histocli.training.loop import Schedule, start_training, train_steps
+from histocli.training.loop import Moment, Schedule, start_training, train_steps
 from histocli.training.sampling import PatchSet, draw_crops
 from tests.tissue import paint_ellipses
 
@@ -142,9 +142,9 @@ def test_a_part_of_the_batch_is_hardened_after_the_warm_up(patches, trained):
     ascent = AppearanceAscent(AppearanceBounds(), share=0.25, warm_up=0.2)
     trained.train()
     rng = np.random.default_rng(0)
-    assert ascent.harden(trained, batch, rng, 0.1, FLOAT, measure=True) is batch
+    assert ascent.harden(trained, batch, Moment(rng, 0.1, FLOAT, measure=True)) is batch
     assert ascent.latest() == {}
-    late = ascent.harden(trained, batch, rng, 0.9, FLOAT, measure=True)
+    late = ascent.harden(trained, batch, Moment(rng, 0.9, FLOAT, measure=True))
     changed = (late.pixels != batch.pixels).flatten(1).any(dim=1)
     assert changed.tolist() == [True, True, *6 * [False]]
     assert ascent.latest()["hard"].keys() == {"before", "after", "change"}

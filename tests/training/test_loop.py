@@ -176,8 +176,8 @@ def test_extras_join_every_step(patches):
         def before_step(self, patches, step):
             patches.weight[:] = step + 1
 
-        def harden(self, segmenter, batch, rng, progress, dtype, *, measure):
-            assert (batch.weight == round(4 * progress) + 1).all()
+        def harden(self, segmenter, batch, moment):
+            assert (batch.weight == round(4 * moment.progress) + 1).all()
             return replace(batch, weight=torch.zeros_like(batch.weight))
 
         def after_step(self, segmenter):

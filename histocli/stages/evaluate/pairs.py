@@ -49,7 +49,7 @@ def with_ignored(found: Pairs, masks_at: str | None) -> Pairs:
     missing = [pair.name for pair in found.pairs if pair.name not in masks]
     if missing:
         raise InputNotFound(
-            f"--ignore {masks_at}: no mask for {len(missing)} images ({some(missing)}); "
+            f"--ignore {masks_at}: no mask for {len(missing)} images ({_some(missing)}); "
             "names must agree"
         )
     pairs = tuple(
@@ -70,8 +70,8 @@ def check_partners(prediction: str, found: Pairs, *, tolerant: bool) -> None:
     if alone and (not tolerant or not found.pairs):
         raise InputNotFound(
             f"{prediction}: no prediction for {len(alone)} of {len(alone) + len(found.pairs)} "
-            f"true images ({some(alone)})"
-            + (f", and no truth for the predictions {some(extra)}" if extra else "")
+            f"true images ({_some(alone)})"
+            + (f", and no truth for the predictions {_some(extra)}" if extra else "")
             + "; names must agree, or name the pairs in a CSV with columns prediction, truth"
         )
     if extra and found.pairs:
@@ -79,11 +79,11 @@ def check_partners(prediction: str, found: Pairs, *, tolerant: bool) -> None:
             "%s: %d predictions have no truth and are left out: %s",
             prediction,
             len(extra),
-            some(extra),
+            _some(extra),
         )
 
 
-def some(names: Sequence[str]) -> str:
+def _some(names: Sequence[str]) -> str:
     """List the first names for a message."""
     more = len(names) - SHOWN_NAMES
     return ", ".join(names[:SHOWN_NAMES]) + (f" and {more} more" if more > 0 else "")

@@ -73,10 +73,6 @@ def generate(
     track : Track
         Shows progress.
 
-    Returns
-    -------
-    GenerateResult
-
     Raises
     ------
     InputNotFound, InvalidInput
@@ -87,17 +83,17 @@ def generate(
         A signal came; what is drawn is kept for ``--resume``.
     """
     watch = Stopwatch()
-    images = named_references(references, keep_missing=execution.on_error == "continue")
+    tolerant = execution.on_error == "continue"
     sources, failed = identify_references(
-        images,
+        named_references(references, keep_missing=tolerant),
         mpp=config.mpp,
         reference_mpp=config.reference_mpp,
-        tolerant=execution.on_error == "continue",
+        tolerant=tolerant,
         command="generate",
     )
-    priors = Path(config.priors) if config.priors is not None else None
     used: dict[str, object] = {"references": [[source.sha256, source.mpp] for source in sources]}
-    if priors is not None:
+    if config.priors is not None:
+        priors = Path(config.priors)
         read_model_header(priors)  # refuses what is no model before any work is done
         used["priors"] = content_hash(priors)
     result = GenerateResult(

@@ -37,6 +37,7 @@ from histocli.training.adversarial.schedule import AdversarialSchedule
 from histocli.training.appearance import bounds_from_references
 from histocli.training.hard_examples import AppearanceAscent, Hardening, crop_losses
 from histocli.training.hard_refiner import RefinerAscent, TargetSampler
+from histocli.training.loop import Moment
 from histocli.training.sampling import whole_patches
 
 JUDGED = 16
@@ -105,13 +106,9 @@ def judge_hardness(
     for start in range(0, min(len(held_out), JUDGED), JUDGED_AT_ONCE):
         part = (slice(start, min(start + JUDGED_AT_ONCE, JUDGED)), *sides)
         labels = held_out.labels[part]
-        pairs = hardening.examples(
-            predictor.segmenter,
-            whole_patches(held_out.images[part], labels, predictor.device),
-            labels,
-            rng_for(seed, "hard", start),
-            predictor.dtype,
-        )
+        given = whole_patches(held_out.images[part], labels, predictor.device)
+        moment = Moment(rng_for(seed, "hard", start), 1.0, predictor.dtype, measure=True)
+        pairs = hardening.examples(predictor.segmenter, given, labels, moment)
         predictor.segmenter.eval()
         both = (pairs.ordinary.pixels, pairs.hard)
         with torch.no_grad():

@@ -22,9 +22,8 @@ from histocli.base.errors import (
 from histocli.config.common import Execution
 from histocli.config.generate import GenerateConfig
 from histocli.config.refine import RefineConfig
-from histocli.stages.generate import generate
 from histocli.stages.generate.run import generate
-from histocli.stages.refine import learn, refine, repaint, weigh
+from histocli.stages.refine import learn, repaint, weigh
 from histocli.stages.refine.run import refine
 from histocli.stores.checkpoints import checkpoint_path
 from histocli.stores.logs import log_path

@@ -8,7 +8,6 @@ from PIL import Image
 
 from histocli.config.common import Execution
 from histocli.config.generate import GenerateConfig
-from histocli.stages.generate import generate
 from histocli.stages.generate.run import generate
 from histocli.stores.logs import log_path
 from histocli.stores.patches import PatchStore

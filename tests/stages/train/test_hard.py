@@ -15,16 +15,15 @@ from histocli.config.generate import GenerateConfig
 from histocli.config.refine import RefineConfig
 from histocli.config.train import TrainConfig
 from histocli.model.segmenter import build_segmenter
-from histocli.stages.generate import generate
 from histocli.stages.generate.run import generate
-from histocli.stages.refine import refine
 from histocli.stages.refine.run import refine
-from histocli.stages.train import hard, train
+from histocli.stages.train import hard
 from histocli.stages.train.run import train
 from histocli.stores.logs import log_path
 from histocli.stores.models import read_model
 from histocli.stores.patches import PatchStore
 from histocli.training.hard_refiner import RefinerAscent
+from histocli.training.loop import Moment
 from tests.stages.train.conftest import metrics
 from tests.stages.train.conftest import run as run_small
 from tests.tissue import make_tissue
@@ -106,7 +105,7 @@ def test_it_works_against_the_segmenter(folder, tmp_path, monkeypatch):
         rng = rng_for(0, "test")
         found = []
         for _ in range(12):
-            ascent.move(segmenter, rng, 1.0, torch.float32, measure=True)
+            ascent.move(segmenter, 1.0, Moment(rng, 1.0, torch.float32, measure=True))
             found.append(ascent.hardness)
         gains[ratio] = sum(each.after - each.before for each in found[6:]) / 6
     assert gains[50.0] > gains[0.0]

@@ -1,0 +1,169 @@
+"""Nuclei drawn one after the other into the labels of a patch, later ones over earlier ones."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from histocli.base.types import BoolMask, FloatArray, InstanceLabels
+from histocli.instances.kinds import Kind
+from histocli.synthesis.shapes import DIRECTIONS, Outline
+
+SKIRT_PX = 2
+"""How far the window of a nucleus reaches beyond its largest radius."""
+MOST_OVERLAP = 0.12
+"""Share of a new nucleus that may lie over earlier ones."""
+MOST_HIDDEN = 0.3
+"""Share of an earlier nucleus that may lie under later ones."""
+LEAST_TISSUE = 0.75
+"""Share of the pixels of a nucleus that must lie on tissue."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Nuclei of one patch, with coordinates inside each."""
+
+    instance_labels: InstanceLabels
+    """(H, W), ids 1..n in depth order."""
+    depth_px: FloatArray
+    """(H, W), distance to the painted edge along the radius, pixels; negative between the edge and
+    the border of the label."""
+    frame_u: FloatArray
+    frame_v: FloatArray
+    """(H, W), coordinates along the major and minor axis of the owner's ellipse; its border is at
+    radius 1."""
+    outlines: list[Outline]
+    """Of the nuclei 1..n."""
+    own_textures: list[int]
+    """Of the nuclei 1..n that stand for a nucleus of the reference: its texture; -1 for the
+    others."""
+    kinds: list[Kind]
+    """Of the nuclei 1..n."""
+
+
+class Placement:
+    """A patch to which nuclei are added one by one, unless they would hide others.
+
+    Parameters
+    ----------
+    tissue : ndarray of bool, shape (H, W)
+        Where nuclei may lie.
+    margin_px : float
+        How far the labels reach over the painted edges.
+    """
+
+    def __init__(self, tissue: BoolMask, margin_px: float) -> None:
+        self.shape = tissue.shape
+        self.margin_px = margin_px
+        self.tissue = tissue
+        self.labels = np.zeros(tissue.shape, np.int32)
+        self.depth = np.zeros(tissue.shape, np.float32)
+        self.u = np.zeros(tissue.shape, np.float32)
+        self.v = np.zeros(tissue.shape, np.float32)
+        self.outlines: list[Outline] = []
+        self.centres: list[tuple[float, float]] = []
+        self.own_textures: list[int] = []
+        self.kinds: list[Kind] = []
+        self.areas: list[int] = []
+        self.full_areas: list[int] = []
+        self.covered_px = 0.0
+
+    def add(
+        self, outline: Outline, y: float, x: float, own_texture: int = -1, kind: Kind = Kind.DENSE
+    ) -> bool:
+        """Draw a nucleus at a place, unless it would hide others or lie on glass."""
+        reach = outline.reach_px + SKIRT_PX
+        top, bottom = max(0, int(y - reach)), min(self.shape[0], int(y + reach) + 2)
+        left, right = max(0, int(x - reach)), min(self.shape[1], int(x + reach) + 2)
+        if top >= bottom or left >= right:
+            return False
+        box = (slice(top, bottom), slice(left, right))
+        dy = np.arange(top, bottom, dtype=np.float32)[:, None] - np.float32(y)
+        dx = np.arange(left, right, dtype=np.float32)[None] - np.float32(x)
+        depth = _depth(outline, dy, dx)
+        inside = depth > 0
+        depth -= self.margin_px
+        area = int(inside.sum())
+        if area < 4:
+            return False
+        others = self.labels[box]
+        hidden = others[inside]
+        hidden = hidden[hidden > 0]
+        overlap = len(hidden)
+        on_tissue = int(self.tissue[box][inside].sum())
+        if overlap > MOST_OVERLAP * area or on_tissue < LEAST_TISSUE * area:
+            return False
+        losses = np.unique(hidden, return_counts=True)
+        if any(
+            self.areas[k - 1] - loss < (1 - MOST_HIDDEN) * self.full_areas[k - 1]
+            for k, loss in zip(*losses, strict=True)
+        ):
+            return False
+        for k, loss in zip(*losses, strict=True):
+            self.areas[k - 1] -= int(loss)
+        self.areas.append(area)
+        self.full_areas.append(area)
+        number = len(self.outlines) + 1
+        cos, sin = np.cos(outline.orientation_rad), np.sin(outline.orientation_rad)
+        others[inside] = number
+        self.depth[box][inside] = depth[inside]
+        self.u[box][inside] = ((dx * cos + dy * sin) / outline.major_px)[inside]
+        self.v[box][inside] = ((dy * cos - dx * sin) / outline.minor_px)[inside]
+        self.outlines.append(outline)
+        self.own_textures.append(own_texture)
+        self.kinds.append(kind)
+        self.centres.append((y, x))
+        self.covered_px += area - overlap
+        return True
+
+    def finish(self) -> Layout:
+        """Return the layout.
+
+        Splinters that a later nucleus cut off an earlier one are ignored, for nobody could tell
+        whose they are.
+        """
+        for k, (now, full) in enumerate(zip(self.areas, self.full_areas, strict=True), start=1):
+            if now < full:
+                self._drop_splinters(k)
+        return Layout(
+            self.labels, self.depth, self.u, self.v, self.outlines, self.own_textures, self.kinds
+        )
+
+    def _drop_splinters(self, number: int) -> None:
+        y, x = self.centres[number - 1]
+        reach = self.outlines[number - 1].reach_px + SKIRT_PX
+        box = (
+            slice(max(0, int(y - reach)), int(y + reach) + 2),
+            slice(max(0, int(x - reach)), int(x + reach) + 2),
+        )
+        mine = self.labels[box] == number
+        count, pieces, statistics, _ = cv2.connectedComponentsWithStats(
+            mine.astype(np.uint8), connectivity=4
+        )
+        if count > 2:
+            largest = 1 + int(statistics[1:, cv2.CC_STAT_AREA].argmax())
+            self.labels[box][mine & (pieces != largest)] = -1
+
+
+def _depth(outline: Outline, dy: FloatArray, dx: FloatArray) -> FloatArray:
+    """Return the distance to an outline along the radius, in pixels, positive inside it.
+
+    Parameters
+    ----------
+    outline : Outline
+    dy, dx : ndarray of float32, shapes (H, 1) and (1, W)
+        Offsets from the centre.
+    """
+    span = (dy.shape[0], dx.shape[1])
+    radius, angle = cv2.cartToPolar(
+        np.ascontiguousarray(np.broadcast_to(dx, span)),
+        np.ascontiguousarray(np.broadcast_to(dy, span)),
+    )
+    direction = angle * np.float32(DIRECTIONS / (2 * np.pi))
+    below = direction.astype(np.int32)
+    share = direction - below
+    # a full turn ends where it begins
+    around = np.concatenate([outline.radii_px, outline.radii_px[:2]])
+    border = around[below]
+    border += (around[below + 1] - border) * share
+    return np.asarray(border - radius)
