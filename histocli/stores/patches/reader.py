@@ -13,13 +13,8 @@ import zarr
 
 from histocli.base.types import Json
 from histocli.stores.arrays import array_files, readable
-from histocli.stores.patches.checks import (
-    check_marks,
-    check_store,
-    check_values,
-    checked_references,
-)
-from histocli.stores.patches.layout import CONTRACT, network_arrays
+from histocli.stores.patches.checks import check_store, check_values, checked_references
+from histocli.stores.patches.layout import CONTRACT, batches_of, network_arrays
 from histocli.stores.provenance import Provenance, open_group
 
 
@@ -59,8 +54,7 @@ class PatchStore:
             self.weight: npt.NDArray[np.float32] = np.asarray(arrays["weight"][:])
             self.reference: npt.NDArray[np.int32] = np.asarray(arrays["reference"][:])
             marks = np.asarray(arrays["batches_done"][:])
-        check_values(path, self.weight, self.reference, len(self.references))
-        check_marks(path, marks)
+        check_values(path, self.weight, self.reference, marks, len(self.references))
         self.mpp = float(self.attributes["mpp"])
         self.origin = str(self.attributes["origin"])
         self.shippable = bool(self.attributes["shippable"])
@@ -94,8 +88,7 @@ class PatchStore:
 
     def batches(self) -> list[range]:
         """Return the patches of every shard."""
-        step = self.batch_patches
-        return [range(start, min(start + step, len(self))) for start in range(0, len(self), step)]
+        return batches_of(len(self), self.batch_patches)
 
     def read(self, patches: range | slice) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
         """Read images and labels of consecutive patches.

@@ -27,6 +27,7 @@ from histocli.stores.patches.layout import (
     WRITE_ALL,
     ReferenceRecord,
     are_weights,
+    batches_of,
     create_arrays,
     network_arrays,
     shard_patches,
@@ -112,8 +113,7 @@ class PatchStoreWriter(StoreWriter):
 
     def batches(self) -> list[range]:
         """Return the patches of every shard."""
-        step = self._batch_patches
-        return [range(start, min(start + step, self.n)) for start in range(0, self.n, step)]
+        return batches_of(self.n, self._batch_patches)
 
     def pending(self) -> list[range]:
         """Return the batches that are not on disk yet."""
