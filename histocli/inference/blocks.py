@@ -3,12 +3,12 @@ objects.
 
 A block is some windows (:mod:`histocli.inference.windows`) that share their maps::
 
-    +--------------------------------+   pixels that are read: the block, the windows' halo and the network's
-    |  +--------------------------+  |
+    +--------------------------------+   pixels that are read, with the halos of
+    |  +--------------------------+  |   windows and network
     |  |  +---------+---------+   |  |   maps: the windows with their halo
     |  |  | window  | window  |   |  |
-    |  |  +---------+---------+   |  |   windows: cores partition the image; they own the objects whose anchors lie in them
-    |  |  | window  | window  |   |  |
+    |  |  +---------+---------+   |  |   windows: cores partition the image; a window
+    |  |  | window  | window  |   |  |   owns the objects whose anchors lie in its core
     |  |  +---------+---------+   |  |
     |  +--------------------------+  |
     +--------------------------------+

@@ -1,8 +1,8 @@
 """``histosynth generate``: the storyline, from reference images to a patch store.
 
 First every reference that will be used is read, resampled, taken apart and measured, and what
-synthesis needs of it goes to a scratch folder as plain arrays. Then patches are drawn batch by batch
-from memory-mapped references, so that memory does not grow with their number.
+synthesis needs of it goes to a scratch folder as plain arrays. Then patches are drawn batch by
+batch from memory-mapped references, so that memory does not grow with their number.
 """
 
 from __future__ import annotations
@@ -199,7 +199,10 @@ def _draw_all(
         draw_job(batch, regions, config, paint=not paint_here, spread=spread) for batch in pending
     )
     workers = min(resolve_workers(execution.workers), max(1, len(pending) // 4))
-    stopped = f"{writer.target}: stopped; the patches drawn so far are kept, run the same command with --resume"
+    stopped = (
+        f"{writer.target}: stopped; the patches drawn so far are kept, run the same "
+        "command with --resume"
+    )
     with track("drawing patches", config.n) as bar:
         bar.advance(config.n - sum(len(batch) for batch in pending))
         for job, drawn in map_unordered(draw_patches, jobs, workers, stopped):
