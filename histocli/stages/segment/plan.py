@@ -1,4 +1,4 @@
-"""What a call of ``segment`` is to do: its model, its inputs and the names of its outputs."""
+"""What ``segment`` is to do: which model, which inputs, and what their outputs are called."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def find_model(model: Path | None) -> Path:
     shipped = find_box_model(None if model is None else str(model))
     if model is None:
         logger.info(
-            "segmenting with %s, which comes with histosynth; a model of the tissue "
-            "itself finds more",
+            "segmenting with %s, which comes with histosynth; a model of the tissue itself finds "
+            "more",
             shipped.name,
         )
     return shipped.path
