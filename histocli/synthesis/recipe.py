@@ -5,9 +5,7 @@ from dataclasses import dataclass, fields, replace
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Components of the synthesis; the defaults are what the ablation kept
-    (``docs/research/ablation.md``).
-    """
+    """Components of the synthesis; defaults are what ``docs/research/ablation.md`` kept."""
 
     pale: bool = True
     """Some nuclei are faint, down to barely visible; the faintest are ignored."""

@@ -6,9 +6,10 @@ import numpy as np
 
 from histocli.base.types import FloatArray
 
-DIRECTIONS = 64  # radii per outline; at 15 um they stand 0.7 um apart
-# 1 would shift the nucleus; higher ones are jags, which nuclei do not have
+DIRECTIONS = 64
+"""Radii per outline; 15 um from the centre they stand 1.5 um apart."""
 HARMONICS = np.arange(2, 7)
+"""Waves per turn: 1 would shift the nucleus, and higher ones are jags, which nuclei do not have."""
 ANGLES = np.arange(DIRECTIONS) * (2 * np.pi / DIRECTIONS)
 _WAVES = np.exp(1j * np.outer(HARMONICS, ANGLES))
 
@@ -20,8 +21,9 @@ class Outline:
     radii_px: FloatArray
     """(DIRECTIONS,), distance of the border from the centre, counted from the x axis towards y."""
     major_px: float
+    """Longer half axis of the ellipse that was made irregular."""
     minor_px: float
-    """Half axes of the ellipse that was made irregular."""
+    """Its shorter half axis."""
     orientation_rad: float
     """Direction of the major axis."""
 
@@ -31,7 +33,7 @@ class Outline:
         return float(self.radii_px.max())
 
     def radius_towards(self, angle: float) -> float:
-        """Distance of the border in one direction, pixels."""
+        """Return the distance of the border in one direction, in pixels."""
         return float(self.radii_px[round(angle / (2 * np.pi) * DIRECTIONS) % DIRECTIONS])
 
 
@@ -69,9 +71,7 @@ def draw_outline(
 
 
 def turned(outline: Outline, orientation_rad: float) -> Outline:
-    """Return an outline whose major axis points in another direction, to the nearest of the
-    ``DIRECTIONS``.
-    """
+    """Return an outline turned to another direction, up to the nearest of ``DIRECTIONS``."""
     steps = round((orientation_rad - outline.orientation_rad) / (2 * np.pi) * DIRECTIONS)
     angle = outline.orientation_rad + steps * 2 * np.pi / DIRECTIONS
     return replace(outline, radii_px=np.roll(outline.radii_px, steps), orientation_rad=angle)

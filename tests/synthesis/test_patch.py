@@ -179,7 +179,8 @@ def test_sites_turn_and_mirror_with_the_crop():
     dark = replace(reference, background=rgb_to_optical_density(tissue.image))
     shapes = set()
     for index in range(16):
-        background, _, _, sites = module._crop(dark, SIDE, rng_for(0, "crop", index))
+        crop = module._crop(dark, SIDE, rng_for(0, "crop", index))
+        background, sites = crop.background, crop.sites
         red = background[..., 0]
         inside = (sites.y_px >= 0) & (sites.y_px < SIDE) & (sites.x_px >= 0) & (sites.x_px < SIDE)
         assert inside.sum() > 2

@@ -145,7 +145,7 @@ def _tasks(
     return [
         _Task(
             slide=str(job.input.path.absolute()),
-            mpp=job.mpp,
+            mpp=job.given_mpp,
             facts={name: writer.facts.get(name) for name in ("glass_level", "contrast")},
             work=str(writer.work.absolute()),
             tissue=packed,

@@ -66,14 +66,15 @@ def plan_jobs(
                     "%s: the labels of a patch store are written as one store; --format is left aside",
                     given.path,
                 )
-            jobs.append(PatchJob(given, out / f"{unique}{PATCH_SUFFIX}", config, execution, model))
+            outputs = {"ome-zarr": out / f"{unique}{PATCH_SUFFIX}"}
+            jobs.append(PatchJob(given, outputs, config, execution, model))
         else:
             outputs = {
                 name: out / f"{unique}{FORMATS[name].suffix}"
                 for name in dict.fromkeys(config.formats)
             }
             store = out / f"{unique}{FORMATS['ome-zarr'].suffix}"
-            jobs.append(SlideJob(given, outputs, store, config, execution, model))
+            jobs.append(SlideJob(store, given, outputs, config, execution, model))
     return jobs
 
 

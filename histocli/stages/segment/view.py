@@ -15,7 +15,7 @@ import numpy.typing as npt
 from histocli.base.types import BoolMask, FloatArray, RGBImage
 from histocli.inference.blocks import BlockGrid, shows_tissue
 from histocli.inference.pipeline import PendingBlock
-from histocli.inference.runs import window_to_runs
+from histocli.inference.runs import to_slide
 from histocli.inference.tissue import squares_of_tissue, tissue_mask
 from histocli.model.normalisation import (
     Contrast,
@@ -74,7 +74,7 @@ class View:
         return lambda window: shows_tissue(self.tissue, grid.windows[window].core, self.cell_px)
 
     def hematoxylin(
-        self, pending: PendingBlock, y: npt.NDArray[np.int64], x: npt.NDArray[np.int64]
+        self, pending: PendingBlock, y: npt.NDArray[np.intp], x: npt.NDArray[np.intp]
     ) -> FloatArray:
         """Return the amount of hematoxylin at pixels of the view, most of them in a block."""
         rows, columns = slice(int(y.min()), int(y.max()) + 1), slice(int(x.min()), int(x.max()) + 1)
@@ -187,7 +187,7 @@ def keep_windows(work: Path, view: View, pending: PendingBlock) -> int:
     """
     n = 0
     for window, future in zip(pending.block.windows, pending.windows, strict=True):
-        found = window_to_runs(
+        found = to_slide(
             future.result(),
             image_shape=view.shape,
             slide_shape=shape_of(view.slide),
