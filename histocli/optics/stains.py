@@ -143,15 +143,8 @@ def stain_angle(
 ) -> float:
     """Return how far the stains of two sets of images differ, in degrees.
 
-    Parameters
-    ----------
-    first, second : sequence of ndarray of float, shape (2, 3)
-        Stain matrices; at least one of each.
-
-    Returns
-    -------
-    float
-        The larger angle of the two between the median colours of hematoxylin and of eosin.
+    This is the larger of the angles between median colours, for hematoxylin and for eosin. Both
+    sets hold at least one stain matrix, shape (2, 3).
     """
     unit = []
     for matrices in (first, second):
@@ -164,6 +157,6 @@ _HEMATOXYLIN = np.linalg.pinv(TYPICAL_STAINS)[:, 0].astype(np.float32)
 
 
 def typical_hematoxylin(optical_density: FloatArray) -> FloatArray:
-    """Return the amount of hematoxylin, (...), in optical density, (..., 3), if stains are typical."""
+    """Return the amount of hematoxylin, (...), in optical density, (..., 3), of typical stains."""
     amount: FloatArray = optical_density @ _HEMATOXYLIN
     return amount

@@ -1,4 +1,4 @@
-"""Hard examples by a refiner that goes on learning, now also against the segmenter (Hou et al. 2019).
+"""Hard examples by a refiner that learns on, now also against the segmenter (Hou et al. 2019).
 
 Every few steps of the segmenter the refiner and its critics take one of their own. The refiner
 minimises its own objective minus a weighted loss of the segmenter. The weight makes the segmenter's

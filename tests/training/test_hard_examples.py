@@ -44,7 +44,8 @@ def patches():
         labels.append(drawn)
     stack = np.stack(labels)
     return PatchSet(
-        np.stack(images), stack > 0, stack >= 0, np.stack([normalised_distance(each) for each in labels]),
+        np.stack(images), stack > 0, stack >= 0,
+        np.stack([normalised_distance(each) for each in labels]),
         np.ones(6, np.float32), np.full(6, 1 / 6),
     )  # fmt: skip
 

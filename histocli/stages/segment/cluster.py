@@ -181,7 +181,8 @@ def _scatter(client: Any, tasks: Sequence[_Task], on_done: Callable[[int], None]
                 future.result()
             except KilledWorker as error:
                 raise OutOfResources(
-                    f"workers died again and again over one block ({error}); most often for lack of memory: give --max-memory"
+                    f"workers died again and again over one block ({error}); most often for lack "
+                    "of memory: give --max-memory"
                 ) from error
             on_done(done)
             for task in next_tasks(1):

@@ -124,7 +124,8 @@ class FreshPatches(Extra):
     ) -> None:
         if store.origin != "initial" or store.provenance.command != "generate":
             raise InvalidInput(
-                f"{store.path}: --fresh draws on where generate stopped, but these patches are {store.origin}; "
+                f"{store.path}: --fresh draws on where generate stopped, but these "
+                f"patches are {store.origin}; "
                 "give the store of initial patches"
             )
         known = {field.name for field in fields(GenerateConfig)}
@@ -179,7 +180,8 @@ class FreshPatches(Extra):
         priors = self.config.priors
         if priors is not None and not Path(priors).exists():
             raise InputNotFound(
-                f"{Path(priors)}: the model that {self.store.path.name} took its priors from is gone"
+                f"{Path(priors)}: the model that {self.store.path.name} took its "
+                "priors from is gone"
             )
         return measure_references(sources, self.config, execution, Path(self._scratch.name), track)[
             0

@@ -45,7 +45,8 @@ def folder(tmp_path_factory):
 def empty_set(n):
     shape = (n, SIDE, SIDE)
     return PatchSet(
-        np.zeros((*shape, 3), np.uint8), np.zeros(shape, bool), np.zeros(shape, bool), np.zeros(shape, np.uint8),
+        np.zeros((*shape, 3), np.uint8), np.zeros(shape, bool), np.zeros(shape, bool),
+        np.zeros(shape, np.uint8),
         np.zeros(n, np.float32), np.full(n, 1 / n), contact=np.zeros(shape, bool),
     )  # fmt: skip
 
