@@ -56,17 +56,14 @@ def segment(
     ----------
     slides : sequence of str
         Words as in :mod:`histocli.base.inputs`; a manifest may give pixel sizes and regions.
-    model : Path or None
-        Model file, or the name of one that comes with the package; None takes the default one.
+    model : Path, optional
+        Model file or the name of one of the package; None takes the default one.
     out : Path
         Folder for the results, named after the slides, and for the status file.
-    config : SegmentConfig
-    execution : Execution
+    config, execution
         ``resume`` changes nothing: what is finished is skipped and the rest is made.
-    track : Track
     report : callable
-        Called with each result as soon as it and the results before it are there; in any thread,
-        one at a time.
+        Called with one result after the other, in order, as soon as each is there; in any thread.
 
     Returns
     -------
@@ -75,9 +72,7 @@ def segment(
 
     Raises
     ------
-    InvalidOption
-        No segmenter.
-    InputNotFound, InvalidInput, StoreExists
+    InvalidOption, InputNotFound, InvalidInput, StoreExists
         As in all commands; with ``on_error="continue"`` an error of one slide goes into its result.
     OutOfResources, Stopped
         Slides that were finished before stay.
