@@ -65,22 +65,19 @@ def segment(
         ``resume`` changes nothing: what is finished is skipped and the rest is made.
     track : Track
     report : callable
-        Called with each result as soon as it and the results before it are there; in any thread,
-        one at a time.
+        Called with each result, in order, as soon as it is there; in any thread, one at a time.
 
     Returns
     -------
     list of SegmentResult
-        One for each input, in order; with ``on_error="continue"`` some may have failed.
+        One for each input, in order.
 
     Raises
     ------
-    InvalidOption
-        No segmenter.
+    InvalidOption, OutOfResources, Stopped
+        In any case; slides that were finished before stay.
     InputNotFound, InvalidInput, StoreExists
-        As in all commands; with ``on_error="continue"`` an error of one slide goes into its result.
-    OutOfResources, Stopped
-        Slides that were finished before stay.
+        With ``on_error="continue"``, an error of one slide goes into its result instead.
     """
     model = find_model(model)
     header = _segmenter_header(model)
