@@ -9,7 +9,7 @@ what was printed and a digest of every file that is there afterwards. Times, ver
 folder's own path are left out, nothing else.
 """
 
-# ruff: noqa: E501, PLW2901 - command lines stand as a user types them
+# ruff: noqa: PLW2901 - command lines stand as a user types them
 from __future__ import annotations
 
 import argparse

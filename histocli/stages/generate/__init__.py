@@ -1,1 +1,1 @@
-"""``histosynth generate``: reference images -> a store of synthetic patches with labels."""
+"""``histosynth generate``: reference images become synthetic patches with nucleus labels."""

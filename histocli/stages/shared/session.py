@@ -1,4 +1,4 @@
-"""A session of training: steps of ``train`` and ``refine`` with clock, log and checkpoint.
+"""A session of training: the steps of a command with their clock, log and checkpoint.
 
 The stage builds what learns, and runs its steps through the session::
 
@@ -50,7 +50,7 @@ CHECKPOINT_S = 60.0
 """Seconds between two checkpoints."""
 
 Progress: TypeAlias = Callable[[int], float]
-"""From the number of steps done to the share of steps that are done; 1 and more ends them."""
+"""From the number of steps done to the share of all steps that is done; 1 and more ends them."""
 
 
 class Record(Protocol):
