@@ -56,14 +56,12 @@ def segment(
     ----------
     slides : sequence of str
         Words as in :mod:`histocli.base.inputs`; a manifest may give pixel sizes and regions.
-    model : Path or None
-        Model file, or the name of one that comes with the package; None takes the default one.
+    model : Path, optional
+        Model file or the name of one of the package; None takes the default one.
     out : Path
         Folder for the results, named after the slides, and for the status file.
-    config : SegmentConfig
-    execution : Execution
+    config, execution
         ``resume`` changes nothing: what is finished is skipped and the rest is made.
-    track : Track
     report : callable
         Called with each result, in order, as soon as it is there; in any thread, one at a time.
 
