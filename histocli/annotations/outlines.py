@@ -198,7 +198,9 @@ def _outline_of(feature: Any, path: Path, number: int) -> Outline | None:
         return None
     kind = properties.get("classification")
     name = kind.get("name") if isinstance(kind, dict) else kind
-    return Outline(polygons, isinstance(name, str) and re.match("ignore", name, re.IGNORECASE) is not None)
+    return Outline(
+        polygons, isinstance(name, str) and re.match("ignore", name, re.IGNORECASE) is not None
+    )
 
 
 def _message(error: Exception) -> str:
