@@ -178,7 +178,7 @@ def build_refiner(architecture: dict[str, Any] | None = None) -> Refiner:
         raise InvalidStore(
             f"refiner architecture {architecture} is not known to this version; update histosynth"
         )
-    return Refiner(RefinerArchitecture(edits=edits, **sizes))  # type: ignore[arg-type]  # checked above
+    return Refiner(RefinerArchitecture(edits=edits, **sizes))  # type: ignore[arg-type]
 
 
 def describe_refiner(refiner: Refiner) -> dict[str, Any]:

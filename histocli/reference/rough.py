@@ -70,9 +70,9 @@ def inner_border(labels: InstanceLabels) -> BoolMask:
 def find_rough_nuclei(optical_density: FloatArray, mpp: float) -> RoughNuclei:
     """Find compact objects that absorb red light, as hematoxylin does.
 
-    Eosin and blood hardly absorb it. The absorbance of red needs no stain estimate, so that purple, pale and badly unmixed images
-    serve as well: on images stained in one colour it finds half as much again as the unmixed
-    hematoxylin, elsewhere the same.
+    Eosin and blood hardly absorb it. The absorbance of red needs no stain estimate, so that purple,
+    pale and badly unmixed images serve as well: on images stained in one colour it finds half as
+    much again as the unmixed hematoxylin, elsewhere the same.
 
     Parameters
     ----------

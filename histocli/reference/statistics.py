@@ -142,8 +142,8 @@ class Reference:
 def edge_blur_um(rough: RoughNuclei, textures: NuclearTextures, mpp: float) -> float:
     """Estimate the blur of nuclear edges, in micrometres.
 
-    A step of height c that is blurred by sigma has the slope c / (sigma sqrt(2 pi)). The slope is taken where noise is smoothed away; the smoothing's own share of the blur is then
-    taken off.
+    A step of height c that is blurred by sigma has the slope c / (sigma sqrt(2 pi)). The slope is
+    taken where noise is smoothed away; the smoothing's own share of the blur is then taken off.
     """
     edge = inner_border(rough.labels)
     if not edge.any() or not len(textures):
