@@ -217,7 +217,7 @@ class _Search:
             )
 
     def _below(self, folder: Path) -> list[Path]:
-        """Return files and stores below a folder, sorted; links are followed, but not in circles."""
+        """Return files and stores below a folder, sorted; links are followed, not in circles."""
         files: list[Path] = []
         visited: set[str] = set()
 

@@ -29,7 +29,7 @@ def drop_small(labels: InstanceLabels, smallest_px: float) -> InstanceLabels:
 
 
 def numbers_of(kept: BoolMask) -> InstanceLabels:
-    """Return the new id of each object, by its old one: 1..n for the kept ones, 0 for the others."""
+    """Return the new id of each object, by its old one: 1..n for kept ones, 0 for the others."""
     kept[0] = False  # the background
     return np.where(kept, np.cumsum(kept), 0).astype(np.int32)
 
