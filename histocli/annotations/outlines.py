@@ -96,7 +96,7 @@ class Outlines:
         return OpenLabels.in_memory(self.draw(shape), self.source, self.mpp)
 
     def draw(self, shape: Shape) -> npt.NDArray[np.int32]:
-        """Draw the outlines, cut off at the image: k = the k-th nucleus of the file, -1 = ignored."""
+        """Draw the outlines, cut off at the image: k = nucleus k of the file, -1 = ignored."""
         labels = np.zeros(shape, np.int32)
         number = 0
         for outline in self.outlines:

@@ -1,8 +1,8 @@
 """Label images beside what belongs to them: predictions and truths, images and their labels.
 
-Names decide, or a CSV. A CSV has a column ``truth``, or columns ``prediction`` and ``truth``, and may have ``group``,
-``mpp``, ``image`` and ``ignore``. Its relative paths count from the working folder or, where
-nothing is there, from the folder of the CSV.
+Names decide, or a CSV. A CSV has a column ``truth``, or columns ``prediction`` and ``truth``, and
+may have ``group``, ``mpp``, ``image`` and ``ignore``. Its relative paths count from the working
+folder or, where nothing is there, from the folder of the CSV.
 """
 
 import csv
@@ -103,7 +103,7 @@ def pair_by_name(predicted: Mapping[str, LabelSource], true: Mapping[str, TrueIm
 
 
 def _partner(name: str, predicted: Mapping[str, LabelSource]) -> LabelSource | None:
-    """Return the prediction of a name, or the only one that segment renamed because stems collided."""
+    """Return the prediction of a name, or the one that segment renamed because stems collided."""
     if name in predicted:
         return predicted[name]
     collided = re.compile(re.escape(name) + r"__[0-9a-f]{8}$")

@@ -98,7 +98,8 @@ class TileGrid:
             or self.multiple_px < 1
         ):
             raise ValueError(
-                f"no grid of cores of {self.core_px} px with halo {self.halo_px} px on shape {self.image_shape}"
+                f"no grid of cores of {self.core_px} px with halo {self.halo_px} px "
+                f"on shape {self.image_shape}"
             )
 
     @property

@@ -174,7 +174,7 @@ def apply_taps(image: RGBImage, down: sparse.csr_array, across: sparse.csr_array
 
 
 def shrunk(slide: Slide, factor: int) -> RGBImage:
-    """Return the whole slide with blocks of ``factor`` (a power of two) by ``factor`` pixels averaged.
+    """Return the whole slide with squares of ``factor`` (a power of two) pixels averaged.
 
     It is read a strip at a time; the shape is (ceil(H / factor), ceil(W / factor), 3).
     """

@@ -33,13 +33,7 @@ class BoxModel:
 
 
 def box_models() -> list[BoxModel]:
-    """Return the models that come with the package, the default one first.
-
-    Raises
-    ------
-    InvalidStore
-        The list of models is damaged.
-    """
+    """Return the models that come with the package, the default one first."""
     file = WEIGHTS / LIST
     try:
         listed = json.loads(file.read_text(encoding="utf-8"))
@@ -63,13 +57,7 @@ def box_models() -> list[BoxModel]:
 
 
 def find_box_model(name: str | None = None) -> BoxModel:
-    """Return the model of a name, or the default one.
-
-    Raises
-    ------
-    InvalidOption
-        There is none of that name.
-    """
+    """Return the model of a name, or the default one; raises ``InvalidOption`` for other names."""
     models = box_models()
     for model in models:
         if name in (None, model.name):
@@ -82,15 +70,7 @@ def find_box_model(name: str | None = None) -> BoxModel:
 
 
 def verify_box_model(model: BoxModel) -> None:
-    """Compare a model's file with its checksum.
-
-    Raises
-    ------
-    StoreNotFound
-        The file is not there.
-    InvalidStore
-        It is another file.
-    """
+    """Raise ``StoreNotFound`` or ``InvalidStore`` unless a model's file has its checksum."""
     try:
         with model.path.open("rb") as stream:
             found = hashlib.file_digest(stream, "sha256").hexdigest()

@@ -78,13 +78,7 @@ class ModelHeader:
 
     @classmethod
     def from_json(cls, values: Json, where: Path) -> ModelHeader:
-        """Check and take up a header.
-
-        Raises
-        ------
-        InvalidStore
-            A key is missing, of the wrong kind or out of range.
-        """
+        """Check and take up a header."""
         kinds: dict[str, type | tuple[type, ...]] = {
             "architecture": dict, "mpp": (int, float), "config_hash": str, "kind": str,
             "normalisation": dict, "thresholds": dict, "training": dict, "data": list,
@@ -141,10 +135,7 @@ def read_model(path: Path) -> tuple[ModelHeader, dict[str, torch.Tensor]]:
 
 
 def read_model_header(path: Path) -> ModelHeader:
-    """Read what a model file says about itself, without its tensors and without torch.
-
-    Errors are those of :func:`read_model`.
-    """
+    """Read what a model file says about itself, without its tensors and without torch."""
     return ModelHeader.from_json(read_header(path, CONTRACT, "model"), path)
 
 

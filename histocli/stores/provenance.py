@@ -72,13 +72,7 @@ class Provenance:
 
     @classmethod
     def from_json(cls, values: Any, where: Path) -> Provenance:
-        """Check and take up what a store says about itself; other keys are ignored.
-
-        Raises
-        ------
-        InvalidStore
-            A key is missing or of the wrong kind.
-        """
+        """Check and take up what a store says about itself; other keys are ignored."""
         kinds = {
             "contract": str,
             "command": str,
@@ -141,8 +135,7 @@ def open_group(path: Path, contract: str) -> tuple[zarr.Group, Provenance]:
     StoreNotFound
         There is nothing at ``path``.
     InvalidStore
-        It is no Zarr store, not ours, of another kind or an unknown version, damaged, or
-        unfinished.
+        It is no store of ours, of another kind or an unknown version, damaged, or unfinished.
     """
     import zarr
 
@@ -170,13 +163,7 @@ def open_group(path: Path, contract: str) -> tuple[zarr.Group, Provenance]:
 
 
 def read_provenance(path: Path) -> Provenance:
-    """Return what a Zarr store of any contract of ours says about itself.
-
-    Raises
-    ------
-    StoreNotFound, InvalidStore
-        As in :func:`open_group`.
-    """
+    """Return what a complete store of any contract of ours says about itself."""
     if not os.path.lexists(path):
         if peek(partial_path(path)) is not None:
             raise StoreNotFound(

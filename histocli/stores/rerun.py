@@ -183,12 +183,7 @@ def finish(partial: Path, target: Path) -> None:
     An older output of the same contract is replaced: :func:`prepare_output` has seen to it that the
     user wants that.
 
-    Raises
-    ------
-    StoreExists
-        Something else has taken the place meanwhile.
-    OutOfResources
-        The disk is full.
+    Raises ``StoreExists`` where something else has taken the place meanwhile.
     """
     found = peek(partial)
     assert found is not None, f"{partial} has no provenance"

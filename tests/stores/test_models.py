@@ -64,7 +64,8 @@ def test_a_model_comes_back_as_it_was_written(tmp_path):
 def test_a_header_is_read_without_torch(tmp_path):
     path = write(tmp_path / "model.safetensors")
     script = (
-        "import sys; from pathlib import Path; from histocli.stores.models import read_model_header\n"
+        "import sys; from pathlib import Path; from histocli.stores.models import "
+        "read_model_header\n"
         "assert read_model_header(Path(sys.argv[1])).mpp == 0.5; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script, str(path)], check=True)

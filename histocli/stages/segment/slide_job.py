@@ -158,7 +158,8 @@ class SlideJob(Job):
                 self.opened.writer.discard()
         if found.n_cut:
             logger.warning(
-                "%s: %d nuclei reach further than 40 um from the border of their window and may be cut",
+                "%s: %d nuclei reach further than 40 um from the border of their window "
+                "and may be cut",
                 self.input.path,
                 found.n_cut,
             )

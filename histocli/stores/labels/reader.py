@@ -63,17 +63,9 @@ class LabelStore:
         return int(self._levels[0].shape[-2]), int(self._levels[0].shape[-1])
 
     def labels(self, level: int = 0) -> npt.NDArray[np.uint32]:
-        """Read all labels of one level.
+        """Read all labels of one level, shape (H, W), or (n, H, W) for patches.
 
-        Returns
-        -------
-        ndarray of uint32, shape (H, W), or (n, H, W) for patches
-            0 = background.
-
-        Raises
-        ------
-        InvalidStore
-            A chunk is damaged.
+        Raises ``InvalidStore`` where a chunk is damaged, as all that read pixels do.
         """
         return self._read(self._levels[level])
 
@@ -160,15 +152,7 @@ class LabelStore:
 def open_labels(path: Path | str) -> LabelStore:
     """Open a label store of either layout and check everything that does not need the pixels.
 
-    Its methods ``level`` and ``columns`` read by pieces, the others at once.
-
-    Raises
-    ------
-    StoreNotFound
-        There is none.
-    InvalidStore
-        It is not a label store of ours, of an unknown version, unfinished, or breaks a rule; the
-        message names it.
+    Raises ``StoreNotFound``, or ``InvalidStore`` naming the rule that is broken.
     """
     path = Path(path)
     group, provenance = open_group(path, CONTRACT)

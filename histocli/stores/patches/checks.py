@@ -20,13 +20,7 @@ from histocli.stores.provenance import DAMAGED
 
 
 def check_store(path: Path, group: zarr.Group, attributes: Json) -> dict[str, zarr.Array[Any]]:
-    """Check all that needs no array to be read; return the arrays.
-
-    Raises
-    ------
-    InvalidStore
-        A rule is broken.
-    """
+    """Check all that needs no array to be read; return the arrays."""
     arrays = _checked_arrays(path, group)
     _check_agreement(path, arrays)
     _check_attributes(path, attributes)

@@ -64,13 +64,7 @@ class ReferenceRecord:
 
     @classmethod
     def from_json(cls, values: Any, where: Path) -> ReferenceRecord:
-        """Check and take up one item of ``references``.
-
-        Raises
-        ------
-        InvalidStore
-            A key is missing or of the wrong kind.
-        """
+        """Check and take up one item of ``references``."""
         kinds: dict[str, type | tuple[type, ...]] = {
             "name": str, "sha256": str, "mpp": (int, float), "mpp_source": str, "statistics": dict,
         }  # fmt: skip

@@ -66,12 +66,7 @@ class PatchStore:
     def open(cls, path: Path | str) -> PatchStore:
         """Open a store and check everything that does not need the pixels.
 
-        Raises
-        ------
-        StoreNotFound
-            There is none.
-        InvalidStore
-            It breaks a rule of the contract; the message names it.
+        Raises ``StoreNotFound``, or ``InvalidStore`` naming the rule that is broken.
         """
         path = Path(path)
         group, provenance = open_group(path, CONTRACT)
@@ -93,15 +88,7 @@ class PatchStore:
     def read(self, patches: range | slice) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
         """Read images and labels of consecutive patches.
 
-        Returns
-        -------
-        image : ndarray of uint8, shape (n, patch_px, patch_px, 3)
-        instance_labels : ndarray of int32, shape (n, patch_px, patch_px)
-
-        Raises
-        ------
-        InvalidStore
-            A shard is damaged.
+        Raises ``InvalidStore`` where a shard is damaged.
         """
         where = slice(patches.start, patches.stop)
         with readable(self.path):

@@ -1,4 +1,4 @@
-"""The store of a slide reads back what was written, lies over its slide, and other tools read it."""
+"""The store of a slide gives back what was written, lies over its slide; others can read it."""
 
 import errno
 
