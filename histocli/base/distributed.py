@@ -39,6 +39,10 @@ class Team:
         devices = [parameter.device] if parameter.device.type == "cuda" else None
         return DistributedDataParallel(network, device_ids=devices)
 
+    def mean(self, value: float) -> float:
+        """Return the mean of a number over the team."""
+        return float(sum(self.gather(value)) / self.size)
+
     def gather(self, value: Any) -> list[Any]:
         """Return the values of all processes, in the order of ranks."""
         if self.size == 1:

@@ -162,7 +162,7 @@ def _side(labels: IntArray, y: IntArray, x: IntArray, length: IntArray) -> tuple
     parts = Side(
         ids=ids,
         areas=length,
-        sum_y=y * length,
+        sum_y=(y * length).astype(np.float64),
         sum_x=x * length + length * (length - 1) / 2,
         box=np.stack([y, x, y + 1, x + length], axis=1),
     )

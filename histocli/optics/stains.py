@@ -136,6 +136,6 @@ _HEMATOXYLIN = np.linalg.pinv(TYPICAL_STAINS)[:, 0].astype(np.float32)
 
 
 def typical_hematoxylin(optical_density: FloatArray) -> FloatArray:
-    """Return the amount of hematoxylin, (...), in optical density, (..., 3), if stains are typical."""
+    """Return the amount of hematoxylin of typical colour, shape (...), in density (..., 3)."""
     amount: FloatArray = optical_density @ _HEMATOXYLIN
     return amount
