@@ -1,6 +1,6 @@
-"""Which parts of the synthesis are on: what an ablation switches, one at a time."""
+"""Which parts of the synthesis are on; an ablation or a test switches them one at a time."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,15 +29,6 @@ class Recipe:
     several nuclei."""
     sharpness: bool = True
     """Nuclei as sharp and as noisy as the reference's, within and along their borders."""
-
-    @classmethod
-    def plain(cls) -> "Recipe":
-        """Return the recipe with every component off."""
-        return cls(**{field.name: False for field in fields(cls)})
-
-    def without(self, component: str) -> "Recipe":
-        """Return this recipe with one component off."""
-        return replace(self, **{component: False})
 
 
 FULL_RECIPE = Recipe()

@@ -63,19 +63,19 @@ def segment(
     config, execution
         ``resume`` changes nothing: what is finished is skipped and the rest is made.
     report : callable
-        Called with one result after the other, in order, as soon as each is there; in any thread.
+        Called with each result, in order, as soon as it is there; in any thread, one at a time.
 
     Returns
     -------
     list of SegmentResult
-        One for each input, in order; with ``on_error="continue"`` some may have failed.
+        One for each input, in order.
 
     Raises
     ------
-    InvalidOption, InputNotFound, InvalidInput, StoreExists
-        As in all commands; with ``on_error="continue"`` an error of one slide goes into its result.
-    OutOfResources, Stopped
-        Slides that were finished before stay.
+    InvalidOption, OutOfResources, Stopped
+        In any case; slides that were finished before stay.
+    InputNotFound, InvalidInput, StoreExists
+        With ``on_error="continue"``, an error of one slide goes into its result instead.
     """
     model = find_model(model)
     header = _segmenter_header(model)

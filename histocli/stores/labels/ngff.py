@@ -10,7 +10,7 @@ CHANNELS = (("Red", "FF0000"), ("Green", "00FF00"), ("Blue", "0000FF"))
 
 
 def image_metadata(name: str, factors: list[int], mpp: float) -> Json:
-    """Return the metadata of the overview; pixels of its levels are ``factors`` slide pixels wide."""
+    """Return the metadata of the overview; its pixels are ``factors`` slide pixels wide."""
     window = {"min": 0, "max": 255, "start": 0, "end": 255}
     return {
         "version": VERSION,
@@ -31,7 +31,7 @@ def labels_metadata() -> Json:
 
 
 def label_metadata(factors: list[int], mpp: float) -> Json:
-    """Return the metadata of the labels; pixels of their levels are ``factors`` slide pixels wide."""
+    """Return the metadata of the labels; their pixels are ``factors`` slide pixels wide."""
     return {
         "version": VERSION,
         "multiscales": [_multiscale(LABEL_NAME, "yx", factors, mpp)],
