@@ -78,12 +78,7 @@ class StyleEncoder(nn.Module):
 
 
 class Refiner(nn.Module):
-    """Changes the optical density of nuclei.
-
-    Parameters
-    ----------
-    architecture : RefinerArchitecture
-    """
+    """Changes the optical density of nuclei."""
 
     def __init__(self, architecture: RefinerArchitecture) -> None:
         super().__init__()

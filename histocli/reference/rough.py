@@ -54,7 +54,7 @@ def blur_um(image: FloatArray, sigma_um: float, mpp: float) -> FloatArray:
     )
 
 
-def tissue_mask(optical_density: FloatArray, mpp: float) -> BoolMask:
+def stained_tissue(optical_density: FloatArray, mpp: float) -> BoolMask:
     """Tell tissue from empty glass, fat and lumen: absorbance smoothed over a cell."""
     return np.asarray(blur_um(optical_density.mean(axis=-1), 2.0, mpp) > 0.12)
 
@@ -88,7 +88,7 @@ def find_rough_nuclei(optical_density: FloatArray, mpp: float) -> RoughNuclei:
     darkness = blur_um(
         np.ascontiguousarray(np.minimum(optical_density[..., 0], 3)), SMOOTHING_UM, mpp
     )
-    tissue = tissue_mask(optical_density, mpp)
+    tissue = stained_tissue(optical_density, mpp)
     shape = darkness.shape
     nothing = np.zeros(shape, bool)
     values = darkness[tissue]

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from histocli.instances.kinds import Kind
-from histocli.synthesis.shapes import ANGLES, DIRECTIONS, Outline, draw_outline
+from histocli.synthesis.shapes import ANGLES, DIRECTIONS, RadialOutline, draw_outline
 
 LARGEST_CROWD = 220
 """Most nuclei of one crowd."""
@@ -26,7 +26,7 @@ LYMPHOCYTE_AREA_UM2 = 28.0
 class Member:
     """One nucleus of a crowd."""
 
-    outline: Outline
+    outline: RadialOutline
     y_px: float
     x_px: float
     kind: Kind

@@ -15,7 +15,7 @@ _WAVES = np.exp(1j * np.outer(HARMONICS, ANGLES))
 
 
 @dataclass(frozen=True)
-class Outline:
+class RadialOutline:
     """One nucleus around the origin."""
 
     radii_px: FloatArray
@@ -43,7 +43,7 @@ def draw_outline(
     orientation_rad: float,
     irregularity: float,
     rng: np.random.Generator,
-) -> Outline:
+) -> RadialOutline:
     """Draw a smooth closed outline.
 
     Parameters
@@ -67,10 +67,12 @@ def draw_outline(
     wobble *= irregularity / 0.48  # 0.48 is the deviation of the sum above
     radii = ellipse * np.clip(1 + wobble, 0.6, 1.5)
     radii *= np.sqrt(area_px / max(0.5 * np.sum(radii**2) * (2 * np.pi / DIRECTIONS), 1e-6))
-    return Outline(radii.astype(np.float32), float(major), float(minor), float(orientation_rad))
+    return RadialOutline(
+        radii.astype(np.float32), float(major), float(minor), float(orientation_rad)
+    )
 
 
-def turned(outline: Outline, orientation_rad: float) -> Outline:
+def turned(outline: RadialOutline, orientation_rad: float) -> RadialOutline:
     """Return an outline turned to another direction, up to the nearest of ``DIRECTIONS``."""
     steps = round((orientation_rad - outline.orientation_rad) / (2 * np.pi) * DIRECTIONS)
     angle = outline.orientation_rad + steps * 2 * np.pi / DIRECTIONS

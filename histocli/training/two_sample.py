@@ -125,10 +125,6 @@ def judge(
     dtype : torch.dtype
         Number format of the convolutions.
 
-    Returns
-    -------
-    TwoSampleScores
-
     Raises
     ------
     ValueError

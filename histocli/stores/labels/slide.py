@@ -101,9 +101,7 @@ class TiledLabelsWriter(StoreWriter):
             self.work = self._partial / WORK
             """Folder of what was found so far; other processes may put files there."""
             # The folder is made last, so a store without it lacks some of its arrays.
-            if self._partial.exists() and not self.work.is_dir():
-                remove_ours(self._partial, CONTRACT)
-            root = self._take_up(provenance)
+            root = self._take_up(provenance, is_whole=self.work.is_dir())
             if root is None:
                 seen = look(overview_factor(shape, mpp))
                 facts = {

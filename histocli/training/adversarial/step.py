@@ -106,10 +106,6 @@ def train_adversarial(
         Number of this process among several, each of which draws batches of its own.
     mean : callable
         Averages a number over the processes, so that all agree on whether the refiner moves.
-
-    Yields
-    ------
-    StepReport
     """
     device = next(training.networks.refiner.parameters()).device
     while (done := progress(training.step)) < 1:
