@@ -1,4 +1,4 @@
-"""One prediction beside its truth: opened, read, compared."""
+"""Reading and comparing one pair: the predicted and the true labels of an image."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ logger = logging.getLogger(__name__)
 
 STOPPED = "evaluation stopped; nothing was written, run it again"
 SQUARE_PX = 640
-"""Side of the square of a large image that a report shows."""
+"""Side of the square that a report shows of a large image, in pixels."""
 SHOWN_NAMES = 20
-"""Names that an error lists at most."""
+"""Number of names that a message lists at most."""
 
 
 def with_ignored(found: Pairs, masks_at: str | None) -> Pairs:
-    """Give each pair the mask of its ignored pixels.
+    """Return the pairs with the masks of ``--ignore``; pixels that are not 0 are ignored.
 
     Raises
     ------
@@ -64,7 +64,7 @@ def check_partners(prediction: str, found: Pairs, *, tolerant: bool) -> None:
     Raises
     ------
     InputNotFound
-        No true image has a prediction or, unless tolerant, one has none.
+        No true image has a prediction; or, unless ``tolerant``, one of them has none.
     """
     alone, extra = found.without_prediction, found.without_truth
     if alone and (not tolerant or not found.pairs):
@@ -84,7 +84,7 @@ def check_partners(prediction: str, found: Pairs, *, tolerant: bool) -> None:
 
 
 def _some(names: Sequence[str]) -> str:
-    """List the first names for a message."""
+    """Return the first ``SHOWN_NAMES`` names as text, and the number of the others."""
     more = len(names) - SHOWN_NAMES
     return ", ".join(names[:SHOWN_NAMES]) + (f" and {more} more" if more > 0 else "")
 
@@ -92,7 +92,7 @@ def _some(names: Sequence[str]) -> str:
 def score_pair(
     pair: Pair, *, config: EvaluateConfig, workers: int, tolerant: bool
 ) -> ImageScores | HistosynthError:
-    """Read and compare one pair; when tolerant, an error is a result."""
+    """Read and compare one pair; where ``tolerant``, return an error instead of raising it."""
     try:
         return _score(pair, config, workers)
     except HistosynthError as error:
@@ -129,7 +129,7 @@ def _rules(config: EvaluateConfig, mpp: float) -> Rules:
 
 
 def _pixel_size(pair: Pair, true: Opened, predicted: Opened, config: EvaluateConfig) -> PixelSize:
-    """Return the pixel size of an image; where its labels disagree, the truth counts."""
+    """Return the pixel size of an image from the first source that knows one, with a name of it."""
     if true.mpp and predicted.mpp and abs(true.mpp - predicted.mpp) > 0.02 * true.mpp:
         logger.warning(
             "%s says %.4g um/px but %s says %.4g; both have the same pixels, so one is wrong",
@@ -151,11 +151,14 @@ def _pixel_size(pair: Pair, true: Opened, predicted: Opened, config: EvaluateCon
 
 
 _one_large = threading.Lock()
-"""Large images take all workers and much memory, so one is compared at a time."""
+"""Held while a large image is compared: each takes all workers and much memory."""
 
 
 def _compare(pair: Pair, true: Opened, predicted: Opened, rules: Rules, workers: int) -> Comparison:
-    """Compare a pair, in windows where it is large."""
+    """Compare a pair; an image of ``LARGE_PX`` pixels or more is compared window by window.
+
+    An image with a mask of ignored pixels is compared as a whole, whatever its size.
+    """
     shape = common_shape(true, predicted)
     for side in (true, predicted):
         if side.shape is not None and side.shape != shape:
@@ -175,7 +178,7 @@ def _compare(pair: Pair, true: Opened, predicted: Opened, rules: Rules, workers:
 
 
 def read_pair(pair: Pair, true: Opened, predicted: Opened) -> tuple[LabelImage, LabelImage]:
-    """Read truth and prediction as arrays of one shape, with -1 where the truth is ignored."""
+    """Read truth and prediction as arrays of one shape; ignored pixels of the truth are -1."""
     shape = common_shape(true, predicted)
     truth, prediction = true.on(shape).whole(), predicted.on(shape).whole()
     if pair.truth.ignore is not None:

@@ -28,17 +28,17 @@ from histocli.stages.evaluate.scores import EvaluateResult, ImageScores
 logger = logging.getLogger(__name__)
 
 EXTREMES = 4
-"""Images shown from each end."""
+"""Number of worst, and of best, images that a report shows at most."""
 MARGIN_PX = 128
-"""Pixels around the shown part of a slide that are read too, so that nuclei are judged whole."""
+"""Width of the border that is read around the shown square, so that its nuclei are whole."""
 PLAIN_GREY = 236
-"""Grey level of the background where no picture is at hand."""
+"""Grey level, 0 to 255, of the background where there is no picture of the image."""
 
 
 def find_pictures(words: str, names: Iterable[str]) -> dict[str, Path]:
-    """Return the pictures of a folder, glob or list whose stem is one of the names."""
+    """Return the paths, by stem, of the pictures in a folder, glob or list with these stems."""
     wanted = set(names)
-    # a folder of results holds label stores of the same names, which are no pictures
+    # a folder of results may hold label stores (.zarr) with the names of the images
     suffixes = [suffix for suffix in SLIDE_SUFFIXES if suffix != ".zarr"]
     paths = expand_inputs([words], suffixes=suffixes, what="image")
     return {slide_stem(path): path for path in paths if slide_stem(path) in wanted}
@@ -47,7 +47,7 @@ def find_pictures(words: str, names: Iterable[str]) -> dict[str, Path]:
 def extremes(
     result: EvaluateResult, suffix: str, pictures: dict[str, Path], track: Track
 ) -> Iterator[Section]:
-    """Yield the worst and the best images by panoptic quality, equal ones by name."""
+    """Yield a gallery of the worst and one of the best images by panoptic quality."""
     ordered = sorted(result.images, key=lambda image: (image.counts.panoptic_quality, image.name))
     n = min(EXTREMES, (len(ordered) + 1) // 2)
     worst, best = ordered[:n], ordered[::-1][: min(EXTREMES, len(ordered) - n)]
@@ -68,7 +68,7 @@ def extremes(
 
 
 def _drawn(image: ImageScores, path: Path | None, suffix: str) -> Picture:
-    """Draw one image, or its part with most mistakes."""
+    """Draw one image; of a large one only the square with most unmatched nuclei."""
     part = _part_to_show(image)
     table = overlaps(part.truth, part.prediction)
     fates = tell_fates(table)
@@ -99,14 +99,14 @@ def _drawn(image: ImageScores, path: Path | None, suffix: str) -> Picture:
 
 @dataclass(frozen=True, kw_only=True)
 class _Part:
-    """Labels of an image, or of its worst square with a margin."""
+    """Labels of a whole image; or of its square with most unmatched nuclei, and a border."""
 
     truth: LabelImage
     prediction: LabelImage
     core: tuple[slice, slice] = (slice(None), slice(None))
-    """What is shown of the labels."""
+    """Rows and columns of the labels that are shown; the rest is the border."""
     large: bool = False
-    """Whether this is a part of a slide, whose pixels are not read for a picture."""
+    """Whether the labels are of a part of an image; its picture is not read."""
 
 
 def _part_to_show(image: ImageScores) -> _Part:
@@ -130,7 +130,7 @@ def _part_to_show(image: ImageScores) -> _Part:
 
 
 def _pixels_of(image: ImageScores, path: Path | None, shape: tuple[int, int]) -> RGBImage | None:
-    """Return the picture of an image; None, with a warning, where it cannot be shown."""
+    """Return the picture of an image; None where it has none or, with a warning, an unfit one."""
     try:
         stored = image.pair.truth.labels.image or image.pair.prediction.image
         if path is not None:

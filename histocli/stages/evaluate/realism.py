@@ -1,4 +1,7 @@
-"""Realism: the patches of a store beside real ones cut from references."""
+"""Realism: how far the patches of a store are from real patches.
+
+Real patches are cut from references, the unlabelled images that a synthesis imitates.
+"""
 
 from __future__ import annotations
 
@@ -38,21 +41,21 @@ from histocli.training.two_sample import TwoSampleSchedule
 logger = logging.getLogger(__name__)
 
 SIDE_PX = 128
-"""Side of the compared patches; larger patches are judged by their middles."""
+"""Side of the compared patches in pixels; of larger patches the middle is compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RealismResult(StageResult):
-    """How real the patches of a store look."""
+    """Measures of how real the patches of a store look."""
 
     schema: ClassVar[str] = "histosynth.realism/1"
 
     input: str
-    """The patch store."""
+    """Path of the patch store."""
     output: str = ""
-    """Nothing is made."""
+    """Empty, because no file is written."""
     patch_px: int
-    """Side of the compared patches."""
+    """Side of the compared patches, in pixels."""
     mpp: float
     judgement: Judgement | None
     """None for a dry run."""
@@ -61,7 +64,7 @@ class RealismResult(StageResult):
 
     @property
     def title(self) -> str:
-        """What was compared, in one line."""
+        """The number of compared patches and images, in one line."""
         if self.judgement is None:
             return f"would judge {self.input} against {self.references} references"
         found = self.judgement
@@ -99,11 +102,11 @@ def judge_realism(
     Parameters
     ----------
     store : str
-        Patch store.
+        Path of a patch store.
     refs : sequence of str
-        Reference images as ``generate`` takes them; empty takes those that the store records.
+        Reference images, words as in ``generate``; empty: the references that the store records.
     config : EvaluateConfig
-        How many patches are judged, the seed, and the pixel size of references that record none.
+        The number of patches, the seed, and the pixel size of the references, if given.
     execution : Execution
         Device and workers.
     track : Track
@@ -111,7 +114,7 @@ def judge_realism(
     Raises
     ------
     InputNotFound, InvalidInput
-        The store or references cannot be read, or show fewer than two images.
+        The store or a reference cannot be read, or fewer than two references show nuclei.
     """
     watch = Stopwatch()
     patches = PatchStore.open(Path(store))
@@ -154,7 +157,7 @@ def _judge(
     """Cut real patches, read synthetic ones, and compare them."""
     prepare_process()
     real = _cut_references(sources, store.mpp, side, config, execution, track)
-    # references that the store follows but nobody named have the numbers after the named ones
+    # references of the store that are not among ``sources`` are numbered after them
     number_of = {source.sha256: number for number, source in enumerate(sources)}
     numbers = np.array(
         [
@@ -189,7 +192,7 @@ def _cut_references(
     execution: Execution,
     track: Track,
 ) -> Patches:
-    """Cut patches from references, about as many as patches of the store are judged."""
+    """Cut patches from the references, at most about ``realism_patches`` in all."""
     most = -(-config.realism_patches // len(sources))
     cut = cut_all(
         sources,
@@ -219,7 +222,7 @@ def _cut_references(
 def _read_patches(
     store: PatchStore, chosen: npt.NDArray[np.int64], side: int, track: Track
 ) -> tuple[npt.NDArray[np.uint8], list[InstanceLabels]]:
-    """Return the middles of some patches, glass made white, and the labels of the whole patches."""
+    """Return the middles of patches, with white glass, and the labels of the whole patches."""
     first = (store.patch_px - side) // 2
     middle = slice(first, first + side)
     images, labels = np.empty((len(chosen), side, side, 3), np.uint8), []

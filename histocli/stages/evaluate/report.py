@@ -1,4 +1,4 @@
-"""The page that ``evaluate --html`` writes: scores, distributions, images, and their origin."""
+"""The page that ``evaluate --html`` writes: scores, charts, images and provenance."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ from histocli.stages.evaluate.shown import check_shown, shown
 from histocli.stores.provenance import peek
 
 PER_IMAGE = shown_in("report")
-"""Metrics of the tables of images and of groups; the JSON has all."""
+"""Metrics that the tables of images and of groups show; the JSON has all metrics."""
 
 
 def check_report(
     target: Path, execution: Execution, *, images: str | None = None, show: Sequence[str] = ()
 ) -> None:
-    """Refuse before any work what could not be written after it.
+    """Check, before the evaluation, that the report can be written after it.
 
-    Parameters are those of :func:`write_report`.
+    The parameters are those of :func:`write_report`.
 
     Raises
     ------
     InvalidOption
-        The file is not called ``.html``.
+        The name of the file does not end in ``.html`` or ``.htm``.
     InputNotFound, InvalidInput
-        Pictures, or something to show, are not there or of another kind.
+        Pictures, or a store or model to show, are missing or of another kind.
     StoreExists
-        Another file than a report lies at the target, or a report and ``overwrite`` was not given.
+        A folder or another file lies at the target; or a report does, without ``overwrite``.
     """
     if target.suffix.lower() not in (".html", ".htm"):
         raise InvalidOption(f"--html writes a web page, so its file ends in .html; got {target}")
@@ -84,21 +84,21 @@ def write_report(
     show: Sequence[str] = (),
     track: Track = silent,
 ) -> None:
-    """Write the report of one prediction, or of several beside each other.
+    """Write the report of one prediction, or of several predictions of the same images.
 
     Parameters
     ----------
     target : Path
-        HTML file; checked by :func:`check_report`.
+        HTML file to write.
     results : sequence of EvaluateResult
-        Of each prediction; no dry runs.
+        One for each prediction, with scores.
     differences : sequence of ModelDifference
-        Of every two predictions.
+        One for every two predictions.
     execution : Execution
     images : str, optional
-        Pictures with the names of the images.
+        Folder, glob or list of pictures with the names of the images.
     show : sequence of str
-        Patch stores whose patches are shown, and models whose training is.
+        Patch stores, whose patches are shown, and models, whose training curves are shown.
     track : Track
 
     Raises
@@ -106,9 +106,9 @@ def write_report(
     InputNotFound, InvalidInput
         A picture, store or model cannot be read.
     StoreExists
-        Another file lies at the target.
+        As in :func:`check_report`.
     OutOfResources
-        The disk is full or the place cannot be written.
+        The disk is full, or the folder cannot be written to.
     """
     check_report(target, execution)
     words = [result.input for result in results]
@@ -134,7 +134,7 @@ def write_report(
 
 
 def _lead(first: EvaluateResult, names: Sequence[str]) -> str:
-    """Say in a sentence or two what was compared."""
+    """Return the sentences at the top of the page, on images, truth and predictions."""
     return (
         f"{len(first.images)} images, {_scores_of(first).pooled.n_truth} true nuclei. "
         f"Truth: {first.truth or first.input}. "
@@ -147,7 +147,7 @@ def _lead(first: EvaluateResult, names: Sequence[str]) -> str:
 
 
 def short_names(words: Sequence[str]) -> list[str]:
-    """Return the last parts of paths, as many as tell them apart."""
+    """Return the ends of paths, with the fewest parts that tell the paths apart."""
     parts = [Path(word).parts for word in words]
     for n in range(1, max(map(len, parts), default=1) + 1):
         names = [str(Path(*part[-n:])) for part in parts]
@@ -162,7 +162,7 @@ def _scores_of(result: EvaluateResult) -> Scores:
 
 
 def _score_tables(result: EvaluateResult, suffix: str) -> Iterator[Section]:
-    """Yield the scores of all images, those of groups, and what was not compared."""
+    """Yield tables of the scores over all images, of groups, and of images not compared."""
     scores = _scores_of(result)
     summary = scores.summary
     rows: list[list[str | float | int | None]] = []
@@ -306,7 +306,7 @@ def _image_table(scores: Scores, suffix: str) -> ReportTable:
 
 
 def _provenance(results: Sequence[EvaluateResult]) -> Details:
-    """Say which program and settings made the scores, and of which files."""
+    """Return the version, settings, pixel sizes and files behind the scores."""
     first = results[0]
     facts = {
         "package": f"histosynth {__version__}",

@@ -1,4 +1,4 @@
-"""Patch stores and models that the user wants to see in the report."""
+"""Sections of the report for ``--show``: patches of stores, and training curves of models."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ logger = logging.getLogger(__name__)
 
 SHEET_PATCHES = 8
 KINDS = ("initial", "refined", "labelled", "reference")
-"""Kinds of patches in the order in which their sheets stand."""
+"""Kinds of patches, in the order of their sheets in the report."""
 MOST_SCORES = 4
-"""Scores of held-out patches that a chart shows at most."""
+"""Number of scores of held-out patches that a chart shows at most."""
 
 
 def check_shown(words: Sequence[str]) -> None:
-    """Refuse what is neither a patch store nor a model."""
+    """Open each path, which raises an error unless it is a patch store or a model."""
     for word in words:
         if Path(word).is_dir():
             PatchStore.open(Path(word))
@@ -39,7 +39,7 @@ def check_shown(words: Sequence[str]) -> None:
 
 
 def shown(words: Sequence[str]) -> Iterator[Section]:
-    """Yield sheets of patch stores, and training curves of models."""
+    """Yield a gallery of sheets of patch stores, and charts of the training of models."""
     sheets: dict[str, Picture] = {}
     charts: list[Lines] = []
     for path in map(Path, words):
@@ -66,7 +66,7 @@ def shown(words: Sequence[str]) -> Iterator[Section]:
 
 
 def _sheet(store: PatchStore) -> Picture:
-    """Show some patches of a store, evenly spread over it."""
+    """Draw up to ``SHEET_PATCHES`` patches of a store, evenly spaced by number."""
     chosen = np.linspace(0, len(store) - 1, min(SHEET_PATCHES, len(store))).round().astype(int)
     read = [store.read(range(index, index + 1)) for index in map(int, chosen)]
     sheet = patch_sheet(
@@ -80,7 +80,7 @@ def _sheet(store: PatchStore) -> Picture:
 
 
 def _reference_sheet(store: PatchStore) -> Picture | None:
-    """Show patches of the references that a store records; None where they are no longer there."""
+    """Draw patches of the references of a store; None where references cannot be read."""
     try:
         images = recorded_references(store)
         chosen = np.linspace(0, len(images) - 1, min(SHEET_PATCHES, len(images))).astype(int)
@@ -102,7 +102,7 @@ def _reference_sheet(store: PatchStore) -> Picture | None:
         return None
     pictures[0] = add_scale_bar(pictures[0], store.mpp)
     half = len(pictures) // 2
-    # two rows of equal length stand beside each other
+    # an even number of pictures is drawn as two rows beside each other
     rows = [pictures[:half], pictures[half:]] if len(pictures) % 2 == 0 else [pictures]
     return Picture(
         png=png_bytes(picture_rows(rows)),
@@ -112,7 +112,7 @@ def _reference_sheet(store: PatchStore) -> Picture | None:
 
 
 def _curves(model: Path, kind: str) -> list[Lines]:
-    """Return the curves of a training from the log beside its model; none where it has no log."""
+    """Return the curves of a training from the log beside the model; empty without a log."""
     rows = [row for row in read_metrics(model) if "step" in row]
     curves = []
     loss = [
