@@ -33,12 +33,10 @@ class Metric:
     """One number that says how well a prediction agrees with the truth."""
 
     name: str
-    """In the JSON, in tables, and for gates."""
     better: Literal["more", "less", "neither"]
     """``more``: a quality in 0..1. ``less``: an error, 0 at best. ``neither``: a signed difference,
     prediction minus truth."""
     meaning: str
-    """What the number is, for the report."""
     of: Callable[[Counts], float]
     """Computes it from the counts of one image, or of several that were added."""
     views: tuple[View, ...] = ()

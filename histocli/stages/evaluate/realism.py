@@ -172,7 +172,6 @@ def _judge(
             real,
             Patches(images, numbers[store.reference[chosen]]),
             schedule=TwoSampleSchedule(seed=config.seed),
-            seed=config.seed,
             device=device,
             dtype=resolve_precision(execution.precision, device),
             morphology=morphology_histograms(recorded, numbers, labels, store.mpp),

@@ -26,7 +26,7 @@ class ImageScores:
     pair: Pair
     counts: Counts
     missed: int
-    """True nuclei that nothing was found of; neither matched, split nor merged."""
+    """True nuclei that are neither matched, split nor merged."""
     false: int
     """Predicted nuclei where there is none."""
     pixel_size: PixelSize
@@ -42,17 +42,19 @@ class ImageScores:
 
     def to_json(self) -> Json:
         """Return the scores, counts and pixel size of the image."""
-        counts = self.counts
+        counted = (
+            "n_truth",
+            "n_prediction",
+            "true_positives",
+            "false_positives",
+            "false_negatives",
+            "splits",
+            "merges",
+        )
         return {
             "name": self.name,
-            **scores_of(counts),
-            "n_truth": counts.n_truth,
-            "n_prediction": counts.n_prediction,
-            "true_positives": counts.true_positives,
-            "false_positives": counts.false_positives,
-            "false_negatives": counts.false_negatives,
-            "splits": counts.splits,
-            "merges": counts.merges,
+            **scores_of(self.counts),
+            **{each: getattr(self.counts, each) for each in counted},
             "missed": self.missed,
             "false": self.false,
             "group": self.pair.truth.group or None,
@@ -97,7 +99,7 @@ class Scores:
     def to_json(self) -> Json:
         """Return the summaries; images are not among them."""
         groups = {
-            group.name: {"images": group.images, **asdict(group.summary)} for group in self.groups
+            each.name: {"images": each.images, **asdict(each.summary)} for each in self.groups
         }
         return asdict(self.summary) | ({"groups": groups} if groups else {})
 
