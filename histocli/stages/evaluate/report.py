@@ -28,9 +28,8 @@ from histocli.figures.report import (
 from histocli.instances.histograms import AREA_EDGES_UM2
 from histocli.metrics.distributions import IOU_BINS, PROBABILITY_BINS
 from histocli.metrics.table import ERRORS, METRICS, scores_of, shown_in
-from histocli.stages.evaluate.pictures import extremes, find_pictures
+from histocli.stages.evaluate.pictures import check_shown, extremes, find_pictures, shown
 from histocli.stages.evaluate.scores import EvaluateResult, ModelDifference, Scores
-from histocli.stages.evaluate.shown import check_shown, shown
 from histocli.stores.provenance import peek
 
 PER_IMAGE = shown_in("report")
@@ -276,7 +275,7 @@ def _image_table(scores: Scores, suffix: str) -> ReportTable:
             [
                 image.name,
                 *([image.pair.truth.group or "–"] if grouped else []),
-                *(float(scores_of(counts)[name]) for name in PER_IMAGE),
+                *(float(values[name]) for name in PER_IMAGE),
                 counts.n_truth,
                 counts.n_prediction,
                 image.missed,
@@ -285,7 +284,7 @@ def _image_table(scores: Scores, suffix: str) -> ReportTable:
                 counts.merges,
             ]
             for image in scores.images
-            for counts in [image.counts]
+            for counts, values in [(image.counts, scores_of(image.counts))]
         ],
         sortable=True,
         pictures=suffix,

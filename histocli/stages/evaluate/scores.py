@@ -114,7 +114,6 @@ class EvaluateResult(StageResult):
     """The prediction, as it was named."""
     truth: str | None
     output: str = ""
-    """Nothing is made."""
     names: tuple[str, ...]
     """Every image that was, or would be, compared."""
     scores: Scores | None
@@ -122,9 +121,7 @@ class EvaluateResult(StageResult):
     failures: tuple[tuple[str, str], ...]
     """Name and error of each image that could not be compared, under ``--on-error continue``."""
     without_prediction: tuple[str, ...]
-    """True images without a prediction."""
     without_truth: tuple[str, ...]
-    """Predictions without a truth."""
     settings: Json
 
     @property
@@ -166,7 +163,7 @@ class ModelDifference:
     first: str
     second: str
     metrics: dict[str, Difference]
-    """By metric, over the images that both predictions have."""
+    """Over the images that both predictions have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +173,6 @@ class ComparisonResult(StageResult):
     schema: ClassVar[str] = "histosynth.evaluate-comparison/1"
 
     output: str = ""
-    """Nothing is made."""
     results: tuple[EvaluateResult, ...]
     """In the order in which the predictions were named."""
     differences: tuple[ModelDifference, ...] = ()
