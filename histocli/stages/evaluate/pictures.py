@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -99,8 +99,7 @@ def _drawn(image: ImageScores, path: Path | None, suffix: str) -> Picture:
     return Picture(png=png_bytes(drawn), title=image.name, caption=caption)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Part:
+class _Part(NamedTuple):
     """Labels of an image, or of its worst square with a margin."""
 
     truth: LabelImage
@@ -115,20 +114,14 @@ def _part_to_show(image: ImageScores) -> _Part:
     true, predicted = image.pair.truth.labels.open(), image.pair.prediction.open()
     shape = common_shape(true, predicted)
     if shape[0] * shape[1] < LARGE_PX or true.shape is None or predicted.shape is None:
-        truth, prediction = read_pair(image.pair, true, predicted)
-        return _Part(truth=truth, prediction=prediction)
+        return _Part(*read_pair(image.pair, true, predicted))
     around, core = [], []
     for at, side in zip(image.worst, shape, strict=True):
         part = slice(max(at - MARGIN_PX, 0), min(at + SQUARE_PX + MARGIN_PX, side))
         around.append(part)
         core.append(slice(at - part.start, min(at + SQUARE_PX, side) - part.start))
-    rows, columns = around
-    return _Part(
-        truth=true.on(shape).read(rows, columns),
-        prediction=predicted.on(shape).read(rows, columns),
-        core=(core[0], core[1]),
-        large=True,
-    )
+    truth, prediction = (each.on(shape).read(*around) for each in (true, predicted))
+    return _Part(truth, prediction, (core[0], core[1]), large=True)
 
 
 def _pixels_of(image: ImageScores, path: Path | None, shape: tuple[int, int]) -> RGBImage | None:

@@ -150,13 +150,13 @@ def _sum_up(images: Sequence[ImageScores], config: EvaluateConfig) -> Scores:
     by_group = []
     for name in sorted(set(groups)) if any(groups) else []:
         members = [each for each, group in zip(counts, groups, strict=True) if group == name]
-        by_group.append(GroupScores(name=name, images=len(members), summary=sum_up(members)))
-    kept = [(gate, summary.mean[gate[0]] >= gate[1]) for gate in config.minimum]
-    kept += [(gate, summary.mean[gate[0]] <= gate[1]) for gate in config.maximum]
+        by_group.append(GroupScores(name, len(members), sum_up(members)))
+    # NaN keeps no bound
     missed = [
-        MissedGate(metric=name, mean=summary.mean[name], bound=bound)
-        for (name, bound), is_kept in kept
-        if not is_kept
+        MissedGate(name, summary.mean[name], bound)
+        for gates, sign in ((config.minimum, 1), (config.maximum, -1))
+        for name, bound in gates
+        if not sign * summary.mean[name] >= sign * bound
     ]
     return Scores(
         images=tuple(images), summary=summary, groups=tuple(by_group), missed_gates=tuple(missed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from functools import reduce
 from operator import add
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from histocli.annotations.pairs import Pair
 from histocli.base.errors import SomeFailed
@@ -63,8 +63,7 @@ class ImageScores:
         }
 
 
-@dataclass(frozen=True, kw_only=True)
-class GroupScores:
+class GroupScores(NamedTuple):
     """Scores of the images of one group."""
 
     name: str
@@ -72,8 +71,7 @@ class GroupScores:
     summary: Summary
 
 
-@dataclass(frozen=True, kw_only=True)
-class MissedGate:
+class MissedGate(NamedTuple):
     """A mean that does not keep its bound."""
 
     metric: str
