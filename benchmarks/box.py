@@ -95,7 +95,9 @@ def main() -> None:
         found = predict(options.work / "scores", options.data, "box", name, model)
         scores = score(options.data, name, found)
         append_rows(options.results, about | {"set": name, "seen": SEEN.get(name)} | scores)
-        means = {key: (scores["mean"][key], scores["ci95"][key]) for key in ("aji", "pq", "dice")}
+        means = {
+            key: (scores["mean"][key], scores["ci95"].get(key)) for key in ("aji", "pq", "dice")
+        }
         print(name, means, scores["recall_by_contrast"])
 
 

@@ -52,7 +52,7 @@ FEW_STEPS = 150
 STEPS: tuple[tuple[Any, str, str], ...] = (
     (ResampledSlide, "read", "read"),
     (Predictor, "instances", "decode"),
-    (view, "window_to_runs", "keep"),
+    (view, "to_slide", "keep"),
     (opened, "make_store", "store"),
 )
 Pixels = npt.NDArray[np.uint8]

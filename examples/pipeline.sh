@@ -6,7 +6,7 @@
 # Every option of the commands can be set through its variable, for example
 #   HISTOSYNTH_MPP=0.5 HISTOSYNTH_TIME_BUDGET=10m examples/pipeline.sh slides/ out/
 #   (HISTOSYNTH_MPP is the pixel size of the patches for generate, and overrides that of the slides for segment)
-# Run it again after an interruption with HISTOSYNTH_RESUME=1: what is complete is skipped, what is partial goes on.
+# After an interruption, run it again with HISTOSYNTH_RESUME=1: complete outputs are skipped, and partial ones are continued.
 set -euo pipefail
 
 if [ $# -ne 2 ]; then
@@ -21,6 +21,6 @@ mkdir -p "$out"
 histosynth generate "$images" -o "$out/synthetic.zarr" |
     histosynth train - -o "$out/model.safetensors" >&2
 
-# One JSON object a slide, for scripts that go on from here.
+# One JSON object is printed for each slide, for scripts that go on from here.
 histosynth segment "$images" --model "$out/model.safetensors" -o "$out/nuclei" --format ome-zarr,overlay --json |
     tee "$out/nuclei.jsonl"

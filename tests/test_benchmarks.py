@@ -96,3 +96,10 @@ def test_every_study_is_in_the_index():
     index = (RESEARCH / "README.md").read_text()
     for study in RESEARCH.glob("*.md"):
         assert study.name == "README.md" or f"({study.name})" in index
+
+
+def test_the_example_in_the_rules_of_the_metrics_runs(capsys):
+    text = (ROOT / "docs" / "metrics.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(compile(code, "metrics.md", "exec"), {})
+    assert capsys.readouterr().out == "0.8181818181818182 0.25 0\n"

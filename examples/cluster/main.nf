@@ -7,7 +7,8 @@ process SEGMENT {
     tag "${slide.simpleName}"
     cpus 4
     memory '4 GB'
-    errorStrategy { task.exitStatus in [6, 75, 137] ? 'retry' : 'ignore' } // no memory, stopped, killed
+    // A task that had no memory, was stopped or was killed is tried again.
+    errorStrategy { task.exitStatus in [6, 75, 137] ? 'retry' : 'ignore' }
     maxRetries 2
     publishDir params.out, mode: 'copy'
 

@@ -1,1 +1,1 @@
-"""Labels that other people and programs made: label images, outlines and regions, found and read through one door."""
+"""Labels that other people and programs made, found and read through one door."""

@@ -25,29 +25,22 @@ LABEL_SUFFIXES = (".tif", ".tiff", ".png", ".npy")
 MASKS_FOLDER = "masks"
 """Beside an image's folder ``images``: one mask per nucleus, as in the 2018 Data Science Bowl."""
 
-PNG_COLOUR_TYPE = 25  # byte of a PNG file that says how pixels are stored
-PNG_PALETTE = 3
-LARGEST_EXACT = 2.0**53  # of whole numbers in float64
-
 
 def open_label_image(path: Path, recorded_mpp: Callable[[Path], float | None]) -> OpenLabels:
     """Open a label image; a large tiled TIFF is read in windows, anything else at once.
 
-    Parameters
-    ----------
-    path : Path
-    recorded_mpp : callable
-        Reads the micrometres per pixel that a file records, where it records them.
+    ``recorded_mpp`` reads the micrometres per pixel that a file may record.
 
     Raises
     ------
     InputNotFound, InvalidInput
         As :func:`read_label_image`; also for labels below -1.
     """
+    source = str(path)
     shape = _shape_of_large_tiff(path)
     if shape is None:
-        labels = checked_ids(read_label_image(path), str(path))
-        return OpenLabels.in_memory(labels, str(path), sane_mpp(recorded_mpp(path)))
+        labels = checked_ids(read_label_image(path), source)
+        return OpenLabels.in_memory(labels, source, sane_mpp(recorded_mpp(path)))
 
     def read(rows: slice, columns: slice) -> Labels:
         try:
@@ -62,27 +55,23 @@ def open_label_image(path: Path, recorded_mpp: Callable[[Path], float | None]) -
                 f"{path}: cannot be read as a label image ({first_line(error)}); "
                 "is the file damaged?"
             ) from error
-        return checked_ids(values, str(path))
+        return checked_ids(values, source)
 
-    return OpenLabels(source=str(path), shape=shape, read=read, mpp=sane_mpp(recorded_mpp(path)))
+    return OpenLabels(source=source, shape=shape, read=read, mpp=sane_mpp(recorded_mpp(path)))
 
 
 def _shape_of_large_tiff(path: Path) -> Shape | None:
-    """Return the size of a large tiled TIFF of integers; None for any other file."""
+    """Return the size of a large tiled TIFF of integers."""
     if path.suffix.lower() not in (".tif", ".tiff"):
         return None
     try:
         with tifffile.TiffFile(path) as tiff:
             series = tiff.series[0]
-            height, width = series.shape
-            usable = (
-                series.keyframe.is_tiled
-                and series.dtype.kind in "iu"
-                and height * width >= LARGE_PX
-            )
+            height, width = map(int, series.shape)
+            is_usable = series.keyframe.is_tiled and series.dtype.kind in "iu"
     except Exception:  # whatever is wrong with the file, reading it as a whole says so
         return None
-    return (int(height), int(width)) if usable else None
+    return (height, width) if is_usable and height * width >= LARGE_PX else None
 
 
 def open_masks(folder: Path) -> OpenLabels:
@@ -110,18 +99,9 @@ def open_masks(folder: Path) -> OpenLabels:
 
 
 def read_label_image(path: str | Path) -> Labels:
-    """Read a label image.
+    """Read a TIFF, PNG or NPY file in its own type (uint8 for masks, int64 for floats).
 
-    Parameters
-    ----------
-    path : str or Path
-        TIFF, PNG or NPY file. Colour channels are accepted when they are all equal, floats when
-        they are whole numbers.
-
-    Returns
-    -------
-    ndarray of integers, shape (H, W)
-        In the type of the file (uint8 for masks, int64 for floats).
+    Colour channels are accepted when they are all equal, floats when they are whole numbers.
 
     Raises
     ------
@@ -151,7 +131,7 @@ def _decode(path: Path) -> npt.NDArray[Any]:
             return np.asarray(np.load(path, allow_pickle=False))
         case ".png":
             content = path.read_bytes()
-            if len(content) > PNG_COLOUR_TYPE and content[PNG_COLOUR_TYPE] == PNG_PALETTE:
+            if content[25:26] == b"\3":  # the colour type of a palette
                 with Image.open(path) as image:  # the only decoder here that keeps the indices
                     return np.asarray(image)
             return np.asarray(imagecodecs.png_decode(content))
@@ -167,8 +147,8 @@ def _as_labels(values: npt.NDArray[Any], path: Path) -> Labels:
     if values.ndim == 3 and shape[-1] in (3, 4) and (values[..., :1] == values[..., :3]).all():
         values = values[..., 0]  # a grey picture saved as colour
     if values.ndim > 2:
-        single = [axis for axis, length in enumerate(values.shape) if length == 1]
-        values = values.squeeze(axis=tuple(single[: values.ndim - 2]))
+        single = np.flatnonzero(np.equal(values.shape, 1))[: values.ndim - 2]
+        values = values.squeeze(axis=tuple(single.tolist()))
     if values.ndim != 2 or values.size == 0:
         raise InvalidInput(
             f"{path}: a label image has one integer a pixel, this has shape {shape}; "
@@ -182,7 +162,8 @@ def _as_labels(values: npt.NDArray[Any], path: Path) -> Labels:
                 f"{path}: labels must be whole numbers, got {values.dtype} with NaN or infinity; "
                 "write 0 for background and -1 for what is to be ignored"
             )
-        if not ((values == np.rint(values)).all() and (np.abs(values) <= LARGEST_EXACT).all()):
+        # float64 holds whole numbers exactly up to 2**53
+        if not ((values == np.rint(values)).all() and (np.abs(values) <= 2.0**53).all()):
             raise InvalidInput(
                 f"{path}: labels must be whole numbers, got {values.dtype} with fractions; "
                 "is it a probability map?"

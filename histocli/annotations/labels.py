@@ -24,13 +24,11 @@ Shape: TypeAlias = tuple[int, int]
 class OpenLabels:
     """A label image of a fixed size that is read in windows."""
 
-    source: str
-    """Where it is, for messages."""
+    source: str  # for messages
     shape: Shape
     read: Callable[[slice, slice], Labels]
     """Reads a window of rows and columns; safe from several threads."""
     mpp: float | None = None
-    """Micrometres per pixel; None where nothing says."""
 
     @classmethod
     def in_memory(cls, labels: Labels, source: str, mpp: float | None = None) -> OpenLabels:
@@ -53,13 +51,7 @@ class OpenLabels:
 
 
 def checked_ids(labels: Labels, source: str) -> Labels:
-    """Refuse negative labels other than -1: most often the type was too small and they wrapped.
-
-    Raises
-    ------
-    InvalidInput
-        A label is below -1.
-    """
+    """Refuse labels below -1 by ``InvalidInput``: most often their type was too small."""
     if labels.dtype.kind == "i" and labels.size and int(labels.min()) < -1:
         raise InvalidInput(
             f"{source}: holds the label {int(labels.min())}; labels are 0 for background, "

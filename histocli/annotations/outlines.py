@@ -24,6 +24,7 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
 from xml.parsers import expat
@@ -42,8 +43,6 @@ logger = logging.getLogger(__name__)
 
 OUTLINE_SUFFIXES = (".geojson", ".geojson.gz", ".xml")
 """What the names of files of outlines end in, in lower case."""
-
-IGNORE_CLASS = re.compile(r"ignore", re.IGNORECASE)  # how QuPath's classes to ignore begin
 
 PIXEL_CENTRE = (-0.5 + 1e-7, -0.5 + 0.618e-7)
 """Added to rows and columns, because scikit-image has the centres of pixels at whole numbers. The
@@ -68,31 +67,19 @@ class Outline:
 class Outlines:
     """What a file of outlines holds; the outlines become a label image on an image of any size."""
 
-    path: Path
+    source: str  # for messages
     outlines: tuple[Outline, ...]
     mpp: float | None = None
-    """Micrometres per pixel; None where the file does not say."""
     shape: None = None
     """Outlines have no size of their own."""
 
     @property
-    def source(self) -> str:
-        """Where the file is, for messages."""
-        return str(self.path)
-
-    @property
     def extent(self) -> Shape:
         """Height and width of the smallest image that holds everything."""
-        corners = [
-            ring.max(axis=0)
-            for outline in self.outlines
-            for polygon in outline.polygons
-            for ring in polygon
-        ]
-        if not corners:
-            return 0, 0
-        width, height = np.ceil(np.max(corners, axis=0))
-        return max(0, int(height)), max(0, int(width))
+        polygons = chain.from_iterable(outline.polygons for outline in self.outlines)
+        corners = [ring.max(axis=0) for polygon in polygons for ring in polygon]
+        width, height = np.ceil(np.max([(0, 0), *corners], axis=0))
+        return int(height), int(width)
 
     def on(self, shape: Shape) -> OpenLabels:
         """Draw the outlines on an image, with a warning where they reach beyond it."""
@@ -101,7 +88,7 @@ class Outlines:
             logger.warning(
                 "%s: outlines reach to row %d and column %d, beyond its partner of %d x %d pixels; "
                 "are both of one resolution?",
-                self.path,
+                self.source,
                 height,
                 width,
                 *shape,
@@ -109,18 +96,7 @@ class Outlines:
         return OpenLabels.in_memory(self.draw(shape), self.source, self.mpp)
 
     def draw(self, shape: Shape) -> npt.NDArray[np.int32]:
-        """Draw the outlines.
-
-        Parameters
-        ----------
-        shape : (int, int)
-            Height and width of the image; what lies outside is cut off.
-
-        Returns
-        -------
-        ndarray of int32, shape (H, W)
-            0 = background, k = the k-th nucleus of the file, -1 = ignored.
-        """
+        """Draw the outlines, cut off at the image: k = nucleus k of the file, -1 = ignored."""
         labels = np.zeros(shape, np.int32)
         number = 0
         for outline in self.outlines:
@@ -150,7 +126,7 @@ def _pixels(polygon: Polygon, shape: Shape) -> tuple[npt.NDArray[np.intp], ...]:
     return rows + top, columns + left
 
 
-def read_outlines(path: str | Path) -> Outlines:
+def read_outlines(path: Path) -> Outlines:
     """Read a file of outlines: ImageScope XML where it ends in ``.xml``, else GeoJSON.
 
     Raises
@@ -160,7 +136,6 @@ def read_outlines(path: str | Path) -> Outlines:
     InvalidInput
         It cannot be read, or is neither kind of file; the message says which rule it breaks.
     """
-    path = Path(path)
     if not path.is_file():
         raise InputNotFound(f"{path}: no such annotation file; check the path")
     try:
@@ -198,21 +173,18 @@ def _read_geojson(path: Path, content: bytes) -> Outlines:
             f"{path}: none of {len(features)} features is a polygon; nuclei are Polygon or "
             "MultiPolygon features"
         )
-    return Outlines(path, outlines)
+    return Outlines(str(path), outlines)
 
 
 def _outline_of(feature: Any, path: Path, number: int) -> Outline | None:
-    """Return the outline of a feature of GeoJSON; None where the feature has no area to count."""
+    """Return the outline of a feature of GeoJSON that has an area to count."""
     properties = feature.get("properties") or {} if isinstance(feature, dict) else None
     if not isinstance(properties, dict):
         raise InvalidInput(f"{path}: feature {number} is no object with geometry and properties")
     if properties.get("objectType") == "tma_core":
         return None
-    geometry = (
-        feature.get("nucleusGeometry")
-        or properties.get("nucleusGeometry")
-        or feature.get("geometry")
-    )
+    nucleus = feature.get("nucleusGeometry") or properties.get("nucleusGeometry")
+    geometry = nucleus or feature.get("geometry")
     if not isinstance(geometry, dict) or "type" not in geometry:
         return None
     try:
@@ -226,7 +198,9 @@ def _outline_of(feature: Any, path: Path, number: int) -> Outline | None:
         return None
     kind = properties.get("classification")
     name = kind.get("name") if isinstance(kind, dict) else kind
-    return Outline(polygons, isinstance(name, str) and IGNORE_CLASS.match(name) is not None)
+    return Outline(
+        polygons, isinstance(name, str) and re.match("ignore", name, re.IGNORECASE) is not None
+    )
 
 
 def _message(error: Exception) -> str:
@@ -330,14 +304,15 @@ def _read_xml(path: Path, content: bytes) -> Outlines:
             polygons.append((ring,))
         elif (holder := _last_around(polygons, ring)) is not None:
             polygons[holder] = (*polygons[holder], ring)
-    return Outlines(path, tuple(Outline((polygon,)) for polygon in polygons), found.mpp)
+    outlines = tuple(Outline((polygon,)) for polygon in polygons)
+    return Outlines(str(path), outlines, found.mpp)
 
 
 def _last_around(polygons: list[Polygon], hole: Ring) -> int | None:
     """Return the index of the last polygon whose bounding box holds a hole."""
-    low, high = hole.min(axis=0), hole.max(axis=0)
-    for index in reversed(range(len(polygons))):
-        outer = polygons[index][0]
-        if (outer.min(axis=0) <= low).all() and (outer.max(axis=0) >= high).all():
+    for index, (outer, *_) in reversed(list(enumerate(polygons))):
+        if (outer.min(axis=0) <= hole.min(axis=0)).all() and (
+            outer.max(axis=0) >= hole.max(axis=0)
+        ).all():
             return index
     return None

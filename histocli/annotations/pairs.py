@@ -1,13 +1,12 @@
-"""Predicted label images beside true ones: by name, or as a CSV says.
+"""Label images beside what belongs to them: predictions and truths, images and their labels.
 
-A CSV has a column ``truth``, or columns ``prediction`` and ``truth``, and may have ``group``,
-``mpp``, ``image`` and ``ignore``. Its relative paths count from the working folder or, where
-nothing is there, from the folder of the CSV.
+Names decide, or a CSV. A CSV has a column ``truth``, or columns ``prediction`` and ``truth``, and
+may have ``group``, ``mpp``, ``image`` and ``ignore``. Its relative paths count from the working
+folder or, where nothing is there, from the folder of the CSV.
 """
 
-from __future__ import annotations
-
 import csv
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,8 +18,7 @@ from histocli.annotations.sources import LabelFinder, LabelSource
 from histocli.base.errors import InputNotFound, InvalidInput, InvalidOption
 from histocli.base.inputs import MANIFEST_SUFFIX
 from histocli.base.units import sane_mpp
-
-COLLISION = re.compile(r"^(?P<stem>.+)__[0-9a-f]{8}$")  # what segment appends where stems collide
+from histocli.slides.slide import slide_stem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +28,7 @@ class TrueImage:
     labels: LabelSource
     group: str = ""
     mpp: float | None = None
-    """Micrometres per pixel; None where the CSV does not give them."""
     image: Path | None = None
-    """The picture."""
     ignore: LabelSource | None = None
     """Pixels that are not 0 here are ignored."""
 
@@ -61,14 +57,8 @@ class Pairs:
 def find_pairs(prediction: str, truth: str | None, finder: LabelFinder) -> Pairs:
     """Return predictions and truths that belong together.
 
-    Parameters
-    ----------
-    prediction : str
-        What :meth:`LabelFinder.find` takes, or a CSV with columns ``prediction`` and ``truth``.
-    truth : str or None
-        What :meth:`LabelFinder.find` takes, or a CSV with a column ``truth``; None where
-        ``prediction`` is a CSV.
-    finder : LabelFinder
+    Both are words for :meth:`LabelFinder.find`. The truth may be a CSV with a column ``truth``; a
+    prediction that is a CSV with columns ``prediction`` and ``truth`` stands alone.
 
     Raises
     ------
@@ -113,17 +103,11 @@ def pair_by_name(predicted: Mapping[str, LabelSource], true: Mapping[str, TrueIm
 
 
 def _partner(name: str, predicted: Mapping[str, LabelSource]) -> LabelSource | None:
-    """Return the prediction of a name, or the only one that segment renamed because stems collided.
-
-    None where there is neither.
-    """
+    """Return the prediction of a name, or the one that segment renamed because stems collided."""
     if name in predicted:
         return predicted[name]
-    renamed = [
-        item
-        for other, item in predicted.items()
-        if (match := COLLISION.match(other)) and match["stem"] == name
-    ]
+    collided = re.compile(re.escape(name) + r"__[0-9a-f]{8}$")
+    renamed = [item for other, item in predicted.items() if collided.match(other)]
     return renamed[0] if len(renamed) == 1 else None
 
 
@@ -257,3 +241,47 @@ def _rows_of(path: Path, needed: Sequence[str]) -> list[_Row]:
             f"{path}: no input, the CSV names no pair; one a line is expected below the header"
         )
     return rows
+
+
+def pair_namesakes(images: Sequence[Path], labels: Sequence[Path]) -> dict[Path, Path]:
+    """Return the label image of each image, by name; of equal names, the folders above decide.
+
+    Raises
+    ------
+    InvalidInput
+        A file has no partner, or two files of one folder have the same name.
+    """
+    image_keys, label_keys = (_keys(paths, with_folders=False) for paths in (images, labels))
+    if len(image_keys) < len(images) or len(label_keys) < len(labels):
+        image_keys, label_keys = (_keys(paths, with_folders=True) for paths in (images, labels))
+    for ours, theirs, what, other in (
+        (image_keys, label_keys, "an image", "a label image"),
+        (label_keys, image_keys, "a label image", "an image"),
+    ):
+        alone = [str(path) for key, path in ours.items() if key not in theirs]
+        if alone:
+            more = f" ({len(alone)} of {len(ours)} are alone)" if len(alone) > 1 else ""
+            raise InvalidInput(
+                f"{alone[0]}: is {what} without {other} of the same name{more}; every image needs "
+                "its labels under its own name, the suffix aside"
+            )
+    return {path: label_keys[key] for key, path in image_keys.items()}
+
+
+def _keys(paths: Sequence[Path], *, with_folders: bool) -> dict[tuple[str, ...], Path]:
+    """Return paths by their stem, or by stem and the folders below what all paths have in common.
+
+    Without folders, a path whose stem occurred before in another folder is left out.
+    """
+    root = os.path.commonpath([os.path.abspath(path.parent) for path in paths])
+    keys: dict[tuple[str, ...], Path] = {}
+    for path in paths:
+        folder = os.path.relpath(os.path.abspath(path.parent), root)
+        folders = Path(folder).parts if with_folders else ()
+        other = keys.setdefault((*folders, slide_stem(path)), path)
+        if other != path and (with_folders or other.parent == path.parent):
+            raise InvalidInput(
+                f"{path}: has the same name as {other}, the suffix aside; names in one folder must "
+                "differ"
+            )
+    return keys

@@ -20,17 +20,12 @@ from histocli.base.types import BoolMask
 from histocli.slides.open import read_image
 
 GEOJSON_SUFFIXES = (".geojson", ".json", ".geojson.gz")
-MASK_SUFFIXES = (".png", ".tif", ".tiff")
 
 
 def read_regions(path: Path) -> Callable[[Shape, float], BoolMask]:
-    """Read a file of regions.
+    """Read a file of regions; what comes back tells which pixels of a grid are inside.
 
-    Returns
-    -------
-    callable
-        Given the height and width of a grid over the slide, and the slide pixels along a side of a
-        grid pixel, returns which grid pixels are inside.
+    It takes the grid's height and width, and the slide pixels along a side of a grid pixel.
 
     Raises
     ------
@@ -92,9 +87,9 @@ def find_regions(roi: Path, stem: str) -> Path:
     """
     if not roi.is_dir():
         return roi
-    for suffix in (*GEOJSON_SUFFIXES, *MASK_SUFFIXES):
-        if (roi / f"{stem}{suffix}").is_file():
-            return roi / f"{stem}{suffix}"
+    for suffix in (*GEOJSON_SUFFIXES, ".png", ".tif", ".tiff"):
+        if (path := roi / f"{stem}{suffix}").is_file():
+            return path
     raise InputNotFound(
         f"{roi}: holds no regions for {stem}; {stem}.geojson or {stem}.png is expected"
     )

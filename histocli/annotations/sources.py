@@ -11,8 +11,6 @@ masks of single nuclei         a folder ``<image>/masks/*.png``
 =============================  =================================================================
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,11 +22,11 @@ import numpy as np
 import numpy.typing as npt
 
 from histocli.annotations.images import LABEL_SUFFIXES, MASKS_FOLDER, open_label_image, open_masks
-from histocli.annotations.ngff import find_ngff_labels
+from histocli.annotations.ngff import open_ngff_labels
 from histocli.annotations.outlines import OUTLINE_SUFFIXES, Opened, read_outlines
 from histocli.base.errors import InputNotFound, InvalidInput
 from histocli.base.formats import FORMATS
-from histocli.base.inputs import STORE_SUFFIX, expand_inputs
+from histocli.base.inputs import STORE_SUFFIX, expand_inputs, is_store
 from histocli.base.types import RGBImage
 from histocli.slides.slide import slide_stem
 
@@ -38,8 +36,6 @@ OTHER_ENDINGS = (
     FORMATS["ome-zarr-0.4"].suffix,
     ".qc.png",
 )
-PATCH_LABELS_ENDING = ".labels"  # of the stem of a store with one label image per patch
-ZARR_FILES = ("zarr.json", ".zgroup", ".zarray")
 
 Probabilities: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
 """Ids of nuclei, ascending, and the probability of each."""
@@ -51,8 +47,7 @@ class LabelSource:
 
     name: str
     """What pairs it with its partner."""
-    source: str
-    """Where it is, for messages."""
+    source: str  # for messages
     open: Callable[[], Opened]
     image: Callable[[], RGBImage] | None = None
     """Reads the picture that belongs to it, where the store has one of the same size."""
@@ -117,7 +112,8 @@ class LabelFinder:
         elif (known := self.own_store(path, prefix)) is not None:
             return known
         else:
-            opener = partial(find_ngff_labels(path).open, where)
+            opener = partial(open_ngff_labels, path, where)
+            opener()  # what holds no labels is refused here
         return [LabelSource(name=name, source=where, open=opener)]
 
 
@@ -137,8 +133,8 @@ def _label_files(word: str) -> list[Path]:
             f"{', '.join(suffixes[:-1])}"
         )
     best: dict[str, int] = {}
-    for path in paths:
-        best[label_stem(path)] = min(_rank(path), best.get(label_stem(path), _rank(path)))
+    for path in sorted(paths, key=_rank):
+        best.setdefault(label_stem(path), _rank(path))
     return [path for path in paths if _rank(path) == best[label_stem(path)]]
 
 
@@ -148,9 +144,8 @@ def _rank(path: Path) -> int:
 
 
 def _is_store(path: Path) -> bool:
-    return path.name.lower().endswith(STORE_SUFFIX) or any(
-        (path / name).is_file() for name in ZARR_FILES
-    )
+    # format 2 of other programs has these files
+    return is_store(path) or any((path / name).is_file() for name in (".zgroup", ".zarray"))
 
 
 def _is_outlines(path: Path) -> bool:
@@ -173,4 +168,5 @@ def label_stem(path: Path) -> str:
     for ending in OUTLINE_SUFFIXES:
         if path.name.lower().endswith(ending) and not path.is_dir():
             return path.name[: -len(ending)]
-    return slide_stem(path).removesuffix(PATCH_LABELS_ENDING)
+    # a store with one label image per patch is named after the store of patches
+    return slide_stem(path).removesuffix(".labels")

@@ -22,11 +22,7 @@ CANNOT_WRITE = FULL | {
 def disk_errors(path: Path) -> Iterator[None]:
     """Turn a full disk and a place that cannot be written into ``OutOfResources`` about ``path``.
 
-    Raises
-    ------
-    OutOfResources
-        In place of an OSError of that kind, or of an exception that such an OSError caused. All
-        other exceptions pass through.
+    All other exceptions pass through.
     """
     try:
         yield
@@ -52,10 +48,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 def partial_path(target: Path) -> Path:
     """Return where the work on ``target`` goes until it is complete.
 
-    Raises
-    ------
-    StoreExists
-        The target is a folder without a name, such as ``.`` or ``/``.
+    Raises ``StoreExists`` for a folder without a name, such as ``.`` or ``/``.
     """
     if not target.name:
         raise StoreExists(
@@ -65,13 +58,7 @@ def partial_path(target: Path) -> Path:
 
 
 def check_parents(target: Path) -> None:
-    """Refuse a target below a file before any work is done.
-
-    Raises
-    ------
-    StoreExists
-        Part of the path above the target is a file.
-    """
+    """Refuse, with ``StoreExists``, a target below a file before any work is done."""
     for parent in target.parents:
         if os.path.lexists(parent):
             if not parent.is_dir():
@@ -82,13 +69,7 @@ def check_parents(target: Path) -> None:
 
 
 def make_parents(target: Path) -> None:
-    """Create the folders above ``target``.
-
-    Raises
-    ------
-    StoreExists
-        A file is in the way.
-    """
+    """Create the folders above ``target``; raises ``StoreExists`` where a file is in the way."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):

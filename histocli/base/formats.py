@@ -1,4 +1,4 @@
-"""The formats that ``segment`` and ``export`` can write: the one list of them, free of libraries."""
+"""The formats that ``segment`` and ``export`` write: the one list of them, without libraries."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Format:
     """Whether it shows the slide itself."""
     takes_region: bool = False
     """Whether a part of the slide can be written."""
-    package: str | None = None
+    package: str = ""
     """The optional package that writes it."""
 
 
@@ -41,10 +41,7 @@ FORMATS = {
     ),
     "geojson": Format(suffix=".geojson.gz", contract="histosynth-outlines/1", bytes_per_px=0.02),
     "parquet": Format(
-        suffix=".parquet",
-        contract="histosynth-table/1",
-        bytes_per_px=0.015,
-        package="pyarrow.parquet",
+        suffix=".parquet", contract="histosynth-table/1", bytes_per_px=0.015, package="pyarrow"
     ),
     "csv": Format(suffix=".csv", contract="histosynth-table/1", bytes_per_px=0.03),
     "overlay": Format(

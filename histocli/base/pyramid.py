@@ -12,14 +12,6 @@ def shrink(image: RGBImage, factor: int) -> RGBImage:
     """Average blocks of ``factor`` by ``factor`` pixels.
 
     Blocks that reach over the border are filled up with the border's pixels.
-
-    Parameters
-    ----------
-    image : ndarray of uint8, shape (H, W, 3)
-
-    Returns
-    -------
-    ndarray of uint8, shape (ceil(H / factor), ceil(W / factor), 3)
     """
     import cv2
 
@@ -33,12 +25,7 @@ def shrink(image: RGBImage, factor: int) -> RGBImage:
 
 
 def nearest_level(labels: npt.NDArray[Any], factor: int) -> npt.NDArray[Any]:
-    """Take the pixel nearest to the centre of each block of ``factor`` by ``factor`` pixels.
-
-    Returns
-    -------
-    ndarray, shape (ceil(H / factor), ceil(W / factor))
-    """
+    """Take the pixel nearest to the centre of each block of ``factor`` by ``factor`` pixels."""
     for axis in (0, 1):
         side = labels.shape[axis]
         picked = labels[(slice(None),) * axis + (slice(factor // 2, None, factor),)]

@@ -35,23 +35,9 @@ def png_bytes(image: RGBImage) -> bytes:
 
 
 def write_png(path: Path, image: RGBImage, record: Json | None = None) -> None:
-    """Write a picture; what lay there is replaced once the new one is whole.
+    """Write a picture, which may say how it was made; a picture there is replaced as a whole.
 
-    Parameters
-    ----------
-    path : Path
-        PNG file; folders above it are made.
-    image : ndarray of uint8, shape (H, W, 3)
-        sRGB values in 0..255.
-    record : dict, optional
-        How the picture was made, JSON values.
-
-    Raises
-    ------
-    OutOfResources
-        The disk is full or the place cannot be written.
-    StoreExists
-        A folder is in the way.
+    Raises ``OutOfResources`` where the place cannot be written, and ``StoreExists`` for a folder.
     """
     content = png_bytes(image)
     if record is not None:

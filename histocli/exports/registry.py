@@ -1,6 +1,6 @@
 """Which function writes which format, and how a file of any format says how it was made."""
 
-import importlib
+import importlib.util
 import struct
 import zlib
 from collections.abc import Callable, Iterable
@@ -44,18 +44,18 @@ BEGINNINGS: tuple[tuple[bytes, Callable[[Path], Json]], ...] = (
 """How files of some kinds begin, and what reads how they were made."""
 
 
+FOREIGN = (struct.error, zlib.error)  # raised over files of other programs
+
+
 def check_packages(names: Iterable[str]) -> None:
     """Raise ``InvalidOption`` where the optional package for a format is not installed."""
     for name in names:
         package = FORMATS[name].package
-        try:
-            if package is not None:
-                importlib.import_module(package)
-        except ImportError as error:
+        if package and importlib.util.find_spec(package) is None:
             raise InvalidOption(
-                f"{name} needs the optional package {package.partition('.')[0]}: "  # type: ignore[union-attr]
+                f"{name} needs the optional package {package}: "
                 "pip install 'histosynth[export]', or choose csv"
-            ) from error
+            )
 
 
 def read_record(path: Path) -> Json | None:
@@ -69,16 +69,6 @@ def read_record(path: Path) -> Json | None:
             readers = (reader for beginning, reader in BEGINNINGS if start.startswith(beginning))
             other = read_csv_record if path.suffix == FORMATS["csv"].suffix else read_tiff_record
             record = next(readers, other)(path)
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        IndexError,
-        EOFError,
-        ImportError,
-        struct.error,
-        zlib.error,
-    ):
+    except (OSError, ValueError, LookupError, TypeError, EOFError, ImportError, *FOREIGN):
         return None
     return record if isinstance(record, dict) else None

@@ -35,11 +35,6 @@ def write_label_tiff(path: Path, labels: LabelGrid, *, mpp: float, record: Json)
         Micrometres per pixel, for the resolution tags.
     record : dict
         How the file was made, JSON values.
-
-    Raises
-    ------
-    OutOfResources
-        The disk is full or the place cannot be written.
     """
     per_cm = UM_PER_CM / mpp
     height, width = labels.shape

@@ -3,12 +3,12 @@ objects.
 
 A block is some windows (:mod:`histocli.inference.windows`) that share their maps::
 
-    +--------------------------------+   pixels that are read: the block, the windows' halo and the network's
+    +--------------------------------+   pixels: what is read; the maps and the halo of the network
     |  +--------------------------+  |
     |  |  +---------+---------+   |  |   maps: the windows with their halo
     |  |  | window  | window  |   |  |
-    |  |  +---------+---------+   |  |   windows: cores partition the image; they own the objects whose anchors lie in them
-    |  |  | window  | window  |   |  |
+    |  |  +---------+---------+   |  |   windows: their cores partition the image; each owns the
+    |  |  | window  | window  |   |  |   objects whose anchors lie in its core
     |  |  +---------+---------+   |  |
     |  +--------------------------+  |
     +--------------------------------+

@@ -26,10 +26,10 @@ import numpy.typing as npt
 from histocli.base.memory import pages_of_its_own
 from histocli.base.types import FloatArray, InstanceLabels, RGBImage
 from histocli.inference.blocks import Block, BlockGrid, ReadArea, inside
-from histocli.inference.runs import RunObjects, window_to_runs
+from histocli.inference.runs import RunObjects
 from histocli.inference.settling import SlideWindows, put_together
 from histocli.inference.tiling import Area, Tile, TileGrid, read_window
-from histocli.inference.windows import WindowObjects, decode_window, largest_halo_px, window_grid
+from histocli.inference.windows import decode_window, largest_halo_px, window_grid
 
 BORDER_PX = 16
 """Mirrored pixels past the border; beyond them the network continues the image by zeros."""
@@ -75,7 +75,7 @@ class PendingBlock:
     read: ReadArea
     """Reads pixels further off, for the rare object that needs them; may be called in any
     thread."""
-    windows: list[Future[WindowObjects]] = field(init=False)
+    windows: list[Future[RunObjects]] = field(init=False)
     """What the windows will give, in their order."""
 
     def __post_init__(self) -> None:
@@ -108,13 +108,8 @@ def collect(image: PendingBlock, mpp: float) -> InstanceLabels:
     BaseException
         What ended the network or a decoder.
     """
-    shape = image.grid.image_shape
-
-    def found(window: int) -> RunObjects:
-        result = image.windows[window].result()
-        return window_to_runs(result, image_shape=shape, slide_shape=shape)
-
-    return put_together(SlideWindows(image.grid.windows, mpp), found)
+    windows = SlideWindows(image.grid.windows, mpp)
+    return put_together(windows, lambda window: image.windows[window].result())
 
 
 class _Wanted(NamedTuple):
@@ -216,7 +211,7 @@ class Pipeline:
                     given += 1
 
     def _decode(
-        self, maps: FloatArray, pending: PendingBlock, window: Tile, future: Future[WindowObjects]
+        self, maps: FloatArray, pending: PendingBlock, window: Tile, future: Future[RunObjects]
     ) -> None:
         grid, area = pending.grid, pending.block.maps
 

@@ -109,8 +109,8 @@ class Predictor:
         Parameters
         ----------
         image : ndarray of uint8, shape (H, W, 3)
-            sRGB at ``mpp``, glass made white; what fits into memory, larger ones go through
-            ``inference.tiling``.
+            sRGB at ``mpp``, glass made white. Large images go through
+            :class:`histocli.inference.pipeline.Pipeline`.
 
         Returns
         -------

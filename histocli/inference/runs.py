@@ -1,8 +1,5 @@
 """Objects as runs of pixels: small enough to keep on disk until all of a slide is known, quick to
 paint and to measure.
-
-The objects of a window are brought to the slide's own pixels and cut into runs once; the image at
-the model's resolution is not needed afterwards.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from histocli.base.types import FloatArray
-from histocli.inference.windows import WindowObjects
 from histocli.instances.anchors import anchors
 from histocli.instances.measurements import PIXEL_MOMENT, ellipses
 
@@ -66,8 +62,8 @@ class Runs:
         return cls(*(column[order].astype(np.int32) for column in (y, x, length, objects)))
 
     @classmethod
-    def of_labels(cls, labels: npt.NDArray[np.int32]) -> Self:
-        """Cut a label image into runs, in raster order; object 0 has the label 1."""
+    def of_labels(cls, labels: npt.NDArray[np.int32], origin: tuple[int, int] = (0, 0)) -> Self:
+        """Cut a label image that begins at ``origin`` into runs; object 0 has the label 1."""
         height, width = labels.shape
         flat = np.zeros((height, width + 1), np.int32)
         flat[:, :width] = labels
@@ -77,9 +73,8 @@ class Runs:
         lengths = np.diff(np.concatenate([starts, [flat.size]]))
         real = flat[starts] > 0
         y, x = np.divmod(starts[real], width + 1)
-        return cls(
-            *(column.astype(np.int32) for column in (y, x, lengths[real], flat[starts[real]] - 1))
-        )
+        columns = (y + origin[0], x + origin[1], lengths[real], flat[starts[real]] - 1)
+        return cls(*(column.astype(np.int32) for column in columns))
 
     @classmethod
     def of_pixels(
@@ -91,26 +86,26 @@ class Runs:
         goes_on = (np.diff(y) == 0) & (np.diff(x) == 1) & (np.diff(owner) == 0)
         starts = np.flatnonzero(np.concatenate([[True] * bool(y.size), ~goes_on]))
         length = np.diff(np.concatenate([starts, [len(y)]]))
-        return cls(
-            *(column.astype(np.int32) for column in (y[starts], x[starts], length, owner[starts]))
-        )
+        columns = (y[starts], x[starts], length, owner[starts])
+        return cls(*(column.astype(np.int32) for column in columns))
 
 
 @dataclass(frozen=True)
 class RunObjects:
-    """Objects of one window, in pixels of the slide."""
+    """The objects that one window owns or nearly owns."""
 
     runs: Runs
     anchors: IntColumn
     """(n, 2): y, x."""
     owned: npt.NDArray[np.bool_]
-    """(n,): the window's own; the anchors of the others lie just over its seam."""
+    """(n,): the anchor lies in the window's core; the other anchors lie just over the seam."""
     probability: FloatArray
     """(n,): mean nucleus probability."""
     hematoxylin: FloatArray
-    """(n,): mean concentration."""
+    """(n,): mean concentration; 0 where it is not measured."""
     n_cut: int
-    """Own objects that go on beyond what was looked at."""
+    """Owned objects that reach a border of the window behind which the image goes on: a larger
+    window would see more of them."""
 
     def __len__(self) -> int:
         return len(self.anchors)
@@ -132,76 +127,66 @@ class RunObjects:
         return replace(self, runs=runs)
 
 
-def no_objects(n_cut: int = 0) -> RunObjects:
+def no_objects() -> RunObjects:
     """Return what an empty window found."""
-    none = np.zeros(0, np.int32)
-    real = none.astype(np.float32)
-    return RunObjects(
-        Runs(none, none, none, none),
-        np.zeros((0, 2), np.int32),
-        none.astype(bool),
-        real,
-        real,
-        n_cut,
-    )
+    none, real = np.zeros(0, np.int32), np.zeros(0, np.float32)
+    places = np.zeros((0, 2), np.int32)
+    return RunObjects(Runs(none, none, none, none), places, none.astype(bool), real, real, 0)
 
 
-def window_to_runs(
-    found: WindowObjects,
+def to_slide(
+    found: RunObjects,
     *,
     image_shape: tuple[int, int],
     slide_shape: tuple[int, int],
-    ratio: float = 1.0,
-    hematoxylin: Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], FloatArray] | None = None,
-    is_tissue: Callable[[IntColumn], npt.NDArray[np.bool_]] | None = None,
+    ratio: float,
+    hematoxylin: Callable[[npt.NDArray[np.intp], npt.NDArray[np.intp]], FloatArray],
+    is_tissue: Callable[[IntColumn], npt.NDArray[np.bool_]],
 ) -> RunObjects:
     """Bring the objects of a window to the slide's pixels.
 
-    A pixel of the slide belongs to the object that has its centre. An object that has no such pixel
-    is gone.
+    A pixel of the slide belongs to the object that has its centre. An object that has no such
+    pixel, or has its anchor where no nuclei are looked for, is gone.
 
     Parameters
     ----------
-    found : WindowObjects
+    found : RunObjects
         In pixels of the image at the model's resolution.
     image_shape, slide_shape : (int, int)
         Heights and widths at the model's resolution and of the slide.
     ratio : float
         Slide pixels along a side of an image pixel.
-    hematoxylin : callable, optional
+    hematoxylin : callable
         Returns the concentration at pixels y, x of the image.
-    is_tissue : callable, optional
+    is_tissue : callable
         Tells whether nuclei are looked for at anchors (n, 2), in slide pixels.
     """
-    n = len(found.anchors)
-    if not found.pixels.size:
-        return no_objects(found.n_cut)
-    y, x = np.divmod(found.pixels, image_shape[1])
-    stain = np.zeros(n) if hematoxylin is None else found.mean(hematoxylin(y, x))
-    top, left = int(y.min()), int(x.min())
-    canvas = np.zeros((int(y.max()) - top + 1, int(x.max()) - left + 1), np.int32)
-    canvas[y - top, x - left] = found.objects + 1
-    place = found.anchors
+    runs, place, n = found.runs, found.anchors, len(found)
+    if not len(runs):
+        return found
+    y, x, run = runs.pixels()
+    owner = runs.objects[run]
+    stain = np.bincount(owner, hematoxylin(y, x), n) / np.bincount(owner, minlength=n)
     if ratio != 1:
+        top, left = int(y.min()), int(x.min())
+        canvas = np.zeros((int(y.max()) - top + 1, int(x.max()) - left + 1), np.int32)
+        canvas[y - top, x - left] = owner + 1
         rows = _slide_pixels(top, canvas.shape[0], ratio, image_shape[0], slide_shape[0])
         columns = _slide_pixels(left, canvas.shape[1], ratio, image_shape[1], slide_shape[1])
         canvas = np.ascontiguousarray(canvas[rows.within][:, columns.within])
-        top, left = rows.first, columns.first
-        place = np.full((n, 2), -1, np.int64)
+        runs = Runs.of_labels(canvas, (rows.first, columns.first))
         seen = anchors(canvas)
-        place[: len(seen)] = np.where(seen < 0, -1, seen + np.array([top, left]))
+        place = np.full((n, 2), -1, np.int32)
+        place[: len(seen)] = np.where(seen < 0, -1, seen + np.array([rows.first, columns.first]))
     kept = place[:, 0] >= 0
-    if is_tissue is not None:
-        kept[kept] = is_tissue(place[kept].astype(np.int32))
+    kept[kept] = is_tissue(place[kept])
     number = np.cumsum(kept, dtype=np.int32) - 1
-    runs = Runs.of_labels(canvas)
     runs = runs.where(kept[runs.objects])
-    origin_y, origin_x = np.int32(top), np.int32(left)
     return RunObjects(
-        Runs(runs.y + origin_y, runs.x + origin_x, runs.length, number[runs.objects]),
-        anchors=place[kept].astype(np.int32),
+        replace(runs, objects=number[runs.objects]),
+        anchors=place[kept],
         owned=found.owned[kept],
-        probability=found.scores[kept].astype(np.float32),
+        probability=found.probability[kept],
         hematoxylin=stain[kept].astype(np.float32),
         n_cut=found.n_cut,
     )

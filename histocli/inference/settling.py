@@ -1,10 +1,10 @@
 """One rule says which window has which object of a slide: windows are settled in their order.
 
-Where two windows agree about an object, one of them owns it and nothing is to be decided. Where they
-do not, the earlier window wins: an object most of whose pixels are taken has been seen before and
-is dropped, any other object keeps its free pixels. An object that each of two windows ascribed to
-the other, by an anchor just over the seam, comes in at the end, where there is room. So no object is
-doubled and none is lost.
+Where two windows agree about an object, one of them owns it and there is nothing to decide. Where
+they disagree, the earlier window wins: an object most of whose pixels are taken has been seen
+before and is dropped, any other object keeps its free pixels. An object that each of two windows
+ascribed to the other, by an anchor just over the seam, comes in at the end, where there is room. So
+no object is doubled and none is lost.
 
 Only neighbours can meet, so a slide needs a few windows in memory at a time. Its objects are
 numbered in the order of their anchors, y then x, a row of windows at a time.

@@ -11,6 +11,7 @@ pixels.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 import cv2
@@ -97,7 +98,8 @@ class TileGrid:
             or self.multiple_px < 1
         ):
             raise ValueError(
-                f"no grid of cores of {self.core_px} px with halo {self.halo_px} px on shape {self.image_shape}"
+                f"no grid of cores of {self.core_px} px with halo {self.halo_px} px "
+                f"on shape {self.image_shape}"
             )
 
     @property
@@ -112,7 +114,7 @@ class TileGrid:
             return self.halo
         return round_up(self.border_px, self.multiple_px)
 
-    @property
+    @cached_property
     def core_shape(self) -> tuple[int, int]:
         """Height and width of a full core; those of the last row and column may be smaller."""
         largest = round_up(self.core_px, self.multiple_px)
@@ -122,7 +124,7 @@ class TileGrid:
         )
         return height, width
 
-    @property
+    @cached_property
     def grid_shape(self) -> tuple[int, int]:
         """Number of tiles down and across."""
         rows, columns = (

@@ -9,12 +9,12 @@ holds its anchor (:mod:`histocli.instances.anchors`). Where two windows see an o
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
 from histocli.base.types import FloatArray, InstanceLabels
+from histocli.inference.runs import RunObjects, Runs
 from histocli.inference.tiling import Tile, TileGrid
 from histocli.instances.anchors import anchors_of_pixels
 
@@ -45,35 +45,9 @@ def largest_halo_px(mpp: float) -> int:
     return round(LARGEST_HALO_UM / mpp)
 
 
-@dataclass(frozen=True)
-class WindowObjects:
-    """The objects that one window owns or nearly owns, in flat pixels of the image."""
-
-    pixels: npt.NDArray[np.int64]
-    """(m,): the pixels of all of them."""
-    objects: npt.NDArray[np.int64]
-    """(m,): the object of each pixel, 0..n-1."""
-    anchors: npt.NDArray[np.int64]
-    """(n, 2): y, x."""
-    scores: npt.NDArray[np.float64]
-    """(n,): mean of a map over the object, such as its nucleus probability."""
-    owned: npt.NDArray[np.bool_]
-    """(n,): the anchor lies in the core; the other anchors lie at most ``SEAM_PX`` outside."""
-    n_cut: int
-    """Owned objects that reach a border of the window behind which the image goes on: a larger
-    window would see more of them."""
-
-    def mean(self, values: FloatArray) -> npt.NDArray[np.float64]:
-        """Average the values of all pixels, shape (m,), over each object."""
-        n = len(self.anchors)
-        size = np.maximum(np.bincount(self.objects, minlength=n), 1)
-        mean: npt.NDArray[np.float64] = np.bincount(self.objects, values, n) / size
-        return mean
-
-
 def window_objects(
     labels: InstanceLabels, scores: FloatArray, tile: Tile, image_shape: tuple[int, int]
-) -> WindowObjects:
+) -> RunObjects:
     """Take what a window owns, or nearly owns, out of its label image.
 
     Parameters
@@ -92,7 +66,8 @@ def window_objects(
     inside = np.flatnonzero(flat > 0)
     index = flat[inside].astype(np.int64) - 1
     found = anchors_of_pixels(inside, index, width) + np.array([top, left])
-    cut = np.zeros(len(found) + 1, bool)
+    n = len(found)
+    cut = np.zeros(n + 1, bool)
     for line, image_goes_on in (
         (labels[0], top > 0),
         (labels[-1], top + height < image_shape[0]),
@@ -104,18 +79,16 @@ def window_objects(
     cut = cut[1:]
     owned = tile.owns(found[:, 0], found[:, 1])
     taken = np.flatnonzero(owned | (tile.owns(found[:, 0], found[:, 1], SEAM_PX) & ~cut))
-    number = np.full(len(found), -1, np.int64)
-    number[taken] = np.arange(len(taken))
-    objects = number[index]
-    wanted, objects = inside[objects >= 0], objects[objects >= 0]
-    y, x = np.divmod(wanted, width)
-    size = np.maximum(np.bincount(objects, minlength=len(taken)), 1)
-    return WindowObjects(
-        pixels=(y + top) * image_shape[1] + (x + left),
-        objects=objects,
-        anchors=found[taken],
-        scores=np.bincount(objects, scores[y, x], len(taken)) / size,
+    number = np.zeros(n + 1, np.int32)
+    number[taken + 1] = np.arange(1, len(taken) + 1)
+    size = np.maximum(np.bincount(index, minlength=n), 1)
+    mean = np.bincount(index, scores[np.divmod(inside, width)], n) / size
+    return RunObjects(
+        Runs.of_labels(number[np.maximum(labels, 0)], (top, left)),
+        anchors=found[taken].astype(np.int32),
         owned=owned[taken],
+        probability=mean[taken].astype(np.float32),
+        hematoxylin=np.zeros(len(taken), np.float32),
         n_cut=int((cut & owned).sum()),
     )
 
@@ -126,7 +99,7 @@ def decode_window(
     tile: Tile,
     decode: Callable[[FloatArray], InstanceLabels],
     largest_halo_px: int,
-) -> WindowObjects:
+) -> RunObjects:
     """Turn one window of an image's maps into objects; look further where one of its own objects
     leaves the window.
 

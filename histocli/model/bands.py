@@ -45,15 +45,6 @@ class _Convolution:
         return functional.conv2d(x, self.weight, self.bias, self.stride, self.padding)
 
 
-@dataclass(frozen=True)
-class _Level:
-    """A level with its convolutions ready to use."""
-
-    down: list[_Convolution]
-    up: list[_Convolution]
-    channels: int
-
-
 class BandedNetwork:
     """A network with the weights that it has now, ready for large tiles.
 
@@ -87,15 +78,15 @@ class BandedNetwork:
         )
         levels = network.levels
         with torch.no_grad():
-            self._levels = [
-                _Level(
-                    [self._ready(*_without_normalisation(block)) for block in level.down],
-                    [self._ready(*_without_normalisation(block)) for block in level.up],
-                    level.channels,
-                )
-                for level in levels
-            ]
-            self._levels[0].down[0] = self._on_pixels(levels[0].down[0])
+            self._channels = [level.channels for level in levels]
+            self._layers_down, self._layers_up = (
+                [
+                    [self._ready(*_without_normalisation(block)) for block in blocks]
+                    for blocks in way
+                ]
+                for way in ([level.down for level in levels], [level.up for level in levels])
+            )
+            self._layers_down[0][0] = self._on_pixels(levels[0].down[0])
             self._head = self._ready(network.head.weight, network.head.bias)
 
     def _ready(
@@ -137,30 +128,29 @@ class BandedNetwork:
                     self._write(logits, out[:, :, rows.start * self._fold : rows.stop * self._fold])
                 return out
             n, _, height, width = kept.shape
-            whole = self._empty(n, self._levels[index].channels, height, width)
+            whole = self._empty(n, self._channels[index], height, width)
             for rows, x in self._up_in_bands(index, below, kept):
                 whole[:, :, rows] = x
             return whole
 
-        walk(len(self._levels), tiles, self._down, up)
+        walk(len(self._channels), tiles, self._down, up)
 
     def _down(self, index: int, above: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return what a level keeps, and its pooled form for the level below.
 
         The finest level begins with the tiles, the others with what the level above has pooled.
         """
-        level = self._levels[index]
-        n = above.shape[0]
+        n, channels, layers = above.shape[0], self._channels[index], self._layers_down[index]
         height, width = (
             above.shape[2:] if index else (side // self._fold for side in above.shape[1:3])
         )
-        whole = self._empty(n, level.channels, height, width)
+        whole = self._empty(n, channels, height, width)
         pooled = None
-        if level.up:
-            pooled = self._empty(n, level.channels, height // 2, width // 2)
-        for rows, seen in self._bands(n * width * level.channels, height, len(level.down)):
+        if index < len(self._channels) - 1:
+            pooled = self._empty(n, channels, height // 2, width // 2)
+        for rows, seen in self._bands(n * width * channels, height, len(layers)):
             x = above[:, :, seen] if index else self._pixels(above, seen)
-            for layer in level.down:
+            for layer in layers:
                 x = torch.relu_(layer(x))
             x = x[:, :, rows.start - seen.start : rows.stop - seen.start]
             whole[:, :, rows] = x
@@ -175,12 +165,12 @@ class BandedNetwork:
         finest level, of what the head makes of that.
         """
         n, channels, height, width = kept.shape
-        level = self._levels[index]
-        reach = len(level.up) + (index == 0)
+        layers = self._layers_up[index]
+        reach = len(layers) + (index == 0)
         reach += reach % 2  # a row of the level below becomes two rows
         for rows, seen in self._bands(n * width * (below.shape[1] + channels), height, reach):
             x = self._joined(below[:, :, seen.start // 2 : seen.stop // 2], kept[:, :, seen])
-            for layer in level.up:
+            for layer in layers:
                 x = torch.relu_(layer(x))
             if index == 0:
                 x = self._head(x)

@@ -1,5 +1,4 @@
-"""Critics of the refiner: does a nucleus look real, pixel by pixel, and does a patch come from the
-slide of a reference?
+"""Critics of the refiner: one judges whether nuclei look real, one whether two crops match.
 
 The obvious critic, one answer per patch under spectral normalisation, never learns here: most of a
 synthetic patch is real tissue. This one answers per pixel and is asked about nuclei only (a U-Net
@@ -16,12 +15,12 @@ from histocli.model.refiner import SLOPE
 
 REALISM_CHANNELS = (16, 32, 64)
 STYLE_WIDTH = 32
-BANDS = ((9, 8.0), (3, 20.0))  # sides of the means that are taken away, and gains
 
 
 def texture_of(pixels: Tensor) -> Tensor:
-    """Take tone away: what means over 9 and over 3 pixels leave, amplified to about unit spread;
-    shape (N, 2 C, H, W).
+    """Take tone away: return what means over 9 and over 3 pixels leave, (N, 2 C, H, W).
+
+    Both are amplified to about unit spread.
     """
     bands = [
         gain
@@ -31,7 +30,7 @@ def texture_of(pixels: Tensor) -> Tensor:
                 functional.pad(pixels, (side // 2,) * 4, mode="replicate"), side, stride=1
             )
         )
-        for side, gain in BANDS
+        for side, gain in ((9, 8.0), (3, 20.0))
     ]
     return torch.cat(bands, dim=1)
 
@@ -41,10 +40,10 @@ class RealismCritic(nn.Module):
 
     It is blind to tone: real nuclei are known from a rough map, which finds the dark ones, and a
     critic that saw how dark a nucleus is would teach the refiner to darken the pale ones. Texture
-    alone tells them apart with an AUC above 0.9 within 200 steps, where a critic of the pixels as
-    they are needed 800 steps for 0.7.
+    alone tells real nuclei from synthetic ones with an AUC above 0.9 within 200 steps; a critic of
+    unchanged pixels needed 800 steps for 0.7.
 
-    Three levels see about 70 pixels around each: a nucleus and its neighbourhood, not the
+    Three levels see about 70 pixels around each pixel: a nucleus and its neighbourhood, not the
     arrangement of nuclei, which a refiner cannot change and should not be punished for.
     """
 
@@ -61,14 +60,10 @@ class RealismCritic(nn.Module):
             previous = width
         self.head = nn.Conv2d(previous, 1, 1)
 
-    @property
-    def multiple_px(self) -> int:
-        """Sides of the input must be multiples of this."""
-        return int(2 ** len(self.encoder))
-
     def features(self, pixels: Tensor) -> list[Tensor]:
-        """Return what the critic sees in sRGB (N, 3, H, W): one map per level, at 1/2, 1/4, 1/8 and
-        again 1/2 resolution.
+        """Return what the critic sees in sRGB (N, 3, H, W); sides are multiples of 8.
+
+        There is one map per level, at 1/2, 1/4, 1/8 and again 1/2 of the resolution.
         """
         x = functional.pixel_unshuffle(texture_of(pixels), 2)
         skips: list[Tensor] = []
@@ -107,8 +102,9 @@ class StyleCritic(nn.Module):
         )
 
     def embed(self, pixels: Tensor, nuclei: Tensor) -> Tensor:
-        """Map sRGB in 0..1, shape (N, 3, H, W), and nuclei (N, 1, H, W) to (N, 4 * width): pooled
-        inside nuclei and outside.
+        """Map sRGB in 0..1, (N, 3, H, W), and nuclei, (N, 1, H, W), to (N, 4 * width).
+
+        Features are pooled inside nuclei and outside.
         """
         features = self.features(functional.pixel_unshuffle(standardise(pixels), 4)).float()
         inside = functional.avg_pool2d(nuclei.float(), 8)

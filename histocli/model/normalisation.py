@@ -1,17 +1,18 @@
-"""What every image goes through before a network sees it.
+"""Every image goes through this before a network sees it, in training and afterwards.
 
 Scanners and cameras render empty glass anywhere between mid-grey and white. Networks see it white:
 brightness is measured per image and divided out, so that a dim microscope is no new domain.
 
-Nor is a faint staining: where an image that is to be segmented is flatter than most of what a
-network learnt from, its absorbances are spread about their mean until it is as flat as those. What
-counts as flat is measured on the patches that a network is trained on, and stands in its header;
-tissue that it was adapted to is as a rule left alone.
+A faint staining is no new domain either. Where an image that is to be segmented is flatter than
+most of the images that a network learnt from, its absorbances are spread about their mean until it
+is as flat as those. The threshold, called the contrast floor, is measured on the patches that a
+network is trained on and stands in its header; tissue that the network was adapted to is as a rule
+left alone.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import cv2
 import numpy as np
@@ -22,8 +23,8 @@ from histocli.base.types import FloatArray, Json, RGBImage
 from histocli.optics.density import WHITE_LEVEL, rgb_to_optical_density
 
 PIXEL_MEAN, PIXEL_STD = 0.65, 0.22
-"""Brightness and contrast of typical H&E in 0..1: fixed; stain differences are left to
-augmentation."""
+"""Brightness and contrast of typical H&E in 0..1. They are fixed; differences between stains are
+left to augmentation."""
 
 
 def glass_to_white(image: RGBImage, glass_level: float) -> RGBImage:
@@ -41,37 +42,35 @@ def glass_to_white(image: RGBImage, glass_level: float) -> RGBImage:
     -------
     ndarray of uint8, shape (..., 3)
     """
-    table = np.clip(np.rint((np.arange(256) + 1) * (WHITE_LEVEL / glass_level) - 1), 0, 255).astype(
-        np.uint8
-    )
-    flat = np.ascontiguousarray(image).reshape(-1, 3)
-    return np.asarray(cv2.LUT(flat, table), np.uint8).reshape(image.shape) if flat.size else image
+    return _brightened(image, WHITE_LEVEL / glass_level)
 
 
 def white_to_glass(image: RGBImage, glass_level: float) -> RGBImage:
-    """Darken an image whose glass is white such that its glass has a level; the inverse of
-    ``glass_to_white`` but for rounding.
-
-    Parameters
-    ----------
-    image : ndarray of uint8, shape (..., 3)
-    glass_level : float
-        In 1..256.
-
-    Returns
-    -------
-    ndarray of uint8, shape (..., 3)
+    """Darken an image with white glass such that its glass has a level; up to rounding, the inverse
+    of ``glass_to_white``.
     """
-    table = np.clip(np.rint((np.arange(256) + 1) * (glass_level / WHITE_LEVEL) - 1), 0, 255).astype(
-        np.uint8
-    )
-    flat = np.ascontiguousarray(image).reshape(-1, 3)
-    return np.asarray(cv2.LUT(flat, table), np.uint8).reshape(image.shape) if flat.size else image
+    return _brightened(image, glass_level / WHITE_LEVEL)
 
 
-TISSUE_DENSITY = 0.45  # pixels whose three absorbances add up to more are no glass
-FEWEST_PX = 500  # fewer pixels of tissue tell nothing
-LARGEST_GAIN = 2.5  # noise is spread too
+def _brightened(image: RGBImage, factor: float) -> RGBImage:
+    return _mapped(image, np.rint((np.arange(256) + 1) * factor - 1))
+
+
+def _mapped(image: RGBImage, table: npt.NDArray[np.floating[Any]]) -> RGBImage:
+    """Replace every value by its entry in a table of shape (256,), or (256, 3) for red, green and
+    blue.
+    """
+    if not image.size:
+        return image
+    values = np.clip(table, 0, 255).astype(np.uint8)
+    flat = np.ascontiguousarray(image).reshape(-1, 1, 3)
+    mapped = cv2.LUT(flat, values if values.ndim == 1 else values[None])
+    return np.asarray(mapped, np.uint8).reshape(image.shape)
+
+
+TISSUE_DENSITY = 0.45  # a pixel whose three absorbances add up to more is no glass
+FEWEST_PX = 500  # fewer pixels of tissue give no contrast
+LARGEST_GAIN = 2.5  # more would spread noise too far
 
 
 @dataclass(frozen=True)
@@ -94,13 +93,13 @@ class Contrast:
 
     @classmethod
     def from_json(cls, values: Json) -> Self:
-        """Take up what ``to_json`` gave."""
+        """Rebuild a contrast from what ``to_json`` returned."""
         red, green, blue = values["mean"]
         return cls((red, green, blue), values["spread"])
 
 
 def tissue_moments(pixels: RGBImage) -> npt.NDArray[np.float64]:
-    """Count and sum the absorbances of tissue; what parts of an image give may be added.
+    """Count and sum the absorbances of tissue; the moments of parts of an image may be added.
 
     Parameters
     ----------
@@ -119,7 +118,7 @@ def tissue_moments(pixels: RGBImage) -> npt.NDArray[np.float64]:
 
 
 def contrast_from(moments: npt.NDArray[np.float64]) -> Contrast | None:
-    """Return the contrast that ``tissue_moments`` tell, None where there is hardly any tissue."""
+    """Return the contrast, given ``tissue_moments``; None where there is hardly any tissue."""
     n = moments[0]
     if n < FEWEST_PX:
         return None
@@ -165,31 +164,28 @@ def contrast_floor(
 
 
 def raise_contrast(image: RGBImage, contrast: Contrast | None, floor: float) -> RGBImage:
-    """Spread the absorbances of an image about their mean, such that its spread is no less than a
-    floor.
+    """Spread the absorbances of an image about their mean, up to a floor of contrast.
 
     Parameters
     ----------
     image : ndarray of uint8, shape (..., 3)
         With white glass, which stays white.
     contrast : Contrast or None
-        Of the whole image or slide, of which this may be a part; None changes nothing.
+        Contrast of the whole slide, of which this may be a part; None changes nothing.
     floor : float
-        In optical density; 0 changes nothing.
+        Least spread, in optical density; 0 changes nothing.
 
     Returns
     -------
     ndarray of uint8, shape (..., 3)
     """
     gain = 1.0 if contrast is None else contrast.gain(floor)
-    if contrast is None or gain == 1 or not image.size:
+    if contrast is None or gain == 1:
         return image
     density = rgb_to_optical_density(np.arange(256, dtype=np.uint8))[:, None]
     mean = np.asarray(contrast.mean)
     spread = np.maximum((density - mean) * gain + mean, 0)
-    table = np.clip(np.rint(WHITE_LEVEL * np.exp(-spread) - 1), 0, 255).astype(np.uint8)
-    flat = np.ascontiguousarray(image).reshape(-1, 1, 3)
-    return np.asarray(cv2.LUT(flat, table[None]), np.uint8).reshape(image.shape)
+    return _mapped(image, np.rint(WHITE_LEVEL * np.exp(-spread) - 1))
 
 
 def density_table(contrast: Contrast | None, floor: float) -> npt.NDArray[np.float32]:

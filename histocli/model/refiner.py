@@ -15,13 +15,12 @@ from torch.nn import functional
 
 from histocli.base.errors import InvalidStore
 
-SLOPE = 0.1  # of the leaky rectifiers
-LARGEST_CHANGE = 0.7  # share of the stain that is added or taken away
-LARGEST_TINT = 0.06  # of optical density, in each colour: the noise of a sensor
-NOISE_CHANNELS = 1
-EDITS = ("nuclei", "patch")  # where a refiner may change a patch
-# optical density, nuclei, noise: chromatin is not a function of its outline
-CHANNELS_IN = 3 + 1 + NOISE_CHANNELS
+SLOPE = 0.1
+"""Slope of the leaky rectifiers below 0."""
+EDITS = ("nuclei", "patch")
+"""Where a refiner may change a patch."""
+CHANNELS_IN = 3 + 1 + 1
+"""Optical density, nuclei, and noise, since chromatin does not follow from outlines."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +36,7 @@ class RefinerArchitecture:
 
 
 class ModulatedBlock(nn.Module):
-    """Two convolutions whose features between them are scaled and shifted by a style, added to the
-    input.
-    """
+    """Two convolutions, added to their input; a style scales and shifts the features between."""
 
     def __init__(self, width: int, style: int) -> None:
         super().__init__()
@@ -69,9 +66,7 @@ class StyleEncoder(nn.Module):
         self.head = nn.Linear(4 * width, style)
 
     def forward(self, optical_density: Tensor, nuclei: Tensor) -> Tensor:
-        """Map (N, 3, H, W) and (N, 1, H, W), 1 in nuclei, to (N, style); sides are multiples of
-        4.
-        """
+        """Map (N, 3, H, W) and nuclei, (N, 1, H, W), to (N, style); sides are multiples of 4."""
         features = self.features(functional.pixel_unshuffle(optical_density, 4)).float()
         inside = functional.avg_pool2d(nuclei.float(), 4)
         pooled = [
@@ -83,12 +78,7 @@ class StyleEncoder(nn.Module):
 
 
 class Refiner(nn.Module):
-    """Changes the optical density of nuclei.
-
-    Parameters
-    ----------
-    architecture : RefinerArchitecture
-    """
+    """Changes the optical density of nuclei."""
 
     def __init__(self, architecture: RefinerArchitecture) -> None:
         super().__init__()
@@ -108,11 +98,6 @@ class Refiner(nn.Module):
         assert self.head.bias is not None
         nn.init.zeros_(self.head.bias)
 
-    @property
-    def multiple_px(self) -> int:
-        """Sides of the input must be multiples of this."""
-        return 4
-
     def forward(
         self,
         optical_density: Tensor,
@@ -127,7 +112,7 @@ class Refiner(nn.Module):
         Parameters
         ----------
         optical_density : Tensor of float, shape (N, 3, H, W)
-            Of the initial patch.
+            Of the initial patch; H and W are multiples of 4.
         nuclei : Tensor of float, shape (N, 1, H, W)
             1 in labelled nuclei.
         noise : Tensor of float, shape (N, 1, H, W)
@@ -153,8 +138,8 @@ class Refiner(nn.Module):
             functional.interpolate(functional.leaky_relu(x, SLOPE), scale_factor=2, mode="nearest")
         )
         x = self.fine(x + fine, style)
-        # at full resolution in the end: shuffled pixels would leave a chequerboard that every
-        # critic sees
+        # the last layers work at full resolution: shuffled pixels would leave a chequerboard that
+        # every critic sees
         wide = functional.interpolate(
             functional.leaky_relu(x, SLOPE), scale_factor=2, mode="bilinear", align_corners=False
         )
@@ -163,16 +148,13 @@ class Refiner(nn.Module):
         )
         raw = self.head(mixed).float()
         more, tint = torch.tanh(raw[:, :1]), torch.tanh(raw[:, 1:])
-        # more or less of the stain that is there, and hardly another colour: free to choose, it
-        # turned purple nuclei green
-        return gate * (
-            LARGEST_CHANGE * more * optical_density.float().clamp(min=0) + LARGEST_TINT * tint
-        )
+        # at most 0.7 of the stain that is there is added or taken away, and each colour changes by
+        # the noise of a sensor: a refiner that chose colours freely turned purple nuclei green
+        return gate * (0.7 * more * optical_density.float().clamp(min=0) + 0.06 * tint)
 
 
 def build_refiner(architecture: dict[str, Any] | None = None) -> Refiner:
-    """Build a refiner, its change zero everywhere, from its JSON description; the usual one
-    without.
+    """Build a refiner that changes nothing yet, from its JSON description or as is usual.
 
     Raises
     ------
@@ -191,7 +173,7 @@ def build_refiner(architecture: dict[str, Any] | None = None) -> Refiner:
         raise InvalidStore(
             f"refiner architecture {architecture} is not known to this version; update histosynth"
         )
-    return Refiner(RefinerArchitecture(edits=edits, **sizes))  # type: ignore[arg-type]  # checked above
+    return Refiner(RefinerArchitecture(edits=edits, **sizes))  # type: ignore[arg-type]
 
 
 def describe_refiner(refiner: Refiner) -> dict[str, Any]:

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-RADIUS_PX = 5  # holds three standard deviations of the widest optical blur that is drawn
+RADIUS_PX = 5
+"""Reach of the kernel: three standard deviations of the widest blur that is drawn."""
 
 
 def blur_each(images: Tensor, sigma_px: Tensor) -> Tensor:

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from histocli.base.types import FloatArray, RGBImage
 
-# one above the brightest uint8 plus one, so that OD is finite at 0 and 0 at 255
 WHITE_LEVEL = 256.0
-ENOUGH_PX = 2**21  # larger images are shrunk to this many pixels to find their glass
-LOWEST_WHITE = 64.0  # an image darker than this everywhere is black, not underexposed
+"""One above the brightest uint8: levels count from 1, so that optical density is finite at 0."""
+LOWEST_WHITE = 64.0
+"""An image that is darker than this everywhere is black, not underexposed."""
 
 
 def rgb_to_optical_density(image: RGBImage, white: float = WHITE_LEVEL) -> FloatArray:
@@ -62,9 +62,7 @@ def optical_density_to_rgb(
 def optical_density_to_light(
     optical_density: Tensor, white: Tensor | float = WHITE_LEVEL
 ) -> Tensor:
-    """Convert absorbance to transmitted light on the tensor, unrounded: values in 0..255, any
-    shape.
-    """
+    """Convert absorbance to transmitted light on the tensor: unrounded, 0..255, any shape."""
     return (white * (-optical_density).exp() - 1).clamp(0, 255)
 
 
@@ -89,8 +87,9 @@ def white_level(image: RGBImage) -> float:
     float
         In ``LOWEST_WHITE`` .. 256.
     """
-    if image.shape[0] * image.shape[1] > ENOUGH_PX:
-        scale = (ENOUGH_PX / (image.shape[0] * image.shape[1])) ** 0.5
+    enough_px = 2**21  # larger images are shrunk to this many pixels
+    if image.shape[0] * image.shape[1] > enough_px:
+        scale = (enough_px / (image.shape[0] * image.shape[1])) ** 0.5
         smooth = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     else:
         smooth = cv2.blur(image, (3, 3), borderType=cv2.BORDER_REPLICATE)

@@ -13,14 +13,9 @@ import numpy.typing as npt
 
 from histocli.base.types import FloatArray
 
-# Ruifrok and Johnston 2001
 TYPICAL_STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]], np.float32)
 TYPICAL_STAINS = TYPICAL_STAINS / np.linalg.norm(TYPICAL_STAINS, axis=1, keepdims=True)
-TISSUE_OD = 0.15  # absorbance per channel below which a pixel is glass (Macenko et al. 2009)
-ENOUGH_PIXELS = 500  # fewer stained pixels say nothing about colours
-SMALLEST_ANGLE = 8.0  # degrees; colours closer than this are one stain
-# degrees from the typical colour beyond which a direction is not that stain
-LARGEST_DEVIATION = 38.0
+"""Hematoxylin and eosin of Ruifrok and Johnston 2001, unit rows."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +47,15 @@ def estimate_stains(optical_density: FloatArray) -> StainEstimate:
     Notes
     -----
     Macenko et al. 2009: project the stained pixels on the plane of their two largest singular
-    vectors and take the 1st and 99th percentile of the angle. Their extremes are kept; what is
-    added is the order (hematoxylin absorbs more red) and the refusal of impossible colours.
+    vectors and take the 1st and 99th percentile of the angle. Added to this are the order of the
+    two (hematoxylin absorbs more red) and the refusal of impossible colours.
     """
     pixels = optical_density.reshape(-1, 3)
     # faster than max over an axis of three
     strongest = np.maximum(np.maximum(pixels[:, 0], pixels[:, 1]), pixels[:, 2])
-    stained = pixels[(strongest > TISSUE_OD) & (strongest < 4)]
-    if len(stained) < ENOUGH_PIXELS:
+    # Macenko et al. 2009 call less than 0.15 glass
+    stained = pixels[(strongest > 0.15) & (strongest < 4)]
+    if len(stained) < 500:
         return StainEstimate(TYPICAL_STAINS, False, "too few stained pixels")
     stained = stained[:: max(1, len(stained) // 100_000)].astype(np.float64)
     # the plane passes through the origin: glass has no stain
@@ -68,7 +64,7 @@ def estimate_stains(optical_density: FloatArray) -> StainEstimate:
     plane *= np.where(plane.sum(axis=0) < 0, -1, 1)
     angles = np.arctan2(stained @ plane[:, 1], stained @ plane[:, 0])
     extremes = np.percentile(angles, [1, 99])
-    if np.rad2deg(extremes[1] - extremes[0]) < SMALLEST_ANGLE:
+    if np.rad2deg(extremes[1] - extremes[0]) < 8.0:
         return StainEstimate(TYPICAL_STAINS, False, "only one colour of stain")
     rows = np.stack([np.cos(extremes), np.sin(extremes)], axis=1) @ plane.T
     rows = np.clip(rows, 0, None)
@@ -76,7 +72,7 @@ def estimate_stains(optical_density: FloatArray) -> StainEstimate:
     # hematoxylin absorbs red; eosin, green
     rows = rows[np.argsort(-(rows[:, 0] - 0.5 * rows[:, 1]))]
     deviation = np.rad2deg(np.arccos(np.clip((rows * TYPICAL_STAINS).sum(axis=1), -1, 1)))
-    if deviation.max() > LARGEST_DEVIATION:
+    if deviation.max() > 38.0:
         return StainEstimate(
             TYPICAL_STAINS, False, "colours that hematoxylin and eosin do not have"
         )
@@ -116,8 +112,9 @@ def restain(
     other_matrix: npt.NDArray[np.floating],
     gains: npt.NDArray[np.floating],
 ) -> FloatArray:
-    """Give tissue the stains of another image: their colours, and more or less of each (Vahadane et
-    al. 2016, without sparsity).
+    """Give tissue the stains of another image: their colours, and more or less of each.
+
+    This is the method of Vahadane et al. 2016 without sparsity.
 
     Parameters
     ----------
@@ -146,15 +143,8 @@ def stain_angle(
 ) -> float:
     """Return how far the stains of two sets of images differ, in degrees.
 
-    Parameters
-    ----------
-    first, second : sequence of ndarray of float, shape (2, 3)
-        Stain matrices; at least one of each.
-
-    Returns
-    -------
-    float
-        The larger angle of the two between the median colours of hematoxylin and of eosin.
+    This is the larger of the angles between median colours, for hematoxylin and for eosin. Both
+    sets hold at least one stain matrix, shape (2, 3).
     """
     unit = []
     for matrices in (first, second):
@@ -167,8 +157,6 @@ _HEMATOXYLIN = np.linalg.pinv(TYPICAL_STAINS)[:, 0].astype(np.float32)
 
 
 def typical_hematoxylin(optical_density: FloatArray) -> FloatArray:
-    """Return the amount of hematoxylin, shape (...), in optical density (..., 3), for stains of
-    typical colours.
-    """
+    """Return the amount of hematoxylin, (...), in optical density, (..., 3), of typical stains."""
     amount: FloatArray = optical_density @ _HEMATOXYLIN
     return amount

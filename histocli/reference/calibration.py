@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,9 +11,10 @@ from histocli.instances.matching import matched_pairs
 from histocli.instances.overlaps import overlaps
 from histocli.reference.morphology import Morphology
 
-# corrections beyond these say that model and references do not belong together
 TRUSTED = (0.5, 1.5)
+"""Corrections beyond these say that model and references do not belong together."""
 FEWEST_MATCHES = 30
+"""Fewer matched nuclei than this calibrate nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +43,18 @@ class Calibration:
 UNCALIBRATED = Calibration()
 
 
-def compare_areas(
-    truth: InstanceLabels, prediction: InstanceLabels
-) -> tuple[list[float], int, int]:
+class AreaComparison(NamedTuple):
+    """Nuclei of a prediction beside those that were drawn."""
+
+    ratios: list[float]
+    """Predicted over true area of each pair with IoU > 0.5."""
+    found: int
+    """Predicted nuclei that do not lie mostly on ignored pixels."""
+    drawn: int
+    """True nuclei."""
+
+
+def compare_areas(truth: InstanceLabels, prediction: InstanceLabels) -> AreaComparison:
     """Compare a prediction with the labels of a synthetic patch.
 
     Parameters
@@ -51,15 +62,6 @@ def compare_areas(
     truth : ndarray of int32, shape (H, W)
         0 = background, 1..n, -1 ignored.
     prediction : ndarray of int32, shape (H, W)
-
-    Returns
-    -------
-    list of float
-        Predicted over true area of each pair with IoU > 0.5.
-    int
-        Predicted nuclei that do not lie mostly on ignored pixels.
-    int
-        True nuclei.
     """
     known = truth >= 0
     total = np.bincount(prediction.ravel())
@@ -69,7 +71,9 @@ def compare_areas(
     table = overlaps(np.where(known, truth, 0), np.where(known, prediction, 0))
     pairs = matched_pairs(table)
     ratios = table.prediction.areas[table.columns[pairs]] / table.truth.areas[table.rows[pairs]]
-    return [float(ratio) for ratio in ratios], int(counted.sum()), len(table.truth.ids)
+    return AreaComparison(
+        [float(ratio) for ratio in ratios], int(counted.sum()), len(table.truth.ids)
+    )
 
 
 def calibration_of(ratios: Sequence[float], found: int, drawn: int) -> Calibration:

@@ -14,9 +14,7 @@ QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 @dataclass(frozen=True, kw_only=True)
 class Morphology:
-    """Priors of number, size and shape, measured from any label image: the rough one or a
-    model's.
-    """
+    """Priors of number, size and shape, measured from any label image."""
 
     n_nuclei: int
     density_per_mm2: float
@@ -27,7 +25,7 @@ class Morphology:
     """Quantiles (0.1, 0.25, 0.5, 0.75, 0.9) of the area, square micrometres."""
     typical_area_um2: tuple[float, float]
     """Median and area-weighted median of the areas of compact nuclei, square micrometres. Fragments
-    pull the first down, fused nuclei the second up; the truth mostly lies between."""
+    pull the first down and fused nuclei the second up; the truth mostly lies between."""
     log_area_sd: float
     """Spread of the natural log of the area, from its inner quartiles."""
     elongation: tuple[float, ...]

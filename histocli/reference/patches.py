@@ -7,22 +7,9 @@ import numpy.typing as npt
 def corners_of_patches(
     nuclei: npt.NDArray[np.bool_], side: int, most: int, rng: np.random.Generator
 ) -> list[tuple[int, int]]:
-    """Return the upper left corners of patches that hold nuclei.
+    """Return the corners (top, left) of patches that hold nuclei, row by row.
 
-    Parameters
-    ----------
-    nuclei : ndarray of bool, shape (H, W)
-    side : int
-        Side of a patch, in pixels.
-    most : int
-        Where there are more patches, this many are drawn.
-    rng : numpy.random.Generator
-        Draws them.
-
-    Returns
-    -------
-    list of (top, left)
-        Row by row.
+    Where there are more than ``most`` patches of ``side`` pixels, so many of them are drawn.
     """
     height, width = nuclei.shape
     corners = [

@@ -1,7 +1,6 @@
-"""How much of an image is finer than a pixel or so: what scanners, compression and focus leave
-behind.
+"""How much of an image is finer than a pixel or so: traces of scanner, compression and focus.
 
-It gives synthetic nuclei away at once: textures are resampled, borders are drawn, sensors add
+This gives synthetic nuclei away at once: textures are resampled, borders are drawn, sensors add
 noise. So it is measured per reference, within nuclei and along their borders, and matched when
 patches are painted (``synthesis/painting.py``).
 """
@@ -12,10 +11,12 @@ import numpy.typing as npt
 
 from histocli.base.types import BoolMask
 
-FINEST_PX = 1.0  # standard deviation of the blur that takes the finest detail away
-BORDER_PX = 2  # on both sides of an outline
+FINEST_PX = 1.0
+"""Standard deviation of the blur that takes the finest detail away."""
+BORDER_PX = 2
+"""How far a border reaches to both sides of an outline."""
 FEWEST_PIXELS = 200
-UNKNOWN = 0.0  # stands for what could not be measured: nothing is matched then
+"""Fewer pixels than this tell nothing."""
 
 
 def fine_detail(light: npt.NDArray[np.floating], nuclei: BoolMask) -> tuple[float, float]:
@@ -31,7 +32,7 @@ def fine_detail(light: npt.NDArray[np.floating], nuclei: BoolMask) -> tuple[floa
     -------
     core, edge : float
         Root mean square of the light that a blur of ``FINEST_PX`` takes away, over the three
-        colours; 0 where there are too few pixels to tell.
+        colours; 0, which is never matched, where there are too few pixels to tell.
     """
     light = np.ascontiguousarray(light, np.float32)
     fine = light - cv2.GaussianBlur(light, (0, 0), FINEST_PX, borderType=cv2.BORDER_REPLICATE)
@@ -40,7 +41,7 @@ def fine_detail(light: npt.NDArray[np.floating], nuclei: BoolMask) -> tuple[floa
     core = cv2.erode(nuclei.astype(np.uint8), square).astype(bool)
     edge = cv2.dilate(nuclei.astype(np.uint8), square).astype(bool) & ~core
     found = [
-        float(np.sqrt(power[region].mean())) if region.sum() >= FEWEST_PIXELS else UNKNOWN
+        float(np.sqrt(power[region].mean())) if region.sum() >= FEWEST_PIXELS else 0.0
         for region in (core, edge)
     ]
     return found[0], found[1]

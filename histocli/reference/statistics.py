@@ -22,6 +22,7 @@ from histocli.reference.rough import (
     RoughNuclei,
     blur_um,
     find_rough_nuclei,
+    inner_border,
 )
 from histocli.reference.sharpness import fine_detail
 from histocli.reference.texture import NuclearTextures, cut_textures, remove_nuclei
@@ -141,10 +142,10 @@ class Reference:
 def edge_blur_um(rough: RoughNuclei, textures: NuclearTextures, mpp: float) -> float:
     """Estimate the blur of nuclear edges, in micrometres.
 
-    A step of height c that is blurred by sigma has the slope c / (sigma sqrt(2 pi)). The slope is taken where noise is smoothed away; the smoothing's own share of the blur is then
-    taken off.
+    A step of height c that is blurred by sigma has the slope c / (sigma sqrt(2 pi)). The slope is
+    taken where noise is smoothed away; the smoothing's own share of the blur is then taken off.
     """
-    edge = _inner_border(rough.labels)
+    edge = inner_border(rough.labels)
     if not edge.any() or not len(textures):
         return 0.25
     slope_y, slope_x = np.gradient(rough.darkness)
@@ -152,13 +153,6 @@ def edge_blur_um(rough: RoughNuclei, textures: NuclearTextures, mpp: float) -> f
     contrast = float(np.median(textures.colour[:, 0] - textures.surround[:, 0]))
     sigma = contrast / max(float(np.quantile(slope, 0.75)), 1e-3) / np.sqrt(2 * np.pi)
     return float(np.clip(np.sqrt(max(sigma**2 - SMOOTHING_UM**2, 0)), 0.12, 0.6))
-
-
-def _inner_border(labels: InstanceLabels) -> BoolMask:
-    inside = labels > 0
-    padded = np.pad(inside, 1, mode="edge")
-    around = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return np.asarray(inside & ~around)
 
 
 def analyse_reference(

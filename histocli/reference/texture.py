@@ -107,7 +107,7 @@ def remove_nuclei(
 
 
 def _holes(rough: RoughNuclei, mpp: float) -> BoolMask:
-    """Return what is taken out: nuclei, the ring of their edge, and the penumbra of blurred ones."""
+    """Return what is taken out: nuclei, the ring of their edge, and blurred ones' penumbra."""
     nuclei = (rough.labels > 0).astype(np.uint8)
     hole = cv2.dilate(nuclei, disk(HALO_UM / mpp)).astype(bool)
     elsewhere = rough.darkness[rough.tissue & ~hole]

@@ -26,8 +26,7 @@ class Colours:
 
     bits: int | None = None
     """Significant bits of integers, where they are recorded."""
-    premultiplied: bool = False
-    """Colours are already multiplied by opacity."""
+    premultiplied: bool = False  # by opacity
     opaque: bool = False
     """The last of two or four channels is not opacity."""
     inverted: bool = False
@@ -67,10 +66,8 @@ def to_rgb(values: npt.NDArray[Any], path: Path, colours: Colours = Colours()) -
             "brightfield images have 1 (grey), 3 (RGB) or 4 (RGB and opacity)"
         )
     if channels in (2, 4):
-        colour = image[..., :-1]
-        image = (
-            colour if colours.opaque else _on_white(colour, image[..., -1:], colours.premultiplied)
-        )
+        colour, alpha = image[..., :-1], image[..., -1:]
+        image = colour if colours.opaque else _on_white(colour, alpha, colours.premultiplied)
     if image.shape[2] == 1:
         image = np.repeat(image, 3, axis=2)
     return np.ascontiguousarray(image, dtype=np.uint8)
@@ -96,11 +93,11 @@ def _to_8_bits(values: npt.NDArray[Any], bits: int | None, path: Path) -> npt.ND
     if values.dtype == np.uint8 and bits in (None, 8):
         return values
     if values.dtype in (np.uint8, np.uint16):
-        top = 2 ** (bits or 8 * values.dtype.itemsize) - 1
+        width = 8 * values.dtype.itemsize
+        top = 2 ** (bits or width) - 1
         # a table, because there are at most 65536 values and images have millions
-        table = np.arange(2 ** (8 * values.dtype.itemsize), dtype=np.int64)
-        shades = np.minimum((table * 510 + top) // (2 * top), 255).astype(np.uint8)
-        return np.asarray(shades[values], dtype=np.uint8)
+        table = (np.arange(2**width) * 510 + top) // (2 * top)
+        return np.asarray(np.minimum(table, 255).astype(np.uint8)[values])
     if values.dtype.kind == "f":
         low, high = float(values.min()), float(values.max())
         if not (low >= 0 and high <= 255):  # also NaN
@@ -119,8 +116,8 @@ def _on_white(
     colour: npt.NDArray[np.uint8], opacity: npt.NDArray[np.uint8], premultiplied: bool
 ) -> npt.NDArray[np.uint8]:
     alpha = opacity.astype(np.uint32)
-    if alpha.min(initial=255) == 255:
+    if alpha.min() == 255:
         return colour
     light = colour.astype(np.uint32) * (np.uint32(255) if premultiplied else alpha)
     composite = (light + (255 - alpha) * 255 + 127) // 255
-    return np.asarray(np.minimum(composite, 255), dtype=np.uint8)
+    return np.asarray(np.minimum(composite, 255), np.uint8)

@@ -4,8 +4,6 @@ The kind of a file is told from its first bytes, not from its name; only formats
 their suffix, because some of them begin like a JPEG or a TIFF.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from contextlib import closing
@@ -13,17 +11,46 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import imagecodecs
+
 from histocli.base.errors import InputNotFound, UnsupportedSlide
 from histocli.base.types import RGBImage
+from histocli.slides.colours import to_rgb
 from histocli.slides.openslide import OpenSlideSlide
 from histocli.slides.pixel_size import PixelSize
-from histocli.slides.raster import RasterSlide
 from histocli.slides.slide import UNUSUAL, Slide, decoding
 from histocli.slides.tiff import open_tiff
 from histocli.slides.zarr import ZarrSlide
 
 DAMAGED = "it is damaged or truncated"
-ZARR_METADATA = ("zarr.json", ".zgroup", ".zarray")
+
+
+class RasterSlide(Slide):
+    """PNG, JPEG, WebP and BMP: decoded at once by a codec of imagecodecs, of no recorded mpp."""
+
+    backend = "imagecodecs"
+    may_assume_mpp = True
+
+    def __init__(self, path: Path, given_mpp: float | None = None, *, codec: str) -> None:
+        super().__init__(path, given_mpp)
+        self._codec = codec
+
+    def _decode(self) -> RGBImage:
+        data = self.path.read_bytes()
+        # The JPEG codec fills a missing end with grey. The end-of-image mark after the last scan
+        # says that all is there.
+        is_jpeg = self._codec == "jpeg8"
+        if is_jpeg and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+            raise UnsupportedSlide(
+                f"{self.path}: is truncated "
+                f"(no end-of-image mark after {len(data)} bytes); copy it again"
+            )
+        values = getattr(imagecodecs, f"{self._codec}_decode")(data)
+        if is_jpeg and values.ndim == 3 and values.shape[2] == 4:
+            raise UnsupportedSlide(
+                f"{self.path}: is a CMYK image, made for print; convert it to RGB"
+            )
+        return to_rgb(values, self.path)
 
 
 @dataclass(frozen=True)
@@ -64,7 +91,7 @@ def is_slide_name(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class SlideImage:
-    """One image in memory, at its own full resolution."""
+    """One image in memory, at full resolution."""
 
     pixels: RGBImage
     mpp: float
@@ -72,14 +99,7 @@ class SlideImage:
 
 
 def open_slide(path: str | Path, *, mpp: float | None = None) -> Slide:
-    """Open a slide or image for reading by regions.
-
-    Parameters
-    ----------
-    path : path
-        A file, or a Zarr folder.
-    mpp : float, optional
-        The user's micrometres per pixel; wins over what the file records.
+    """Open a slide or image for reading by regions; ``mpp`` wins over what the file records.
 
     Raises
     ------
@@ -125,7 +145,7 @@ def _open(path: Path, mpp: float | None) -> Slide:
         if known is not ZARR and known.signature is None and suffix in known.suffixes:
             return known.open(path, mpp)
     if path.is_dir():
-        if any((path / name).is_file() for name in ZARR_METADATA):
+        if any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray")):
             return ZARR.open(path, mpp)
         raise UnsupportedSlide(
             f"{path}: is a folder without Zarr metadata; give an image, or a complete .zarr store"

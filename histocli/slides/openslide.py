@@ -22,7 +22,7 @@ from histocli.slides.slide import (
 
 
 def openslide_vendor(path: Path) -> str | None:
-    """Return what openslide takes a file for, None where it does not know it."""
+    """Return what openslide takes a file for, if it knows the file."""
     import openslide  # late: it loads a shared library that few slides need
 
     try:
@@ -32,15 +32,7 @@ def openslide_vendor(path: Path) -> str | None:
 
 
 class OpenSlideSlide(Slide):
-    """A slide in any format of openslide.
-
-    Raises
-    ------
-    InputNotFound
-        There is no such file.
-    UnsupportedSlide
-        It is damaged, or openslide does not know it.
-    """
+    """A slide in any format of openslide."""
 
     backend = "openslide"
 

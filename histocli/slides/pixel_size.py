@@ -13,24 +13,24 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from histocli.base.errors import UnknownPixelSize
-from histocli.base.units import ASSUMED_MPP, MPP_RANGE, sane_mpp
+from histocli.base.units import sane_mpp
 
-# Pixels whose sides differ by a larger share are not square: one mpp would be wrong for one axis.
-SQUARE_TOLERANCE = 0.02
 MICROMETRES = {
-    **dict.fromkeys(("", "µm", "μm", "\\u00b5m", "um", "micron", "microns"), 1.0),
-    **dict.fromkeys(("micrometer", "micrometre"), 1.0),
-    "pm": 1e-6,
-    **dict.fromkeys(("å", "angstrom"), 1e-4),
-    **dict.fromkeys(("nm", "nanometer"), 1e-3),
-    **dict.fromkeys(("mm", "millimeter"), 1e3),
-    **dict.fromkeys(("cm", "centimeter"), 1e4),
-    "dm": 1e5,
-    **dict.fromkeys(("m", "meter"), 1e6),
-    **dict.fromkeys(("in", "inch"), 25400.0),
+    unit: size
+    for size, units in {
+        1.0: ["", "µm", "μm", "\\u00b5m", "um", "micron", "microns", "micrometer", "micrometre"],
+        1e-6: ["pm"],
+        1e-4: ["å", "angstrom"],
+        1e-3: ["nm", "nanometer"],
+        1e3: ["mm", "millimeter"],
+        1e4: ["cm", "centimeter"],
+        1e5: ["dm"],
+        1e6: ["m", "meter"],
+        25400.0: ["in", "inch"],
+    }.items()
+    for unit in units
 }
 """Length units of OME-XML, OME-Zarr and ImageJ; "pixel" and "reference frame" are no lengths."""
-RESOLUTION_UNITS = {2: "inch", 3: "cm"}  # of the TIFF tag ResolutionUnit
 
 
 class PixelSize(NamedTuple):
@@ -39,25 +39,6 @@ class PixelSize(NamedTuple):
     mpp: float
     source: str
     """given, ome-xml, aperio, tiff, imagej, ome-zarr, zarr, a vendor of openslide, or assumed."""
-
-
-def known_pixel_size(path: Path, recorded: PixelSize | None, may_assume: bool) -> PixelSize:
-    """Return the pixel size that is recorded, else assumed where that is allowed.
-
-    Raises
-    ------
-    UnknownPixelSize
-        There is none.
-    """
-    if recorded is not None:
-        return recorded
-    if may_assume:
-        return PixelSize(ASSUMED_MPP, "assumed")
-    low, high = MPP_RANGE
-    raise UnknownPixelSize(
-        f"{path}: records no usable pixel size (between {low} and {high} um/px); "
-        "give it with --mpp, for example --mpp 0.25 for a 40x scan"
-    )
 
 
 def of_ome_xml(pixels: Mapping[str, str], path: Path) -> PixelSize | None:
@@ -69,16 +50,16 @@ def of_ome_xml(pixels: Mapping[str, str], path: Path) -> PixelSize | None:
     return _of_square(path, *sides, source="ome-xml")
 
 
-def of_aperio(description: str) -> PixelSize | None:
+def of_aperio(description: str, path: Path) -> PixelSize | None:
     """Return what Aperio's scanners write into the description of an image."""
     found = re.search(r"\bMPP\s*=\s*([0-9.]+)", description)
-    size = sane_mpp(length_um(found[1], "um")) if found else None
-    return PixelSize(size, "aperio") if size else None
+    return _of_square(path, length_um(found[1], "um") if found else None, source="aperio")
 
 
 def of_resolution_tags(page: Any, path: Path, imagej_unit: str = "") -> PixelSize | None:
     """Return what the resolution tags of a TIFF page tell, in ImageJ's unit where it has one."""
-    unit = imagej_unit or RESOLUTION_UNITS.get(int(page.tags.valueof(296, default=2)))
+    # 296 is ResolutionUnit, 283 and 282 are YResolution and XResolution
+    unit = imagej_unit or {2: "inch", 3: "cm"}.get(int(page.tags.valueof(296, default=2)))
     if unit is None:
         return None
     sides = (_per_pixel(page.tags.valueof(tag), unit) for tag in (283, 282))
@@ -102,18 +83,16 @@ def of_ome_zarr(image: Mapping[str, Any], path: Path, n_axes: int) -> PixelSize 
     return _of_square(path, *sides, source="ome-zarr") if len(sides) == 2 else None
 
 
-def of_zarr_array(attributes: Mapping[str, Any]) -> PixelSize | None:
+def of_zarr_array(attributes: Mapping[str, Any], path: Path) -> PixelSize | None:
     """Return the attribute ``mpp`` of a plain Zarr array."""
     value = attributes.get("mpp")
-    size = sane_mpp(float(value)) if isinstance(value, int | float) else None
-    return PixelSize(size, "zarr") if size else None
+    return _of_square(path, value if isinstance(value, int | float) else None, source="zarr")
 
 
 def of_openslide(properties: Mapping[str, str], path: Path) -> PixelSize | None:
     """Return what openslide's properties tell; the source is the vendor."""
     sides = (length_um(properties.get(f"openslide.mpp-{axis}"), "um") for axis in "yx")
-    vendor = str(properties.get("openslide.vendor", "openslide"))
-    return _of_square(path, *sides, source=vendor)
+    return _of_square(path, *sides, source=str(properties.get("openslide.vendor", "openslide")))
 
 
 def length_um(value: str | float | None, unit: str) -> float | None:
@@ -125,10 +104,13 @@ def length_um(value: str | float | None, unit: str) -> float | None:
         return None
 
 
-def _of_square(path: Path, y: float | None, x: float | None, *, source: str) -> PixelSize | None:
+def _of_square(
+    path: Path, y: float | None, x: float | None = None, *, source: str
+) -> PixelSize | None:
     """Return the side of a pixel from its height and width; one of them may be missing."""
     y, x = sane_mpp(y), sane_mpp(x)
-    if x is not None and y is not None and abs(x - y) > SQUARE_TOLERANCE * max(x, y):
+    # sides that differ by more than rounding: one number would be wrong for one axis
+    if x and y and abs(x - y) > 0.02 * max(x, y):
         raise UnknownPixelSize(
             f"{path}: its pixels are not square ({y:.4g} um high, {x:.4g} um wide); "
             "resample the image, or give --mpp to use it as it is"

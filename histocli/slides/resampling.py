@@ -9,8 +9,6 @@ enlarging is cubic.
 level (OpenCV rounds its weights), and its regions of any place and size fit together bit by bit.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any
@@ -58,21 +56,14 @@ def resample(image: RGBImage, from_mpp: float, to_mpp: float) -> RGBImage:
 def resample_labels(
     labels: npt.NDArray[Any], from_mpp: float, to_mpp: float, shape: tuple[int, int] | None = None
 ) -> npt.NDArray[Any]:
-    """Bring a label image to another pixel size by nearest neighbour.
+    """Bring a label image to another pixel size: a pixel takes the label at its centre.
 
     Parameters
     ----------
     labels : ndarray of any integer or bool type, shape (H, W)
-    from_mpp, to_mpp : float
-        Micrometres per pixel before and after.
     shape : (int, int), optional
         Height and width of the result, such as the slide's own; pixels past the last label row or
         column repeat it.
-
-    Returns
-    -------
-    ndarray of the same type, shape ``shape``
-        A pixel takes the label of the input pixel that holds its centre.
     """
     height, width = shape or resampled_shape((labels.shape[0], labels.shape[1]), from_mpp, to_mpp)
     if from_mpp == to_mpp and labels.shape == (height, width):
@@ -92,9 +83,6 @@ class ResampledSlide:
 
     Parameters
     ----------
-    slide : Slide
-    to_mpp : float
-        Micrometres per pixel that are wanted.
     same_mpp : float
         Relative difference below which pixels are passed on as they are.
     change : callable, optional
@@ -116,11 +104,8 @@ class ResampledSlide:
         shape = shape_of(slide)
         self.shape = shape if self.ratio == 1 else resampled_shape(shape, slide.mpp, self.mpp)
         self.change = change
-        fitting = [
-            number
-            for number, level in enumerate(slide.levels)
-            if level.downsample <= self.ratio * (1 + same_mpp + 1e-9)
-        ]
+        coarsest = self.ratio * (1 + same_mpp + 1e-9)
+        fitting = [n for n, level in enumerate(slide.levels) if level.downsample <= coarsest]
         self.level = max(fitting, default=0)
 
     def read(self, rows: slice, columns: slice) -> RGBImage:
@@ -137,12 +122,10 @@ class ResampledSlide:
 
 
 def taps(window: slice, ratio: float, length: int) -> tuple[sparse.csr_array, slice]:
-    """Return how output pixels are mixed from input pixels along one axis.
+    """Return how the output pixels of a window are mixed from input pixels along one axis.
 
     Parameters
     ----------
-    window : slice
-        Output pixels.
     ratio : float
         Input pixels along an output pixel; above 1 shrinks.
     length : int
@@ -174,10 +157,8 @@ def taps(window: slice, ratio: float, length: int) -> tuple[sparse.csr_array, sl
     seen = slice(int(used.min()), int(used.max()) + 1)
     index = np.clip(index, seen.start, seen.stop - 1) - seen.start
     pointer = np.arange(len(place) + 1) * index.shape[1]
-    shape = (len(place), seen.stop - seen.start)
-    return sparse.csr_array(
-        (weight.ravel().astype(np.float32), index.ravel(), pointer), shape=shape
-    ), seen
+    content = weight.ravel().astype(np.float32), index.ravel(), pointer
+    return sparse.csr_array(content, shape=(len(place), seen.stop - seen.start)), seen
 
 
 def apply_taps(image: RGBImage, down: sparse.csr_array, across: sparse.csr_array) -> RGBImage:
@@ -193,36 +174,21 @@ def apply_taps(image: RGBImage, down: sparse.csr_array, across: sparse.csr_array
 
 
 def shrunk(slide: Slide, factor: int) -> RGBImage:
-    """Return the whole slide, a strip at a time, with blocks of pixels averaged.
+    """Return the whole slide with squares of ``factor`` (a power of two) pixels averaged.
 
-    Parameters
-    ----------
-    slide : Slide
-    factor : int
-        Side of a block in pixels, a power of two.
-
-    Returns
-    -------
-    ndarray of uint8, shape (ceil(H / factor), ceil(W / factor), 3)
+    It is read a strip at a time; the shape is (ceil(H / factor), ceil(W / factor), 3).
     """
     height, width = (-(-side // factor) for side in shape_of(slide))
-    number, step = [
-        (number, round(level.downsample))
-        for number, level in enumerate(slide.levels)
-        if level.downsample == round(level.downsample)
-        and level.downsample <= factor
-        and factor % round(level.downsample) == 0
-    ][-1]
+    # a step that is no whole number, or larger than the factor, leaves a rest
+    number = [n for n, level in enumerate(slide.levels) if factor % level.downsample == 0][-1]
     level = slide.levels[number]
-    rest = factor // step
+    rest = factor // round(level.downsample)
     image = np.empty((height, width, 3), np.uint8)
     rows = max(1, STRIP_PX // max(1, level.shape[1] * rest))
     for start in range(0, height, rows):
         stop = min(start + rows, height)
         # a level that was cut where its last pixel is not whole goes on with that pixel
-        wanted = slice(
-            min(start * rest, level.shape[0] - 1), max(min(stop * rest, level.shape[0]), 1)
-        )
+        wanted = slice(min(start * rest, level.shape[0] - 1), min(stop * rest, level.shape[0]))
         strip = shrink(slide.read(number, wanted, slice(0, level.shape[1])), rest)
         down, right = stop - start - strip.shape[0], width - strip.shape[1]
         strip = strip[: stop - start, :width]

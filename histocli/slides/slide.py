@@ -3,8 +3,6 @@
 Pixel (0, 0) of a level is the upper left one, and all levels share its outer corner.
 """
 
-from __future__ import annotations
-
 import struct
 import zlib
 from abc import ABC, abstractmethod
@@ -16,26 +14,24 @@ from pathlib import Path, PurePath
 
 import psutil
 
-from histocli.base.errors import HistosynthError, OutOfResources, UnsupportedSlide
+from histocli.base.errors import HistosynthError, OutOfResources, UnknownPixelSize, UnsupportedSlide
 from histocli.base.text import shortened
 from histocli.base.types import RGBImage
-from histocli.slides.pixel_size import PixelSize, known_pixel_size
+from histocli.base.units import ASSUMED_MPP, MPP_RANGE
+from histocli.slides.pixel_size import PixelSize
 
 DOUBLE_SUFFIXES = (".ome.tif", ".ome.tiff", ".ome.btf", ".ome.zarr")
 LARGEST_SIDE_PX = 1_000_000  # the largest scans have some 300,000
 # A tile, strip or chunk of more bytes is not decoded for a region; real ones have some megabytes.
 LARGEST_SEGMENT_BYTES = 1 << 28
-# Sizes of levels are rounded, so their steps are whole numbers only to within this share.
-LEVEL_TOLERANCE = 0.01
-STRIP_PX = 1 << 24  # pixels that are read at a time where a whole level is gone through
 MEMORY_SHARE = 0.8  # the part of the free memory that the pixels of one image may take
+STRIP_PX = 1 << 24  # pixels that are read at a time where a whole level is gone through
 
 DECODING_ERRORS = (
     *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError),
     *(OSError, EOFError, struct.error, zlib.error),
 )
 """What decoders raise on a damaged or foreign file; anything else is a bug of ours."""
-# What messages say of an image that cannot be decoded as a whole.
 UNUSUAL = "it is damaged, truncated or of an unusual kind; save it anew as TIFF or PNG"
 
 
@@ -52,14 +48,8 @@ class Level:
 class Slide(ABC):
     """A slide that is open. Nothing of its file is judged before it is asked for.
 
-    Regions may be read from several threads.
-
-    Parameters
-    ----------
-    path : Path
-        A file, or a Zarr folder.
-    given_mpp : float, optional
-        The user's micrometres per pixel; they win over what the file records.
+    Regions may be read from several threads. The micrometres per pixel that the user gives win over
+    those that the file records.
     """
 
     backend: str
@@ -76,7 +66,15 @@ class Slide(ABC):
         """Micrometres per pixel of level 0, and where they come from."""
         if self._given_mpp is not None:
             return PixelSize(float(self._given_mpp), "given")
-        return known_pixel_size(self.path, self._recorded_pixel_size(), self.may_assume_mpp)
+        if (recorded := self._recorded_pixel_size()) is not None:
+            return recorded
+        if self.may_assume_mpp:
+            return PixelSize(ASSUMED_MPP, "assumed")
+        low, high = MPP_RANGE
+        raise UnknownPixelSize(
+            f"{self.path}: records no usable pixel size (between {low} and {high} um/px); "
+            "give it with --mpp, for example --mpp 0.25 for a 40x scan"
+        )
 
     @property
     def mpp(self) -> float:
@@ -95,13 +93,7 @@ class Slide(ABC):
         return (Level((height, width), 1.0),)
 
     def read(self, level: int, rows: slice, columns: slice) -> RGBImage:
-        """Read a region inside a level.
-
-        Raises
-        ------
-        UnsupportedSlide
-            The region is damaged; the message tells where.
-        """
+        """Read a region inside a level; ``UnsupportedSlide`` tells where it is damaged."""
         return self._pixels[rows, columns]
 
     def whole(self) -> RGBImage:
@@ -174,14 +166,15 @@ def pyramid(shapes: Sequence[tuple[int, int]]) -> tuple[Level, ...]:
     before = 0.0
     for shape in shapes:
         steps = height / shape[0], width / shape[1]
-        # a side of n pixels is known to half a pixel only
-        slack = LEVEL_TOLERANCE + 1 / min(shape)
+        # sizes are rounded: a side of n pixels is known to half a pixel only
+        slack = 0.01 + 1 / min(shape)
         if abs(steps[0] / steps[1] - 1) > slack or max(steps) <= before:
             break
         before = steps[0] if height >= width else steps[1]
-        whole = round(before)
-        is_whole = abs(before / whole - 1) <= min(slack, 0.25)
-        levels.append(Level(shape, float(whole) if is_whole else before))
+        whole = float(round(before))
+        levels.append(
+            Level(shape, whole if abs(before / whole - 1) <= min(slack, 0.25) else before)
+        )
     return tuple(levels)
 
 

@@ -4,11 +4,10 @@ What is not stored in usable tiles or strips is decoded as a whole and kept. Lab
 are never taken for the slide. Ventana's and Leica's TIFFs go to openslide.
 """
 
-from __future__ import annotations
-
 import math
 import threading
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 from xml.etree import ElementTree
@@ -34,7 +33,6 @@ from histocli.slides.slide import (
 )
 
 LARGEST_WHOLE_PX = 1 << 28  # pixels without tiles that are decoded at once for their regions
-JPEG_COMPRESSIONS = (6, 7, 33003, 33005, 33007, 34892)  # whose decoders turn YCbCr into RGB
 
 Pages: TypeAlias = tuple[Any, ...]
 """The TIFF pages of one level: one, or one a channel."""
@@ -99,7 +97,7 @@ class TiffSlide(Slide):
         imagej = (self._tiff.imagej_metadata or {}) if self._tiff.is_imagej else {}
         return (
             of_ome_xml(self._ome_pixels, self.path)
-            or of_aperio(page.description or "")
+            or of_aperio(page.description or "", self.path)
             or of_resolution_tags(page, self.path, str(imagej.get("unit", "")))
         )
 
@@ -196,39 +194,26 @@ class TiffSlide(Slide):
         return to_rgb(values, self.path, colours)
 
     def _read_page(self, page: Any, rows: slice, columns: slice) -> npt.NDArray[Any]:
-        height, width, _ = segment_shape(page)
-        planar = page.planarconfig == 2 and page.samplesperpixel > 1
+        height, width, samples = segment_shape(page)
         channels = page.samplesperpixel
         # a missing tile is glass: scanners leave out what they did not scan
-        empty = (
-            0 if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE else np.iinfo(page.dtype).max
-        )
-        region = np.full(
-            (rows.stop - rows.start, columns.stop - columns.start, channels), empty, page.dtype
-        )
-        across = -(-page.imagewidth // width)
-        down = -(-page.imagelength // height)
-        for plane in range(channels if planar else 1):
-            for row in range(rows.start // height, -(-rows.stop // height)):
-                for column in range(columns.start // width, -(-columns.stop // width)):
-                    segment = self._segment(page, (plane * down + row) * across + column)
-                    if segment is None:
-                        continue
-                    y, x = row * height, column * width
-                    top, left = max(y, rows.start), max(x, columns.start)
-                    bottom = min(y + segment.shape[0], rows.stop)
-                    right = min(x + segment.shape[1], columns.stop)
-                    if bottom <= top or right <= left:
-                        continue
-                    part = segment[top - y : bottom - y, left - x : right - x]
-                    target = region[
-                        top - rows.start : bottom - rows.start,
-                        left - columns.start : right - columns.start,
-                    ]
-                    if planar:
-                        target[..., plane : plane + 1] = part
-                    else:
-                        target[...] = part
+        is_inverted = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE
+        empty = 0 if is_inverted else np.iinfo(page.dtype).max
+        size = rows.stop - rows.start, columns.stop - columns.start, channels
+        region = np.full(size, empty, page.dtype)
+        down, across = -(-page.imagelength // height), -(-page.imagewidth // width)
+        for plane, row, column in product(
+            range(channels // samples),
+            range(rows.start // height, -(-rows.stop // height)),
+            range(columns.start // width, -(-columns.stop // width)),
+        ):
+            segment = self._segment(page, (plane * down + row) * across + column)
+            if segment is not None:
+                # where the segment begins in the region; negative outside
+                y, x = row * height - rows.start, column * width - columns.start
+                part = segment[max(-y, 0) : size[0] - y, max(-x, 0) : size[1] - x]
+                target = region[max(y, 0) :, max(x, 0) :, plane * samples :]
+                target[: part.shape[0], : part.shape[1], :samples] = part
         return region
 
     def _segment(self, page: Any, index: int) -> npt.NDArray[Any] | None:
@@ -284,24 +269,19 @@ def _readable_by_segments(level: Any, pages: Pages) -> bool:
 
 
 def colours_of(path: Path, page: Any, bits: int | None) -> Colours:
-    """Return how the values of a TIFF page are to be understood.
-
-    Raises
-    ------
-    UnsupportedSlide
-        The values are no brightness, RGB or palette.
-    """
+    """Return how the values of a TIFF page are to be understood."""
     photometric = tifffile.PHOTOMETRIC(page.photometric).name
-    jpeg = page.compression in JPEG_COMPRESSIONS
-    if photometric not in ("MINISBLACK", "MINISWHITE", "RGB", "PALETTE") and not (
-        photometric == "YCBCR" and jpeg
-    ):
+    known = {"MINISBLACK", "MINISWHITE", "RGB", "PALETTE"}
+    # the decoders of these compressions turn YCbCr into RGB
+    if page.compression in (6, 7, 33003, 33005, 33007, 34892):
+        known.add("YCBCR")
+    if photometric not in known:
         raise UnsupportedSlide(f"{path}: has {photometric} colours; convert it to RGB")
-    extra = tuple(int(sample) for sample in page.extrasamples)
+    extra = int(page.extrasamples[-1]) if page.extrasamples else None
     return Colours(
         bits=bits,
-        premultiplied=extra[-1:] == (1,),
-        opaque=extra[-1:] == (0,),
+        premultiplied=extra == 1,
+        opaque=extra == 0,
         inverted=photometric == "MINISWHITE",
         palette=page.colormap if photometric == "PALETTE" else None,
     )

@@ -1,7 +1,5 @@
 """OME-Zarr images (0.4 and 0.5) and plain Zarr arrays, by zarr."""
 
-from __future__ import annotations
-
 import math
 from functools import cached_property
 from pathlib import Path, PurePath
@@ -24,8 +22,6 @@ from histocli.slides.slide import (
     decoding,
     pyramid,
 )
-
-MOST_PLANES = 64  # channels, times and depths of an array of which regions are read
 
 
 class ZarrSlide(Slide):
@@ -56,7 +52,7 @@ class ZarrSlide(Slide):
     def _recorded_pixel_size(self) -> PixelSize | None:
         if multiscales := self._attributes.get("multiscales"):
             return of_ome_zarr(multiscales[0], self.path, self._arrays[0].ndim)
-        return of_zarr_array(self._attributes)
+        return of_zarr_array(self._attributes, self.path)
 
     @cached_property
     def levels(self) -> tuple[Level, ...]:
@@ -67,7 +63,7 @@ class ZarrSlide(Slide):
             check_sides(self.path, [size for axis, size in named if axis in "YX"])
             chunk = math.prod(array.chunks) * array.dtype.itemsize
             planes = math.prod(size for axis, size in named if axis not in "YX")
-            if chunk > LARGEST_SEGMENT_BYTES or planes > MOST_PLANES:
+            if chunk > LARGEST_SEGMENT_BYTES or planes > 64:
                 raise UnsupportedSlide(
                     f"{self.path}: {array.path or 'array'} has shape {array.shape} "
                     f"in chunks of {array.chunks}, {chunk / 1e6:.0f} MB each; "

@@ -31,16 +31,9 @@ class ModelsResult(StageResult):
 
 
 def models(config: ModelsConfig) -> list[ModelsResult]:
-    """Return the models that come with the package.
+    """Return the models that come with the package, the default one first.
 
-    Parameters
-    ----------
-    config : ModelsConfig
-
-    Returns
-    -------
-    list of ModelsResult
-        The default one first; one only for ``path`` or where a name is given.
+    There is one only for ``path``, or where a name is given.
 
     Raises
     ------
@@ -50,11 +43,8 @@ def models(config: ModelsConfig) -> list[ModelsResult]:
         A file is missing, or is not what it should be.
     """
     watch = Stopwatch()
-    chosen = (
-        [find_box_model(config.name)]
-        if config.name is not None or config.action == "path"
-        else box_models()
-    )
+    is_one = config.name is not None or config.action == "path"
+    chosen = [find_box_model(config.name)] if is_one else box_models()
     found = []
     for model in chosen:
         if config.action == "verify":

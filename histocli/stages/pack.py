@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from histocli.annotations.images import LABEL_SUFFIXES, read_label_image
-from histocli.annotations.namesakes import pair_namesakes
+from histocli.annotations.pairs import pair_namesakes
 from histocli.base.errors import InvalidInput
 from histocli.base.files import content_hash
 from histocli.base.inputs import expand_inputs, expand_with_mpp
@@ -47,16 +47,12 @@ class PackResult(StageResult):
     schema: ClassVar[str] = "histosynth.pack/1"
 
     images: int
-    """Labelled images that went in."""
     patches: int
-    """Patches that they gave."""
     nuclei: int | None
     """Nuclei in all patches, those cut by a border counted on each side; None where nothing was
     read."""
     mpp: float
-    """Micrometres per pixel of the patches."""
     mpp_source: str
-    """Where that comes from."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +65,6 @@ class _LabelledImage:
     """Micrometres per pixel that a manifest gives."""
     image_sha256: str
     labels_sha256: str
-
-    @property
-    def identity(self) -> list[str | float | None]:
-        """What the fingerprint of the output says about the two files."""
-        return [slide_stem(self.image), self.image_sha256, self.labels_sha256, self.mpp]
 
 
 @dataclass(frozen=True)
@@ -100,17 +91,15 @@ def pack(
     ----------
     images, labels : str or sequence of str
         Words as in :mod:`histocli.base.inputs`; a manifest may give pixel sizes.
-    out : Path
-        Patch store to create.
-    config : PackConfig
     execution : Execution
         One bad pair ends the command before anything is written, whatever ``on_error`` says.
-    track : Track
-        Shows progress.
     """
     watch = Stopwatch()
     pairs = _find_labelled_images(images, labels)
-    fingerprint = config_hash(config, pairs=[pair.identity for pair in pairs])
+    identities = [
+        [slide_stem(pair.image), pair.image_sha256, pair.labels_sha256, pair.mpp] for pair in pairs
+    ]
+    fingerprint = config_hash(config, pairs=identities)
     checked = cache(lambda: _check(pairs, config, track))
 
     def make(work: Work[PackResult]) -> PackResult:
@@ -167,14 +156,8 @@ def _find_labelled_images(
     )
     mpp_of = {image.path: image.mpp for image in found}
     return [
-        _LabelledImage(
-            image=pair.image,
-            labels=pair.labels,
-            mpp=mpp_of[pair.image],
-            image_sha256=content_hash(pair.image),
-            labels_sha256=content_hash(pair.labels),
-        )
-        for pair in pair_namesakes(list(mpp_of), label_paths)
+        _LabelledImage(image, labels, mpp_of[image], content_hash(image), content_hash(labels))
+        for image, labels in pair_namesakes(list(mpp_of), label_paths).items()
     ]
 
 
@@ -257,10 +240,11 @@ def _write_patches(
             raise_if_stopped(f"{writer.target}: pack was stopped; run it again with --resume")
             chosen = patches[batch.start : batch.stop]
             cut = [cut_patch(*read(index), window, writer.patch_px) for index, window in chosen]
+            pixels, labels = map(np.stack, zip(*cut, strict=True))
             writer.write(
                 batch,
-                np.stack([image for image, _ in cut]),
-                np.stack([labels for _, labels in cut]),
+                pixels,
+                labels,
                 np.ones(len(batch), np.float32),
                 np.array([index for index, _ in chosen], np.int32),
             )
@@ -268,6 +252,5 @@ def _write_patches(
 
 
 def _count_nuclei(store: PatchStore) -> int:
-    return sum(
-        int(np.maximum(store.read(batch)[1].max(axis=(1, 2)), 0).sum()) for batch in store.batches()
-    )
+    highest = (store.read(batch)[1].max(axis=(1, 2)) for batch in store.batches())
+    return sum(int(np.maximum(numbers, 0).sum()) for numbers in highest)

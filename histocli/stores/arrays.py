@@ -80,9 +80,12 @@ class StoreWriter:
         self._partial = partial_path(target)
         self._lock = lock
 
-    def _take_up(self, provenance: Provenance) -> zarr.Group | None:
-        """Open a partial store of the same settings; remove any other one and return None."""
-        if provenance.is_alike(peek(self._partial)):
+    def _take_up(self, provenance: Provenance, *, is_whole: bool = True) -> zarr.Group | None:
+        """Open a partial store of the same settings that has all its metadata.
+
+        Any other one is removed.
+        """
+        if is_whole and provenance.is_alike(peek(self._partial)):
             return zarr.open_group(self._partial, mode="r+", zarr_format=3, use_consolidated=False)
         rerun.remove_ours(self._partial, provenance.contract)
         return None

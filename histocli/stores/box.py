@@ -1,9 +1,9 @@
-"""The models that come with the package, so that slides can be segmented without training anything
-first.
+"""The models that come with the package, so that slides can be segmented without any training.
 
 ``histocli/weights``::
 
-    models.json           {"default": name, "models": [{"name", "file", "sha256", "description"}, ...]}
+    models.json           {"default": name,
+                           "models": [{"name", "file", "sha256", "description"}, ...]}
     <file>.safetensors    a model file as ``histosynth train`` makes it
     MODEL_CARD.md         data, attribution, method, figures, intended use and limits
 """
@@ -12,15 +12,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from histocli.base.errors import InvalidOption, InvalidStore, StoreNotFound
-from histocli.base.types import Json
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 LIST = "models.json"
-CARD = "MODEL_CARD.md"
 
 
 @dataclass(frozen=True)
@@ -33,30 +31,16 @@ class BoxModel:
     description: str
     default: bool
 
-    def to_json(self) -> Json:
-        """Return plain values."""
-        return asdict(self) | {
-            "path": str(self.path),
-            "bytes": self.path.stat().st_size if self.path.exists() else None,
-        }
 
-
-def box_models(folder: Path | None = None) -> list[BoxModel]:
-    """Return the models that come with the package, the default one first.
-
-    Raises
-    ------
-    InvalidStore
-        The list of models is damaged.
-    """
-    folder = WEIGHTS if folder is None else folder
-    file = folder / LIST
+def box_models() -> list[BoxModel]:
+    """Return the models that come with the package, the default one first."""
+    file = WEIGHTS / LIST
     try:
         listed = json.loads(file.read_text(encoding="utf-8"))
         found = [
             BoxModel(
                 entry["name"],
-                folder / entry["file"],
+                WEIGHTS / entry["file"],
                 entry["sha256"],
                 entry["description"],
                 entry["name"] == listed["default"],
@@ -72,35 +56,21 @@ def box_models(folder: Path | None = None) -> list[BoxModel]:
     return sorted(found, key=lambda model: not model.default)
 
 
-def find_box_model(name: str | None = None, folder: Path | None = None) -> BoxModel:
-    """Return a model by its name; the default one without.
-
-    Raises
-    ------
-    InvalidOption
-        There is none of that name.
-    """
-    models = box_models(folder)
+def find_box_model(name: str | None = None) -> BoxModel:
+    """Return the model of a name, or the default one; raises ``InvalidOption`` for other names."""
+    models = box_models()
     for model in models:
         if name in (None, model.name):
             return model
     known = ", ".join(model.name for model in models) or "none"
     raise InvalidOption(
-        f"{name or 'default model'}: no such model comes with histosynth (there are: {known}); give a file with --model, as "
-        "'histosynth train' makes it"
+        f"{name or 'default model'}: no such model comes with histosynth (there are: {known}); "
+        "give a file with --model, as 'histosynth train' makes it"
     )
 
 
 def verify_box_model(model: BoxModel) -> None:
-    """Compare a model's file with its checksum.
-
-    Raises
-    ------
-    StoreNotFound
-        It is not there.
-    InvalidStore
-        It is another file.
-    """
+    """Raise ``StoreNotFound`` or ``InvalidStore`` unless a model's file has its checksum."""
     try:
         with model.path.open("rb") as stream:
             found = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -110,5 +80,6 @@ def verify_box_model(model: BoxModel) -> None:
         ) from error
     if found != model.sha256:
         raise InvalidStore(
-            f"{model.path}: is not the file it should be (SHA-256 {found[:12]}...); install histosynth again"
+            f"{model.path}: is not the file it should be (SHA-256 {found[:12]}...); "
+            "install histosynth again"
         )

@@ -45,25 +45,17 @@ def checkpoint_path(target: Path) -> Path:
 
 
 def write_checkpoint(path: Path, state: Mapping[str, Any], *, config_hash: str) -> None:
-    """Save a training state; the one before stays until the new one is whole.
+    """Save a training state; an earlier one stays until the new one is whole.
 
     Parameters
     ----------
     path : Path
-        As :func:`checkpoint_path` gives it.
     state : mapping
         Nested dicts (keys str or int), lists and tuples of tensors, numbers, strings, booleans and
         None: ``state_dict()`` of networks, optimisers and schedules, and states of random
-        generators, go in as they are.
+        generators, go in as they are. ``TypeError`` is raised for anything else.
     config_hash : str
         Fingerprint of the settings and inputs, so that only the same training goes on from it.
-
-    Raises
-    ------
-    OutOfResources
-        The disk is full or the place cannot be written.
-    TypeError
-        The state holds something else: a mistake of the caller.
     """
     tensors: dict[str, torch.Tensor] = {}
     header = {
@@ -77,15 +69,7 @@ def write_checkpoint(path: Path, state: Mapping[str, Any], *, config_hash: str) 
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a training state.
-
-    Raises
-    ------
-    StoreNotFound
-        There is none.
-    InvalidStore
-        It is a pickle, truncated or not ours.
-    """
+    """Read a training state; raises ``StoreNotFound`` or ``InvalidStore`` in one line."""
     header = read_header(path, CONTRACT, "checkpoint")
     try:
         state = _from_tree(header["state"], read_tensors(path))

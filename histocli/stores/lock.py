@@ -14,13 +14,7 @@ from histocli.base.files import disk_errors, make_parents, partial_path
 
 
 class OutputLock:
-    """Keeps a second process from writing the same output, until its context ends.
-
-    Raises
-    ------
-    StoreExists
-        Another process holds it.
-    """
+    """Keeps a second process, which gets ``StoreExists``, from writing the same output."""
 
     def __init__(self, target: Path) -> None:
         partial = partial_path(target)

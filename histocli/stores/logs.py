@@ -36,9 +36,7 @@ def append_metrics(out: Path, values: Json) -> None:
 
 
 def read_metrics(out: Path) -> list[Json]:
-    """Return the lines of ``metrics.jsonl`` beside an output; none where there is no log, and what
-    is cut off is left out.
-    """
+    """Return the whole lines of ``metrics.jsonl`` beside an output; none where there is no log."""
     rows = []
     try:
         lines = (log_path(out) / METRICS_FILE).read_bytes().splitlines()

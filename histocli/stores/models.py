@@ -78,13 +78,7 @@ class ModelHeader:
 
     @classmethod
     def from_json(cls, values: Json, where: Path) -> ModelHeader:
-        """Check and take up a header.
-
-        Raises
-        ------
-        InvalidStore
-            A key is missing, of the wrong kind or out of range.
-        """
+        """Check and take up a header."""
         kinds: dict[str, type | tuple[type, ...]] = {
             "architecture": dict, "mpp": (int, float), "config_hash": str, "kind": str,
             "normalisation": dict, "thresholds": dict, "training": dict, "data": list,
@@ -118,32 +112,16 @@ class ModelHeader:
 
 
 def write_model(path: Path, tensors: Mapping[str, torch.Tensor], header: ModelHeader) -> None:
-    """Write a model file; it takes its place only when it is whole.
+    """Write a model file: a state dict, on any device, and its header.
 
-    Parameters
-    ----------
-    path : Path
-        File to write. What lies there is replaced: ask :func:`prepare_model_output` first.
-    tensors : mapping of str to torch.Tensor
-        A state dict, on any device.
-    header : ModelHeader
-
-    Raises
-    ------
-    OutOfResources
-        The disk is full or the place cannot be written.
+    What lies there is replaced: ask :func:`prepare_model_output` first. Raises ``OutOfResources``
+    where the disk is full or the place cannot be written.
     """
     write_tensors(path, tensors, header.to_json())
 
 
 def read_model(path: Path) -> tuple[ModelHeader, dict[str, torch.Tensor]]:
-    """Read a model file.
-
-    Returns
-    -------
-    header : ModelHeader
-    tensors : dict of str to torch.Tensor
-        On the CPU.
+    """Read the header and the tensors, on the CPU, of a model file.
 
     Raises
     ------
@@ -157,13 +135,7 @@ def read_model(path: Path) -> tuple[ModelHeader, dict[str, torch.Tensor]]:
 
 
 def read_model_header(path: Path) -> ModelHeader:
-    """Read what a model file says about itself, without its tensors and without torch.
-
-    Raises
-    ------
-    StoreNotFound, InvalidStore
-        As :func:`read_model`.
-    """
+    """Read what a model file says about itself, without its tensors and without torch."""
     return ModelHeader.from_json(read_header(path, CONTRACT, "model"), path)
 
 
@@ -175,31 +147,11 @@ def count_parameters(path: Path) -> int:
 def prepare_model_output(
     target: Path, *, config_hash: str, resume: bool, overwrite: bool, dry_run: bool = False
 ) -> Action:
-    """Apply the rerun rule to a model file before any work is done; its partial work is a checkpoint.
+    """Apply the rerun rule to a model file, whose partial work is a checkpoint.
 
-    On ``"create"`` a checkpoint of another training is removed; :func:`write_model` replaces an
-    older model at the end.
-
-    Parameters
-    ----------
-    target : Path
-        The model file to make.
-    config_hash : str
-        Fingerprint of the settings and inputs of this run.
-    resume, overwrite : bool
-        The user's options.
-    dry_run : bool
-        Decide only; remove nothing.
-
-    Returns
-    -------
-    {"create", "resume", "skip"}
-        On ``"resume"`` there is a checkpoint to go on from.
-
-    Raises
-    ------
-    StoreExists
-        Something is in the way; the message says which option helps.
+    Parameters and errors are those of :func:`histocli.stores.rerun.prepare_output`. On ``"create"``
+    a checkpoint of another training is removed; :func:`write_model` replaces an older model at the
+    end.
     """
     check_parents(target)
     try:

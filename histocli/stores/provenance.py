@@ -72,13 +72,7 @@ class Provenance:
 
     @classmethod
     def from_json(cls, values: Any, where: Path) -> Provenance:
-        """Check and take up what a store says about itself; other keys are ignored.
-
-        Raises
-        ------
-        InvalidStore
-            A key is missing or of the wrong kind.
-        """
+        """Check and take up what a store says about itself; other keys are ignored."""
         kinds = {
             "contract": str,
             "command": str,
@@ -133,37 +127,19 @@ def update_attribute(path: Path, values: Mapping[str, Any]) -> None:
     os.replace(temporary, file)
 
 
-def open_group(
-    path: Path, contract: str, *, allow_incomplete: bool = False
-) -> tuple[zarr.Group, Provenance]:
-    """Open a Zarr store of ours for reading, or say in one line why it cannot be read.
-
-    Parameters
-    ----------
-    path : Path
-        The store.
-    contract : str
-        The contract it must carry, such as ``histosynth-patches/1``.
-    allow_incomplete : bool
-        Accept a store without its complete mark.
-
-    Returns
-    -------
-    group : zarr.Group
-        Read only.
-    provenance : Provenance
+def open_group(path: Path, contract: str) -> tuple[zarr.Group, Provenance]:
+    """Open a store for reading that must carry a contract, such as ``histosynth-patches/1``.
 
     Raises
     ------
     StoreNotFound
         There is nothing at ``path``.
     InvalidStore
-        It is no Zarr store, not ours, of another kind or an unknown version, damaged, or
-        unfinished.
+        It is no store of ours, of another kind or an unknown version, damaged, or unfinished.
     """
     import zarr
 
-    provenance = read_provenance(path, allow_incomplete=allow_incomplete)
+    provenance = read_provenance(path)
     name, _, version = contract.partition("/")
     found_name, _, found_version = provenance.contract.partition("/")
     if found_name != name:
@@ -186,14 +162,8 @@ def open_group(
         ) from error
 
 
-def read_provenance(path: Path, *, allow_incomplete: bool = False) -> Provenance:
-    """Return what a Zarr store of any contract of ours says about itself.
-
-    Raises
-    ------
-    StoreNotFound, InvalidStore
-        As in :func:`open_group`.
-    """
+def read_provenance(path: Path) -> Provenance:
+    """Return what a complete store of any contract of ours says about itself."""
     if not os.path.lexists(path):
         if peek(partial_path(path)) is not None:
             raise StoreNotFound(
@@ -211,7 +181,7 @@ def read_provenance(path: Path, *, allow_incomplete: bool = False) -> Provenance
     ):
         raise InvalidStore(f"{path}: is Zarr, but carries no {ATTRIBUTE!r} attribute; {NOT_OURS}")
     provenance = Provenance.from_json(attributes[ATTRIBUTE], path)
-    if not (provenance.complete or allow_incomplete):
+    if not provenance.complete:
         raise InvalidStore(
             f"{path}: is not complete; continue histosynth {provenance.command} with --resume"
         )
@@ -219,7 +189,7 @@ def read_provenance(path: Path, *, allow_incomplete: bool = False) -> Provenance
 
 
 def _read_metadata(path: Path) -> Any:
-    """Return the metadata of a folder that should be a Zarr store."""
+    """Return the metadata of a folder that should be a store."""
     try:
         return json.loads((path / METADATA_FILE).read_bytes())
     except FileNotFoundError:

@@ -52,18 +52,12 @@ def prepare_output(
     ----------
     target : Path
         The store to make.
-    contract : str
-        Its contract, such as ``histosynth-patches/1``.
-    config_hash : str
-        Fingerprint of the settings and inputs of this run.
+    contract, config_hash : str
+        Its contract, such as ``histosynth-patches/1``, and the fingerprint of settings and inputs.
     resume, overwrite : bool
         The user's options.
     dry_run : bool
         Decide only; remove nothing.
-
-    Returns
-    -------
-    {"create", "resume", "skip"}
 
     Raises
     ------
@@ -111,14 +105,10 @@ def rerun_rule(
     partial_is_foreign : bool
         Something that is not ours lies where the unfinished work would go.
 
-    Returns
-    -------
-    {"create", "resume", "skip"}
-
     Raises
     ------
     StoreExists
-        As the rule says.
+        Something is in the way; the message says which option helps.
     """
     _refuse_foreign(target, contract, finished, partial, partial_is_foreign)
     if overwrite:
@@ -172,12 +162,9 @@ def _refuse_foreign(
 
 
 def remove_ours(path: Path, contract: str) -> None:
-    """Remove a store, but only one that carries ``contract`` in any version, or an empty folder.
+    """Remove a store that carries ``contract`` in any version, or an empty folder.
 
-    Raises
-    ------
-    StoreExists
-        It does not carry the contract.
+    Raises ``StoreExists`` for anything else.
     """
     if not os.path.lexists(path):
         return
@@ -196,12 +183,7 @@ def finish(partial: Path, target: Path) -> None:
     An older output of the same contract is replaced: :func:`prepare_output` has seen to it that the
     user wants that.
 
-    Raises
-    ------
-    StoreExists
-        Something else has taken the place meanwhile.
-    OutOfResources
-        The disk is full.
+    Raises ``StoreExists`` where something else has taken the place meanwhile.
     """
     found = peek(partial)
     assert found is not None, f"{partial} has no provenance"

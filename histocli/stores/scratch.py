@@ -1,6 +1,4 @@
-"""Arrays in a scratch folder: written once by one worker, memory-mapped by all. It lives no longer
-than the command.
-"""
+"""Arrays in a scratch folder of one command: written by one worker, memory-mapped by all."""
 
 import json
 from collections.abc import Mapping

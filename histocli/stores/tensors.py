@@ -22,22 +22,12 @@ if TYPE_CHECKING:
     import torch
 
 SUFFIX = ".safetensors"
-PICKLE_BEGINNINGS = {
-    b"\x80": "a Python pickle",
-    b"PK\x03\x04": "a zip archive, as torch.save writes it around a pickle",
-}
 PICKLE_SUFFIXES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".tar")
 LENGTH_BYTES = 8  # a file begins with the length of its header
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], header: Json) -> None:
-    """Write tensors, on any device, with a header; the file takes its place when it is whole.
-
-    Raises
-    ------
-    OutOfResources
-        The disk is full or the place cannot be written.
-    """
+    """Write tensors, on any device, with a header; the file takes its place when it is whole."""
     from safetensors.torch import save
 
     seen: set[int] = set()
@@ -69,15 +59,9 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def read_header(path: Path, contract: str, what: str) -> Json:
-    """Return the header of a file of ours.
+    """Return the header of a file that must carry a contract, such as ``histosynth-model/1``.
 
-    Parameters
-    ----------
-    path : Path
-    contract : str
-        The contract that the file must carry, such as ``histosynth-model/1``.
-    what : str
-        What the file should be, for messages.
+    Messages call the file ``what`` it should be.
 
     Raises
     ------
@@ -151,19 +135,15 @@ def _refuse_others(path: Path, what: str) -> None:
         raise InvalidStore(
             f"{path}: cannot be read ({error.strerror}); check its permissions"
         ) from error
-    # The length of a header may begin with the byte that pickles begin with; then zeros follow it.
-    is_length = len(start) == LENGTH_BYTES and start[2:] == bytes(LENGTH_BYTES - 2)
-    kind = next(
-        (
-            kind
-            for beginning, kind in PICKLE_BEGINNINGS.items()
-            if start.startswith(beginning) and not (is_length and beginning == b"\x80")
-        ),
-        None,
-    )
-    if kind is None and path.suffix.lower() in PICKLE_SUFFIXES:
+    kind = ""
+    if path.suffix.lower() in PICKLE_SUFFIXES:
         kind = f"by its name ({path.suffix}) a Python pickle"
-    if kind is not None:
+    # The length of a header may begin with the byte of pickles; then zeros follow it.
+    if start.startswith(b"\x80") and start[2:] != bytes(LENGTH_BYTES - 2):
+        kind = "a Python pickle"
+    if start.startswith(b"PK\x03\x04"):
+        kind = "a zip archive, as torch.save writes it around a pickle"
+    if kind:
         raise InvalidStore(
             f"{path}: is {kind}, and opening a pickle can run any code, so it is refused; "
             f"give a {what} in {SUFFIX} format as histosynth train writes it"

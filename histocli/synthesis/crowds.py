@@ -1,5 +1,4 @@
-"""Nuclei that belong together: epithelium in ribbons, glands and sheets, and clusters of
-lymphocytes.
+"""Nuclei that belong together: ribbons, glands and sheets of epithelium, and lymphocytes.
 
 A crowd is planned as a whole, because its nuclei take their shape from their neighbours: where two
 would overlap, both end at the line between them, as cells pressed together do (a power diagram;
@@ -13,19 +12,21 @@ import numpy as np
 import numpy.typing as npt
 
 from histocli.instances.kinds import Kind
-from histocli.synthesis.shapes import ANGLES, DIRECTIONS, Outline, draw_outline
+from histocli.synthesis.shapes import ANGLES, DIRECTIONS, RadialOutline, draw_outline
 
 LARGEST_CROWD = 220
-ROUNDING = 3  # directions over which a pressed outline is rounded
-LEAST_LEFT = 0.4  # of the area of an outline after pressing
+"""Most nuclei of one crowd."""
+LEAST_LEFT = 0.4
+"""Share of its area that an outline must keep when it is pressed."""
 LYMPHOCYTE_AREA_UM2 = 28.0
+"""Typical area of a lymphocyte's nucleus."""
 
 
 @dataclass(frozen=True)
 class Member:
     """One nucleus of a crowd."""
 
-    outline: Outline
+    outline: RadialOutline
     y_px: float
     x_px: float
     kind: Kind
@@ -145,8 +146,7 @@ def press(members: Sequence[Member], gap: float) -> list[Member]:
     limits = np.full(radii.shape, np.inf)
     np.minimum.at(limits, first, limit)
     pressed = np.minimum(radii, limits)
-    window = np.arange(-ROUNDING, ROUNDING + 1)
-    rounded = np.mean([np.roll(pressed, shift, axis=1) for shift in window], axis=0)
+    rounded = np.mean([np.roll(pressed, shift, axis=1) for shift in range(-3, 4)], axis=0)
     pressed = np.minimum(pressed, rounded)
     whole = (pressed**2).sum(axis=1) >= LEAST_LEFT * (radii**2).sum(axis=1)
     return [
@@ -159,8 +159,9 @@ def press(members: Sequence[Member], gap: float) -> list[Member]:
 def _hexagons(
     shape: tuple[int, int], spacing: float, rng: np.random.Generator
 ) -> npt.NDArray[np.float64]:
-    """Return (n, 2) places on a jittered, turned hexagonal grid that covers a patch: evenly spread,
-    as Poisson discs are.
+    """Return (n, 2) places on a jittered, turned hexagonal grid that covers a patch.
+
+    They are evenly spread, as Poisson discs are.
     """
     half = float(np.hypot(*shape)) / 2 + spacing
     jitter = float(rng.uniform(0.12, 0.3))
@@ -203,9 +204,7 @@ def _along_curve(
     closed: bool,
     rng: np.random.Generator,
 ) -> npt.NDArray[np.float64]:
-    """Place nuclei in rows along a curve; returns (n, 3): y, x and the direction across the
-    curve.
-    """
+    """Place nuclei in rows along a curve; returns (n, 3): y, x and the direction across it."""
     side = float(min(shape))
     rows = int(rng.integers(1, 3 if closed else 5))
     if closed:

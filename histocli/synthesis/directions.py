@@ -7,10 +7,8 @@ import numpy as np
 
 from histocli.base.types import FloatArray
 
-STEP_PX = 4  # the field is coarse: fibres turn over tens of micrometres
-GRADIENT_UM = 0.5
-GRADIENT_STEP_UM = 0.5
-NEIGHBOURHOOD_UM = 6.0
+STEP_PX = 4
+"""Spacing of the field, which is coarse because fibres turn over tens of micrometres."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +28,9 @@ class DirectionField:
 
 
 def fibre_directions(background: FloatArray, mpp: float) -> DirectionField:
-    """Measure the structure tensor of the absorbance of green, which eosin causes (Bigün and
-    Granlund 1987).
+    """Measure the directions of fibres, which eosin stains.
+
+    They come from the structure tensor of the absorbance of green (Bigün and Granlund 1987).
 
     Parameters
     ----------
@@ -39,13 +38,9 @@ def fibre_directions(background: FloatArray, mpp: float) -> DirectionField:
         Optical density.
     mpp : float
         Micrometres per pixel.
-
-    Returns
-    -------
-    DirectionField
     """
     green = np.ascontiguousarray(background[..., 1])
-    step = max(1, round(GRADIENT_STEP_UM / mpp))
+    step = max(1, round(0.5 / mpp))
     if min(green.shape) < 8 * STEP_PX:
         step = 1
     if step > 1:
@@ -53,10 +48,10 @@ def fibre_directions(background: FloatArray, mpp: float) -> DirectionField:
             cv2.resize(green, None, fx=1 / step, fy=1 / step, interpolation=cv2.INTER_AREA),
             np.float32,
         )
-    dy, dx = np.gradient(cv2.GaussianBlur(green, (0, 0), GRADIENT_UM / mpp / step))
+    dy, dx = np.gradient(cv2.GaussianBlur(green, (0, 0), 0.5 / mpp / step))
     # only the products may be shrunk further: gradients of fine fibres would alias
     size = (max(1, background.shape[1] // STEP_PX), max(1, background.shape[0] // STEP_PX))
-    sigma = NEIGHBOURHOOD_UM / mpp / STEP_PX
+    sigma = 6.0 / mpp / STEP_PX
     xx, yy, xy = (
         cv2.GaussianBlur(
             cv2.resize(np.asarray(part, np.float32), size, interpolation=cv2.INTER_AREA),

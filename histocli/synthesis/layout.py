@@ -11,7 +11,7 @@ from histocli.synthesis.arrangement import Arrangement
 from histocli.synthesis.crowds import LYMPHOCYTE_AREA_UM2, Member, plan_epithelium, plan_lymphocytes
 from histocli.synthesis.directions import DirectionField
 from histocli.synthesis.placement import Layout, Placement
-from histocli.synthesis.shapes import Outline, draw_outline, turned
+from histocli.synthesis.shapes import RadialOutline, draw_outline, turned
 
 AREA_RANGE_UM2 = (8.0, 420.0)
 """Smallest and largest area of a nucleus, square micrometres."""
@@ -109,7 +109,7 @@ def _plan_crowds(
 
 def _draw_nucleus(
     arrangement: Arrangement, kind: Kind, direction_rad: float, mpp: float, rng: np.random.Generator
-) -> Outline:
+) -> RadialOutline:
     area = arrangement.area_um2 * np.exp(rng.normal(0, arrangement.log_area_sd))
     if rng.random() < arrangement.large_share:
         area *= arrangement.large_factor

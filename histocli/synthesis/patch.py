@@ -75,18 +75,19 @@ def draw_patch(
     variation : Variation
         Factors on what was measured.
     """
-    background, ignored, tissue, sites = _crop(reference, patch_px, rng)
+    crop = _crop(reference, patch_px, rng)
+    background = crop.background
     appearance = reference.statistics.appearance
     arrangement = draw_arrangement(
         reference.statistics.morphology, appearance.mixture, rng, recipe, variation
     )
     fibres = fibre_directions(background, reference.mpp) if recipe.fibres else None
-    layout = place_nuclei(arrangement, tissue, sites, reference.mpp, rng, fibres)
+    layout = place_nuclei(arrangement, crop.tissue, crop.sites, reference.mpp, rng, fibres)
     stains = Stains(hematoxylin_direction(reference), appearance)
     if recipe.cytoplasm:
         background = add_cytoplasm(background, layout.instance_labels, stains, reference.mpp, rng)
     if recipe.distractors:
-        background = add_distractors(background, tissue, stains, reference.mpp, rng)
+        background = add_distractors(background, crop.tissue, stains, reference.mpp, rng)
     looks = draw_appearances(
         reference, layout, background, stains.hematoxylin, recipe, rng, variation
     )
@@ -99,7 +100,7 @@ def draw_patch(
         appearance.fine_edge * sharper[1] * variation.fine_edge,
     )
     return Drawing(
-        instance_labels=_labels(layout, looks.ghosts, ignored, inset_px),
+        instance_labels=_labels(layout, looks.ghosts, crop.ignored, inset_px),
         layout=layout,
         background=background,
         nucleoli=draw_nucleoli(layout, looks.table, rng),
@@ -172,12 +173,19 @@ def paint_patches(drawings: Sequence[Drawing], device: torch.device) -> np.ndarr
     return np.ascontiguousarray(painted.permute(0, 2, 3, 1).cpu().numpy())
 
 
-def _crop(
-    reference: Reference, patch_px: int, rng: np.random.Generator
-) -> tuple[FloatArray, BoolMask, BoolMask, Sites]:
-    """Cut, turn and mirror a random place of the reference; a smaller reference is mirrored at its
-    borders.
-    """
+@dataclass(frozen=True)
+class _Crop:
+    """A place of a reference, turned and mirrored at random."""
+
+    background: FloatArray
+    """(H, W, 3), optical density."""
+    ignored: BoolMask
+    tissue: BoolMask
+    sites: Sites
+
+
+def _crop(reference: Reference, patch_px: int, rng: np.random.Generator) -> _Crop:
+    """Cut a random place of the reference; a smaller reference is mirrored at its borders."""
     height, width = reference.tissue.shape
     for _ in range(5):
         top = int(rng.integers(0, max(1, height - patch_px + 1)))
@@ -215,18 +223,12 @@ def _crop(
         nuclei.elongation[here].astype(np.float32),
         _texture_of_nucleus(reference)[here],
     )
-    return (
-        take(reference.background).astype(np.float32),
-        take(reference.ignored),
-        take(reference.tissue),
-        sites,
-    )
+    background = take(reference.background).astype(np.float32)
+    return _Crop(background, take(reference.ignored), take(reference.tissue), sites)
 
 
 def _texture_of_nucleus(reference: Reference) -> npt.NDArray[np.int64]:
-    """Which texture belongs to each nucleus of the reference; -1 where there is none, or its
-    outline is not that of one.
-    """
+    """Return the texture of each nucleus of the reference; -1 for those that are not single."""
     found = np.full(len(reference.nuclei), -1, np.int64)
     clean = np.flatnonzero(reference.textures.single)
     found[reference.textures.nucleus[clean]] = clean

@@ -7,7 +7,7 @@ import numpy as np
 
 from histocli.base.types import BoolMask, FloatArray, InstanceLabels
 from histocli.instances.kinds import Kind
-from histocli.synthesis.shapes import DIRECTIONS, Outline
+from histocli.synthesis.shapes import DIRECTIONS, RadialOutline
 
 SKIRT_PX = 2
 """How far the window of a nucleus reaches beyond its largest radius."""
@@ -32,7 +32,7 @@ class Layout:
     frame_v: FloatArray
     """(H, W), coordinates along the major and minor axis of the owner's ellipse; its border is at
     radius 1."""
-    outlines: list[Outline]
+    outlines: list[RadialOutline]
     """Of the nuclei 1..n."""
     own_textures: list[int]
     """Of the nuclei 1..n that stand for a nucleus of the reference: its texture; -1 for the
@@ -60,7 +60,7 @@ class Placement:
         self.depth = np.zeros(tissue.shape, np.float32)
         self.u = np.zeros(tissue.shape, np.float32)
         self.v = np.zeros(tissue.shape, np.float32)
-        self.outlines: list[Outline] = []
+        self.outlines: list[RadialOutline] = []
         self.centres: list[tuple[float, float]] = []
         self.own_textures: list[int] = []
         self.kinds: list[Kind] = []
@@ -69,7 +69,12 @@ class Placement:
         self.covered_px = 0.0
 
     def add(
-        self, outline: Outline, y: float, x: float, own_texture: int = -1, kind: Kind = Kind.DENSE
+        self,
+        outline: RadialOutline,
+        y: float,
+        x: float,
+        own_texture: int = -1,
+        kind: Kind = Kind.DENSE,
     ) -> bool:
         """Draw a nucleus at a place, unless it would hide others or lie on glass."""
         reach = outline.reach_px + SKIRT_PX
@@ -145,12 +150,12 @@ class Placement:
             self.labels[box][mine & (pieces != largest)] = -1
 
 
-def _depth(outline: Outline, dy: FloatArray, dx: FloatArray) -> FloatArray:
+def _depth(outline: RadialOutline, dy: FloatArray, dx: FloatArray) -> FloatArray:
     """Return the distance to an outline along the radius, in pixels, positive inside it.
 
     Parameters
     ----------
-    outline : Outline
+    outline : RadialOutline
     dy, dx : ndarray of float32, shapes (H, 1) and (1, W)
         Offsets from the centre.
     """

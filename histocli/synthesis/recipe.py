@@ -1,13 +1,11 @@
-"""Which parts of the synthesis are on: what an ablation switches, one at a time."""
+"""Which parts of the synthesis are on; an ablation or a test switches them one at a time."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Components of the synthesis; the defaults are what the ablation kept
-    (``docs/research/ablation.md``).
-    """
+    """Components of the synthesis; defaults are what ``docs/research/ablation.md`` kept."""
 
     pale: bool = True
     """Some nuclei are faint, down to barely visible; the faintest are ignored."""
@@ -31,15 +29,6 @@ class Recipe:
     several nuclei."""
     sharpness: bool = True
     """Nuclei as sharp and as noisy as the reference's, within and along their borders."""
-
-    @classmethod
-    def plain(cls) -> "Recipe":
-        """Return the recipe with every component off."""
-        return cls(**{field.name: False for field in fields(cls)})
-
-    def without(self, component: str) -> "Recipe":
-        """Return this recipe with one component off."""
-        return replace(self, **{component: False})
 
 
 FULL_RECIPE = Recipe()

@@ -6,22 +6,24 @@ import numpy as np
 
 from histocli.base.types import FloatArray
 
-DIRECTIONS = 64  # radii per outline; at 15 um they stand 0.7 um apart
-# 1 would shift the nucleus; higher ones are jags, which nuclei do not have
+DIRECTIONS = 64
+"""Radii per outline; 15 um from the centre they stand 1.5 um apart."""
 HARMONICS = np.arange(2, 7)
+"""Waves per turn: 1 would shift the nucleus, and higher ones are jags, which nuclei do not have."""
 ANGLES = np.arange(DIRECTIONS) * (2 * np.pi / DIRECTIONS)
 _WAVES = np.exp(1j * np.outer(HARMONICS, ANGLES))
 
 
 @dataclass(frozen=True)
-class Outline:
+class RadialOutline:
     """One nucleus around the origin."""
 
     radii_px: FloatArray
     """(DIRECTIONS,), distance of the border from the centre, counted from the x axis towards y."""
     major_px: float
+    """Longer half axis of the ellipse that was made irregular."""
     minor_px: float
-    """Half axes of the ellipse that was made irregular."""
+    """Its shorter half axis."""
     orientation_rad: float
     """Direction of the major axis."""
 
@@ -31,7 +33,7 @@ class Outline:
         return float(self.radii_px.max())
 
     def radius_towards(self, angle: float) -> float:
-        """Distance of the border in one direction, pixels."""
+        """Return the distance of the border in one direction, in pixels."""
         return float(self.radii_px[round(angle / (2 * np.pi) * DIRECTIONS) % DIRECTIONS])
 
 
@@ -41,7 +43,7 @@ def draw_outline(
     orientation_rad: float,
     irregularity: float,
     rng: np.random.Generator,
-) -> Outline:
+) -> RadialOutline:
     """Draw a smooth closed outline.
 
     Parameters
@@ -65,13 +67,13 @@ def draw_outline(
     wobble *= irregularity / 0.48  # 0.48 is the deviation of the sum above
     radii = ellipse * np.clip(1 + wobble, 0.6, 1.5)
     radii *= np.sqrt(area_px / max(0.5 * np.sum(radii**2) * (2 * np.pi / DIRECTIONS), 1e-6))
-    return Outline(radii.astype(np.float32), float(major), float(minor), float(orientation_rad))
+    return RadialOutline(
+        radii.astype(np.float32), float(major), float(minor), float(orientation_rad)
+    )
 
 
-def turned(outline: Outline, orientation_rad: float) -> Outline:
-    """Return an outline whose major axis points in another direction, to the nearest of the
-    ``DIRECTIONS``.
-    """
+def turned(outline: RadialOutline, orientation_rad: float) -> RadialOutline:
+    """Return an outline turned to another direction, up to the nearest of ``DIRECTIONS``."""
     steps = round((orientation_rad - outline.orientation_rad) / (2 * np.pi) * DIRECTIONS)
     angle = outline.orientation_rad + steps * 2 * np.pi / DIRECTIONS
     return replace(outline, radii_px=np.roll(outline.radii_px, steps), orientation_rad=angle)

@@ -12,8 +12,8 @@ import numpy as np
 from histocli.base.types import BoolMask, FloatArray, InstanceLabels
 from histocli.reference.statistics import Appearance
 
-COARSE = 4  # cytoplasm is smooth: it is drawn at a quarter of the resolution
-PIGMENT = np.array([0.55, 0.95, 1.45], np.float32)  # absorbances of brown
+COARSE = 4
+"""Factor by which cytoplasm, which is smooth, is drawn at lower resolution."""
 CYTOPLASM_SHARE, RED_CELL_SHARE, PIGMENT_SHARE, DEBRIS_SHARE, FOLD_SHARE = (
     0.7,
     0.04,
@@ -21,10 +21,7 @@ CYTOPLASM_SHARE, RED_CELL_SHARE, PIGMENT_SHARE, DEBRIS_SHARE, FOLD_SHARE = (
     0.2,
     0.04,
 )
-RED_CELLS_SEEN = 0.3  # share of patches with red cells where the reference shows many
-# of what red cells absorb of green light: of red light at most, of blue light at least
-REDNESS = (0.12, 0.5)
-POOL_SHARE = 0.3  # of the patches with red cells, those where they lie in a pool
+"""Share of patches that show each; more show red cells if the reference does."""
 
 
 @dataclass(frozen=True)
@@ -108,9 +105,9 @@ def add_distractors(
     ndarray of float32, shape (H, W, 3)
     """
     appearance = stains.appearance
-    blood = RED_CELL_SHARE + min(1.0, 20 * appearance.red_cell_fraction) * (
-        RED_CELLS_SEEN - RED_CELL_SHARE
-    )
+    # 0.3 of the patches have red cells where the reference shows many
+    shown = min(1.0, 20 * appearance.red_cell_fraction)
+    blood = RED_CELL_SHARE + shown * (0.3 - RED_CELL_SHARE)
     blood *= appearance.stains_measured  # else the colour of eosin is a guess
     red, brown, debris, fold = rng.random(4) < (blood, PIGMENT_SHARE, DEBRIS_SHARE, FOLD_SHARE)
     if not (red or brown or debris or fold):
@@ -120,7 +117,7 @@ def add_distractors(
         _add_red_cells(drawn, appearance, mpp, rng)
     ys, xs = np.nonzero(tissue[::4, ::4])
     if brown and len(ys):
-        colour = PIGMENT * float(rng.uniform(0.5, 1.2))
+        colour = np.array([0.55, 0.95, 1.45], np.float32) * float(rng.uniform(0.5, 1.2))
         count, spread_um = int(rng.integers(4, 30)), float(rng.uniform(3, 12))
         specks = _Specks(count, (0.3, 1.1), spread_um, colour)
         _add_specks(drawn, specks, _middle(ys, xs, rng), mpp, rng)
@@ -140,14 +137,15 @@ def _add_red_cells(
 ) -> None:
     height, width = drawn.shape[:2]
     colour = np.array(appearance.stain_matrix[1], np.float32)
-    # where eosin is purple, cells of its colour would look like nuclei
-    if colour[0] > REDNESS[0] * colour[1]:
-        colour[0], colour[2] = REDNESS[0] * colour[1], max(colour[2], REDNESS[1] * colour[1])
+    # where eosin is purple, cells of its colour would look like nuclei: of what they absorb of
+    # green, they may absorb 0.12 of red at most, and 0.5 of blue at least
+    if colour[0] > 0.12 * colour[1]:
+        colour[0], colour[2] = 0.12 * colour[1], max(colour[2], 0.5 * colour[1])
     eosin = colour * max(appearance.eosin[4], 0.3) * float(rng.uniform(0.9, 1.7))
     radius = float(rng.uniform(2.4, 3.8)) / mpp
     centre = rng.uniform(0, 1, 2) * (height, width)
     # blood outside vessels: where cells lie over each other they are as dark as nuclei
-    pool = rng.random() < POOL_SHARE
+    pool = rng.random() < 0.3
     spread = radius * float(rng.uniform(6, 14) if pool else rng.uniform(1.5, 8))
     # of what lies under a cell, how much shows through
     behind = float(rng.uniform(0.4, 0.9)) if pool else 0.2
@@ -230,9 +228,7 @@ def _fold(shape: tuple[int, ...], mpp: float, rng: np.random.Generator) -> Float
 
 
 def _smooth_noise(shape: tuple[int, int], sigma_px: float, rng: np.random.Generator) -> FloatArray:
-    """Draw Gaussian noise of unit spread, smooth over ``sigma_px``; coarse noise is drawn
-    coarsely.
-    """
+    """Draw Gaussian noise of unit spread, smooth over ``sigma_px``; coarse noise is enlarged."""
     factor = max(1, int(sigma_px // 2))
     small = (shape[0] // factor + 3, shape[1] // factor + 3)
     noise = rng.standard_normal(small, dtype=np.float32)

@@ -1,11 +1,10 @@
-"""Parameters of the synthesis that vary from patch to patch, and how they are re-sampled towards
-what looks real.
+"""Parameters of the synthesis that vary from patch to patch, drawn ever closer to what looks real.
 
-Each is a factor on what was measured in the reference or drawn around it. They are drawn broadly
-first; a classifier that tells synthetic patches from real ones says which looked real, and the next
-ones are drawn around those: the cross-entropy method (Rubinstein 1999). Where such a classifier is
-nearly perfect, weights of patches degenerate, but its ranking still tells in which direction the
-synthesis errs.
+Each is a factor on what was measured in the reference or drawn around it. Factors are drawn broadly
+first; a classifier that tells synthetic patches from real ones says which patches looked real, and
+the next factors are drawn around theirs: the cross-entropy method (Rubinstein 1999). Where such a
+classifier is nearly perfect, weights of patches degenerate, but its ranking still shows in which
+direction the synthesis errs.
 """
 
 from __future__ import annotations
@@ -18,11 +17,12 @@ import numpy.typing as npt
 
 from histocli.base.types import Json
 
-BROAD_SD = 0.25  # of the logarithms: a third more or less
-STAYS_BROAD = 0.2  # share of patches that are drawn broadly whatever the classifier said
-BEST = 0.3  # share of patches that the next are drawn around
+BROAD_SD = 0.25
+"""Standard deviation of the logarithms at first: about a third more or less."""
+STAYS_BROAD = 0.2
+"""Share of patches that are drawn broadly whatever the classifier said."""
 SMALLEST_SD = 0.05
-INERTIA = 0.3  # how much of the earlier distribution stays
+"""Below this the standard deviation of a logarithm never falls."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +59,7 @@ class Spread:
     sd: tuple[float, ...] = (BROAD_SD,) * len(NAMES)
 
     def draw(self, rng: np.random.Generator) -> Variation:
-        """Draw the factors of one patch; some patches stay broad, so that nothing is lost from
-        sight.
-        """
+        """Draw the factors of one patch; some stay broad, so that nothing is lost from sight."""
         broad = rng.random() < STAYS_BROAD
         unit = np.clip(rng.standard_normal(len(NAMES)), -2.5, 2.5)
         logs = BROAD_SD * unit if broad else np.asarray(self.mean) + np.asarray(self.sd) * unit
@@ -96,20 +94,18 @@ class Spread:
             members = np.flatnonzero((groups == group) & np.isfinite(scores))
             order = np.argsort(np.argsort(scores[members], kind="stable"), kind="stable")
             rank[members] = (order + 0.5) / max(len(members), 1)
-        best = np.flatnonzero(rank > 1 - BEST)  # NaN is not
+        best = np.flatnonzero(rank > 1 - 0.3)  # NaN is not
         if len(best) < 2:
             return self
         logs = np.log(np.array([astuple(variations[int(i)]) for i in best]))
-        mean = INERTIA * np.asarray(self.mean) + (1 - INERTIA) * logs.mean(axis=0)
-        sd = np.maximum(
-            INERTIA * np.asarray(self.sd) + (1 - INERTIA) * logs.std(axis=0), SMALLEST_SD
-        )
+        stays = 0.3  # how much of the earlier distribution is kept
+        mean = stays * np.asarray(self.mean) + (1 - stays) * logs.mean(axis=0)
+        sd = stays * np.asarray(self.sd) + (1 - stays) * logs.std(axis=0)
+        sd = np.maximum(sd, SMALLEST_SD)
         return Spread(tuple(mean.tolist()), tuple(sd.tolist()))
 
     def to_json(self) -> Json:
-        """Return, for each parameter, the factor in the middle and the standard deviation of its
-        logarithm.
-        """
+        """Return each parameter's middle factor and the standard deviation of its logarithm."""
         return {
             name: {"factor": round(float(np.exp(mean)), 4), "log_sd": round(sd, 4)}
             for name, mean, sd in zip(NAMES, self.mean, self.sd, strict=True)
@@ -117,7 +113,7 @@ class Spread:
 
     @classmethod
     def from_json(cls, values: Json) -> Spread:
-        """Return what ``to_json`` told of, as exactly as it was told."""
+        """Return the distribution that ``to_json`` described, up to its rounding."""
         return cls(
             tuple(float(np.log(values[name]["factor"])) for name in NAMES),
             tuple(float(values[name]["log_sd"]) for name in NAMES),

@@ -1,4 +1,4 @@
-"""Other microscopes, scanners and stainings: changes of patches on the tensor, on any device.
+"""Other microscopes, scanners and stainings: random changes of crops, on any device.
 
 Every function takes a torch generator on the CPU, so that a seed means the same on every device.
 """
@@ -14,13 +14,15 @@ from histocli.optics.blur import blur_each
 from histocli.optics.density import light_to_optical_density, optical_density_to_light
 
 RGB_TO_YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
+"""Rows: brightness, blueness and redness of an sRGB colour, as JPEG takes colours apart."""
 JPEG_BLOCK = [
     [
         math.sqrt((1 if k == 0 else 2) / 8) * math.cos((2 * x + 1) * k * math.pi / 16)
         for x in range(8)
     ]
     for k in range(8)
-]  # the orthonormal cosine transform of 8 samples
+]
+"""The orthonormal cosine transform of 8 samples."""
 LUMA_STEPS = (
     (16, 11, 10, 16, 24, 40, 51, 61),
     (12, 12, 14, 19, 26, 58, 60, 55),
@@ -31,6 +33,7 @@ LUMA_STEPS = (
     (49, 64, 78, 87, 103, 121, 120, 101),
     (72, 92, 95, 98, 112, 100, 103, 99),
 )
+"""Steps to which JPEG rounds the coefficients of brightness, at quality 50."""
 CHROMA_STEPS = (
     (17, 18, 24, 47, 99, 99, 99, 99),
     (18, 21, 26, 66, 99, 99, 99, 99),
@@ -38,6 +41,7 @@ CHROMA_STEPS = (
     (47, 66, 99, 99, 99, 99, 99, 99),
     *((99,) * 8 for _ in range(4)),
 )
+"""Steps to which it rounds those of the two colour differences."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +91,6 @@ def cut_crops(
     scale : tuple of float
         Smallest and largest magnification.
     generator : torch.Generator
-        On the CPU.
 
     Returns
     -------
@@ -126,15 +129,9 @@ def vary_appearance(light: Tensor, settings: Augmentation, generator: torch.Gene
     Parameters
     ----------
     light : Tensor of float32, shape (B, 3, H, W)
-        sRGB, 0..255.
+        sRGB, 0..255; so is what is returned.
     settings : Augmentation
     generator : torch.Generator
-        On the CPU.
-
-    Returns
-    -------
-    Tensor of float32, shape (B, 3, H, W)
-        0..255.
     """
     batch, device = len(light), light.device
     gain = (settings.stain_gain * torch.randn(batch, 1, generator=generator)).exp()
@@ -182,7 +179,7 @@ def vary_appearance(light: Tensor, settings: Augmentation, generator: torch.Gene
 
 
 def _chosen(batch: int, share: float, generator: torch.Generator) -> Tensor:
-    """Draw which of a batch something happens to."""
+    """Draw the numbers of the images of a batch that something happens to."""
     return sometimes(batch, share, generator).nonzero()[:, 0]
 
 
@@ -195,13 +192,8 @@ def transfer_colours(density: Tensor, share: float, generator: torch.Generator) 
     density : Tensor of float32, shape (B, 3, H, W)
         Optical density. Each image lends its colours to another one of the batch.
     share : float
-        Of the images that are changed.
+        Share of the images that are changed.
     generator : torch.Generator
-        On the CPU.
-
-    Returns
-    -------
-    Tensor of float32, shape (B, 3, H, W)
     """
     batch = len(density)
     donor = torch.randperm(batch, generator=generator)
@@ -221,14 +213,9 @@ def compress_jpeg(light: Tensor, quality: Tensor) -> Tensor:
     Parameters
     ----------
     light : Tensor of float32, shape (B, 3, H, W)
-        sRGB, 0..255.
+        sRGB, 0..255; so is what is returned.
     quality : Tensor of float32, shape (B,)
         1..100.
-
-    Returns
-    -------
-    Tensor of float32, shape (B, 3, H, W)
-        0..255.
     """
     batch, _, height, width = light.shape
     block = light.new_tensor(JPEG_BLOCK)

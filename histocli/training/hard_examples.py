@@ -2,7 +2,7 @@
 
 Hou et al. (2019) let the refiner of a GAN also work against the segmenter. Appearance can be moved
 without a GAN as well: the picture is differentiable in the few numbers of an
-:class:`~histocli.training.appearance.AppearanceModel`, and some steps along the sign of the gradient
+:class:`~histocli.training.appearance.AppearanceModel`, and steps along the sign of the gradient
 (Goodfellow et al. 2015; Madry et al. 2018) make it harder. Nothing moves, so that labels stay true,
 and the numbers are bounded by what references show.
 """
@@ -80,13 +80,13 @@ class Hardening(Extra, ABC):
     def _harden(
         self, segmenter: Segmenter, batch: Batch, size: int, ramp: float, moment: Moment
     ) -> Batch:
-        """Return a batch whose first ``size`` crops are hard; ``ramp`` of 1 is as hard as allowed."""
+        """Return a batch whose first crops are hard; a ``ramp`` of 1 is as hard as allowed."""
 
     @abstractmethod
     def examples(
         self, segmenter: Segmenter, batch: Batch, labels: InstanceLabels, moment: Moment
     ) -> HardPairs:
-        """Return the crops that are given, or others like them, and the same as hard as they get."""
+        """Return the given crops, or others like them, and the same as hard as they get."""
 
     def latest(self) -> Json:
         """Return the hardness that is logged."""

@@ -1,11 +1,11 @@
-"""Hard examples by a refiner that goes on learning, now also against the segmenter (Hou et al. 2019).
+"""Hard examples by a refiner that goes on learning, now also against the segmenter.
 
-Every few steps of the segmenter the refiner and its critics take one of their own. The refiner
-minimises its own objective minus a weighted loss of the segmenter. The weight makes the segmenter's
-gradient, on what the refiner changes, a fixed share of realism's; it grows after a warm-up, and the
-loss of a crop counts up to a cap. What the refiner paints goes into a pool that batches of the
-segmenter draw from. Only appearance changes, and only where the gate lets it, so that labels stay
-true.
+As in Hou et al. (2019), the refiner and its critics take a step for every few steps of the
+segmenter. The refiner minimises its own objective minus a weighted loss of the segmenter. The
+weight makes the segmenter's gradient, on what the refiner changes, a fixed share of realism's; it
+grows after a warm-up, and the loss of a crop counts up to a cap. What the refiner paints goes into
+a pool that batches of the segmenter draw from. Only appearance changes, and only where the gate
+lets it, so that labels stay true.
 """
 
 from __future__ import annotations

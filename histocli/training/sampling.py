@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from histocli.instances.targets import normalised_distance
+from histocli.instances.targets import contacts, normalised_distance
 from histocli.training.augmentation import Augmentation, cut_crops, vary_appearance
 
 WINDOW = 1.375
@@ -42,8 +42,41 @@ class PatchSet:
     contact: npt.NDArray[np.bool_] | None = None
     """(n, H, W), where two nuclei meet; None where that is not learnt."""
 
+    @classmethod
+    def labelled(
+        cls,
+        images: npt.NDArray[np.uint8],
+        labels: npt.NDArray[np.int32],
+        *,
+        contacts_mpp: float | None = None,
+    ) -> PatchSet:
+        """Return patches with the targets of their labels, each as likely as the next.
+
+        Where contacts are learnt, ``contacts_mpp`` is the pixel size, in micrometres per pixel.
+        """
+        n = len(images)
+        contact = None
+        if contacts_mpp is not None:
+            contact = np.stack([contacts(each, contacts_mpp) for each in labels])
+        return cls(
+            images,
+            labels > 0,
+            labels >= 0,
+            np.stack([normalised_distance(each) for each in labels]),
+            np.ones(n, np.float32),
+            np.full(n, 1 / n),
+            contact=contact,
+        )
+
     def __len__(self) -> int:
         return len(self.images)
+
+    def put(self, places: npt.NDArray[np.integer], other: PatchSet) -> None:
+        """Put other patches into some places; their chance of being drawn stays as it is."""
+        for name in ("images", "nucleus", "valid", "distance", "weight", "contact"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine is not None and theirs is not None:
+                mine[places] = theirs
 
     def part(self, where: slice) -> PatchSet:
         """Return some of the patches, as views; their shares sum to 1 again."""
@@ -121,6 +154,7 @@ def whole_patches(
         -1 is ignored.
     device : torch.device
     """
+    patches = PatchSet.labelled(images, labels)
 
     def tensor(values: npt.NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values)).to(device).float()
@@ -128,9 +162,9 @@ def whole_patches(
     ones = torch.ones(len(images), device=device)
     return Batch(
         pixels=tensor(images).permute(0, 3, 1, 2) / 255,
-        nucleus=tensor(labels > 0),
-        distance=tensor(np.stack([normalised_distance(each) for each in labels])) / 255,
-        valid=tensor(labels >= 0),
+        nucleus=tensor(patches.nucleus),
+        distance=tensor(patches.distance) / 255,
+        valid=tensor(patches.valid),
         weight=ones,
         borders=ones,
     )

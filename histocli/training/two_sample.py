@@ -1,4 +1,4 @@
-"""Two samples of pictures: can a classifier tell them apart? This judges realism and weighs patches.
+"""Two samples of pictures: can a classifier tell them apart? So realism and weights are judged.
 
 A classifier is never asked about pictures whose image it has learnt from: folds are made of whole
 images.
@@ -124,10 +124,6 @@ def judge(
     device : torch.device
     dtype : torch.dtype
         Number format of the convolutions.
-
-    Returns
-    -------
-    TwoSampleScores
 
     Raises
     ------

@@ -140,12 +140,14 @@ def test_extent_and_what_lies_outside(tmp_path):
 
 
 XML = """<?xml version="1.0" encoding="UTF-8"?>
-<Annotations MicronsPerPixel="0.252000"><Annotation Id="1"><Attributes/><Regions><RegionAttributeHeaders/>
-<Region Id="1" NegativeROA="0"><Vertices><Vertex X="1" Y="1" Z="0"/><Vertex X="5" Y="1"/><Vertex X="5" Y="6"/>
-<Vertex X="1" Y="6"/></Vertices></Region>
-<Region Id="2" NegativeROA="1"><Vertices><Vertex X="2" Y="2"/><Vertex X="4" Y="2"/><Vertex X="4" Y="4"/><Vertex X="2" Y="4"/>
-</Vertices></Region>
-<Region Id="3"><Vertices><Vertex X="6.2" Y="0"/><Vertex X="9" Y="0"/><Vertex X="9" Y="3"/></Vertices></Region>
+<Annotations MicronsPerPixel="0.252000"><Annotation Id="1"><Attributes/><Regions>
+<RegionAttributeHeaders/>
+<Region Id="1" NegativeROA="0"><Vertices><Vertex X="1" Y="1" Z="0"/><Vertex X="5" Y="1"/>
+<Vertex X="5" Y="6"/><Vertex X="1" Y="6"/></Vertices></Region>
+<Region Id="2" NegativeROA="1"><Vertices><Vertex X="2" Y="2"/><Vertex X="4" Y="2"/>
+<Vertex X="4" Y="4"/><Vertex X="2" Y="4"/></Vertices></Region>
+<Region Id="3"><Vertices><Vertex X="6.2" Y="0"/>
+<Vertex X="9" Y="0"/><Vertex X="9" Y="3"/></Vertices></Region>
 <Region Id="4"><Vertices><Vertex X="1" Y="1"/></Vertices></Region>
 </Regions></Annotation></Annotations>"""
 

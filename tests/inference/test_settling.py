@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from histocli.inference.runs import RunObjects, Runs, no_objects, window_to_runs
+from histocli.inference.runs import RunObjects, Runs, no_objects
 from histocli.inference.settling import MOSTLY, SlideWindows, put_together
 from histocli.inference.tiling import TileGrid
 from histocli.inference.windows import decode_window
@@ -50,10 +50,9 @@ def segment(maps: np.ndarray, core_px: int, halo_px: int, decoder=decode) -> np.
     grid = TileGrid(shape, core_px, halo_px)
 
     def found(window):
-        objects = decode_window(
+        return decode_window(
             lambda rows, columns: maps[rows, columns], shape, grid[window], decoder, LARGEST_HALO_PX
         )
-        return window_to_runs(objects, image_shape=shape, slide_shape=shape)
 
     return put_together(SlideWindows(grid, MPP), found)
 

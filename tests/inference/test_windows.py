@@ -28,6 +28,6 @@ def test_near_objects_are_those_at_the_seam():
     labels[20:23, 30:33] = 2
     labels[30:33, 5:8] = 3
     found = window_objects(labels, labels * 0.5, TileGrid((40, 40), 20, 20)[0], (40, 40))
-    np.testing.assert_array_equal(found.scores, [0.5])
+    np.testing.assert_array_equal(found.probability, [0.5])
     np.testing.assert_array_equal(found.anchors, [[6, 20 + SEAM_PX - 1]])
     np.testing.assert_array_equal(found.owned, [False])

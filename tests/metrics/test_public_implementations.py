@@ -1,17 +1,18 @@
 """The same numbers as implementations by other people, wherever definitions are the same; where
 not, why.
 
-=====================  ==============================================  ====================================================
-implementation         the same                                        not the same
-=====================  ==============================================  ====================================================
-torchmetrics           PQ, SQ, DQ                                      -
-cellseg-metrics        PQ, SQ, DQ, precision, DICE2                    AJI takes the partner of largest intersection, ours
-                                                                       (as Kumar et al. 2017) of
-                                                                       largest IoU
-stardist (optional)    F1, precision, recall, TP / (TP + FP + FN),     an IoU equal to the threshold matches there
-                       PQ at ten thresholds
-torchmetrics           Dice (F1 of pixels)                             -
-=====================  ==============================================  ====================================================
+===================  =====================================  =====================================
+implementation       the same                               not the same
+===================  =====================================  =====================================
+torchmetrics         PQ, SQ, DQ                             -
+cellseg-metrics      PQ, SQ, DQ, precision, DICE2           AJI takes the partner of largest
+                                                            intersection, ours (as Kumar et al.
+                                                            2017) that of largest IoU
+stardist (optional)  F1, precision, recall,                 an IoU equal to the threshold matches
+                     TP / (TP + FP + FN), PQ                there
+                     at ten thresholds
+torchmetrics         Dice (F1 of pixels)                    -
+===================  =====================================  =====================================
 
 Half of the images are small with ties everywhere, half are drawn to look like nuclei.
 """

@@ -5,7 +5,7 @@ import pytest
 from skimage import data
 
 from histocli.optics.density import rgb_to_optical_density, white_level
-from histocli.reference.rough import blur_um, find_rough_nuclei, split_touching, tissue_mask
+from histocli.reference.rough import blur_um, find_rough_nuclei, split_touching, stained_tissue
 from tests.tissue import make_tissue, paint_ellipses
 
 
@@ -67,7 +67,7 @@ def test_glass_is_no_tissue_and_has_no_nuclei():
 def test_the_tissue_mask_is_that_of_absorbance():
     density = np.zeros((40, 80, 3), np.float32)
     density[:, 40:] = 0.4
-    mask = tissue_mask(density, 0.5)
+    mask = stained_tissue(density, 0.5)
     assert not mask[:, :25].any()
     assert mask[:, 50:].all()
 

@@ -1,5 +1,4 @@
-"""Images as a whole: every way of storing pixels gives the same RGB, and what is no image is refused
-in one line."""
+"""Images as a whole: every way of storing pixels gives the same RGB, other files are refused."""
 
 import io
 from pathlib import Path

@@ -92,7 +92,10 @@ def test_pixels_that_are_not_square_are_refused_unless_a_size_is_given(tmp_path,
 
 
 def test_aperio_writes_it_in_the_description(tmp_path, pixels):
-    description = "Aperio Image Library v11.2.1\r\n46000x32914 [0,0 30x20] (240x240)|AppMag = 20|MPP = 0.4990|Left = 25.7"
+    description = (
+        "Aperio Image Library v11.2.1\r\n46000x32914 [0,0 30x20] (240x240)|AppMag = "
+        "20|MPP = 0.4990|Left = 25.7"
+    )
     tifffile.imwrite(
         tmp_path / "a.svs",
         pixels,

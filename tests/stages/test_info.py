@@ -99,7 +99,8 @@ def label_store(tmp_path):
 def model(tmp_path):
     path = tmp_path / "model.safetensors"
     header = models.ModelHeader(
-        architecture={"name": "unet", "widths": [8, 16]}, mpp=0.5, config_hash="abc", thresholds={"probability": 0.5},
+        architecture={"name": "unet", "widths": [8, 16]}, mpp=0.5, config_hash="abc",
+        thresholds={"probability": 0.5},
         training={"steps": 10}, data=[{"name": "a.zarr", "sha256": "00"}], config={"steps": 10},
     )  # fmt: skip
     models.write_model(path, {"weight": torch.zeros(3, 4), "bias": torch.zeros(5)}, header)
@@ -190,7 +191,8 @@ def test_each_reference_counts_as_often_as_it_was_followed(tmp_path):
         longs = [1.0] + [0.0] * (len(ELONGATION_EDGES) - 2)
         return {
             "morphology": {
-                "n_nuclei": n_nuclei, "density_per_mm2": density, "area_shares": bins, "elongation_shares": longs,
+                "n_nuclei": n_nuclei, "density_per_mm2": density, "area_shares": bins,
+                "elongation_shares": longs,
             }
         }  # fmt: skip
 

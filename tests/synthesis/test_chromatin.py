@@ -15,8 +15,9 @@ from histocli.synthesis.chromatin import (
 )
 from histocli.synthesis.painting import COLUMNS
 from histocli.synthesis.placement import Layout
-from histocli.synthesis.recipe import FULL_RECIPE, Recipe
+from histocli.synthesis.recipe import FULL_RECIPE
 from histocli.synthesis.shapes import draw_outline
+from tests.synthesis.recipes import PLAIN_RECIPE, without
 from tests.tissue import paint_ellipses
 
 SIDE = 96
@@ -62,7 +63,7 @@ def column(reference, kind, name, seeds=12, **changes):
 
 
 def test_each_kind_has_its_looks(reference):
-    recipe = FULL_RECIPE.without("pale")
+    recipe = without("pale")
     dense, vesicular = (
         column(reference, kind, "core", recipe=recipe) for kind in (Kind.DENSE, Kind.VESICULAR)
     )
@@ -86,7 +87,7 @@ def test_each_kind_has_its_looks(reference):
 
 
 def test_without_chromatin_kinds_of_the_layout_do_not_matter(reference):
-    recipe = FULL_RECIPE.without("chromatin")
+    recipe = without("chromatin")
     for seed in range(4):
         first, second = (
             looks(reference, [kind], seed, recipe) for kind in (Kind.APOPTOTIC, Kind.BLURRED)
@@ -97,8 +98,8 @@ def test_without_chromatin_kinds_of_the_layout_do_not_matter(reference):
 def test_pale_nuclei_come_with_their_component_only(reference):
     """Without it no dense nucleus is fainter than 0.3."""
     with_pale = column(reference, Kind.DENSE, "strength", 30)
-    without = column(reference, Kind.DENSE, "strength", 30, recipe=FULL_RECIPE.without("pale"))
-    assert without.min() >= 0.3 - 1e-6
+    bright = column(reference, Kind.DENSE, "strength", 30, recipe=without("pale"))
+    assert bright.min() >= 0.3 - 1e-6
     assert 0.01 < (with_pale < 0.3).mean() < 0.2
 
 
@@ -106,7 +107,7 @@ def test_restored_nuclei_look_as_they_did(reference):
     """They keep their own texture and colour, whatever kind is drawn."""
     clean = int(np.flatnonzero(reference.textures.single)[0])
     for kind in (Kind.DENSE, Kind.VESICULAR, Kind.APOPTOTIC):
-        found = looks(reference, [kind], recipe=FULL_RECIPE.without("chromatin"), own=clean)
+        found = looks(reference, [kind], recipe=without("chromatin"), own=clean)
         assert len(found.textures) == 1
         np.testing.assert_array_equal(found.textures[0], reference.textures.residual[clean])
         assert (found.table[1:, COLUMNS.index("core")] == 1).all()
@@ -130,9 +131,7 @@ def test_where_no_nucleus_is_clean_noise_stands_in(reference, noisy):
     """The noise has the measured spread; without the component, textures of fragments are used."""
     fragments = replace(reference.textures, single=np.zeros_like(reference.textures.single))
     broken = replace(reference, textures=fragments)
-    found = looks(
-        broken, [Kind.DENSE], recipe=FULL_RECIPE if noisy else FULL_RECIPE.without("noise_textures")
-    )
+    found = looks(broken, [Kind.DENSE], recipe=FULL_RECIPE if noisy else without("noise_textures"))
     real = {frame.tobytes() for frame in reference.textures.residual}
     assert all((frame.tobytes() in real) is not noisy for frame in found.textures)
     if noisy:
@@ -147,7 +146,7 @@ def test_a_patch_without_nuclei_has_an_empty_table(reference):
     layout = Layout(nothing.astype(np.int32), nothing, nothing, nothing, [], [], [])
     background = np.zeros((SIDE, SIDE, 3), np.float32)
     found = draw_appearances(
-        reference, layout, background, np.ones(3, np.float32), Recipe.plain(), rng_for(0, "look")
+        reference, layout, background, np.ones(3, np.float32), PLAIN_RECIPE, rng_for(0, "look")
     )
     assert found.table.shape == (1, len(COLUMNS))
     assert found.ghosts.tolist() == [False]
@@ -157,7 +156,7 @@ def test_a_patch_without_nuclei_has_an_empty_table(reference):
 def test_ghosts_are_those_that_hardly_show(reference):
     """On a background as dark as nuclei none can be told; on a pale one, hardly any is lost."""
     layout = layout_of([Kind.DENSE])
-    recipe = replace(Recipe.plain(), chromatin=True)
+    recipe = replace(PLAIN_RECIPE, chromatin=True)
 
     def lost(density):
         background = np.full((SIDE, SIDE, 3), density, np.float32)

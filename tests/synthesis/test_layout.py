@@ -15,7 +15,7 @@ from histocli.synthesis.arrangement import EVEN_KIND, draw_arrangement
 from histocli.synthesis.directions import STEP_PX, DirectionField
 from histocli.synthesis.layout import Sites, place_nuclei
 from histocli.synthesis.placement import LEAST_TISSUE, MOST_HIDDEN
-from histocli.synthesis.recipe import Recipe
+from tests.synthesis.recipes import PLAIN_RECIPE
 from tests.tissue import make_tissue, measure_morphology
 
 MPP = 0.5
@@ -371,8 +371,7 @@ def test_crowds_and_clusters_are_added_where_asked():
 def test_what_the_recipe_leaves_out_is_not_aimed_at():
     mixture = tuple(np.full(len(Kind), 1 / len(Kind)).tolist())
     plain = [
-        draw_arrangement(TYPICAL, mixture, rng_for(seed, "aim"), Recipe.plain())
-        for seed in range(40)
+        draw_arrangement(TYPICAL, mixture, rng_for(seed, "aim"), PLAIN_RECIPE) for seed in range(40)
     ]
     assert {(aim.crowds, aim.clusters, aim.mixture) for aim in plain} == {(0, 0, EVEN_KIND)}
     full = [draw_arrangement(INHABITED, mixture, rng_for(seed, "aim")) for seed in range(40)]

@@ -1,6 +1,6 @@
 """Patches: labels and picture tell the same, each patch for itself."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +14,8 @@ from histocli.reference.statistics import analyse_reference
 from histocli.synthesis import chromatin
 from histocli.synthesis import patch as module
 from histocli.synthesis.patch import draw_patch, paint_patches
-from histocli.synthesis.recipe import FULL_RECIPE, Recipe
+from histocli.synthesis.recipe import FULL_RECIPE
+from tests.synthesis.recipes import COMPONENTS, without
 from tests.tissue import make_tissue
 
 CPU = torch.device("cpu")
@@ -114,7 +115,7 @@ def test_without_nuclei_the_picture_is_the_background(reference, glass, monkeypa
         module, "draw_arrangement", lambda *given: replace(original(*given), coverage=0.0, crowds=0)
     )
     # red cells, pigment, debris and folds are drawn into the background
-    drawing = draw(reference, recipe=FULL_RECIPE.without("distractors"))
+    drawing = draw(reference, recipe=without("distractors"))
     assert drawing.instance_labels.max() == 0
     assert np.abs(paint_patches([drawing], CPU)[0].astype(int) - bare(drawing)).max() <= 1
     # ...and the background is a piece of the reference, turned or mirrored
@@ -131,9 +132,7 @@ def test_patches_with_and_without_nuclei_share_a_batch(reference, glass):
     assert np.abs(together[1].astype(int) - paint_patches([draw(reference)], CPU)[0]).max() <= 1
 
 
-@pytest.mark.parametrize(
-    "recipe", [FULL_RECIPE.without("crowds"), FULL_RECIPE], ids=["without crowds", "full"]
-)
+@pytest.mark.parametrize("recipe", [without("crowds"), FULL_RECIPE], ids=["without crowds", "full"])
 def test_a_reference_without_nuclei_lends_its_background(empty_reference, recipe):
     """Its nuclei, if any, are drawn in the colour of hematoxylin."""
     drawings = [draw(empty_reference, index, recipe=recipe) for index in range(6)]
@@ -179,7 +178,8 @@ def test_sites_turn_and_mirror_with_the_crop():
     dark = replace(reference, background=rgb_to_optical_density(tissue.image))
     shapes = set()
     for index in range(16):
-        background, _, _, sites = module._crop(dark, SIDE, rng_for(0, "crop", index))
+        crop = module._crop(dark, SIDE, rng_for(0, "crop", index))
+        background, sites = crop.background, crop.sites
         red = background[..., 0]
         inside = (sites.y_px >= 0) & (sites.y_px < SIDE) & (sites.x_px >= 0) & (sites.x_px < SIDE)
         assert inside.sum() > 2
@@ -207,28 +207,9 @@ def test_sites_turn_and_mirror_with_the_crop():
     assert len(shapes) == 16
 
 
-COMPONENTS = [field.name for field in fields(Recipe)]
-
-
-def test_a_plain_recipe_has_everything_off_and_each_component_switches_alone():
-    plain = Recipe.plain()
-    assert set(COMPONENTS) >= {
-        "pale",
-        "chromatin",
-        "crowds",
-        "fibres",
-        "cytoplasm",
-        "distractors",
-        "noise_textures",
-    }
-    for name in COMPONENTS:
-        assert getattr(plain, name) is False
-        on, off = replace(plain, **{name: True}), FULL_RECIPE.without(name)
-        assert [each for each in COMPONENTS if getattr(on, each)] == [name]
-        assert [
-            each for each in COMPONENTS if getattr(off, each) != getattr(FULL_RECIPE, each)
-        ] == [name]
-        assert replace(off, **{name: True}) == FULL_RECIPE
+def test_every_component_is_on_by_default():
+    assert set(COMPONENTS) >= {"pale", "crowds", "fibres", "cytoplasm", "distractors"}
+    assert all(getattr(FULL_RECIPE, name) is True for name in COMPONENTS)
 
 
 def seen(drawing):
@@ -261,8 +242,7 @@ def test_each_component_changes_some_patch(reference, component):
         )
         reference = replace(reference, background=striped, statistics=statistics)
     changed = [
-        seen(draw(reference, index))
-        != seen(draw(reference, index, recipe=FULL_RECIPE.without(component)))
+        seen(draw(reference, index)) != seen(draw(reference, index, recipe=without(component)))
         for index in range(12)
     ]
     assert any(changed)
@@ -277,7 +257,7 @@ def test_labels_reach_as_far_over_the_painted_edge_as_the_margin_says(
         module, "draw_arrangement", lambda *given: replace(original(*given), margin_um=margin_um)
     )
     for index in range(3):
-        drawing = draw(reference, index, recipe=FULL_RECIPE.without("pale"))
+        drawing = draw(reference, index, recipe=without("pale"))
         # 0 at the painted edge
         labelled, depth_px = drawing.instance_labels > 0, drawing.layout.depth_px
         margin_px = margin_um / reference.mpp

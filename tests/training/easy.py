@@ -1,8 +1,9 @@
 """Patches that a tiny network learns in some dozens of steps: dark disks on bright ground."""
 
+from dataclasses import replace
+
 import numpy as np
 
-from histocli.instances.targets import normalised_distance
 from histocli.training.sampling import PatchSet
 from tests.tissue import paint_ellipses
 
@@ -35,12 +36,7 @@ def easy_patches(n=6, side=64, seed=0):
 
 def patch_set(images, labels, weight=None, share=None):
     """Return what the training loop takes."""
-    n = len(images)
-    return PatchSet(
-        images=images,
-        nucleus=labels > 0,
-        valid=labels >= 0,
-        distance=np.stack([normalised_distance(each) for each in labels]),
-        weight=np.ones(n, np.float32) if weight is None else np.asarray(weight, np.float32),
-        share=np.full(n, 1 / n) if share is None else np.asarray(share, float),
-    )
+    patches = PatchSet.labelled(images, labels)
+    if weight is not None:
+        patches = replace(patches, weight=np.asarray(weight, np.float32))
+    return patches if share is None else replace(patches, share=np.asarray(share, float))

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from histocli.instances.targets import normalised_distance
 from histocli.model.segmenter import Architecture, Segmenter
 from histocli.training.appearance import (
     NUMBERS,
@@ -42,11 +41,7 @@ def patches():
         )
         images.append(image.clip(0, 255).astype(np.uint8))
         labels.append(drawn)
-    stack = np.stack(labels)
-    return PatchSet(
-        np.stack(images), stack > 0, stack >= 0, np.stack([normalised_distance(each) for each in labels]),
-        np.ones(6, np.float32), np.full(6, 1 / 6),
-    )  # fmt: skip
+    return PatchSet.labelled(np.stack(images), np.stack(labels))
 
 
 @pytest.fixture(scope="module")

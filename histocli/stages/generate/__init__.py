@@ -1,1 +1,1 @@
-"""``histosynth generate``: reference images become a store of synthetic patches with nucleus labels."""
+"""``histosynth generate``: reference images become synthetic patches with nucleus labels."""

@@ -53,7 +53,8 @@ def resample_parameters(
     sources = list({region.source.sha256: region.source for region in regions}.values())
     if len(sources) < 2:
         logger.warning(
-            "--rounds needs at least two references, so that a classifier can be asked about unseen ones"
+            "--rounds needs at least two references, so that a classifier can be asked about "
+            "unseen ones"
         )
         return None
     number = {source.sha256: index for index, source in enumerate(sources)}

@@ -1,8 +1,8 @@
 """``histosynth generate``: the storyline, from reference images to a patch store.
 
 First every reference that will be used is read, resampled, taken apart and measured, and what
-synthesis needs of it goes to a scratch folder as plain arrays. Then patches are drawn batch by batch
-from memory-mapped references, so that memory does not grow with their number.
+synthesis needs of it goes to a scratch folder as plain arrays. Then patches are drawn batch by
+batch from memory-mapped references, so that memory does not grow with their number.
 """
 
 from __future__ import annotations
@@ -68,17 +68,9 @@ def generate(
         Files, folders, globs, ``@list``, manifests or ``-``.
     out : Path
         Patch store to make.
-    config : GenerateConfig
-    execution : Execution
-    track : Track
-        Shows progress.
 
     Raises
     ------
-    InputNotFound, InvalidInput
-        References that are missing or cannot be read.
-    StoreExists
-        Something is in the way of ``out``.
     Stopped
         A signal came; what is drawn is kept for ``--resume``.
     """
@@ -91,7 +83,7 @@ def generate(
         tolerant=tolerant,
         command="generate",
     )
-    used: dict[str, object] = {"references": [[source.sha256, source.mpp] for source in sources]}
+    used: dict[str, object] = {"references": [[each.sha256, each.mpp] for each in sources]}
     if config.priors is not None:
         priors = Path(config.priors)
         read_model_header(priors)  # refuses what is no model before any work is done
@@ -199,7 +191,10 @@ def _draw_all(
         draw_job(batch, regions, config, paint=not paint_here, spread=spread) for batch in pending
     )
     workers = min(resolve_workers(execution.workers), max(1, len(pending) // 4))
-    stopped = f"{writer.target}: stopped; the patches drawn so far are kept, run the same command with --resume"
+    stopped = (
+        f"{writer.target}: stopped; the patches drawn so far are kept, run the same "
+        "command with --resume"
+    )
     with track("drawing patches", config.n) as bar:
         bar.advance(config.n - sum(len(batch) for batch in pending))
         for job, drawn in map_unordered(draw_patches, jobs, workers, stopped):

@@ -19,7 +19,7 @@ from histocli.figures.sheets import picture_rows
 from histocli.model.refiner import Refiner, RefinerArchitecture
 from histocli.stages.refine.plan import Refinement
 from histocli.stages.refine.styles import Styles
-from histocli.stages.shared.session import Session
+from histocli.stages.shared.session import Progress, Session
 from histocli.stores.logs import preview_path
 from histocli.training.adversarial.guard import Guard
 from histocli.training.adversarial.judge import HeldOut, judge_held_out
@@ -74,25 +74,18 @@ def learn(job: Refinement, styles: Styles, session: Session) -> Learnt:
     judge = Judge(job, styles, training, exam, session)
     session.register("judge", judge)
     guard = Guard(training)
-    for _ in session.steps(
-        lambda progress: _guarded(
-            train_adversarial(
-                training,
-                lessons,
-                schedule,
-                progress,
-                job.dtype,
-                session.members.rank,
-                session.members.mean,
-            ),
-            guard,
-            session,
-        ),
-        name="training the refiner",
-        note=lambda report: (
-            f"step {report.step}, critic {report.critic:.2f}, skill {report.skill:.2f}"
-        ),
-    ):
+    team = session.members
+
+    def stepping(progress: Progress) -> Iterator[StepReport]:
+        reports = train_adversarial(
+            training, lessons, schedule, progress, job.dtype, team.rank, team.mean
+        )
+        return _guarded(reports, guard, session)
+
+    def note(report: StepReport) -> str:
+        return f"step {report.step}, critic {report.critic:.2f}, skill {report.skill:.2f}"
+
+    for _ in session.steps(stepping, name="training the refiner", note=note):
         if not training.proven and session.done >= schedule.warm_up and judge.proof_is_due():
             judge.prove()
         if judge.judgement_is_due():
@@ -106,17 +99,7 @@ def learn(job: Refinement, styles: Styles, session: Session) -> Learnt:
 
 
 class Judge:
-    """Judges critics and refiner on held-out crops when it is time, and logs what it found.
-
-    Parameters
-    ----------
-    job : Refinement
-    styles : Styles
-    training : AdversarialTraining
-    sampler : Sampler
-        Draws the held-out crops.
-    session : Session
-    """
+    """Judges critics and refiner on crops of held-out patches, and logs what it found."""
 
     def __init__(
         self,
@@ -137,15 +120,13 @@ class Judge:
 
     def judgement_is_due(self) -> bool:
         """Whether the training has come to the next judgement; each is due once."""
-        due = int(self.session.done * JUDGEMENTS)
-        reached, self.judgements = self.judgements < due, max(self.judgements, due)
-        return reached
+        earlier, self.judgements = self.judgements, int(self.session.done * JUDGEMENTS)
+        return earlier < self.judgements
 
     def proof_is_due(self) -> bool:
         """Whether the training has come to the next proof; each is due once."""
-        due = int(self.session.done * PROOFS)
-        reached, self.proofs = self.proofs < due, max(self.proofs, due)
-        return reached
+        earlier, self.proofs = self.proofs, int(self.session.done * PROOFS)
+        return earlier < self.proofs
 
     def judge(self) -> HeldOut:
         """Judge the networks, and write a sheet of some patches."""

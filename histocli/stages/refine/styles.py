@@ -91,18 +91,10 @@ class Styles:
         closed: npt.NDArray[np.bool_],
         read: npt.NDArray[np.uint8],
     ) -> npt.NDArray[np.uint8]:
-        """Bring glass back to the level of the reference.
+        """Bring the white glass of refined patches back to the level of their references.
 
-        Parameters
-        ----------
-        batch : range
-            Which patches these are.
-        refined : ndarray of uint8, shape (B, H, W, 3)
-            With white glass.
-        closed : ndarray of bool, shape (B, H, W)
-            What was not repainted; it stays bit for bit, unless the patch got other stains.
-        read : ndarray of uint8, shape (B, H, W, 3)
-            The initial patches as they are stored.
+        What is ``closed`` was not repainted, and stays bit for bit as it was ``read`` from the
+        initial store, unless the patch got other stains.
         """
         images = np.empty_like(refined)
         for index, patch in enumerate(batch):
@@ -217,14 +209,9 @@ def _cut_references(job: Refinement) -> tuple[list[Source], list[CutPatches]]:
 def _choose(
     job: Refinement, sources: list[Source]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Choose the reference of each patch: its own, or with ``--restyle`` any.
+    """Choose the source of each patch's style, and say whether the patch was made from it.
 
-    Returns
-    -------
-    style_of : ndarray of int64, shape (n,)
-        Which of the sources.
-    own : ndarray of bool, shape (n,)
-        Whether the patch was made from it.
+    It is the patch's own reference, or with ``--restyle`` any.
     """
     number = {source.sha256: index for index, source in enumerate(sources)}
     records = job.initial.references

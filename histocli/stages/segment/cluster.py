@@ -78,18 +78,6 @@ def run_on_cluster(
 ) -> None:
     """Share the blocks of slides out to the workers of a Dask cluster, then make the stores here.
 
-    Parameters
-    ----------
-    jobs : sequence of SlideJob
-    model : Path
-    header : ModelHeader
-    config : SegmentConfig
-        ``scheduler`` is the address.
-    execution : Execution
-    ledger : Ledger
-        Records what becomes of the jobs.
-    track : Track
-
     Raises
     ------
     InvalidOption
@@ -145,7 +133,7 @@ def _tasks(
     return [
         _Task(
             slide=str(job.input.path.absolute()),
-            mpp=job.mpp,
+            mpp=job.given_mpp,
             facts={name: writer.facts.get(name) for name in ("glass_level", "contrast")},
             work=str(writer.work.absolute()),
             tissue=packed,
@@ -181,7 +169,8 @@ def _scatter(client: Any, tasks: Sequence[_Task], on_done: Callable[[int], None]
                 future.result()
             except KilledWorker as error:
                 raise OutOfResources(
-                    f"workers died again and again over one block ({error}); most often for lack of memory: give --max-memory"
+                    f"workers died again and again over one block ({error}); most often for lack "
+                    "of memory: give --max-memory"
                 ) from error
             on_done(done)
             for task in next_tasks(1):
@@ -232,26 +221,14 @@ class _AtHand:
 _at_hand = _AtHand()
 
 
-def do_block(task: _Task) -> int:
-    """Work on one block; runs in a worker of the cluster.
-
-    Returns
-    -------
-    int
-        Number of nuclei that the block owns.
-
-    Raises
-    ------
-    HistosynthError
-        As a message of one line; it travels back to whoever asked.
-    """
+def do_block(task: _Task) -> None:
+    """Work on one block in a worker of the cluster; an error travels back to whoever asked."""
     with _lock:
         model = _at_hand.model(task)
         view, grid = _at_hand.view(task, model)
         block = grid.block(task.block, view.has_tissue(grid))
-        if block is None:
-            return 0
-        pixels = view.pixels.read(*block.pixels)
-        pending = PendingBlock(block, grid, pixels, view.pixels.read)
-        model.pipelines[0].run([pending])
-        return keep_windows(Path(task.work), view, pending)
+        if block is not None:
+            pixels = view.pixels.read(*block.pixels)
+            pending = PendingBlock(block, grid, pixels, view.pixels.read)
+            model.pipelines[0].run([pending])
+            keep_windows(Path(task.work), view, pending)

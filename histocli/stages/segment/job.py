@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from histocli.base.inputs import InputImage
 from histocli.base.types import Json
@@ -18,50 +19,75 @@ from histocli.stages.shared.results import Stopwatch
 from histocli.stores.rerun import Action
 
 
-class Job(Protocol):
+class Job(ABC):
     """One input on its way.
 
     ``parts`` and ``load`` run in the thread that reads, ``write`` and ``finish`` in threads of
     their own.
+
+    Parameters
+    ----------
+    given : InputImage
+    outputs : dict of Path
+        What is to be there in the end, by format.
+    config : SegmentConfig
+    execution : Execution
+    model : dict
+        Name and content hash of the model.
     """
 
-    input: InputImage
-    outputs: dict[str, Path]
-    """What is to be there in the end, by format."""
-    watch: Stopwatch
+    def __init__(
+        self,
+        given: InputImage,
+        outputs: dict[str, Path],
+        config: SegmentConfig,
+        execution: Execution,
+        model: Json,
+    ) -> None:
+        self.input, self.outputs = given, outputs
+        self.config, self.execution, self.model = config, execution, model
+        self.given_mpp = given.mpp if given.mpp is not None else config.mpp
+        self.watch = Stopwatch()
 
+    @abstractmethod
     def decide(self) -> Action:
         """Apply the rerun rule to all outputs: skip only when none is to be made."""
 
+    @abstractmethod
     def check(self, model: LoadedModel) -> Expected:
         """Look at the input without decoding all of it, and count."""
 
+    @abstractmethod
     def parts(self, model: LoadedModel) -> list[Any]:
-        """Begin; return what is read and written together."""
+        """Begin, or go on with unfinished outputs; return what is read and written together."""
 
+    @abstractmethod
     def load(self, part: Any) -> list[PendingBlock]:
         """Read a part and bring it to the model's pixel size."""
 
+    @abstractmethod
     def write(self, part: Any, pending: list[PendingBlock]) -> None:
         """Wait for the nuclei of a part and keep them."""
 
+    @abstractmethod
     def finish(self) -> SlideFacts:
         """End, after all parts are written."""
 
+    @abstractmethod
     def facts(self) -> SlideFacts | None:
         """Return what outputs that are there already say; None where they say too little."""
 
+    @abstractmethod
     def close(self) -> None:
         """Let go of what is held, finished or not."""
 
+    def fingerprint_of(self, sha256: str, **more: str) -> str:
+        """Identify what decides the labels; the formats do not, so that one can be added later."""
+        model = self.model["sha256"]
+        settings = self.config.of_labels()
+        return config_hash(settings, slide=sha256, model=model, mpp=self.given_mpp, **more)
 
-def fingerprint(
-    config: SegmentConfig, sha256: str, model: Json, mpp: float | None, **more: str
-) -> str:
-    """Identify what decides the labels; the formats do not, so that one can be added later."""
-    return config_hash(config.of_labels(), slide=sha256, model=model["sha256"], mpp=mpp, **more)
-
-
-def decide_again(out: Path, contract: str, mark: str, execution: Execution) -> Action:
-    """Apply the rerun rule to an output; a partial one is gone on with, without being asked."""
-    return decide(out, contract, mark, replace(execution, resume=not execution.overwrite))
+    def decide_about(self, out: Path, contract: str, fingerprint: str) -> Action:
+        """Apply the rerun rule to one output; an unfinished one is gone on with unasked."""
+        again = replace(self.execution, resume=not self.execution.overwrite)
+        return decide(out, contract, fingerprint, again)

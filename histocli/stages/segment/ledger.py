@@ -1,4 +1,4 @@
-"""The results of all inputs, in the order of the inputs, and the file that tells how far a run is."""
+"""The results of all inputs, in their order, and the file that says how far a run is."""
 
 from __future__ import annotations
 

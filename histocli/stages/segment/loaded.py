@@ -136,6 +136,6 @@ def fit_to_memory(
             return choice
     least = expected / 1e9
     raise OutOfResources(
-        f"--max-memory {config.max_memory:g}: this model needs {least:.1f} gigabytes at least with {workers} workers; "
-        "give more memory or fewer --workers"
+        f"--max-memory {config.max_memory:g}: this model needs {least:.1f} gigabytes at least "
+        f"with {workers} workers; give more memory or fewer --workers"
     )

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
-from histocli.base.inputs import InputImage
-from histocli.base.types import InstanceLabels, Json, RGBImage
-from histocli.config.common import Execution, as_dict
-from histocli.config.segment import SegmentConfig
+from histocli.base.types import InstanceLabels, RGBImage
+from histocli.config.common import as_dict
 from histocli.inference.pipeline import PendingBlock, collect, whole_image
 from histocli.instances.anchors import renumber_by_anchor
 from histocli.model.normalisation import contrast_of, glass_to_white, raise_contrast
 from histocli.slides.resampling import resample, resample_labels
-from histocli.stages.segment.job import decide_again, fingerprint
+from histocli.stages.segment.job import Job
 from histocli.stages.segment.loaded import LoadedModel
 from histocli.stages.segment.results import Expected, SlideFacts
 from histocli.stages.segment.view import SAME_MPP
@@ -25,47 +21,20 @@ from histocli.stores.provenance import Provenance
 from histocli.stores.rerun import Action
 
 
-class PatchJob:
-    """A patch store on its way; every patch is an image of its own.
+class PatchJob(Job):
+    """A patch store on its way; every patch is an image of its own."""
 
-    Parameters
-    ----------
-    given : InputImage
-    output : Path
-    config : SegmentConfig
-    execution : Execution
-    model : dict
-        Name and content hash of the model.
-    """
-
-    def __init__(
-        self,
-        given: InputImage,
-        output: Path,
-        config: SegmentConfig,
-        execution: Execution,
-        model: Json,
-    ) -> None:
-        self.input = given
-        self.outputs = {"ome-zarr": output}
-        self.watch = Stopwatch()
-        self._config = config
-        self._execution = execution
-        self._model_facts = model
-        self._given_mpp = given.mpp if given.mpp is not None else config.mpp
-        self._writer: labels.PatchLabelsWriter | None = None
+    _writer: labels.PatchLabelsWriter | None = None
 
     def decide(self) -> Action:
         """Open the store and look at the output."""
         self._store = patches.PatchStore.open(self.input.path)
-        self._hash = fingerprint(
-            self._config, self._store.content_hash(), self._model_facts, self._given_mpp
-        )
-        return decide_again(self.outputs["ome-zarr"], labels.CONTRACT, self._hash, self._execution)
+        self._hash = self.fingerprint_of(self._store.content_hash())
+        return self.decide_about(self.outputs["ome-zarr"], labels.CONTRACT, self._hash)
 
     def check(self, model: LoadedModel) -> Expected:
         """Count the patches."""
-        self._model = model
+        self._loaded = model
         grid = model.pipelines[0].block_grid(self._shape)
         pixels = len(self._store) * self._store.patch_px**2
         plan = {
@@ -78,18 +47,18 @@ class PatchJob:
     def parts(self, model: LoadedModel) -> list[range]:
         """Begin the output, or go on with an unfinished one."""
         self.watch = Stopwatch()
-        self._model = model
+        self._loaded = model
         self._writer = labels.PatchLabelsWriter(
             self.outputs["ome-zarr"],
             n=len(self._store),
             shape=self._shape,
             mpp=self._mpp,
             source={"name": self.input.path.name, "sha256": self._store.content_hash()},
-            model=self._model_facts,
+            model=self.model,
             provenance=Provenance(
                 contract=labels.CONTRACT,
                 command="segment",
-                config=as_dict(self._config),
+                config=as_dict(self.config),
                 config_hash=self._hash,
             ),
         )
@@ -103,20 +72,20 @@ class PatchJob:
             self._seen(glass_to_white(image, level))
             for image, level in zip(images, levels, strict=True)
         ]
-        grid = self._model.pipelines[0].block_grid((seen[0].shape[0], seen[0].shape[1]))
+        grid = self._loaded.pipelines[0].block_grid((seen[0].shape[0], seen[0].shape[1]))
         return [whole_image(image, grid) for image in seen]
 
     def _seen(self, white: RGBImage) -> RGBImage:
         """Return a patch as the network sees it."""
-        floor = self._model.contrast_floor
+        floor = self._loaded.contrast_floor
         if floor > 0:
             white = raise_contrast(white, contrast_of([white]), floor)
-        return white if self._same_mpp else resample(white, self._mpp, self._model.mpp)
+        return white if self._same_mpp else resample(white, self._mpp, self._loaded.mpp)
 
     def write(self, part: range, pending: list[PendingBlock]) -> None:
         """Write the labels of a batch."""
         assert self._writer is not None, "parts comes first"
-        found = [self._own_pixels(collect(one, self._model.mpp)) for one in pending]
+        found = [self._own_pixels(collect(one, self._loaded.mpp)) for one in pending]
         self._writer.write(part, np.stack(found))
 
     def _own_pixels(self, found: InstanceLabels) -> InstanceLabels:
@@ -124,7 +93,7 @@ class PatchJob:
         if self._same_mpp:
             return found
         # a nucleus below one pixel is gone; anchors move a little
-        return renumber_by_anchor(resample_labels(found, self._model.mpp, self._mpp, self._shape))
+        return renumber_by_anchor(resample_labels(found, self._loaded.mpp, self._mpp, self._shape))
 
     def finish(self) -> SlideFacts:
         """Put the store in its place."""
@@ -142,16 +111,16 @@ class PatchJob:
 
     @property
     def _mpp(self) -> float:
-        return self._store.mpp if self._given_mpp is None else self._given_mpp
+        return self._store.mpp if self.given_mpp is None else self.given_mpp
 
     @property
     def _mpp_source(self) -> str:
-        return "store" if self._given_mpp is None else "given"
+        return "store" if self.given_mpp is None else "given"
 
     @property
     def _same_mpp(self) -> bool:
         """The pixel sizes of patches and model are as good as equal."""
-        return abs(self._mpp / self._model.mpp - 1) <= SAME_MPP
+        return abs(self._mpp / self._loaded.mpp - 1) <= SAME_MPP
 
     @property
     def _shape(self) -> tuple[int, int]:

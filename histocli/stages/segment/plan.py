@@ -1,4 +1,4 @@
-"""What a call of ``segment`` is to do: which model, which inputs, and what their outputs are called."""
+"""What ``segment`` is to do: which model, which inputs, and what their outputs are called."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def find_model(model: Path | None) -> Path:
     shipped = find_box_model(None if model is None else str(model))
     if model is None:
         logger.info(
-            "segmenting with %s, which comes with histosynth; a model of the tissue itself finds more",
+            "segmenting with %s, which comes with histosynth; a model of the tissue itself finds "
+            "more",
             shipped.name,
         )
     return shipped.path
@@ -63,17 +64,19 @@ def plan_jobs(
         if is_store:
             if config.formats != ("ome-zarr",):
                 logger.warning(
-                    "%s: the labels of a patch store are written as one store; --format is left aside",
+                    "%s: the labels of a patch store are written as one store; "
+                    "--format is left aside",
                     given.path,
                 )
-            jobs.append(PatchJob(given, out / f"{unique}{PATCH_SUFFIX}", config, execution, model))
+            outputs = {"ome-zarr": out / f"{unique}{PATCH_SUFFIX}"}
+            jobs.append(PatchJob(given, outputs, config, execution, model))
         else:
             outputs = {
                 name: out / f"{unique}{FORMATS[name].suffix}"
                 for name in dict.fromkeys(config.formats)
             }
             store = out / f"{unique}{FORMATS['ome-zarr'].suffix}"
-            jobs.append(SlideJob(given, outputs, store, config, execution, model))
+            jobs.append(SlideJob(store, given, outputs, config, execution, model))
     return jobs
 
 

@@ -56,31 +56,26 @@ def segment(
     ----------
     slides : sequence of str
         Words as in :mod:`histocli.base.inputs`; a manifest may give pixel sizes and regions.
-    model : Path or None
-        Model file, or the name of one that comes with the package; None takes the default one.
+    model : Path, optional
+        Model file or the name of one of the package; None takes the default one.
     out : Path
         Folder for the results, named after the slides, and for the status file.
-    config : SegmentConfig
-    execution : Execution
+    config, execution
         ``resume`` changes nothing: what is finished is skipped and the rest is made.
-    track : Track
     report : callable
-        Called with each result as soon as it and the results before it are there; in any thread,
-        one at a time.
+        Called with each result, in order, as soon as it is there; in any thread, one at a time.
 
     Returns
     -------
     list of SegmentResult
-        One for each input, in order; with ``on_error="continue"`` some may have failed.
+        One for each input, in order.
 
     Raises
     ------
-    InvalidOption
-        No segmenter.
+    InvalidOption, OutOfResources, Stopped
+        In any case; slides that were finished before stay.
     InputNotFound, InvalidInput, StoreExists
-        As in all commands; with ``on_error="continue"`` an error of one slide goes into its result.
-    OutOfResources, Stopped
-        Slides that were finished before stay.
+        With ``on_error="continue"``, an error of one slide goes into its result instead.
     """
     model = find_model(model)
     header = _segmenter_header(model)

@@ -8,21 +8,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from histocli.annotations.regions import find_regions, read_regions
 from histocli.base.files import content_hash, disk_errors, partial_path
 from histocli.base.formats import FORMATS
-from histocli.base.inputs import InputImage
 from histocli.base.types import Json
-from histocli.config.common import Execution, as_dict
-from histocli.config.segment import SegmentConfig
+from histocli.config.common import as_dict
 from histocli.exports.registry import read_record
 from histocli.inference.blocks import Block
 from histocli.inference.pipeline import PendingBlock
 from histocli.slides.open import open_slide
 from histocli.slides.slide import Slide, shape_of, slide_stem
-from histocli.stages.segment.job import decide_again, fingerprint
+from histocli.stages.segment.job import Job
 from histocli.stages.segment.loaded import LoadedModel
 from histocli.stages.segment.opened import OpenedSlide
 from histocli.stages.segment.results import Expected, SlideFacts, facts_from
@@ -43,41 +41,22 @@ class _Identity(NamedTuple):
     """Of everything that decides the labels."""
 
 
-class SlideJob:
+class SlideJob(Job):
     """A slide on its way.
 
     Parameters
     ----------
-    given : InputImage
-    outputs : dict of Path
-        What is wanted, by format.
     store : Path
         Where the label store is or would be, whether it is wanted or not.
-    config : SegmentConfig
-    execution : Execution
-    model : dict
-        Name and content hash of the model.
+    *others
+        As of any job.
     """
 
-    def __init__(
-        self,
-        given: InputImage,
-        outputs: dict[str, Path],
-        store: Path,
-        config: SegmentConfig,
-        execution: Execution,
-        model: Json,
-    ) -> None:
-        self.input = given
-        self.outputs = outputs
-        self.watch = Stopwatch()
+    def __init__(self, store: Path, *others: Any) -> None:
+        super().__init__(*others)
         self.store = store
-        self.mpp = given.mpp if given.mpp is not None else config.mpp
         self.opened: OpenedSlide | None = None
-        self._config = config
-        self._execution = execution
-        self._model = model
-        self._to_make: list[str] = list(outputs)
+        self._to_make: list[str] = list(self.outputs)
         self._store_is_there = False
 
     def decide(self) -> Action:
@@ -88,7 +67,7 @@ class SlideJob:
         if any(os.path.lexists(path) or os.path.lexists(partial_path(path)) for path in places):
             mark = self._identity.fingerprint
             actions = {
-                name: decide_again(path, FORMATS[name].contract, mark, self._execution)
+                name: self.decide_about(path, FORMATS[name].contract, mark)
                 for name, path in self.outputs.items()
             }
             self._to_make = [name for name, action in actions.items() if action != "skip"]
@@ -103,7 +82,7 @@ class SlideJob:
 
     def check(self, model: LoadedModel) -> Expected:
         """Open the slide and count."""
-        slide = open_slide(self.input.path, mpp=self.mpp)
+        slide = open_slide(self.input.path, mpp=self.given_mpp)
         try:
             shape = shape_of(slide)
             seen = self._look(slide, labels.overview_factor(shape, slide.mpp))
@@ -136,12 +115,12 @@ class SlideJob:
         if self._store_is_there:
             return []
         self.opened = OpenedSlide(
-            open_slide(self.input.path, mpp=self.mpp),
+            open_slide(self.input.path, mpp=self.given_mpp),
             self.store,
             model,
             self._look,
             source=identity.source,
-            model_facts=self._model,
+            model_facts=self.model,
             provenance=self.provenance(labels.CONTRACT),
         )
         return self.opened.missing_blocks()
@@ -170,7 +149,7 @@ class SlideJob:
                         name,
                         self.outputs[name],
                         opened,
-                        lambda: open_slide(self.input.path, mpp=self.mpp),
+                        lambda: open_slide(self.input.path, mpp=self.given_mpp),
                         self.provenance,
                     )
             found = facts_from(opened.facts)
@@ -179,7 +158,8 @@ class SlideJob:
                 self.opened.writer.discard()
         if found.n_cut:
             logger.warning(
-                "%s: %d nuclei reach further than 40 um from the border of their window and may be cut",
+                "%s: %d nuclei reach further than 40 um from the border of their window "
+                "and may be cut",
                 self.input.path,
                 found.n_cut,
             )
@@ -203,10 +183,10 @@ class SlideJob:
     def provenance(self, contract: str) -> Provenance:
         """Return the record of how an output is made."""
         config = replace(
-            self._config.of_labels(),
-            formats=self._config.formats,
-            mpp=self._config.mpp,
-            roi=self._config.roi,
+            self.config.of_labels(),
+            formats=self.config.formats,
+            mpp=self.config.mpp,
+            roi=self.config.roi,
         )
         return Provenance(
             contract=contract,
@@ -218,20 +198,20 @@ class SlideJob:
     @cached_property
     def _roi(self) -> Path | None:
         """The file with the user's regions of this slide."""
-        if self.input.roi is not None or self._config.roi is None:
+        if self.input.roi is not None or self.config.roi is None:
             return self.input.roi
-        return find_regions(Path(self._config.roi), slide_stem(self.input.path))
+        return find_regions(Path(self.config.roi), slide_stem(self.input.path))
 
     def _look(self, slide: Slide, factor: int) -> Look:
         roi = None if self._roi is None else read_regions(self._roi)
-        return look(slide, factor, find_tissue=self._config.tissue == "auto", roi=roi)
+        return look(slide, factor, find_tissue=self.config.tissue == "auto", roi=roi)
 
     @cached_property
     def _identity(self) -> _Identity:
         sha256 = content_hash(self.input.path)
         more = {} if self._roi is None else {"roi": content_hash(self._roi)}
-        mark = fingerprint(self._config, sha256, self._model, self.mpp, **more)
-        return _Identity({"name": self.input.path.name, "sha256": sha256}, mark)
+        source = {"name": self.input.path.name, "sha256": sha256}
+        return _Identity(source, self.fingerprint_of(sha256, **more))
 
 
 def expected_disk(shape: tuple[int, int], mm2: float, mpp: float, formats: Sequence[str]) -> float:

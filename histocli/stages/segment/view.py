@@ -15,7 +15,7 @@ import numpy.typing as npt
 from histocli.base.types import BoolMask, FloatArray, RGBImage
 from histocli.inference.blocks import BlockGrid, shows_tissue
 from histocli.inference.pipeline import PendingBlock
-from histocli.inference.runs import window_to_runs
+from histocli.inference.runs import to_slide
 from histocli.inference.tissue import squares_of_tissue, tissue_mask
 from histocli.model.normalisation import (
     Contrast,
@@ -60,21 +60,17 @@ class View:
         """Height and width at the model's resolution."""
         return self.pixels.shape
 
-    @property
-    def cell_px(self) -> float:
-        """Pixels at the model's resolution along a side of a cell of ``tissue``."""
-        return self.factor / self.pixels.ratio
-
     def is_tissue(self, anchors: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
         """Tell whether nuclei are looked for at slide pixels (n, 2)."""
         return np.asarray(self.tissue[anchors[:, 0] // self.factor, anchors[:, 1] // self.factor])
 
     def has_tissue(self, grid: BlockGrid) -> Callable[[int], bool]:
         """Return a test whether a window of the grid shows any tissue."""
-        return lambda window: shows_tissue(self.tissue, grid.windows[window].core, self.cell_px)
+        cell_px = self.factor / self.pixels.ratio
+        return lambda window: shows_tissue(self.tissue, grid.windows[window].core, cell_px)
 
     def hematoxylin(
-        self, pending: PendingBlock, y: npt.NDArray[np.int64], x: npt.NDArray[np.int64]
+        self, pending: PendingBlock, y: npt.NDArray[np.intp], x: npt.NDArray[np.intp]
     ) -> FloatArray:
         """Return the amount of hematoxylin at pixels of the view, most of them in a block."""
         rows, columns = slice(int(y.min()), int(y.max()) + 1), slice(int(x.min()), int(x.max()) + 1)
@@ -111,7 +107,7 @@ def look(slide: Slide, factor: int, *, find_tissue: bool, roi: FindRegions | Non
     find_tissue : bool
         Otherwise everything is tissue.
     roi : callable, optional
-        Restricts the tissue to the regions that the user drew.
+        Restricts the tissue.
     """
     overview = shrunk(slide, factor)
     level = white_level(overview)
@@ -151,22 +147,8 @@ def view_of(
     contrast: Contrast | None = None,
     contrast_floor: float = 0.0,
 ) -> View:
-    """Return a slide at a model's resolution, with white glass and no less contrast than the model
-    is used to.
-
-    Parameters
-    ----------
-    slide : Slide
-    model_mpp : float
-        Micrometres per pixel.
-    glass_level : float
-        From ``look``.
-    tissue : ndarray of bool
-        Where nuclei are looked for, on the grid of the overview.
-    contrast : Contrast, optional
-        From ``slide_contrast``.
-    contrast_floor : float
-        From the model's header.
+    """Return a slide at a model's resolution, given what ``look`` and ``slide_contrast`` found and
+    the contrast floor of the model.
     """
 
     def change(image: RGBImage) -> RGBImage:
@@ -181,13 +163,10 @@ def view_of(
     )
 
 
-def keep_windows(work: Path, view: View, pending: PendingBlock) -> int:
-    """Wait for the windows of a block and keep what they found; return the number of own
-    objects.
-    """
-    n = 0
+def keep_windows(work: Path, view: View, pending: PendingBlock) -> None:
+    """Wait for the windows of a block and keep what they found."""
     for window, future in zip(pending.block.windows, pending.windows, strict=True):
-        found = window_to_runs(
+        found = to_slide(
             future.result(),
             image_shape=view.shape,
             slide_shape=shape_of(view.slide),
@@ -196,5 +175,3 @@ def keep_windows(work: Path, view: View, pending: PendingBlock) -> int:
             is_tissue=view.is_tissue,
         )
         labels.save_found(work, window.index, found.arrays())
-        n += int(found.owned.sum())
-    return n

@@ -1,4 +1,4 @@
-"""Patches drawn after references in worker processes: what ``generate`` and ``train --fresh`` share.
+"""Patches drawn after references in worker processes, for ``generate`` and ``train --fresh``.
 
 What synthesis needs of a reference lies in a scratch folder as plain arrays, which workers map into
 memory, so that memory does not grow with the number of patches. Patch i depends on the seed, the

@@ -136,7 +136,7 @@ def _take_apart(
     track: Track,
     calibration: Calibration = UNCALIBRATED,
 ) -> tuple[list[Region], list[str]]:
-    """Take the references apart that patches will follow; the others of a long list are not needed."""
+    """Take the references apart that patches will follow, which may be a part of a long list."""
     used = np.arange(len(sources))
     limit = min(config.n, MOST_REGIONS)
     if len(sources) > limit:
@@ -279,7 +279,8 @@ def _calibrate_priors(
             bar.advance()
     calibration = calibration_of(ratios, found, drawn)
     logger.info(
-        "on synthetic patches the model's nuclei have %.2f of the true area and it finds %.2f of them; both are corrected",
+        "on synthetic patches the model's nuclei have %.2f of the true area and it finds %.2f of "
+        "them; both are corrected",
         calibration.area_factor,
         calibration.recall,
     )

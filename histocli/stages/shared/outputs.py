@@ -25,24 +25,14 @@ FACTS = ("mpp", "mpp_source", "n_nuclei", "n_cut", "mm2", "source", "model")
 def prepare_file(target: Path, *, contract: str, config_hash: str, overwrite: bool) -> Action:
     """Apply the rerun rule to a single file, of which there is never a partial one.
 
-    Returns
-    -------
-    {"create", "skip"}
-
-    Raises
-    ------
-    StoreExists
-        Something is in the way that is not ours, or was made with other settings and ``overwrite``
-        was not given.
+    Raises ``StoreExists`` for what is not ours, or was made with other settings, which
+    ``overwrite`` replaces.
     """
     return rerun_rule(
         target,
         contract=contract,
         config_hash=config_hash,
         finished=_provenance_of(target),
-        partial=None,
-        partial_is_foreign=False,
-        resume=False,
         overwrite=overwrite,
     )
 

@@ -178,15 +178,12 @@ def cut_all(
 
     Parameters
     ----------
-    sources : sequence of Source
-    cutting : Cutting
     workers : int
         Processes; 0 takes as many as there are processors.
-    track : Track
     stopped : str
         Message of an interruption.
     labels : sequence of LabelSource, optional
-        Of each reference.
+        Labels of each reference.
     measured : collection of Source
         References whose statistics are measured too.
 

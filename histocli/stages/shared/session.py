@@ -1,4 +1,4 @@
-"""A session of training: the steps of ``train`` and ``refine`` with their clock, log and checkpoint.
+"""A session of training: the steps of a command with their clock, log and checkpoint.
 
 The stage builds what learns, and runs its steps through the session::
 
@@ -50,7 +50,7 @@ CHECKPOINT_S = 60.0
 """Seconds between two checkpoints."""
 
 Progress: TypeAlias = Callable[[int], float]
-"""From the number of steps done to the share of the steps that lies behind; 1 and more ends them."""
+"""From the number of steps done to the share of all steps that is done; 1 and more ends them."""
 
 
 class Record(Protocol):
@@ -351,7 +351,8 @@ class Session:
         values = dict(record.averaged())
         if not all(math.isfinite(value) for value in values.values() if value is not None):
             raise InvalidInput(
-                f"{self.out}: the loss is not a number at step {record.step}; lower --learning-rate, "
+                f"{self.out}: the loss is not a number at step {record.step}; lower "
+                "--learning-rate, "
                 "or use --precision fp32"
             )
         self._recent = [*self._recent[-(RECORD_EVERY - 1) :], values]

@@ -15,7 +15,6 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, fields
 from multiprocessing import get_context
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +28,6 @@ from histocli.base.system import resolve_workers
 from histocli.base.types import Json
 from histocli.config.common import Execution
 from histocli.config.generate import GenerateConfig
-from histocli.instances.targets import contacts, normalised_distance
 from histocli.model.normalisation import glass_to_white
 from histocli.stages.shared.drawing import DrawJob, draw_job, draw_patches
 from histocli.stages.shared.measuring import Region, measure_references
@@ -49,47 +47,29 @@ class _Job:
     drawing: DrawJob
     glass: tuple[float, ...]
     """Level of empty glass of each patch."""
-    mpp: float
-    learns_contacts: bool
+    contacts_mpp: float | None
+    """Pixel size where contacts are learnt."""
 
 
-@dataclass(frozen=True)
-class _Drawn:
-    """Patches with their targets, as ``PatchSet`` holds them."""
-
-    images: npt.NDArray[np.uint8]
-    nucleus: npt.NDArray[np.bool_]
-    valid: npt.NDArray[np.bool_]
-    distance: npt.NDArray[np.uint8]
-    contact: npt.NDArray[np.bool_] | None
-
-
-def _draw(job: _Job) -> _Drawn:
+def _draw(job: _Job) -> PatchSet:
     """Draw patches and compute their targets; runs in a worker."""
     drawn = draw_patches(job.drawing)
     assert drawn.image is not None
-    labels = drawn.instance_labels
     white = [glass_to_white(*each) for each in zip(drawn.image, job.glass, strict=True)]
-    return _Drawn(
-        np.stack(white),
-        labels > 0,
-        labels >= 0,
-        np.stack([normalised_distance(each) for each in labels]),
-        np.stack([contacts(each, job.mpp) for each in labels]) if job.learns_contacts else None,
-    )
+    return PatchSet.labelled(np.stack(white), drawn.instance_labels, contacts_mpp=job.contacts_mpp)
 
 
 class FreshPatches(Extra):
     """Draws patches ahead of a training, and puts them in the place of the oldest.
 
-    Use it as a context manager: workers and a scratch folder are given back at its end.
+    Workers and a scratch folder are held until it is closed.
 
     Parameters
     ----------
     store : PatchStore
         Made by ``generate``; its references are read again.
     places : ndarray of int, shape (k,)
-        Where in the training's patches those of the store lie that may be replaced.
+        Which patches of the training are those of the store: the ones that may be replaced.
     per_step : float
         Patches that a step of training brings.
     learns_contacts : bool
@@ -124,7 +104,8 @@ class FreshPatches(Extra):
     ) -> None:
         if store.origin != "initial" or store.provenance.command != "generate":
             raise InvalidInput(
-                f"{store.path}: --fresh draws on where generate stopped, but these patches are {store.origin}; "
+                f"{store.path}: --fresh draws on where generate stopped, but these patches are "
+                f"{store.origin}; "
                 "give the store of initial patches"
             )
         known = {field.name for field in fields(GenerateConfig)}
@@ -138,7 +119,7 @@ class FreshPatches(Extra):
         self.members = members
         self.spread = None if store.variation is None else Spread.from_json(store.variation)
         self.batches = 0
-        """Put in place so far."""
+        """Batches put in place so far."""
         self.waited_s = 0.0
         self._trained_s = trained_s
         self._taken_s = 0.0
@@ -153,17 +134,10 @@ class FreshPatches(Extra):
         self._pool = ProcessPoolExecutor(
             workers, mp_context=get_context("spawn"), initializer=single_threaded
         )
-        self._running: deque[tuple[int, Future[_Drawn]]] = deque()
+        self._running: deque[tuple[int, Future[PatchSet]]] = deque()
 
-    def __enter__(self) -> FreshPatches:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Give workers and the scratch folder back."""
         self._taken_s = self._trained_s()
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._scratch.cleanup()
@@ -179,38 +153,30 @@ class FreshPatches(Extra):
         priors = self.config.priors
         if priors is not None and not Path(priors).exists():
             raise InputNotFound(
-                f"{Path(priors)}: the model that {self.store.path.name} took its priors from is gone"
+                f"{Path(priors)}: the model that {self.store.path.name} took its priors from is "
+                "gone"
             )
-        return measure_references(sources, self.config, execution, Path(self._scratch.name), track)[
-            0
-        ]
+        scratch = Path(self._scratch.name)
+        regions, _ = measure_references(sources, self.config, execution, scratch, track)
+        return regions
 
     def _job(self, number: int) -> _Job:
-        """Return the job of the fresh batch of a number; the store's own patches come before all of
-        them.
-        """
+        """Return the job of a batch; the store's own patches come before all batches."""
         first = self.config.n + (number * self.members.size + self.members.rank) * BATCH
         job = draw_job(range(first, first + BATCH), self.regions, self.config, spread=self.spread)
         statistics = [self.regions[number].statistics for number in job.reference]
         glass = tuple(float(each["appearance"]["white_level"]) for each in statistics)
-        return _Job(job, glass, self.store.mpp, self.learns_contacts)
+        return _Job(job, glass, self.store.mpp if self.learns_contacts else None)
 
     def due(self, step: int) -> int:
-        """Return how many batches the set has taken up before a step."""
+        """Return how many batches are put in place before a step."""
         return int(self.per_step * step / BATCH)
 
     def before_step(self, patches: PatchSet, step: int) -> None:
         """Put the patches that are due at a step in the place of the oldest.
 
-        A training that is resumed begins with those that would be left of the ones before, so that
-        it goes on as if it had not been stopped.
-
-        Parameters
-        ----------
-        patches : PatchSet
-            Changed in place.
-        step : int
-            Steps done.
+        A training that is resumed begins with the batches that an uninterrupted one would still
+        hold.
         """
         due = self.due(step)
         if not self.batches and due > 1:
@@ -226,7 +192,8 @@ class FreshPatches(Extra):
                 )
                 time.sleep(0.002)
             self.waited_s += time.monotonic() - start
-            self._put(patches, number, future.result())
+            places = np.arange(number * BATCH, (number + 1) * BATCH) % len(self.places)
+            patches.put(self.places[places], future.result())
             self.batches += 1
         self._hand_out()
 
@@ -235,15 +202,6 @@ class FreshPatches(Extra):
         while len(self._running) < self._ahead:
             self._running.append((following, self._pool.submit(_draw, self._job(following))))
             following += 1
-
-    def _put(self, data: PatchSet, number: int, drawn: _Drawn) -> None:
-        for index in range(BATCH):
-            place = self.places[(number * BATCH + index) % len(self.places)]
-            data.images[place], data.nucleus[place] = drawn.images[index], drawn.nucleus[index]
-            data.valid[place], data.distance[place] = drawn.valid[index], drawn.distance[index]
-            data.weight[place] = 1.0
-            if data.contact is not None and drawn.contact is not None:
-                data.contact[place] = drawn.contact[index]
 
     def report(self) -> Json:
         """Return how many patches were drawn, and how long the training waited for them."""
@@ -270,4 +228,5 @@ def fresh_patches(bench: Bench) -> Joined | None:
         members=bench.session.members,
         trained_s=lambda: bench.session.clock.trained_s,
     )
-    return join(bench, bench.stack.enter_context(fresh), fresh.report)
+    bench.stack.callback(fresh.close)
+    return join(bench, fresh, fresh.report)

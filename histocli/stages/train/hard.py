@@ -158,7 +158,8 @@ def refiner_ascent(bench: Bench) -> RefinerAscent:
     store = next((item.store for item in request.inputs if item.store.origin == "refined"), None)
     if store is None:
         raise InvalidInput(
-            f"{request.store.path}: --hard refiner goes on with the networks of a refined store, and none is given; "
+            f"{request.store.path}: --hard refiner goes on with the networks of a refined store, "
+            "and none is given; "
             "make one with histosynth refine, or use --hard appearance"
         )
     networks = networks_of(store, config.seed).to(bench.training.device)
@@ -215,7 +216,8 @@ def _sampler(
     usable = np.flatnonzero(np.isin(of_patch, real.image_of))
     if not len(usable):
         raise InvalidInput(
-            f"{store.path}: none of its patches follows one of the references; leave --refs out for those it records"
+            f"{store.path}: none of its patches follows one of the references; leave --refs out "
+            "for those it records"
         )
     chosen = np.sort(rng_for(config.seed, "hard").permutation(usable)[:MOST_INITIAL])
     pictures, labels = _read_white(initial, chosen)
@@ -229,7 +231,8 @@ def networks_of(store: PatchStore, seed: int) -> Networks:
     missing = {"refiner", "realism", "style"} - values.keys()
     if missing:
         raise InvalidStore(
-            f"{store.path}: --hard refiner needs refiner and critics, and the store holds no {', '.join(sorted(missing))}; "
+            f"{store.path}: --hard refiner needs refiner and critics, and the store holds no "
+            f"{', '.join(sorted(missing))}; "
             "make it with histosynth refine, without --model"
         )
     networks = Networks.fresh(
@@ -243,7 +246,8 @@ def networks_of(store: PatchStore, seed: int) -> Networks:
                 )
     except RuntimeError as error:
         raise InvalidStore(
-            f"{store.path}: its networks do not fit their description ({first_line(error)}); make it again"
+            f"{store.path}: its networks do not fit their description ({first_line(error)}); make "
+            "it again"
         ) from error
     networks.averaged = (
         copy.deepcopy(networks.refiner) if "averaged" not in values else networks.averaged
@@ -257,7 +261,8 @@ def _initial_of(store: PatchStore) -> PatchStore:
     path = store.path.parent / Path(str(record.get("name", ""))).name
     if not record or not path.exists():
         raise InputNotFound(
-            f"{store.path}: --hard refiner starts from the initial patches, but {record.get('name', 'their store')} "
+            f"{store.path}: --hard refiner starts from the initial patches, but "
+            f"{record.get('name', 'their store')} "
             "does not lie beside it"
         )
     initial = PatchStore.open(path)

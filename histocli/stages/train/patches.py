@@ -134,7 +134,8 @@ def load_patches(request: Request) -> TrainingPatches:
     kept = np.setdiff1d(np.arange(len(arrays.images)), held)
     if not (arrays.weight[kept] > 0).any() or not (arrays.labels[kept] > 0).any():
         raise InvalidStore(
-            f"{request.store.path}: there is nothing to learn from: the patches hold no nuclei, or all their weights are 0; "
+            f"{request.store.path}: there is nothing to learn from: the patches hold no nuclei, "
+            "or all their weights are 0; "
             "make them from references that show tissue"
         )
     learnt = arrays.part(kept)

@@ -234,7 +234,8 @@ def split_weight(word: str) -> tuple[str, float]:
         return word, 1.0
     if not (weight > 0 and math.isfinite(weight)):
         raise InvalidOption(
-            f"{word}: the number after the colon is the store's share and must be positive, got {share}"
+            f"{word}: the number after the colon is the store's share and must be positive, got "
+            f"{share}"
         )
     return path, weight
 
@@ -250,17 +251,20 @@ def _open_stores(words: Sequence[str]) -> list[WeightedStore]:
     for item in inputs[1:]:
         if abs(item.store.mpp / first.mpp - 1) > SAME_MPP:
             raise InvalidInput(
-                f"{item.store.path}: has {item.store.mpp:.4g} um/px but {first.path} has {first.mpp:.4g}; "
+                f"{item.store.path}: has {item.store.mpp:.4g} um/px but {first.path} has "
+                f"{first.mpp:.4g}; "
                 "a segmenter is trained at one pixel size, so make the stores with the same --mpp"
             )
         if item.store.patch_px != first.patch_px:
             raise InvalidInput(
-                f"{item.store.path}: has patches of {item.store.patch_px} px but {first.path} of {first.patch_px}; "
+                f"{item.store.path}: has patches of {item.store.patch_px} px but {first.path} of "
+                f"{first.patch_px}; "
                 "make the stores with the same --patch-px"
             )
     if first.patch_px < 32:
         raise InvalidInput(
-            f"{first.path}: patches of {first.patch_px} px are too small to train on; at least 32 are needed"
+            f"{first.path}: patches of {first.patch_px} px are too small to train on; at least 32 "
+            "are needed"
         )
     return inputs
 
@@ -272,7 +276,8 @@ def _open_start(word: str, store: PatchStore) -> StartingModel:
         raise InvalidOption(f"--init {word}: is a {header.kind}, but a segmenter is needed")
     if abs(header.mpp / store.mpp - 1) > SAME_MPP:
         raise InvalidInput(
-            f"--init {word}: was trained at {header.mpp:.4g} um/px but {store.path} has {store.mpp:.4g}; "
+            f"--init {word}: was trained at {header.mpp:.4g} um/px but {store.path} has "
+            f"{store.mpp:.4g}; "
             "make the store with the model's --mpp"
         )
     return StartingModel(header, tensors)
@@ -288,7 +293,8 @@ def _match_teacher(word: str, sources: Sequence[Source]) -> tuple[list[Source], 
     ]
     if not matched:
         raise InvalidInput(
-            f"--teacher {word}: none of its {len(labels)} label images is named like one of the {len(sources)} references; "
+            f"--teacher {word}: none of its {len(labels)} label images is named like one of the "
+            f"{len(sources)} references; "
             "labels are matched by the name without its ending"
         )
     if len(matched) < len(sources):

@@ -184,7 +184,8 @@ class SelfTraining(Extra):
             self._show(f"disagreement-{number}", before, after, agreements)
         if not drift.tolerable:
             logger.warning(
-                "round %d of self-training moved the median area of nuclei by %+.0f %% and their number by %+.0f %%; "
+                "round %d of self-training moved the median area of nuclei by %+.0f %% and their "
+                "number by %+.0f %%; "
                 "the weights before it are kept",
                 number,
                 100 * drift.area,
@@ -238,7 +239,8 @@ class SelfTraining(Extra):
             self.bench.examiner.predictor(views=TEACHER_VIEWS, confidence=self._confidence),
             self.unlabelled.patches,
             self.bench.request.track,
-            f"{self.bench.session.out}: stopped after {self.bench.training.step} steps; run the same command with --resume",
+            f"{self.bench.session.out}: stopped after {self.bench.training.step} steps; run the "
+            "same command with --resume",
         )
 
     def state(self) -> dict[str, Any]:
@@ -305,7 +307,8 @@ def read_unlabelled(request: Request) -> Unlabelled:
             parts.append(found)
     if not parts:
         raise InvalidInput(
-            f"{sources[0].path}: none of the {len(sources)} references shows nuclei; give images of stained tissue"
+            f"{sources[0].path}: none of the {len(sources)} references shows nuclei; give images "
+            "of stained tissue"
         )
     patches = np.concatenate([part.images for part in parts])
     # of all references, not of the first
@@ -316,7 +319,8 @@ def read_unlabelled(request: Request) -> Unlabelled:
         given = Findings(list(labels), [(each > 0).astype(np.float32) for each in labels])
         if not given.count():
             raise InvalidInput(
-                f"{teacher[0].source}: the teacher has outlined no nucleus in {len(sources)} references"
+                f"{teacher[0].source}: the teacher has outlined no nucleus in {len(sources)} "
+                "references"
             )
     return Unlabelled(patches[even], given, sorted(failed))
 

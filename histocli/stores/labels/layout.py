@@ -23,11 +23,7 @@ COMPRESSOR = ZstdCodec(level=3)
 
 
 def overview_factor(shape: tuple[int, int], mpp: float) -> int:
-    """Return how many slide pixels go along one side of an overview pixel.
-
-    The largest power of two that keeps the overview at ``OVERVIEW_MPP`` or finer and its longer
-    side at ``OVERVIEW_PX`` or more.
-    """
+    """Return how many slide pixels go along one side of an overview pixel, a power of two."""
     factor = 1
     while 2 * factor * mpp <= OVERVIEW_MPP and max(shape) >= 2 * factor * OVERVIEW_PX:
         factor *= 2

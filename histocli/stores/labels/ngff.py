@@ -10,16 +10,7 @@ CHANNELS = (("Red", "FF0000"), ("Green", "00FF00"), ("Blue", "0000FF"))
 
 
 def image_metadata(name: str, factors: list[int], mpp: float) -> Json:
-    """Return the metadata of the overview.
-
-    Parameters
-    ----------
-    name : str
-    factors : list of int
-        Slide pixels along one side of a pixel of each level.
-    mpp : float
-        Micrometres per pixel of the slide.
-    """
+    """Return the metadata of the overview; its pixels are ``factors`` slide pixels wide."""
     window = {"min": 0, "max": 255, "start": 0, "end": 255}
     return {
         "version": VERSION,
@@ -40,7 +31,7 @@ def labels_metadata() -> Json:
 
 
 def label_metadata(factors: list[int], mpp: float) -> Json:
-    """Return the metadata of the labels of nuclei; parameters as in :func:`image_metadata`."""
+    """Return the metadata of the labels; their pixels are ``factors`` slide pixels wide."""
     return {
         "version": VERSION,
         "multiscales": [_multiscale(LABEL_NAME, "yx", factors, mpp)],

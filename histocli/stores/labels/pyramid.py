@@ -59,7 +59,7 @@ def create_pyramid(
 
 
 def shards_of(shape: tuple[int, int]) -> list[Shard]:
-    """Return all shards, such that the shards of every square of two, four, ... follow each other."""
+    """Return all shards, those of every square of two, four, ... one after the other."""
     down, across = (-(-side // SHARD_PX) for side in shape)
     return sorted(((row, column) for row in range(down) for column in range(across)), key=_morton)
 

@@ -41,9 +41,9 @@ class LabelStore:
         facts = group.attrs[ATTRIBUTE]
         assert isinstance(facts, dict)
         self.facts: Json = facts
-        self.layout = _checked_layout(path, self.facts)
-        self.mpp = _checked_mpp(path, self.facts)
-        _check_files(path, self.facts)
+        _check_facts(path, self.facts)
+        self.layout: str = self.facts["layout"]
+        self.mpp = float(self.facts["mpp"])
         self._group = group
         self._levels = self._find_levels()
         self.n_nuclei = self._checked_count()
@@ -63,17 +63,9 @@ class LabelStore:
         return int(self._levels[0].shape[-2]), int(self._levels[0].shape[-1])
 
     def labels(self, level: int = 0) -> npt.NDArray[np.uint32]:
-        """Read all labels of one level.
+        """Read all labels of one level, shape (H, W), or (n, H, W) for patches.
 
-        Returns
-        -------
-        ndarray of uint32, shape (H, W), or (n, H, W) for patches
-            0 = background.
-
-        Raises
-        ------
-        InvalidStore
-            A chunk is damaged.
+        Raises ``InvalidStore`` where a chunk is damaged, as all that read pixels do.
         """
         return self._read(self._levels[level])
 
@@ -111,9 +103,9 @@ class LabelStore:
         """Where nuclei were looked for in a slide, on the grid of the finest overview."""
         return self._read(self._array("tissue")).astype(bool)
 
-    def overview(self, level: int = 0) -> RGBImage:
-        """Read the RGB overview of a slide, uint8, shape (H, W, 3)."""
-        return np.ascontiguousarray(np.moveaxis(self._read(self._array(str(level))), 0, 2))
+    def overview(self) -> RGBImage:
+        """Read the finest RGB overview of a slide, uint8, shape (H, W, 3)."""
+        return np.ascontiguousarray(np.moveaxis(self._read(self._array("0")), 0, 2))
 
     def _read(self, array: zarr.Array[Any], where: Any = ...) -> npt.NDArray[Any]:
         with readable(self.path, array.path):
@@ -160,43 +152,28 @@ class LabelStore:
 def open_labels(path: Path | str) -> LabelStore:
     """Open a label store of either layout and check everything that does not need the pixels.
 
-    Its methods ``level`` and ``columns`` read by pieces, the others at once.
-
-    Raises
-    ------
-    StoreNotFound
-        There is none.
-    InvalidStore
-        It is not a label store of ours, of an unknown version, unfinished, or breaks a rule; the
-        message names it.
+    Raises ``StoreNotFound``, or ``InvalidStore`` naming the rule that is broken.
     """
     path = Path(path)
     group, provenance = open_group(path, CONTRACT)
     return LabelStore(path, group, provenance)
 
 
-def _checked_layout(path: Path, facts: Json) -> str:
-    layout = facts.get("layout")
+def _check_facts(path: Path, facts: Json) -> None:
+    """Check what a store says about itself, and count its files.
+
+    Zarr reads a missing shard as background, so the files of every array were counted.
+    """
+    layout, mpp, recorded = (facts.get(name) for name in ("layout", "mpp", "files"))
     if layout not in LAYOUTS:
         raise InvalidStore(
             f"{path}: histosynth.layout must be one of {', '.join(LAYOUTS)}, "
             f"got {layout!r}; {DAMAGED}"
         )
-    return str(layout)
-
-
-def _checked_mpp(path: Path, facts: Json) -> float:
-    mpp = facts.get("mpp")
     if not isinstance(mpp, int | float) or not mpp > 0:
         raise InvalidStore(
             f"{path}: histosynth.mpp must be a pixel size in micrometres, got {mpp!r}; {DAMAGED}"
         )
-    return float(mpp)
-
-
-def _check_files(path: Path, facts: Json) -> None:
-    """Count the files of every array, because Zarr reads a missing shard as background."""
-    recorded = facts.get("files")
     if not isinstance(recorded, dict):
         raise InvalidStore(
             f"{path}: histosynth.files must list the arrays, got {recorded!r}; {DAMAGED}"

@@ -79,13 +79,6 @@ class TiledLabelsWriter(StoreWriter):
         Name and content hash of the slide and of the model file.
     provenance : Provenance
         Its contract must be :data:`CONTRACT`.
-
-    Raises
-    ------
-    StoreExists
-        Another process writes the same output.
-    OutOfResources
-        The disk is full or the place cannot be written.
     """
 
     def __init__(
@@ -108,9 +101,7 @@ class TiledLabelsWriter(StoreWriter):
             self.work = self._partial / WORK
             """Folder of what was found so far; other processes may put files there."""
             # The folder is made last, so a store without it lacks some of its arrays.
-            if self._partial.exists() and not self.work.is_dir():
-                remove_ours(self._partial, CONTRACT)
-            root = self._take_up(provenance)
+            root = self._take_up(provenance, is_whole=self.work.is_dir())
             if root is None:
                 seen = look(overview_factor(shape, mpp))
                 facts = {
@@ -214,18 +205,8 @@ class TiledLabelsWriter(StoreWriter):
     def finish(self, *, keep_hidden: bool = False) -> Path:
         """Mark the store complete and put it in its place; return where it is.
 
-        Parameters
-        ----------
-        keep_hidden : bool
-            Leave it beside its place: only files are wanted that are made from it, and
-            :meth:`discard` comes next.
-
-        Raises
-        ------
-        StoreExists
-            Something else has taken its place.
-        OutOfResources
-            The disk is full.
+        With ``keep_hidden`` it is left beside its place, because only files are wanted that are
+        made from it, and :meth:`discard` comes next.
         """
         with disk_errors(self.target):
             shutil.rmtree(self.work)
@@ -253,17 +234,7 @@ class TiledLabelsWriter(StoreWriter):
 
 
 def _create_store(path: Path, name: str, about: Json, seen: FirstLook) -> zarr.Group:
-    """Make a store with all its metadata, the overview and the tissue.
-
-    Parameters
-    ----------
-    path : Path
-    name : str
-        Name of the image.
-    about : dict
-        What the store says about itself.
-    seen : FirstLook
-    """
+    """Make a store with all its metadata, which say ``about`` it, the overview and the tissue."""
     mpp, (height, width) = about["mpp"], about["shape"]
     factor, factors = overview_factor((height, width), mpp), level_factors((height, width))
     steps = [factor * level for level in factors]

@@ -20,13 +20,7 @@ from histocli.stores.provenance import DAMAGED
 
 
 def check_store(path: Path, group: zarr.Group, attributes: Json) -> dict[str, zarr.Array[Any]]:
-    """Check all that needs no array to be read; return the arrays.
-
-    Raises
-    ------
-    InvalidStore
-        A rule is broken.
-    """
+    """Check all that needs no array to be read; return the arrays."""
     arrays = _checked_arrays(path, group)
     _check_agreement(path, arrays)
     _check_attributes(path, attributes)
@@ -124,19 +118,19 @@ def checked_references(path: Path, attributes: Json) -> list[ReferenceRecord]:
 
 
 def check_values(
-    path: Path, weight: npt.NDArray[np.float32], reference: npt.NDArray[np.int32], n_references: int
+    path: Path,
+    weight: npt.NDArray[np.float32],
+    reference: npt.NDArray[np.int32],
+    marks: npt.NDArray[np.uint8],
+    n_references: int,
 ) -> None:
-    """Patches can be drawn by their weights, and each follows a reference that is recorded."""
+    """Patches can be drawn, follow a reference that is recorded, and were all written."""
     if not are_weights(weight):
         raise InvalidStore(f"{path}: weight must be finite and not negative; {DAMAGED}")
     if not ((reference >= 0) & (reference < n_references)).all():
         raise InvalidStore(
             f"{path}: reference must index the {n_references} items of references; {DAMAGED}"
         )
-
-
-def check_marks(path: Path, marks: npt.NDArray[np.uint8]) -> None:
-    """A store that calls itself complete has written all its batches."""
     if not marks.all():
         raise InvalidStore(
             f"{path}: {int((marks == 0).sum())} of {marks.size} batches were never written; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,28 +55,16 @@ class ReferenceRecord:
     statistics: Json = field(default_factory=dict)
     """Everything measured on it: nested objects, lists and numbers."""
     path: str = ""
-    """Where it lay; empty when unknown. ``sha256`` says whether the file there is still the same."""
+    """Where it lay; empty when unknown. ``sha256`` tells whether the file there is the same."""
 
     def to_json(self) -> Json:
         """Return plain JSON values."""
-        return {
-            "name": self.name,
-            "sha256": self.sha256,
-            "mpp": float(self.mpp),
-            "mpp_source": self.mpp_source,
-            "statistics": plain_json(self.statistics),
-            "path": self.path,
-        }
+        values: Json = plain_json(dataclasses.asdict(self)) | {"mpp": float(self.mpp)}
+        return values
 
     @classmethod
     def from_json(cls, values: Any, where: Path) -> ReferenceRecord:
-        """Check and take up one item of ``references``.
-
-        Raises
-        ------
-        InvalidStore
-            A key is missing or of the wrong kind.
-        """
+        """Check and take up one item of ``references``."""
         kinds: dict[str, type | tuple[type, ...]] = {
             "name": str, "sha256": str, "mpp": (int, float), "mpp_source": str, "statistics": dict,
         }  # fmt: skip
@@ -93,46 +82,37 @@ def shard_patches(patch_px: int) -> int:
     return max(1, min(SHARD_PATCHES, SHARD_PIXELS // patch_px**2))
 
 
+def batches_of(n: int, size: int) -> list[range]:
+    """Return the patches of every shard."""
+    return [range(start, min(start + size, n)) for start in range(0, n, size)]
+
+
 def create_arrays(
     group: zarr.Group, partial: Path, n: int, patch_px: int
 ) -> dict[str, zarr.Array[Any]]:
-    """Return all arrays of a partial store, after creating those that it lacks.
+    """Return all arrays of a partial store, after creating those that an interruption left out.
 
-    An interruption may have come between the creation of two of them.
-
-    Raises
-    ------
-    StoreExists
-        An array that is there has another shape or type.
+    Raises ``StoreExists`` where an array that is there has another shape or type.
     """
     batch = shard_patches(patch_px)
     batches = -(-n // batch)
     pixels = (patch_px, patch_px)
-    plans: dict[str, dict[str, Any]] = {
-        "image": {
-            "shape": (n, *pixels, 3),
-            "chunks": (1, *pixels, 3),
-            "shards": (batch, *pixels, 3),
-            "compressors": IMAGE_COMPRESSOR,
-        },
-        "instance_labels": {
-            "shape": (n, *pixels),
-            "chunks": (1, *pixels),
-            "shards": (batch, *pixels),
-        },
-        "weight": {"shape": (n,), "chunks": (batch,)},
-        "reference": {"shape": (n,), "chunks": (batch,)},
-        "batches_done": {"shape": (batches,), "chunks": (batches,)},
+    plans: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...] | None]] = {
+        "image": ((n, *pixels, 3), (1, *pixels, 3), (batch, *pixels, 3)),
+        "instance_labels": ((n, *pixels), (1, *pixels), (batch, *pixels)),
+        "weight": ((n,), (batch,), None),
+        "reference": ((n,), (batch,), None),
+        "batches_done": ((batches,), (batches,), None),
     }
     arrays = {}
-    for name, plan in plans.items():
+    for name, (shape, chunks, shards) in plans.items():
         dtype, axes = ARRAYS[name]
         if (partial / name / METADATA_FILE).exists():
             found = find_array(group, name)
             if (
                 found is None
                 or found.dtype != dtype
-                or (found.shape, found.chunks) != (plan["shape"], plan["chunks"])
+                or (found.shape, found.chunks) != (shape, chunks)
             ):
                 raise StoreExists(
                     f"{partial}: {name} is of another make; start anew with --overwrite"
@@ -141,11 +121,14 @@ def create_arrays(
         else:
             arrays[name] = group.create_array(
                 name,
+                shape=shape,
                 dtype=dtype,
+                chunks=chunks,
+                shards=shards,
+                compressors=IMAGE_COMPRESSOR if name == "image" else LABEL_COMPRESSOR,
                 fill_value=0,
                 dimension_names=axes,
                 config=WRITE_ALL,
-                **({"compressors": LABEL_COMPRESSOR} | plan),
             )
     return arrays
 

@@ -13,13 +13,8 @@ import zarr
 
 from histocli.base.types import Json
 from histocli.stores.arrays import array_files, readable
-from histocli.stores.patches.checks import (
-    check_marks,
-    check_store,
-    check_values,
-    checked_references,
-)
-from histocli.stores.patches.layout import CONTRACT, network_arrays
+from histocli.stores.patches.checks import check_store, check_values, checked_references
+from histocli.stores.patches.layout import CONTRACT, batches_of, network_arrays
 from histocli.stores.provenance import Provenance, open_group
 
 
@@ -59,8 +54,7 @@ class PatchStore:
             self.weight: npt.NDArray[np.float32] = np.asarray(arrays["weight"][:])
             self.reference: npt.NDArray[np.int32] = np.asarray(arrays["reference"][:])
             marks = np.asarray(arrays["batches_done"][:])
-        check_values(path, self.weight, self.reference, len(self.references))
-        check_marks(path, marks)
+        check_values(path, self.weight, self.reference, marks, len(self.references))
         self.mpp = float(self.attributes["mpp"])
         self.origin = str(self.attributes["origin"])
         self.shippable = bool(self.attributes["shippable"])
@@ -72,12 +66,7 @@ class PatchStore:
     def open(cls, path: Path | str) -> PatchStore:
         """Open a store and check everything that does not need the pixels.
 
-        Raises
-        ------
-        StoreNotFound
-            There is none.
-        InvalidStore
-            It breaks a rule of the contract; the message names it.
+        Raises ``StoreNotFound``, or ``InvalidStore`` naming the rule that is broken.
         """
         path = Path(path)
         group, provenance = open_group(path, CONTRACT)
@@ -94,21 +83,12 @@ class PatchStore:
 
     def batches(self) -> list[range]:
         """Return the patches of every shard."""
-        step = self.batch_patches
-        return [range(start, min(start + step, len(self))) for start in range(0, len(self), step)]
+        return batches_of(len(self), self.batch_patches)
 
     def read(self, patches: range | slice) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
         """Read images and labels of consecutive patches.
 
-        Returns
-        -------
-        image : ndarray of uint8, shape (n, patch_px, patch_px, 3)
-        instance_labels : ndarray of int32, shape (n, patch_px, patch_px)
-
-        Raises
-        ------
-        InvalidStore
-            A shard is damaged.
+        Raises ``InvalidStore`` where a shard is damaged.
         """
         where = slice(patches.start, patches.stop)
         with readable(self.path):

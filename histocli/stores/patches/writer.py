@@ -27,6 +27,7 @@ from histocli.stores.patches.layout import (
     WRITE_ALL,
     ReferenceRecord,
     are_weights,
+    batches_of,
     create_arrays,
     network_arrays,
     shard_patches,
@@ -69,8 +70,6 @@ class PatchStoreWriter(StoreWriter):
     ------
     StoreExists
         Another process writes the same output, or the partial store is of another make.
-    OutOfResources
-        The disk is full or the place cannot be written.
     """
 
     def __init__(
@@ -112,8 +111,7 @@ class PatchStoreWriter(StoreWriter):
 
     def batches(self) -> list[range]:
         """Return the patches of every shard."""
-        step = self._batch_patches
-        return [range(start, min(start + step, self.n)) for start in range(0, self.n, step)]
+        return batches_of(self.n, self._batch_patches)
 
     def pending(self) -> list[range]:
         """Return the batches that are not on disk yet."""
@@ -132,7 +130,6 @@ class PatchStoreWriter(StoreWriter):
         Parameters
         ----------
         batch : range
-            One of :meth:`pending`.
         image : ndarray of uint8, shape (len(batch), patch_px, patch_px, 3)
         instance_labels : ndarray of int32, shape (len(batch), patch_px, patch_px)
             In each patch the ids 1..n without gaps, 0 and -1.
@@ -140,13 +137,6 @@ class PatchStoreWriter(StoreWriter):
             Finite, >= 0.
         reference : ndarray of int32, shape (len(batch),)
             Indices into the references.
-
-        Raises
-        ------
-        ValueError
-            The content breaks the contract: a mistake of the caller.
-        OutOfResources
-            The disk is full; what was written before stays, and the batch stays pending.
         """
         number = batch.start // self._batch_patches
         values: dict[str, npt.NDArray[Any]] = {
@@ -214,15 +204,7 @@ class PatchStoreWriter(StoreWriter):
                     array[...] = value
 
     def finish(self) -> None:
-        """Mark the store complete and put it in its place.
-
-        Raises
-        ------
-        ValueError
-            A batch is missing: a mistake of the caller.
-        StoreExists, OutOfResources
-            As :func:`histocli.stores.rerun.finish`.
-        """
+        """Mark the store complete and put it in its place; every batch must have been written."""
         if missing := self.pending():
             raise ValueError(
                 f"{len(missing)} batches are not written yet, the first is {missing[0]}"

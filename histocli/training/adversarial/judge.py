@@ -41,17 +41,9 @@ def judge_held_out(
     size: int,
     dtype: torch.dtype,
 ) -> HeldOut:
-    """Judge crops of held-out images; each call judges the same crops.
+    """Judge ``size`` crops of each kind in each of some batches; each call judges the same ones.
 
-    Parameters
-    ----------
-    training : AdversarialTraining
-    sampler : Sampler
-        Draws from held-out patches.
-    seed, batches, size : int
-        Of the batches that are drawn, their number, and crops of each kind in a batch.
-    dtype : torch.dtype
-        Number format of the convolutions.
+    The sampler draws from held-out patches. ``dtype`` is the number format of the convolutions.
     """
     networks = training.networks
     device = next(networks.refiner.parameters()).device

@@ -64,17 +64,9 @@ def style_loss(matched: Tensor, mismatched: Tensor, repainted: Tensor) -> Tensor
 
 
 def pairs_of(size: int, first: int, second: int, device: torch.device, turn: int = 0) -> Tensor:
-    """Pair crops of two groups in one batch, in order or turned by some places, shape (size, 2).
+    """Pair the crops of two groups, which begin at ``first`` and ``second`` in a batch, (size, 2).
 
-    Parameters
-    ----------
-    size : int
-        Crops in each group.
-    first, second : int
-        Where in the batch the two groups begin.
-    device : torch.device
-    turn : int
-        1 pairs each crop with its neighbour's partner, so that no pair matches.
+    With a ``turn`` of 1, each is paired with its neighbour's partner, so that no pair matches.
     """
     order = torch.arange(size, device=device)
     return torch.stack([order + first, order.roll(turn) + second], dim=1)

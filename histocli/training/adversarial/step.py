@@ -47,17 +47,12 @@ class StepReport:
     @property
     def finite(self) -> bool:
         """False once a loss is not a number."""
-        values = (self.critic, self.style, self.refiner or 0.0, self.change)
-        return bool(np.isfinite(values).all())
+        return all(np.isfinite(value or 0.0) for value in self.averaged().values())
 
     def averaged(self) -> dict[str, float | None]:
         """Return the values whose means over some steps are logged."""
-        return {
-            "critic": self.critic,
-            "style": self.style,
-            "refiner": self.refiner,
-            "change": self.change,
-        }
+        names = ("critic", "style", "refiner", "change")
+        return {name: getattr(self, name) for name in names}
 
     def latest(self) -> Json:
         """Return the values that are logged as they are."""
@@ -111,10 +106,6 @@ def train_adversarial(
         Number of this process among several, each of which draws batches of its own.
     mean : callable
         Averages a number over the processes, so that all agree on whether the refiner moves.
-
-    Yields
-    ------
-    StepReport
     """
     device = next(training.networks.refiner.parameters()).device
     while (done := progress(training.step)) < 1:
@@ -137,19 +128,12 @@ def adversarial_step(
     may_move: bool,
     against: AgainstTask | None = None,
 ) -> StepReport:
-    """Take one step of refiner and critics.
+    """Take one step of refiner and critics, as ``train_adversarial`` does.
 
     Parameters
     ----------
-    training : AdversarialTraining
-        Changed in place.
-    batch : CropBatch
-    schedule : AdversarialSchedule
     rng : numpy.random.Generator
         Chooses which crops the history keeps and returns.
-    dtype : torch.dtype
-    mean : callable
-        Averages a number over processes.
     may_move : bool
         Whether the refiner learns, if the critic is good enough.
     against : AgainstTask, optional

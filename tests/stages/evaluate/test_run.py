@@ -411,7 +411,10 @@ def xml_of(labels: np.ndarray) -> str:
             f'<Vertex X="{x}" Y="{y}"/>' for x, y in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))
         )
         regions += f"<Region><Vertices>{corners}</Vertices></Region>"
-    return f'<Annotations MicronsPerPixel="0.25"><Annotation><Regions>{regions}</Regions></Annotation></Annotations>'
+    return (
+        "<Annotations "
+        f'MicronsPerPixel="0.25"><Annotation><Regions>{regions}</Regions></Annotation></Annotations>'
+    )
 
 
 @pytest.mark.parametrize("kind", ["geojson", "xml", "masks", "zarr"])

@@ -376,8 +376,8 @@ def test_other_ways_to_refine(initial, tmp_path, changed):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"steps": 0}, {"batch": 1}, {"identity": -1.0}, {"style": -0.1}, {"time_budget_s": 0.0}, {"seed": -1}, {"edits": "glass"},
-     {"objective": "beauty"}, {"proof": 1.5}],
+    [{"steps": 0}, {"batch": 1}, {"identity": -1.0}, {"style": -0.1}, {"time_budget_s": 0.0},
+     {"seed": -1}, {"edits": "glass"}, {"objective": "beauty"}, {"proof": 1.5}],
 )  # fmt: skip
 def test_settings_that_make_no_sense_are_refused(wrong):
     with pytest.raises(InvalidOption):

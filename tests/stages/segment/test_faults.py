@@ -32,7 +32,7 @@ from histocli.stores.labels import open_labels
 from histocli.stores.lock import OutputLock
 from tests.stages.segment.in_blocks import SMALL, blobs, files_of, make, write_slide
 
-KILLS = 24
+KILLS = 12
 
 
 def kill_again_and_again(folder: Path) -> None:

@@ -88,8 +88,8 @@ class TestOneSlide:
         values = json.loads(json.dumps(result.to_json()))
         assert values["schema"] == "histosynth.segment/1"
         assert set(values) == {
-            "schema", "input", "output", "outputs", "status", "nuclei", "mm2", "seconds", "mpp", "mpp_source",
-            "error", "n_cut", "plan",
+            "schema", "input", "output", "outputs", "status", "nuclei", "mm2", "seconds", "mpp",
+            "mpp_source", "error", "n_cut", "plan",
         }  # fmt: skip
         assert values["input"] == str(tmp_path / "a.png")
         assert values["output"] == str(tmp_path / "out" / "a.ome.zarr")

@@ -54,9 +54,15 @@ def make_store(
         name="code", sha256="00", mpp=mpp, mpp_source="given", statistics=statistics or {}
     )
     with PatchStoreWriter(
-        path, n=n, patch_px=side, mpp=mpp, origin=origin, references=[record], provenance=provenance,
+        path,
+        n=n,
+        patch_px=side,
+        mpp=mpp,
+        origin=origin,
+        references=[record],
+        provenance=provenance,
         shippable=shippable,
-    ) as writer:  # fmt: skip
+    ) as writer:
         chosen = drawn if labels is None else np.full((n, side, side), labels, np.int32)
         for batch in writer.pending():
             where = slice(batch.start, batch.stop)

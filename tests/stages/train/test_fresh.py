@@ -2,6 +2,8 @@
 is faster."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +20,7 @@ from histocli.instances.targets import contacts, normalised_distance
 from histocli.model.normalisation import glass_to_white
 from histocli.stages.generate.run import generate
 from histocli.stages.shared.references import patch_glass_levels
+from histocli.stages.train import fresh as module
 from histocli.stages.train.fresh import BATCH, FreshPatches
 from histocli.stages.train.run import train
 from histocli.stores.models import read_model
@@ -42,12 +45,23 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(autouse=True)
+def workers(request, monkeypatch):
+    """Draws in a thread: processes take seconds to start. One test has real ones."""
+
+    class Thread(ThreadPoolExecutor):
+        def __init__(self, workers, mp_context, initializer):
+            super().__init__(1)
+
+    if "generate_draws_next" not in request.node.name:
+        monkeypatch.setattr(module, "ProcessPoolExecutor", Thread)
+
+
 def empty_set(n):
-    shape = (n, SIDE, SIDE)
-    return PatchSet(
-        np.zeros((*shape, 3), np.uint8), np.zeros(shape, bool), np.zeros(shape, bool), np.zeros(shape, np.uint8),
-        np.zeros(n, np.float32), np.full(n, 1 / n), contact=np.zeros(shape, bool),
-    )  # fmt: skip
+    """Black patches without anything to learn."""
+    labels = np.full((n, SIDE, SIDE), -1, np.int32)
+    empty = PatchSet.labelled(np.zeros((*labels.shape, 3), np.uint8), labels, contacts_mpp=MPP)
+    return replace(empty, weight=np.zeros(n, np.float32))
 
 
 def fresh(store, places, per_step=float(BATCH), **more):
@@ -69,7 +83,7 @@ def test_fresh_patches_are_those_that_generate_draws_next(folder):
     images, labels = images[batch.start : batch.stop], labels[batch.start : batch.stop]
     levels = patch_glass_levels(many, batch, images)
     data = empty_set(2 * BATCH)
-    with fresh(folder / "few.zarr", range(2 * BATCH)) as source:
+    with closing(fresh(folder / "few.zarr", range(2 * BATCH))) as source:
         source.before_step(data, 0)
         assert not data.images.any()
         source.before_step(data, 2)
@@ -86,7 +100,7 @@ def test_fresh_patches_are_those_that_generate_draws_next(folder):
 def test_only_the_places_given_are_replaced_in_turn(folder):
     data = empty_set(BATCH)
     places = [1, 4, 6]
-    with fresh(folder / "few.zarr", places) as source:
+    with closing(fresh(folder / "few.zarr", places)) as source:
         source.before_step(data, 1)
         first = data.images.copy()
         source.before_step(data, 2)
@@ -96,10 +110,10 @@ def test_only_the_places_given_are_replaced_in_turn(folder):
 
 def test_a_resumed_training_has_the_patches_it_would_have(folder):
     steadily, at_once = empty_set(10), empty_set(10)
-    with fresh(folder / "few.zarr", range(10)) as source:
+    with closing(fresh(folder / "few.zarr", range(10))) as source:
         for step in range(4):
             source.before_step(steadily, step)
-    with fresh(folder / "few.zarr", range(10)) as source:
+    with closing(fresh(folder / "few.zarr", range(10))) as source:
         source.before_step(at_once, 3)
     assert (steadily.images == at_once.images).all()
     assert (steadily.distance == at_once.distance).all()
@@ -108,10 +122,10 @@ def test_a_resumed_training_has_the_patches_it_would_have(folder):
 def test_processes_that_train_together_draw_different_patches(folder):
     both = [empty_set(BATCH), empty_set(BATCH)]
     for rank, data in enumerate(both):
-        with fresh(folder / "few.zarr", range(BATCH), members=Team(rank, 2)) as source:
+        with closing(fresh(folder / "few.zarr", range(BATCH), members=Team(rank, 2))) as source:
             source.before_step(data, 1)
     second = empty_set(2 * BATCH)
-    with fresh(folder / "few.zarr", range(2 * BATCH)) as source:
+    with closing(fresh(folder / "few.zarr", range(2 * BATCH))) as source:
         source.before_step(second, 2)
     assert (both[0].images == second.images[:BATCH]).all()
     assert (both[1].images == second.images[BATCH:]).all()

@@ -8,6 +8,7 @@ import sys
 import pytest
 from PIL import Image
 
+from histocli.cli.app import run
 from histocli.config.common import Execution
 from histocli.config.generate import GenerateConfig
 from histocli.stages.generate.run import generate
@@ -15,32 +16,11 @@ from histocli.stores.checkpoints import checkpoint_path
 from histocli.stores.logs import log_path
 from histocli.stores.models import read_model
 from tests.tissue import make_tissue
+from tests.together import together
 
 MPP = 0.5
-TRAIN = [
-    "--batch",
-    "2",
-    "--crop-px",
-    "32",
-    "--device",
-    "cpu",
-    "--precision",
-    "fp32",
-    "--workers",
-    "1",
-    "-q",
-]
-EVERYTHING = [
-    "--steps",
-    "12",
-    "--hard",
-    "appearance",
-    "--fresh",
-    "--fresh-per-step",
-    "2",
-    "--reference-mpp",
-    str(MPP),
-]
+TRAIN = "--batch 2 --crop-px 32 --device cpu --precision fp32 --workers 1 -q".split()
+EVERYTHING = "--steps 12 --hard appearance --fresh --fresh-per-step 2 --reference-mpp 0.5".split()
 
 
 @pytest.fixture(scope="module")
@@ -59,49 +39,29 @@ def folder(tmp_path_factory):
     return folder
 
 
-def train(folder, name, *words, processes=2, expected=0):
-    program = [sys.executable, "-m"]
-    if processes > 1:
-        program += [
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node",
-            str(processes),
-            "-m",
-        ]
+def words_of(folder, name, *more):
+    return ["train", str(folder / "synth.zarr"), "-o", str(folder / name), *TRAIN, *more]
+
+
+def train_by_torchrun(words):
+    program = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join([os.getcwd(), *sys.path]),
     }
-    command = [
-        *program,
-        "histocli",
-        "train",
-        str(folder / "synth.zarr"),
-        "-o",
-        str(folder / name),
-        *TRAIN,
-        *words,
-    ]
     done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=600, check=False
-    )
-    assert (done.returncode == 0) == (expected == 0), done.stderr
+        [*program, "--nproc-per-node", "2", "-m", "histocli", *words],
+        env=environment, capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
     return done
 
 
 def test_two_processes_train_one_segmenter(folder):
     """With self-training, hard examples and fresh patches at once."""
-    done = train(
-        folder,
-        "two.safetensors",
-        *EVERYTHING,
-        "--refs",
-        str(folder / "references"),
-        "--rounds",
-        "1",
-    )
+    more = [*EVERYTHING, "--refs", str(folder / "references"), "--rounds", "1"]
+    done = train_by_torchrun(words_of(folder, "two.safetensors", *more))
     assert done.stdout.splitlines() == [str(folder / "two.safetensors")]  # one of them speaks
     header, two = read_model(folder / "two.safetensors")
     assert header.training["processes"] == 2
@@ -115,17 +75,21 @@ def test_two_processes_train_one_segmenter(folder):
         .splitlines()
     ]
     assert [line["processes_agree"] for line in lines if "processes_agree" in line] == [True]
-    train(folder, "one.safetensors", "--steps", "12", processes=1)
+    assert run(words_of(folder, "one.safetensors", "--steps", "12")) == 0
     one = read_model(folder / "one.safetensors")[1]
     assert one.keys() == two.keys()
 
 
 def test_two_processes_that_are_stopped_go_on(folder):
     """The same weights as without the stop."""
-    train(folder, "whole.safetensors", "--steps", "6")
-    train(folder, "cut.safetensors", "--steps", "6", "--stop-after", "3", expected=75)
-    assert checkpoint_path(folder / "cut.safetensors").exists()
-    train(folder, "cut.safetensors", "--steps", "6", "--resume")
+    for name, code, *more in (
+        ("whole.safetensors", 0),
+        ("cut.safetensors", 75, "--stop-after", "3"),
+        ("cut.safetensors", 0, "--resume"),
+    ):
+        codes, _ = together(words_of(folder, name, "--steps", "6", *more), folder)
+        assert codes == [code, code]
+        assert checkpoint_path(folder / name).exists() == (code == 75)
     whole, cut = (read_model(folder / name)[1] for name in ("whole.safetensors", "cut.safetensors"))
     learnt = [name for name in whole if "running" not in name and "num_batches" not in name]
     assert all((whole[name] == cut[name]).all() for name in learnt)

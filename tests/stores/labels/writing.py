@@ -1,9 +1,13 @@
 """Label stores of slides that are in memory."""
 
 import numpy as np
+from scipy import ndimage
 
 from histocli.base.pyramid import shrink
-from histocli.stores.labels import FirstLook, TiledLabelsWriter
+from histocli.stores.labels import CONTRACT, FirstLook, TiledLabelsWriter
+from histocli.stores.provenance import Provenance
+
+MPP = 0.5
 
 
 def fill(writer, labels, table):
@@ -33,3 +37,42 @@ def write_slide_labels(path, image, labels, table, **about):
     with writer_of(path, image, **about) as writer:
         fill(writer, labels, table)
         writer.finish()
+
+
+def record(config_hash: str = "abc") -> Provenance:
+    return Provenance(contract=CONTRACT, command="segment", config={}, config_hash=config_hash)
+
+
+def example(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """Squares of 6 pixels every 10 pixels, dark on white."""
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    labels, n = ndimage.label((y % 10 < 6) & (x % 10 < 6))
+    image = np.where(labels[..., None] > 0, [90, 40, 140], [245, 245, 245]).astype(np.uint8)
+    centres = np.array(ndimage.center_of_mass(labels > 0, labels, range(1, n + 1))).reshape(-1, 2)
+    table = {
+        "id": np.arange(1, n + 1),
+        "y_um": centres[:, 0] * MPP,
+        "x_um": centres[:, 1] * MPP,
+        "box": np.array(
+            [(r.start, c.start, r.stop, c.stop) for r, c in ndimage.find_objects(labels)]
+        ).reshape(-1, 4),
+        "area_um2": np.bincount(labels.ravel(), minlength=n + 1)[1:] * MPP**2,
+        "probability": np.full(n, 0.75),
+    }
+    return image, labels, table
+
+
+def about():
+    return {
+        "mpp": MPP,
+        "mpp_source": "given",
+        "source": {"name": "slide.svs", "sha256": "0" * 64},
+        "model": {"name": "m.safetensors", "sha256": "1" * 64},
+        "provenance": record(),
+    }
+
+
+def write(path, shape=(60, 45), found=None, **changes):
+    image, labels, table = example(shape) if found is None else found
+    write_slide_labels(path, image, labels, table, **(about() | changes))
+    return image, labels, table
