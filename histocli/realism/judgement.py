@@ -74,21 +74,11 @@ def judge_patches(
     dtype: torch.dtype,
     morphology: Mapping[str, Histograms] | None = None,
 ) -> Judgement:
-    """Judge synthetic patches against real ones.
+    """Judge synthetic patches against real ones of the same size.
 
-    Parameters
-    ----------
-    real, synthetic : Patches
-        Of one size, with one numbering of the reference images.
-    schedule, device, dtype
-        Of the training of the classifiers; its seed is also that of the interval of their AUC.
-    morphology : mapping of Histograms, optional
-        By the name of the property, such as ``area``.
-
-    Raises
-    ------
-    ValueError
-        Patches of fewer than two images: nothing can be held out.
+    Both number the reference images alike. ``schedule``, ``device`` and ``dtype`` are of the
+    classifiers; ``morphology`` is by the name of the property, such as ``area``. ``ValueError``
+    says that real patches show fewer than two images, so that none can be held out.
     """
     sides = real.images, synthetic.images, real.references, synthetic.references
     told_apart = judge(*sides, schedule, device, dtype)
@@ -117,13 +107,10 @@ def judge_patches(
         *_reference_distances(named, real.references, synthetic.references, leave),
         *_memorisation(random_in_spreads, leave),
     ]
-    columns = zip(*(side.T for side in in_spreads), strict=True)
+    columns = zip(NAMES, *(side.T for side in in_spreads), strict=True)
     return Judgement(
         measures=tuple(measures),
-        features={
-            name: float(wasserstein_distance(*sides))
-            for name, sides in zip(NAMES, columns, strict=True)
-        },
+        features={name: float(wasserstein_distance(*sides)) for name, *sides in columns},
         real=len(real.images),
         synthetic=len(synthetic.images),
         images=len(np.unique(real.references)),
