@@ -75,7 +75,7 @@ def qc_picture(
 def nuclei_per_mm2(
     centroids_px: npt.NDArray[np.floating], shape: tuple[int, ...], mpp: float
 ) -> FloatArray:
-    """Count nuclei per mm2 around every pixel, Gaussian over ``SMOOTH_UM``, reflected at borders."""
+    """Count nuclei per mm2 around each pixel, Gaussian over ``SMOOTH_UM``, reflected at borders."""
     counts = np.zeros(shape, np.float32)
     y, x = (np.clip(centroids_px[:, axis].astype(np.int64), 0, shape[axis] - 1) for axis in (0, 1))
     np.add.at(counts, (y, x), 1.0)

@@ -46,7 +46,7 @@ class Patches:
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """Everything that was measured; ``real`` and ``synthetic`` patches, of ``images`` references."""
+    """What was measured of ``real`` and ``synthetic`` patches and ``images`` references."""
 
     measures: tuple[Measure, ...]
     features: dict[str, float]

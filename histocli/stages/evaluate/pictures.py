@@ -1,4 +1,4 @@
-"""What a report shows beside scores: images of the evaluation, patch stores, and training curves."""
+"""What a report shows beside scores: images, patch stores, and training curves."""
 
 from __future__ import annotations
 

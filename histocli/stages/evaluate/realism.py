@@ -91,16 +91,7 @@ def judge_realism(
     *,
     track: Track = silent,
 ) -> RealismResult:
-    """Judge the patches of a store against its references.
-
-    Parameters
-    ----------
-    store : str
-        Patch store.
-    refs : sequence of str
-        Reference images as ``generate`` takes them; empty takes those that the store records.
-    config : EvaluateConfig
-        How many patches are judged, the seed, and the pixel size of references that record none.
+    """Judge the patches of a store against references: those that are named, else its own.
 
     Raises
     ------
@@ -122,12 +113,12 @@ def judge_realism(
             "so that one can be held out"
         )
     side = min(SIDE_PX, patches.patch_px)
-    judgement = (
-        None if execution.dry_run else _judge(patches, sources, side, config, execution, track)
-    )
+    judgement = None
+    if not execution.dry_run:
+        judgement = _judge(patches, sources, side, config, execution, track)
     return RealismResult(
         input=store,
-        status="planned" if judgement is None else "done",
+        status="done" if judgement else "planned",
         seconds=watch.seconds,
         patch_px=side,
         mpp=patches.mpp,

@@ -41,16 +41,9 @@ def check_report(
 ) -> None:
     """Refuse before any work what could not be written after it.
 
-    Parameters are those of :func:`write_report`.
-
-    Raises
-    ------
-    InvalidOption
-        The file is not called ``.html``.
-    InputNotFound, InvalidInput
-        Pictures, or something to show, are not there or of another kind.
-    StoreExists
-        Another file than a report lies at the target, or a report and ``overwrite`` was not given.
+    ``InvalidOption`` says that the file is not called ``.html``; ``StoreExists`` that another file
+    lies there, or a report that may not be overwritten; ``InputNotFound`` and ``InvalidInput`` that
+    pictures, or something to show, are missing or of another kind.
     """
     if target.suffix.lower() not in (".html", ".htm"):
         raise InvalidOption(f"--html writes a web page, so its file ends in .html; got {target}")
@@ -191,7 +184,7 @@ def _interval(ci95: tuple[float, float] | None, write: Callable[[float], str]) -
 
 def _difference_table(difference: ModelDifference, short: dict[str, str]) -> ReportTable:
     names = shown_in("report", "report differences")
-    rows = [(name, difference.metrics[name]) for name in names]
+    signed = "{:+.4f}".format
     less = " and ".join(name for name in ERRORS if name in names)
     return ReportTable(
         title=f"{short[difference.second]} minus {short[difference.first]}",
@@ -204,15 +197,9 @@ def _difference_table(difference: ModelDifference, short: dict[str, str]) -> Rep
             "images worse",
         ),
         rows=[
-            [
-                name,
-                each.mean,
-                _interval(each.ci95, "{:+.4f}".format),
-                each.p_value,
-                each.better,
-                each.worse,
-            ]
-            for name, each in rows
+            [name, each.mean, _interval(each.ci95, signed), each.p_value, each.better, each.worse]
+            for name in names
+            for each in [difference.metrics[name]]
         ],
         note=f"Paired over {difference.metrics['pq'].images} images: a difference whose interval "
         f"leaves 0 out is more than chance between images. Of {less} less is better.",
