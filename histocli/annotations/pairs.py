@@ -9,6 +9,7 @@ import csv
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -200,16 +201,13 @@ class _Row:
         text = self.cells.get("mpp")
         if not text:
             return None
-        try:
-            mpp = sane_mpp(float(text))
-        except ValueError:
-            mpp = None
-        if mpp is None:
-            raise InvalidInput(
-                f"{self.csv}: line {self.line}: mpp must lie between 0.05 and 5 micrometres per "
-                f"pixel, got {text!r}"
-            )
-        return mpp
+        with suppress(ValueError):
+            if mpp := sane_mpp(float(text)):
+                return mpp
+        raise InvalidInput(
+            f"{self.csv}: line {self.line}: mpp must lie between 0.05 and 5 micrometres per "
+            f"pixel, got {text!r}"
+        )
 
 
 def _rows_of(path: Path, needed: Sequence[str]) -> list[_Row]:

@@ -5,6 +5,7 @@ A stage resolves a device once; all other code takes the device of the tensors t
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     import torch
 
 CPU_INFO = Path("/proc/cpuinfo")
-# A processor without one of these instructions emulates bfloat16, slower than float32.
-BF16_CPU_FLAGS = ("amx_bf16", "avx512_bf16")
 
 
 def resolve_device(name: str) -> torch.device:
@@ -51,21 +50,15 @@ def resolve_device(name: str) -> torch.device:
 
 def cpu_flags() -> frozenset[str]:
     """Return the processor's feature flags, or an empty set where the system does not list them."""
-    try:
+    with suppress(OSError):
         for line in CPU_INFO.read_text().splitlines():
             if line.startswith("flags"):
                 return frozenset(line.split(":", 1)[1].split())
-    except OSError:
-        pass
     return frozenset()
 
 
 def resolve_precision(name: str, device: torch.device) -> torch.dtype:
-    """Choose the number format of the networks' convolutions.
-
-    ``auto`` takes bfloat16 on CUDA devices that support it and on processors with matrix or vector
-    instructions for it (AMX, AVX512-BF16), float32 elsewhere.
-    """
+    """Choose the number format of convolutions; ``auto`` takes bfloat16 where that is faster."""
     import torch
 
     if name not in ("auto", "fp32", "bf16"):
@@ -76,16 +69,13 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
         return torch.bfloat16
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    if device.type == "cpu" and cpu_flags().intersection(BF16_CPU_FLAGS):
-        return torch.bfloat16
-    return torch.float32
+    # a processor without one of these instructions emulates bfloat16, slower than float32
+    is_fast = device.type == "cpu" and cpu_flags() & {"amx_bf16", "avx512_bf16"}
+    return torch.bfloat16 if is_fast else torch.float32
 
 
 def prepare_process() -> None:
-    """Prepare the process for networks: reuse memory, and use no more processors than granted.
-
-    torch does not know quotas.
-    """
+    """Reuse memory, and use no more processors than granted: torch does not know quotas."""
     import torch
 
     reuse_freed_memory()

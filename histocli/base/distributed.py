@@ -94,10 +94,7 @@ ALONE = Team()
 
 
 def weights_digest(network: torch.nn.Module) -> str:
-    """Return a fingerprint of a network's parameters.
-
-    Statistics that normalisation gathers are left out: each process of a team has its own.
-    """
+    """Return a fingerprint of parameters; statistics of normalisation differ within a team."""
     digest = hashlib.sha256()
     for value in network.parameters():
         digest.update(value.detach().float().cpu().numpy().tobytes())

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from histocli.base.errors import InputNotFound, InvalidInput, OutOfResources, StoreExists
 
-REMOVALS = 5  # attempts to remove a folder
 FULL = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
 CANNOT_WRITE = FULL | {
     errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENAMETOOLONG
@@ -22,7 +21,7 @@ CANNOT_WRITE = FULL | {
 def disk_errors(path: Path) -> Iterator[None]:
     """Turn a full disk and a place that cannot be written into ``OutOfResources`` about ``path``.
 
-    All other exceptions pass through.
+    That replaces an OSError of that kind, and any exception that such an OSError caused.
     """
     try:
         yield
@@ -46,10 +45,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def partial_path(target: Path) -> Path:
-    """Return where the work on ``target`` goes until it is complete.
-
-    Raises ``StoreExists`` for a folder without a name, such as ``.`` or ``/``.
-    """
+    """Return where the work on ``target`` goes until it is complete; ``.`` is ``StoreExists``."""
     if not target.name:
         raise StoreExists(
             f"{target}: is a folder that is there already; name the output itself with --out"
@@ -58,18 +54,16 @@ def partial_path(target: Path) -> Path:
 
 
 def check_parents(target: Path) -> None:
-    """Refuse, with ``StoreExists``, a target below a file before any work is done."""
-    for parent in target.parents:
-        if os.path.lexists(parent):
-            if not parent.is_dir():
-                raise StoreExists(
-                    f"{target}: cannot be made, because {parent} is a file; choose another --out"
-                )
-            return
+    """Refuse a target below a file by ``StoreExists``, before any work is done."""
+    nearest = next(filter(os.path.lexists, target.parents), None)
+    if nearest is not None and not nearest.is_dir():
+        raise StoreExists(
+            f"{target}: cannot be made, because {nearest} is a file; choose another --out"
+        )
 
 
 def make_parents(target: Path) -> None:
-    """Create the folders above ``target``; raises ``StoreExists`` where a file is in the way."""
+    """Create the folders above ``target``; a file in the way is ``StoreExists``."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
@@ -125,30 +119,20 @@ def sync_file(path: Path) -> None:
 
 def remove_folder(path: Path) -> None:
     """Remove a folder to which a write that has failed may still be putting something."""
-    for attempt in range(REMOVALS):
+    for attempts_left in reversed(range(5)):
         try:
             shutil.rmtree(path)
             return
         except OSError as error:
             if not path.exists():
                 return
-            if attempt == REMOVALS - 1 or error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
+            if not attempts_left or error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
                 raise
             time.sleep(0.05)
 
 
 def content_hash(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, or of all files of a store with their names.
-
-    Parameters
-    ----------
-    path : Path
-        A file, or a folder such as a Zarr image.
-
-    Returns
-    -------
-    str
-        64 hexadecimal digits.
 
     Raises
     ------
@@ -159,14 +143,10 @@ def content_hash(path: Path) -> str:
     """
     try:
         if not path.is_dir():
-            with path.open("rb") as stream:
-                return hashlib.file_digest(stream, "sha256").hexdigest()
+            return _file_digest(path).hex()
         digest = hashlib.sha256()
-        for file in sorted(path.rglob("*")):
-            if file.is_file():
-                digest.update(file.relative_to(path).as_posix().encode() + b"\0")
-                with file.open("rb") as stream:
-                    digest.update(hashlib.file_digest(stream, "sha256").digest())
+        for file in filter(Path.is_file, sorted(path.rglob("*"))):
+            digest.update(file.relative_to(path).as_posix().encode() + b"\0" + _file_digest(file))
         return digest.hexdigest()
     except FileNotFoundError:
         raise InputNotFound(f"{path}: no such file; check the path") from None
@@ -174,3 +154,8 @@ def content_hash(path: Path) -> str:
         raise InvalidInput(
             f"{path}: cannot be read ({error.strerror or error}); check its permissions"
         ) from error
+
+
+def _file_digest(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").digest()

@@ -14,13 +14,10 @@ class Format:
     """One kind of file or store."""
 
     suffix: str
-    """What its name ends in, after the stem of the slide's name."""
     contract: str
-    """Name and version of its layout."""
     bytes_per_px: float = 0.0
     """Expected size per slide pixel of tissue; measured at 3,000 nuclei a square millimetre."""
     commands: tuple[str, ...] = ("segment", "export")
-    """The commands that write it."""
     needs_pixels: bool = False
     """Whether it shows the slide itself."""
     takes_region: bool = False

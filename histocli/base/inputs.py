@@ -17,14 +17,13 @@ Relative paths in a list or a manifest count from the working folder or, where n
 from the folder of the list.
 """
 
-from __future__ import annotations
-
 import csv
 import glob
 import itertools
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
@@ -33,7 +32,6 @@ from histocli.base.units import MPP_RANGE, sane_mpp
 
 STORE_SUFFIX = ".zarr"
 MANIFEST_SUFFIX = ".csv"
-LOG_SUFFIX = ".log"  # our folders beside outputs: previews in there are no inputs
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,6 @@ class InputImage:
 
     path: Path
     mpp: float | None = None
-    """Micrometres per pixel; None when the file itself is to be asked."""
     roi: Path | None = None
     """File of the regions to look at, where a manifest names one."""
 
@@ -55,12 +52,12 @@ def expand_inputs(
     what: str = "image",
     keep_missing: bool = False,
 ) -> list[Path]:
-    """Turn the user's words into files and stores.
+    """Turn the user's words into files and stores, each at the place where it was named first.
 
     Parameters
     ----------
     words : sequence of str
-        As in the table above.
+        As in the table above; manifests are files like any other here.
     suffixes : collection of str
         What to take from folders and patterns, lower case with the dot, such as ``.png`` or
         ``.ome.tif``.
@@ -72,11 +69,6 @@ def expand_inputs(
         Return named files that do not exist too, so that one of a thousand fails alone
         (``--on-error continue``).
 
-    Returns
-    -------
-    list of Path
-        Without duplicates, at the place where each was named first.
-
     Raises
     ------
     InputNotFound
@@ -84,8 +76,8 @@ def expand_inputs(
     InvalidInput
         A list that is not text, or a folder that cannot be read.
     """
-    images = _expand(words, suffixes, stdin, what, keep_missing=keep_missing, manifests=False)
-    return [image.path for image in images]
+    search = _Search(suffixes, stdin, what, manifests=False)
+    return [image.path for image in search.images(words, keep_missing)]
 
 
 def expand_with_mpp(
@@ -96,18 +88,12 @@ def expand_with_mpp(
     what: str = "image",
     keep_missing: bool = False,
 ) -> list[InputImage]:
-    """Turn the user's words into images, with the pixel sizes that manifests give.
+    """Turn the user's words into images, with what manifests say about them.
 
-    Parameters are those of :func:`expand_inputs`; a word that ends in ``.csv`` is a manifest here.
-
-    Raises
-    ------
-    InputNotFound
-        As :func:`expand_inputs`.
-    InvalidInput
-        Also for a manifest without the column ``path``, or with an ``mpp`` out of range.
+    Parameters and errors are those of :func:`expand_inputs`; ``InvalidInput`` is also raised for a
+    manifest without the column ``path``, or with an ``mpp`` out of range.
     """
-    return _expand(words, suffixes, stdin, what, keep_missing=keep_missing, manifests=True)
+    return _Search(suffixes, stdin, what, manifests=True).images(words, keep_missing)
 
 
 def has_suffix(path: Path, suffixes: Collection[str]) -> bool:
@@ -120,173 +106,160 @@ def is_store(path: Path) -> bool:
     return path.name.lower().endswith(STORE_SUFFIX) or (path / "zarr.json").is_file()
 
 
-def _expand(
-    words: Sequence[str],
-    suffixes: Collection[str],
-    stdin: TextIO | None,
-    what: str,
-    *,
-    keep_missing: bool,
-    manifests: bool,
-) -> list[InputImage]:
-    found: dict[str, InputImage] = {}
-    for word in words:
-        for image in _of_word(word, suffixes, stdin, what, manifests):
-            if not keep_missing and not os.path.lexists(image.path):
-                raise InputNotFound(f"{image.path}: no such {what}; check the path")
-            found.setdefault(os.path.abspath(image.path), image)
-    if not found:
-        raise InputNotFound(f"no input: name at least one {what}, folder, 'pattern', @list or -")
-    return list(found.values())
+@dataclass(frozen=True)
+class _Search:
+    """Finds what words stand for."""
 
+    suffixes: Collection[str]
+    stdin: TextIO | None
+    what: str
+    manifests: bool
+    """Whether a file that ends in ``.csv`` is a manifest."""
 
-def _of_word(
-    word: str, suffixes: Collection[str], stdin: TextIO | None, what: str, manifests: bool
-) -> Iterator[InputImage]:
-    if word == "-":
-        lines = _lines(stdin) if stdin is not None else []
-        if not lines:
-            raise InputNotFound(f"-: no input on stdin; one path of a {what} a line is expected")
-        for line in lines:
-            yield from _of_path(Path(line), suffixes, what, manifests)
-    elif word.startswith("@") and not os.path.lexists(word):
-        list_file = Path(word[1:])
-        entries = _lines_of_file(list_file, f"a list of {what}s")
-        if not entries:
+    def images(self, words: Sequence[str], keep_missing: bool) -> list[InputImage]:
+        """Return everything once."""
+        found: dict[str, InputImage] = {}
+        for word in words:
+            for image in self._of_word(word):
+                if not keep_missing and not os.path.lexists(image.path):
+                    raise InputNotFound(f"{image.path}: no such {self.what}; check the path")
+                found.setdefault(os.path.abspath(image.path), image)
+        if not found:
             raise InputNotFound(
-                f"{list_file}: no input, the list is empty; one path a line is expected"
+                f"no input: name at least one {self.what}, folder, 'pattern', @list or -"
             )
-        for line in entries:
-            yield from _of_path(_beside(list_file, line), suffixes, what, manifests)
-    elif glob.has_magic(word) and not os.path.lexists(word):
-        yield from _of_pattern(word, suffixes, what)
-    elif not word:
-        raise InputNotFound(
-            f"an empty word names no {what}; is a variable of the calling script not set?"
-        )
-    else:
-        yield from _of_path(Path(word), suffixes, what, manifests)
+        return list(found.values())
 
+    def _of_word(self, word: str) -> Iterator[InputImage]:
+        what = self.what
+        if word == "-":
+            lines = _lines(self.stdin or ())
+            if not lines:
+                raise InputNotFound(
+                    f"-: no input on stdin; one path of a {what} a line is expected"
+                )
+            for line in lines:
+                yield from self._of_path(Path(line))
+        elif word.startswith("@") and not os.path.lexists(word):
+            list_file = Path(word[1:])
+            lines = _lines_of_file(list_file, f"a list of {what}s")
+            if not lines:
+                raise InputNotFound(
+                    f"{list_file}: no input, the list is empty; one path a line is expected"
+                )
+            for line in lines:
+                yield from self._of_path(_beside(list_file, line))
+        elif glob.has_magic(word) and not os.path.lexists(word):
+            yield from self._of_pattern(word)
+        elif not word:
+            raise InputNotFound(
+                f"an empty word names no {what}; is a variable of the calling script not set?"
+            )
+        else:
+            yield from self._of_path(Path(word))
 
-def _of_path(
-    path: Path, suffixes: Collection[str], what: str, manifests: bool
-) -> Iterator[InputImage]:
-    if path.is_dir() and not is_store(path):
-        files = _files_below(path, suffixes)
+    def _of_path(self, path: Path) -> Iterator[InputImage]:
+        if path.is_dir() and not is_store(path):
+            files = self._below(path)
+            if not files:
+                raise InputNotFound(
+                    f"{path}: no {self.what} in this folder; names must end in one of "
+                    f"{', '.join(sorted(self.suffixes))}"
+                )
+            yield from map(InputImage, files)
+        elif self.manifests and has_suffix(path, [MANIFEST_SUFFIX]):
+            yield from self._of_manifest(path)
+        else:
+            yield InputImage(path)
+
+    def _of_pattern(self, pattern: str) -> Iterator[InputImage]:
+        parts = Path(pattern).parts
+        fixed = sum(1 for _ in itertools.takewhile(lambda part: not glob.has_magic(part), parts))
+        files: list[Path] = []
+        for path in sorted(map(Path, glob.glob(pattern, recursive=True)), key=_parts):
+            above = itertools.accumulate(path.parts, os.path.join)
+            matched = [Path(name) for name in itertools.islice(above, fixed, None)]
+            if any(map(_is_ours, matched)) or any(map(is_store, matched[:-1])):
+                continue  # what ** finds in stores and logs
+            if path.is_dir() and not is_store(path):
+                files += self._below(path)
+            elif has_suffix(path, self.suffixes):
+                files.append(path)
         if not files:
             raise InputNotFound(
-                f"{path}: no {what} in this folder; names must end in one of "
-                f"{', '.join(sorted(suffixes))}"
+                f"{pattern}: no {self.what} matches this pattern; names must end in one of "
+                f"{', '.join(sorted(self.suffixes))}"
             )
         yield from map(InputImage, files)
-    elif manifests and has_suffix(path, [MANIFEST_SUFFIX]):
-        yield from _of_manifest(path, suffixes, what)
-    else:
-        yield InputImage(path)
 
-
-def _of_pattern(pattern: str, suffixes: Collection[str], what: str) -> Iterator[InputImage]:
-    fixed = sum(
-        1 for _ in itertools.takewhile(lambda part: not glob.has_magic(part), Path(pattern).parts)
-    )
-    empty = True
-    for path in sorted(map(Path, glob.glob(pattern, recursive=True)), key=lambda path: path.parts):
-        above = itertools.accumulate(path.parts, os.path.join)
-        matched = [Path(name) for name in itertools.islice(above, fixed, None)]
-        if any(map(_is_ours, matched)) or any(map(is_store, matched[:-1])):
-            continue  # what ** finds in stores and logs
-        if path.is_dir() and not is_store(path):
-            files = _files_below(path, suffixes)
-        else:
-            files = [path] if has_suffix(path, suffixes) else []
-        for file in files:
-            empty = False
-            yield InputImage(file)
-    if empty:
-        raise InputNotFound(
-            f"{pattern}: no {what} matches this pattern; names must end in one of "
-            f"{', '.join(sorted(suffixes))}"
-        )
-
-
-def _of_manifest(manifest: Path, suffixes: Collection[str], what: str) -> Iterator[InputImage]:
-    lines = _lines_of_file(manifest, "a manifest")
-    rows = csv.DictReader(lines, skipinitialspace=True)
-    columns = [name.strip().lower() for name in rows.fieldnames or []]
-    rows.fieldnames = columns
-    if "path" not in columns:
-        raise InvalidInput(
-            f"{manifest}: a manifest needs the column path (and mpp where known), got "
-            f"{', '.join(columns) or 'nothing'}"
-        )
-    empty = True
-    for row in rows:
-        if not (row["path"] or "").strip():
+    def _of_manifest(self, manifest: Path) -> Iterator[InputImage]:
+        rows = csv.DictReader(_lines_of_file(manifest, "a manifest"), skipinitialspace=True)
+        columns = [name.strip().lower() for name in rows.fieldnames or []]
+        rows.fieldnames = columns
+        if "path" not in columns:
             raise InvalidInput(
-                f"{manifest}: line {rows.line_num} names no path; remove the line or "
-                "fill the column"
+                f"{manifest}: a manifest needs the column path (and mpp where known), got "
+                f"{', '.join(columns) or 'nothing'}"
             )
-        empty = False
-        mpp = _mpp_of(row.get("mpp"), f"{manifest}: line {rows.line_num}")
-        for image in _of_path(
-            _beside(manifest, row["path"].strip()), suffixes, what, manifests=False
-        ):
-            roi = (row.get("roi") or "").strip()
-            yield InputImage(image.path, mpp, _beside(manifest, roi) if roi else None)
-    if empty:
-        raise InputNotFound(
-            f"{manifest}: no input, the manifest names no {what}; one a line is "
-            "expected below the header"
-        )
+        is_empty = True
+        for row in rows:
+            is_empty = False
+            line = f"{manifest}: line {rows.line_num}"
+            if not (path := (row["path"] or "").strip()):
+                raise InvalidInput(f"{line} names no path; remove the line or fill the column")
+            mpp, roi = _mpp_of(row.get("mpp") or "", line), (row.get("roi") or "").strip()
+            for image in replace(self, manifests=False)._of_path(_beside(manifest, path)):
+                yield InputImage(image.path, mpp, _beside(manifest, roi) if roi else None)
+        if is_empty:
+            raise InputNotFound(
+                f"{manifest}: no input, the manifest names no {self.what}; one a line is "
+                "expected below the header"
+            )
+
+    def _below(self, folder: Path) -> list[Path]:
+        """Return files and stores below a folder, sorted; links are followed, not in circles."""
+        files: list[Path] = []
+        visited: set[str] = set()
+
+        def refuse(error: OSError) -> None:
+            raise InvalidInput(
+                f"{error.filename}: the folder cannot be read ({error.strerror}); "
+                "check its permissions"
+            ) from error
+
+        for parent, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
+            real = os.path.realpath(parent)
+            if real in visited:
+                folders.clear()
+                continue
+            visited.add(real)
+            inside = [path for name in folders if not _is_ours(path := Path(parent, name))]
+            folders[:] = [path.name for path in inside if not is_store(path)]
+            stores = filter(is_store, inside)
+            plain = [path for name in names if not _is_ours(path := Path(parent, name))]
+            files += [path for path in (*stores, *plain) if has_suffix(path, self.suffixes)]
+        return sorted(files, key=_parts)
 
 
-def _mpp_of(text: str | None, where: str) -> float | None:
-    if not (text or "").strip():
+def _mpp_of(text: str, where: str) -> float | None:
+    if not text.strip():
         return None
-    try:
-        mpp = float(text or "")
-    except ValueError:
-        mpp = float("nan")
-    if sane_mpp(mpp) is None:
-        raise InvalidInput(
-            f"{where}: mpp must lie between {MPP_RANGE[0]} and {MPP_RANGE[1]} "
-            f"micrometres per pixel, got {text!r}; "
-            "leave it empty where it is not known"
-        )
-    return mpp
+    with suppress(ValueError):
+        if mpp := sane_mpp(float(text)):
+            return mpp
+    raise InvalidInput(
+        f"{where}: mpp must lie between {MPP_RANGE[0]} and {MPP_RANGE[1]} "
+        f"micrometres per pixel, got {text!r}; leave it empty where it is not known"
+    )
 
 
-def _files_below(folder: Path, suffixes: Collection[str]) -> list[Path]:
-    """Return files and stores with one of the suffixes, sorted by path; links are followed, but not
-    in circles.
-    """
-    files: list[Path] = []
-    visited: set[str] = set()
-
-    def refuse(error: OSError) -> None:
-        raise InvalidInput(
-            f"{error.filename}: the folder cannot be read ({error.strerror}); check its permissions"
-        ) from error
-
-    for parent, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
-        real = os.path.realpath(parent)
-        if real in visited:
-            folders.clear()
-            continue
-        visited.add(real)
-        inside = [Path(parent, name) for name in folders]
-        stores = [path for path in inside if is_store(path) and not _is_ours(path)]
-        folders[:] = [path.name for path in inside if not is_store(path) and not _is_ours(path)]
-        candidates = [*stores, *(Path(parent, name) for name in names)]
-        files.extend(
-            path for path in candidates if has_suffix(path, suffixes) and not _is_ours(path)
-        )
-    return sorted(files, key=lambda path: path.parts)
+def _parts(path: Path) -> tuple[str, ...]:
+    return path.parts
 
 
 def _is_ours(path: Path) -> bool:
     """Tell whether a name is hidden, unfinished work of ours, or a log folder."""
-    return path.name.startswith(".") or path.name.endswith((LOG_SUFFIX, ".partial"))
+    return path.name.startswith(".") or path.name.endswith((".log", ".partial"))
 
 
 def _beside(list_file: Path, line: str) -> Path:

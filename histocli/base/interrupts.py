@@ -22,13 +22,7 @@ def stop_requested() -> bool:
 
 
 def raise_if_stopped(what: str) -> None:
-    """Raise ``Stopped`` when a stop was asked for.
-
-    Parameters
-    ----------
-    what : str
-        The message: one line that says what is saved and how to go on.
-    """
+    """Raise ``Stopped`` when a stop was asked for; ``what`` says what is saved and how to go on."""
     if stop_requested():
         raise Stopped(what)
 

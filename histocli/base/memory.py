@@ -17,9 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # the command line asks for the tunables before anything heavy is imported
     import numpy.typing as npt
 
-MEMORY_STATUS = Path("/proc/self/statm")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # parameters of mallopt, from malloc.h
-AGAINST_GAPS = "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0"
 
 
 def reuse_freed_memory() -> None:
@@ -54,8 +52,7 @@ def pages_of_its_own(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArra
     """
     import numpy as np
 
-    kind = np.dtype(dtype)
-    count = int(np.prod(shape))
+    kind, count = np.dtype(dtype), int(np.prod(shape))
     if count == 0:
         return np.zeros(shape, kind)
     # Pages are private because shared pages are never huge; Windows has no such flags.
@@ -71,15 +68,11 @@ def pages_of_its_own(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArra
 def keep_memory_below(limit_bytes: float) -> bool:
     """Return kept blocks to the system if the process holds more memory than a limit; glibc only.
 
-    Fresh pages cost time, so the limit should leave room for what is in use.
-
-    Returns
-    -------
-    bool
-        Whether memory was returned to the system.
+    Fresh pages cost time, so the limit should leave room for what is in use. Tells whether memory
+    was returned.
     """
     with suppress(OSError, AttributeError):  # another system, or another C library
-        resident = int(MEMORY_STATUS.read_text().split()[1]) * mmap.PAGESIZE
+        resident = int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
         if resident > limit_bytes:
             return bool(ctypes.CDLL("libc.so.6").malloc_trim(0))
     return False
@@ -95,23 +88,15 @@ def tunables_against_gaps(library: str, tunables: str) -> str | None:
     at most 0.9 GB were in use; without such lists it held 2.5 GB, in the same time. The lists can
     be switched off only before a process starts.
 
-    Parameters
-    ----------
-    library : str
-        Name and version of the C library, such as "glibc 2.36".
-    tunables : str
-        Present value of the variable; a value that the user has set is left alone.
+    ``library`` is name and version, such as "glibc 2.36"; ``tunables`` is the variable's present
+    value, which is left alone where the user has set one.
     """
     name, _, version = library.partition(" ")
     numbers = version.split(".")
-    if (
-        name != "glibc"
-        or not all(number.isdigit() for number in numbers)
-        or tuple(map(int, numbers)) >= (2, 39)
-        or tunables
-    ):
+    if tunables or name != "glibc" or not all(number.isdigit() for number in numbers):
         return None
-    return AGAINST_GAPS
+    is_fixed = tuple(map(int, numbers)) >= (2, 39)
+    return None if is_fixed else "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0"
 
 
 def c_library() -> str:

@@ -17,8 +17,6 @@ from histocli.base.interrupts import raise_if_stopped
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-# While workers are busy, a signal is noticed within this many seconds.
-POLL_S = 0.2
 # Jobs per worker that are handed out ahead; a small number, so that results do not fill the memory.
 AHEAD = 2
 
@@ -43,7 +41,6 @@ def map_unordered(
     ----------
     function : callable
         A function of the top level of a module, so that it can be sent to a process.
-    jobs : iterable
     workers : int
         Number of processes; with 1, this process does one job after the other.
     when_stopped : str
@@ -72,7 +69,8 @@ def map_unordered(
                     running[pool.submit(function, job)] = job
                 if not running:
                     return
-                done, _ = wait(running, timeout=POLL_S, return_when=FIRST_COMPLETED)
+                # the timeout, in seconds, lets a signal be noticed while workers are busy
+                done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
                 raise_if_stopped(when_stopped)
                 for future in done:
                     yield running.pop(future), future.result()
@@ -85,20 +83,8 @@ def map_in_threads(
 ) -> Iterator[Result]:
     """Apply a function to jobs in threads; yield results in the order of the jobs.
 
-    Parameters
-    ----------
-    function : callable
-        Safe from several threads.
-    jobs : iterable
-    workers : int
-        Number of threads.
-    when_stopped : str
-        Message of the error when the user asks to stop.
-
-    Raises
-    ------
-    Stopped
-        The user asked to stop; few jobs are under way at a time, so that a stop does not wait.
+    Few jobs are under way at a time, so that ``Stopped``, with the message ``when_stopped``, does
+    not wait for long.
     """
     waiting: Iterator[Job] = iter(jobs)
     with ThreadPoolExecutor(workers) as pool:

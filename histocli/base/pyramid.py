@@ -9,9 +9,9 @@ from histocli.base.types import RGBImage
 
 
 def shrink(image: RGBImage, factor: int) -> RGBImage:
-    """Average blocks of ``factor`` by ``factor`` pixels.
+    """Average blocks of ``factor`` by ``factor`` pixels, filled up with pixels of the border.
 
-    Blocks that reach over the border are filled up with the border's pixels.
+    The result has shape (ceil(H / factor), ceil(W / factor), 3).
     """
     import cv2
 
@@ -25,7 +25,7 @@ def shrink(image: RGBImage, factor: int) -> RGBImage:
 
 
 def nearest_level(labels: npt.NDArray[Any], factor: int) -> npt.NDArray[Any]:
-    """Take the pixel nearest to the centre of each block of ``factor`` by ``factor`` pixels."""
+    """Take the pixel nearest to the centre of each block, shape (ceil(H / factor), ...)."""
     for axis in (0, 1):
         side = labels.shape[axis]
         picked = labels[(slice(None),) * axis + (slice(factor // 2, None, factor),)]

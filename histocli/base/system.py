@@ -1,6 +1,7 @@
 """How many processors the machine, its containers and its scheduler grant to this process."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 CGROUP_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
@@ -11,14 +12,11 @@ def available_cpus() -> int:
 
     The smallest of the affinity mask, the cgroup quota and ``SLURM_CPUS_PER_TASK``; at least 1.
     """
-    counts = [
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    ]
-    try:
+    has_affinity = hasattr(os, "sched_getaffinity")
+    counts = [len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1]
+    with suppress(OSError, ValueError):  # no cgroup v2 here, or the quota is "max"
         quota, period = CGROUP_CPU_MAX.read_text().split()
-        counts.append(max(1, int(quota) // int(period)))
-    except (OSError, ValueError):  # no cgroup v2 here, or the quota is "max"
-        pass
+        counts.append(int(quota) // int(period))
     slurm = os.environ.get("SLURM_CPUS_PER_TASK", "")
     if slurm.isdigit():
         counts.append(int(slurm))

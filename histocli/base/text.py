@@ -5,8 +5,6 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-LONGEST_MESSAGE = 160  # characters of a foreign error's message that are passed on
-
 
 def first_line(error: BaseException) -> str:
     """Return the first line of an exception's message, or its class where it has no message."""
@@ -14,8 +12,8 @@ def first_line(error: BaseException) -> str:
 
 
 def shortened(error: BaseException) -> str:
-    """Return an exception's whole message as one short line, or its class if it has none."""
-    return " ".join(str(error).split())[:LONGEST_MESSAGE] or type(error).__name__
+    """Return up to 160 characters of an exception's message on one line, or its class if empty."""
+    return " ".join(str(error).split())[:160] or type(error).__name__
 
 
 def printable(text: str) -> str:

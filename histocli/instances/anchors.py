@@ -1,5 +1,4 @@
-"""The anchor of a nucleus: the one pixel that says where it is, which window owns it and what its
-number is.
+"""The anchor of a nucleus: the pixel that decides where it is, which window owns it, its number.
 
 The anchor is the pixel of an object nearest to its centroid, found in whole numbers relative to the
 object itself, so that every window that sees the whole object finds the same pixel.
@@ -16,18 +15,10 @@ CENTROID_STEPS = 256  # centroids are rounded to 1/256 pixel, exactly and indepe
 
 
 def anchors(labels: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
-    """Find the anchor of each object; of equally near pixels, the first in raster order.
+    """Return y and x of the anchor of object k in row k - 1, shape (n, 2); -1 for absent ids.
 
-    Parameters
-    ----------
-    labels : ndarray of int, shape (H, W)
-        0 = background, 1..n, negative = ignored.
-
-    Returns
-    -------
-    ndarray of int64, shape (n, 2)
-        y and x of the anchor of object k in row k - 1; -1 for an id that is absent. Anchors move
-        with their object and depend on nothing else.
+    Of equally near pixels, the first in raster order counts. Anchors move with their object and
+    depend on nothing else.
     """
     inside = np.flatnonzero(labels.ravel() > 0)
     return anchors_of_pixels(inside, labels.ravel()[inside].astype(np.int64) - 1, labels.shape[1])
@@ -44,12 +35,6 @@ def anchors_of_pixels(
         Flat places of the pixels in an image of this width, in raster order.
     objects : ndarray of int64, shape (m,)
         The object of each pixel, from 0.
-    width : int
-
-    Returns
-    -------
-    ndarray of int64, shape (n, 2)
-        As :func:`anchors` returns them.
     """
     n = int(objects.max(initial=-1)) + 1
     count = np.maximum(np.bincount(objects, minlength=n), 1)
@@ -68,22 +53,13 @@ def anchors_of_pixels(
     hits = np.flatnonzero(squared == nearest[objects])[::-1]
     anchor = np.full(n, -1, np.int64)
     anchor[objects[hits]] = inside[hits]  # written last to first, so the first of equals stays
-    y, x = np.divmod(anchor, width)
-    return np.stack([np.where(anchor < 0, -1, y), np.where(anchor < 0, -1, x)], axis=1)
+    return np.where(anchor[:, None] < 0, -1, np.stack(np.divmod(anchor, width), axis=1))
 
 
 def renumber_by_anchor(labels: npt.NDArray[np.integer[Any]]) -> InstanceLabels:
     """Renumber the objects that are present 1..n in the order of their anchors, y then x.
 
-    Parameters
-    ----------
-    labels : ndarray of int, shape (H, W)
-        0 = background, negative = ignored; ids may have gaps.
-
-    Returns
-    -------
-    ndarray of int32, shape (H, W)
-        Without gaps; ignored pixels become background.
+    Ignored pixels (negative) become background.
     """
     found = anchors(labels)
     order = np.lexsort((found[:, 1], found[:, 0]))

@@ -24,11 +24,14 @@ def areas_px(labels: InstanceLabels) -> np.ndarray:
 
 def drop_small(labels: InstanceLabels, smallest_px: float) -> InstanceLabels:
     """Turn nuclei of fewer pixels into background; the others are numbered 1..n in their order."""
-    areas = areas_px(labels)
-    keep = areas >= smallest_px
-    keep[0] = False
-    renumbered = np.where(keep, np.cumsum(keep), 0).astype(np.int32)
+    renumbered = numbers_of(areas_px(labels) >= smallest_px)
     return np.where(labels < 0, labels, renumbered[np.maximum(labels, 0)]).astype(np.int32)
+
+
+def numbers_of(kept: BoolMask) -> InstanceLabels:
+    """Return the new id of each object, by its old one: 1..n for kept ones, 0 for the others."""
+    kept[0] = False  # the background
+    return np.where(kept, np.cumsum(kept), 0).astype(np.int32)
 
 
 def fill_holes(mask: BoolMask, largest_px: float) -> BoolMask:
@@ -36,13 +39,12 @@ def fill_holes(mask: BoolMask, largest_px: float) -> BoolMask:
     _, labels, statistics, _ = cv2.connectedComponentsWithStats(
         (~mask).view(np.uint8), connectivity=4
     )
-    small = statistics[:, cv2.CC_STAT_AREA] <= largest_px
-    height, width = mask.shape
-    left, top = statistics[:, cv2.CC_STAT_LEFT], statistics[:, cv2.CC_STAT_TOP]
-    right, bottom = left + statistics[:, cv2.CC_STAT_WIDTH], top + statistics[:, cv2.CC_STAT_HEIGHT]
+    left, top, width, height, area = statistics.T
     # an open bay at the image border is no hole
-    inside = (left > 0) & (top > 0) & (right < width) & (bottom < height)
-    hole = small & inside
+    inside = (
+        (left > 0) & (top > 0) & (left + width < mask.shape[1]) & (top + height < mask.shape[0])
+    )
+    hole = inside & (area <= largest_px)
     hole[0] = False  # 0 is the mask itself
     return np.asarray(mask | hole[labels]) if hole.any() else mask
 

@@ -47,30 +47,16 @@ def _starts_and_owned(length: int, patch_px: int) -> list[tuple[int, int]]:
 def cut_patch(
     image: RGBImage, labels: npt.NDArray[np.integer], window: Window, patch_px: int
 ) -> tuple[RGBImage, InstanceLabels]:
-    """Cut one patch out of a labelled image.
+    """Cut a patch of ``patch_px`` by ``patch_px`` pixels, and its labels, out of a labelled image.
 
-    Parameters
-    ----------
-    image : ndarray of uint8, shape (H, W, 3)
-    labels : ndarray of integers, shape (H, W)
-        0 = background, -1 = ignored, ids in any numbering.
-    window : Window
-    patch_px : int
-        Side of the patch.
-
-    Returns
-    -------
-    image : ndarray of uint8, shape (patch_px, patch_px, 3)
-        Mirrored where the image ends.
-    instance_labels : ndarray of int32, shape (patch_px, patch_px)
-        Ids 1..n in the order of the old ones; -1 where the window does not own the pixel or the
-        image ends.
+    The image is mirrored where it ends. Ids become 1..n in the order of the old ones; labels are -1
+    where they were, where the window does not own the pixel, and where the image ends.
     """
     y, x, own_y, own_x = window.y, window.x, window.own_y, window.own_x
     pixels = image[y : y + patch_px, x : x + patch_px]
     kept = np.full((patch_px, patch_px), -1, np.int64)
     own = labels[own_y : y + patch_px, own_x : x + patch_px]
-    kept[own_y - y : own_y - y + own.shape[0], own_x - x : own_x - x + own.shape[1]] = own
+    kept[own_y - y :, own_x - x :][: own.shape[0], : own.shape[1]] = own
     ids, numbers = np.unique(kept, return_inverse=True)
     fresh = np.where(ids > 0, np.cumsum(ids > 0), ids).astype(np.int32)
     missing = [(0, patch_px - side) for side in pixels.shape[:2]]

@@ -20,16 +20,7 @@ BARS = " ▁▂▃▄▅▆▇█"
 def shares(values: npt.NDArray[np.floating], edges: tuple[float, ...]) -> tuple[float, ...]:
     """Return the share of values in each bin; values beyond the edges count in the outermost bins.
 
-    Parameters
-    ----------
-    values : ndarray of float, shape (n,)
-    edges : tuple of float
-        Ascending.
-
-    Returns
-    -------
-    tuple of float
-        ``len(edges) - 1`` numbers that sum to 1, or all 0 where there are no values.
+    The shares sum to 1, or are all 0 where there are no values.
     """
     counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
     return tuple(float(share) for share in counts / max(len(values), 1))
@@ -38,20 +29,7 @@ def shares(values: npt.NDArray[np.floating], edges: tuple[float, ...]) -> tuple[
 def weighted_shares(
     histograms: Sequence[Sequence[float] | None], weights: Sequence[float]
 ) -> list[float]:
-    """Return the mean of histograms with the same bins; those that are missing do not count.
-
-    Parameters
-    ----------
-    histograms : sequence of sequence of float
-        Shares as ``shares`` returns them; empty or None where nothing was measured.
-    weights : sequence of float
-        How much each of them counts.
-
-    Returns
-    -------
-    list of float
-        Empty where nothing counts.
-    """
+    """Return the weighted mean of the histograms that are neither empty nor None; [] for none."""
     known = [(weight, part) for part, weight in zip(histograms, weights, strict=True) if part]
     total = sum(weight for weight, _ in known)
     if not total:

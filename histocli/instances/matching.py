@@ -8,8 +8,7 @@ from scipy.sparse.csgraph import connected_components, min_weight_full_bipartite
 from histocli.base.types import IntArray
 from histocli.instances.overlaps import FloatVector, Overlaps
 
-DENSE_PAIRS = 1_000_000
-"""A group of touching nuclei with more possible pairs than this is assigned on the sparse graph."""
+DENSE_PAIRS = 1_000_000  # a group with more possible pairs is assigned on the sparse graph
 
 
 def matched_pairs(table: Overlaps) -> IntArray:
@@ -24,9 +23,7 @@ def best_prediction(table: Overlaps) -> IntArray:
     label.
     """
     order = np.lexsort((-table.iou, table.rows))
-    first = np.ones(len(order), bool)
-    first[1:] = np.diff(table.rows[order]) > 0
-    return order[first]
+    return order[np.diff(table.rows[order], prepend=-1) > 0]
 
 
 def one_to_one(table: Overlaps) -> IntArray:
@@ -41,12 +38,8 @@ def assign(rows: IntArray, columns: IntArray, weight: FloatVector) -> IntArray:
     assignment and are taken at once. What is left falls into groups that are solved one by one, so
     the cost follows the number of pairs.
 
-    Parameters
-    ----------
-    rows, columns : ndarray of int, shape (n_pairs,)
-        The two items of each pair; no pair is there twice.
-    weight : ndarray of float, shape (n_pairs,)
-        > 0.
+    The two items of each pair are ``rows`` and ``columns``, shape (n_pairs,); no pair is there
+    twice, and every weight is above 0.
     """
     left, chosen = np.arange(len(rows)), []
     while len(left):
@@ -62,11 +55,9 @@ def assign(rows: IntArray, columns: IntArray, weight: FloatVector) -> IntArray:
         row, column = _dense(rows[left]), _dense(columns[left])
         n_rows = int(row.max()) + 1
         n_nodes = n_rows + int(column.max()) + 1
-        graph = coo_array(
-            (np.ones(len(left), np.int8), (row, n_rows + column)), shape=(n_nodes, n_nodes)
-        )
-        _, group_of_node = connected_components(graph, directed=False)
-        group = group_of_node[row]
+        edges = np.ones(len(left), np.int8), (row, n_rows + column)
+        graph = coo_array(edges, shape=(n_nodes, n_nodes))
+        group = connected_components(graph, directed=False)[1][row]
         order = left[np.argsort(group, kind="stable")]
         groups = np.split(order, np.flatnonzero(np.diff(np.sort(group))) + 1)
         chosen.extend(
@@ -84,8 +75,7 @@ def _dense(values: IntArray) -> IntArray:
 def _best_other(index: IntArray, weight: FloatVector) -> FloatVector:
     """Return for each pair the largest weight of the other pairs of its row or column, or 0."""
     order = np.lexsort((-weight, index))
-    first = np.ones(len(order), bool)
-    first[1:] = np.diff(index[order]) > 0
+    first = np.diff(index[order], prepend=-1) > 0
     best, second = np.zeros(index.max() + 1), np.zeros(index.max() + 1)
     best[index[order[first]]] = weight[order[first]]
     after = np.flatnonzero(first) + 1
@@ -111,13 +101,10 @@ def _assign_group(rows: IntArray, columns: IntArray, weight: FloatVector) -> Int
     # A full matching exists once each row may also take a column of its own that means "none".
     # Adding 1 to every weight changes each full matching by the same amount, and keeps the weight
     # of "none" from reading as a missing edge.
-    everything = csr_array(
-        (
-            np.r_[weight + 1, np.ones(n_rows)],
-            (np.r_[row, np.arange(n_rows)], np.r_[column, n_columns + np.arange(n_rows)]),
-        ),
-        shape=(n_rows, n_columns + n_rows),
-    )
+    own = np.arange(n_rows)
+    places = np.r_[row, own], np.r_[column, n_columns + own]
+    content = np.r_[weight + 1, np.ones(n_rows)], places
+    everything = csr_array(content, shape=(n_rows, n_columns + n_rows))
     taken_row, taken_column = min_weight_full_bipartite_matching(everything, maximize=True)
     real = taken_column < n_columns
     place_of = csr_array((np.arange(1, len(weight) + 1), (row, column)), shape=(n_rows, n_columns))

@@ -11,8 +11,7 @@ from histocli.base.types import InstanceLabels, IntArray
 
 FloatColumn = npt.NDArray[np.float64]
 
-PIXEL_MOMENT = 1 / 12
-"""The second moment of a pixel itself: a single pixel is a square, not a point."""
+PIXEL_MOMENT = 1 / 12  # the second moment of a pixel itself, which is a square and not a point
 
 
 @dataclass(frozen=True)
@@ -41,19 +40,7 @@ class Measurements:
 
 
 def measure(labels: InstanceLabels, mpp: float) -> Measurements:
-    """Measure every nucleus of a label image.
-
-    Parameters
-    ----------
-    labels : ndarray of int, shape (H, W)
-        0 = background, k = nucleus k, negative = ignored.
-    mpp : float
-        Micrometres per pixel.
-
-    Returns
-    -------
-    Measurements
-    """
+    """Measure every nucleus of a label image."""
     flat = np.maximum(labels, 0).ravel()
     inside = np.flatnonzero(flat)
     ids, index = np.unique(flat[inside], return_inverse=True)
@@ -65,23 +52,17 @@ def measure(labels: InstanceLabels, mpp: float) -> Measurements:
     yy = np.bincount(index, dy * dy, n) / count + PIXEL_MOMENT
     xx = np.bincount(index, dx * dx, n) / count + PIXEL_MOMENT
     xy = np.bincount(index, dx * dy, n) / count
-    shape = ellipses(yy, xx, xy, mpp)
-    edge = np.zeros(labels.shape, bool)
-    edge[[0, -1], :] = True
-    edge[:, [0, -1]] = True
-    at_border = np.zeros(n, bool)
-    at_border[index[edge.ravel()[inside]]] = True
+    shape = ellipses(yy, xx, xy, mpp)._asdict()
+    del shape["eccentricity"]
+    border = np.concatenate([labels[[0, -1]].ravel(), labels[:, [0, -1]].ravel()])
     return Measurements(
         id=ids.astype(np.int64),
         y_px=mean_y,
         x_px=mean_x,
         area_um2=count * mpp * mpp,
-        elongation=shape.elongation,
-        orientation_rad=shape.orientation_rad,
-        major_um=shape.major_um,
-        minor_um=shape.minor_um,
-        touches_border=at_border,
+        touches_border=np.isin(ids, border),
         touches_other=np.isin(ids, touching_ids(labels)),
+        **shape,
     )
 
 

@@ -11,8 +11,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-SQUARE = np.ones((3, 3), np.uint8)
-
 
 def trace_outlines(
     labels: npt.NDArray[np.integer],
@@ -26,9 +24,7 @@ def trace_outlines(
     Parameters
     ----------
     labels : ndarray of int, shape (H, W)
-        Part of a label image.
-    ids : ndarray of int, shape (n,)
-        Nuclei, whole in ``labels``.
+        Part of a label image, which holds the nuclei ``ids`` as a whole.
     boxes : ndarray of int, shape (n, 4)
         y0, x0, y1, x1 of each, half open, in pixels of the whole image.
     origin : (int, int)
@@ -43,23 +39,16 @@ def trace_outlines(
         the image's first pixel; multiples of one half.
     """
     for number, (y0, x0, y1, x1) in zip(ids.tolist(), boxes.tolist(), strict=True):
-        mask = (
-            labels[y0 - origin[0] : y1 - origin[0], x0 - origin[1] : x1 - origin[1]] == number
-        ).view(np.uint8)
-        height, width = mask.shape
+        part = labels[y0 - origin[0] : y1 - origin[0], x0 - origin[1] : x1 - origin[1]]
+        height, width = part.shape
         # On a grid of half pixels every pixel becomes three by three points, the outer ones on its
         # edges, so the outermost points of the nucleus lie on edges of pixels.
         doubled = np.zeros((2 * height + 1, 2 * width + 1), np.uint8)
-        doubled[1::2, 1::2] = mask
-        cv2.dilate(doubled, SQUARE, dst=doubled)
+        doubled[1::2, 1::2] = part == number
+        cv2.dilate(doubled, np.ones((3, 3), np.uint8), dst=doubled)
         found, _ = cv2.findContours(doubled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
         contour = found[0] if len(found) == 1 else max(found, key=cv2.contourArea)
         if tolerance_px:
             contour = cv2.approxPolyDP(contour, 2 * tolerance_px, True)
         points = contour[:, 0]
-        closed = np.empty((len(points) + 1, 2))
-        closed[:-1] = points
-        closed[-1] = points[0]
-        closed *= 0.5
-        closed += (x0, y0)
-        yield closed
+        yield np.concatenate([points, points[:1]]) * 0.5 + (x0, y0)

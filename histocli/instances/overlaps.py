@@ -35,8 +35,7 @@ class Side:
     """(n,) pixels of each nucleus, > 0."""
     sum_y: FloatVector
     """(n,) sum of the rows of all pixels of each nucleus."""
-    sum_x: FloatVector
-    """(n,) sum of the columns of all pixels of each nucleus."""
+    sum_x: FloatVector  # and of the columns
     box: IntArray
     """(n, 4) first row, first column, row after the last, column after the last."""
 
@@ -69,9 +68,7 @@ class Overlaps:
     intersection: IntArray
     """(n_pairs,) pixels that both cover, > 0."""
     truth: Side
-    """The true nuclei."""
     prediction: Side
-    """The predicted nuclei."""
 
     @property
     def union(self) -> IntArray:
@@ -151,43 +148,38 @@ def _consecutive(labels: IntArray) -> tuple[IntArray, IntArray]:
         used = np.zeros(top + 1, bool)
         used[labels] = True
         used[0] = False
-        index = np.cumsum(used)
-        index[0] = 0
-        return np.flatnonzero(used), index[labels]
+        return np.flatnonzero(used), np.cumsum(used)[labels]
     ids, inverse = np.unique(labels, return_inverse=True)
-    inverse = inverse.reshape(labels.shape)
-    if ids[0] == 0:
-        return ids[1:], inverse
-    return ids, inverse + 1
+    has_zero = int(ids[0] == 0)
+    return ids[has_zero:], inverse + 1 - has_zero
 
 
 def _side(labels: IntArray, y: IntArray, x: IntArray, length: IntArray) -> tuple[IntArray, Side]:
     """Return the nucleus of each run as its place in the side from 1, 0 for none; and the side."""
     ids, index = _consecutive(labels)
     inside = np.flatnonzero(index)
-    who, n = index[inside] - 1, len(ids)
     y, x, length = y[inside], x[inside], length[inside]
-    return index, Side(
+    parts = Side(
         ids=ids,
-        areas=_sum_by(who, length, n).astype(np.int64),  # float64 counts exactly up to 2**53
-        sum_y=_sum_by(who, y * length, n),
-        sum_x=_sum_by(who, x * length + length * (length - 1) / 2, n),
-        box=_box_by(who, np.stack([y, x, y + 1, x + length], axis=1), n),
+        areas=length,
+        sum_y=(y * length).astype(np.float64),
+        sum_x=x * length + length * (length - 1) / 2,
+        box=np.stack([y, x, y + 1, x + length], axis=1),
     )
+    return index, _joined(parts, index[inside] - 1)
 
 
-def _sum_by(index: IntArray, values: npt.NDArray[Any], n: int) -> FloatVector:
-    """Return the sum of the values of each index, shape (n,)."""
-    return np.asarray(np.bincount(index, values, n), np.float64)
-
-
-def _box_by(index: IntArray, boxes: IntArray, n: int) -> IntArray:
-    """Return the box around all boxes of each index, shape (n, 4)."""
+def _joined(parts: Side, nucleus: IntArray) -> Side:
+    """Join parts of nuclei; ``nucleus`` is the place of each part in ``parts.ids``."""
+    n = len(parts.ids)
     box = np.empty((n, 4), np.int64)
     box[:, :2], box[:, 2:] = np.iinfo(np.int64).max, 0
     for corner, widen in enumerate((np.minimum, np.minimum, np.maximum, np.maximum)):
-        widen.at(box[:, corner], index, boxes[:, corner])
-    return box
+        widen.at(box[:, corner], nucleus, parts.box[:, corner])
+    sums = (parts.areas, parts.sum_y, parts.sum_x)
+    # float64 counts exactly up to 2**53
+    areas, sum_y, sum_x = (np.bincount(nucleus, each, n).astype(np.float64) for each in sums)
+    return Side(ids=parts.ids, areas=areas.astype(np.int64), sum_y=sum_y, sum_x=sum_x, box=box)
 
 
 def _table(
@@ -207,12 +199,9 @@ def _table(
 
 
 def merge_overlaps(tables: Sequence[Overlaps]) -> Overlaps:
-    """Add the tables of windows that tile an image, each made with its ``origin``.
+    """Add the tables of windows that tile an image, at least one, each made with its ``origin``.
 
-    Parameters
-    ----------
-    tables : sequence of Overlaps
-        At least one. A label that is in several windows is one nucleus; the order changes nothing.
+    A label that is in several windows is one nucleus; the order changes nothing.
     """
     if len(tables) == 1:
         return tables[0]
@@ -229,15 +218,10 @@ def merge_overlaps(tables: Sequence[Overlaps]) -> Overlaps:
 
 def _merge_sides(parts: Sequence[Side]) -> tuple[list[IntArray], Side]:
     """Return where the nuclei of each part are in the merged side, and the merged side."""
-    ids, inverse = np.unique(np.concatenate([part.ids for part in parts]), return_inverse=True)
-    inverse, n = inverse.ravel(), len(ids)
-    merged = Side(
-        ids=ids,
-        areas=_sum_by(inverse, np.concatenate([part.areas for part in parts]), n).astype(np.int64),
-        sum_y=_sum_by(inverse, np.concatenate([part.sum_y for part in parts]), n),
-        sum_x=_sum_by(inverse, np.concatenate([part.sum_x for part in parts]), n),
-        box=_box_by(inverse, np.concatenate([part.box for part in parts]), n),
-    )
+    columns = (each.name for each in fields(Side))
+    together = Side(**{key: np.concatenate([getattr(p, key) for p in parts]) for key in columns})
+    ids, inverse = np.unique(together.ids, return_inverse=True)
+    merged = _joined(replace(together, ids=ids), inverse)
     return np.split(inverse, np.cumsum([len(part.ids) for part in parts])[:-1]), merged
 
 
@@ -246,7 +230,6 @@ def without(table: Overlaps, truth: BoolVector, prediction: BoolVector) -> Overl
 
     Parameters
     ----------
-    table : Overlaps
     truth : ndarray of bool, shape (n_truth,)
         Nuclei whose pixels are ignored: they count on neither side. Centroids and boxes of
         predictions stay what they were.
@@ -254,10 +237,12 @@ def without(table: Overlaps, truth: BoolVector, prediction: BoolVector) -> Overl
         Nuclei that are dropped. Nuclei that lie on ignored pixels only are dropped too.
     """
     gone = truth[table.rows]
-    lost = _sum_by(table.columns[gone], table.intersection[gone], len(prediction)).astype(np.int64)
-    areas = table.prediction.areas - lost
+    before = table.prediction
+    lost = np.bincount(table.columns[gone], table.intersection[gone], len(prediction))
+    areas = before.areas - lost.astype(np.int64)
     # the mean place of a nucleus is kept while its area shrinks
-    scale = areas / table.prediction.areas
+    scale = areas / before.areas
+    shrunk = replace(before, areas=areas, sum_y=before.sum_y * scale, sum_x=before.sum_x * scale)
     keep_truth, keep_prediction = ~truth, ~prediction & (areas > 0)
     pairs = keep_truth[table.rows] & keep_prediction[table.columns]
     row_of, column_of = np.cumsum(keep_truth) - 1, np.cumsum(keep_prediction) - 1
@@ -266,15 +251,7 @@ def without(table: Overlaps, truth: BoolVector, prediction: BoolVector) -> Overl
         columns=column_of[table.columns[pairs]],
         intersection=table.intersection[pairs],
         truth=_chosen(table.truth, keep_truth),
-        prediction=_chosen(
-            replace(
-                table.prediction,
-                areas=areas,
-                sum_y=table.prediction.sum_y * scale,
-                sum_x=table.prediction.sum_x * scale,
-            ),
-            keep_prediction,
-        ),
+        prediction=_chosen(shrunk, keep_prediction),
     )
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from skimage.segmentation import watershed
 
 from histocli.base.types import FloatArray, InstanceLabels
-from histocli.instances.components import fill_holes, label_components
+from histocli.instances.components import disk, fill_holes, label_components, numbers_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,17 +55,7 @@ def border_distance(labels: InstanceLabels) -> FloatArray:
 
 
 def normalised_distance(labels: InstanceLabels) -> npt.NDArray[np.uint8]:
-    """Return how deep every pixel lies in its nucleus: 255 at the deepest place, 0 outside.
-
-    Parameters
-    ----------
-    labels : ndarray of int32, shape (H, W)
-        0 = background, k = nucleus k, -1 = ignored.
-
-    Returns
-    -------
-    ndarray of uint8, shape (H, W)
-    """
+    """Return how deep every pixel lies in its nucleus: 255 at the deepest place, 0 outside."""
     distance = border_distance(labels)
     index = np.maximum(labels, 0).ravel()
     deepest = np.zeros(int(index.max(initial=0)) + 1, np.float32)
@@ -79,26 +69,12 @@ def normalised_distance(labels: InstanceLabels) -> npt.NDArray[np.uint8]:
     return depth.reshape(labels.shape)
 
 
-CONTACT_UM = 0.75
-"""Two nuclei meet where both lie within this radius of a pixel, in micrometres."""
+CONTACT_UM = 0.75  # two nuclei meet where both lie within this radius of a pixel, in micrometres
 
 
 def contacts(labels: InstanceLabels, mpp: float) -> npt.NDArray[np.bool_]:
-    """Tell where two nuclei meet: on both sides of a shared border, and in a narrow gap.
-
-    Parameters
-    ----------
-    labels : ndarray of int32, shape (H, W)
-        0 = background, k = nucleus k, -1 = ignored.
-    mpp : float
-        Micrometres per pixel.
-
-    Returns
-    -------
-    ndarray of bool, shape (H, W)
-    """
-    radius = max(1, round(CONTACT_UM / mpp))
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+    """Tell where two nuclei meet: on both sides of a shared border, and in a narrow gap."""
+    disc = disk(max(1, CONTACT_UM / mpp))
     known = np.maximum(labels, 0).astype(np.float32)  # exact up to 16 million nuclei
     largest = cv2.dilate(known, disc)
     smallest = cv2.erode(np.where(known > 0, known, np.float32(np.inf)), disc)
@@ -108,20 +84,12 @@ def contacts(labels: InstanceLabels, mpp: float) -> npt.NDArray[np.bool_]:
 def maps_to_instances(
     maps: FloatArray, mpp: float, thresholds: Thresholds = DEFAULT_THRESHOLDS
 ) -> InstanceLabels:
-    """Decode network maps into instances.
+    """Decode network maps into instances 1..n; each object's pixels are connected.
 
     Parameters
     ----------
     maps : ndarray of float32, shape (H, W, 2)
         Nucleus probability and normalised border distance, both in 0..1.
-    mpp : float
-        Micrometres per pixel of the maps.
-    thresholds : Thresholds
-
-    Returns
-    -------
-    ndarray of int32, shape (H, W)
-        0 = background, 1..n. Each object's pixels are connected.
     """
     pixel_um2 = mpp * mpp
     probability, distance = maps[..., 0], maps[..., 1]
@@ -133,24 +101,17 @@ def maps_to_instances(
     where = np.flatnonzero(mask)
     core = label_components(mask & (distance > thresholds.distance)).ravel()[where]
     large = np.bincount(core) >= thresholds.smallest_core_um2 / pixel_um2
-    seed = _numbers(large)[core]
+    seed = numbers_of(large)[core]
     owner, shared = _owners(label_components(mask).ravel()[where], seed)
     if shared.any():
         part = where[shared]
         owner[shared] = _parted(mask.shape, part, distance.ravel()[part], seed[shared])
     areas = np.bincount(owner)
-    mean = (np.bincount(owner, probability.ravel()[where]) / np.maximum(areas, 1)).astype(
-        np.float32
-    )
-    kept = (areas >= thresholds.smallest_um2 / pixel_um2) & (mean >= thresholds.confidence)
-    labels.ravel()[where] = _numbers(kept)[owner]
+    mean = np.bincount(owner, probability.ravel()[where]) / np.maximum(areas, 1)
+    sure = mean.astype(np.float32) >= thresholds.confidence
+    kept = sure & (areas >= thresholds.smallest_um2 / pixel_um2)
+    labels.ravel()[where] = numbers_of(kept)[owner]
     return labels
-
-
-def _numbers(kept: npt.NDArray[np.bool_]) -> InstanceLabels:
-    """Return the new id of each object: 1..n for those that are kept, 0 for the others."""
-    kept[0] = False  # the background
-    return np.where(kept, np.cumsum(kept), 0).astype(np.int32)
 
 
 def _owners(
@@ -158,21 +119,10 @@ def _owners(
 ) -> tuple[InstanceLabels, npt.NDArray[np.bool_]]:
     """Give the pixels of every component of the mask to the component's only nucleus.
 
-    A component with one core is one nucleus, and so is one without a core.
-
-    Parameters
-    ----------
-    component : ndarray of int32, shape (n,)
-        The component of each pixel of the mask, from 1.
-    seed : ndarray of int32, shape (n,)
-        The large core that the pixel lies in, from 1; 0 where it lies in none.
-
-    Returns
-    -------
-    owner : ndarray of int32, shape (n,)
-        The nucleus of each pixel: the number of its core, or a number above those of all cores.
-    shared : ndarray of bool, shape (n,)
-        Pixels of components with several cores, which are still to be parted.
+    A component with one core is one nucleus, and so is one without a core. Pixels come with the
+    numbers, from 1, of their component and of their large core (0 for none). The owner is the
+    number of the core, or one above those of all cores. The second result tells which pixels
+    belong to components with several cores, which are still to be parted.
     """
     n_components, n_seeds = int(component.max()), int(seed.max())
     home = np.zeros(n_seeds + 1, np.int32)
@@ -186,22 +136,7 @@ def _owners(
 def _parted(
     shape: tuple[int, ...], where: npt.NDArray[np.intp], distance: FloatArray, seed: InstanceLabels
 ) -> InstanceLabels:
-    """Part pixels among cores by a watershed on the distance to the border.
-
-    Parameters
-    ----------
-    shape : (int, int)
-        Of the image.
-    where : ndarray of int, shape (n,)
-        Places of the pixels in the flat image.
-    distance, seed : ndarray, shape (n,)
-        Border distance of the pixels, and the core they lie in, 0 for none.
-
-    Returns
-    -------
-    ndarray of int32, shape (n,)
-        The core that each pixel belongs to.
-    """
+    """Part pixels at flat places ``where`` among cores by a watershed on the border distance."""
     levels, markers = np.zeros(shape, np.uint8), np.zeros(shape, np.int32)
     region = np.zeros(shape, bool)
     # few levels: a faster queue, the same valleys

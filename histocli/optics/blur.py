@@ -16,10 +16,6 @@ def blur_each(images: Tensor, sigma_px: Tensor) -> Tensor:
     images : Tensor of float32, shape (B, C, H, W)
     sigma_px : Tensor of float32, shape (B,)
         Standard deviations, pixels, up to about 1.7; 0 leaves an image as it is.
-
-    Returns
-    -------
-    Tensor of float32, shape (B, C, H, W)
     """
     batch, channels, height, width = images.shape
     offset = torch.arange(-RADIUS_PX, RADIUS_PX + 1, device=images.device, dtype=torch.float32)

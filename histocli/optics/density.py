@@ -19,19 +19,10 @@ LOWEST_WHITE = 64.0
 
 
 def rgb_to_optical_density(image: RGBImage, white: float = WHITE_LEVEL) -> FloatArray:
-    """Convert transmitted light to absorbance.
+    """Convert transmitted light, shape (..., 3), to absorbance.
 
-    Parameters
-    ----------
-    image : ndarray of uint8, shape (..., 3)
-        sRGB values in 0..255.
-    white : float
-        Level of empty glass, in 1..256.
-
-    Returns
-    -------
-    ndarray of float32, shape (..., 3)
-        Optical density, natural log, >= 0; 0 is glass.
+    Absorbance is the optical density by natural logarithm, >= 0; 0 is glass. ``white`` is the level
+    of empty glass, in 1..256.
     """
     table = np.maximum(np.log(white / (np.arange(256) + 1.0)), 0).astype(np.float32)
     absorbance: FloatArray = table[image]
@@ -41,19 +32,7 @@ def rgb_to_optical_density(image: RGBImage, white: float = WHITE_LEVEL) -> Float
 def optical_density_to_rgb(
     optical_density: npt.NDArray[np.floating], white: float = WHITE_LEVEL
 ) -> RGBImage:
-    """Convert absorbance to transmitted light; the inverse of ``rgb_to_optical_density``.
-
-    Parameters
-    ----------
-    optical_density : ndarray of float, shape (..., 3)
-        Optical density, natural log.
-    white : float
-        Level of empty glass, in 1..256.
-
-    Returns
-    -------
-    ndarray of uint8, shape (..., 3)
-    """
+    """Convert absorbance to transmitted light; the inverse of ``rgb_to_optical_density``."""
     light = white * np.exp(-optical_density) - 1
     levels: RGBImage = np.clip(np.rint(light), 0, 255).astype(np.uint8)
     return levels
@@ -72,20 +51,11 @@ def light_to_optical_density(light: Tensor) -> Tensor:
 
 
 def white_level(image: RGBImage) -> float:
-    """Estimate the level of empty glass of one image.
+    """Estimate the level of empty glass of one image, in 64..256.
 
     Glass is neutral and nothing is brighter; some scanners and cameras render it far below 255. The
     estimate is a neutral level, the 99.5th percentile of the brightest channel after light
     smoothing: on a field full of eosin, red still shows it.
-
-    Parameters
-    ----------
-    image : ndarray of uint8, shape (H, W, 3)
-
-    Returns
-    -------
-    float
-        In ``LOWEST_WHITE`` .. 256.
     """
     enough_px = 2**21  # larger images are shrunk to this many pixels
     if image.shape[0] * image.shape[1] > enough_px:
@@ -95,4 +65,5 @@ def white_level(image: RGBImage) -> float:
         smooth = cv2.blur(image, (3, 3), borderType=cv2.BORDER_REPLICATE)
     red, green, blue = cv2.split(smooth)
     brightest = np.percentile(cv2.max(cv2.max(red, green), blue), 99.5)
-    return float(np.clip(brightest + 1, LOWEST_WHITE, WHITE_LEVEL))
+    # an image darker than 64 everywhere is black, not underexposed
+    return float(np.clip(brightest + 1, 64.0, WHITE_LEVEL))

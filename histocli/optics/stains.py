@@ -26,26 +26,15 @@ class StainEstimate:
     """(2, 3), unit rows, hematoxylin then eosin."""
     measured: bool
     """False where the image could not tell and the typical colours stand in."""
-    reason: str
-    """Why the typical colours stand in; empty when measured."""
+    reason: str  # why they stand in
 
 
 def estimate_stains(optical_density: FloatArray) -> StainEstimate:
-    """Estimate the colours of hematoxylin and eosin of one image.
+    """Estimate the colours of hematoxylin and eosin from optical density, shape (..., 3).
 
-    Parameters
-    ----------
-    optical_density : ndarray of float32, shape (..., 3)
-        Natural log, 0 is glass.
+    The typical colours, with the reason, stand in where the image is nearly empty, shows one stain
+    only, or other stains.
 
-    Returns
-    -------
-    StainEstimate
-        The typical colours, with the reason, where the image is nearly empty, shows one stain only,
-        or other stains.
-
-    Notes
-    -----
     Macenko et al. 2009: project the stained pixels on the plane of their two largest singular
     vectors and take the 1st and 99th percentile of the angle. Added to this are the order of the
     two (hematoxylin absorbs more red) and the refusal of impossible colours.
@@ -82,21 +71,12 @@ def estimate_stains(optical_density: FloatArray) -> StainEstimate:
 def unmix(
     optical_density: npt.NDArray[np.floating], stain_matrix: npt.NDArray[np.floating]
 ) -> FloatArray:
-    """Solve for the amounts of stain in every pixel by least squares.
+    """Return the amounts of stain, shape (..., 2), in optical density (..., 3), by least squares.
 
-    Parameters
-    ----------
-    optical_density : ndarray of float, shape (..., 3)
-    stain_matrix : ndarray of float, shape (2, 3)
-
-    Returns
-    -------
-    ndarray of float32, shape (..., 2)
-        Concentrations of hematoxylin and eosin; noise may make them slightly negative.
+    Noise may make them slightly negative.
     """
-    return (
-        optical_density @ np.linalg.pinv(stain_matrix.astype(np.float64)).astype(np.float32)
-    ).astype(np.float32)
+    inverse = np.linalg.pinv(stain_matrix.astype(np.float64)).astype(np.float32)
+    return (optical_density @ inverse).astype(np.float32)
 
 
 def mix(
@@ -141,10 +121,9 @@ def restain(
 def stain_angle(
     first: Sequence[npt.NDArray[np.floating]], second: Sequence[npt.NDArray[np.floating]]
 ) -> float:
-    """Return how far the stains of two sets of images differ, in degrees.
+    """Return how far the stain matrices of two sets of images differ, in degrees.
 
-    This is the larger of the angles between median colours, for hematoxylin and for eosin. Both
-    sets hold at least one stain matrix, shape (2, 3).
+    That is the larger angle of the two between the median colours of hematoxylin and of eosin.
     """
     unit = []
     for matrices in (first, second):
@@ -157,6 +136,6 @@ _HEMATOXYLIN = np.linalg.pinv(TYPICAL_STAINS)[:, 0].astype(np.float32)
 
 
 def typical_hematoxylin(optical_density: FloatArray) -> FloatArray:
-    """Return the amount of hematoxylin, (...), in optical density, (..., 3), of typical stains."""
+    """Return the amount of hematoxylin of typical colour, shape (...), in density (..., 3)."""
     amount: FloatArray = optical_density @ _HEMATOXYLIN
     return amount

@@ -102,27 +102,10 @@ def ascend(
     pace: float,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Move the numbers of an appearance model to where the segmenter's loss is larger.
+    """Return the numbers of an appearance model, moved to where the segmenter's loss is larger.
 
-    Parameters
-    ----------
-    segmenter : Segmenter
-        Its weights and statistics are left alone.
-    batch : Batch
-        The crops with their targets.
-    model : AppearanceModel
-        Made of the pixels of the batch.
-    start : Tensor of float32, shape (B, 7)
-        Where the numbers begin, in -1..1.
-    steps : int
-    pace : float
-        Length of a step, in the unit of ``start``.
-    dtype : torch.dtype
-
-    Returns
-    -------
-    Tensor of float32, shape (B, 7)
-        In -1..1.
+    The segmenter's weights and statistics are left alone. The numbers have the shape (B, 7) and lie
+    in -1..1, where they begin as well as where they end; ``pace`` is the length of a step.
     """
     unit = start
     was_training = segmenter.training
@@ -151,17 +134,7 @@ def crop_losses(segmenter: Segmenter, pixels: Tensor, batch: Batch, dtype: torch
 def measure_hardness(
     segmenter: Segmenter, ordinary: Batch, hard: Tensor, dtype: torch.dtype
 ) -> Hardness:
-    """Compare crops before and after, with the running statistics of the network.
-
-    Parameters
-    ----------
-    segmenter : Segmenter
-    ordinary : Batch
-        Crops as they were, with their targets.
-    hard : Tensor of float32, shape (B, 3, H, W)
-        The same crops, sRGB 0..1.
-    dtype : torch.dtype
-    """
+    """Compare crops with the same ones hard (sRGB, 0..1), by the network's running statistics."""
     was_training = segmenter.training
     segmenter.eval()
     before, after = (

@@ -144,16 +144,7 @@ def _changed(values: Values, change: Callable[[Any], Any]) -> Values:
 def whole_patches(
     images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int32], device: torch.device
 ) -> Batch:
-    """Return patches as they are, with the targets of their labels.
-
-    Parameters
-    ----------
-    images : ndarray of uint8, shape (n, H, W, 3)
-        Glass made white.
-    labels : ndarray of int32, shape (n, H, W)
-        -1 is ignored.
-    device : torch.device
-    """
+    """Return patches as they are, with the targets of their labels."""
     patches = PatchSet.labelled(images, labels)
 
     def tensor(values: npt.NDArray[np.generic]) -> Tensor:

@@ -51,17 +51,9 @@ def accept_within_strata(
     area: npt.NDArray[np.floating],
     acceptance: Acceptance,
 ) -> npt.NDArray[np.bool_]:
-    """Accept the surest objects among those of similar contrast and size.
+    """Return which objects are accepted: the surest among those of similar contrast and size.
 
-    Parameters
-    ----------
-    confidence, contrast, area : ndarray, shape (n,)
-        Values of all objects of all images.
-    acceptance : Acceptance
-
-    Returns
-    -------
-    ndarray of bool, shape (n,)
+    All arrays have one value for each object of all images.
     """
     accepted = np.zeros(len(confidence), bool)
     stratum = _bin(contrast, acceptance.contrast_bins)
@@ -207,12 +199,11 @@ def pseudo_targets(
     mpp: float,
     acceptance: Acceptance,
 ) -> PseudoTargets:
-    """Turn a teacher's findings into targets.
+    """Turn a teacher's findings in one patch into targets.
 
     Parameters
     ----------
     labels : ndarray of int, shape (H, W)
-        0 = background, 1..n.
     probability : ndarray of float, shape (H, W)
         Probability of being nucleus.
     accepted : ndarray of bool, shape (n + 1,)
@@ -220,10 +211,6 @@ def pseudo_targets(
     mpp : float
         Micrometres per pixel.
     acceptance : Acceptance
-
-    Returns
-    -------
-    PseudoTargets
     """
     inside = labels > 0
     band = acceptance.border_um / mpp

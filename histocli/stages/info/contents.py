@@ -1,7 +1,5 @@
 """What a slide, a model or a label store is, and what is in it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -30,7 +28,6 @@ class Description:
     kind: str
     """patches, labels, model or slide."""
     contents: Json
-    """Counts, sizes, distributions."""
     provenance: Provenance | None = None
     """None for a slide, which is not ours."""
     references: Sequence[ReferenceRecord] = ()
@@ -97,11 +94,8 @@ def describe_model(path: Path) -> Description:
 def describe_labels(path: Path) -> Description:
     """Count what is in a label store."""
     store = label_stores.open_labels(path)
-    facts: Json = {
-        key: store.facts[key]
-        for key in ("mpp_source", "mm2", "source", "model")
-        if key in store.facts
-    }
+    known = ("mpp_source", "mm2", "source", "model")
+    facts = {key: store.facts[key] for key in known if key in store.facts}
     height, width = store.shape
     contents: Json = {
         "layout": store.layout,
@@ -135,13 +129,9 @@ def _draw_labels(store: label_stores.LabelStore) -> RGBImage:
     overview = store.overview()
     factor = max(1, round(max(store.shape) / max(overview.shape[:2])))
     level = factor.bit_length() - 1  # levels halve
-    labels = (
-        store.labels(level) if level < store.n_levels else nearest_level(store.labels(), factor)
-    )
-    height, width = (
-        min(one, other) for one, other in zip(overview.shape, labels.shape, strict=False)
-    )
+    has_level = level < store.n_levels
+    labels = store.labels(level) if has_level else nearest_level(store.labels(), factor)
+    height, width = map(min, overview.shape, labels.shape)
     mpp = store.mpp * max(store.shape) / max(overview.shape[:2])
-    return patch_sheet(
-        [overview[:height, :width]], [labels[:height, :width].astype(np.int64)], mpp=mpp
-    )
+    cut = labels[:height, :width].astype(np.int64)
+    return patch_sheet([overview[:height, :width]], [cut], mpp=mpp)

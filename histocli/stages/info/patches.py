@@ -1,7 +1,6 @@
 """What is in a patch store, beside what was measured in its references."""
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,8 @@ from histocli.instances.measurements import Measurements, measure
 from histocli.stages.info.contents import Description, megabytes
 from histocli.stores.patches import PatchStore
 
+# of the bins of nuclei per square millimetre
 DENSITY_EDGES = (0, 250, 500, 1000, 1500, 2000, 3000, 4000, 6000, 8000, 12000, 20000)
-"""Edges of the bins of nuclei per square millimetre."""
 
 
 def describe_patches(path: Path) -> Description:
@@ -86,41 +85,31 @@ def _histograms(
     """
     followed = np.bincount(store.reference, minlength=len(store.references))
     morphologies = [record.statistics.get("morphology") or {} for record in store.references]
-    weights = [
-        times * found.get("n_nuclei", 0)
-        for times, found in zip(followed, morphologies, strict=False)
-    ]
+    counts = [found.get("n_nuclei", 0) for found in morphologies]
+    weights = [times * count for times, count in zip(followed, counts, strict=False)]
 
-    def both(edges: tuple[float, ...], references: list[float], drawn: npt.NDArray[Any]) -> Json:
-        return {
-            "edges": list(edges),
-            "references": references,
-            "patches": list(shares(drawn, edges)),
-        }
+    def both(
+        edges: tuple[float, ...], references: Sequence[float], drawn: npt.NDArray[Any]
+    ) -> Json:
+        drawn_shares = list(shares(drawn, edges))
+        return {"edges": list(edges), "references": list(references), "patches": drawn_shares}
+
+    def measured(key: str) -> list[float]:
+        return weighted_shares([found.get(key) for found in morphologies], weights)
 
     density = np.array([found.get("density_per_mm2", 0.0) for found in morphologies] or [0.0])
     drawn_density = per_patch / (store.patch_px * store.mpp / 1000) ** 2
+    followed_density = shares(density[store.reference], DENSITY_EDGES)
     return {
-        "area_um2": both(
-            AREA_EDGES_UM2,
-            weighted_shares([found.get("area_shares") for found in morphologies], weights),
-            area_um2,
-        ),
-        "elongation": both(
-            ELONGATION_EDGES,
-            weighted_shares([found.get("elongation_shares") for found in morphologies], weights),
-            elongation,
-        ),
-        "nuclei_per_mm2": both(
-            DENSITY_EDGES, list(shares(density[store.reference], DENSITY_EDGES)), drawn_density
-        ),
+        "area_um2": both(AREA_EDGES_UM2, measured("area_shares"), area_um2),
+        "elongation": both(ELONGATION_EDGES, measured("elongation_shares"), elongation),
+        "nuclei_per_mm2": both(DENSITY_EDGES, followed_density, drawn_density),
     }
 
 
 def _draw_patches(store: PatchStore, config: InfoConfig) -> RGBImage:
     n = min(config.sheet_patches, len(store))
     chosen = np.sort(rng_for(config.seed, "info").choice(len(store), n, replace=False))
-    pairs = [store.read(range(index, index + 1)) for index in map(int, chosen)]
-    return patch_sheet(
-        [image[0] for image, _ in pairs], [labels[0] for _, labels in pairs], mpp=store.mpp
-    )
+    pairs = [store.read(range(index, index + 1)) for index in chosen.tolist()]
+    images, labels = [image[0] for image, _ in pairs], [labels[0] for _, labels in pairs]
+    return patch_sheet(images, labels, mpp=store.mpp)

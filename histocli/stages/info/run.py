@@ -1,7 +1,5 @@
 """``histosynth info``: what a store, model or slide is, what is in it, where it comes from."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,11 +36,9 @@ class InfoResult(StageResult):
     contract: str
     """Name and version of the layout; for a slide, the library that reads it."""
     contents: Json
-    """What is in it: counts, sizes, distributions."""
     references: list[Json]
-    """Each reference with everything measured on it; empty where there are none."""
+    """Each reference with everything measured on it."""
     provenance: Json
-    """Command, settings, seed, version, time."""
     sheet: str | None = None
     """PNG file that was written."""
 
@@ -74,19 +70,9 @@ class InfoResult(StageResult):
 
 
 def info(store: str, config: InfoConfig, execution: Execution) -> InfoResult:
-    """Describe a store, a model or a slide; draw a sheet of it when asked.
+    """Describe a complete store or model, or a slide or image; draw a sheet of it when asked.
 
-    Parameters
-    ----------
-    store : str
-        Path of a store or model file that is complete, or of a slide or image.
-    config : InfoConfig
-    execution : Execution
-        ``overwrite`` allows a sheet to replace another picture; a dry run draws none.
-
-    Returns
-    -------
-    InfoResult
+    A dry run draws no sheet; ``overwrite`` lets it replace another picture.
 
     Raises
     ------

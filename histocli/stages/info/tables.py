@@ -1,7 +1,5 @@
 """Descriptions as tables of names and values, for people."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
@@ -46,12 +44,9 @@ def flatten(values: Json, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 def bar_rows(name: str, both: Json) -> Rows:
     """Draw two histograms under each other, with the range of their bins."""
-    low, high = both["edges"][0], both["edges"][-1]
+    low, high = (_as_text(float(both["edges"][end])) for end in (0, -1))
     return [
-        (
-            f"{name} {_as_text(float(low))} to {_as_text(float(high))}, {side}",
-            f"|{bars(both[side])}|",
-        )
+        (f"{name} {low} to {high}, {side}", f"|{bars(both[side])}|")
         for side in ("references", "patches")
         if both[side]
     ]

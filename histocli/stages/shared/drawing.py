@@ -32,8 +32,7 @@ class DrawJob:
     """Their numbers."""
     reference: npt.NDArray[np.int32]
     """Number of the region that each patch follows."""
-    folders: tuple[Path, ...]
-    """Where the arrays of these regions are."""
+    folders: tuple[Path, ...]  # of the arrays of these regions
     patch_px: int
     seed: int
     paint: bool
@@ -92,9 +91,7 @@ def variation_of(spread: Spread | None, seed: int, purpose: str, patch: int) -> 
 
 def draw_patches(job: DrawJob) -> DrawnPatches:
     """Draw patches; runs in a worker."""
-    loaded = {
-        folder: Reference.from_arrays(*load_arrays(folder)) for folder in dict.fromkeys(job.folders)
-    }
+    loaded = {folder: Reference.from_arrays(*load_arrays(folder)) for folder in set(job.folders)}
     drawings = [
         draw_patch(
             loaded[folder],

@@ -1,7 +1,5 @@
 """Label images as a user names them, this program's own stores among them."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 
@@ -21,19 +19,9 @@ def _own_store(path: Path, prefix: str) -> list[LabelSource] | None:
     known = peek(path)
     if known is None:
         return None
-    if known.contract_name == "histosynth-patches":
-        patches = PatchStore.open(path)
-        return [
-            LabelSource(
-                name=f"{prefix}{i:06d}",
-                source=f"{path}, patch {i}",
-                open=partial(_open_patch, patches, i),
-                image=partial(_image_of_patch, patches, i),
-            )
-            for i in range(len(patches))
-        ]
-    store = open_labels(path)
-    if store.layout == "slide":
+    is_patches = known.contract_name == "histosynth-patches"
+    store = PatchStore.open(path) if is_patches else open_labels(path)
+    if isinstance(store, LabelStore) and store.layout == "slide":
         return [
             LabelSource(
                 name=label_stem(path),
@@ -46,24 +34,23 @@ def _own_store(path: Path, prefix: str) -> list[LabelSource] | None:
         LabelSource(
             name=f"{prefix}{i:06d}",
             source=f"{path}, patch {i}",
-            open=partial(_open_patch_labels, store, i),
+            open=partial(_open_patch, store, i),
+            image=partial(_image_of_patch, store, i) if isinstance(store, PatchStore) else None,
         )
         for i in range(len(store))
     ]
 
 
-def _open_patch(store: PatchStore, index: int) -> OpenLabels:
-    labels = np.asarray(store.read(range(index, index + 1))[1][0])
+def _open_patch(store: PatchStore | LabelStore, index: int) -> OpenLabels:
+    if isinstance(store, LabelStore):
+        labels = store.label_image(index)
+    else:
+        labels = np.asarray(store.read(range(index, index + 1))[1][0])
     return OpenLabels.in_memory(labels, f"{store.path}, patch {index}", store.mpp)
 
 
 def _image_of_patch(store: PatchStore, index: int) -> RGBImage:
     return np.asarray(store.read(range(index, index + 1))[0][0])
-
-
-def _open_patch_labels(store: LabelStore, index: int) -> OpenLabels:
-    source = f"{store.path}, patch {index}"
-    return OpenLabels.in_memory(store.label_image(index), source, store.mpp)
 
 
 def _open_slide(store: LabelStore) -> OpenLabels:

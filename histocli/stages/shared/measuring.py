@@ -43,17 +43,11 @@ from histocli.synthesis.patch import draw_patch, paint_patches
 
 logger = logging.getLogger(__name__)
 
-REGION_PX = 1024
-"""Larger references are cut into regions of about this side, each measured on its own."""
-MOST_REGIONS = 512
-"""Regions taken apart in one run; evenly spread over the references."""
-LEAST_TISSUE = 0.05
-"""Share of a region that must be tissue: others teach nothing and are left out, unless there is
-nothing else."""
-CALIBRATION_REFERENCES = 32
-"""References on which a model's errors are measured."""
-CALIBRATION_PATCHES = 64
-"""Synthetic patches on which they are measured."""
+REGION_PX = 1024  # larger references are cut into regions of about this side
+MOST_REGIONS = 512  # taken apart in one run; evenly spread over the references
+LEAST_TISSUE = 0.05  # share of a region; others teach nothing, and only count where all are such
+CALIBRATION_REFERENCES = 32  # on which a model's errors are measured
+CALIBRATION_PATCHES = 64  # synthetic ones, on which they are measured
 
 
 @dataclass(frozen=True)
@@ -65,8 +59,7 @@ class Region:
     """Number of the source among the references."""
     box: tuple[int, int, int, int]
     """Top, left, bottom, right, in pixels of the resampled image."""
-    folder: Path
-    """Where its arrays are."""
+    folder: Path  # of its arrays
     statistics: Json
     tissue_fraction: float
 
@@ -90,7 +83,6 @@ class MeasureJob:
     tolerant: bool
     """Leave the reference out if it cannot be decoded."""
     calibration: Calibration
-    """How the model of ``config.priors`` errs."""
 
 
 def measure_references(
@@ -102,25 +94,8 @@ def measure_references(
 ) -> tuple[list[Region], list[str]]:
     """Take apart the references that patches will follow, with the nuclei of ``config.priors``.
 
-    Parameters
-    ----------
-    sources : sequence of Source
-    config : GenerateConfig
-    execution : Execution
-    scratch : Path
-        Folder for their arrays.
-    track : Track
-
-    Returns
-    -------
-    regions : list of Region
-    damaged : list of str
-        References that turned out to be damaged, under ``--on-error continue``.
-
-    Raises
-    ------
-    InputNotFound
-        No reference can be read.
+    Their arrays go to the folder ``scratch``. The second result lists references that turned out
+    to be damaged, under ``--on-error continue``; ``InputNotFound`` where none can be read.
     """
     calibration = UNCALIBRATED
     if config.priors is not None:
@@ -149,8 +124,8 @@ def _take_apart(
         )
     most, tolerant = max(1, limit // len(used)), execution.on_error == "continue"
     jobs = [
-        MeasureJob(sources[int(i)], int(i), config, scratch, most, tolerant, calibration)
-        for i in used
+        MeasureJob(sources[i], i, config, scratch, most, tolerant, calibration)
+        for i in used.tolist()
     ]
     found: list[Region] = []
     damaged: list[str] = []
@@ -198,9 +173,9 @@ def _measure(job: MeasureJob) -> list[Region] | str:
         rng = rng_for(config.seed, f"regions of {source.sha256}")
         boxes = [boxes[i] for i in np.sort(rng.choice(len(boxes), job.most_regions, replace=False))]
     regions = []
+    priors = config.priors
     for number, box in enumerate(boxes):
         part = np.ascontiguousarray(pixels[box[0] : box[2], box[1] : box[3]])
-        priors = config.priors
         reference = analyse_reference(
             part,
             config.mpp,
@@ -222,9 +197,8 @@ def _predict(model: Path, image: npt.NDArray[np.uint8], mpp: float) -> npt.NDArr
     facts = model.stat()
     predictor = _load_predictor(model, facts.st_mtime_ns, facts.st_size)
     pixels = resample(glass_to_white(image, white_level(image)), mpp, predictor.mpp)
-    return resample_labels(predictor.segment(pixels), predictor.mpp, mpp, image.shape[:2]).astype(
-        np.int32
-    )
+    labels = predictor.segment(pixels)
+    return resample_labels(labels, predictor.mpp, mpp, image.shape[:2]).astype(np.int32)
 
 
 @lru_cache(maxsize=1)

@@ -1,7 +1,5 @@
 """References: the images that the user names or a store remembers, and what each of them is."""
 
-from __future__ import annotations
-
 import logging
 import sys
 from collections.abc import Sequence
@@ -20,8 +18,6 @@ from histocli.slides.open import SLIDE_SUFFIXES, read_image, read_pixel_size
 from histocli.stores.patches import PatchStore
 
 logger = logging.getLogger(__name__)
-
-COARSE = 1.3  # a reference this much coarser than the patches makes blurred patches
 
 
 @dataclass(frozen=True)
@@ -43,11 +39,7 @@ def named_references(
 ) -> list[InputImage]:
     """Return the references that the user names, by words as :mod:`histocli.base.inputs` has them.
 
-    Raises
-    ------
-    InputNotFound
-        A reference is missing (unless ``keep_missing``, where it fails later and alone), or there
-        is none.
+    With ``keep_missing`` a reference that is missing fails later and alone.
     """
     return expand_with_mpp(
         words, suffixes=SLIDE_SUFFIXES, stdin=sys.stdin, what=what, keep_missing=keep_missing
@@ -55,13 +47,7 @@ def named_references(
 
 
 def recorded_references(store: PatchStore) -> list[InputImage]:
-    """Return the references that a store records, where they still are what they were.
-
-    Raises
-    ------
-    InputNotFound
-        The store does not say where they lay, or one is gone or has changed.
-    """
+    """Return the references that a store records; ``InputNotFound`` if one is gone or changed."""
     paths = {record.path: record for record in store.references if record.path}
     if not paths:
         raise InputNotFound(
@@ -79,16 +65,10 @@ def recorded_references(store: PatchStore) -> list[InputImage]:
 def reference_images(
     store: PatchStore, words: Sequence[str], *, keep_missing: bool
 ) -> list[InputImage]:
-    """Return the references that the user names, or else those that the store records.
-
-    Raises
-    ------
-    InputNotFound
-        A reference is missing, or the store does not say where its references lay.
-    """
-    return (
-        named_references(words, keep_missing=keep_missing) if words else recorded_references(store)
-    )
+    """Return the references that the user names, or else those that the store records."""
+    if not words:
+        return recorded_references(store)
+    return named_references(words, keep_missing=keep_missing)
 
 
 def identify_references(
@@ -109,13 +89,6 @@ def identify_references(
         Wins over what the references record.
     tolerant : bool
         Leave out references that cannot be read; the second result lists their paths.
-    command : str
-        Name of the command, for messages.
-
-    Raises
-    ------
-    InputNotFound, InvalidInput
-        A reference cannot be read, or none can.
     """
     sources, failed = [], []
     for image in images:
@@ -130,7 +103,15 @@ def identify_references(
             failed.append(str(image.path))
             continue
         sources.append(source)
-        _warn_of_coarse(source, mpp)
+        if source.mpp > 1.3 * mpp:
+            logger.warning(
+                "%s: has %.3g um/px, coarser than the patches' %.3g; they will be blurred. "
+                "Set --mpp %.3g",
+                source.path,
+                source.mpp,
+                mpp,
+                source.mpp,
+            )
     if not sources:
         raise InputNotFound(
             f"none of the {len(images)} references can be read; see the messages above"
@@ -144,19 +125,6 @@ def identify_references(
             assumed[0],
         )
     return sources, failed
-
-
-def _warn_of_coarse(source: Source, mpp: float) -> None:
-    """Warn of a reference that is coarser than the patches, whose pixel size is ``mpp``."""
-    if source.mpp > COARSE * mpp:
-        logger.warning(
-            "%s: has %.3g um/px, coarser than the patches' %.3g; they will be blurred. "
-            "Set --mpp %.3g",
-            source.path,
-            source.mpp,
-            mpp,
-            source.mpp,
-        )
 
 
 def patch_glass_levels(

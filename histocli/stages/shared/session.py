@@ -9,7 +9,7 @@ The stage builds what learns, and runs its steps through the session::
         name="training",
         note=lambda record: f"step {record.step}",
     ):
-        averaged.update(training.segmenter)  # part of the step: before the checkpoint
+        averaged.after_step(training.segmenter)  # part of the step: before the checkpoint
     write_model(plan.out, ...)
     session.checkpoint.remove()
 
@@ -67,7 +67,7 @@ class Record(Protocol):
         """Return the values that are logged as they are."""
 
 
-StepRecord = TypeVar("StepRecord", bound=Record)
+AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
 class Resumable(Protocol):
@@ -83,16 +83,9 @@ class Resumable(Protocol):
 class Clock:
     """Tells how far a training is, by steps or by seconds.
 
-    Parameters
-    ----------
-    steps : int
-        Steps of the whole training, where no time budget is set.
-    time_budget_s : float, optional
-        Seconds within which the command must end.
-    reserve_s : float
-        Seconds of the budget that are kept for what follows the training, up to half of it.
-    watch : Stopwatch
-        Started when the command began.
+    It counts the steps of the whole training, or the seconds since ``watch`` was started with the
+    command: the budget within which the command must end, less what is kept in reserve for what
+    follows the training, up to half of it.
     """
 
     def __init__(
@@ -249,13 +242,13 @@ class Session:
 
     def steps(
         self,
-        stepping: Callable[[Progress], Iterable[StepRecord]],
+        stepping: Callable[[Progress], Iterable[AnyRecord]],
         *,
         name: str,
-        note: Callable[[StepRecord], str],
+        note: Callable[[AnyRecord], str],
         begin: float = 0.0,
         end: float = 1.0,
-    ) -> Iterator[StepRecord]:
+    ) -> Iterator[AnyRecord]:
         """Take steps, and do after each what is due: a line of the log, a checkpoint, a stop.
 
         What the caller does with a record belongs to its step, and is done before a checkpoint.

@@ -328,17 +328,7 @@ def read_unlabelled(request: Request) -> Unlabelled:
 def find_nuclei(
     predictor: Predictor, patches: npt.NDArray[np.uint8], track: Track, stopped: str
 ) -> Findings:
-    """Let a model look at every patch, and decode what it sees.
-
-    Parameters
-    ----------
-    predictor : Predictor
-        Looks in as many orientations as it has views.
-    patches : ndarray of uint8, shape (n, H, W, 3)
-    track : Track
-    stopped : str
-        Message of an interruption.
-    """
+    """Let a model look at every patch (n, H, W, 3); ``stopped`` is what an interruption says."""
     labels: list[InstanceLabels] = []
     probability: list[npt.NDArray[np.float32]] = []
     batch = 8
