@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from histocli.base.device import prepare_process, resolve_device, resolve_precision
 from histocli.base.errors import InvalidInput
 from histocli.base.interrupts import raise_if_stopped
 from histocli.base.progress import Track, silent
 from histocli.base.rng import rng_for
-from histocli.base.types import InstanceLabels, Json
+from histocli.base.types import InstanceLabels, IntArray, Json, RGBImage
 from histocli.config.common import Execution, as_dict
 from histocli.config.evaluate import EvaluateConfig
 from histocli.model.normalisation import glass_to_white
@@ -51,9 +50,7 @@ class RealismResult(StageResult):
     schema: ClassVar[str] = "histosynth.realism/1"
 
     input: str
-    """Path of the patch store."""
     output: str = ""
-    """Empty, because no file is written."""
     patch_px: int
     """Side of the compared patches, in pixels."""
     mpp: float
@@ -65,9 +62,9 @@ class RealismResult(StageResult):
     @property
     def title(self) -> str:
         """The number of compared patches and images, in one line."""
-        if self.judgement is None:
-            return f"would judge {self.input} against {self.references} references"
         found = self.judgement
+        if found is None:
+            return f"would judge {self.input} against {self.references} references"
         return (
             f"{found.synthetic} synthetic patches beside {found.real} real ones "
             f"of {found.images} images"
@@ -97,19 +94,7 @@ def judge_realism(
     *,
     track: Track = silent,
 ) -> RealismResult:
-    """Judge the patches of a store against its references.
-
-    Parameters
-    ----------
-    store : str
-        Path of a patch store.
-    refs : sequence of str
-        Reference images, words as in ``generate``; empty: the references that the store records.
-    config : EvaluateConfig
-        The number of patches, the seed, and the pixel size of the references, if given.
-    execution : Execution
-        Device and workers.
-    track : Track
+    """Compare the patches of a store with the references in ``refs``, else with its recorded ones.
 
     Raises
     ------
@@ -131,12 +116,12 @@ def judge_realism(
             "so that one can be held out"
         )
     side = min(SIDE_PX, patches.patch_px)
-    judgement = (
-        None if execution.dry_run else _judge(patches, sources, side, config, execution, track)
-    )
+    judgement = None
+    if not execution.dry_run:
+        judgement = _judge(patches, sources, side, config, execution, track)
     return RealismResult(
         input=store,
-        status="planned" if judgement is None else "done",
+        status="done" if judgement else "planned",
         seconds=watch.seconds,
         patch_px=side,
         mpp=patches.mpp,
@@ -159,26 +144,21 @@ def _judge(
     real = _cut_references(sources, store.mpp, side, config, execution, track)
     # references of the store that are not among ``sources`` are numbered after them
     number_of = {source.sha256: number for number, source in enumerate(sources)}
-    numbers = np.array(
-        [
-            number_of.get(record.sha256, len(sources) + number)
-            for number, record in enumerate(store.references)
-        ]
-    )
+    recorded = enumerate(store.references, len(sources))
+    numbers = np.array([number_of.get(record.sha256, number) for number, record in recorded])
     order = rng_for(config.seed, "realism").permutation(len(store))
     chosen = np.sort(order[: config.realism_patches])
     images, labels = _read_patches(store, chosen, side, track)
-    recorded = [record.statistics.get("morphology") or {} for record in store.references]
+    measured = [record.statistics.get("morphology") or {} for record in store.references]
     device = resolve_device(execution.device)
     with track("judging", None) as bar:
         judgement = judge_patches(
             real,
             Patches(images, numbers[store.reference[chosen]]),
             schedule=TwoSampleSchedule(seed=config.seed),
-            seed=config.seed,
             device=device,
             dtype=resolve_precision(execution.precision, device),
-            morphology=morphology_histograms(recorded, numbers, labels, store.mpp),
+            morphology=morphology_histograms(measured, numbers, labels, store.mpp),
         )
         bar.advance()
     return judgement
@@ -201,7 +181,7 @@ def _cut_references(
         track=track,
         stopped=STOPPED,
     )
-    found: list[npt.NDArray[np.uint8]] = []
+    found: list[RGBImage] = []
     for each in cut:
         if isinstance(each, CutPatches):
             found.append(each.images)
@@ -220,8 +200,8 @@ def _cut_references(
 
 
 def _read_patches(
-    store: PatchStore, chosen: npt.NDArray[np.int64], side: int, track: Track
-) -> tuple[npt.NDArray[np.uint8], list[InstanceLabels]]:
+    store: PatchStore, chosen: IntArray, side: int, track: Track
+) -> tuple[RGBImage, list[InstanceLabels]]:
     """Return the middles of patches, with white glass, and the labels of the whole patches."""
     first = (store.patch_px - side) // 2
     middle = slice(first, first + side)
