@@ -32,8 +32,8 @@ class AdversarialSchedule:
     """Where the refiner may change a patch, and where realism is judged: ``nuclei`` or the whole
     ``patch``."""
     objective: str = "fooling"
-    """The realism part of the refiner's loss: ``fooling`` raises the critic's logits, ``matching`` brings the
-    critic's features of repainted nuclei close to those of the reference's nuclei."""
+    """The realism part of the refiner's loss. ``fooling`` raises the critic's logits; ``matching``
+    brings the critic's features of repainted nuclei close to those of the reference's nuclei."""
     seed: int = 0
 
     def rates(self, done: float) -> dict[str, float]:
