@@ -1,4 +1,4 @@
-"""``histosynth models``: what comes with the package."""
+"""``histosynth models``: the models that come with the package."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ class ModelsResult(StageResult):
     description: str
     sha256: str
     mpp: float
-    """Micrometres per pixel that it was trained at."""
+    """Micrometres per pixel of the patches that the model learnt from."""
     verified: bool | None
-    """Whether its checksum was compared, and is right."""
+    """True where the checksum was compared and is right; None where it was not compared."""
     training: Json
-    """What its header says about how it was made."""
+    """Record of the training, from the header of the model file."""
 
 
 def models(config: ModelsConfig) -> list[ModelsResult]:
     """Return the models that come with the package, the default one first.
 
-    There is one only for ``path``, or where a name is given.
+    With the action ``path``, or with a name, the list holds one model.
 
     Raises
     ------
     InvalidOption
-        There is none of that name.
+        No model has that name.
     StoreNotFound, InvalidStore
-        A file is missing, or is not what it should be.
+        A file is missing; or it is no model, or its checksum is wrong.
     """
     watch = Stopwatch()
     is_one = config.name is not None or config.action == "path"

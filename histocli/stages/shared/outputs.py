@@ -19,14 +19,14 @@ from histocli.stores.provenance import Provenance, peek
 from histocli.stores.rerun import Action, rerun_rule
 
 FACTS = ("mpp", "mpp_source", "n_nuclei", "n_cut", "mm2", "source", "model")
-"""What a file repeats of what the label store says about itself."""
+"""Keys of a label store's ``facts`` that every file made from the store repeats."""
 
 
 def prepare_file(target: Path, *, contract: str, config_hash: str, overwrite: bool) -> Action:
-    """Apply the rerun rule to a single file, of which there is never a partial one.
+    """Apply the rerun rule to a single file, which is created or skipped but never resumed.
 
-    Raises ``StoreExists`` for what is not ours, or was made with other settings, which
-    ``overwrite`` replaces.
+    Raises ``StoreExists`` if another program made the file, or if it was made with other settings;
+    ``overwrite`` replaces the latter.
     """
     return rerun_rule(
         target,
@@ -38,7 +38,7 @@ def prepare_file(target: Path, *, contract: str, config_hash: str, overwrite: bo
 
 
 def _provenance_of(target: Path) -> Provenance | None:
-    """Return how a file was made, or the store that took its place, which the rule refuses."""
+    """Return the provenance of a file, or of a store at the same path; None if there is none."""
     if (store := peek(target)) is not None:
         return store
     record = read_record(target)
@@ -66,11 +66,11 @@ def write_output(
         One of the formats that ``export`` writes.
     path : Path
     store : LabelStore
-        Of a slide.
+        Labels of a slide.
     open_pixels : callable
-        Opens the slide; called for files that show it.
+        Opens the slide; called only for formats that show its pixels.
     provenance : callable
-        Given a contract.
+        Returns the provenance of a file, given its contract (name and version of its layout).
     window : (slice, slice), optional
         The rows and columns to write, for formats that take a region.
     seed : int
@@ -80,7 +80,7 @@ def write_output(
     if window is not None:
         rows, columns = window
         facts["region"] = [rows.start, columns.start, rows.stop, columns.stop]
-    # A file that is in its place is complete.
+    # files are renamed into place when complete
     made_by = provenance(FORMATS[name].contract).to_json() | {"complete": True}
     content = Content(
         nuclei=store, open_pixels=lambda: _reading(open_pixels()), window=window, seed=seed
@@ -90,7 +90,7 @@ def write_output(
 
 @dataclass(frozen=True)
 class _Pixels:
-    """A slide as the writers of pictures read it."""
+    """The pixels of a slide, for the writers of pictures."""
 
     slide: Slide
 
@@ -99,7 +99,7 @@ class _Pixels:
         return self.slide.read(0, rows, columns)
 
     def shrunk(self, factor: int) -> RGBImage:
-        """Read everything, blocks of pixels averaged."""
+        """Read the whole slide, averaged over blocks of ``factor`` x ``factor`` pixels."""
         return shrunk(self.slide, factor)
 
 
