@@ -33,20 +33,13 @@ class ModelsResult(StageResult):
 def models(config: ModelsConfig) -> list[ModelsResult]:
     """Return the models that come with the package, the default one first.
 
-    There is one only for ``path``, or where a name is given.
-
-    Raises
-    ------
-    InvalidOption
-        There is none of that name.
-    StoreNotFound, InvalidStore
-        A file is missing, or is not what it should be.
+    There is one only for ``path``, or where a name is given. Raises ``InvalidOption`` for an
+    unknown name, ``StoreNotFound`` or ``InvalidStore`` for a file that is missing or damaged.
     """
     watch = Stopwatch()
     is_one = config.name is not None or config.action == "path"
-    chosen = [find_box_model(config.name)] if is_one else box_models()
     found = []
-    for model in chosen:
+    for model in [find_box_model(config.name)] if is_one else box_models():
         if config.action == "verify":
             verify_box_model(model)
         header = read_model_header(model.path)
