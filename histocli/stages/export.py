@@ -61,14 +61,8 @@ def export(
 ) -> list[ExportResult]:
     """Write label stores of slides as other files, with one result for each store and format.
 
-    Parameters
-    ----------
-    stores : sequence of str
-        Words as in :mod:`histocli.base.inputs`.
-    out : Path or None
-        Folder for the files; None puts them beside the stores.
-    report : callable
-        Hears of each result.
+    ``stores`` are words as in :mod:`histocli.base.inputs`. Files go to the folder ``out``, or
+    beside their stores where it is None.
 
     Raises
     ------

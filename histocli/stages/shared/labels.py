@@ -27,7 +27,13 @@ def _own_store(path: Path, prefix: str) -> list[LabelSource] | None:
             LabelSource(
                 name=label_stem(path),
                 source=str(path),
-                open=partial(OpenLabels, str(path), store.shape, store.window, store.mpp),
+                open=partial(
+                    OpenLabels,
+                    source=str(path),
+                    shape=store.shape,
+                    read=store.window,
+                    mpp=store.mpp,
+                ),
                 probabilities=partial(_probabilities, store),
             )
         ]
@@ -44,7 +50,7 @@ def _own_store(path: Path, prefix: str) -> list[LabelSource] | None:
 
 def _read(store: PatchStore, index: int, which: int) -> npt.NDArray[Any]:
     """Read the image (0) or the labels (1) of a patch."""
-    return store.read(range(index, index + 1))[which][0]
+    return np.asarray(store.read(range(index, index + 1))[which][0])
 
 
 def _open_patch(store: PatchStore | LabelStore, index: int) -> OpenLabels:

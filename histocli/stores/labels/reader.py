@@ -15,7 +15,7 @@ from histocli.base.types import BoolMask, Json, RGBImage
 from histocli.stores.arrays import count_files, find_array, readable
 from histocli.stores.labels.layout import CONTRACT, LABELS, LAYOUTS, TABLE
 from histocli.stores.labels.table import REQUIRED_COLUMNS
-from histocli.stores.provenance import DAMAGED, Provenance, open_group
+from histocli.stores.provenance import DAMAGED, open_group
 
 
 class LabelStore:
@@ -23,9 +23,7 @@ class LabelStore:
 
     Attributes
     ----------
-    path : Path
     layout : {"slide", "patches"}
-    provenance : Provenance
     mpp : float
         Micrometres per pixel of level 0.
     n_nuclei : int
@@ -34,17 +32,14 @@ class LabelStore:
         What the store says about itself under ``histosynth`` (mpp_source, mm2, source, model, ...).
     """
 
-    def __init__(self, path: Path, group: zarr.Group, provenance: Provenance) -> None:
-        """Use :func:`open_labels`."""
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self.provenance = provenance
-        facts = group.attrs[ATTRIBUTE]
-        assert isinstance(facts, dict)
-        self.facts: Json = facts
+        self._group, self.provenance = open_group(path, CONTRACT)
+        attributes: Json = dict(self._group.attrs.asdict())
+        self.facts: Json = attributes[ATTRIBUTE]
         _check_facts(path, self.facts)
         self.layout: str = self.facts["layout"]
         self.mpp = float(self.facts["mpp"])
-        self._group = group
         self._levels = self._find_levels()
         self.n_nuclei = self._checked_count()
 
@@ -154,9 +149,7 @@ def open_labels(path: Path | str) -> LabelStore:
 
     Raises ``StoreNotFound``, or ``InvalidStore`` naming the rule that is broken.
     """
-    path = Path(path)
-    group, provenance = open_group(path, CONTRACT)
-    return LabelStore(path, group, provenance)
+    return LabelStore(Path(path))
 
 
 def _check_facts(path: Path, facts: Json) -> None:

@@ -125,12 +125,10 @@ def check_values(
     n_references: int,
 ) -> None:
     """Patches can be drawn, follow a reference that is recorded, and were all written."""
-    if not are_weights(weight):
-        raise InvalidStore(f"{path}: weight must be finite and not negative; {DAMAGED}")
-    if not ((reference >= 0) & (reference < n_references)).all():
-        raise InvalidStore(
-            f"{path}: reference must index the {n_references} items of references; {DAMAGED}"
-        )
+    try:
+        _check_drawing(weight, reference, n_references)
+    except ValueError as error:
+        raise InvalidStore(f"{path}: {error}; {DAMAGED}") from None
     if not marks.all():
         raise InvalidStore(
             f"{path}: {int((marks == 0).sum())} of {marks.size} batches were never written; "
@@ -149,11 +147,16 @@ def check_batch(
             raise ValueError(f"{name} must be {dtype} {expected}, got {value.dtype} {value.shape}")
     for index, labels in zip(batch, values["instance_labels"], strict=True):
         check_ids(labels, f"patch {index}")
-    if not are_weights(values["weight"]):
+    _check_drawing(values["weight"], values["reference"], n_references)
+
+
+def _check_drawing(
+    weight: npt.NDArray[np.float32], reference: npt.NDArray[np.int32], n_references: int
+) -> None:
+    if not are_weights(weight):
         raise ValueError("weight must be finite and not negative")
-    reference = values["reference"]
     if not ((reference >= 0) & (reference < n_references)).all():
-        raise ValueError(f"reference must index the {n_references} references")
+        raise ValueError(f"reference must index the {n_references} items of references")
 
 
 def check_ids(instance_labels: InstanceLabels, where: str) -> None:
@@ -163,12 +166,9 @@ def check_ids(instance_labels: InstanceLabels, where: str) -> None:
             f"{where}: instance_labels must be -1 or larger, got {instance_labels.min()}"
         )
     top = int(instance_labels.max())
-    if top <= 0:
-        return
-    is_whole = top <= instance_labels.size and bool(
-        np.bincount(instance_labels[instance_labels > 0])[1:].all()
-    )
-    if not is_whole:
+    if top > 0 and not (
+        top <= instance_labels.size and np.bincount(instance_labels[instance_labels > 0])[1:].all()
+    ):
         raise ValueError(
             f"{where}: ids of instance_labels must be 1..n without gaps, but the largest is {top} "
             "and some are missing"

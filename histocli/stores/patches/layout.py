@@ -59,13 +59,12 @@ class ReferenceRecord:
 
     def to_json(self) -> Json:
         """Return plain JSON values."""
-        values: Json = plain_json(dataclasses.asdict(self)) | {"mpp": float(self.mpp)}
-        return values
+        return dict(plain_json(dataclasses.asdict(self)), mpp=float(self.mpp))
 
     @classmethod
     def from_json(cls, values: Any, where: Path) -> ReferenceRecord:
         """Check and take up one item of ``references``."""
-        kinds: dict[str, type | tuple[type, ...]] = {
+        kinds: dict[str, Any] = {
             "name": str, "sha256": str, "mpp": (int, float), "mpp_source": str, "statistics": dict,
         }  # fmt: skip
         if not isinstance(values, dict) or not all(
@@ -80,11 +79,6 @@ class ReferenceRecord:
 def shard_patches(patch_px: int) -> int:
     """Return how many patches of side ``patch_px`` share a shard, at least one."""
     return max(1, min(SHARD_PATCHES, SHARD_PIXELS // patch_px**2))
-
-
-def batches_of(n: int, size: int) -> list[range]:
-    """Return the patches of every shard."""
-    return [range(start, min(start + size, n)) for start in range(0, n, size)]
 
 
 def create_arrays(

@@ -12,10 +12,10 @@ import numpy.typing as npt
 import zarr
 
 from histocli.base.types import Json
-from histocli.stores.arrays import array_files, readable
+from histocli.stores.arrays import array_files, batches_of, readable
 from histocli.stores.patches.checks import check_store, check_values, checked_references
-from histocli.stores.patches.layout import CONTRACT, batches_of, network_arrays
-from histocli.stores.provenance import Provenance, open_group
+from histocli.stores.patches.layout import CONTRACT, network_arrays
+from histocli.stores.provenance import open_group
 
 
 class PatchStore:
@@ -23,30 +23,22 @@ class PatchStore:
 
     Attributes
     ----------
-    path : Path
     image : zarr.Array of uint8, shape (n, patch_px, patch_px, 3)
         Slices as a NumPy array does.
     instance_labels : zarr.Array of int32, shape (n, patch_px, patch_px)
     weight : ndarray of float32, shape (n,)
     reference : ndarray of int32, shape (n,)
-    references : list of ReferenceRecord
-    mpp : float
-    patch_px : int
-    origin : str
-    shippable : bool
-    provenance : Provenance
+    attributes : dict
+        All attributes of the store.
     variation : dict or None
         How parameters vary from patch to patch, where they were re-sampled.
     """
 
-    def __init__(self, path: Path, group: zarr.Group, provenance: Provenance) -> None:
-        """Use :meth:`open`."""
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self.provenance = provenance
-        self._group = group
-        self.attributes: Json = dict(group.attrs.asdict())
-        """All attributes of the store."""
-        arrays = check_store(path, group, self.attributes)
+        self._group, self.provenance = open_group(path, CONTRACT)
+        self.attributes: Json = dict(self._group.attrs.asdict())
+        arrays = check_store(path, self._group, self.attributes)
         self.references = checked_references(path, self.attributes)
         self.image = arrays["image"]
         self.instance_labels = arrays["instance_labels"]
@@ -68,9 +60,7 @@ class PatchStore:
 
         Raises ``StoreNotFound``, or ``InvalidStore`` naming the rule that is broken.
         """
-        path = Path(path)
-        group, provenance = open_group(path, CONTRACT)
-        return cls(path, group, provenance)
+        return cls(Path(path))
 
     def __len__(self) -> int:
         return int(self.image.shape[0])
@@ -78,8 +68,7 @@ class PatchStore:
     @property
     def batch_patches(self) -> int:
         """Patches in a shard: reading along them opens each file once."""
-        shards = self.image.shards or self.image.chunks
-        return int(shards[0])
+        return int((self.image.shards or self.image.chunks)[0])
 
     def batches(self) -> list[range]:
         """Return the patches of every shard."""

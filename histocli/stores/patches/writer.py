@@ -16,18 +16,14 @@ from histocli.base.files import disk_errors
 from histocli.base.formats import ATTRIBUTE
 from histocli.base.text import plain_json
 from histocli.base.types import Json
-from histocli.stores.arrays import StoreWriter, readable
-from histocli.stores.lock import lock_unless_it_fails
+from histocli.stores.arrays import StoreWriter, batches_of, readable
 from histocli.stores.patches.checks import check_batch
 from histocli.stores.patches.layout import (
     ARRAYS,
-    CONTRACT,
     NETWORKS,
-    ORIGINS,
     WRITE_ALL,
     ReferenceRecord,
     are_weights,
-    batches_of,
     create_arrays,
     network_arrays,
     shard_patches,
@@ -50,19 +46,13 @@ class PatchStoreWriter(StoreWriter):
 
     Parameters
     ----------
-    target : Path
-        Where the finished store will be.
     n : int
         Number of patches, >= 1.
     patch_px : int
         Side of a patch, in pixels.
-    mpp : float
-        Pixel size of the patches, in micrometres per pixel.
     origin : {"initial", "refined", "labelled"}
     references : sequence of ReferenceRecord
         At least one.
-    provenance : Provenance
-        Its contract must be :data:`CONTRACT`.
     shippable : bool
         False when a licence forbids giving away weights that learned from it.
 
@@ -84,17 +74,13 @@ class PatchStoreWriter(StoreWriter):
         provenance: Provenance,
         shippable: bool = True,
     ) -> None:
-        assert n >= 1, n
-        assert origin in ORIGINS, origin
-        assert references, "a store without references"
-        assert provenance.contract == CONTRACT, provenance.contract
         self.n = n
         self.patch_px = patch_px
         self._n_references = len(references)
         self._batch_patches = shard_patches(patch_px)
         self._marks_lock = threading.Lock()
-        with lock_unless_it_fails(target) as lock:
-            super().__init__(target, lock)
+        super().__init__(target)
+        with self._beginning():
             group = self._take_up(provenance)
             if group is None:
                 attributes = {
@@ -127,16 +113,8 @@ class PatchStoreWriter(StoreWriter):
     ) -> None:
         """Write one of the :meth:`batches`. Several threads may write different ones at a time.
 
-        Parameters
-        ----------
-        batch : range
-        image : ndarray of uint8, shape (len(batch), patch_px, patch_px, 3)
-        instance_labels : ndarray of int32, shape (len(batch), patch_px, patch_px)
-            In each patch the ids 1..n without gaps, 0 and -1.
-        weight : ndarray of float32, shape (len(batch),)
-            Finite, >= 0.
-        reference : ndarray of int32, shape (len(batch),)
-            Indices into the references.
+        Shapes are (n, patch_px, patch_px, 3), (n, patch_px, patch_px), (n,) and (n,). A patch has
+        the ids 1..n without gaps, 0 and -1; weights are finite and >= 0.
         """
         number = batch.start // self._batch_patches
         values: dict[str, npt.NDArray[Any]] = {
