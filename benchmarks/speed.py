@@ -106,6 +106,8 @@ class Clock:
     @property
     def per_second(self) -> float:
         """Items a second."""
+        if not self._items:
+            raise SystemExit("all items were done at the first report; measure more of them")
         return self._items / (self._last - (self._first or 0.0))
 
 

@@ -29,12 +29,8 @@ MASKS_FOLDER = "masks"
 def open_label_image(path: Path, recorded_mpp: Callable[[Path], float | None]) -> OpenLabels:
     """Open a label image; a large tiled TIFF is read in windows, anything else at once.
 
-    ``recorded_mpp`` reads the micrometres per pixel that a file may record.
-
-    Raises
-    ------
-    InputNotFound, InvalidInput
-        As :func:`read_label_image`; also for labels below -1.
+    ``recorded_mpp`` reads the micrometres per pixel that a file may record. Errors are those of
+    :func:`read_label_image`, and ``InvalidInput`` for labels below -1.
     """
     source = str(path)
     shape = _shape_of_large_tiff(path)
@@ -75,13 +71,7 @@ def _shape_of_large_tiff(path: Path) -> Shape | None:
 
 
 def open_masks(folder: Path) -> OpenLabels:
-    """Read the masks of single nuclei; where masks overlap, the later one by name wins.
-
-    Raises
-    ------
-    InvalidInput
-        There is no mask, or masks differ in size.
-    """
+    """Read the masks of single nuclei; where masks overlap, the later one by name wins."""
     masks = folder / MASKS_FOLDER
     files = sorted(path for path in masks.iterdir() if path.suffix.lower() in LABEL_SUFFIXES)
     if not files:

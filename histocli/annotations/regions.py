@@ -78,13 +78,7 @@ def _drawn(polygons: Sequence[Polygon], shape: Shape, factor: float) -> BoolMask
 
 
 def find_regions(roi: Path, stem: str) -> Path:
-    """Return the file of regions for a slide: ``roi`` itself, or in a folder the slide's namesake.
-
-    Raises
-    ------
-    InputNotFound
-        The folder holds none for the slide.
-    """
+    """Return the regions of a slide: the file ``roi``, or the slide's namesake in that folder."""
     if not roi.is_dir():
         return roi
     for suffix in (*GEOJSON_SUFFIXES, ".png", ".tif", ".tiff"):

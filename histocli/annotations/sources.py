@@ -94,13 +94,7 @@ class LabelFinder:
         return named
 
     def at(self, path: Path, prefix: str = "") -> list[LabelSource]:
-        """Return the label images of one file, folder of masks or store.
-
-        Raises
-        ------
-        InvalidInput
-            It holds no labels.
-        """
+        """Return the label images of one file, folder of masks or store."""
         name, where = label_stem(path), str(path)
         opener: Callable[[], Opened]
         if _has_masks(path):

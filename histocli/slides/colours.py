@@ -38,10 +38,7 @@ class Colours:
 def to_rgb(values: npt.NDArray[Any], path: Path, colours: Colours = Colours()) -> RGBImage:
     """Turn stored values, shape (H, W) or (H, W, C), into RGB; ``path`` is for messages.
 
-    Raises
-    ------
-    UnsupportedSlide
-        The values are no brightfield image, or their white is unknown.
+    Raises ``UnsupportedSlide`` for values that are no brightfield image or of unknown white.
     """
     if values.ndim not in (2, 3) or 0 in values.shape:
         raise UnsupportedSlide(

@@ -58,12 +58,8 @@ def resample_labels(
 ) -> npt.NDArray[Any]:
     """Bring a label image to another pixel size: a pixel takes the label at its centre.
 
-    Parameters
-    ----------
-    labels : ndarray of any integer or bool type, shape (H, W)
-    shape : (int, int), optional
-        Height and width of the result, such as the slide's own; pixels past the last label row or
-        column repeat it.
+    The result has the height and width ``shape``, such as the slide's own; pixels past the last
+    label row or column repeat it.
     """
     height, width = shape or resampled_shape((labels.shape[0], labels.shape[1]), from_mpp, to_mpp)
     if from_mpp == to_mpp and labels.shape == (height, width):
@@ -79,14 +75,9 @@ def resample_labels(
 class ResampledSlide:
     """A slide on the grid of another pixel size, read by regions.
 
-    Regions come from the coarsest level that is no coarser than what is wanted.
-
-    Parameters
-    ----------
-    same_mpp : float
-        Relative difference below which pixels are passed on as they are.
-    change : callable, optional
-        Applied to every region, pixel by pixel, such as a correction of brightness.
+    Regions come from the coarsest level that is no coarser than what is wanted. Where pixel sizes
+    differ by a share of at most ``same_mpp``, pixels are passed on as they are. ``change`` is
+    applied to every region, pixel by pixel, such as a correction of brightness.
     """
 
     def __init__(
@@ -124,19 +115,10 @@ class ResampledSlide:
 def taps(window: slice, ratio: float, length: int) -> tuple[sparse.csr_array, slice]:
     """Return how the output pixels of a window are mixed from input pixels along one axis.
 
-    Parameters
-    ----------
-    ratio : float
-        Input pixels along an output pixel; above 1 shrinks.
-    length : int
-        Input pixels that there are; the last one goes on for ever.
-
-    Returns
-    -------
-    weights : sparse array of float32, shape (output pixels, input pixels of ``seen``)
-        Rows sum to 1. They depend on the output pixel only, not on the window.
-    seen : slice
-        Input pixels that are needed.
+    An output pixel is ``ratio`` input pixels long, so above 1 shrinks; the last of the ``length``
+    input pixels goes on for ever. The weights, float32 (output pixels, input pixels that are
+    needed), have rows that sum to 1 and depend on the output pixel only, not on the window. The
+    second result is which input pixels are needed.
     """
     place = np.arange(window.start, window.stop, dtype=np.float64)
     if ratio > 1:  # the length of each input pixel that lies in the output pixel

@@ -97,15 +97,7 @@ class Slide(ABC):
         return self._pixels[rows, columns]
 
     def whole(self) -> RGBImage:
-        """Read all pixels of level 0.
-
-        Raises
-        ------
-        UnsupportedSlide
-            The file is truncated, damaged, or no brightfield image.
-        OutOfResources
-            The pixels do not fit in memory.
-        """
+        """Read all pixels of level 0; ``OutOfResources`` where they do not fit in memory."""
         try:
             with decoding(self.path, "cannot be decoded", UNUSUAL):
                 return self._decode()

@@ -87,12 +87,8 @@ def pack(
 ) -> PackResult:
     """Make a patch store of origin ``labelled`` from images and label images with the same names.
 
-    Parameters
-    ----------
-    images, labels : str or sequence of str
-        Words as in :mod:`histocli.base.inputs`; a manifest may give pixel sizes.
-    execution : Execution
-        One bad pair ends the command before anything is written, whatever ``on_error`` says.
+    Both are words as in :mod:`histocli.base.inputs`; a manifest may give pixel sizes. One bad pair
+    ends the command before anything is written, whatever ``on_error`` says.
     """
     watch = Stopwatch()
     pairs = _find_labelled_images(images, labels)

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from histocli.base.device import prepare_process, resolve_device, resolve_precision
 from histocli.base.errors import InvalidInput
 from histocli.base.interrupts import raise_if_stopped
 from histocli.base.progress import Track, silent
 from histocli.base.rng import rng_for
-from histocli.base.types import InstanceLabels, Json
+from histocli.base.types import InstanceLabels, IntArray, Json, RGBImage
 from histocli.config.common import Execution, as_dict
 from histocli.config.evaluate import EvaluateConfig
 from histocli.model.normalisation import glass_to_white
@@ -48,9 +47,7 @@ class RealismResult(StageResult):
     schema: ClassVar[str] = "histosynth.realism/1"
 
     input: str
-    """The patch store."""
     output: str = ""
-    """Nothing is made."""
     patch_px: int
     """Side of the compared patches."""
     mpp: float
@@ -62,9 +59,9 @@ class RealismResult(StageResult):
     @property
     def title(self) -> str:
         """What was compared, in one line."""
-        if self.judgement is None:
-            return f"would judge {self.input} against {self.references} references"
         found = self.judgement
+        if found is None:
+            return f"would judge {self.input} against {self.references} references"
         return (
             f"{found.synthetic} synthetic patches beside {found.real} real ones "
             f"of {found.images} images"
@@ -94,19 +91,7 @@ def judge_realism(
     *,
     track: Track = silent,
 ) -> RealismResult:
-    """Judge the patches of a store against its references.
-
-    Parameters
-    ----------
-    store : str
-        Patch store.
-    refs : sequence of str
-        Reference images as ``generate`` takes them; empty takes those that the store records.
-    config : EvaluateConfig
-        How many patches are judged, the seed, and the pixel size of references that record none.
-    execution : Execution
-        Device and workers.
-    track : Track
+    """Judge the patches of a store against references: those that are named, else its own.
 
     Raises
     ------
@@ -128,12 +113,12 @@ def judge_realism(
             "so that one can be held out"
         )
     side = min(SIDE_PX, patches.patch_px)
-    judgement = (
-        None if execution.dry_run else _judge(patches, sources, side, config, execution, track)
-    )
+    judgement = None
+    if not execution.dry_run:
+        judgement = _judge(patches, sources, side, config, execution, track)
     return RealismResult(
         input=store,
-        status="planned" if judgement is None else "done",
+        status="done" if judgement else "planned",
         seconds=watch.seconds,
         patch_px=side,
         mpp=patches.mpp,
@@ -156,26 +141,21 @@ def _judge(
     real = _cut_references(sources, store.mpp, side, config, execution, track)
     # references that the store follows but nobody named have the numbers after the named ones
     number_of = {source.sha256: number for number, source in enumerate(sources)}
-    numbers = np.array(
-        [
-            number_of.get(record.sha256, len(sources) + number)
-            for number, record in enumerate(store.references)
-        ]
-    )
+    recorded = enumerate(store.references, len(sources))
+    numbers = np.array([number_of.get(record.sha256, number) for number, record in recorded])
     order = rng_for(config.seed, "realism").permutation(len(store))
     chosen = np.sort(order[: config.realism_patches])
     images, labels = _read_patches(store, chosen, side, track)
-    recorded = [record.statistics.get("morphology") or {} for record in store.references]
+    measured = [record.statistics.get("morphology") or {} for record in store.references]
     device = resolve_device(execution.device)
     with track("judging", None) as bar:
         judgement = judge_patches(
             real,
             Patches(images, numbers[store.reference[chosen]]),
             schedule=TwoSampleSchedule(seed=config.seed),
-            seed=config.seed,
             device=device,
             dtype=resolve_precision(execution.precision, device),
-            morphology=morphology_histograms(recorded, numbers, labels, store.mpp),
+            morphology=morphology_histograms(measured, numbers, labels, store.mpp),
         )
         bar.advance()
     return judgement
@@ -198,7 +178,7 @@ def _cut_references(
         track=track,
         stopped=STOPPED,
     )
-    found: list[npt.NDArray[np.uint8]] = []
+    found: list[RGBImage] = []
     for each in cut:
         if isinstance(each, CutPatches):
             found.append(each.images)
@@ -217,8 +197,8 @@ def _cut_references(
 
 
 def _read_patches(
-    store: PatchStore, chosen: npt.NDArray[np.int64], side: int, track: Track
-) -> tuple[npt.NDArray[np.uint8], list[InstanceLabels]]:
+    store: PatchStore, chosen: IntArray, side: int, track: Track
+) -> tuple[RGBImage, list[InstanceLabels]]:
     """Return the middles of some patches, glass made white, and the labels of the whole patches."""
     first = (store.patch_px - side) // 2
     middle = slice(first, first + side)

@@ -53,6 +53,8 @@ def evaluate(
 ) -> EvaluateResult:
     """Compare predicted labels with true ones.
 
+    The result holds missed gates; the caller raises ``GateNotMet`` once the scores are shown.
+
     Parameters
     ----------
     prediction, truth : str
@@ -65,13 +67,6 @@ def evaluate(
         Workers, and what to do with a pair that cannot be compared.
     ignore : str, optional
         Masks with the names of the true images: pixels that are not 0 are ignored.
-    track : Track
-        Progress.
-
-    Returns
-    -------
-    EvaluateResult
-        With missed gates; the caller raises ``GateNotMet`` once the scores are shown.
 
     Raises
     ------
@@ -108,14 +103,12 @@ def _score_all(
 ) -> tuple[list[ImageScores], list[tuple[str, str]]]:
     """Return the scores of the images that could be compared, and names and errors of the others.
 
-    Raises
-    ------
-    InvalidInput
-        No image could be compared.
+    ``InvalidInput`` says that no image could be compared.
     """
     workers = resolve_workers(execution.workers)
-    tolerant = execution.on_error == "continue"
-    score = partial(score_pair, config=config, workers=workers, tolerant=tolerant)
+    score = partial(
+        score_pair, config=config, workers=workers, tolerant=execution.on_error == "continue"
+    )
     images: list[ImageScores] = []
     failures = [(name, "has no prediction of this name") for name in found.without_prediction]
     with track("comparing", len(found.pairs)) as bar:
@@ -157,17 +150,16 @@ def _sum_up(images: Sequence[ImageScores], config: EvaluateConfig) -> Scores:
     by_group = []
     for name in sorted(set(groups)) if any(groups) else []:
         members = [each for each, group in zip(counts, groups, strict=True) if group == name]
-        by_group.append(GroupScores(name=name, images=len(members), summary=sum_up(members)))
-    low = [gate for gate in config.minimum if not summary.mean[gate[0]] >= gate[1]]
-    high = [gate for gate in config.maximum if not summary.mean[gate[0]] <= gate[1]]
+        by_group.append(GroupScores(name, len(members), sum_up(members)))
+    # NaN keeps no bound
+    missed = [
+        MissedGate(name, summary.mean[name], bound)
+        for gates, sign in ((config.minimum, 1), (config.maximum, -1))
+        for name, bound in gates
+        if not sign * summary.mean[name] >= sign * bound
+    ]
     return Scores(
-        images=tuple(images),
-        summary=summary,
-        groups=tuple(by_group),
-        missed_gates=tuple(
-            MissedGate(metric=name, mean=summary.mean[name], bound=bound)
-            for name, bound in (*low, *high)
-        ),
+        images=tuple(images), summary=summary, groups=tuple(by_group), missed_gates=tuple(missed)
     )
 
 
@@ -194,11 +186,8 @@ def compare_models(
     results = tuple(
         evaluate(word, truth, config, execution, ignore=ignore, track=track) for word in predictions
     )
-    differences = (
-        ()
-        if execution.dry_run
-        else tuple(_difference(one, two, config) for one, two in itertools.combinations(results, 2))
-    )
+    pairs = () if execution.dry_run else itertools.combinations(results, 2)
+    differences = tuple(_difference(*pair, config) for pair in pairs)
     return ComparisonResult(status=results[0].status, results=results, differences=differences)
 
 
@@ -206,18 +195,16 @@ def _difference(
     first: EvaluateResult, second: EvaluateResult, config: EvaluateConfig
 ) -> ModelDifference:
     """Compare two predictions over the images that both have."""
-    of_first, of_second = (
-        {image.name: image for image in result.images} for result in (first, second)
-    )
-    both = [name for name in of_first if name in of_second]
+    of_second = {image.name: image.counts for image in second.images}
+    both = [image for image in first.images if image.name in of_second]
     if not both:
         raise InvalidInput(
             f"{first.input} and {second.input} have no image in common to be compared on"
         )
-    groups = [of_first[name].pair.truth.group for name in both]
+    groups = [image.pair.truth.group for image in both]
     metrics = paired_differences(
-        [of_first[name].counts for name in both],
-        [of_second[name].counts for name in both],
+        [image.counts for image in both],
+        [of_second[image.name] for image in both],
         bootstrap=config.bootstrap,
         seed=config.seed,
         groups=groups if config.resample == "group" else None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from functools import reduce
 from operator import add
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from histocli.annotations.pairs import Pair
 from histocli.base.errors import SomeFailed
@@ -26,7 +26,7 @@ class ImageScores:
     pair: Pair
     counts: Counts
     missed: int
-    """True nuclei that nothing was found of; neither matched, split nor merged."""
+    """True nuclei that are neither matched, split nor merged."""
     false: int
     """Predicted nuclei where there is none."""
     pixel_size: PixelSize
@@ -42,17 +42,19 @@ class ImageScores:
 
     def to_json(self) -> Json:
         """Return the scores, counts and pixel size of the image."""
-        counts = self.counts
+        counted = (
+            "n_truth",
+            "n_prediction",
+            "true_positives",
+            "false_positives",
+            "false_negatives",
+            "splits",
+            "merges",
+        )
         return {
             "name": self.name,
-            **scores_of(counts),
-            "n_truth": counts.n_truth,
-            "n_prediction": counts.n_prediction,
-            "true_positives": counts.true_positives,
-            "false_positives": counts.false_positives,
-            "false_negatives": counts.false_negatives,
-            "splits": counts.splits,
-            "merges": counts.merges,
+            **scores_of(self.counts),
+            **{each: getattr(self.counts, each) for each in counted},
             "missed": self.missed,
             "false": self.false,
             "group": self.pair.truth.group or None,
@@ -61,8 +63,7 @@ class ImageScores:
         }
 
 
-@dataclass(frozen=True, kw_only=True)
-class GroupScores:
+class GroupScores(NamedTuple):
     """Scores of the images of one group."""
 
     name: str
@@ -70,8 +71,7 @@ class GroupScores:
     summary: Summary
 
 
-@dataclass(frozen=True, kw_only=True)
-class MissedGate:
+class MissedGate(NamedTuple):
     """A mean that does not keep its bound."""
 
     metric: str
@@ -97,7 +97,7 @@ class Scores:
     def to_json(self) -> Json:
         """Return the summaries; images are not among them."""
         groups = {
-            group.name: {"images": group.images, **asdict(group.summary)} for group in self.groups
+            each.name: {"images": each.images, **asdict(each.summary)} for each in self.groups
         }
         return asdict(self.summary) | ({"groups": groups} if groups else {})
 
@@ -112,7 +112,6 @@ class EvaluateResult(StageResult):
     """The prediction, as it was named."""
     truth: str | None
     output: str = ""
-    """Nothing is made."""
     names: tuple[str, ...]
     """Every image that was, or would be, compared."""
     scores: Scores | None
@@ -120,9 +119,7 @@ class EvaluateResult(StageResult):
     failures: tuple[tuple[str, str], ...]
     """Name and error of each image that could not be compared, under ``--on-error continue``."""
     without_prediction: tuple[str, ...]
-    """True images without a prediction."""
     without_truth: tuple[str, ...]
-    """Predictions without a truth."""
     settings: Json
 
     @property
@@ -164,7 +161,7 @@ class ModelDifference:
     first: str
     second: str
     metrics: dict[str, Difference]
-    """By metric, over the images that both predictions have."""
+    """Over the images that both predictions have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +171,6 @@ class ComparisonResult(StageResult):
     schema: ClassVar[str] = "histosynth.evaluate-comparison/1"
 
     output: str = ""
-    """Nothing is made."""
     results: tuple[EvaluateResult, ...]
     """In the order in which the predictions were named."""
     differences: tuple[ModelDifference, ...] = ()
