@@ -6,7 +6,7 @@ has no place for it, so it lies beside the table, in ``.<stem>.csv.histosynth.js
 
 import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,9 @@ LEADING = ("id", "y_px", "x_px", "y_um", "x_um", "box", "area_um2")  # others fo
 
 def flat_columns(columns: Mapping[str, Any], rows: slice) -> dict[str, npt.NDArray[Any]]:
     """Return some rows of a table with the box as four columns, ``id`` first."""
-    rank = {name: place for place, name in enumerate(LEADING)}
     flat: dict[str, npt.NDArray[Any]] = {}
-    for name in sorted(columns, key=lambda name: (rank.get(name, len(rank)), name)):
+    leading = [name for name in LEADING if name in columns]
+    for name in [*leading, *sorted(set(columns).difference(leading))]:
         values = np.asarray(columns[name][rows])
         if name == "box":
             flat |= {f"box_{side}": values[:, i] for i, side in enumerate(("y0", "x0", "y1", "x1"))}
@@ -35,10 +35,10 @@ def flat_columns(columns: Mapping[str, Any], rows: slice) -> dict[str, npt.NDArr
     return flat
 
 
-def _pieces(n: int) -> Iterator[slice]:
-    """Yield the rows of a table in pieces; one empty piece where there are none."""
-    for start in range(0, max(n, 1), ROWS_AT_ONCE):
-        yield slice(start, min(start + ROWS_AT_ONCE, n))
+def _pieces(n: int) -> list[slice]:
+    """Return the rows of a table in pieces; one empty piece where there are none."""
+    starts = range(0, max(n, 1), ROWS_AT_ONCE)
+    return [slice(start, start + ROWS_AT_ONCE) for start in starts]
 
 
 def write_csv(path: Path, content: Content, record: Json) -> None:

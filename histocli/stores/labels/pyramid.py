@@ -74,9 +74,7 @@ def image_metadata(name: str, factors: list[int], mpp: float) -> Json:
         "omero": {
             "channels": [
                 {"label": label, "color": colour, "window": window, "active": True}
-                for label, colour in zip(
-                    ("Red", "Green", "Blue"), ("FF0000", "00FF00", "0000FF"), strict=True
-                )
+                for label, colour in (("Red", "FF0000"), ("Green", "00FF00"), ("Blue", "0000FF"))
             ],
             "rdefs": {"model": "color"},
         },
@@ -116,7 +114,7 @@ def shards_of(shape: tuple[int, int]) -> list[Shard]:
     return sorted(((row, column) for row in range(down) for column in range(across)), key=_morton)
 
 
-def region_of(shard: Shard, shape: tuple[int, int]) -> tuple[slice, slice]:
+def region_of(shard: Shard, shape: tuple[int, ...]) -> tuple[slice, slice]:
     """Return the rows and columns of a shard of labels of a given height and width."""
     rows, columns = (
         slice(index * SHARD_PX, min((index + 1) * SHARD_PX, side))
@@ -162,16 +160,13 @@ class CoarseLevels:
         """Return the pixels of a shard of a level, after writing another one."""
         if level not in self._canvases or self._canvases[level][0] != owner:
             self._write(level)
-            shape = [
-                min(SHARD_PX, side - index * SHARD_PX)
-                for index, side in zip(owner, self._levels[level].shape, strict=True)
-            ]
+            rows, columns = region_of(owner, self._levels[level].shape)
+            shape = (rows.stop - rows.start, columns.stop - columns.start)
             self._canvases[level] = (owner, np.zeros(shape, np.uint32))
         return self._canvases[level][1]
 
     def _write(self, level: int) -> None:
         if level in self._canvases:
-            (row, column), canvas = self._canvases.pop(level)
-            top, left = row * SHARD_PX, column * SHARD_PX
-            height, width = canvas.shape
-            self._levels[level][top : top + height, left : left + width] = canvas
+            owner, canvas = self._canvases.pop(level)
+            array = self._levels[level]
+            array[region_of(owner, array.shape)] = canvas

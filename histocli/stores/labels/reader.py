@@ -21,6 +21,8 @@ from histocli.stores.provenance import DAMAGED, open_group
 class LabelStore:
     """A complete label store of either layout, opened for reading and checked.
 
+    All that reads pixels raises ``InvalidStore`` where a chunk is damaged.
+
     Attributes
     ----------
     layout : {"slide", "patches"}
@@ -58,10 +60,7 @@ class LabelStore:
         return int(self._levels[0].shape[-2]), int(self._levels[0].shape[-1])
 
     def labels(self, level: int = 0) -> npt.NDArray[np.uint32]:
-        """Read all labels of one level, shape (H, W), or (n, H, W) for patches.
-
-        Raises ``InvalidStore`` where a chunk is damaged, as all that read pixels do.
-        """
+        """Read all labels of one level, shape (H, W), or (n, H, W) for patches."""
         return self._read(self._levels[level])
 
     def level(self, number: int) -> zarr.Array[Any]:

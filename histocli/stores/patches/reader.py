@@ -75,10 +75,7 @@ class PatchStore:
         return batches_of(len(self), self.batch_patches)
 
     def read(self, patches: range | slice) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
-        """Read images and labels of consecutive patches.
-
-        Raises ``InvalidStore`` where a shard is damaged.
-        """
+        """Read images and labels of patches; ``InvalidStore`` where a shard is damaged."""
         where = slice(patches.start, patches.stop)
         with readable(self.path):
             return np.asarray(self.image[where]), np.asarray(self.instance_labels[where])
