@@ -1,7 +1,5 @@
 """``histosynth export``: label stores -> files for other programs, at any time."""
 
-from __future__ import annotations
-
 import itertools
 import sys
 from collections.abc import Callable, Sequence

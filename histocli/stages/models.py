@@ -1,7 +1,5 @@
 """``histosynth models``: what comes with the package."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """The arrays of a store of ours, whatever its contract: found, read, written and counted."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """The folder beside an output: one JSON object a line about how it was made."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 from pathlib import Path
 

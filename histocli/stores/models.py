@@ -40,9 +40,9 @@ class ModelHeader:
     """What a model file says about itself."""
 
     architecture: Json
-    """All that is needed to build the network: its name and sizes."""
+    """Name and sizes of the network."""
     mpp: float
-    """Pixel size it was trained at, in micrometres per pixel."""
+    """Micrometres per pixel that it was trained at."""
     config_hash: str
     """Fingerprint of the settings and inputs of the training."""
     kind: str = "segmenter"
@@ -104,11 +104,7 @@ class ModelHeader:
 
 
 def write_model(path: Path, tensors: Mapping[str, torch.Tensor], header: ModelHeader) -> None:
-    """Write a model file: a state dict, on any device, and its header.
-
-    What lies there is replaced: ask :func:`prepare_model_output` first. Raises ``OutOfResources``
-    where the disk is full or the place cannot be written.
-    """
+    """Write a model file: a state dict, on any device, and its header; replaces what lies there."""
     write_tensors(path, tensors, header.to_json())
 
 

@@ -99,10 +99,8 @@ class Provenance:
 
     def is_alike(self, other: Provenance | None) -> bool:
         """Tell whether another output has this contract and was made with these settings."""
-        return other is not None and (self.contract, self.config_hash) == (
-            other.contract,
-            other.config_hash,
-        )
+        mine = (self.contract, self.config_hash)
+        return other is not None and mine == (other.contract, other.config_hash)
 
 
 def read_metadata(path: Path) -> Any:

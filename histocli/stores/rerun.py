@@ -10,14 +10,12 @@ target is absent, the old output or the new one::
     └── .patches.zarr.replaced     the old output for the moment of its replacement (--overwrite)
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, Self, TypeAlias
 
 import filelock
 
@@ -74,7 +72,7 @@ class OutputLock:
             with suppress(OSError):
                 self._path.unlink(missing_ok=True)
 
-    def __enter__(self) -> OutputLock:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -187,10 +185,7 @@ def _refuse_foreign(
 
 
 def remove_ours(path: Path, contract: str) -> None:
-    """Remove a store that carries ``contract`` in any version, or an empty folder.
-
-    Raises ``StoreExists`` for anything else.
-    """
+    """Remove a store of a contract, or an empty folder; raises ``StoreExists`` for others."""
     if not os.path.lexists(path):
         return
     found = peek(path)
@@ -205,8 +200,8 @@ def remove_ours(path: Path, contract: str) -> None:
 def finish(partial: Path, target: Path) -> None:
     """Put a partial Zarr store in its place: data to the disk, the complete mark, the rename.
 
-    An older output of the same contract is replaced: :func:`prepare_output` has seen to it that the
-    user wants that. Raises ``StoreExists`` where something else has taken the place meanwhile.
+    An older output of the same contract is replaced, because :func:`prepare_output` let it pass.
+    Raises ``StoreExists`` where something else has taken the place meanwhile.
     """
     found = peek(partial)
     assert found is not None, f"{partial} has no provenance"
@@ -258,8 +253,8 @@ def _is_blank(path: Path) -> bool:
 
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
-        # The file that says whose store this is goes last: what a process leaves that is killed
-        # here can still be recognised and removed.
+        # The file that says whose store this is goes last, so that what a process leaves that is
+        # killed here can be recognised.
         for child in sorted(path.iterdir()):
             if child.is_dir() and not child.is_symlink():
                 remove_folder(child)

@@ -1,7 +1,5 @@
 """Files that are made from a label store, during segmentation or later."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Writing the labels of the patches of a patch store, a shard-aligned batch at a time."""
 
-from __future__ import annotations
-
 import threading
 from pathlib import Path
 from typing import Any

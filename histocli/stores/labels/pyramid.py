@@ -1,7 +1,5 @@
 """The levels and shards of a slide's labels, their OME-Zarr metadata, and how they are filled."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -10,7 +8,7 @@ import zarr
 
 from histocli.base.pyramid import nearest_level
 from histocli.base.types import Json
-from histocli.stores.labels.layout import LABEL_NAME, make_array
+from histocli.stores.labels.layout import LABEL_NAME, Labels, make_array
 
 SMALLEST_LEVEL_PX = 256  # a level whose longer side is no longer than this is the last one
 CHUNK_PX = 512
@@ -138,9 +136,9 @@ class CoarseLevels:
 
     def __init__(self, levels: list[zarr.Array[Any]]) -> None:
         self._levels = levels
-        self._canvases: dict[int, tuple[Shard, npt.NDArray[np.uint32]]] = {}
+        self._canvases: dict[int, tuple[Shard, Labels]] = {}
 
-    def add(self, shard: Shard, labels: npt.NDArray[np.uint32]) -> None:
+    def add(self, shard: Shard, labels: Labels) -> None:
         """Take up the labels of a shard of level 0."""
         for level in range(1, len(self._levels)):
             factor = 2**level
@@ -156,7 +154,7 @@ class CoarseLevels:
         for level in list(self._canvases):
             self._write(level)
 
-    def _canvas(self, level: int, owner: Shard) -> npt.NDArray[np.uint32]:
+    def _canvas(self, level: int, owner: Shard) -> Labels:
         """Return the pixels of a shard of a level, after writing another one."""
         if level not in self._canvases or self._canvases[level][0] != owner:
             self._write(level)

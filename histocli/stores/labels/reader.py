@@ -1,7 +1,5 @@
 """Reading and checking label stores of both layouts."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ from histocli.base.errors import InvalidStore
 from histocli.base.formats import ATTRIBUTE
 from histocli.base.types import BoolMask, Json, RGBImage
 from histocli.stores.arrays import count_files, find_array, readable
-from histocli.stores.labels.layout import CONTRACT, LABELS, LAYOUTS, TABLE
+from histocli.stores.labels.layout import CONTRACT, LABELS, LAYOUTS, TABLE, Labels
 from histocli.stores.labels.table import REQUIRED_COLUMNS
 from histocli.stores.provenance import DAMAGED, open_group
 
@@ -59,7 +57,7 @@ class LabelStore:
         """Height and width of a label image at level 0."""
         return int(self._levels[0].shape[-2]), int(self._levels[0].shape[-1])
 
-    def labels(self, level: int = 0) -> npt.NDArray[np.uint32]:
+    def labels(self, level: int = 0) -> Labels:
         """Read all labels of one level, shape (H, W), or (n, H, W) for patches."""
         return self._read(self._levels[level])
 
@@ -67,13 +65,13 @@ class LabelStore:
         """Return the labels of a level of a slide, to be read by regions."""
         return self._levels[number]
 
-    def label_image(self, index: int = 0) -> npt.NDArray[np.uint32]:
+    def label_image(self, index: int = 0) -> Labels:
         """Read one label image, uint32, shape (H, W): patch ``index``, or the slide (0)."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         return self.labels() if self.layout == "slide" else self._read(self._levels[0], index)
 
-    def window(self, rows: slice, columns: slice) -> npt.NDArray[np.uint32]:
+    def window(self, rows: slice, columns: slice) -> Labels:
         """Read a part of a slide's labels, uint32; safe from several threads."""
         return self._read(self._levels[0], (rows, columns))
 

@@ -1,12 +1,10 @@
 """Writing the label store of one slide, piece by piece and in bounded memory."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import threading
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +19,14 @@ from histocli.base.formats import ATTRIBUTE
 from histocli.base.pyramid import shrink
 from histocli.base.types import BoolMask, Json, RGBImage
 from histocli.stores.arrays import StoreWriter, count_all_files
-from histocli.stores.labels.layout import CONTRACT, LABELS, TABLE, looked_at_mm2, overview_factor
+from histocli.stores.labels.layout import (
+    CONTRACT,
+    LABELS,
+    TABLE,
+    Labels,
+    looked_at_mm2,
+    overview_factor,
+)
 from histocli.stores.labels.pyramid import (
     CoarseLevels,
     Shard,
@@ -32,7 +37,7 @@ from histocli.stores.labels.pyramid import (
     shards_of,
     write_image,
 )
-from histocli.stores.labels.table import TableColumns, TableWriter
+from histocli.stores.labels.table import NamedArrays, TableWriter
 from histocli.stores.provenance import Provenance, peek, read_metadata, update_attribute
 from histocli.stores.rerun import remove_ours
 
@@ -128,9 +133,7 @@ class TiledLabelsWriter(StoreWriter):
         # the end of a zip is written last
         return zipfile.is_zipfile(_found_path(self.work, window, "found"))
 
-    def save_found(
-        self, window: int, arrays: Mapping[str, npt.NDArray[Any]], kind: str = "found"
-    ) -> None:
+    def save_found(self, window: int, arrays: NamedArrays, kind: str = "found") -> None:
         """Keep what was found in a window; several threads may save different windows at a time."""
         with disk_errors(self.target):
             save_found(self.work, window, arrays, kind)
@@ -140,7 +143,7 @@ class TiledLabelsWriter(StoreWriter):
         with np.load(_found_path(self.work, window, kind), allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
 
-    def begin_table(self, n_nuclei: int, columns: TableColumns) -> None:
+    def begin_table(self, n_nuclei: int, columns: NamedArrays) -> None:
         """Make the columns of the table, named and shaped like ``columns``, without their rows."""
         with disk_errors(self.target):
             for child in (self._partial / TABLE).iterdir():
@@ -148,7 +151,7 @@ class TiledLabelsWriter(StoreWriter):
                     shutil.rmtree(child)
             self._table = TableWriter(self._root.require_group(TABLE), n_nuclei, columns)
 
-    def append_rows(self, columns: TableColumns) -> None:
+    def append_rows(self, columns: NamedArrays) -> None:
         """Add rows to the table."""
         with disk_errors(self.target):
             self._table.append(columns)
@@ -171,11 +174,11 @@ class TiledLabelsWriter(StoreWriter):
         """Tell whether a shard is on disk."""
         return bool(np.asarray(self._done[shard]))
 
-    def read_shard(self, shard: Shard) -> npt.NDArray[np.uint32]:
+    def read_shard(self, shard: Shard) -> Labels:
         """Read back a shard of an earlier start."""
         return np.asarray(self._levels[0][self.shard_region(shard)])
 
-    def write_shard(self, shard: Shard, labels: npt.NDArray[np.uint32]) -> None:
+    def write_shard(self, shard: Shard, labels: Labels) -> None:
         """Write one shard of level 0; several threads may write different ones at a time."""
         with disk_errors(self.target):
             if labels.any():
@@ -183,7 +186,7 @@ class TiledLabelsWriter(StoreWriter):
             with self._marks_lock:  # all marks are in one chunk
                 self._done[shard] = 1
 
-    def write_coarser(self, shard: Shard, labels: npt.NDArray[np.uint32]) -> None:
+    def write_coarser(self, shard: Shard, labels: Labels) -> None:
         """Fill the coarser levels from a shard; call in the order of ``shards``, in one thread."""
         with disk_errors(self.target):
             self._coarser.add(shard, labels)
@@ -224,9 +227,7 @@ class TiledLabelsWriter(StoreWriter):
             super().close()
 
 
-def save_found(
-    work: Path, window: int, arrays: Mapping[str, npt.NDArray[Any]], kind: str = "found"
-) -> None:
+def save_found(work: Path, window: int, arrays: NamedArrays, kind: str = "found") -> None:
     """Keep what was found in a window; several threads and processes may save at a time."""
     path = _found_path(work, window, kind)
     path.parent.mkdir(exist_ok=True)

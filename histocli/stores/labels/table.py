@@ -1,7 +1,5 @@
 """The table of the nuclei of a slide, written in whole chunks of rows."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -13,7 +11,7 @@ from histocli.stores.labels.layout import make_array
 
 CHUNK_ROWS = 1 << 16
 
-TableColumns: TypeAlias = Mapping[str, npt.NDArray[Any]]
+NamedArrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
 
 COLUMN_TYPES = {
     "id": "uint32",
@@ -33,9 +31,9 @@ class TableWriter:
     Its columns are named and shaped like ``columns``, whose number of rows does not count.
     """
 
-    def __init__(self, group: zarr.Group, n_nuclei: int, columns: TableColumns) -> None:
+    def __init__(self, group: zarr.Group, n_nuclei: int, columns: NamedArrays) -> None:
         self.n_nuclei = n_nuclei
-        self._waiting: list[TableColumns] = []
+        self._waiting: list[NamedArrays] = []
         self.n_written = 0
         self._columns = {}
         for name, column in columns.items():
@@ -49,7 +47,7 @@ class TableWriter:
                 chunks=(max(1, min(n_nuclei, CHUNK_ROWS)), *shape[1:]),
             )
 
-    def append(self, columns: TableColumns) -> None:
+    def append(self, columns: NamedArrays) -> None:
         """Add rows; whole chunks go to the disk."""
         self._waiting.append({name: np.asarray(column) for name, column in columns.items()})
         n = sum(len(rows["id"]) for rows in self._waiting)

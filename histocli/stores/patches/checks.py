@@ -1,7 +1,5 @@
 """The rules of the contract of patch stores, and the message for each one that is broken."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ import zarr
 
 from histocli.base.errors import InvalidStore
 from histocli.base.formats import ATTRIBUTE
-from histocli.base.types import InstanceLabels, Json
+from histocli.base.types import FloatArray, InstanceLabels, Json
 from histocli.base.units import MPP_RANGE
 from histocli.stores.arrays import count_files, find_array
 from histocli.stores.patches.layout import ARRAYS, NETWORKS, ORIGINS, ReferenceRecord, are_weights
@@ -55,13 +53,10 @@ def _check_agreement(path: Path, arrays: Mapping[str, zarr.Array[Any]]) -> None:
             f"{path}: image has shape {image}, but must be (patch, y, x, 3) with y = x and at "
             f"least one patch; {DAMAGED}"
         )
-    for name, expected in {
-        "instance_labels": (n, height, width),
-        "weight": (n,),
-        "reference": (n,),
-    }.items():
+    expected = {"instance_labels": (n, height, width), "weight": (n,), "reference": (n,)}
+    for name, shape in expected.items():
         found = arrays[name].shape
-        if found != expected:
+        if found != shape:
             raise InvalidStore(
                 f"{path}: {name} has shape {found} but image has {image}; "
                 f"patches must agree; {DAMAGED}"
@@ -119,7 +114,7 @@ def checked_references(path: Path, attributes: Json) -> list[ReferenceRecord]:
 
 def check_values(
     path: Path,
-    weight: npt.NDArray[np.float32],
+    weight: FloatArray,
     reference: npt.NDArray[np.int32],
     marks: npt.NDArray[np.uint8],
     n_references: int,
@@ -150,9 +145,7 @@ def check_batch(
     _check_drawing(values["weight"], values["reference"], n_references)
 
 
-def _check_drawing(
-    weight: npt.NDArray[np.float32], reference: npt.NDArray[np.int32], n_references: int
-) -> None:
+def _check_drawing(weight: FloatArray, reference: npt.NDArray[np.int32], n_references: int) -> None:
     if not are_weights(weight):
         raise ValueError("weight must be finite and not negative")
     if not ((reference >= 0) & (reference < n_references)).all():

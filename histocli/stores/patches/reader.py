@@ -1,17 +1,16 @@
 """Reading patch stores."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 import zarr
 
-from histocli.base.types import Json
+from histocli.base.types import FloatArray, InstanceLabels, Json, RGBImage
 from histocli.stores.arrays import array_files, batches_of, readable
 from histocli.stores.patches.checks import check_store, check_values, checked_references
 from histocli.stores.patches.layout import CONTRACT, network_arrays
@@ -24,12 +23,9 @@ class PatchStore:
     Attributes
     ----------
     image : zarr.Array of uint8, shape (n, patch_px, patch_px, 3)
-        Slices as a NumPy array does.
     instance_labels : zarr.Array of int32, shape (n, patch_px, patch_px)
     weight : ndarray of float32, shape (n,)
     reference : ndarray of int32, shape (n,)
-    attributes : dict
-        All attributes of the store.
     variation : dict or None
         How parameters vary from patch to patch, where they were re-sampled.
     """
@@ -43,7 +39,7 @@ class PatchStore:
         self.image = arrays["image"]
         self.instance_labels = arrays["instance_labels"]
         with readable(path):
-            self.weight: npt.NDArray[np.float32] = np.asarray(arrays["weight"][:])
+            self.weight: FloatArray = np.asarray(arrays["weight"][:])
             self.reference: npt.NDArray[np.int32] = np.asarray(arrays["reference"][:])
             marks = np.asarray(arrays["batches_done"][:])
         check_values(path, self.weight, self.reference, marks, len(self.references))
@@ -55,7 +51,7 @@ class PatchStore:
         self.variation: Json | None = varied if isinstance(varied, dict) else None
 
     @classmethod
-    def open(cls, path: Path | str) -> PatchStore:
+    def open(cls, path: Path | str) -> Self:
         """Open a store and check everything that does not need the pixels.
 
         Raises ``StoreNotFound``, or ``InvalidStore`` naming the rule that is broken.
@@ -74,15 +70,15 @@ class PatchStore:
         """Return the patches of every shard."""
         return batches_of(len(self), self.batch_patches)
 
-    def read(self, patches: range | slice) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
+    def read(self, patches: range | slice) -> tuple[RGBImage, InstanceLabels]:
         """Read images and labels of patches; ``InvalidStore`` where a shard is damaged."""
         where = slice(patches.start, patches.stop)
         with readable(self.path):
             return np.asarray(self.image[where]), np.asarray(self.instance_labels[where])
 
-    def networks(self) -> dict[str, dict[str, npt.NDArray[np.float32]]]:
+    def networks(self) -> dict[str, dict[str, FloatArray]]:
         """Return the networks that refinement left in the store, by name and parameter."""
-        found: dict[str, dict[str, npt.NDArray[np.float32]]] = {}
+        found: dict[str, dict[str, FloatArray]] = {}
         with readable(self.path):
             for path in network_arrays(self.path):
                 _, name, parameter = path.split("/")

@@ -1,7 +1,5 @@
 """Writing a patch store, one shard-aligned batch after the other."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +13,7 @@ from histocli.base import files
 from histocli.base.files import disk_errors
 from histocli.base.formats import ATTRIBUTE
 from histocli.base.text import plain_json
-from histocli.base.types import Json
+from histocli.base.types import FloatArray, InstanceLabels, Json, RGBImage
 from histocli.stores.arrays import StoreWriter, batches_of, readable
 from histocli.stores.patches.checks import check_batch
 from histocli.stores.patches.layout import (
@@ -44,22 +42,9 @@ class PatchStoreWriter(StoreWriter):
     Leaving the context without :meth:`finish` keeps the partial store for ``--resume``. Call
     :func:`histocli.stores.rerun.prepare_output` before.
 
-    Parameters
-    ----------
-    n : int
-        Number of patches, >= 1.
-    patch_px : int
-        Side of a patch, in pixels.
-    origin : {"initial", "refined", "labelled"}
-    references : sequence of ReferenceRecord
-        At least one.
-    shippable : bool
-        False when a licence forbids giving away weights that learned from it.
-
-    Raises
-    ------
-    StoreExists
-        Another process writes the same output, or the partial store is of another make.
+    There is at least one reference; ``origin`` is ``initial``, ``refined`` or ``labelled``. Raises
+    ``StoreExists`` where another process writes the same output, or the partial store is of another
+    make.
     """
 
     def __init__(
@@ -106,9 +91,9 @@ class PatchStoreWriter(StoreWriter):
     def write(
         self,
         batch: range,
-        image: npt.NDArray[np.uint8],
-        instance_labels: npt.NDArray[np.int32],
-        weight: npt.NDArray[np.float32],
+        image: RGBImage,
+        instance_labels: InstanceLabels,
+        weight: FloatArray,
         reference: npt.NDArray[np.int32],
     ) -> None:
         """Write one of the :meth:`batches`. Several threads may write different ones at a time.
@@ -140,19 +125,19 @@ class PatchStoreWriter(StoreWriter):
                 self._marks[number] = 1
                 self._arrays["batches_done"][:] = self._marks
 
-    def read_back(self, batch: range) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
+    def read_back(self, batch: range) -> tuple[RGBImage, InstanceLabels]:
         """Return images and labels of a batch that was written."""
         where = slice(batch.start, batch.stop)
         with readable(self.target):
             images, labels = (self._arrays[name][where] for name in ("image", "instance_labels"))
             return np.asarray(images), np.asarray(labels)
 
-    def weights(self) -> npt.NDArray[np.float32]:
+    def weights(self) -> FloatArray:
         """Return the weights written so far."""
         with readable(self.target):
             return np.asarray(self._arrays["weight"][:], np.float32)
 
-    def replace_weights(self, weight: npt.NDArray[np.float32]) -> None:
+    def replace_weights(self, weight: FloatArray) -> None:
         """Write the weights of all patches anew, float32, shape (n,), once they are known."""
         if weight.shape != (self.n,) or not are_weights(weight):
             raise ValueError(f"weight must be finite, not negative and of shape ({self.n},)")
@@ -164,7 +149,7 @@ class PatchStoreWriter(StoreWriter):
         with disk_errors(self.target):
             self._group.update_attributes(plain_json(values))
 
-    def write_networks(self, networks: Mapping[str, Mapping[str, npt.NDArray[np.float32]]]) -> None:
+    def write_networks(self, networks: Mapping[str, Mapping[str, FloatArray]]) -> None:
         """Write the parameters of networks by their names; those of an earlier run are replaced."""
         with disk_errors(self.target):
             root = self._group.require_group(NETWORKS)
