@@ -50,8 +50,9 @@ def write_outlines(path: Path, content: Content, record: Json) -> None:
         replace_atomically(path) as partial,
         gzip.GzipFile(partial, "wb", GZIP_LEVEL, mtime=0) as stream,
     ):
-        start = (ATTRIBUTE.encode(), orjson.dumps(record), FEATURES)
-        stream.write(b'{"type":"FeatureCollection","%s":%s%s' % start)
+        stream.write(b'{"type":"FeatureCollection","%s":' % ATTRIBUTE.encode())
+        stream.write(orjson.dumps(record))
+        stream.write(FEATURES)
         separator = b"\n"
         for rows in _squares(boxes):
             box = boxes[rows]

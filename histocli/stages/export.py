@@ -1,4 +1,4 @@
-"""``histosynth export``: label stores -> files for other programs, at any time."""
+"""``histosynth export``: label stores of slides -> files for other programs."""
 
 import itertools
 import sys
@@ -36,14 +36,14 @@ Report = Callable[["ExportResult"], None]
 
 @dataclass(frozen=True, kw_only=True)
 class ExportResult(StageResult):
-    """One file that was made of one store."""
+    """One file that was made from one store."""
 
     schema: ClassVar[str] = "histosynth.export/1"
 
     input: str
     """Path of the store."""
     format: str
-    """What was written."""
+    """Name of the format of the file, a key of ``FORMATS``."""
     nuclei: int | None = None
     """Number of nuclei in the store."""
 
@@ -57,7 +57,7 @@ def export(
     track: Track = silent,
     report: Report = lambda result: None,
 ) -> list[ExportResult]:
-    """Write label stores of slides as other files, with one result for each store and format.
+    """Write label stores of slides as files for other programs; one result for each of these.
 
     ``stores`` are words as in :mod:`histocli.base.inputs`. Files go to the folder ``out``, or
     beside their stores where it is None.
@@ -65,9 +65,9 @@ def export(
     Raises
     ------
     InvalidOption
-        A region outside the slide, or an optional package that is missing.
+        The region leaves the slide, a format needs ``--slide``, or a package is missing.
     InputNotFound, InvalidStore, StoreExists
-        As in all commands; with ``on_error="continue"`` those of one store go into its results.
+        As in all commands. With ``on_error="continue"``, errors of one file become failed results.
     """
     check_packages(config.formats)
     keep_going = execution.on_error == "continue"
@@ -110,7 +110,7 @@ def export(
 def _export(
     empty: ExportResult, config: ExportConfig, execution: Execution, watch: Stopwatch
 ) -> ExportResult:
-    """Write one file of a store; ``empty`` is the result without what the store says."""
+    """Write one file of a store; ``empty`` is its result without status and nuclei."""
     store, out = open_labels(empty.input), Path(empty.output)
     if store.layout != "slide":
         raise InvalidInput(
@@ -147,7 +147,7 @@ def _export(
 
 
 def _fingerprint(store: LabelStore, name: str, config: ExportConfig) -> str:
-    """Identify a file, and a whole one as ``segment`` does, so that neither makes it twice."""
+    """Return the fingerprint of a file; for a whole slide that of its store, as in ``segment``."""
     if config.region is None and not config.seed:
         return store.provenance.config_hash
     return config_hash(
@@ -170,7 +170,7 @@ def _window(store: LabelStore, config: ExportConfig) -> Window | None:
 
 
 def _open_slide(store: LabelStore, config: ExportConfig) -> Slide:
-    """Open the slide that a store was made of, and check that it is that one."""
+    """Open the slide of a store, and check that its size in pixels is that of the store."""
     name = str(store.facts.get("source", {}).get("name", ""))
     if config.slide is None:
         shown = [name for name, form in FORMATS.items() if form.needs_pixels]

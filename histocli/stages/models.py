@@ -1,4 +1,4 @@
-"""``histosynth models``: what comes with the package."""
+"""``histosynth models``: the models that come with the package."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -21,18 +21,19 @@ class ModelsResult(StageResult):
     description: str
     sha256: str
     mpp: float
-    """Micrometres per pixel that it was trained at."""
+    """Micrometres per pixel of the patches that the model learnt from."""
     verified: bool | None
-    """Whether its checksum was compared, and is right."""
+    """True where the checksum was compared and is right; None where it was not compared."""
     training: Json
-    """What its header says about how it was made."""
+    """Record of the training, from the header of the model file."""
 
 
 def models(config: ModelsConfig) -> list[ModelsResult]:
     """Return the models that come with the package, the default one first.
 
-    There is one only for ``path``, or where a name is given. Raises ``InvalidOption`` for an
-    unknown name, ``StoreNotFound`` or ``InvalidStore`` for a file that is missing or damaged.
+    With the action ``path``, or with a name, the list holds one model. Raises ``InvalidOption`` for
+    an unknown name, ``StoreNotFound`` or ``InvalidStore`` for a file that is missing, no model or
+    of a wrong checksum.
     """
     watch = Stopwatch()
     is_one = config.name is not None or config.action == "path"

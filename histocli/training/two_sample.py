@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from histocli.base.device import autocast
 from histocli.base.rng import rng_for
-from histocli.model.classifier import Classifier
+from histocli.model.discriminator import Classifier
 from histocli.training.crops import random_crop
 
 

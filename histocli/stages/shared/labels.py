@@ -1,4 +1,4 @@
-"""Label images as a user names them, this program's own stores among them."""
+"""Label images that a user names: files of other programs, and this program's own stores."""
 
 from functools import partial
 from pathlib import Path
@@ -71,4 +71,4 @@ def _recorded_mpp(path: Path) -> float | None:
 
 
 LABEL_FINDER = LabelFinder(own_store=_own_store, recorded_mpp=_recorded_mpp)
-"""Finds label images of every kind."""
+"""Finds label images in files and folders of other programs, and in this program's stores."""

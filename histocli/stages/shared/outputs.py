@@ -16,14 +16,14 @@ from histocli.stores.provenance import Provenance, peek
 from histocli.stores.rerun import Action, rerun_rule
 
 FACTS = ("mpp", "mpp_source", "n_nuclei", "n_cut", "mm2", "source", "model")
-"""What a file repeats of what the label store says about itself."""
+"""Keys of a label store's ``facts`` that every file made from the store repeats."""
 
 
 def prepare_file(target: Path, *, contract: str, config_hash: str, overwrite: bool) -> Action:
-    """Apply the rerun rule to a single file, of which there is never a partial one.
+    """Apply the rerun rule to a single file, which is created or skipped but never resumed.
 
-    Raises ``StoreExists`` for what is not ours, or was made with other settings, which
-    ``overwrite`` replaces.
+    Raises ``StoreExists`` if another program made the file, or if it was made with other settings;
+    ``overwrite`` replaces the latter.
     """
     return rerun_rule(
         target,
@@ -35,7 +35,7 @@ def prepare_file(target: Path, *, contract: str, config_hash: str, overwrite: bo
 
 
 def _provenance_of(target: Path) -> Provenance | None:
-    """Return how a file was made, or the store that took its place, which the rule refuses."""
+    """Return the provenance of a file, or of a store at the same path; None if there is none."""
     try:
         return peek(target) or Provenance.from_json(read_record(target), target)
     except ValueError:  # nothing of ours
