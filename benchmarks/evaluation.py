@@ -98,7 +98,7 @@ def image(runs: int) -> dict[str, Any]:
     import torch
     from torchmetrics.functional.detection import panoptic_quality
 
-    from histocli.metrics.comparison import compare
+    from histocli.metrics.comparison import Rules, compare
     from histocli.metrics.counts import count
 
     torch.set_num_threads(1)
@@ -113,7 +113,7 @@ def image(runs: int) -> dict[str, Any]:
     ours = "histosynth: PQ, AJI, AJI+ and all other overlaps"
     counts = timed(ours, lambda: count(truth, prediction), 4 * runs)
     everything = "histosynth: with centroids, boundaries, Hausdorff"
-    timed(everything, lambda: compare(truth, prediction), 4 * runs)
+    timed(everything, lambda: compare(truth, prediction, Rules()), 4 * runs)
     tensors = [
         torch.from_numpy(np.stack([each > 0, each], axis=-1).astype(np.int64))[None]
         for each in (prediction, truth)

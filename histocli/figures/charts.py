@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,7 @@ Tick = tuple[float, str]
 """A place on an axis, and its text."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Column:
+class Column(NamedTuple):
     """One bar of a histogram."""
 
     series: int
@@ -53,8 +52,7 @@ class Column:
     label: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Point:
+class Point(NamedTuple):
     """One point of a line."""
 
     x: float
@@ -66,18 +64,13 @@ class Point:
 class ChartLayout:
     """A chart, every part at its place."""
 
-    title: str
-    names: Sequence[str]
-    """Of the series."""
+    chart: Histogram | Lines
     spoken: str
     """What the chart says, in words."""
-    x_label: str
-    y_label: str
     x_ticks: Sequence[Tick]
     y_ticks: Sequence[Tick]
     bars: Sequence[Column] = ()
     lines: Sequence[Sequence[Point]] = ()
-    diagonal: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +85,7 @@ class Histogram:
     y_label: str
     logarithmic: bool = False
     """Whether bins are as wide as their logarithm says."""
+    diagonal: ClassVar[bool] = False
 
     def drawn(self) -> ChartLayout:
         """Return the bars side by side, the tallest as high as the area."""
@@ -116,11 +110,8 @@ class Histogram:
                 )
         shown = range(0, len(at), max(1, len(at) // 6))
         return ChartLayout(
-            title=self.title,
-            names=[name for name, _ in self.series],
+            chart=self,
             spoken="; ".join(f"{name}: {sum(values):g} in all" for name, values in self.series),
-            x_label=self.x_label,
-            y_label=self.y_label,
             x_ticks=[(at[index], f"{self.edges[index]:.3g}") for index in shown],
             y_ticks=[(FRAME.y(value / tallest), f"{value:g}") for value in _ticks(0, tallest)],
             bars=bars,
@@ -145,52 +136,38 @@ class Lines:
             (name, [point for point in line if all(map(math.isfinite, point))])
             for name, line in self.series
         ]
-        low, high = self._range([point for _, line in lines for point in line])
+        low, high = np.zeros(2), np.ones(2)
+        points = [point for _, line in lines for point in line]
+        if points and not self.diagonal:
+            low, high = np.min(points, axis=0), np.max(points, axis=0)
+            high = np.where(high > low, high, low + 1)
         spread = high - low
+
+        def x_at(x: float) -> float:
+            return FRAME.x((x - low[0]) / spread[0])
+
+        def y_at(y: float) -> float:
+            return FRAME.y((y - low[1]) / spread[1])
+
         return ChartLayout(
-            title=self.title,
-            names=[name for name, _ in lines],
+            chart=self,
             spoken="; ".join(
                 f"{name}: from {line[0][1]:.4g} to {line[-1][1]:.4g}"
                 for name, line in lines
                 if line
             ),
-            x_label=self.x_label,
-            y_label=self.y_label,
-            x_ticks=[
-                (FRAME.x((x - low[0]) / spread[0]), f"{x:g}") for x in _ticks(low[0], high[0])
-            ],
-            y_ticks=[
-                (FRAME.y((y - low[1]) / spread[1]), f"{y:g}") for y in _ticks(low[1], high[1])
-            ],
+            x_ticks=[(x_at(x), f"{x:g}") for x in _ticks(low[0], high[0])],
+            y_ticks=[(y_at(y), f"{y:g}") for y in _ticks(low[1], high[1])],
             lines=[
-                [
-                    Point(
-                        x=FRAME.x((x - low[0]) / spread[0]),
-                        y=FRAME.y((y - low[1]) / spread[1]),
-                        label=f"{name}: {x:.4g}, {y:.4g}",
-                    )
-                    for x, y in line
-                ]
+                [Point(x_at(x), y_at(y), f"{name}: {x:.4g}, {y:.4g}") for x, y in line]
                 for name, line in lines
             ],
-            diagonal=self.diagonal,
         )
 
-    def _range(
-        self, points: Sequence[tuple[float, float]]
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        if self.diagonal or not points:
-            return np.zeros(2), np.ones(2)
-        low, high = np.min(points, axis=0), np.max(points, axis=0)
-        return low, np.where(high > low, high, low + 1)
 
-
-def _ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Return a few round numbers between two."""
-    if not high > low:
-        return [low]
-    raw = (high - low) / most
+def _ticks(low: float, high: float) -> list[float]:
+    """Return about five round numbers between two."""
+    raw = (high - low) / 5
     step = min(
         (10 ** math.floor(math.log10(raw)) * nice for nice in (1, 2, 2.5, 5, 10)),
         key=lambda s: abs(s - raw),

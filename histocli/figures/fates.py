@@ -7,6 +7,8 @@ ones are dotted.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +16,6 @@ import numpy.typing as npt
 from histocli.base.types import RGBImage
 from histocli.figures.overlays import add_scale_bar, enlarged, outline_mask
 
-KINDS = ("matched", "missed", "false", "split", "merged")
 COLOURS: dict[str, tuple[int, int, int]] = {
     "matched": (86, 180, 233),
     "missed": (240, 228, 66),
@@ -24,50 +25,35 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 """sRGB of the outline of each kind."""
 TINT = 0.35  # how much of its colour fills a missed nucleus
-DOT_PX = 3  # period of the dots of false nuclei
+
+
+class Fated(NamedTuple):
+    """Truth or prediction, and what became of its nuclei."""
+
+    labels: npt.NDArray[np.integer]
+    """(H, W) nucleus k is item k - 1 of the fates; 0 and below is drawn as nothing."""
+    fates: npt.NDArray[np.uint8]
+    """(n,) 0 matched, 1 missed or false, 2 split or a piece, 3 merged or a part."""
+
+    def image(self) -> npt.NDArray[np.int8]:
+        """Return the fate of the nucleus of each pixel; -1 for no nucleus."""
+        table = np.concatenate([[-1], self.fates.astype(np.int8)]).astype(np.int8)
+        return np.asarray(table[np.clip(self.labels, 0, len(self.fates))])
 
 
 def fate_overlay(
-    image: RGBImage,
-    truth: npt.NDArray[np.integer],
-    prediction: npt.NDArray[np.integer],
-    truth_fates: npt.NDArray[np.uint8],
-    prediction_fates: npt.NDArray[np.uint8],
-    *,
-    thickness_px: int = 1,
+    image: RGBImage, truth: Fated, prediction: Fated, *, thickness_px: int = 1
 ) -> RGBImage:
-    """Draw the outlines of predictions, and of true nuclei that no prediction matches.
-
-    Parameters
-    ----------
-    image : ndarray of uint8, shape (H, W, 3)
-        sRGB values in 0..255.
-    truth, prediction : ndarray of integers, shape (H, W)
-        Nucleus k is item k - 1 of the fates of its side; 0 and below is drawn as nothing.
-    truth_fates, prediction_fates : ndarray of uint8, shape (n,)
-        0 matched, 1 missed or false, 2 split or a piece, 3 merged or a part.
-    thickness_px : int
-        Of the lines, >= 1.
-
-    Returns
-    -------
-    ndarray of uint8, shape (H, W, 3)
-        A new image.
-    """
-    if image.shape[:2] != truth.shape or truth.shape != prediction.shape or image.ndim != 3:
-        raise ValueError(
-            f"image {image.shape}, truth {truth.shape} and prediction {prediction.shape} must agree"
-        )
+    """Draw on a copy the outlines of predictions, and of true nuclei that no prediction matches."""
     drawn = image.copy()
-    of_truth = _fate_image(truth, truth_fates)
-    of_prediction = _fate_image(prediction, prediction_fates)
+    of_truth, of_prediction = truth.image(), prediction.image()
     missed = of_truth == 1
     tinted = (1 - TINT) * drawn[missed] + TINT * np.array(COLOURS["missed"])
     drawn[missed] = np.rint(tinted).astype(np.uint8)
-    true_line = outline_mask(truth, thickness_px)
-    predicted_line = outline_mask(prediction, thickness_px)
-    height, width = truth.shape
-    dots = (np.arange(height)[:, None] + np.arange(width)) % DOT_PX > 0
+    true_line = outline_mask(truth.labels, thickness_px)
+    predicted_line = outline_mask(prediction.labels, thickness_px)
+    height, width = missed.shape
+    dots = (np.arange(height)[:, None] + np.arange(width)) % 3 > 0
     for lines, fates, fate, name in (
         (true_line, of_truth, 2, "split"),
         (true_line, of_truth, 3, "merged"),
@@ -81,54 +67,31 @@ def fate_overlay(
     return drawn
 
 
-def _fate_image(
-    labels: npt.NDArray[np.integer], fates: npt.NDArray[np.uint8]
-) -> npt.NDArray[np.int8]:
-    """Return the fate of the nucleus of each pixel; -1 for no nucleus."""
-    table = np.concatenate([[-1], fates.astype(np.int8)]).astype(np.int8)
-    return np.asarray(table[np.clip(labels, 0, len(fates))])
-
-
 def fate_picture(
-    image: RGBImage,
-    truth: npt.NDArray[np.integer],
-    prediction: npt.NDArray[np.integer],
-    truth_fates: npt.NDArray[np.uint8],
-    prediction_fates: npt.NDArray[np.uint8],
-    *,
-    most_px: int,
-    mpp: float,
+    image: RGBImage, truth: Fated, prediction: Fated, *, most_px: int, mpp: float
 ) -> RGBImage:
     """Draw :func:`fate_overlay` as a picture of at most a certain side, with a scale bar.
 
     Of a larger image the part with most mistakes is shown; a smaller one is enlarged by whole
     numbers up to 3. ``mpp`` is in micrometres per pixel of the image.
     """
-    window = worst_window(truth, prediction, truth_fates, prediction_fates, most_px)
-    truth, prediction, image = truth[window], prediction[window], image[window]
-    zoom = max(1, min(3, most_px // max(image.shape[:2])))
-    _, prediction = enlarged(image, prediction, zoom)
-    image, truth = enlarged(image, truth, zoom)
-    thickness_px = 2 if max(image.shape[:2]) > 300 else 1
+    window = worst_window(truth, prediction, most_px)
+    zoom = max(1, min(3, most_px // max(image[window].shape[:2])))
+    _, predicted = enlarged(image[window], prediction.labels[window], zoom)
+    image, true = enlarged(image[window], truth.labels[window], zoom)
     drawn = fate_overlay(
-        image, truth, prediction, truth_fates, prediction_fates, thickness_px=thickness_px
+        image,
+        Fated(true, truth.fates),
+        Fated(predicted, prediction.fates),
+        thickness_px=2 if max(image.shape[:2]) > 300 else 1,
     )
     return add_scale_bar(drawn, mpp / zoom)
 
 
-def worst_window(
-    truth: npt.NDArray[np.integer],
-    prediction: npt.NDArray[np.integer],
-    truth_fates: npt.NDArray[np.uint8],
-    prediction_fates: npt.NDArray[np.uint8],
-    side: int,
-) -> tuple[slice, slice]:
-    """Return the square, inside the image, with most pixels of nuclei that do not match.
-
-    Parameters are those of :func:`fate_overlay`; ``side`` is in pixels.
-    """
-    wrong = (_fate_image(truth, truth_fates) > 0) | (_fate_image(prediction, prediction_fates) > 0)
-    height, width = (min(side, length) for length in truth.shape)
+def worst_window(truth: Fated, prediction: Fated, side: int) -> tuple[slice, slice]:
+    """Return the square, inside the image, with most pixels of nuclei that do not match."""
+    wrong = (truth.image() > 0) | (prediction.image() > 0)
+    height, width = (min(side, length) for length in wrong.shape)
     total = cv2.integral(wrong.astype(np.uint8), sdepth=cv2.CV_64F)
     inside = (
         total[height:, width:]

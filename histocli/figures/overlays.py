@@ -14,31 +14,14 @@ PALETTE: npt.NDArray[np.uint8] = np.frombuffer(
 """(10, 3) sRGB. Bright, and away from the purple and pink of stained tissue; colours that follow
 each other are far apart."""
 
-HATCH_PERIOD_PX = 8
-HATCH_GREY = 160  # grey level of the stripes over ignored pixels
-FADED_GREY = 215
-FADE = 0.65
-"""How far ignored pixels go towards ``FADED_GREY``, so that they are still recognisable."""
-
 
 def outline_overlay(
     image: RGBImage, instance_labels: npt.NDArray[np.integer], *, thickness_px: int = 1
 ) -> RGBImage:
     """Draw every nucleus's outline inside its own border, so that two that touch show two lines.
 
-    Parameters
-    ----------
-    image : ndarray of uint8, shape (H, W, 3)
-        sRGB values in 0..255.
-    instance_labels : ndarray of integers, shape (H, W)
-        0 = background, k = nucleus k, -1 = ignored: these pixels are faded and hatched.
-    thickness_px : int
-        Width of the lines, >= 1.
-
-    Returns
-    -------
-    ndarray of uint8, shape (H, W, 3)
-        A new image; nucleus k has a colour of :data:`PALETTE`.
+    Nucleus k has a colour of :data:`PALETTE`; ignored pixels, below 0, are faded and hatched. The
+    result is a new image. ``ValueError`` says that image and labels differ in shape.
     """
     if image.shape[:2] != instance_labels.shape or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(
@@ -65,13 +48,9 @@ def enlarged(
 
 
 def outline_mask(instance_labels: npt.NDArray[np.integer], thickness_px: int = 1) -> BoolMask:
-    """Return the pixels of nuclei that have a pixel outside their nucleus within a distance.
+    """Return the pixels of nuclei that have a pixel outside their nucleus within a distance, >= 1.
 
-    Parameters
-    ----------
-    instance_labels : ndarray of integers, shape (H, W)
-    thickness_px : int
-        The distance, >= 1. The border of the image is no outline: a nucleus goes on behind it.
+    The border of the image is no outline: a nucleus goes on behind it.
     """
     mask = np.zeros(instance_labels.shape, bool)
     # One pixel: the four neighbours; more: a disc, so that lines are as wide along diagonals.
@@ -95,7 +74,6 @@ def outline_mask(instance_labels: npt.NDArray[np.integer], thickness_px: int = 1
 
 SCALE_BAR_UM = (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 SCALE_BAR_SHARE = 0.3  # of the width of a picture, at most
-SMALLEST_FOR_BAR_PX = 48  # a smaller picture has no room for a bar
 
 
 def scale_bar_um(width_px: int, mpp: float) -> float:
@@ -105,23 +83,15 @@ def scale_bar_um(width_px: int, mpp: float) -> float:
 
 
 def add_scale_bar(image: RGBImage, mpp: float) -> RGBImage:
-    """Draw a scale bar with its length into the lower left corner.
+    """Draw a scale bar with its length into the lower left corner of a copy.
 
-    Parameters
-    ----------
-    image : ndarray of uint8, shape (H, W, 3)
-    mpp : float
-        Micrometres per pixel of this picture.
-
-    Returns
-    -------
-    ndarray of uint8, shape (H, W, 3)
-        A new image; unchanged where it is too small for a bar.
+    ``mpp`` is in micrometres per pixel of this picture; one that is too small for a bar is left
+    as it is.
     """
     drawn = image.copy()
     height, width = image.shape[:2]
     length = scale_bar_um(width, mpp)
-    if not length or min(height, width) < SMALLEST_FOR_BAR_PX:
+    if not length or min(height, width) < 48:
         return drawn
     text = f"{length:g} um" if length < 1000 else f"{length / 1000:g} mm"
     unit = max(1, round(min(height, width) / 256))  # larger pictures have thicker bars and letters
@@ -147,6 +117,6 @@ def _hatch(picture: RGBImage, where: BoolMask) -> None:
     """Fade pixels to grey and draw diagonal stripes over them, in place."""
     rows, columns = np.nonzero(where)
     grey = picture[rows, columns].mean(axis=-1, keepdims=True)
-    faded = grey + FADE * (FADED_GREY - grey)
-    faded[(rows + columns) % HATCH_PERIOD_PX == 0] = HATCH_GREY
+    faded = grey + 0.65 * (215 - grey)  # so far that they are still recognisable
+    faded[(rows + columns) % 8 == 0] = 160
     picture[rows, columns] = np.rint(faded).astype(np.uint8)

@@ -14,11 +14,9 @@ from histocli.figures.overlays import enlarged, outline_overlay
 
 PAPER = 255
 INK = (40, 40, 40)
-GAP_PX = 12
 TEXT_PX = 26
 THUMBNAIL_PX = 1000  # longer side of the slide's picture
 CROP_PX = 256
-CROPS_A_ROW = 4
 SMOOTH_UM = 50.0
 """Nuclei are counted in Gaussian surroundings of this standard deviation, in micrometres."""
 FAINT = 0.35  # how much of the slide's own colour stays under the heat map
@@ -36,7 +34,6 @@ def qc_picture(
 
     Parameters
     ----------
-    overview : ndarray of uint8, shape (H, W, 3)
     tissue : ndarray of bool, shape (H, W)
         Where nuclei were looked for; the rest is greyed.
     centroids_px : ndarray of float, shape (n, 2)
@@ -47,10 +44,6 @@ def qc_picture(
         Squares of the slide, all of one size.
     title : str
         One line above.
-
-    Returns
-    -------
-    ndarray of uint8, shape (h, w, 3)
     """
     density = nuclei_per_mm2(centroids_px, tissue.shape, overview_mpp)
     top = float(np.percentile(density[tissue], 99)) if tissue.any() else 0.0
@@ -64,40 +57,33 @@ def qc_picture(
     shown = np.asarray(cv2.resize(overview, size, interpolation=method), np.uint8)
     heat = np.asarray(cv2.resize(density, size, interpolation=cv2.INTER_LINEAR), np.float32)
     inside = cv2.resize(tissue.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
-    left = _above([plain, _text("where nuclei were looked for", plain.shape[1])], gap=0)
     caption = f"nuclei per mm2, 0 (blue) to {_round(top)} (red)"
-    right = _above([_heat_map(shown, heat, inside, top), _text(caption, shown.shape[1])], gap=0)
-    blocks = [_beside([left, right])]
-    if crops:
-        pictures = [_crop(image, labels) for image, labels in crops]
-        blocks += [
-            _beside(pictures[index : index + CROPS_A_ROW])
-            for index in range(0, len(pictures), CROPS_A_ROW)
-        ]
+    maps = [
+        _in_line([picture, _text(text, size[0])], ABOVE, 0)
+        for picture, text in (
+            (plain, "where nuclei were looked for"),
+            (_heat_map(shown, heat, inside, top), caption),
+        )
+    ]
+    pictures = [_crop(image, labels) for image, labels in crops]
+    rows = [maps, *(pictures[index : index + 4] for index in range(0, len(pictures), 4))]
+    blocks = [_in_line(row, BESIDE) for row in rows]
     width = max(block.shape[1] for block in blocks)
-    return _above([_text(title, width), *blocks])
+    return _in_line([_text(title, width), *blocks], ABOVE)
 
 
 def nuclei_per_mm2(
     centroids_px: npt.NDArray[np.floating], shape: tuple[int, ...], mpp: float
 ) -> FloatArray:
-    """Count nuclei around every pixel, Gaussian over ``SMOOTH_UM``.
-
-    Returns
-    -------
-    ndarray of float32, shape ``shape``
-        Nuclei per square millimetre; over the image's border it is continued by reflection.
-    """
+    """Count nuclei per mm2 around each pixel, Gaussian over ``SMOOTH_UM``, reflected at borders."""
     counts = np.zeros(shape, np.float32)
     y, x = (np.clip(centroids_px[:, axis].astype(np.int64), 0, shape[axis] - 1) for axis in (0, 1))
     np.add.at(counts, (y, x), 1.0)
     sigma = max(SMOOTH_UM / mpp, 0.5)
-    smooth = (
-        cv2.GaussianBlur(counts, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
-        if min(shape) > 1
-        else counts
-    )
-    return np.asarray(smooth / (mpp * mpp) * 1e6, np.float32)
+    if min(shape) > 1:
+        smooth = cv2.GaussianBlur(counts, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
+        counts = np.asarray(smooth, np.float32)
+    return np.asarray(counts / (mpp * mpp) * 1e6, np.float32)
 
 
 def _heat_map(
@@ -113,7 +99,7 @@ def _heat_map(
 
 def _crop(image: RGBImage, labels: npt.NDArray[np.integer]) -> RGBImage:
     larger, larger_labels = enlarged(image, labels, max(1, CROP_PX // max(image.shape[:2])))
-    return _beside([larger, outline_overlay(larger, larger_labels)], gap=2)
+    return _in_line([larger, outline_overlay(larger, larger_labels)], BESIDE, 2)
 
 
 def _text(text: str, width: int) -> RGBImage:
@@ -123,15 +109,11 @@ def _text(text: str, width: int) -> RGBImage:
     return line
 
 
-def _beside(pictures: Sequence[RGBImage], gap: int = GAP_PX) -> RGBImage:
-    return _in_line(pictures, 1, gap)
+ABOVE, BESIDE = 0, 1
+"""The axes of pictures."""
 
 
-def _above(pictures: Sequence[RGBImage], gap: int = GAP_PX) -> RGBImage:
-    return _in_line(pictures, 0, gap)
-
-
-def _in_line(pictures: Sequence[RGBImage], axis: int, gap: int) -> RGBImage:
+def _in_line(pictures: Sequence[RGBImage], axis: int, gap: int = 12) -> RGBImage:
     """Lay pictures out along an axis, all as long across it as the longest, with gaps between."""
     across = 1 - axis
     longest = max(picture.shape[across] for picture in pictures)

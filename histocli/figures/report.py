@@ -28,7 +28,6 @@ class ReportTable:
     """Rows of text and numbers."""
 
     content: ClassVar[str] = "rows"
-
     title: str
     header: Sequence[str]
     rows: Sequence[Sequence[str | float | int | None]]
@@ -52,7 +51,6 @@ class Gallery:
     """Pictures beside each other."""
 
     content: ClassVar[str] = "pictures"
-
     title: str
     pictures: Sequence[Picture]
     note: str = ""
@@ -69,7 +67,6 @@ class Charts:
     """Charts beside each other."""
 
     content: ClassVar[str] = "charts"
-
     title: str
     charts: Sequence[Histogram | Lines]
     note: str = ""
@@ -77,13 +74,11 @@ class Charts:
 
 @dataclass(frozen=True, kw_only=True)
 class Details:
-    """Preformatted texts that open on demand."""
+    """Preformatted texts, each with its name, that open on demand."""
 
     content: ClassVar[str] = "texts"
-
     title: str
     texts: Sequence[tuple[str, str]]
-    """Name and content of each."""
 
 
 Section = ReportTable | Gallery | Charts | Details
@@ -99,20 +94,7 @@ LEGEND = {
 
 
 def render_report(title: str, lead: str, sections: Sequence[Section]) -> str:
-    """Return the page.
-
-    Parameters
-    ----------
-    title, lead : str
-        Heading, and a sentence or two below it.
-    sections : sequence of Section
-        In their order; empty ones are left out.
-
-    Returns
-    -------
-    str
-        HTML 5, whole.
-    """
+    """Return the page, HTML 5: a heading, a lead of a sentence or two, and what is not empty."""
     kept = [section for section in sections if getattr(section, section.content)]
     pictures = [
         (each.group, picture.title)

@@ -14,8 +14,6 @@ from histocli.figures.overlays import add_scale_bar, enlarged, outline_overlay
 MARGIN_PX = 12
 PAIR_GAP_PX = 2
 """Pixels between a patch and its outlines: few, so that the eye takes the two as one."""
-CELL_PX = 256
-"""Smaller patches are enlarged to about this side."""
 PAPER = 255
 
 
@@ -32,31 +30,25 @@ def patch_sheet(
     ----------
     images : sequence of ndarray of uint8, shape (H, W, 3)
         At least one; their sizes may differ.
-    labels : sequence of ndarray of integers, shape (H, W)
-        0 = background, k = nucleus k, -1 = ignored.
     columns : int, optional
-        Pairs in a row; by default as many as make the sheet about half as wide again as high.
+        Pairs in a row; by default as many as make the sheet about 3 : 2.
     mpp : float, optional
         Micrometres per pixel of the patches: then the first outlined patch has a scale bar.
-
-    Returns
-    -------
-    ndarray of uint8, shape (H, W, 3)
-        White where there is no patch.
     """
     if not images or len(images) != len(labels):
         raise ValueError(
             f"{len(images)} images and {len(labels)} labels; at least one of each is needed"
         )
     largest = max(max(image.shape[:2]) for image in images)
-    zoom = max(1, round(CELL_PX / largest))
+    zoom = max(1, round(256 / largest))  # smaller patches are enlarged to about this side
     pairs = [
         _pair(image, label, zoom, mpp if number == 0 else None)
         for number, (image, label) in enumerate(zip(images, labels, strict=True))
     ]
     height = max(pair.shape[0] for pair in pairs)
     width = max(pair.shape[1] for pair in pairs)
-    columns = min(columns or _pleasant_columns(len(pairs), height, width), len(pairs))
+    pleasant = max(1, math.ceil(math.sqrt(1.5 * len(pairs) * height / width)))
+    columns = min(columns or pleasant, len(pairs))
     rows = -(-len(pairs) // columns)
     step_y, step_x = height + MARGIN_PX, width + MARGIN_PX
     sheet = np.full((rows * step_y + MARGIN_PX, columns * step_x + MARGIN_PX, 3), PAPER, np.uint8)
@@ -96,8 +88,3 @@ def _pair(
         outlined = add_scale_bar(outlined, mpp / zoom)
     gap = np.full((shown.shape[0], PAIR_GAP_PX, 3), PAPER, np.uint8)
     return np.concatenate([shown, gap, outlined], axis=1)
-
-
-def _pleasant_columns(n: int, height: int, width: int) -> int:
-    """Return how many pairs make a row, so that the sheet is about 3 : 2."""
-    return max(1, math.ceil(math.sqrt(1.5 * n * height / width)))

@@ -9,14 +9,13 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from histocli.base.types import BoolMask, IntArray
 from histocli.instances.matching import matched_pairs
-from histocli.instances.overlaps import LabelImage, Overlaps
+from histocli.instances.overlaps import FloatVector, LabelImage, Overlaps
 from histocli.metrics.counts import BoundaryCounts
 from histocli.metrics.hausdorff import hausdorff95
-from histocli.metrics.windows import Mapper, MaskedPair, Rectangle, WindowLabels, tile
+from histocli.metrics.windows import Mapper, MaskedPair, Rectangle, tile
 
 NEAR_EPSILON = 1e-4
 """Added to radii in pixels, because rounded distances that equal the radius are within it."""
@@ -25,20 +24,15 @@ OVERHANG_PX = 160  # nuclei that reach farther beyond their window are read by t
 
 
 def boundary_mask(labels: LabelImage, ignored: BoolMask | None = None) -> BoolMask:
-    """Return the boundary pixels of nuclei.
+    """Return the boundary pixels of nuclei; labels below 0 are background.
 
-    Parameters
-    ----------
-    labels : ndarray of integers, shape (H, W)
-        0 = background, k > 0 = nucleus k; negative as 0.
-    ignored : ndarray of bool, shape (H, W), optional
-        Pixels that are no boundary and make none.
+    Ignored pixels are no boundary and make none.
     """
     mask = np.zeros(labels.shape, bool)
     for top in range(0, labels.shape[0], STRIP_PX):
         rows = slice(top, min(top + STRIP_PX, labels.shape[0]))
         above = slice(top, min(top + STRIP_PX, labels.shape[0] - 1))
-        below = slice(above.start + 1, above.stop + 1)
+        below = slice(top + 1, above.stop + 1)
         for first, second in (
             ((rows, slice(None, -1)), (rows, slice(1, None))),
             ((above,), (below,)),
@@ -70,21 +64,14 @@ def boundary_hits(
 ) -> BoundaryCounts:
     """Count boundary pixels of each side in a part of an image, and those near the other side.
 
-    Parameters
-    ----------
-    truth, prediction : ndarray of bool, shape (H, W)
-        Boundary pixels of each side, from :func:`boundary_mask`.
-    radius_px : float
-        In pixels; a distance equal to it is near.
-    core : (slice, slice)
-        What is counted; around it at least the radius must be there, or the image end.
+    Around ``core``, which is counted, at least the radius must be there, or the image end. A
+    distance equal to the radius is near.
     """
-    own_truth, own_prediction = truth[core], prediction[core]
     return BoundaryCounts(
-        truth_px=int(np.count_nonzero(own_truth)),
-        truth_hits=int(np.count_nonzero(own_truth & near(prediction, radius_px)[core])),
-        prediction_px=int(np.count_nonzero(own_prediction)),
-        prediction_hits=int(np.count_nonzero(own_prediction & near(truth, radius_px)[core])),
+        truth_px=int(np.count_nonzero(truth[core])),
+        truth_hits=int(np.count_nonzero((truth & near(prediction, radius_px))[core])),
+        prediction_px=int(np.count_nonzero(prediction[core])),
+        prediction_hits=int(np.count_nonzero((prediction & near(truth, radius_px))[core])),
     )
 
 
@@ -99,19 +86,9 @@ def count_boundaries(
 ) -> BoundaryCounts:
     """Compare the boundaries of an image window by window.
 
-    Parameters
-    ----------
-    table : Overlaps
-        Of the whole image.
-    labels : MaskedPair
-    filled : sequence of Rectangle
-        Where there are nuclei; one window is taken as it is, several are tiled anew.
-    tolerance_px : float
-        A boundary pixel this near to one of the other side is right.
-    mpp : float
-        Micrometres per pixel.
-    mapper : callable
-        ``map``, or the method of a thread pool.
+    The table is of the whole image. ``filled`` says where there are nuclei; one such window is
+    taken as it is, several are tiled anew. A boundary pixel within the tolerance of one of the
+    other side is right.
     """
     work = _WindowComparison(table, labels, filled, tolerance_px)
     windows = filled if len(filled) == 1 else tile(labels.shape, work.reach_px)
@@ -141,7 +118,7 @@ class _WindowComparison:
         self._box: IntArray = box[order]
         self._pairs = np.stack(ids, axis=1)[order]
 
-    def __call__(self, window: Rectangle) -> tuple[BoundaryCounts, npt.NDArray[np.float64]]:
+    def __call__(self, window: Rectangle) -> tuple[BoundaryCounts, FloatVector]:
         """Return the counts of a window and the Hausdorff distances of its pairs, in pixels."""
         mine = self._beginning_in(window)
         # a nucleus may miss the corner of its box, so that its window has pairs but no pixels
@@ -149,17 +126,14 @@ class _WindowComparison:
             return BoundaryCounts(), np.zeros(0)
         shape = self._labels.shape
         area = window.grown(self.reach_px, max(self.reach_px, OVERHANG_PX), shape)
-        sides = self._labels.read(area)
-        masks = _boundaries_of(sides)
+        sides, masks = self._read(area)
         counts = boundary_hits(*masks, self._tolerance_px, window.within(area))
         # one pixel more than the box is needed to see its boundary, unless the image ends there
         box = self._box[mine]
         inside = np.minimum(box[:, 2] + 1, shape[0]) <= area.bottom
         inside &= np.minimum(box[:, 3] + 1, shape[1]) <= area.right
         distances = np.empty(len(mine))
-        distances[inside] = hausdorff95(
-            sides.truth, sides.prediction, *masks, self._pairs[mine[inside]]
-        )
+        distances[inside] = hausdorff95(*sides, *masks, self._pairs[mine[inside]])
         for index in np.flatnonzero(~inside):
             distances[index] = self._alone(int(mine[index]))
         return counts, distances
@@ -174,13 +148,13 @@ class _WindowComparison:
         """Return the Hausdorff distance of a pair that is read by itself."""
         top, left, bottom, right = (int(edge) for edge in self._box[pair])
         area = Rectangle(top, bottom, left, right).grown(1, 1, self._labels.shape)
-        sides = self._labels.read(area)
-        pairs = self._pairs[pair : pair + 1]
-        return float(hausdorff95(sides.truth, sides.prediction, *_boundaries_of(sides), pairs)[0])
+        sides, masks = self._read(area)
+        return float(hausdorff95(*sides, *masks, self._pairs[pair : pair + 1])[0])
 
-
-def _boundaries_of(sides: WindowLabels) -> tuple[BoolMask, BoolMask]:
-    return (
-        boundary_mask(sides.truth, sides.ignored),
-        boundary_mask(sides.prediction, sides.ignored),
-    )
+    def _read(
+        self, area: Rectangle
+    ) -> tuple[tuple[LabelImage, LabelImage], tuple[BoolMask, BoolMask]]:
+        """Return the labels and the boundaries of both sides."""
+        truth, prediction, ignored = self._labels.read(area)
+        masks = boundary_mask(truth, ignored), boundary_mask(prediction, ignored)
+        return (truth, prediction), masks

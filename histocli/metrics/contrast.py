@@ -2,28 +2,19 @@
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from histocli.base.types import RGBImage
-from histocli.instances.overlaps import LabelImage
+from histocli.instances.overlaps import FloatVector, LabelImage
 
-RING_PX = 5
-"""Width of the ring around a nucleus, in pixels; it is wider than a blurred edge at 40x, and
-narrower than most gaps."""
 DARKNESS = (-np.log((np.arange(256) + 1) / 256)).astype(np.float32)
 """Optical density of each grey level, natural logarithm."""
 
 
-def nuclear_contrast(image: RGBImage, labels: LabelImage) -> npt.NDArray[np.float64]:
+def nuclear_contrast(image: RGBImage, labels: LabelImage) -> FloatVector:
     """Measure how much darker each nucleus is than the ring around it.
 
-    Parameters
-    ----------
-    image : ndarray of uint8, shape (H, W, 3)
-        sRGB values in 0..255.
-    labels : ndarray of integers, shape (H, W)
-        0 is background, k > 0 is nucleus k, negative is ignored; labels may have gaps. A background
-        pixel belongs to the ring of the nearest nucleus, and no other pixel to any ring.
+    A background pixel belongs to the ring of the nearest nucleus, and no other pixel to any ring.
+    Negative labels are ignored.
 
     Returns
     -------
@@ -41,8 +32,8 @@ def nuclear_contrast(image: RGBImage, labels: LabelImage) -> npt.NDArray[np.floa
     index[labels <= 0] = 0
     inside = index > 0
     n_bins = len(ids) + 1
-    area = np.bincount(index.ravel(), minlength=n_bins)[1:]
-    mean_inside = np.bincount(index.ravel(), density.ravel(), n_bins)[1:] / area
+    area = np.bincount(index.ravel())[1:]
+    mean_inside = np.bincount(index.ravel(), density.ravel())[1:] / area
 
     distance, nearest = cv2.distanceTransformWithLabels(
         (~inside).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
@@ -50,7 +41,8 @@ def nuclear_contrast(image: RGBImage, labels: LabelImage) -> npt.NDArray[np.floa
     owner_of = np.zeros(int(nearest.max()) + 1, np.int64)
     # the transform gives every pixel of a nucleus a number of its own
     owner_of[nearest[inside]] = index[inside]
-    ring = (labels == 0) & (distance <= RING_PX)
+    # wider than a blurred edge at 40x, and narrower than most gaps
+    ring = (labels == 0) & (distance <= 5)
     owner = owner_of[nearest[ring]]
     ring_area = np.bincount(owner, minlength=n_bins)[1:]
     ring_sum = np.bincount(owner, density[ring], n_bins)[1:]

@@ -47,13 +47,10 @@ class BoundaryCounts(_Summable):
     images: int = 0
     """Images whose boundaries were compared."""
     truth_px: int = 0
-    """Boundary pixels of true nuclei."""
     truth_hits: int = 0
     """Boundary pixels of true nuclei with a predicted one within the tolerance."""
     prediction_px: int = 0
-    """Boundary pixels of predicted nuclei."""
     prediction_hits: int = 0
-    """Boundary pixels of predicted nuclei with a true one within the tolerance."""
     hd95_sum_um: float = 0.0
     """Sum of the Hausdorff distances of the matched pairs that have boundaries."""
     hd95_pairs: int = 0
@@ -74,27 +71,19 @@ class Counts(_Summable):
     """Counts of one image, or of several after addition. Areas are in pixels."""
 
     n_truth: int = 0
-    """True nuclei."""
     n_prediction: int = 0
-    """Predicted nuclei."""
     true_positives: int = 0
     """Matched pairs."""
     matched_iou_sum: float = 0.0
     """Sum of the IoU of the matched pairs."""
     truth_px: int = 0
-    """Pixels of true nuclei."""
     prediction_px: int = 0
-    """Pixels of predicted nuclei."""
     shared_px: int = 0
     """Pixels that are in a nucleus on both sides."""
     aji_intersection_px: int = 0
-    """Numerator of AJI."""
     aji_union_px: int = 0
-    """Denominator of AJI."""
     aji_plus_intersection_px: int = 0
-    """Numerator of AJI+."""
     aji_plus_union_px: int = 0
-    """Denominator of AJI+."""
     touching_px: int = 0
     """Denominator of DICE2: the areas of both nuclei of every pair that touches."""
     matched_at: tuple[int, ...] = (0,) * len(THRESHOLDS_PERCENT)
@@ -102,7 +91,6 @@ class Counts(_Summable):
     dsb_ap_sum: float = 0.0
     """Sum over images of their average precision; see ``data_science_bowl_precision``."""
     images: int = 0
-    """Images that were counted."""
     matched_area_error_sum: float = 0.0
     """Sum over matched pairs of the difference of their areas, over the true area."""
     splits: int = 0
@@ -138,9 +126,7 @@ class Counts(_Summable):
         A nucleus counts once in each of its pairs, and nowhere where it touches nothing. 0 where
         there are nuclei but none touch.
         """
-        if not self.touching_px:
-            return float(not self.n_truth and not self.n_prediction)
-        return 2 * self.shared_px / self.touching_px
+        return self._share(2 * self.shared_px, self.touching_px)
 
     @property
     def ensemble_dice(self) -> float:
@@ -170,9 +156,7 @@ class Counts(_Summable):
     @property
     def segmentation_quality(self) -> float:
         """SQ of Kirillov et al. 2019: mean IoU of matched pairs; 0 where nuclei but no matches."""
-        if not self.n_truth and not self.n_prediction:
-            return 1.0
-        return self.matched_iou_sum / self.true_positives if self.true_positives else 0.0
+        return self._share(self.matched_iou_sum, self.true_positives)
 
     @property
     def panoptic_quality(self) -> float:
@@ -205,13 +189,12 @@ class Counts(_Summable):
 
         Of an image it is the mean over the thresholds of TP / (TP + FP + FN). It is never pooled.
         """
-        return self.dsb_ap_sum / self.images if self.images else 1.0
+        return _ratio(self.dsb_ap_sum, self.images)
 
     @property
     def detection_f1(self) -> float:
         """F1 of centroids within the radius."""
-        found = self._known_detections
-        return found if math.isnan(found) else _ratio(2 * found, self.n_truth + self.n_prediction)
+        return self._share(2 * self._known_detections, self.n_truth + self.n_prediction)
 
     @property
     def detection_precision(self) -> float:
@@ -237,12 +220,12 @@ class Counts(_Summable):
         """Mean Hausdorff distance of matched pairs without the farthest 5 %, in micrometres."""
         if self.boundaries.images < self.images:
             return math.nan
-        return _known_ratio(self.boundaries.hd95_sum_um, self.boundaries.hd95_pairs)
+        return _ratio(self.boundaries.hd95_sum_um, self.boundaries.hd95_pairs, math.nan)
 
     @property
     def matched_area_error(self) -> float:
         """Mean over matched pairs of the difference of their areas, over the true area."""
-        return _known_ratio(self.matched_area_error_sum, self.true_positives)
+        return _ratio(self.matched_area_error_sum, self.true_positives, math.nan)
 
     @property
     def count_error(self) -> int:
@@ -252,12 +235,12 @@ class Counts(_Summable):
     @property
     def count_error_relative(self) -> float:
         """Predicted minus true nuclei, over the true nuclei."""
-        return _known_ratio(self.count_error, self.n_truth)
+        return _ratio(self.count_error, self.n_truth, math.nan)
 
     @property
     def area_error_relative(self) -> float:
         """Predicted minus true nuclear area, over the true area."""
-        return _known_ratio(self.prediction_px - self.truth_px, self.truth_px)
+        return _ratio(self.prediction_px - self.truth_px, self.truth_px, math.nan)
 
     def _share(self, part: float, whole: int) -> float:
         """Return part / whole; of nothing 1 where both sides are empty, 0 where only this is."""
@@ -266,77 +249,51 @@ class Counts(_Summable):
         return float(not self.n_truth and not self.n_prediction)
 
 
-def _ratio(part: float, whole: float) -> float:
-    """Return ``part / whole``; 1 where there is nothing to find and nothing was found."""
-    return part / whole if whole else 1.0
-
-
-def _known_ratio(part: float, whole: int) -> float:
-    """Return ``part / whole``; NaN where there is nothing that the part could be relative to."""
-    return part / whole if whole else math.nan
+def _ratio(part: float, whole: float, of_nothing: float = 1.0) -> float:
+    """Return ``part / whole``; where there is nothing to find and nothing was found see above."""
+    return part / whole if whole else of_nothing
 
 
 def count(truth: LabelImage, prediction: LabelImage) -> Counts:
     """Compare a predicted label image with the truth, by the pixels that nuclei share.
 
-    For centroids and boundaries too see :func:`histocli.metrics.comparison.compare`.
-
-    Parameters
-    ----------
-    truth : ndarray of integers, shape (H, W)
-        0 is background, k > 0 is nucleus k, negative is ignored.
-    prediction : ndarray of integers, shape (H, W)
-        0 is background, k > 0 is nucleus k.
-
-    Raises
-    ------
-    InvalidInput
-        The shapes differ, or labels are no integers.
+    Parameters and errors are those of :func:`histocli.metrics.comparison.compare`, which compares
+    centroids and boundaries too.
     """
     return count_table(overlaps(truth, prediction))
 
 
 def count_table(table: Overlaps) -> Counts:
     """Count what a table of overlaps says about one image; see :func:`count`."""
-    iou, union = table.iou, table.union
-    matched = matched_pairs(table)
-    truth_px, prediction_px = int(table.truth.areas.sum()), int(table.prediction.areas.sum())
-    n_truth, n_prediction = len(table.truth.areas), len(table.prediction.areas)
-
-    best = best_prediction(table)
-    never_taken = np.ones(n_prediction, bool)
-    never_taken[table.columns[best]] = False
-    missed = np.ones(n_truth, bool)
-    missed[table.rows[best]] = False
-    aji_union = (
-        union[best].sum()
-        + table.prediction.areas[never_taken].sum()
-        + table.truth.areas[missed].sum()
-    )
+    true, predicted, union = table.truth.areas, table.prediction.areas, table.union
+    truth_px, prediction_px = int(true.sum()), int(predicted.sum())
+    matched, best = matched_pairs(table), best_prediction(table)
+    never_taken = np.delete(predicted, table.columns[best])
+    missed = np.delete(true, table.rows[best])
     aji_plus_intersection = int(table.intersection[one_to_one(table)].sum())
-
     matched_at = tuple(
         int((100 * table.intersection[matched] > percent * union[matched]).sum())
         for percent in THRESHOLDS_PERCENT
     )
-    precisions = [_ratio(n, n_truth + n_prediction - n) for n in matched_at]
-    areas = table.truth.areas[table.rows[matched]], table.prediction.areas[table.columns[matched]]
-    touching = table.truth.areas[table.rows].sum() + table.prediction.areas[table.columns].sum()
+    precisions = [_ratio(n, len(true) + len(predicted) - n) for n in matched_at]
+    matched_true, matched_predicted = true[table.rows[matched]], predicted[table.columns[matched]]
     return Counts(
-        n_truth=n_truth,
-        n_prediction=n_prediction,
+        n_truth=len(true),
+        n_prediction=len(predicted),
         true_positives=len(matched),
-        matched_iou_sum=float(iou[matched].sum()),
+        matched_iou_sum=float(table.iou[matched].sum()),
         truth_px=truth_px,
         prediction_px=prediction_px,
         shared_px=int(table.intersection.sum()),
         aji_intersection_px=int(table.intersection[best].sum()),
-        aji_union_px=int(aji_union),
+        aji_union_px=int(union[best].sum() + never_taken.sum() + missed.sum()),
         aji_plus_intersection_px=aji_plus_intersection,
         aji_plus_union_px=truth_px + prediction_px - aji_plus_intersection,
-        touching_px=int(touching),
+        touching_px=int(true[table.rows].sum() + predicted[table.columns].sum()),
         matched_at=matched_at,
         dsb_ap_sum=sum(precisions) / len(precisions),
         images=1,
-        matched_area_error_sum=float((np.abs(areas[1] - areas[0]) / areas[0]).sum()),
+        matched_area_error_sum=float(
+            (np.abs(matched_predicted - matched_true) / matched_true).sum()
+        ),
     )

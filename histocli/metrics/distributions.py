@@ -8,11 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from histocli.base.types import IntArray
 from histocli.instances.histograms import AREA_EDGES_UM2
-from histocli.instances.overlaps import BoolVector, FloatVector
+from histocli.instances.overlaps import FloatVector
 from histocli.metrics.comparison import Comparison
 from histocli.metrics.fates import Fate
 
@@ -45,7 +44,7 @@ class Distributions:
 class Reliability:
     """Whether the probability of a predicted nucleus is its chance to match."""
 
-    table: npt.NDArray[np.float64]
+    table: FloatVector
     """(PROBABILITY_BINS, 3) predicted nuclei by their probability: how many, the sum of their
     probabilities, and how many match."""
 
@@ -67,13 +66,8 @@ def distributions_of(
 ) -> Distributions:
     """Return the distributions of one image.
 
-    Parameters
-    ----------
-    found : Comparison
-    mpp : float
-        Micrometres per pixel.
-    probabilities : (ids, values), optional
-        Of predicted nuclei, by ascending label.
+    ``mpp`` is in micrometres per pixel; ``probabilities`` are ids of predicted nuclei, ascending,
+    and their values.
     """
     table = found.table
     best = np.zeros(len(table.truth.areas))
@@ -83,26 +77,23 @@ def distributions_of(
         np.histogram(np.clip(side.areas * (mpp * mpp), edges[0], edges[-1]), edges)[0]
         for side in (table.truth, table.prediction)
     ]
-    reliability = None
-    if probabilities is not None and len(probabilities[0]):
-        matched = found.fates.prediction == Fate.MATCHED
-        reliability = _reliability(*probabilities, table.prediction.ids, matched)
     return Distributions(
         ious=np.histogram(best, IOU_BINS, (0, 1))[0].astype(np.int64),
         areas=np.stack(areas).astype(np.int64),
-        reliability=reliability,
+        reliability=_reliability(found, *probabilities)
+        if probabilities is not None and len(probabilities[0])
+        else None,
     )
 
 
-def _reliability(
-    known_ids: IntArray, values: FloatVector, ids: IntArray, matched: BoolVector
-) -> Reliability:
+def _reliability(found: Comparison, known_ids: IntArray, values: FloatVector) -> Reliability:
     """Count predicted nuclei by their probability, where it is known and finite."""
+    ids = found.table.prediction.ids
     at = np.minimum(np.searchsorted(known_ids, ids), len(known_ids) - 1)
     usable = (known_ids[at] == ids) & np.isfinite(values[at])
-    value, hit = np.clip(values[at][usable], 0, 1), matched[usable]
+    value = np.clip(values[at][usable], 0, 1)
     part = np.minimum((value * PROBABILITY_BINS).astype(np.int64), PROBABILITY_BINS - 1)
-    columns = (np.ones(len(part)), value, hit)
+    columns = np.ones(len(part)), value, found.fates.prediction[usable] == Fate.MATCHED
     return Reliability(
         np.stack([np.bincount(part, column, PROBABILITY_BINS) for column in columns], axis=1)
     )
@@ -113,11 +104,9 @@ def worst_square(found: Comparison, side_px: int) -> tuple[int, int]:
 
     The squares form a grid; of equals the first is returned.
     """
-    sides = (
-        (found.table.truth.centroids, found.fates.truth),
-        (found.table.prediction.centroids, found.fates.prediction),
-    )
-    wrong = np.concatenate([places[fates != Fate.MATCHED] for places, fates in sides])
+    table, fates = found.table, found.fates
+    sides = (table.truth, fates.truth), (table.prediction, fates.prediction)
+    wrong = np.concatenate([side.centroids[kinds != Fate.MATCHED] for side, kinds in sides])
     if not len(wrong):
         return 0, 0
     squares, counts = np.unique((wrong // side_px).astype(np.int64), axis=0, return_counts=True)

@@ -35,9 +35,7 @@ class Fates:
     """What became of all nuclei of an image; values of :class:`Fate` in the order of the table."""
 
     truth: npt.NDArray[np.uint8]
-    """(n_truth,)."""
     prediction: npt.NDArray[np.uint8]
-    """(n_prediction,)."""
     splits: int
     """True nuclei that are split; they may be parts of a merger too."""
     merges: int
@@ -46,12 +44,12 @@ class Fates:
     @property
     def missed(self) -> int:
         """True nuclei that nothing was found of; neither matched, split nor merged."""
-        return int((self.truth == Fate.LOST).sum())
+        return int(np.count_nonzero(self.truth == Fate.LOST))
 
     @property
     def false(self) -> int:
         """Predicted nuclei where there is none."""
-        return int((self.prediction == Fate.LOST).sum())
+        return int(np.count_nonzero(self.prediction == Fate.LOST))
 
 
 def tell_fates(table: Overlaps) -> Fates:
@@ -69,8 +67,8 @@ def tell_fates(table: Overlaps) -> Fates:
     part = open_pairs & (2 * table.intersection > table.truth.areas[rows])
     split, pieces = _shared(rows, columns, piece, len(truth), len(prediction))
     merged, parts = _shared(columns, rows, part, len(prediction), len(truth))
-    truth[split], prediction[pieces] = Fate.SPLIT, Fate.SPLIT
-    truth[parts], prediction[merged] = Fate.MERGED, Fate.MERGED
+    truth[split] = prediction[pieces] = Fate.SPLIT
+    truth[parts] = prediction[merged] = Fate.MERGED
     return Fates(
         truth=truth, prediction=prediction, splits=int(split.sum()), merges=int(merged.sum())
     )

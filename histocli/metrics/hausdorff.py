@@ -5,17 +5,13 @@ numbers and takes nearly twice as long for outlines of fifty pixels.
 """
 
 import numpy as np
-import numpy.typing as npt
 
-from histocli.base.types import BoolMask, IntArray
-from histocli.instances.overlaps import LabelImage
+from histocli.base.types import BoolMask, FloatArray, IntArray
+from histocli.instances.overlaps import FloatVector, LabelImage
 
 PERCENTILE = 0.95
 BATCH_ELEMENTS = 500_000
 """Padded pairs of points that are compared at a time; they fit the processor's cache."""
-
-Pixels = npt.NDArray[np.float32]
-"""(..., 2) row and column."""
 
 
 def hausdorff95(
@@ -24,7 +20,7 @@ def hausdorff95(
     truth_boundary: BoolMask,
     prediction_boundary: BoolMask,
     pairs: IntArray,
-) -> npt.NDArray[np.float64]:
+) -> FloatVector:
     """Return for pairs of nuclei the Hausdorff distance without the farthest 5 % of the boundaries.
 
     The larger of the two directed distances: for each boundary pixel of one nucleus the distance to
@@ -33,9 +29,8 @@ def hausdorff95(
 
     Parameters
     ----------
-    truth, prediction : ndarray of integers, shape (H, W)
     truth_boundary, prediction_boundary : ndarray of bool, shape (H, W)
-        Boundary pixels of each; see :func:`histocli.metrics.boundaries.boundary_mask`.
+        From :func:`histocli.metrics.boundaries.boundary_mask`.
     pairs : ndarray of int, shape (n, 2)
         Labels of each pair; no label is in two of them.
 
@@ -86,7 +81,7 @@ def _batches(first_n: IntArray, second_n: IntArray) -> list[IntArray]:
 
 def _points_by_nucleus(
     labels: LabelImage, boundary: BoolMask, ids: IntArray
-) -> tuple[Pixels, IntArray]:
+) -> tuple[FloatArray, IntArray]:
     """Return the boundary points of some nuclei, nucleus by nucleus, and how many each has."""
     place = np.flatnonzero(boundary)
     who = labels.ravel()[place].astype(np.int64)
@@ -108,19 +103,18 @@ def _points_by_nucleus(
     return np.stack([y, x], axis=1).astype(np.float32), np.bincount(pair, minlength=len(ids))
 
 
-def _padded(points: Pixels, start: IntArray, number: IntArray) -> Pixels:
+def _padded(points: FloatArray, start: IntArray, number: IntArray) -> FloatArray:
     """Return (batch, most, 2); rows are filled up with their first point."""
     index = np.arange(int(number.max()))
     return points[start[:, None] + np.where(index < number[:, None], index, 0)]
 
 
-def _percentile(squared: npt.NDArray[np.float32], number: IntArray) -> npt.NDArray[np.float64]:
+def _percentile(squared: FloatArray, number: IntArray) -> FloatVector:
     """Return the 95th percentile of the roots of the first ``number`` values of each row."""
     known = np.arange(squared.shape[1]) < number[:, None]
     distance = np.sort(np.where(known, np.sqrt(squared.astype(np.float64)), np.inf), axis=1)
     position = PERCENTILE * (number - 1)
     low = np.floor(position).astype(np.int64)
-    high = np.minimum(low + 1, number - 1)
     rows = np.arange(len(number))
-    step = distance[rows, high] - distance[rows, low]
-    return np.asarray(distance[rows, low] + (position - low) * step)
+    below, above = distance[rows, low], distance[rows, np.minimum(low + 1, number - 1)]
+    return np.asarray(below + (position - low) * (above - below))

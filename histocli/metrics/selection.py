@@ -19,15 +19,7 @@ from histocli.metrics.counts import Counts, count
 def agreement(one: InstanceLabels, others: Sequence[InstanceLabels]) -> float:
     """Return the mean panoptic quality of a segmentation against those of other models.
 
-    Parameters
-    ----------
-    one, others : ndarray of int, shape (H, W)
-        Of one image, 0 = background.
-
-    Returns
-    -------
-    float
-        0..1; symmetric in each pair, and 1 where no model found anything.
+    It lies in 0..1, is symmetric in each pair, and 1 where no model found anything.
     """
     return float(np.mean([count(other, one).panoptic_quality for other in others]))
 
@@ -40,12 +32,10 @@ SMALLEST_UM2 = (4.0, 7.0, 10.0, 14.0)
 
 @dataclass(frozen=True)
 class ObjectThresholds:
-    """Objects below one of these thresholds are dropped."""
+    """Objects of less mean probability or area are dropped."""
 
     confidence: float
-    """Least mean probability."""
     smallest_um2: float
-    """Least area."""
     score: float
     """AJI + PQ on the patches that the thresholds were chosen on."""
 
@@ -58,29 +48,21 @@ def choose_thresholds(
 ) -> ObjectThresholds:
     """Choose which objects are dropped, by patches whose truth is known because they were drawn.
 
+    First the one of ``CONFIDENCES`` with the largest AJI + PQ is chosen, then that of
+    ``SMALLEST_UM2``; of equal ones the lower. PQ alone would drop every doubtful nucleus, AJI none.
+    Half of the score is the mean over patches, where sparse tissue counts as much as dense but two
+    or three nuclei decide over a patch; the other half is that of all nuclei together.
+
     Parameters
     ----------
-    truths : sequence of ndarray of int, shape (H, W)
-        Held-out synthetic patches; -1 is ignored.
-    found : sequence of ndarray of int, shape (H, W)
-        What the segmenter finds without thresholds, 1..n.
+    truths, found : sequence of ndarray of int, shape (H, W)
+        Held-out synthetic patches, -1 is ignored, and what the segmenter finds without thresholds.
     probabilities : sequence of ndarray of float32, shape (H, W)
         Of nucleus.
     mpp : float
         Micrometres per pixel.
-
-    Returns
-    -------
-    ObjectThresholds
-        First the one of ``CONFIDENCES``, then the one of ``SMALLEST_UM2``, with the largest AJI +
-        PQ; of equal ones the lower. PQ alone would drop every doubtful nucleus, AJI none. Half of
-        the score is the mean over patches, where sparse tissue counts as much as dense but two or
-        three nuclei decide over a patch; the other half is that of all nuclei together.
     """
-    means = [
-        mean_within(labels, probability)
-        for labels, probability in zip(found, probabilities, strict=True)
-    ]
+    means = [mean_within(*each) for each in zip(found, probabilities, strict=True)]
     areas = [np.bincount(labels.ravel(), minlength=1) * mpp**2 for labels in found]
 
     def score(confidence: float, smallest: float) -> float:

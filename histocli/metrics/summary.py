@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +13,8 @@ from histocli.base.rng import rng_for
 from histocli.metrics.counts import Counts
 from histocli.metrics.table import METRICS, NAMES, scores_of
 
-CONFIDENCE = 0.95
 EXACT_UP_TO = 12
-"""Up to this many images all sign patterns are tried; beyond, ``SIGN_DRAWS`` are drawn."""
-SIGN_DRAWS = 10_000
+"""Up to this many images all sign patterns are tried; beyond, 10,000 are drawn."""
 BLOCK = 256  # resamplings at a time: keeps the memory small where images are many
 
 
@@ -42,7 +39,6 @@ class Difference:
     """One metric of two predictions of the same images: the second minus the first."""
 
     mean: float
-    """Mean over images of the difference."""
     ci95: tuple[float, float] | None
     """Percentile interval of that mean when images, or groups of them, are drawn anew."""
     p_value: float
@@ -68,10 +64,8 @@ def summarise(
     ----------
     counts : sequence of Counts
         One item an image, at least one.
-    bootstrap : int
-        Resamplings of the images for the 95 % interval; 0 leaves the interval out.
-    seed : int
-        Seed of the resampling.
+    bootstrap, seed : int
+        Resamplings of the images for the 95 % interval, or 0 for none, and their seed.
     groups : sequence of str, optional
         The group of each image, such as its patient: then whole groups are drawn (Davison and
         Hinkley 1997, section 3.8), because images of one patient resemble each other.
@@ -79,13 +73,12 @@ def summarise(
     if not counts:
         raise ValueError("a summary needs at least one image")
     table = _table(counts)
-    intervals = _intervals(table, bootstrap, seed, groups)
     mean, known = _means(table)
     return Summary(
-        mean=dict(zip(NAMES, mean.tolist(), strict=True)),
-        ci95=dict(zip(NAMES, intervals, strict=True)),
+        mean=dict(zip(NAMES, mean, strict=True)),
+        ci95=dict(zip(NAMES, _intervals(table, bootstrap, seed, groups), strict=True)),
         pooled=scores_of(reduce(add, counts)),
-        known=dict(zip(NAMES, known.tolist(), strict=True)),
+        known=dict(zip(NAMES, known, strict=True)),
     )
 
 
@@ -110,18 +103,19 @@ def paired_differences(
     intervals = _intervals(table, bootstrap, seed, groups)
     mean, known = _means(table)
     p_values = _sign_flip(table, seed, groups)
-    found = {}
-    for i, metric in enumerate(METRICS):
-        gains = table[:, i] * metric.sign
-        found[metric.name] = Difference(
-            mean=float(mean[i]),
+    gains = table * [metric.sign for metric in METRICS]
+    better, worse = (gains > 0).sum(axis=0).tolist(), (gains < 0).sum(axis=0).tolist()
+    return {
+        name: Difference(
+            mean=mean[i],
             ci95=intervals[i],
-            p_value=float(p_values[i]),
-            better=int((gains > 0).sum()),
-            worse=int((gains < 0).sum()),
-            images=int(known[i]),
+            p_value=p_values[i],
+            better=better[i],
+            worse=worse[i],
+            images=known[i],
         )
-    return found
+        for i, name in enumerate(NAMES)
+    }
 
 
 ScoreTable = npt.NDArray[np.float64]
@@ -132,14 +126,14 @@ def _table(counts: Sequence[Counts]) -> ScoreTable:
     return np.array([list(scores_of(each).values()) for each in counts], np.float64)
 
 
-def _means(table: ScoreTable) -> tuple[ScoreTable, npt.NDArray[np.int64]]:
+def _means(table: ScoreTable) -> tuple[list[float], list[int]]:
     """Return the mean of the known values of each column (NaN of none), and how many are known."""
-    finite = np.isfinite(table)
-    known = finite.sum(axis=0)
-    return _divided(np.where(finite, table, 0).sum(axis=0), known), known.astype(np.int64)
+    sums, numbers = _by_group(table, None)
+    known = numbers.sum(axis=0)
+    return _divided(sums.sum(axis=0), known).tolist(), known.astype(int).tolist()
 
 
-def _divided(total: ScoreTable, known: npt.NDArray[Any]) -> ScoreTable:
+def _divided(total: ScoreTable, known: ScoreTable) -> ScoreTable:
     """Return total / known; NaN where nothing is known."""
     return np.asarray(np.divide(total, known, out=np.full(total.shape, np.nan), where=known > 0))
 
@@ -161,16 +155,13 @@ def _intervals(
     every = np.concatenate(means)
     usable = np.isfinite(every).any(axis=0)
     edges = np.full((2, table.shape[1]), np.nan)
-    tail = 100 * (1 - CONFIDENCE) / 2
+    tail = 100 * (1 - 0.95) / 2
     edges[:, usable] = np.nanpercentile(every[:, usable], [tail, 100 - tail], axis=0)
     return [None if math.isnan(low) else (float(low), float(high)) for low, high in edges.T]
 
 
 def _by_group(table: ScoreTable, groups: Sequence[str] | None) -> tuple[ScoreTable, ScoreTable]:
-    """Return the sums and numbers of known values by group and column.
-
-    Without groups each image is its own.
-    """
+    """Return sums and numbers of known values by group and column; by image without groups."""
     finite = np.isfinite(table)
     sums, numbers = np.where(finite, table, 0), finite.astype(np.float64)
     if groups is None:
@@ -181,15 +172,15 @@ def _by_group(table: ScoreTable, groups: Sequence[str] | None) -> tuple[ScoreTab
     return member @ sums, member @ numbers
 
 
-def _sign_flip(table: ScoreTable, seed: int, groups: Sequence[str] | None) -> ScoreTable:
+def _sign_flip(table: ScoreTable, seed: int, groups: Sequence[str] | None) -> list[float]:
     """Return the two-sided p-value of the mean of each column against swapping predictions."""
     sums, _ = _by_group(table, groups)
     n = len(sums)
     if n <= EXACT_UP_TO:
         signs = 1.0 - 2.0 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
     else:
-        signs = 1.0 - 2.0 * rng_for(seed, "sign flip").integers(0, 2, (SIGN_DRAWS, n))
+        signs = 1.0 - 2.0 * rng_for(seed, "sign flip").integers(0, 2, (10_000, n))
         signs[0] = 1  # the arrangement that was seen is one of them, so that no p-value is 0
     slack = 1e-12 * np.abs(sums).sum(axis=0)
     extreme = np.abs(signs @ sums) >= np.abs(sums.sum(axis=0)) - slack
-    return np.asarray(extreme.mean(axis=0))
+    return list(extreme.mean(axis=0).tolist())

@@ -33,16 +33,14 @@ class Metric:
     """One number that says how well a prediction agrees with the truth."""
 
     name: str
-    """In the JSON, in tables, and for gates."""
     better: Literal["more", "less", "neither"]
     """``more``: a quality in 0..1. ``less``: an error, 0 at best. ``neither``: a signed difference,
     prediction minus truth."""
     meaning: str
-    """What the number is, for the report."""
-    of: Callable[[Counts], float]
-    """Computes it from the counts of one image, or of several that were added."""
     views: tuple[View, ...] = ()
     """The tables that show it beside those that show every metric."""
+    of: Callable[[Counts], float] | None = None
+    """Computes it from counts; None where it is their property of the same name."""
 
     @property
     def sign(self) -> int:
@@ -55,55 +53,47 @@ def _f1_above(percent: int) -> Metric:
         f"f1_{percent}",
         "more",
         f"F1 of nuclei with IoU > 0.{percent}",
-        lambda counts: counts.f1_above(percent),
         ("report",) if percent == 75 else (),
+        lambda counts: counts.f1_above(percent),
     )
 
 
-# A metric takes two lines; the formatter would make them seven.
+# A metric takes one line or two; the formatter would make them seven.
 # fmt: off
 METRICS: tuple[Metric, ...] = (
     Metric("dice", "more", "overlap of all nuclear pixels (DICE1)",
-           lambda c: c.dice, ("console", "report", "training")),
+           ("console", "report", "training")),
     Metric("aji", "more", "aggregated Jaccard index; a prediction may serve twice",
-           lambda c: c.aji, ("console", "report", "training")),
-    Metric("aji_plus", "more", "aggregated Jaccard index, one to one",
-           lambda c: c.aji_plus, ("console", "report")),
-    Metric("pq", "more", "panoptic quality, DQ x SQ",
-           lambda c: c.panoptic_quality, ("console", "report", "training")),
-    Metric("dq", "more", "F1 of nuclei with IoU > 0.5", lambda c: c.detection_quality, ("report",)),
-    Metric("sq", "more", "mean IoU of matched nuclei",
-           lambda c: c.segmentation_quality, ("report",)),
-    Metric("f1", "more", "the same number as dq",
-           lambda c: c.detection_quality, ("console", "training")),
-    Metric("dice2", "more", "overlap summed over touching pairs (DICE2)", lambda c: c.dice2),
-    Metric("ensemble_dice", "more", "mean of DICE1 and DICE2",
-           lambda c: c.ensemble_dice, ("report",)),
-    Metric("precision", "more", "share of predicted nuclei that match", lambda c: c.precision),
-    Metric("recall", "more", "share of true nuclei that match", lambda c: c.recall),
+           ("console", "report", "training")),
+    Metric("aji_plus", "more", "aggregated Jaccard index, one to one", ("console", "report")),
+    Metric("pq", "more", "panoptic quality, DQ x SQ", ("console", "report", "training"),
+           lambda c: c.panoptic_quality),
+    Metric("dq", "more", "F1 of nuclei with IoU > 0.5", ("report",), lambda c: c.detection_quality),
+    Metric("sq", "more", "mean IoU of matched nuclei", ("report",),
+           lambda c: c.segmentation_quality),
+    Metric("f1", "more", "the same number as dq", ("console", "training"),
+           lambda c: c.detection_quality),
+    Metric("dice2", "more", "overlap summed over touching pairs (DICE2)"),
+    Metric("ensemble_dice", "more", "mean of DICE1 and DICE2", ("report",)),
+    Metric("precision", "more", "share of predicted nuclei that match"),
+    Metric("recall", "more", "share of true nuclei that match"),
     *(_f1_above(percent) for percent in range(50, 100, 5)),
-    Metric("f1_mean", "more", "mean of F1 over the ten thresholds", lambda c: c.f1_mean),
+    Metric("f1_mean", "more", "mean of F1 over the ten thresholds"),
     Metric("dsb_ap", "more", "2018 Data Science Bowl: mean of TP / (TP + FP + FN)",
-           lambda c: c.data_science_bowl_precision, ("console differences", "report differences")),
-    Metric("detection_f1", "more", "F1 of centroids within the radius",
-           lambda c: c.detection_f1, ("console", "report")),
-    Metric("detection_precision", "more", "share of predicted centroids near a true one",
-           lambda c: c.detection_precision),
-    Metric("detection_recall", "more", "share of true centroids near a predicted one",
-           lambda c: c.detection_recall),
+           ("console differences", "report differences"), lambda c: c.data_science_bowl_precision),
+    Metric("detection_f1", "more", "F1 of centroids within the radius", ("console", "report")),
+    Metric("detection_precision", "more", "share of predicted centroids near a true one"),
+    Metric("detection_recall", "more", "share of true centroids near a predicted one"),
     Metric("boundary_f1", "more", "F1 of boundary pixels within the tolerance",
-           lambda c: c.boundary_f1, ("console differences", "report")),
+           ("console differences", "report")),
     Metric("hd95_um", "less", "Hausdorff distance of matched nuclei without the farthest 5 %, um",
-           lambda c: c.hd95_um, ("console differences", "report")),
-    Metric("count_error_abs", "less", "difference of counts, without sign",
-           lambda c: abs(c.count_error), ("report differences",)),
-    Metric("matched_area_error", "less", "difference of areas of matched nuclei, over the true",
-           lambda c: c.matched_area_error),
-    Metric("count_error", "neither", "predicted minus true nuclei", lambda c: c.count_error),
-    Metric("count_error_relative", "neither", "predicted minus true nuclei, over the true",
-           lambda c: c.count_error_relative),
-    Metric("area_error_relative", "neither", "predicted minus true nuclear area, over the true",
-           lambda c: c.area_error_relative),
+           ("console differences", "report")),
+    Metric("count_error_abs", "less", "difference of counts, without sign", ("report differences",),
+           lambda c: abs(c.count_error)),
+    Metric("matched_area_error", "less", "difference of areas of matched nuclei, over the true"),
+    Metric("count_error", "neither", "predicted minus true nuclei"),
+    Metric("count_error_relative", "neither", "predicted minus true nuclei, over the true"),
+    Metric("area_error_relative", "neither", "predicted minus true nuclear area, over the true"),
 )
 # fmt: on
 
@@ -125,4 +115,7 @@ def shown_in(*views: View) -> tuple[str, ...]:
 
 def scores_of(counts: Counts) -> dict[str, float]:
     """Return every metric of some counts by its name, in the order of the table."""
-    return {metric.name: metric.of(counts) for metric in METRICS}
+    return {
+        metric.name: metric.of(counts) if metric.of else getattr(counts, metric.name)
+        for metric in METRICS
+    }

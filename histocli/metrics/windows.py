@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -22,11 +22,9 @@ class Windowed(Protocol):
     @property
     def shape(self) -> tuple[int, int]:
         """Height and width."""
-        ...
 
     def read(self, rows: slice, columns: slice) -> LabelImage:
         """Return the labels of a window that lies inside; safe from several threads."""
-        ...
 
 
 class InMemory:
@@ -34,12 +32,7 @@ class InMemory:
 
     def __init__(self, labels: LabelImage) -> None:
         self._labels = labels
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Height and width."""
-        height, width = self._labels.shape
-        return height, width
+        self.shape = labels.shape[0], labels.shape[1]
 
     def read(self, rows: slice, columns: slice) -> LabelImage:
         """Return the labels of a window."""
@@ -56,14 +49,9 @@ class Rectangle:
     right: int
 
     @property
-    def rows(self) -> slice:
-        """Its rows."""
-        return slice(self.top, self.bottom)
-
-    @property
-    def columns(self) -> slice:
-        """Its columns."""
-        return slice(self.left, self.right)
+    def slices(self) -> tuple[slice, slice]:
+        """Its rows and columns."""
+        return slice(self.top, self.bottom), slice(self.left, self.right)
 
     def meets(self, other: "Rectangle") -> bool:
         """Tell whether the two share a pixel."""
@@ -85,21 +73,17 @@ class Rectangle:
 
     def within(self, area: "Rectangle") -> tuple[slice, slice]:
         """Return the rows and columns, counted from the first pixel of a larger rectangle."""
-        return (
-            slice(self.top - area.top, self.bottom - area.top),
-            slice(self.left - area.left, self.right - area.left),
-        )
+        top, left = area.top, area.left
+        return Rectangle(
+            self.top - top, self.bottom - top, self.left - left, self.right - left
+        ).slices
 
 
 def tile(shape: tuple[int, int], shift: int = 0) -> list[Rectangle]:
     """Tile an image with windows.
 
-    Parameters
-    ----------
-    shape : (int, int)
-    shift : int
-        Pixels by which all windows but the first of each axis begin later: then a window that is
-        read with a margin of as many pixels before it begins where chunks begin.
+    All but the first of each axis begin ``shift`` pixels later: then a window that is read with a
+    margin of as many pixels before it begins where chunks begin.
     """
     rows, columns = (
         [
@@ -111,14 +95,11 @@ def tile(shape: tuple[int, int], shift: int = 0) -> list[Rectangle]:
     return [Rectangle(top, bottom, left, right) for top, bottom in rows for left, right in columns]
 
 
-@dataclass(frozen=True)
-class WindowLabels:
-    """Truth and prediction in one window."""
+class WindowLabels(NamedTuple):
+    """Truth and prediction in one window, both 0 where the truth is ignored."""
 
     truth: LabelImage
-    """0 where the truth is ignored."""
     prediction: LabelImage
-    """0 where the truth is ignored."""
     ignored: BoolMask | None
     """Where the truth is ignored; None if no pixel is."""
 
@@ -132,25 +113,17 @@ class MaskedPair:
     def __init__(
         self, truth: Windowed, prediction: Windowed, no_truth: IntArray, no_prediction: IntArray
     ) -> None:
-        self._truth, self._prediction = truth, prediction
-        self._no_truth, self._no_prediction = no_truth, no_prediction
+        self._sides, self._no_truth = (truth, prediction), no_truth
+        self._no_prediction = no_prediction
         self.shape = truth.shape
 
     def read(self, window: Rectangle) -> WindowLabels:
         """Return both in a window; safe from several threads."""
-        truth = self._truth.read(window.rows, window.columns)
-        prediction = self._prediction.read(window.rows, window.columns)
-        ignored: BoolMask | None = truth < 0 if truth.dtype.kind == "i" else None
-        if len(self._no_truth):
-            left_out = np.isin(truth, self._no_truth)
-            ignored = left_out if ignored is None else ignored | left_out
-        if ignored is not None and not ignored.any():
-            ignored = None
-        drop = prediction < 0 if prediction.dtype.kind == "i" else np.zeros(prediction.shape, bool)
-        if len(self._no_prediction):
-            drop |= np.isin(prediction, self._no_prediction)
-        if ignored is not None:
-            truth, drop = np.where(ignored, 0, truth), drop | ignored
+        truth, prediction = (side.read(*window.slices) for side in self._sides)
+        ignored = (truth < 0) | np.isin(truth, self._no_truth)
+        drop = (prediction < 0) | np.isin(prediction, self._no_prediction) | ignored
         if drop.any():
             prediction = np.where(drop, 0, prediction)
-        return WindowLabels(truth, prediction, ignored)
+        if not ignored.any():
+            return WindowLabels(truth, prediction, None)
+        return WindowLabels(np.where(ignored, 0, truth), prediction, ignored)

@@ -3,25 +3,23 @@
 import numpy as np
 import numpy.typing as npt
 
-from histocli.base.types import FloatArray
+from histocli.base.types import FloatArray, IntArray
 
 Vector = npt.NDArray[np.float64]
 Chosen = npt.NDArray[np.bool_]
 """(n,) which patches are kept."""
 
 
-def standardise_by(
-    real: npt.NDArray[np.floating], *others: npt.NDArray[np.floating]
-) -> list[FloatArray]:
-    """Bring all features to zero mean and unit spread over the real ones; real ones come first."""
+def standardise_by(real: FloatArray, synthetic: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Bring both sets of features to zero mean and unit spread over the real ones."""
     mean, spread = real.mean(axis=0), real.std(axis=0) + 1e-6
-    return [np.asarray((side - mean) / spread, np.float32) for side in (real, *others)]
+    return (real - mean) / spread, (synthetic - mean) / spread
 
 
 class Kernels:
     """The cubic kernel between all patches, so that leaving some out only sums others."""
 
-    def __init__(self, real: npt.NDArray[np.floating], synthetic: npt.NDArray[np.floating]) -> None:
+    def __init__(self, real: FloatArray, synthetic: FloatArray) -> None:
         first, second = real.astype(np.float64), synthetic.astype(np.float64)
         self._own = [(side @ side.T / side.shape[1] + 1) ** 3 for side in (first, second)]
         for kernel in self._own:
@@ -34,26 +32,16 @@ class Kernels:
         It is the statistic of the kernel inception distance (Binkowski et al. 2018): 0 for two
         samples of one kind, below 0 by chance.
         """
-        within = 0.0
-        for kernel, kept in zip(self._own, (real, synthetic), strict=True):
-            weight = kept.astype(np.float64)
+        within, weights = 0.0, [kept.astype(np.float64) for kept in (real, synthetic)]
+        for kernel, weight in zip(self._own, weights, strict=True):
             n = weight.sum()
             within += float(weight @ kernel @ weight) / max(n * (n - 1), 1.0)
-        between = (
-            real.astype(np.float64)
-            @ self._cross
-            @ synthetic.astype(np.float64)
-            / (real.sum() * synthetic.sum())
-        )
+        between = weights[0] @ self._cross @ weights[1] / (real.sum() * synthetic.sum())
         return float(within - 2 * between)
 
 
 def patch_spectra(images: npt.NDArray[np.uint8]) -> Vector:
-    """Return the logarithm of the power of each patch at each spatial frequency.
-
-    Parameters
-    ----------
-    images : ndarray of uint8, shape (n, S, S, 3)
+    """Return the logarithm of the power of each patch, shape (S, S, 3), at each spatial frequency.
 
     Returns
     -------
@@ -70,29 +58,22 @@ def patch_spectra(images: npt.NDArray[np.uint8]) -> Vector:
     for row, image in zip(spectra, images, strict=True):
         light = image.astype(np.float64).mean(axis=-1)
         power = np.abs(np.fft.fft2((light - light.mean()) * window)) ** 2
-        row[:] = np.log(
-            np.bincount(radius.ravel(), power.ravel())[1 : side // 2 + 1] / count + 1e-6
-        )
+        total = np.bincount(radius.ravel(), power.ravel())[1 : side // 2 + 1]
+        row[:] = np.log(total / count + 1e-6)
     return spectra
 
 
 def distance_to_references(
-    real: npt.NDArray[np.floating],
-    image_of: npt.NDArray[np.integer],
-    synthetic: npt.NDArray[np.floating],
-    followed: npt.NDArray[np.integer],
+    real: FloatArray, image_of: IntArray, synthetic: FloatArray, followed: IntArray
 ) -> tuple[Vector, Vector]:
     """Return the distances of each patch to the mean of its reference and of the other references.
 
     Parameters
     ----------
-    real : ndarray of float, shape (n, F)
-        Features of real patches.
-    image_of : ndarray of int, shape (n,)
-        Which reference each shows.
-    synthetic : ndarray of float, shape (m, F)
-    followed : ndarray of int, shape (m,)
-        Which reference each follows.
+    real, synthetic : ndarray of float, shape (n, F) and (m, F)
+        Features.
+    image_of, followed : ndarray of int, shape (n,) and (m,)
+        Which reference each real patch shows, and each synthetic one follows.
 
     Returns
     -------
@@ -104,7 +85,7 @@ def distance_to_references(
     names = np.unique(image_of)
     means = np.stack([first[image_of == name].mean(axis=0) for name in names])
     away = np.sqrt(((second[:, None] - means[None]) ** 2).mean(axis=-1))
-    mine = names[None] == np.asarray(followed)[:, None]
+    mine = names[None] == followed[:, None]
     own = np.where(mine, away, 0).sum(axis=1) / np.maximum(mine.sum(axis=1), 1)
     others = np.where(mine, 0, away).sum(axis=1) / np.maximum((~mine).sum(axis=1), 1)
     return own.astype(np.float64), others.astype(np.float64)

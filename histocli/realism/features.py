@@ -3,8 +3,6 @@
 Nothing is downloaded, and nothing is fitted to the images that are compared.
 """
 
-import itertools
-
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -28,17 +26,7 @@ much is dark, and how unevenly it is dark."""
 
 
 def stain_and_texture(images: npt.NDArray[np.uint8]) -> FloatArray:
-    """Describe patches by stain and texture.
-
-    Parameters
-    ----------
-    images : ndarray of uint8, shape (n, H, W, 3)
-        Glass made white.
-
-    Returns
-    -------
-    ndarray of float32, shape (n, len(NAMES))
-    """
+    """Describe patches, shape (n, H, W, 3) with glass made white, by the numbers of ``NAMES``."""
     rows = []
     for image in images:
         density = rgb_to_optical_density(image)
@@ -58,23 +46,13 @@ def random_convolutions(
 ) -> FloatArray:
     """Describe patches by the means and spreads of three layers of random convolutions.
 
-    Parameters
-    ----------
-    images : ndarray of uint8, shape (n, H, W, 3)
-    seed : int
-        Of the weights; the same seed gives the same features everywhere.
-    batch : int
-        Images at a time.
-
-    Returns
-    -------
-    ndarray of float32, shape (n, 96)
+    ``images`` has shape (n, H, W, 3), the features (n, 96). The same seed of the weights gives the
+    same features everywhere; ``batch`` images are described at a time.
     """
     generator = torch.Generator().manual_seed(seed)
-    widths = (3, 16, 16, 16)
     weights = [
-        torch.randn(out, into, 3, 3, generator=generator) * (2 / (9 * into)) ** 0.5
-        for into, out in itertools.pairwise(widths)
+        torch.randn(16, into, 3, 3, generator=generator) * (2 / (9 * into)) ** 0.5
+        for into in (3, 16, 16)
     ]
     rows = []
     with torch.inference_mode():
@@ -82,10 +60,9 @@ def random_convolutions(
             pixels = torch.from_numpy(np.ascontiguousarray(images[start : start + batch]))
             x = pixels.permute(0, 3, 1, 2).float() / 255 - 0.65
             found = []
-            for layer, weight in enumerate(weights):
-                x = functional.leaky_relu(
-                    functional.conv2d(x, weight, stride=1 if layer == 0 else 2, padding=1), 0.2
-                )
+            for weight, stride in zip(weights, (1, 2, 2), strict=True):
+                x = functional.conv2d(x, weight, stride=stride, padding=1)
+                x = functional.leaky_relu(x, 0.2)
                 found += [x.mean(dim=(2, 3)), x.std(dim=(2, 3))]
             rows.append(torch.cat(found, dim=1))
     return torch.cat(rows).numpy().astype(np.float32)

@@ -4,12 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from histocli.base.types import IntArray
 from histocli.realism.distances import Chosen
-
-Z95 = 1.959964
-"""Half width of the central 95 % of a normal distribution, in standard deviations."""
 
 Statistic = Callable[[Chosen, Chosen], float]
 """A number about the kept real and the kept synthetic patches."""
@@ -20,14 +17,13 @@ class Measure:
     """One number about a set of synthetic patches."""
 
     key: str
-    """Short name, for programs."""
+    """For programs."""
     name: str
     """For people."""
     value: float
     ci95: tuple[float, float] | None
     """None where fewer than three reference images leave nothing to say."""
     meaning: str
-    """What the number says, in one line."""
 
 
 class Jackknife:
@@ -37,12 +33,10 @@ class Jackknife:
     patches of one image do not look like much evidence.
     """
 
-    def __init__(self, real_images: npt.NDArray[np.int64], followed: npt.NDArray[np.int64]) -> None:
+    def __init__(self, real_images: IntArray, followed: IntArray) -> None:
         self._all = np.ones(len(real_images), bool), np.ones(len(followed), bool)
         kept = [(real_images != image, followed != image) for image in np.unique(real_images)]
-        self._kept = [
-            (real, synthetic) for real, synthetic in kept if real.any() and synthetic.any()
-        ]
+        self._kept = [sides for sides in kept if all(side.any() for side in sides)]
 
     def measure(
         self,
@@ -70,4 +64,5 @@ def jackknife_interval(value: float, left_out: Sequence[float]) -> tuple[float, 
     if n < 3 or not np.isfinite(value):
         return None
     error = float(np.sqrt((n - 1) / n * np.sum((np.asarray(left_out) - np.mean(left_out)) ** 2)))
-    return value - Z95 * error, value + Z95 * error
+    half = 1.959964 * error  # the central 95 % of a normal distribution
+    return value - half, value + half

@@ -5,7 +5,7 @@ few; compare stores by the same references and numbers of patches.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ import torch
 from scipy.spatial import cKDTree
 from scipy.stats import wasserstein_distance
 
-from histocli.base.types import Json
+from histocli.base.types import FloatArray, IntArray, Json
 from histocli.realism.distances import (
     Chosen,
     Kernels,
@@ -24,7 +24,7 @@ from histocli.realism.distances import (
     standardise_by,
 )
 from histocli.realism.features import NAMES, random_convolutions, stain_and_texture
-from histocli.realism.jackknife import Jackknife, Measure, Statistic
+from histocli.realism.jackknife import Jackknife, Measure
 from histocli.realism.morphology import Histograms
 from histocli.training.two_sample import TwoSampleSchedule, area_under_curve, judge
 
@@ -32,8 +32,6 @@ STAIN = tuple(range(8))
 """Columns of :func:`stain_and_texture` that describe colour: absorbances and their correlations."""
 TEXTURE = tuple(range(8, len(NAMES)))
 """Columns of :func:`stain_and_texture` that describe grain, and how much is dark."""
-COPY_PERCENTILE = 1.0
-"""Percentile of the distances of real patches to their nearest; what is nearer is suspicious."""
 
 
 @dataclass(frozen=True)
@@ -42,23 +40,20 @@ class Patches:
 
     images: npt.NDArray[np.uint8]
     """(n, S, S, 3)."""
-    references: npt.NDArray[np.int64]
+    references: IntArray
     """(n,) the number of the reference image that each shows, or was made after."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """Everything that was measured."""
+    """What was measured of ``real`` and ``synthetic`` patches and ``images`` references."""
 
     measures: tuple[Measure, ...]
     features: dict[str, float]
     """Earth mover's distance of each named feature, in spreads of the real patches."""
     real: int
-    """Real patches that were judged."""
     synthetic: int
-    """Synthetic patches that were judged."""
     images: int
-    """Reference images."""
 
     def __getitem__(self, key: str) -> Measure:
         """Return a measure by its short name."""
@@ -66,21 +61,8 @@ class Judgement:
 
     def to_json(self) -> Json:
         """Return plain JSON values."""
-        return {
-            "measures": {
-                each.key: {
-                    "name": each.name,
-                    "value": each.value,
-                    "ci95": each.ci95,
-                    "meaning": each.meaning,
-                }
-                for each in self.measures
-            },
-            "features": self.features,
-            "real": self.real,
-            "synthetic": self.synthetic,
-            "images": self.images,
-        }
+        values = asdict(self)
+        return values | {"measures": {each.pop("key"): each for each in values["measures"]}}
 
 
 def judge_patches(
@@ -88,38 +70,31 @@ def judge_patches(
     synthetic: Patches,
     *,
     schedule: TwoSampleSchedule,
-    seed: int,
     device: torch.device,
     dtype: torch.dtype,
     morphology: Mapping[str, Histograms] | None = None,
 ) -> Judgement:
-    """Judge synthetic patches against real ones.
+    """Judge synthetic patches against real ones of the same size.
 
-    Parameters
-    ----------
-    real, synthetic : Patches
-        Of one size, with one numbering of the reference images.
-    schedule : TwoSampleSchedule
-        How the classifiers are trained.
-    seed : int
-        Of the interval of their AUC.
-    device, dtype : of the classifiers
-    morphology : mapping of Histograms, optional
-        By the name of the property, such as ``area``.
-
-    Raises
-    ------
-    ValueError
-        Patches of fewer than two images: nothing can be held out.
+    Both number the reference images alike. ``schedule``, ``device`` and ``dtype`` are of the
+    classifiers; ``morphology`` is by the name of the property, such as ``area``. ``ValueError``
+    says that real patches show fewer than two images, so that none can be held out.
     """
     sides = real.images, synthetic.images, real.references, synthetic.references
     told_apart = judge(*sides, schedule, device, dtype)
     leave = Jackknife(real.references, synthetic.references)
     named = [stain_and_texture(side.images) for side in (real, synthetic)]
     random = [random_convolutions(side.images) for side in (real, synthetic)]
-    in_spreads, random_in_spreads = _standardised(*named), _standardised(*random)
+    in_spreads, random_in_spreads = standardise_by(*named), standardise_by(*random)
     measures = [
-        _classification(told_apart.auc, told_apart.interval(seed=seed)),
+        Measure(
+            key="auc",
+            name="AUC, real against synthetic",
+            value=told_apart.auc,
+            ci95=told_apart.interval(seed=schedule.seed),
+            meaning="0.5: classifiers that never saw an image cannot tell its patches from "
+            "synthetic ones; 1: they always can",
+        ),
         _kernel_distance("kid_named", "stain and texture", in_spreads, leave),
         _kernel_distance("kid_random", "random convolutions", random_in_spreads, leave),
         _feature_distance("stain", STAIN, in_spreads, leave),
@@ -132,37 +107,18 @@ def judge_patches(
         *_reference_distances(named, real.references, synthetic.references, leave),
         *_memorisation(random_in_spreads, leave),
     ]
-    first, second = in_spreads
+    columns = zip(NAMES, *(side.T for side in in_spreads), strict=True)
     return Judgement(
         measures=tuple(measures),
-        features={
-            name: float(wasserstein_distance(first[:, k], second[:, k]))
-            for k, name in enumerate(NAMES)
-        },
+        features={name: float(wasserstein_distance(*sides)) for name, *sides in columns},
         real=len(real.images),
         synthetic=len(synthetic.images),
         images=len(np.unique(real.references)),
     )
 
 
-Features = tuple[Vector, Vector]
+Features = tuple[FloatArray, FloatArray]
 """Features of the real and of the synthetic patches, in spreads of the real ones."""
-
-
-def _standardised(real: npt.NDArray[np.floating], synthetic: npt.NDArray[np.floating]) -> Features:
-    first, second = standardise_by(real, synthetic)
-    return first.astype(np.float64), second.astype(np.float64)
-
-
-def _classification(auc: float, interval: tuple[float, float]) -> Measure:
-    return Measure(
-        key="auc",
-        name="AUC, real against synthetic",
-        value=auc,
-        ci95=interval,
-        meaning="0.5: classifiers that never saw an image cannot tell its patches from "
-        "synthetic ones; 1: they always can",
-    )
 
 
 def _kernel_distance(key: str, features: str, sides: Features, leave: Jackknife) -> Measure:
@@ -205,7 +161,7 @@ def _spectrum_distance(real: Patches, synthetic: Patches, leave: Jackknife) -> M
 
 
 def _morphology_distance(
-    name: str, histograms: Histograms, followed: npt.NDArray[np.int64], leave: Jackknife
+    name: str, histograms: Histograms, followed: IntArray, leave: Jackknife
 ) -> Measure:
     """Compare two histograms of nuclei; each reference counts as often as it was followed."""
     real = histograms.real
@@ -213,8 +169,7 @@ def _morphology_distance(
     shares = np.divide(real, totals[:, None], out=np.zeros(real.shape), where=totals[:, None] > 0)
 
     def moved(_: Chosen, b: Chosen) -> float:
-        known = followed[b & (followed < len(real))]
-        times = np.bincount(known, minlength=len(real)).astype(np.float64)
+        times = np.bincount(followed[b & (followed < len(real))], minlength=len(real))
         wanted = (shares * (times * (totals > 0))[:, None]).sum(axis=0)
         drawn = histograms.synthetic[b].sum(axis=0)
         return histogram_distance(wanted, drawn) * histograms.bin_width
@@ -229,41 +184,32 @@ def _morphology_distance(
 
 
 def _reference_distances(
-    features: list[npt.NDArray[np.float32]],
-    real_images: npt.NDArray[np.int64],
-    followed: npt.NDArray[np.int64],
-    leave: Jackknife,
+    features: list[FloatArray], real_images: IntArray, followed: IntArray, leave: Jackknife
 ) -> Iterator[Measure]:
     """Yield the distances of patches to references; nothing where no patch follows one of them."""
     usable = np.isin(followed, real_images)
     if not usable.any():
         return
     own, others = distance_to_references(features[0], real_images, features[1], followed)
+    for key, name, values, meaning in (
+        ("own_reference", "distance to the own reference", own,
+         "of a patch to the mean of the image it follows, in spreads"),
+        ("other_references", "distance to the others", others,
+         "to the means of the other images; should be larger"),
+    ):  # fmt: skip
 
-    def mean_of(values: Vector) -> Statistic:
-        return lambda _, b: float(values[b & usable].mean()) if (b & usable).any() else float("nan")
+        def mean(_: Chosen, b: Chosen, values: Vector = values) -> float:
+            return float(values[b & usable].mean()) if (b & usable).any() else float("nan")
 
-    yield leave.measure(
-        "own_reference",
-        "distance to the own reference",
-        mean_of(own),
-        "of a patch to the mean of the image it follows, in spreads",
-    )
-    yield leave.measure(
-        "other_references",
-        "distance to the others",
-        mean_of(others),
-        "to the means of the other images; should be larger",
-    )
+        yield leave.measure(key, name, mean, meaning)
 
 
 def _memorisation(sides: Features, leave: Jackknife) -> Iterator[Measure]:
     """Compare how near patches lie to the nearest real one (Meehan et al. 2020)."""
     tree = cKDTree(sides[0])
     # the nearest of all is the patch itself
-    nearest_real = np.asarray(tree.query(sides[0], k=2)[0], np.float64)[:, 1]
-    nearest = np.asarray(tree.query(sides[1])[0], np.float64)
-    limit = np.percentile(nearest_real, COPY_PERCENTILE)
+    nearest_real, nearest = tree.query(sides[0], k=2)[0][:, 1], tree.query(sides[1])[0]
+    limit = np.percentile(nearest_real, 1)  # what is nearer is suspicious
     yield leave.measure(
         "memorisation",
         "memorisation",

@@ -47,9 +47,8 @@ def morphology_histograms(
     if not all(each.get("area_shares") and each.get("elongation_shares") for each in recorded):
         return {}
     nuclei = [measure(patch, mpp) for patch in labels]
-    whole = [~each.touches_border for each in nuclei]
-    areas = [each.area_um2[kept] for each, kept in zip(nuclei, whole, strict=True)]
-    elongations = [each.elongation[kept] for each, kept in zip(nuclei, whole, strict=True)]
+    areas = [each.area_um2[~each.touches_border] for each in nuclei]
+    elongations = [each.elongation[~each.touches_border] for each in nuclei]
     result = {}
     for name, edges, values, width in (
         ("area", AREA_EDGES_UM2, areas, 0.5),  # two bins an octave

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from skimage.color import deltaE_ciede2000, rgb2lab
 
-from histocli.figures.fates import COLOURS, fate_overlay, worst_window
+from histocli.figures.fates import COLOURS, Fated, fate_overlay, worst_window
 from histocli.figures.overlays import SCALE_BAR_SHARE, add_scale_bar, scale_bar_um
 
 # Machado, Oliveira and Fernandes 2009, severity 1, in linear light
@@ -54,7 +54,8 @@ def scene():
     truth, prediction = np.zeros((30, 30), np.int32), np.zeros((30, 30), np.int32)
     truth[3:9, 3:9], truth[15:22, 3:10] = 1, 2
     prediction[3:9, 3:9], prediction[15:22, 18:26] = 1, 2
-    return truth, prediction, np.array([0, 1], np.uint8), np.array([0, 1], np.uint8)
+    fates = np.array([0, 1], np.uint8)
+    return Fated(truth, fates), Fated(prediction, fates)
 
 
 def test_each_kind_has_its_colour_and_missed_is_filled():
@@ -77,15 +78,9 @@ def test_split_and_merged():
     truth = np.zeros((20, 20), np.int32)
     truth[2:10, 2:10] = 1
     for kind, name in ((2, "split"), (3, "merged")):
-        kinds = np.array([kind], np.uint8)
-        drawn = fate_overlay(np.full((20, 20, 3), 200, np.uint8), truth, truth, kinds, kinds)
+        side = Fated(truth, np.array([kind], np.uint8))
+        drawn = fate_overlay(np.full((20, 20, 3), 200, np.uint8), side, side)
         assert (drawn[2, 4] == COLOURS[name]).all()
-
-
-def test_shapes_must_agree():
-    truth, prediction, *kinds = scene()
-    with pytest.raises(ValueError, match="must agree"):
-        fate_overlay(np.zeros((30, 31, 3), np.uint8), truth, prediction, *kinds)
 
 
 @pytest.mark.parametrize(
@@ -116,10 +111,8 @@ def test_a_tiny_picture_has_no_bar():
 def test_of_a_large_image_the_part_with_most_mistakes_is_shown():
     truth = np.zeros((900, 1000), np.int32)
     truth[20:40, 20:40], truth[800:890, 900:990] = 1, 2
-    nothing = np.zeros_like(truth)
-    rows, columns = worst_window(
-        truth, nothing, np.array([1, 1], np.uint8), np.zeros(0, np.uint8), 640
-    )
+    nothing = Fated(np.zeros_like(truth), np.zeros(0, np.uint8))
+    rows, columns = worst_window(Fated(truth, np.array([1, 1], np.uint8)), nothing, 640)
     assert rows.start <= 800
     assert (rows.stop, columns.stop) >= (890, 990)
     assert rows.stop - rows.start == columns.stop - columns.start == 640

@@ -130,7 +130,7 @@ def test_radius_and_tolerance_are_in_micrometres():
 def test_empty_images():
     empty, full = np.zeros((9, 9), np.int32), np.pad(np.ones((3, 3), np.int32), 3)
     for pair, wanted in (((empty, empty), 1), ((empty, full), 0), ((full, empty), 0)):
-        scores = scores_of(compare(*pair).counts)
+        scores = scores_of(compare(*pair, Rules()).counts)
         assert [
             scores[name] for name in ("pq", "detection_f1", "boundary_f1", "detection_recall")
         ] == [wanted] * 4
@@ -139,4 +139,4 @@ def test_empty_images():
 
 def test_windows_must_be_of_one_size():
     with pytest.raises(InvalidInput, match="both must agree"):
-        compare_windows(InMemory(np.zeros((3, 3), int)), InMemory(np.zeros((3, 4), int)))
+        compare_windows(InMemory(np.zeros((3, 3), int)), InMemory(np.zeros((3, 4), int)), Rules())

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from histocli.metrics.detection import match_centroids
+from histocli.metrics.comparison import match_centroids
 
 points = st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), max_size=5).map(
     lambda p: np.array(p, float).reshape(-1, 2)

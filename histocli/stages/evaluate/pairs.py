@@ -1,12 +1,12 @@
-"""One prediction beside its truth: opened, read, compared."""
+"""Reading and comparing one pair: the predicted and the true labels of an image."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from functools import partial
 
 import numpy as np
 
@@ -28,19 +28,11 @@ logger = logging.getLogger(__name__)
 
 STOPPED = "evaluation stopped; nothing was written, run it again"
 SQUARE_PX = 640
-"""Side of the square of a large image that a report shows."""
-SHOWN_NAMES = 20
-"""Names that an error lists at most."""
+"""Side of the square that a report shows of a large image, in pixels."""
 
 
 def with_ignored(found: Pairs, masks_at: str | None) -> Pairs:
-    """Give each pair the mask of its ignored pixels.
-
-    Raises
-    ------
-    InputNotFound
-        An image has no mask.
-    """
+    """Return the pairs with the masks of ``--ignore``; ``InputNotFound`` where one is missing."""
     if masks_at is None:
         return found
     masks = LABEL_FINDER.find(masks_at)
@@ -61,10 +53,8 @@ def with_ignored(found: Pairs, masks_at: str | None) -> Pairs:
 def check_partners(prediction: str, found: Pairs, *, tolerant: bool) -> None:
     """Refuse true images without a prediction, and warn of predictions without a truth.
 
-    Raises
-    ------
-    InputNotFound
-        No true image has a prediction or, unless tolerant, one has none.
+    ``InputNotFound`` is raised for a true image without a prediction; where ``tolerant``, only if
+    all are without.
     """
     alone, extra = found.without_prediction, found.without_truth
     if alone and (not tolerant or not found.pairs):
@@ -84,29 +74,32 @@ def check_partners(prediction: str, found: Pairs, *, tolerant: bool) -> None:
 
 
 def _some(names: Sequence[str]) -> str:
-    """List the first names for a message."""
-    more = len(names) - SHOWN_NAMES
-    return ", ".join(names[:SHOWN_NAMES]) + (f" and {more} more" if more > 0 else "")
+    """Return the first twenty names as text, and the number of the others."""
+    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+    return ", ".join(names[:20]) + more
 
 
 def score_pair(
     pair: Pair, *, config: EvaluateConfig, workers: int, tolerant: bool
 ) -> ImageScores | HistosynthError:
-    """Read and compare one pair; when tolerant, an error is a result."""
+    """Read and compare one pair; where ``tolerant``, return an error instead of raising it."""
     try:
-        return _score(pair, config, workers)
+        true, predicted = pair.truth.labels.open(), pair.prediction.open()
+        pixel_size = _pixel_size(pair, true, predicted, config)
+        rules = Rules(
+            mpp=pixel_size.mpp,
+            radius_um=config.radius_um,
+            tolerance_um=config.tolerance_um,
+            boundaries=config.boundaries,
+            border=config.border,
+        )
+        found = _compare(pair, true, predicted, rules, workers)
+        read = pair.prediction.probabilities
+        probabilities = None if read is None else read()
     except HistosynthError as error:
         if not tolerant:
             raise
         return error
-
-
-def _score(pair: Pair, config: EvaluateConfig, workers: int) -> ImageScores:
-    true, predicted = pair.truth.labels.open(), pair.prediction.open()
-    pixel_size = _pixel_size(pair, true, predicted, config)
-    found = _compare(pair, true, predicted, _rules(config, pixel_size.mpp), workers)
-    read_probabilities = pair.prediction.probabilities
-    probabilities = read_probabilities() if read_probabilities is not None else None
     return ImageScores(
         pair=pair,
         counts=found.counts,
@@ -118,18 +111,8 @@ def _score(pair: Pair, config: EvaluateConfig, workers: int) -> ImageScores:
     )
 
 
-def _rules(config: EvaluateConfig, mpp: float) -> Rules:
-    return Rules(
-        mpp=mpp,
-        radius_um=config.radius_um,
-        tolerance_um=config.tolerance_um,
-        boundaries=config.boundaries,
-        border=config.border,
-    )
-
-
 def _pixel_size(pair: Pair, true: Opened, predicted: Opened, config: EvaluateConfig) -> PixelSize:
-    """Return the pixel size of an image; where its labels disagree, the truth counts."""
+    """Return the pixel size of an image from the first source that knows one, with a name of it."""
     if true.mpp and predicted.mpp and abs(true.mpp - predicted.mpp) > 0.02 * true.mpp:
         logger.warning(
             "%s says %.4g um/px but %s says %.4g; both have the same pixels, so one is wrong",
@@ -138,24 +121,26 @@ def _pixel_size(pair: Pair, true: Opened, predicted: Opened, config: EvaluateCon
             predicted.source,
             predicted.mpp,
         )
-    known = {
-        "given": config.mpp,
-        "manifest": pair.truth.mpp,
-        "truth": true.mpp,
-        "prediction": predicted.mpp,
-        "assumed": ASSUMED_MPP,
-    }
-    return next(
-        PixelSize(mpp=mpp, source=source) for source, mpp in known.items() if mpp is not None
-    )
+    for mpp, source in (
+        (config.mpp, "given"),
+        (pair.truth.mpp, "manifest"),
+        (true.mpp, "truth"),
+        (predicted.mpp, "prediction"),
+    ):
+        if mpp is not None:
+            return PixelSize(mpp=mpp, source=source)
+    return PixelSize(mpp=ASSUMED_MPP, source="assumed")
 
 
 _one_large = threading.Lock()
-"""Large images take all workers and much memory, so one is compared at a time."""
+"""Held while a large image is compared: each takes all workers and much memory."""
 
 
 def _compare(pair: Pair, true: Opened, predicted: Opened, rules: Rules, workers: int) -> Comparison:
-    """Compare a pair, in windows where it is large."""
+    """Compare a pair; an image of ``LARGE_PX`` pixels or more is compared window by window.
+
+    An image with a mask of ignored pixels is compared as a whole, whatever its size.
+    """
     shape = common_shape(true, predicted)
     for side in (true, predicted):
         if side.shape is not None and side.shape != shape:
@@ -167,15 +152,13 @@ def _compare(pair: Pair, true: Opened, predicted: Opened, rules: Rules, workers:
     if shape[0] * shape[1] < LARGE_PX or pair.truth.ignore is not None:
         return compare(*read_pair(pair, true, predicted), rules)
 
-    def map_windows(function: Callable[[Any], Any], jobs: Iterable[Any]) -> Iterator[Any]:
-        return map_in_threads(function, jobs, workers, STOPPED)
-
+    in_threads = partial(map_in_threads, workers=workers, when_stopped=STOPPED)
     with _one_large:
-        return compare_windows(true.on(shape), predicted.on(shape), rules, map_windows)
+        return compare_windows(true.on(shape), predicted.on(shape), rules, in_threads)
 
 
 def read_pair(pair: Pair, true: Opened, predicted: Opened) -> tuple[LabelImage, LabelImage]:
-    """Read truth and prediction as arrays of one shape, with -1 where the truth is ignored."""
+    """Read truth and prediction as arrays of one shape; ignored pixels of the truth are -1."""
     shape = common_shape(true, predicted)
     truth, prediction = true.on(shape).whole(), predicted.on(shape).whole()
     if pair.truth.ignore is not None:

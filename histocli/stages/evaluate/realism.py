@@ -1,4 +1,7 @@
-"""Realism: the patches of a store beside real ones cut from references."""
+"""Realism: how far the patches of a store are from real patches.
+
+Real patches are cut from references, the unlabelled images that a synthesis imitates.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,13 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from histocli.base.device import prepare_process, resolve_device, resolve_precision
 from histocli.base.errors import InvalidInput
 from histocli.base.interrupts import raise_if_stopped
 from histocli.base.progress import Track, silent
 from histocli.base.rng import rng_for
-from histocli.base.types import InstanceLabels, Json
+from histocli.base.types import InstanceLabels, IntArray, Json, RGBImage
 from histocli.config.common import Execution, as_dict
 from histocli.config.evaluate import EvaluateConfig
 from histocli.model.normalisation import glass_to_white
@@ -38,21 +40,19 @@ from histocli.training.two_sample import TwoSampleSchedule
 logger = logging.getLogger(__name__)
 
 SIDE_PX = 128
-"""Side of the compared patches; larger patches are judged by their middles."""
+"""Side of the compared patches in pixels; of larger patches the middle is compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RealismResult(StageResult):
-    """How real the patches of a store look."""
+    """Measures of how real the patches of a store look."""
 
     schema: ClassVar[str] = "histosynth.realism/1"
 
     input: str
-    """The patch store."""
     output: str = ""
-    """Nothing is made."""
     patch_px: int
-    """Side of the compared patches."""
+    """Side of the compared patches, in pixels."""
     mpp: float
     judgement: Judgement | None
     """None for a dry run."""
@@ -61,10 +61,10 @@ class RealismResult(StageResult):
 
     @property
     def title(self) -> str:
-        """What was compared, in one line."""
-        if self.judgement is None:
-            return f"would judge {self.input} against {self.references} references"
+        """The number of compared patches and images, in one line."""
         found = self.judgement
+        if found is None:
+            return f"would judge {self.input} against {self.references} references"
         return (
             f"{found.synthetic} synthetic patches beside {found.real} real ones "
             f"of {found.images} images"
@@ -94,24 +94,12 @@ def judge_realism(
     *,
     track: Track = silent,
 ) -> RealismResult:
-    """Judge the patches of a store against its references.
-
-    Parameters
-    ----------
-    store : str
-        Patch store.
-    refs : sequence of str
-        Reference images as ``generate`` takes them; empty takes those that the store records.
-    config : EvaluateConfig
-        How many patches are judged, the seed, and the pixel size of references that record none.
-    execution : Execution
-        Device and workers.
-    track : Track
+    """Compare the patches of a store with the references in ``refs``, else with its recorded ones.
 
     Raises
     ------
     InputNotFound, InvalidInput
-        The store or references cannot be read, or show fewer than two images.
+        The store or a reference cannot be read, or fewer than two references show nuclei.
     """
     watch = Stopwatch()
     patches = PatchStore.open(Path(store))
@@ -128,12 +116,12 @@ def judge_realism(
             "so that one can be held out"
         )
     side = min(SIDE_PX, patches.patch_px)
-    judgement = (
-        None if execution.dry_run else _judge(patches, sources, side, config, execution, track)
-    )
+    judgement = None
+    if not execution.dry_run:
+        judgement = _judge(patches, sources, side, config, execution, track)
     return RealismResult(
         input=store,
-        status="planned" if judgement is None else "done",
+        status="done" if judgement else "planned",
         seconds=watch.seconds,
         patch_px=side,
         mpp=patches.mpp,
@@ -154,28 +142,23 @@ def _judge(
     """Cut real patches, read synthetic ones, and compare them."""
     prepare_process()
     real = _cut_references(sources, store.mpp, side, config, execution, track)
-    # references that the store follows but nobody named have the numbers after the named ones
+    # references of the store that are not among ``sources`` are numbered after them
     number_of = {source.sha256: number for number, source in enumerate(sources)}
-    numbers = np.array(
-        [
-            number_of.get(record.sha256, len(sources) + number)
-            for number, record in enumerate(store.references)
-        ]
-    )
+    recorded = enumerate(store.references, len(sources))
+    numbers = np.array([number_of.get(record.sha256, number) for number, record in recorded])
     order = rng_for(config.seed, "realism").permutation(len(store))
     chosen = np.sort(order[: config.realism_patches])
     images, labels = _read_patches(store, chosen, side, track)
-    recorded = [record.statistics.get("morphology") or {} for record in store.references]
+    measured = [record.statistics.get("morphology") or {} for record in store.references]
     device = resolve_device(execution.device)
     with track("judging", None) as bar:
         judgement = judge_patches(
             real,
             Patches(images, numbers[store.reference[chosen]]),
             schedule=TwoSampleSchedule(seed=config.seed),
-            seed=config.seed,
             device=device,
             dtype=resolve_precision(execution.precision, device),
-            morphology=morphology_histograms(recorded, numbers, labels, store.mpp),
+            morphology=morphology_histograms(measured, numbers, labels, store.mpp),
         )
         bar.advance()
     return judgement
@@ -189,7 +172,7 @@ def _cut_references(
     execution: Execution,
     track: Track,
 ) -> Patches:
-    """Cut patches from references, about as many as patches of the store are judged."""
+    """Cut patches from the references, at most about ``realism_patches`` in all."""
     most = -(-config.realism_patches // len(sources))
     cut = cut_all(
         sources,
@@ -198,7 +181,7 @@ def _cut_references(
         track=track,
         stopped=STOPPED,
     )
-    found: list[npt.NDArray[np.uint8]] = []
+    found: list[RGBImage] = []
     for each in cut:
         if isinstance(each, CutPatches):
             found.append(each.images)
@@ -217,9 +200,9 @@ def _cut_references(
 
 
 def _read_patches(
-    store: PatchStore, chosen: npt.NDArray[np.int64], side: int, track: Track
-) -> tuple[npt.NDArray[np.uint8], list[InstanceLabels]]:
-    """Return the middles of some patches, glass made white, and the labels of the whole patches."""
+    store: PatchStore, chosen: IntArray, side: int, track: Track
+) -> tuple[RGBImage, list[InstanceLabels]]:
+    """Return the middles of patches, with white glass, and the labels of the whole patches."""
     first = (store.patch_px - side) // 2
     middle = slice(first, first + side)
     images, labels = np.empty((len(chosen), side, side, 3), np.uint8), []

@@ -1,10 +1,9 @@
-"""The page that ``evaluate --html`` writes: scores, distributions, images, and their origin."""
+"""The page that ``evaluate --html`` writes: scores, charts, images and provenance."""
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -28,31 +27,23 @@ from histocli.figures.report import (
 )
 from histocli.instances.histograms import AREA_EDGES_UM2
 from histocli.metrics.distributions import IOU_BINS, PROBABILITY_BINS
-from histocli.metrics.table import METRICS, scores_of, shown_in
-from histocli.stages.evaluate.pictures import extremes, find_pictures
+from histocli.metrics.table import ERRORS, METRICS, scores_of, shown_in
+from histocli.stages.evaluate.pictures import check_shown, extremes, find_pictures, shown
 from histocli.stages.evaluate.scores import EvaluateResult, ModelDifference, Scores
-from histocli.stages.evaluate.shown import check_shown, shown
 from histocli.stores.provenance import peek
 
 PER_IMAGE = shown_in("report")
-"""Metrics of the tables of images and of groups; the JSON has all."""
+"""Metrics that the tables of images and of groups show; the JSON has all metrics."""
 
 
 def check_report(
     target: Path, execution: Execution, *, images: str | None = None, show: Sequence[str] = ()
 ) -> None:
-    """Refuse before any work what could not be written after it.
+    """Check, before the evaluation, that the report can be written after it.
 
-    Parameters are those of :func:`write_report`.
-
-    Raises
-    ------
-    InvalidOption
-        The file is not called ``.html``.
-    InputNotFound, InvalidInput
-        Pictures, or something to show, are not there or of another kind.
-    StoreExists
-        Another file than a report lies at the target, or a report and ``overwrite`` was not given.
+    ``InvalidOption`` is raised where the name does not end in ``.html``; ``StoreExists`` where
+    another file lies at the target, or a report without ``overwrite``; ``InputNotFound`` or
+    ``InvalidInput`` where pictures, stores or models to show are missing or of another kind.
     """
     if target.suffix.lower() not in (".html", ".htm"):
         raise InvalidOption(f"--html writes a web page, so its file ends in .html; got {target}")
@@ -84,70 +75,59 @@ def write_report(
     show: Sequence[str] = (),
     track: Track = silent,
 ) -> None:
-    """Write the report of one prediction, or of several beside each other.
+    """Write the report of one prediction, or of several predictions of the same images.
 
     Parameters
     ----------
     target : Path
-        HTML file; checked by :func:`check_report`.
+        HTML file to write; :func:`check_report` is called on it first.
     results : sequence of EvaluateResult
-        Of each prediction; no dry runs.
+        One for each prediction, with scores.
     differences : sequence of ModelDifference
-        Of every two predictions.
-    execution : Execution
+        One for every two predictions.
     images : str, optional
-        Pictures with the names of the images.
+        Folder, glob or list of pictures with the names of the images.
     show : sequence of str
-        Patch stores whose patches are shown, and models whose training is.
-    track : Track
+        Patch stores, whose patches are shown, and models, whose training curves are shown.
 
     Raises
     ------
     InputNotFound, InvalidInput
         A picture, store or model cannot be read.
-    StoreExists
-        Another file lies at the target.
     OutOfResources
-        The disk is full or the place cannot be written.
+        The disk is full, or the folder cannot be written to.
     """
     check_report(target, execution)
     words = [result.input for result in results]
     names = short_names(words)
     suffixes = [f" · {name}" if len(results) > 1 else "" for name in names]
     first = results[0]
-    pictures = (
-        {} if images is None else find_pictures(images, (image.name for image in first.images))
-    )
+    shown_names = (image.name for image in first.images)
+    pictures = {} if images is None else find_pictures(images, shown_names)
     sections: list[Section] = []
     for result, suffix in zip(results, suffixes, strict=True):
         sections += _score_tables(result, suffix)
     short = dict(zip(words, names, strict=True))
     sections += [_difference_table(each, short) for each in differences]
     for result, suffix in zip(results, suffixes, strict=True):
-        sections.append(_distributions(_scores_of(result), suffix))
+        sections.append(_distributions(result, suffix))
         sections += extremes(result, suffix, pictures, track)
         sections.append(_image_table(_scores_of(result), suffix))
     sections += [*shown(show), _provenance(results)]
-    page = render_report("Nucleus segmentation, scored", _lead(first, names), sections)
+    found = (
+        f"Prediction: {first.input}." if len(names) == 1 else f"Predictions: {', '.join(names)}."
+    )
+    lead = (
+        f"{len(first.images)} images, {_scores_of(first).pooled.n_truth} true nuclei. "
+        f"Truth: {first.truth or first.input}. {found}"
+    )
+    page = render_report("Nucleus segmentation, scored", lead, sections)
     with replace_atomically(target) as partial:
         partial.write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
-def _lead(first: EvaluateResult, names: Sequence[str]) -> str:
-    """Say in a sentence or two what was compared."""
-    return (
-        f"{len(first.images)} images, {_scores_of(first).pooled.n_truth} true nuclei. "
-        f"Truth: {first.truth or first.input}. "
-        + (
-            f"Prediction: {first.input}."
-            if len(names) == 1
-            else f"Predictions: {', '.join(names)}."
-        )
-    )
-
-
 def short_names(words: Sequence[str]) -> list[str]:
-    """Return the last parts of paths, as many as tell them apart."""
+    """Return the ends of paths, with the fewest parts that tell the paths apart."""
     parts = [Path(word).parts for word in words]
     for n in range(1, max(map(len, parts), default=1) + 1):
         names = [str(Path(*part[-n:])) for part in parts]
@@ -162,26 +142,23 @@ def _scores_of(result: EvaluateResult) -> Scores:
 
 
 def _score_tables(result: EvaluateResult, suffix: str) -> Iterator[Section]:
-    """Yield the scores of all images, those of groups, and what was not compared."""
+    """Yield tables of the scores over all images, of groups, and of images not compared."""
     scores = _scores_of(result)
     summary = scores.summary
-    rows: list[list[str | float | int | None]] = []
-    for metric in METRICS:
-        interval = summary.ci95[metric.name]
-        rows.append(
-            [
-                metric.name,
-                float(summary.mean[metric.name]),
-                f"{number(interval[0])} to {number(interval[1])}" if interval else "–",
-                float(summary.pooled[metric.name]),
-                summary.known[metric.name],
-                metric.meaning,
-            ]
-        )
     yield ReportTable(
         title=f"Scores{suffix}",
         header=("metric", "mean over images", "95 % interval", "pooled", "images", "what it is"),
-        rows=rows,
+        rows=[
+            [
+                each.name,
+                float(summary.mean[each.name]),
+                _interval(summary.ci95[each.name], number),
+                float(summary.pooled[each.name]),
+                summary.known[each.name],
+                each.meaning,
+            ]
+            for each in METRICS
+        ],
         note="Means weigh each image the same, pooled scores each nucleus or pixel. "
         "Where the truth is empty and nothing was found a score is 1.",
     )
@@ -195,25 +172,20 @@ def _score_tables(result: EvaluateResult, suffix: str) -> Iterator[Section]:
         sortable=True,
         note="Means over the images of each.",
     )
-    alone = "a prediction without truth: not compared"
+    alone = [(name, "a prediction without truth: not compared") for name in result.without_truth]
     yield ReportTable(
-        title=f"Not compared{suffix}",
-        header=("image", "why"),
-        rows=[*result.failures, *((name, alone) for name in result.without_truth)],
+        title=f"Not compared{suffix}", header=("image", "why"), rows=[*result.failures, *alone]
     )
+
+
+def _interval(ci95: tuple[float, float] | None, write: Callable[[float], str]) -> str:
+    return f"{write(ci95[0])} to {write(ci95[1])}" if ci95 else "–"
 
 
 def _difference_table(difference: ModelDifference, short: dict[str, str]) -> ReportTable:
-    rows: list[list[str | float | int | None]] = []
-    for name in shown_in("report", "report differences"):
-        each = difference.metrics[name]
-        interval = f"{each.ci95[0]:+.4f} to {each.ci95[1]:+.4f}" if each.ci95 else "–"
-        rows.append([name, each.mean, interval, each.p_value, each.better, each.worse])
-    less = " and ".join(
-        metric.name
-        for metric in METRICS
-        if metric.better == "less" and metric.name in shown_in("report", "report differences")
-    )
+    names = shown_in("report", "report differences")
+    signed = "{:+.4f}".format
+    less = " and ".join(name for name in ERRORS if name in names)
     return ReportTable(
         title=f"{short[difference.second]} minus {short[difference.first]}",
         header=(
@@ -224,15 +196,19 @@ def _difference_table(difference: ModelDifference, short: dict[str, str]) -> Rep
             "images better",
             "images worse",
         ),
-        rows=rows,
+        rows=[
+            [name, each.mean, _interval(each.ci95, signed), each.p_value, each.better, each.worse]
+            for name in names
+            for each in [difference.metrics[name]]
+        ],
         note=f"Paired over {difference.metrics['pq'].images} images: a difference whose interval "
         f"leaves 0 out is more than chance between images. Of {less} less is better.",
     )
 
 
-def _distributions(scores: Scores, suffix: str) -> Charts:
-    found = reduce(add, (image.distributions for image in scores.images))
-    qualities = [image.counts.panoptic_quality for image in scores.images]
+def _distributions(result: EvaluateResult, suffix: str) -> Charts:
+    found = reduce(add, (image.distributions for image in result.images))
+    qualities = [image.counts.panoptic_quality for image in result.images]
     charts: list[Histogram | Lines] = [
         Histogram(
             title="How well each true nucleus is covered",
@@ -278,10 +254,11 @@ def _distributions(scores: Scores, suffix: str) -> Charts:
 
 def _image_table(scores: Scores, suffix: str) -> ReportTable:
     grouped = bool(scores.groups)
-    rows: list[list[str | float | int | None]] = []
-    for image in scores.images:
-        counts, values = image.counts, scores_of(image.counts)
-        rows.append(
+    nuclei = ("true", "predicted", "missed", "false", "split", "merged")
+    return ReportTable(
+        title=f"Images{suffix}",
+        header=("image", *(["group"] if grouped else []), *PER_IMAGE, *nuclei),
+        rows=[
             [
                 image.name,
                 *([image.pair.truth.group or "–"] if grouped else []),
@@ -293,12 +270,9 @@ def _image_table(scores: Scores, suffix: str) -> ReportTable:
                 counts.splits,
                 counts.merges,
             ]
-        )
-    nuclei = ("true", "predicted", "missed", "false", "split", "merged")
-    return ReportTable(
-        title=f"Images{suffix}",
-        header=("image", *(["group"] if grouped else []), *PER_IMAGE, *nuclei),
-        rows=rows,
+            for image in scores.images
+            for counts, values in [(image.counts, scores_of(image.counts))]
+        ],
         sortable=True,
         pictures=suffix,
         note="Press a heading to sort; names of shown images lead to their picture.",
@@ -306,7 +280,7 @@ def _image_table(scores: Scores, suffix: str) -> ReportTable:
 
 
 def _provenance(results: Sequence[EvaluateResult]) -> Details:
-    """Say which program and settings made the scores, and of which files."""
+    """Return the version, settings, pixel sizes and files behind the scores."""
     first = results[0]
     facts = {
         "package": f"histosynth {__version__}",
@@ -321,13 +295,16 @@ def _provenance(results: Sequence[EvaluateResult]) -> Details:
     }
     for result in results:
         one = result.images[0].pair.prediction.source
-        titles = {word: f"Provenance of {word}" for word in (result.input, result.truth) if word}
-        for word, title in itertools.chain(
-            titles.items(), [(one, f"Provenance of {one}, the first of them")]
+        for word, of_which in (
+            (result.input, ""),
+            (result.truth, ""),
+            (one, ", the first of them"),
         ):
-            known = peek(Path(word)) if Path(word).is_dir() else None
+            known = peek(Path(word)) if word and Path(word).is_dir() else None
             if known is not None:
-                texts[title] = json.dumps(known.to_json(), indent=2, ensure_ascii=False)
+                texts[f"Provenance of {word}{of_which}"] = json.dumps(
+                    known.to_json(), indent=2, ensure_ascii=False
+                )
         texts[f"Pairs of {result.input}"] = "\n".join(
             f"{image.pair.prediction.source}  |  {image.pair.truth.labels.source}"
             for image in result.images

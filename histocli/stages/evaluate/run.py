@@ -1,4 +1,7 @@
-"""Evaluation: predicted labels beside true ones, image by image, and scores of the whole set."""
+"""Evaluation: compares predicted with true labels image by image, and sums up the scores.
+
+A gate is a bound of a mean score, such as ``--min pq=0.55``; a missed gate fails the command.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ RULES = (
     "dsb_ap: mean over images of the mean over 0.50-0.95 of TP / (TP + FP + FN); "
     "null is unknown and left out of means"
 )
-"""The rules in one line; they stand among the settings of every result."""
+"""The rules of the scores in one line, written to the settings of every result."""
 
 
 def evaluate(
@@ -53,33 +56,28 @@ def evaluate(
 ) -> EvaluateResult:
     """Compare predicted labels with true ones.
 
+    The result lists missed gates; the caller shows the scores, then raises ``GateNotMet``.
+
     Parameters
     ----------
     prediction, truth : str
-        What :func:`histocli.annotations.pairs.find_pairs` takes: labels of any kind, a folder of
-        them, or a CSV. An output folder of ``segment`` counts each slide once. Images pair by
-        name, patches of patch stores by number.
+        Labels of any kind, a folder of labels, or a CSV; see
+        :func:`histocli.annotations.pairs.find_pairs`. An output folder of ``segment`` counts each
+        slide once. Images are paired by name, patches of patch stores by number.
     config : EvaluateConfig
-        Rules, gates and interval.
+        Rules of the scores, gates, and bootstrap of the intervals.
     execution : Execution
-        Workers, and what to do with a pair that cannot be compared.
+        ``workers``, ``dry_run`` and ``on_error`` are used.
     ignore : str, optional
-        Masks with the names of the true images: pixels that are not 0 are ignored.
-    track : Track
-        Progress.
-
-    Returns
-    -------
-    EvaluateResult
-        With missed gates; the caller raises ``GateNotMet`` once the scores are shown.
+        Masks with the names of the true images; pixels that are not 0 are ignored.
 
     Raises
     ------
     InputNotFound
         An input is missing, or a true image has no prediction.
     InvalidInput
-        Labels cannot be read or do not have the shape of their partner; with
-        ``on_error="continue"`` only if that is so for all pairs.
+        Labels cannot be read, or prediction and truth differ in shape. With
+        ``on_error="continue"`` it is raised only where no pair can be compared.
     """
     watch = Stopwatch()
     found = with_ignored(find_pairs(prediction, truth, LABEL_FINDER), ignore)
@@ -106,16 +104,14 @@ def evaluate(
 def _score_all(
     prediction: str, found: Pairs, config: EvaluateConfig, execution: Execution, track: Track
 ) -> tuple[list[ImageScores], list[tuple[str, str]]]:
-    """Return the scores of the images that could be compared, and names and errors of the others.
+    """Return the scores of the compared images, and name and error of each other image.
 
-    Raises
-    ------
-    InvalidInput
-        No image could be compared.
+    ``InvalidInput`` is raised where no image could be compared.
     """
     workers = resolve_workers(execution.workers)
-    tolerant = execution.on_error == "continue"
-    score = partial(score_pair, config=config, workers=workers, tolerant=tolerant)
+    score = partial(
+        score_pair, config=config, workers=workers, tolerant=execution.on_error == "continue"
+    )
     images: list[ImageScores] = []
     failures = [(name, "has no prediction of this name") for name in found.without_prediction]
     with track("comparing", len(found.pairs)) as bar:
@@ -144,7 +140,7 @@ def _score_all(
 
 
 def _sum_up(images: Sequence[ImageScores], config: EvaluateConfig) -> Scores:
-    """Return the scores of a set of images, of its groups, and the gates that are missed."""
+    """Return the scores of a set of images and of its groups, and the missed gates."""
     counts = [image.counts for image in images]
     groups = [image.pair.truth.group for image in images]
     if config.resample == "group" and not any(groups):
@@ -157,17 +153,16 @@ def _sum_up(images: Sequence[ImageScores], config: EvaluateConfig) -> Scores:
     by_group = []
     for name in sorted(set(groups)) if any(groups) else []:
         members = [each for each, group in zip(counts, groups, strict=True) if group == name]
-        by_group.append(GroupScores(name=name, images=len(members), summary=sum_up(members)))
-    low = [gate for gate in config.minimum if not summary.mean[gate[0]] >= gate[1]]
-    high = [gate for gate in config.maximum if not summary.mean[gate[0]] <= gate[1]]
+        by_group.append(GroupScores(name, len(members), sum_up(members)))
+    # a mean of NaN misses every gate
+    missed = [
+        MissedGate(name, summary.mean[name], bound)
+        for gates, sign in ((config.minimum, 1), (config.maximum, -1))
+        for name, bound in gates
+        if not sign * summary.mean[name] >= sign * bound
+    ]
     return Scores(
-        images=tuple(images),
-        summary=summary,
-        groups=tuple(by_group),
-        missed_gates=tuple(
-            MissedGate(metric=name, mean=summary.mean[name], bound=bound)
-            for name, bound in (*low, *high)
-        ),
+        images=tuple(images), summary=summary, groups=tuple(by_group), missed_gates=tuple(missed)
     )
 
 
@@ -180,10 +175,10 @@ def compare_models(
     ignore: str | None = None,
     track: Track = silent,
 ) -> ComparisonResult:
-    """Compare several predictions with one truth, and with each other image by image.
+    """Compare each prediction with the truth, and every two predictions with each other.
 
-    Parameters and errors are those of :func:`evaluate`; every two predictions are compared over the
-    images that both have.
+    Parameters and errors are those of :func:`evaluate`. Two predictions are compared over the
+    images that both have; none in common is an ``InvalidInput``.
     """
     repeated = {word for word in predictions if list(predictions).count(word) > 1}
     if repeated:
@@ -194,30 +189,25 @@ def compare_models(
     results = tuple(
         evaluate(word, truth, config, execution, ignore=ignore, track=track) for word in predictions
     )
-    differences = (
-        ()
-        if execution.dry_run
-        else tuple(_difference(one, two, config) for one, two in itertools.combinations(results, 2))
-    )
+    pairs = () if execution.dry_run else itertools.combinations(results, 2)
+    differences = tuple(_difference(*pair, config) for pair in pairs)
     return ComparisonResult(status=results[0].status, results=results, differences=differences)
 
 
 def _difference(
     first: EvaluateResult, second: EvaluateResult, config: EvaluateConfig
 ) -> ModelDifference:
-    """Compare two predictions over the images that both have."""
-    of_first, of_second = (
-        {image.name: image for image in result.images} for result in (first, second)
-    )
-    both = [name for name in of_first if name in of_second]
+    """Return the paired differences of two predictions over the images that both have."""
+    of_second = {image.name: image.counts for image in second.images}
+    both = [image for image in first.images if image.name in of_second]
     if not both:
         raise InvalidInput(
             f"{first.input} and {second.input} have no image in common to be compared on"
         )
-    groups = [of_first[name].pair.truth.group for name in both]
+    groups = [image.pair.truth.group for image in both]
     metrics = paired_differences(
-        [of_first[name].counts for name in both],
-        [of_second[name].counts for name in both],
+        [image.counts for image in both],
+        [of_second[image.name] for image in both],
         bootstrap=config.bootstrap,
         seed=config.seed,
         groups=groups if config.resample == "group" else None,
