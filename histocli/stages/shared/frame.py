@@ -40,8 +40,7 @@ from histocli.config.common import Execution
 from histocli.stages.shared.outputs import prepare_file
 from histocli.stages.shared.results import StageResult, Stopwatch
 from histocli.stores import labels, models, patches
-from histocli.stores.lock import OutputLock
-from histocli.stores.rerun import Action, prepare_output
+from histocli.stores.rerun import Action, OutputLock, prepare_output
 
 Result = TypeVar("Result", bound=StageResult)
 
