@@ -1,7 +1,5 @@
 """``histosynth models``: the models that come with the package."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -33,20 +31,14 @@ class ModelsResult(StageResult):
 def models(config: ModelsConfig) -> list[ModelsResult]:
     """Return the models that come with the package, the default one first.
 
-    With the action ``path``, or with a name, the list holds one model.
-
-    Raises
-    ------
-    InvalidOption
-        No model has that name.
-    StoreNotFound, InvalidStore
-        A file is missing; or it is no model, or its checksum is wrong.
+    With the action ``path``, or with a name, the list holds one model. Raises ``InvalidOption`` for
+    an unknown name, ``StoreNotFound`` or ``InvalidStore`` for a file that is missing, no model or
+    of a wrong checksum.
     """
     watch = Stopwatch()
     is_one = config.name is not None or config.action == "path"
-    chosen = [find_box_model(config.name)] if is_one else box_models()
     found = []
-    for model in chosen:
+    for model in [find_box_model(config.name)] if is_one else box_models():
         if config.action == "verify":
             verify_box_model(model)
         header = read_model_header(model.path)

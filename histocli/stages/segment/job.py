@@ -23,17 +23,7 @@ class Job(ABC):
     """One input on its way.
 
     ``parts`` and ``load`` run in the thread that reads, ``write`` and ``finish`` in threads of
-    their own.
-
-    Parameters
-    ----------
-    given : InputImage
-    outputs : dict of Path
-        What is to be there in the end, by format.
-    config : SegmentConfig
-    execution : Execution
-    model : dict
-        Name and content hash of the model.
+    their own. Outputs are given by format, the model by its name and content hash.
     """
 
     def __init__(
