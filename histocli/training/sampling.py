@@ -1,8 +1,4 @@
-"""Patches in memory, and the batches of crops that are drawn from them.
-
-The targets of a pixel are whether it is nucleus, its normalised border distance (0 at the border of
-its nucleus, 1 at the deepest pixel) and, optionally, whether two nuclei meet there (contact).
-"""
+"""Patches in memory with their targets (``instances.targets``), and batches of crops of them."""
 
 from __future__ import annotations
 

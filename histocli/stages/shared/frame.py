@@ -56,8 +56,7 @@ class Plan(Generic[Result]):
     fingerprint: str
     """Hash of the settings and inputs; equal hashes mean that the output would be the same."""
     planned: Callable[[], Result]
-    """Returns the result of a dry run. It may check inputs and raise. If ``found`` is given, a
-    finished output skips it."""
+    """Returns the result of a dry run; may check inputs and raise."""
     found: Callable[[], Result] | None = None
     """Returns the result for an output that is finished already; None uses ``planned``."""
     watch: Stopwatch

@@ -1,8 +1,4 @@
-"""The objects of a training that its extras use.
-
-An *extra* is an optional part of a training, such as self-training or hard examples
-(``training.loop.Extra``).
-"""
+"""The objects of a training for its extras: optional parts such as hard examples."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""The patches of all stores in memory, with their targets; some are held out from training.
-
-A patch counts in the loss by its weight, which ``refine`` sets. The effective share of weights is
-their effective sample size divided by the number of patches.
-"""
+"""The patches of all stores in memory, with their targets; some are held out from training."""
 
 from __future__ import annotations
 
@@ -29,7 +25,7 @@ logger = logging.getLogger(__name__)
 MOST_HELD_OUT = 64
 """Most held-out patches; more would cost time and change the scores little."""
 LEAST_EFFECTIVE = 0.3
-"""Smallest effective share of the weights; below it, all weights above 0 are set to 1."""
+"""Effective sample size of the weights over the number of patches; below it, weights become 1."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +50,9 @@ class TrainingPatches:
     store_of: npt.NDArray[np.int64]
     """Number of each learnt patch's store."""
     contrast_floor: float
-    """Spread of red optical density below which an image has less contrast than most of these
-    patches' references."""
+    """Spread of red optical density below which an image is flatter than most references."""
     effective_share: float
-    """Effective share of the learnt patches' weights that are above 0."""
+    """Effective sample size of the weights above 0, over the number of their patches."""
 
 
 class _Arrays:

@@ -148,10 +148,7 @@ class Examiner:
 
 
 def predict_maps(predictor: Predictor, images: npt.NDArray[np.uint8]) -> list[FloatArray]:
-    """Return the maps of patches (n, H, W, 3), one patch at a time.
-
-    Patches are mirrored at the bottom and right until the network takes their sides; maps are cut.
-    """
+    """Return the maps of patches (n, H, W, 3), mirrored to sides that the network takes and cut."""
     height, width = images.shape[1:3]
     multiple = predictor.multiple_px
     more_y, more_x = -height % multiple, -width % multiple

@@ -30,10 +30,7 @@ class Guard:
 
     @property
     def hopeless(self) -> bool:
-        """Whether the training must end: its rate was halved three times, or the critic saturates.
-
-        A critic that saturates is almost never fooled; a slower refiner would not change that.
-        """
+        """Whether training must end: its rate fell to 1/8, or the critic is almost never fooled."""
         return self.training.pace <= 0.125 or self.saturated > 0
 
     def slow_down(self) -> None:

@@ -41,10 +41,9 @@ def judge_held_out(
     size: int,
     dtype: torch.dtype,
 ) -> HeldOut:
-    """Judge ``size`` crops of each kind in each of ``batches`` batches.
+    """Judge ``batches`` batches of ``size`` crops of each kind; equal seeds draw equal crops.
 
-    The sampler draws from held-out patches; equal seeds draw equal crops. ``dtype`` is the number
-    format of the convolutions.
+    The sampler draws from held-out patches. ``dtype`` is the number format of the convolutions.
     """
     networks = training.networks
     device = next(networks.refiner.parameters()).device

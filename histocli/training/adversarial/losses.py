@@ -1,11 +1,10 @@
 """Losses of the refiner and its critics; all are means, so that their weights are comparable.
 
 - realism critic: cross-entropy per pixel, real nuclei against repainted ones;
-- style critic: cross-entropy per pair of crops; a pair shows one image, or two different images,
-  or a repainted crop with its reference;
-- refiner: the cross-entropy of the realism critic calling its crops real, or a distance of that
-  critic's features; the cross-entropy of the style critic calling a repainted crop and its
-  reference one image; and the change of nuclear tone, the smoothed change of optical density.
+- style critic: cross-entropy per pair of crops: of one image, of two images, or a repainted crop
+  with its reference;
+- refiner: realism (cross-entropy of the realism critic to "real", or distance of its features),
+  style (cross-entropy of the style critic to "one image") and change of tone (smoothed density).
 """
 
 from dataclasses import dataclass
@@ -28,8 +27,7 @@ def not_taken_for_real(logits: Tensor, region: Tensor) -> Tensor:
 def tone_change(change: Tensor, held: Tensor) -> Tensor:
     """Return the mean absolute change of tone within a mask (N, 1, H, W).
 
-    ``change`` is a change of optical density, (N, 3, H, W). Its mean over 9 x 9 pixels counts as
-    tone, the rest as texture.
+    Tone is the mean of the change of optical density (N, 3, H, W) over 9 x 9 pixels.
     """
     tone = functional.avg_pool2d(change, 9, stride=1, padding=4)
     return mean_within(tone.abs().mean(dim=1, keepdim=True), held)
@@ -60,20 +58,15 @@ def critic_loss(logits: Tensor, regions: Tensor, n_real: int) -> CriticLoss:
 
 
 def style_loss(matched: Tensor, mismatched: Tensor, repainted: Tensor) -> Tensor:
-    """Return the style critic's loss from its logits of three kinds of pairs.
-
-    Pairs of real crops of one image are ``matched``, of two images ``mismatched``; ``repainted``
-    pairs are a repainted crop with its reference. Only the first kind counts as one image.
-    """
+    """Return the style critic's loss from its logits: only ``matched`` pairs show one image."""
     wrong = functional.softplus(mismatched).mean() + functional.softplus(repainted).mean()
     return functional.softplus(-matched).mean() + 0.5 * wrong
 
 
 def pairs_of(size: int, first: int, second: int, device: torch.device, turn: int = 0) -> Tensor:
-    """Return the indices (size, 2) that pair two groups of crops in a batch.
+    """Return indices (size, 2) that pair crops of groups that begin at ``first`` and ``second``.
 
-    The groups begin at ``first`` and ``second``. With a ``turn`` of 1, each crop is paired with
-    the partner of its neighbour; where neighbours show different images, so do pairs.
+    With a ``turn`` of 1, each crop is paired with its neighbour's partner, usually another image.
     """
     order = torch.arange(size, device=device)
     return torch.stack([order + first, order.roll(turn) + second], dim=1)

@@ -58,10 +58,7 @@ class Networks:
 
 
 class History:
-    """A replay buffer of at most ``size`` repainted crops, uint8 (Shrivastava et al. 2017).
-
-    The realism critic learns from it too, so that it does not forget what the refiner did earlier.
-    """
+    """A replay buffer of earlier repainted crops for the critic (Shrivastava et al. 2017)."""
 
     def __init__(self, size: int, crop_px: int) -> None:
         self.pixels = torch.zeros((size, 3, crop_px, crop_px), dtype=torch.uint8)
@@ -71,11 +68,7 @@ class History:
     def exchange(
         self, pixels: Tensor, regions: Tensor, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Return as many crops as are given, mixed with earlier ones.
-
-        Until the history is full, it keeps the given crops and returns them. Later each given crop
-        is exchanged for a random earlier one with probability 1/2.
-        """
+        """Keep and return the crops; once the buffer is full, swap a random half for kept ones."""
         size = len(self.pixels)
         out_pixels, out_regions = pixels.clone(), regions.clone()
         for index in range(len(pixels)):
@@ -107,8 +100,7 @@ class AdversarialTraining:
 
     networks: Networks
     wrapped: dict[str, Callable[..., Tensor]]
-    """The callables for steps that compute gradients, by network. With several processes each
-    network is in a wrapper that averages gradients."""
+    """The networks or, with several processes, wrappers that average gradients, by name."""
     optimizers: dict[str, torch.optim.Optimizer]
     history: History
     step: int = 0

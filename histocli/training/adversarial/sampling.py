@@ -85,8 +85,7 @@ def hold_out(
     Returns
     -------
     HeldOutPatches or None
-        None where the held-out part or the rest would have no initial patch whose reference is
-        among its real patches.
+        None if, in one of the two parts, no initial patch has a real patch of its reference.
     """
     n_references = int(real.image_of.max()) + 1
     if n_references >= 4:

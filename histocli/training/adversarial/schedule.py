@@ -11,8 +11,7 @@ class AdversarialSchedule:
     """Crops in each set (initial, reference, real, partner) of a step."""
     crop_px: int = 128
     warm_up: float = 0.17
-    """Share of the training, in steps or under a time budget in seconds, in which only the critics
-    learn."""
+    """Share of the training (of its steps or its time budget) in which only the critics learn."""
     refiner_rate: float = 3e-4
     critic_rate: float = 1e-3
     later_critic_rate: float = 2e-4
@@ -29,22 +28,16 @@ class AdversarialSchedule:
     identity_weight: float = 3.0
     """Weight of the change of tone in the refiner's loss."""
     edits: str = "nuclei"
-    """Where the refiner may change a patch, and where realism is judged: ``nuclei`` or the whole
-    ``patch``."""
+    """Where the refiner paints and realism is judged: in ``nuclei`` or in the whole ``patch``."""
     objective: str = "fooling"
     """The realism part of the refiner's loss. ``fooling`` raises the critic's logits; ``matching``
     brings the critic's features of repainted nuclei close to those of the reference's nuclei."""
     seed: int = 0
 
     def rates(self, done: float) -> dict[str, float]:
-        """Return each network's learning rate: constant for 61 % of the training, then falling.
+        """Return each network's learning rate when a share ``done``, 0..1, of the training is done.
 
-        It falls linearly to 2 % of its peak.
-
-        Parameters
-        ----------
-        done : float
-            Share of the training that is done, 0..1.
+        It is constant for 61 % of the training, and then falls linearly to 2 % of its peak.
         """
         decline = min(1.0, 2.5 * (1 - done) + 0.02)
         peaks = {

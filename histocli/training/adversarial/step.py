@@ -111,8 +111,7 @@ def train_adversarial(
     rank : int
         Number of this process among several; each draws its own batches.
     mean : callable
-        Averages a number over all processes, so that all decide alike whether to update the
-        refiner.
+        Averages a number over all processes, which so agree on whether the refiner is updated.
     """
     device = next(training.networks.refiner.parameters()).device
     while (done := progress(training.step)) < 1:
@@ -137,13 +136,10 @@ def adversarial_step(
 ) -> StepReport:
     """Take one step of refiner and critics, as ``train_adversarial`` does.
 
-    The refiner is updated if ``may_move``, if the caller has marked the realism critic as
-    ``training.proven``, and if the critic's running skill reaches ``schedule.least_skill``.
-
     Parameters
     ----------
     training : AdversarialTraining
-        Changed in place.
+        Changed in place. Its ``proven`` says that the critic passed a test on held-out crops.
     batch : CropBatch
     schedule : AdversarialSchedule
     rng : numpy.random.Generator
@@ -153,7 +149,7 @@ def adversarial_step(
     mean : callable
         Averages a number over all processes.
     may_move : bool
-        Whether the refiner may be updated.
+        Update the refiner if the critic is proven and its running skill is high enough.
     against : AgainstTask, optional
         A task whose loss the refiner also raises (Hou et al. 2019).
     """
@@ -188,8 +184,7 @@ def _move_refiner(
 ) -> float:
     """Update the refiner and its averaged copy; returns the realism part of its loss."""
     networks, reference = training.networks, batch.reference
-    # batch norm uses running statistics: the critic learnt on batches of real and repainted crops,
-    # and this batch has repainted ones only
+    # batch norm with running statistics, since this batch, unlike the critic's, has no real crops
     networks.realism.eval()
     size = len(repainted)
     with precision:
@@ -229,9 +224,7 @@ def _teach_critic(
     """Update the realism critic; returns its loss and its share of right pixels before that."""
     training.networks.realism.train()
     shown, region = training.history.exchange(repainted, batch.region, rng)
-    # real and repainted crops share a batch: in separate ones, batch statistics would tell them
-    # apart
-    with precision:
+    with precision:  # one batch for real and repainted: batch statistics must not tell them apart
         logits = training.wrapped["realism"](torch.cat([batch.real.pixels, shown]))
     regions = torch.cat([batch.real.region, region])[:, 0]
     found = critic_loss(logits, regions, len(batch.real.pixels))
