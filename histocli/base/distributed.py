@@ -94,7 +94,7 @@ ALONE = Team()
 
 
 def weights_digest(network: torch.nn.Module) -> str:
-    """Return the SHA-256 of parameters, without buffers, which may differ within a team."""
+    """Return the SHA-256 of parameters; normalisation statistics may differ and are left out."""
     digest = hashlib.sha256()
     for value in network.parameters():
         digest.update(value.detach().float().cpu().numpy().tobytes())

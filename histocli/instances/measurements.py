@@ -80,14 +80,14 @@ class Ellipses(NamedTuple):
 
 
 def ellipses(yy: FloatColumn, xx: FloatColumn, xy: FloatColumn, mpp: float) -> Ellipses:
-    """Return ellipses, given central second moments in square pixels."""
+    """Return ellipses in micrometres, given central second moments in square pixels."""
     root = np.sqrt((xx - yy) ** 2 / 4 + xy**2)
     large, small = (xx + yy) / 2 + root, np.maximum((xx + yy) / 2 - root, 1e-9)
     return Ellipses(
         elongation=np.sqrt(large / small),
         eccentricity=np.sqrt(np.maximum(1 - small / large, 0)),
         orientation_rad=0.5 * np.arctan2(2 * xy, xx - yy),
-        major_um=4 * np.sqrt(large) * mpp,
+        major_um=4 * np.sqrt(large) * mpp,  # a diameter is four standard deviations
         minor_um=4 * np.sqrt(small) * mpp,
     )
 
