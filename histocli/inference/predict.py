@@ -48,19 +48,10 @@ class Predictor:
         between: Callable[[], None] = lambda: None,
     ) -> None:
         self.segmenter = channels_last(segmenter, device).eval()
+        self.multiple_px, self.halo_px = self.segmenter.multiple_px, self.segmenter.halo_px
         self.mpp, self.thresholds = mpp, thresholds
         self.device, self.dtype = device, dtype
         self.views, self.between = VIEWS[:views], between
-
-    @property
-    def multiple_px(self) -> int:
-        """Sides of tiles must be multiples of this."""
-        return self.segmenter.multiple_px
-
-    @property
-    def halo_px(self) -> int:
-        """Context that decides a pixel's maps: with so much of it, tiles of any size agree."""
-        return self.segmenter.halo_px
 
     def maps(self, tiles: npt.NDArray[np.uint8]) -> FloatArray:
         """Map sRGB at ``mpp``, (N, H, W, 3), sides multiples of ``multiple_px``, to nucleus

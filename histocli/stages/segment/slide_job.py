@@ -59,7 +59,6 @@ class SlideJob(Job):
     def __init__(self, store: Path, *others: Any) -> None:
         super().__init__(*others)
         self.store = store
-        self._held = ExitStack()
         self._to_make: list[str] = list(self.outputs)
         self._store_is_there = False
 
@@ -134,7 +133,7 @@ class SlideJob(Job):
             self._view = recorded_view(slide, model, writer.facts, writer.tissue)
             self._grid = model.grid(self._view.shape)
             self._workers = model.workers
-            self.writer, self._held = writer, stack.pop_all()
+            self.writer, self.held = writer, stack.pop_all()
         return [
             block
             for block in self._grid.blocks(self._view.has_tissue(self._grid))
@@ -186,10 +185,6 @@ class SlideJob(Job):
             if known is not None:
                 return facts_from(known)
         return None
-
-    def close(self) -> None:
-        """Let go of slide and store."""
-        self._held.close()
 
     def provenance(self, contract: str) -> Provenance:
         """Return the record of how an output is made."""
