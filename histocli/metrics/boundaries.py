@@ -86,9 +86,8 @@ def count_boundaries(
 ) -> BoundaryCounts:
     """Compare the boundaries of an image window by window.
 
-    ``table`` holds the overlaps of the whole image, and ``filled`` the windows that contain nuclei:
-    one window is used as it is, for several the image is tiled anew. ``mpp`` is in micrometres per
-    pixel.
+    ``table`` holds the overlaps of the whole image, and ``filled`` the windows that contain nuclei.
+    If there are several, new windows tile the image. ``mpp`` is in micrometres per pixel.
     """
     work = _WindowComparison(table, labels, filled, tolerance_px)
     windows = filled if len(filled) == 1 else tile(labels.shape, work.reach_px)

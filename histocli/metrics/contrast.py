@@ -41,7 +41,7 @@ def nuclear_contrast(image: RGBImage, labels: LabelImage) -> FloatVector:
     owner_of = np.zeros(int(nearest.max()) + 1, np.int64)
     # the transform gives every pixel of a nucleus a number of its own
     owner_of[nearest[inside]] = index[inside]
-    # px: wider than a blurred edge at 40x, and narrower than most gaps between nuclei
+    # 5 px: wider than a blurred edge at 40x, and narrower than most gaps between nuclei
     ring = (labels == 0) & (distance <= 5)
     owner = owner_of[nearest[ring]]
     ring_area = np.bincount(owner, minlength=n_bins)[1:]

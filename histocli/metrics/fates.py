@@ -1,10 +1,11 @@
 """What became of each nucleus: matched, missed, false, split or merged.
 
-An unmatched true nucleus is *split* when two or more unmatched predictions each have more than half
-of their area in it; these predictions are its pieces. An unmatched prediction is *merged* when two
-or more unmatched true nuclei each have more than half of their area in it; these true nuclei are
-its parts. A nucleus that is not matched, split, merged, a piece or a part is *missed* (true) or
-*false* (predicted).
+A true and a predicted nucleus are *matched* when their IoU exceeds one half. An unmatched true
+nucleus is *split* when two or more unmatched predictions each have more than half of their area in
+the nucleus; these predictions are its pieces. An unmatched prediction is *merged* when two or more
+unmatched true nuclei each have more than half of their area in the prediction; these nuclei are its
+parts. A nucleus that is not matched, split, merged, a piece or a part is *missed* (true) or *false*
+(predicted).
 
 A split true nucleus may also be a part, and a piece may also be a merged prediction. Their fate is
 then ``MERGED``, so that ``splits`` may exceed the number of true nuclei whose fate is ``SPLIT``.

@@ -181,6 +181,6 @@ def _sign_flip(table: ScoreTable, seed: int, groups: Sequence[str] | None) -> li
     else:
         signs = 1.0 - 2.0 * rng_for(seed, "sign flip").integers(0, 2, (10_000, n))
         signs[0] = 1  # one of the ways is to swap nothing, so that no p-value is 0
-    slack = 1e-12 * np.abs(sums).sum(axis=0)
+    slack = 1e-12 * np.abs(sums).sum(axis=0)  # equal sums may differ by rounding
     extreme = np.abs(signs @ sums) >= np.abs(sums.sum(axis=0)) - slack
     return list(extreme.mean(axis=0).tolist())

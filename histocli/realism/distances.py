@@ -14,7 +14,7 @@ Chosen = npt.NDArray[np.bool_]
 
 
 def standardise_by(real: FloatArray, synthetic: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Scale both sets so that each feature has mean 0 and deviation 1 over the real patches."""
+    """Scale each feature to mean 0 and standard deviation 1 over the real patches."""
     mean, spread = real.mean(axis=0), real.std(axis=0) + 1e-6
     return (real - mean) / spread, (synthetic - mean) / spread
 

@@ -22,8 +22,8 @@ NAMES = (
     "skewness of red",
 )
 """Names of the columns of :func:`stain_and_texture`: mean and standard deviation of absorbance, two
-correlations of channels, deviations of fine detail, share of pixels more than one deviation darker
-than the mean, and skewness."""
+correlations of channels, standard deviation of detail below each scale, share of pixels darker than
+the mean by over one standard deviation, and skewness."""
 
 
 def stain_and_texture(images: npt.NDArray[np.uint8]) -> FloatArray:
@@ -59,7 +59,7 @@ def random_convolutions(
     with torch.inference_mode():
         for start in range(0, len(images), batch):
             pixels = torch.from_numpy(np.ascontiguousarray(images[start : start + batch]))
-            x = pixels.permute(0, 3, 1, 2).float() / 255 - 0.65
+            x = pixels.permute(0, 3, 1, 2).float() / 255 - 0.65  # brings brightness near 0
             found = []
             for weight, stride in zip(weights, (1, 2, 2), strict=True):
                 x = functional.conv2d(x, weight, stride=stride, padding=1)

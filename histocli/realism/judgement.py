@@ -30,7 +30,7 @@ from histocli.realism.morphology import Histograms
 from histocli.training.two_sample import TwoSampleSchedule, area_under_curve, judge
 
 STAIN = tuple(range(8))
-"""Columns of :func:`stain_and_texture` that describe colour: mean, deviation and correlation."""
+"""Columns of :func:`stain_and_texture` that describe colour: means, spreads, correlations."""
 TEXTURE = tuple(range(8, len(NAMES)))
 """Columns of :func:`stain_and_texture` that describe fine detail, dark share and skewness."""
 
@@ -51,7 +51,7 @@ class Judgement:
 
     measures: tuple[Measure, ...]
     features: dict[str, float]
-    """Earth mover's distance of each named feature, in deviations of the real patches."""
+    """Earth mover's distance of each named feature, in standard deviations of real patches."""
     real: int
     synthetic: int
     images: int
@@ -119,7 +119,7 @@ def judge_patches(
 
 
 Features = tuple[FloatArray, FloatArray]
-"""Features of the real and of the synthetic patches, in deviations of the real ones."""
+"""Features of real and synthetic patches, in standard deviations of the real ones."""
 
 
 def _kernel_distance(key: str, features: str, sides: Features, leave: Jackknife) -> Measure:
