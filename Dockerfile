@@ -1,5 +1,6 @@
 # docker build -t histosynth .
-# docker run --rm -v "$PWD:/data" --user "$(id -u):$(id -g)" histosynth segment slides --model m.safetensors -o out
+# docker run --rm -v "$PWD:/data" --user "$(id -u):$(id -g)" histosynth \
+#     segment slides --model m.safetensors -o out
 #
 # A smaller image without CUDA: --build-arg TORCH_INDEX_URL=<PyTorch's index of CPU wheels>
 # With a GPU: docker run --gpus all ...
@@ -9,7 +10,7 @@ ARG TORCH_INDEX_URL=""
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/histosynth
 ENV PATH=/opt/histosynth/bin:$PATH
-# torch by itself and first: it is by far the largest layer and changes least.
+# torch comes first, in its own layer: the layer is by far the largest and changes least.
 RUN if [ -n "$TORCH_INDEX_URL" ]; then pip install --index-url "$TORCH_INDEX_URL" "torch>=2.6,<2.14"; else pip install "torch>=2.6,<2.14"; fi
 WORKDIR /build
 COPY pyproject.toml README.md LICENSE ./
@@ -21,7 +22,7 @@ LABEL org.opencontainers.image.title="histosynth" \
       org.opencontainers.image.description="From unlabelled H&E images to a nucleus segmenter for that tissue" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /opt/histosynth /opt/histosynth
-# Any user may run it (--user), nothing is written outside /data and /tmp.
+# Any user may run the image (--user); nothing is written outside /data and /tmp.
 ENV PATH=/opt/histosynth/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HOME=/tmp
 RUN useradd --uid 1000 --create-home histosynth && mkdir /data && chown histosynth /data
 USER histosynth

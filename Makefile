@@ -1,12 +1,12 @@
-# Needs git, make and Python 3.11 or newer; everything else goes into .venv.
+# Needs git, make and Python 3.11 or newer; everything else is installed into .venv.
 #
 #   make demo     a slide, from nothing to labelled nuclei, in a few minutes
 #   make test     the tests
 #   make check    format, lint, types and tests: what has to pass before a commit
 #
 # PYTHON=python3.12        another interpreter
-# TORCH_INDEX=https://...  another index for the torch wheel, such as PyTorch's for CPU-only or a CUDA version
-# DEMO=demo                where the demo works
+# TORCH_INDEX=https://...  another package index for torch, such as PyTorch's CPU-only index
+# DEMO=demo                folder of the demo
 # JOBS=2                   how many tests run at a time
 
 PYTHON ?= python3
@@ -17,7 +17,7 @@ DEMO ?= demo
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-# Tests of two files at a time, each with one thread: faster than one test with two threads.
+# JOBS files of tests run at a time, each with one thread: two are faster than one with two threads.
 JOBS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
@@ -48,7 +48,7 @@ install: $(VENV)/.installed
 clean:
 	rm -rf $(DEMO) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 
-# Stamps: the environment is made once, and again when the dependencies change.
+# Empty files that mark finished steps: a change of pyproject.toml installs the packages again.
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, $(PYTHON) is %d.%d; try make PYTHON=python3.12" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

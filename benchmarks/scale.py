@@ -23,7 +23,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -201,10 +200,17 @@ def virtual_once(gigapixels: float) -> Row:
     """Make the label store of a slide without a file, block after block."""
     from histocli.base.memory import reuse_freed_memory
     from histocli.inference.pipeline import Pipeline
+    from histocli.inference.settling import SlideWindows
+    from histocli.stages.segment.assemble import make_store
     from histocli.stages.segment.loaded import LoadedModel
-    from histocli.stages.segment.opened import OpenedSlide
-    from histocli.stages.segment.view import look
-    from histocli.stores.labels import CONTRACT, open_labels
+    from histocli.stages.segment.view import (
+        first_look,
+        keep_windows,
+        look,
+        read_block,
+        recorded_view,
+    )
+    from histocli.stores.labels import CONTRACT, FirstLook, TiledLabelsWriter, open_labels
     from histocli.stores.models import ModelHeader
     from histocli.stores.provenance import Provenance
 
@@ -216,21 +222,33 @@ def virtual_once(gigapixels: float) -> Row:
         tempfile.TemporaryDirectory() as folder,
         Pipeline(Thresholding(), tile_px=2048, workers=2) as pipeline,
     ):
-        opened = OpenedSlide(
-            VirtualSlide(gigapixels),
+        slide = VirtualSlide(gigapixels)
+        model = LoadedModel(header, [pipeline], block_windows=2, expected_bytes=0, workers=2)
+
+        def glance(factor: int) -> FirstLook:
+            return first_look(slide, model, look(slide, factor, find_tissue=True, roi=None))
+
+        with TiledLabelsWriter(
             Path(folder) / "v.ome.zarr",
-            LoadedModel(header, [pipeline], block_windows=2, expected_bytes=0, workers=2),
-            lambda slide, factor: look(slide, factor, find_tissue=True, roi=None),
+            shape=slide.levels[0].shape,
+            mpp=slide.mpp,
+            mpp_source=slide.mpp_source,
+            look=glance,
             source={},
-            model_facts={},
+            model={},
             provenance=made_by,
-        )
-        with closing(opened):
-            for block in opened.missing_blocks():
-                pending = opened.read(block)
+        ) as writer:
+            view = recorded_view(slide, model, writer.facts, writer.tissue)
+            grid = model.grid(view.shape)
+            shows_tissue = view.has_tissue(grid)
+            for block in grid.blocks(shows_tissue):
+                pending = read_block(view, grid, block)
                 pipeline.run([pending])
-                opened.keep(pending)
-            store = opened.make_store(keep_hidden=False)
+                keep_windows(writer.work, view, pending)
+            make_store(
+                writer, SlideWindows(grid.windows, slide.mpp, 1.0, shows_tissue), mpp=MPP, workers=2
+            )
+            store = writer.finish()
         return measured(start, open_labels(store).n_nuclei)
 
 

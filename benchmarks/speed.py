@@ -39,7 +39,7 @@ from histocli.model.segmenter import build_segmenter
 from histocli.slides.open import read_image
 from histocli.slides.resampling import ResampledSlide, resample
 from histocli.stages.generate.run import generate
-from histocli.stages.segment import opened, view
+from histocli.stages.segment import slide_job, view
 from histocli.stages.segment.run import segment
 from histocli.stages.train.run import train
 from histocli.stores.models import read_model
@@ -53,7 +53,7 @@ STEPS: tuple[tuple[Any, str, str], ...] = (
     (ResampledSlide, "read", "read"),
     (Predictor, "instances", "decode"),
     (view, "to_slide", "keep"),
-    (opened, "make_store", "store"),
+    (slide_job, "make_store", "store"),
 )
 Pixels = npt.NDArray[np.uint8]
 

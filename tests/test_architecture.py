@@ -1,15 +1,17 @@
-"""The house has floors: which room may import which, and where heavy libraries may be loaded.
+"""Rules of the package: imports between rooms, imports of heavy libraries, and sizes of code.
 
-Floor 3  cli                                words -> config, errors -> exit codes
-Floor 2  stages                             open stores, call rooms, write
+The folders of the package are called rooms and lie on floors:
+
+Floor 3  cli                                typed words -> settings, errors -> exit codes
+Floor 2  stages                             open stores, call rooms, write outputs
 Floor 1  reference synthesis model training inference metrics realism figures
          slides annotations exports stores
 Floor 0  optics instances config base
 
-Every import counts, also inside functions and under TYPE_CHECKING.
+``ROOMS`` says which rooms a room may import, also inside functions and under TYPE_CHECKING.
 
-Files, classes, functions and lines have a largest size; ``EXCEPTIONS`` names those that are larger
-and says why.
+Files, classes, functions and lines have a largest size; ``EXCEPTIONS`` lists larger ones with
+reasons.
 """
 
 import ast
@@ -60,19 +62,19 @@ ROOMS = {
     },
     "cli": {"stages", "config", "metrics", "base"},
 }
-"""Beside itself, a room may import these."""
+"""For each room the other rooms that it may import."""
 
-# A stage imports from other stages only what all of them share.
+# The only folder of stages from which other stages may import.
 SHARED_BY_STAGES = "shared"
-# imported by --help, so heavy libraries only load inside their functions
+# --help imports these rooms, so they import heavy libraries only inside functions
 LIGHT_ROOMS = {"base", "config", "cli"}
-# metrics.table is light too, because --help lists metrics, and is all that these rooms see of them
+# --help lists metrics, so metrics.table is light too; light rooms import nothing else of metrics
 HEAVY = {"torch", "zarr", "scipy", "skimage", "cv2", "tifffile", "imagecodecs", "safetensors"}
 
 
 @dataclass(frozen=True)
 class Import:
-    """One imported module, where, and whether it is loaded together with its file."""
+    """One imported module, its line, and whether it is imported outside functions."""
 
     module: str
     line: int
@@ -111,7 +113,7 @@ def imports_of(source: str) -> list[Import]:
 
 
 def violations(path: str, source: str) -> list[str]:
-    """Return what a file of the package (``room/file.py``) imports against the rules."""
+    """Return a message for each import of a file (``room/file.py``) that breaks the rules."""
     parts = Path(path).parts
     if len(parts) == 1:
         return []  # __init__ holds the version, __main__ starts cli
@@ -149,7 +151,7 @@ MOST_PARAMETERS = 8  # without self
 MOST_CHARACTERS_OF_A_LINE = 100
 
 EXCEPTIONS: dict[str, str] = {}
-"""By name as in :func:`oversized`: the reason why it may be so large."""
+"""Reasons for larger sizes, by name as in :func:`oversized`."""
 
 
 def definitions(parent: ast.AST, prefix: str) -> Iterator[tuple[str, ast.AST]]:
@@ -163,14 +165,14 @@ def definitions(parent: ast.AST, prefix: str) -> Iterator[tuple[str, ast.AST]]:
 
 
 def oversized(path: str, source: str) -> dict[str, str]:
-    """Return what is too large in a file of the package, by its name, and how large it is.
+    """Return the size of each too large part of a file of the package, by name.
 
     Files are named ``room/file.py``, classes and functions ``room/file.py:name``.
     """
     lines = source.count("\n")
     found = {path: f"{lines} lines"} if lines > MOST_LINES_OF_A_FILE else {}
     for number, line in enumerate(source.split("\n"), 1):
-        length = len(line.split("  # type: ignore")[0])  # which cannot stand on a line of its own
+        length = len(line.split("  # type: ignore")[0])  # must be on the line that it is about
         if length > MOST_CHARACTERS_OF_A_LINE:
             found[f"{path}:{number}"] = f"{length} characters"
     for name, node in definitions(ast.parse(source), f"{path}:"):
@@ -190,7 +192,7 @@ def oversized(path: str, source: str) -> dict[str, str]:
 
 
 def circles(sources: dict[str, str]) -> list[str]:
-    """Return the files that import themselves by way of others, from all files and their text."""
+    """Return the files in a circle of imports; ``sources`` holds the text of each file by path."""
     names = {path.removesuffix(".py").removesuffix("/__init__"): path for path in sources}
     imported = {
         path: {

@@ -1,1 +1,1 @@
-"""Labels that other people and programs made, found and read through one door."""
+"""Find and read labels that people and other programs made, and pair them with images."""

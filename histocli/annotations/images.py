@@ -1,7 +1,7 @@
 """Label images in files: one integer a pixel, as annotation tools and other segmenters write them.
 
-TIFF of any integer type, PNG (8 or 16 bits, greyscale or palette, whose indices are the labels) and
-NPY. 0 is background; -1, where the type has it, marks ignored pixels.
+The formats are TIFF, PNG (8 or 16 bits, greyscale or palette, whose indices are the labels) and
+NPY. 0 is background, k is nucleus k, and -1 (in signed types) marks ignored pixels.
 """
 
 from collections.abc import Callable
@@ -21,13 +21,13 @@ from histocli.base.text import first_line
 from histocli.base.units import sane_mpp
 
 LABEL_SUFFIXES = (".tif", ".tiff", ".png", ".npy")
-"""What the names of label images end in, in lower case."""
+"""Suffixes of label images, in lower case."""
 MASKS_FOLDER = "masks"
-"""Beside an image's folder ``images``: one mask per nucleus, as in the 2018 Data Science Bowl."""
+"""Folder of one mask per nucleus, beside the folder ``images``, as in Data Science Bowl 2018."""
 
 
 def open_label_image(path: Path, recorded_mpp: Callable[[Path], float | None]) -> OpenLabels:
-    """Open a label image; a large tiled TIFF is read in windows, anything else at once.
+    """Open a label image; a large tiled TIFF is read in parts (windows), other files as a whole.
 
     ``recorded_mpp`` reads the micrometres per pixel that a file may record. Errors are those of
     :func:`read_label_image`, and ``InvalidInput`` for labels below -1.
@@ -40,13 +40,13 @@ def open_label_image(path: Path, recorded_mpp: Callable[[Path], float | None]) -
 
     def read(rows: slice, columns: slice) -> Labels:
         try:
-            # opened anew for each window: threads must not share an open file
+            # opened for each window, because threads must not share an open file
             with tifffile.imread(path, aszarr=True) as store:
                 node = zarr.open(store, mode="r")
-                # the first level of a pyramid
+                # full resolution, where the file is a pyramid
                 array = node["0"] if isinstance(node, zarr.Group) else node
                 values = np.asarray(array[rows, columns])  # type: ignore[index]
-        except Exception as error:  # decoders raise whatever they like over damaged files
+        except Exception as error:  # over damaged files, decoders raise errors of any class
             raise InvalidInput(
                 f"{path}: cannot be read as a label image ({first_line(error)}); "
                 "is the file damaged?"
@@ -57,7 +57,7 @@ def open_label_image(path: Path, recorded_mpp: Callable[[Path], float | None]) -
 
 
 def _shape_of_large_tiff(path: Path) -> Shape | None:
-    """Return the size of a large tiled TIFF of integers."""
+    """Return the size of a tiled TIFF of at least ``LARGE_PX`` integers, None for other files."""
     if path.suffix.lower() not in (".tif", ".tiff"):
         return None
     try:
@@ -65,13 +65,13 @@ def _shape_of_large_tiff(path: Path) -> Shape | None:
             series = tiff.series[0]
             height, width = map(int, series.shape)
             is_usable = series.keyframe.is_tiled and series.dtype.kind in "iu"
-    except Exception:  # whatever is wrong with the file, reading it as a whole says so
+    except Exception:  # reading the file as a whole will report its fault
         return None
     return (height, width) if is_usable and height * width >= LARGE_PX else None
 
 
 def open_masks(folder: Path) -> OpenLabels:
-    """Read the masks of single nuclei; where masks overlap, the later one by name wins."""
+    """Join masks of single nuclei to labels; where masks overlap, the later file by name counts."""
     masks = folder / MASKS_FOLDER
     files = sorted(path for path in masks.iterdir() if path.suffix.lower() in LABEL_SUFFIXES)
     if not files:
@@ -89,16 +89,17 @@ def open_masks(folder: Path) -> OpenLabels:
 
 
 def read_label_image(path: str | Path) -> Labels:
-    """Read a TIFF, PNG or NPY file in its own type (uint8 for masks, int64 for floats).
+    """Read a TIFF, PNG or NPY file, shape (H, W), in its integer type.
 
-    Colour channels are accepted when they are all equal, floats when they are whole numbers.
+    Booleans become uint8. Floats are accepted if they are whole numbers, and become int64. Colour
+    channels are accepted if all are equal.
 
     Raises
     ------
     InputNotFound
         There is no such file.
     InvalidInput
-        It cannot be read, or is no label image.
+        The file cannot be read, or is no label image.
     """
     path = Path(path)
     if not path.is_file():
@@ -107,7 +108,7 @@ def read_label_image(path: str | Path) -> Labels:
         values = _decode(path)
     except MemoryError:
         raise
-    except Exception as error:  # decoders raise whatever they like over damaged files
+    except Exception as error:  # over damaged files, decoders raise errors of any class
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InvalidInput(
             f"{path}: cannot be read as a label image ({reason}); is the file damaged?"
@@ -121,8 +122,8 @@ def _decode(path: Path) -> npt.NDArray[Any]:
             return np.asarray(np.load(path, allow_pickle=False))
         case ".png":
             content = path.read_bytes()
-            if content[25:26] == b"\3":  # the colour type of a palette
-                with Image.open(path) as image:  # the only decoder here that keeps the indices
+            if content[25:26] == b"\3":  # byte 25 is the colour type, 3 a palette
+                with Image.open(path) as image:  # imagecodecs gives colours, not indices
                     return np.asarray(image)
             return np.asarray(imagecodecs.png_decode(content))
         case ".tif" | ".tiff":
@@ -132,7 +133,7 @@ def _decode(path: Path) -> npt.NDArray[Any]:
 
 
 def _as_labels(values: npt.NDArray[Any], path: Path) -> Labels:
-    """Return decoded values as integers of shape (H, W), or say why they are no labels."""
+    """Return decoded values as integers of shape (H, W); ``InvalidInput`` for other values."""
     shape = values.shape
     if values.ndim == 3 and shape[-1] in (3, 4) and (values[..., :1] == values[..., :3]).all():
         values = values[..., 0]  # a grey picture saved as colour

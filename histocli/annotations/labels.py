@@ -1,4 +1,4 @@
-"""A label image that is ready to be read, wherever it comes from."""
+"""A label image that is opened for reading: one class for all files and stores."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from histocli.base.errors import InvalidInput
 
 LARGE_PX = 50_000_000
-"""A label image with at least this many pixels is read in windows where its format allows it."""
+"""A label image of at least this many pixels is read in parts (windows) if its format allows."""
 
 Labels: TypeAlias = npt.NDArray[np.integer[Any]]
 """(H, W) of any integer type: 0 = background, k = nucleus k, -1 = ignored."""
@@ -22,13 +22,13 @@ Shape: TypeAlias = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class OpenLabels:
-    """A label image of a fixed size that is read in windows."""
+    """A label image of a fixed size that can be read in windows."""
 
     source: str  # for messages
     shape: Shape
     read: Callable[[slice, slice], Labels]
     """Reads a window of rows and columns; safe from several threads."""
-    mpp: float | None = None
+    mpp: float | None = None  # micrometres per pixel, where they are recorded
 
     @classmethod
     def in_memory(cls, labels: Labels, source: str, mpp: float | None = None) -> OpenLabels:
@@ -38,20 +38,20 @@ class OpenLabels:
 
     @property
     def extent(self) -> Shape:
-        """The size of the image."""
+        """Height and width, equal to ``shape``; ``Outlines`` also has this property."""
         return self.shape
 
     def on(self, _: Shape) -> OpenLabels:
-        """Return the image itself, whatever the size of its partner."""
+        """Return this image unchanged; only ``Outlines.on`` needs a shape."""
         return self
 
     def whole(self) -> Labels:
-        """Read everything."""
+        """Read the whole image."""
         return self.read(slice(None), slice(None))
 
 
 def checked_ids(labels: Labels, source: str) -> Labels:
-    """Refuse labels below -1 by ``InvalidInput``: most often their type was too small."""
+    """Return labels; ``InvalidInput`` for labels below -1, mostly due to a type that overflowed."""
     if labels.dtype.kind == "i" and labels.size and int(labels.min()) < -1:
         raise InvalidInput(
             f"{source}: holds the label {int(labels.min())}; labels are 0 for background, "

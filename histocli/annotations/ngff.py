@@ -15,9 +15,9 @@ from histocli.slides.zarr import ome_attributes
 
 
 def open_ngff_labels(path: Path, source: str) -> OpenLabels:
-    """Open the labels of a Zarr folder: the only ones under ``labels``, or the folder's own image.
+    """Open the only label image under ``labels`` of a Zarr folder, or else the folder's own image.
 
-    Pixels are not read yet; messages about them name ``source``.
+    Pixels are not read yet; error messages about pixels name ``source``.
 
     Raises
     ------

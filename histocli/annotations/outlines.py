@@ -2,18 +2,18 @@
 
 ``.geojson``, ``.geojson.gz``
     A FeatureCollection, a list of features or one feature, as QuPath and this program write them.
-    Polygons and MultiPolygons with holes count. Of a QuPath cell the nucleus counts where the file
-    gives it. A feature whose class begins with ``Ignore`` marks pixels that are ignored; features
-    without an area, and those whose ``objectType`` is ``tma_core``, are left out.
+    Polygons and MultiPolygons are read, with holes. Of a QuPath cell, the outline of the nucleus is
+    read if the file has one, else that of the cell. A feature whose class begins with ``Ignore``
+    marks ignored pixels. Features without an area, or of ``objectType`` ``tma_core``, are left out.
 ``.xml``
     ``Annotations/Annotation/Regions/Region/Vertices/Vertex`` with ``X`` and ``Y``, as ImageScope
     and the MoNuSeg challenge write them. A region with ``NegativeROA="1"`` is a hole.
-    ``MicronsPerPixel`` is taken where it makes sense.
+    ``MicronsPerPixel`` is used if a microscope can have it.
 
-Coordinates are pixels of the full resolution, from the corner of the first pixel, so a pixel's
-centre lies at half integers. A pixel belongs to a polygon when its centre lies inside (even-odd
-rule). Where polygons overlap, the later one in the file wins. Files do not say how large the image
-is: that comes from what the outlines are compared with.
+Coordinates are pixels of the full resolution, from the outer corner of the first pixel, so pixel
+centres have coordinates such as 0.5. A pixel belongs to a polygon if its centre lies inside an odd
+number of rings. Where polygons overlap, the later one in the file counts. Files do not record the
+image size; it comes from the labels or image with which the outlines are compared.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ from histocli.base.units import sane_mpp
 logger = logging.getLogger(__name__)
 
 OUTLINE_SUFFIXES = (".geojson", ".geojson.gz", ".xml")
-"""What the names of files of outlines end in, in lower case."""
+"""Suffixes of files of outlines, in lower case."""
 
 PIXEL_CENTRE = (-0.5 + 1e-7, -0.5 + 0.618e-7)
-"""Added to rows and columns, because scikit-image has the centres of pixels at whole numbers. The
-small rest decides ties: of two polygons that share an edge through the centre of a pixel, one has
-the pixel. Without it both would have the pixel, and straightened outlines would be too large."""
+"""Added to rows and columns, because scikit-image has pixel centres at whole numbers. The small
+fractions move edges off pixel centres: of two polygons with a common edge through the centre of a
+pixel, only one covers it. Without them both would, and simplified outlines would be too large."""
 
 Ring: TypeAlias = npt.NDArray[np.float64]
 """(n, 2) x and y of the corners of a closed line, n >= 3."""
@@ -57,7 +57,7 @@ Polygon: TypeAlias = tuple[Ring, ...]
 
 @dataclass(frozen=True)
 class Outline:
-    """One nucleus, or an area to ignore."""
+    """The outline of one nucleus, or of an area to ignore."""
 
     polygons: tuple[Polygon, ...]
     ignored: bool = False
@@ -65,7 +65,7 @@ class Outline:
 
 @dataclass(frozen=True)
 class Outlines:
-    """What a file of outlines holds; the outlines become a label image on an image of any size."""
+    """The outlines of a file, which can be drawn as a label image of any size."""
 
     source: str  # for messages
     outlines: tuple[Outline, ...]
@@ -75,14 +75,14 @@ class Outlines:
 
     @property
     def extent(self) -> Shape:
-        """Height and width of the smallest image that holds everything."""
+        """Height and width of the smallest image that holds all outlines."""
         polygons = chain.from_iterable(outline.polygons for outline in self.outlines)
         corners = [ring.max(axis=0) for polygon in polygons for ring in polygon]
         width, height = np.ceil(np.max([(0, 0), *corners], axis=0))
         return int(height), int(width)
 
     def on(self, shape: Shape) -> OpenLabels:
-        """Draw the outlines on an image, with a warning where they reach beyond it."""
+        """Draw the outlines as labels of this shape; log a warning if they reach beyond it."""
         height, width = self.extent
         if height > shape[0] + 1 or width > shape[1] + 1:
             logger.warning(
@@ -96,7 +96,7 @@ class Outlines:
         return OpenLabels.in_memory(self.draw(shape), self.source, self.mpp)
 
     def draw(self, shape: Shape) -> npt.NDArray[np.int32]:
-        """Draw the outlines, cut off at the image: k = nucleus k of the file, -1 = ignored."""
+        """Draw the outlines, cut at the image border: k = nucleus k of the file, -1 = ignored."""
         labels = np.zeros(shape, np.int32)
         number = 0
         for outline in self.outlines:
@@ -107,7 +107,7 @@ class Outlines:
 
 
 Opened: TypeAlias = OpenLabels | Outlines
-"""Labels of one image, of a fixed size or as large as :meth:`Outlines.on` makes them."""
+"""Opened labels of one image: an image of a fixed size, or outlines without one."""
 
 
 def _pixels(polygon: Polygon, shape: Shape) -> tuple[npt.NDArray[np.intp], ...]:
@@ -134,7 +134,7 @@ def read_outlines(path: Path) -> Outlines:
     InputNotFound
         There is no such file.
     InvalidInput
-        It cannot be read, or is neither kind of file; the message says which rule it breaks.
+        The file cannot be read, or is neither kind of file; the message names the broken rule.
     """
     if not path.is_file():
         raise InputNotFound(f"{path}: no such annotation file; check the path")
@@ -147,7 +147,7 @@ def read_outlines(path: Path) -> Outlines:
 
 
 def unzipped(content: bytes) -> bytes:
-    """Return the content of a file that may be gzipped, whatever its name ends in."""
+    """Return the content of a file that may be gzipped; its first bytes tell, not its name."""
     return gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
 
 
@@ -177,7 +177,7 @@ def _read_geojson(path: Path, content: bytes) -> Outlines:
 
 
 def _outline_of(feature: Any, path: Path, number: int) -> Outline | None:
-    """Return the outline of a feature of GeoJSON that has an area to count."""
+    """Return the outline of a GeoJSON feature, None for a feature that is left out."""
     properties = feature.get("properties") or {} if isinstance(feature, dict) else None
     if not isinstance(properties, dict):
         raise InvalidInput(f"{path}: feature {number} is no object with geometry and properties")
@@ -208,7 +208,7 @@ def _message(error: Exception) -> str:
 
 
 def polygons_of(node: Any) -> Iterator[Polygon]:
-    """Yield the polygons of an object of GeoJSON, or of a list of objects, which QuPath writes too.
+    """Yield the polygons of a GeoJSON object, or of a list of objects, which QuPath also writes.
 
     Raises
     ------
@@ -248,13 +248,13 @@ def _ring(points: Iterable[Any]) -> Ring:
 
 
 class _ImageScope:
-    """Collects the regions of a file while it is parsed."""
+    """Collects the regions of an ImageScope file while the XML is parsed."""
 
     def __init__(self) -> None:
         self.mpp: float | None = None
         self.root = ""
         self.regions: list[tuple[bool, list[tuple[float, float]]]] = []
-        """Of each region whether it is a hole, and its corners."""
+        """For each region: whether it is a hole, and its corners (x, y)."""
 
     def start(self, name: str, values: dict[str, str]) -> None:
         self.root = self.root or name
@@ -276,7 +276,7 @@ def _read_xml(path: Path, content: bytes) -> Outlines:
     found = _ImageScope()
     parser = expat.ParserCreate()
     parser.StartElementHandler = found.start
-    parser.EntityDeclHandler = found.refuse_entity  # entities can grow without limit
+    parser.EntityDeclHandler = found.refuse_entity  # entities can expand without limit
     try:
         parser.Parse(content, True)
     except KeyError as error:
@@ -295,7 +295,7 @@ def _read_xml(path: Path, content: bytes) -> Outlines:
     polygons: list[Polygon] = []
     for number, (is_hole, points) in enumerate(found.regions, 1):
         if len(points) < 3:
-            continue  # a click or a line
+            continue  # a point or a line has no area
         try:
             ring = _ring(points)
         except ValueError as error:
@@ -309,7 +309,7 @@ def _read_xml(path: Path, content: bytes) -> Outlines:
 
 
 def _last_around(polygons: list[Polygon], hole: Ring) -> int | None:
-    """Return the index of the last polygon whose bounding box holds a hole."""
+    """Return the index of the last polygon whose bounding box holds the hole, None for none."""
     for index, (outer, *_) in reversed(list(enumerate(polygons))):
         if (outer.min(axis=0) <= hole.min(axis=0)).all() and (
             outer.max(axis=0) >= hole.max(axis=0)

@@ -1,8 +1,8 @@
-"""Label images beside what belongs to them: predictions and truths, images and their labels.
+"""Pair predictions with true labels (truths), and images with their labels.
 
-Names decide, or a CSV. A CSV has a column ``truth``, or columns ``prediction`` and ``truth``, and
-may have ``group``, ``mpp``, ``image`` and ``ignore``. Its relative paths count from the working
-folder or, where nothing is there, from the folder of the CSV.
+Partners have the same name or are listed in a CSV. A CSV has a column ``truth``, or columns
+``prediction`` and ``truth``, and may have ``group``, ``mpp``, ``image`` and ``ignore``. Its
+relative paths count from the working folder or, if missing there, from the folder of the CSV.
 """
 
 import csv
@@ -24,14 +24,14 @@ from histocli.slides.slide import slide_stem
 
 @dataclass(frozen=True, kw_only=True)
 class TrueImage:
-    """The true labels of an image, and what a CSV says about the image."""
+    """The true labels of an image, and the cells of a CSV about the image."""
 
     labels: LabelSource
-    group: str = ""
-    mpp: float | None = None
-    image: Path | None = None
+    group: str = ""  # name of the group of images that it belongs to
+    mpp: float | None = None  # micrometres per pixel
+    image: Path | None = None  # the picture itself
     ignore: LabelSource | None = None
-    """Pixels that are not 0 here are ignored."""
+    """A label image; where it is not 0, pixels are ignored."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Pairs:
-    """Which predictions belong to which truths, and what is left over."""
+    """Pairs of predictions and truths, and the names that have no partner."""
 
     pairs: tuple[Pair, ...]
     """In the order of the truth."""
@@ -56,17 +56,18 @@ class Pairs:
 
 
 def find_pairs(prediction: str, truth: str | None, finder: LabelFinder) -> Pairs:
-    """Return predictions and truths that belong together.
+    """Return the pairs of predictions and truths that the user names.
 
-    Both are words for :meth:`LabelFinder.find`. The truth may be a CSV with a column ``truth``; a
-    prediction that is a CSV with columns ``prediction`` and ``truth`` stands alone.
+    Both arguments are words for :meth:`LabelFinder.find`. ``truth`` may be a CSV with a column
+    ``truth``. If ``prediction`` is a CSV with columns ``prediction`` and ``truth``, ``truth`` must
+    be None.
 
     Raises
     ------
     InvalidOption
-        ``truth`` is missing, or given beside a CSV that names it.
+        ``truth`` is missing, or given beside a CSV that lists the truths.
     InputNotFound, InvalidInput
-        As :meth:`LabelFinder.find`; also for what a CSV names or says.
+        As :meth:`LabelFinder.find`; also for a malformed CSV, or a missing file that it names.
     """
     if prediction.lower().endswith(MANIFEST_SUFFIX):
         if truth is not None:
@@ -87,7 +88,7 @@ def find_pairs(prediction: str, truth: str | None, finder: LabelFinder) -> Pairs
 
 
 def pair_by_name(predicted: Mapping[str, LabelSource], true: Mapping[str, TrueImage]) -> Pairs:
-    """Pair what has the same name; two single images pair whatever their names."""
+    """Pair label images of the same name; one prediction and one truth need no common name."""
     if len(predicted) == len(true) == 1:
         (only,), ((name, image),) = predicted.values(), true.items()
         return Pairs(pairs=(Pair(name=name, prediction=only, truth=image),))
@@ -104,7 +105,7 @@ def pair_by_name(predicted: Mapping[str, LabelSource], true: Mapping[str, TrueIm
 
 
 def _partner(name: str, predicted: Mapping[str, LabelSource]) -> LabelSource | None:
-    """Return the prediction of a name, or the one that segment renamed because stems collided."""
+    """Return the prediction of a name, or the only one that ``segment`` named ``name__hash``."""
     if name in predicted:
         return predicted[name]
     collided = re.compile(re.escape(name) + r"__[0-9a-f]{8}$")
@@ -115,8 +116,8 @@ def _partner(name: str, predicted: Mapping[str, LabelSource]) -> LabelSource | N
 def common_shape(first: Opened, second: Opened) -> Shape:
     """Return the height and width on which two opened label images are compared.
 
-    That is the size of the first one that has a size; where both are outlines, the smallest image
-    that holds both.
+    That is the size of ``first``, or of ``second`` if ``first`` has none. If both are outlines, it
+    is the smallest image that holds both.
     """
     known = first.shape or second.shape
     if known is not None:
@@ -158,10 +159,10 @@ class _Row:
     csv: Path
     line: int
     cells: Mapping[str, str]
-    """By the name of the column, in lower case; without white space around."""
+    """Cells without surrounding white space, by column name in lower case."""
 
     def true_image(self, finder: LabelFinder) -> TrueImage:
-        """Return what the line says about a true image."""
+        """Return the true image that the line describes."""
         labels = self.labels("truth", finder)
         return TrueImage(
             labels=labels,
@@ -242,7 +243,7 @@ def _rows_of(path: Path, needed: Sequence[str]) -> list[_Row]:
 
 
 def pair_namesakes(images: Sequence[Path], labels: Sequence[Path]) -> dict[Path, Path]:
-    """Return the label image of each image, by name; of equal names, the folders above decide.
+    """Return the label image of each image, by name; if names repeat, their folders must agree.
 
     Raises
     ------
@@ -267,7 +268,7 @@ def pair_namesakes(images: Sequence[Path], labels: Sequence[Path]) -> dict[Path,
 
 
 def _keys(paths: Sequence[Path], *, with_folders: bool) -> dict[tuple[str, ...], Path]:
-    """Return paths by their stem, or by stem and the folders below what all paths have in common.
+    """Return paths by their stem, or by stem and the folders below their common folder.
 
     Without folders, a path whose stem occurred before in another folder is left out.
     """

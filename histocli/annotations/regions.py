@@ -1,7 +1,7 @@
 """Regions of a slide that a user drew: GeoJSON, as QuPath exports it, or a mask image.
 
 GeoJSON polygons are in level-0 pixels of the slide, x before y, from the outer corner of the first
-pixel. A mask image covers the whole slide at any size; what is not 0 is inside.
+pixel. A mask image covers the whole slide at any size; pixels that are not 0 are inside.
 """
 
 import json
@@ -23,16 +23,16 @@ GEOJSON_SUFFIXES = (".geojson", ".json", ".geojson.gz")
 
 
 def read_regions(path: Path) -> Callable[[Shape, float], BoolMask]:
-    """Read a file of regions; what comes back tells which pixels of a grid are inside.
+    """Read a file of regions; return a function that tells which pixels of a grid are inside.
 
-    It takes the grid's height and width, and the slide pixels along a side of a grid pixel.
+    The function takes the grid's height and width, and the side of a grid pixel in level-0 pixels.
 
     Raises
     ------
     InputNotFound
         There is no such file.
     InvalidInput
-        It is neither GeoJSON with polygons nor an image.
+        The file is neither GeoJSON with polygons nor an image.
     """
     if not path.is_file():
         raise InputNotFound(f"{path}: no such file of regions; --roi takes GeoJSON or a mask image")
@@ -70,7 +70,7 @@ def _drawn(polygons: Sequence[Polygon], shape: Shape, factor: float) -> BoolMask
     for polygon in polygons:
         inside = np.zeros(shape, bool)
         for number, ring in enumerate(polygon):
-            # pixel centres count from 0 when drawing, and from one half in GeoJSON
+            # the first pixel has its centre at 0 in scikit-image and at one half in GeoJSON
             x, y = (ring / factor - 0.5).T
             inside[polygon_pixels(y, x, shape)] = number == 0  # the other rings are holes
         mask |= inside
@@ -78,7 +78,7 @@ def _drawn(polygons: Sequence[Polygon], shape: Shape, factor: float) -> BoolMask
 
 
 def find_regions(roi: Path, stem: str) -> Path:
-    """Return the regions of a slide: the file ``roi``, or the slide's namesake in that folder."""
+    """Return the file of a slide's regions: ``roi``, or the file ``roi/<stem>.<suffix>``."""
     if not roi.is_dir():
         return roi
     for suffix in (*GEOJSON_SUFFIXES, ".png", ".tif", ".tiff"):

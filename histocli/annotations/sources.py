@@ -1,7 +1,7 @@
 """Label images of any kind, as a user names them: found, named, and opened one at a time.
 
 =============================  =================================================================
-what                           how it is known
+source of labels               how it is recognised
 =============================  =================================================================
 label store, patch store       by the stage, which opens this program's own stores
 OME-Zarr of other programs     a Zarr folder with ``labels/<name>`` or an image of integers
@@ -30,7 +30,7 @@ from histocli.base.inputs import STORE_SUFFIX, expand_inputs, is_store
 from histocli.base.types import RGBImage
 from histocli.slides.slide import slide_stem
 
-# segment writes these beside labels: pictures, and a second copy of the labels
+# Endings of pictures and second copies of labels, which this program writes beside labels.
 OTHER_ENDINGS = (
     *(form.suffix for form in FORMATS.values() if form.needs_pixels),
     FORMATS["ome-zarr-0.4"].suffix,
@@ -43,14 +43,14 @@ Probabilities: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
 
 @dataclass(frozen=True, kw_only=True)
 class LabelSource:
-    """One label image, opened when its turn comes."""
+    """One label image that is opened on demand."""
 
     name: str
-    """What pairs it with its partner."""
+    """Name of the labelled image; predictions and truths of the same name are paired."""
     source: str  # for messages
     open: Callable[[], Opened]
     image: Callable[[], RGBImage] | None = None
-    """Reads the picture that belongs to it, where the store has one of the same size."""
+    """Reads the labelled picture, where the store has one of the same size."""
     probabilities: Callable[[], Probabilities | None] | None = None
     """Reads the probabilities of its nuclei, where the store has them."""
 
@@ -66,14 +66,14 @@ class LabelFinder:
     """Reads the micrometres per pixel that a label image of this program records."""
 
     def find(self, word: str) -> dict[str, LabelSource]:
-        """Return the label images that a word names, by name.
+        """Return the label images that a word of the command line names, by name.
 
         Raises
         ------
         InputNotFound
-            There is nothing, or nothing but overlays.
+            Nothing is found, or only overlays (pictures with outlines).
         InvalidInput
-            Two label images have one name, or something holds no labels.
+            Two label images have the same name, or a folder holds no labels.
         """
         path = Path(word)
         if path.is_dir() and (_is_store(path) or _has_masks(path)):
@@ -107,14 +107,14 @@ class LabelFinder:
             return known
         else:
             opener = partial(open_ngff_labels, path, where)
-            opener()  # what holds no labels is refused here
+            opener()  # a folder without labels is refused here
         return [LabelSource(name=name, source=where, open=opener)]
 
 
 def _label_files(word: str) -> list[Path]:
-    """Return the files and stores that a word names, of a slide in several formats only the best.
+    """Return the files and stores that a word names; of several formats of a slide only the best.
 
-    A single file counts whatever its name ends in.
+    ``_rank`` orders the formats. A single file is taken whatever its suffix.
     """
     suffixes = (*LABEL_SUFFIXES, *OUTLINE_SUFFIXES, STORE_SUFFIX)
     paths = expand_inputs([word], suffixes=suffixes, stdin=sys.stdin, what="label image")
@@ -133,17 +133,17 @@ def _label_files(word: str) -> list[Path]:
 
 
 def _rank(path: Path) -> int:
-    """Return 0 for a store, 1 for a label image, 2 for outlines: the first says most."""
+    """Return 0 for a store, 1 for a label image, 2 for outlines; the lowest is preferred."""
     return 0 if _is_store(path) else 2 if _is_outlines(path) else 1
 
 
 def _is_store(path: Path) -> bool:
-    # format 2 of other programs has these files
+    # Zarr format 2, which other programs write, has these files
     return is_store(path) or any((path / name).is_file() for name in (".zgroup", ".zarray"))
 
 
 def _is_outlines(path: Path) -> bool:
-    # folders are not searched for .json, most of which is something else
+    # ``.json`` is read if the user names it; folders are not searched, most hold something else
     return not _is_store(path) and path.name.lower().endswith((*OUTLINE_SUFFIXES, ".json"))
 
 
@@ -158,9 +158,9 @@ def _folders_with_masks(path: Path) -> list[Path]:
 
 
 def label_stem(path: Path) -> str:
-    """Return the name of the image that labels belong to."""
+    """Return the name of the image to which the labels in a file or store belong."""
     for ending in OUTLINE_SUFFIXES:
         if path.name.lower().endswith(ending) and not path.is_dir():
             return path.name[: -len(ending)]
-    # a store with one label image per patch is named after the store of patches
+    # the labels of a patch store ``x.zarr`` are in ``x.labels.zarr``
     return slide_stem(path).removesuffix(".labels")

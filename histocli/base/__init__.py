@@ -1,1 +1,1 @@
-"""What would be true in astronomy too: errors, types, randomness, devices, progress, workers."""
+"""What all rooms stand on: errors, types, files, inputs, randomness, devices, workers."""

@@ -1,6 +1,6 @@
-"""Devices and number formats of networks, as the user names them and as torch does.
+"""Turn the device and number format that the user names into those of torch.
 
-A stage resolves a device once; all other code takes the device of the tensors that it gets.
+A stage (the code of one command) resolves a device once; other code uses the device of its tensors.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ def resolve_device(name: str) -> torch.device:
     Raises
     ------
     DeviceUnavailable
-        An explicit request that this machine cannot meet.
+        The machine does not have the device.
     InvalidOption
-        A name that is no device.
+        The name is none of the above.
     """
     import torch
 
@@ -75,7 +75,7 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def prepare_process() -> None:
-    """Reuse memory, and use no more processors than granted: torch does not know quotas."""
+    """Keep freed memory, and limit torch to the granted processors, since it ignores quotas."""
     import torch
 
     reuse_freed_memory()
@@ -84,7 +84,7 @@ def prepare_process() -> None:
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
-    """Return the context in which convolutions compute in a number format; none for float32."""
+    """Return the context in which convolutions compute in ``dtype``; no effect for float32."""
     import torch
 
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)

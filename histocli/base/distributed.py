@@ -64,7 +64,7 @@ def leads() -> bool:
 
 
 def local_device(device: torch.device) -> torch.device:
-    """Return the device of this process; processes that share a machine take turns on its GPUs."""
+    """Return the device of this process; processes of one machine are spread over its GPUs."""
     import torch
 
     rank = os.environ.get("LOCAL_RANK", "")
@@ -75,7 +75,7 @@ def local_device(device: torch.device) -> torch.device:
 
 @contextmanager
 def team(device: torch.device) -> Iterator[Team]:
-    """Join the processes that ``torchrun`` started; without it, yield a team of one."""
+    """Join the processes that ``torchrun`` started; yield a team of one if it started none."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1 or "MASTER_ADDR" not in os.environ:
         yield Team()
@@ -90,11 +90,11 @@ def team(device: torch.device) -> Iterator[Team]:
 
 
 ALONE = Team()
-"""The team of a process that works by itself."""
+"""The team of a process that works alone."""
 
 
 def weights_digest(network: torch.nn.Module) -> str:
-    """Return a fingerprint of parameters; statistics of normalisation differ within a team."""
+    """Return the SHA-256 of parameters; normalisation statistics may differ and are left out."""
     digest = hashlib.sha256()
     for value in network.parameters():
         digest.update(value.detach().float().cpu().numpy().tobytes())

@@ -1,13 +1,13 @@
 """Errors that a user can cause, each with the exit code that the command line returns.
 
 A message is one line that says what is wrong, where, which rule was broken and what to do. The
-command line prints it without a traceback. Any other exception is a bug of ours: it keeps its
+command line prints it without a traceback. Any other exception is a bug of histosynth: it keeps its
 traceback, and the exit code is 1.
 """
 
 
 class HistosynthError(Exception):
-    """Root of everything a user can cause."""
+    """Base class of all errors that a user can cause."""
 
     exit_code = 1
 
@@ -35,7 +35,7 @@ class InvalidInput(HistosynthError, ValueError):
 
 
 class InvalidStore(InvalidInput):
-    """A store that breaks its contract, or whose contract is not known."""
+    """A store that breaks its contract (the layout it declares), or with an unknown contract."""
 
 
 class UnsupportedSlide(InvalidInput):
@@ -43,11 +43,11 @@ class UnsupportedSlide(InvalidInput):
 
 
 class UnknownPixelSize(InvalidInput):
-    """The micrometres per pixel of an input are not recorded and were not given."""
+    """The micrometres per pixel of an input are not given and not recorded in a usable way."""
 
 
 class StoreExists(HistosynthError, FileExistsError):
-    """An output is in the way: made with other settings, unfinished, or not ours."""
+    """An output exists: made with other settings, unfinished, or not made by this program."""
 
     exit_code = 4
 
@@ -75,6 +75,6 @@ class GateNotMet(HistosynthError):
 
 
 class Stopped(HistosynthError):
-    """The command was asked to stop; what it had is saved and ``--resume`` continues."""
+    """The command was asked to stop; finished work is saved and ``--resume`` continues."""
 
     exit_code = 75

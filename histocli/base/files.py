@@ -1,4 +1,4 @@
-"""Files and folders that are whole or absent, and errors of the disk in one line."""
+"""Write files and folders that are whole or absent, and report disk errors in one line."""
 
 import errno
 import hashlib
@@ -19,9 +19,9 @@ CANNOT_WRITE = FULL | {
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk and a place that cannot be written into ``OutOfResources`` about ``path``.
+    """Turn errors of a full disk or an unwritable place into ``OutOfResources`` about ``path``.
 
-    That replaces an OSError of that kind, and any exception that such an OSError caused.
+    These are an OSError with a code in ``CANNOT_WRITE``, and exceptions that such an error caused.
     """
     try:
         yield
@@ -45,7 +45,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def partial_path(target: Path) -> Path:
-    """Return where the work on ``target`` goes until it is complete; ``.`` is ``StoreExists``."""
+    """Return the path that is written until ``target`` is complete; ``StoreExists`` for ``.``."""
     if not target.name:
         raise StoreExists(
             f"{target}: is a folder that is there already; name the output itself with --out"
@@ -54,7 +54,7 @@ def partial_path(target: Path) -> Path:
 
 
 def check_parents(target: Path) -> None:
-    """Refuse a target below a file by ``StoreExists``, before any work is done."""
+    """Raise ``StoreExists`` if a file stands where a parent folder must be, before any work."""
     nearest = next(filter(os.path.lexists, target.parents), None)
     if nearest is not None and not nearest.is_dir():
         raise StoreExists(
@@ -63,7 +63,7 @@ def check_parents(target: Path) -> None:
 
 
 def make_parents(target: Path) -> None:
-    """Create the folders above ``target``; a file in the way is ``StoreExists``."""
+    """Create the folders above ``target``; ``StoreExists`` if one of them is a file."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
@@ -75,7 +75,7 @@ def make_parents(target: Path) -> None:
 
 @contextmanager
 def replace_atomically(target: Path) -> Iterator[Path]:
-    """Yield a path to write a file to, which replaces ``target`` when the context ends well.
+    """Yield the path of a new file, which replaces ``target`` if the context ends without error.
 
     Raises
     ------
@@ -88,8 +88,8 @@ def replace_atomically(target: Path) -> Iterator[Path]:
         raise StoreExists(
             f"{target}: is a folder and a file is to be written there; choose another --out"
         )
-    # The process id keeps two processes apart that write the same file: the last one wins, and none
-    # sees half of it.
+    # The process id keeps apart two processes that write the same target: the last file to be
+    # complete stays.
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         with disk_errors(target):
@@ -118,7 +118,7 @@ def sync_file(path: Path) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder to which a write that has failed may still be putting something."""
+    """Remove a folder, with retries while threads of a failed write may still add files."""
     for attempts_left in reversed(range(5)):
         try:
             shutil.rmtree(path)
@@ -137,9 +137,9 @@ def content_hash(path: Path) -> str:
     Raises
     ------
     InputNotFound
-        There is nothing.
+        The path does not exist.
     InvalidInput
-        It cannot be read.
+        A file cannot be read.
     """
     try:
         if not path.is_dir():

@@ -1,4 +1,4 @@
-"""The formats that ``segment`` and ``export`` write: the one list of them, without libraries."""
+"""The list of formats that ``segment`` and ``export`` write; importing it loads no library."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from histocli.base.errors import InvalidOption
 
 ATTRIBUTE = "histosynth"
-"""The key under which every output of ours says how it was made."""
+"""The key under which every output of this program records how it was made."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,16 +14,16 @@ class Format:
     """One kind of file or store."""
 
     suffix: str
-    contract: str
+    contract: str  # name and version of its layout
     bytes_per_px: float = 0.0
-    """Expected size per slide pixel of tissue; measured at 3,000 nuclei a square millimetre."""
+    """Expected bytes per slide pixel of tissue, measured at 3,000 nuclei a square millimetre."""
     commands: tuple[str, ...] = ("segment", "export")
     needs_pixels: bool = False
-    """Whether it shows the slide itself."""
+    """Whether writing needs the pixels of the slide."""
     takes_region: bool = False
     """Whether a part of the slide can be written."""
     package: str = ""
-    """The optional package that writes it."""
+    """The optional package that writes it, or empty."""
 
 
 FORMATS = {
@@ -48,7 +48,7 @@ FORMATS = {
         needs_pixels=True,
         takes_region=True,
     ),
-    # The name of this picture ends like that of an overlay, so that evaluate takes it for one.
+    # The name ends like that of an overlay, so that ``evaluate`` skips this picture too.
     "qc": Format(suffix=".qc.overlay.png", contract="histosynth-qc/1", needs_pixels=True),
 }
 
@@ -59,7 +59,7 @@ def format_names(command: str) -> tuple[str, ...]:
 
 
 def check_formats(names: Sequence[str], command: str) -> None:
-    """Raise ``InvalidOption`` unless the names are formats that a command writes, at least one."""
+    """Raise ``InvalidOption`` if there is no name, or one that the command does not write."""
     known = format_names(command)
     if not names:
         raise InvalidOption(f"--format must name at least one of {', '.join(known)}")

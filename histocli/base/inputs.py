@@ -1,20 +1,20 @@
-"""What a user names as input, as a list of files: folders, globs, lists, stdin and manifests.
+"""Turn words that name inputs into files: folders, globs, lists, stdin and manifests.
 
 ====================  ==========================================================================
 word                  stands for
 ====================  ==========================================================================
 ``slide.svs``         the file itself, whether it can be read or not
 ``slides/``           every file below the folder with one of the suffixes, sorted
-``'slides/*.tif'``    what the pattern matches (``**`` crosses folders), folders as above
+``'slides/*.tif'``    the files that match (``**`` crosses folders); matching folders as above
 ``@list.txt``         the paths in a text file, one a line
 ``-``                 the paths on stdin, one a line
-``manifest.csv``      for images: the paths in the column ``path``, with pixel sizes in ``mpp`` and
-                      regions in ``roi`` where these are known
-``patches.zarr``      the store, whose files are not listed
+``manifest.csv``      for images: the paths in the column ``path``, with optional pixel sizes in
+                      ``mpp`` and files of regions in ``roi``
+``patches.zarr``      the store as one input
 ====================  ==========================================================================
 
-Relative paths in a list or a manifest count from the working folder or, where nothing is there,
-from the folder of the list.
+Relative paths in a list or a manifest count from the working folder or, if missing there, from the
+folder of the list.
 """
 
 import csv
@@ -36,12 +36,12 @@ MANIFEST_SUFFIX = ".csv"
 
 @dataclass(frozen=True)
 class InputImage:
-    """An image to read, and its pixel size where a manifest gives it."""
+    """An image to read, and its micrometres per pixel where a manifest gives them."""
 
     path: Path
     mpp: float | None = None
     roi: Path | None = None
-    """File of the regions to look at, where a manifest names one."""
+    """File of the regions to segment, where a manifest names one."""
 
 
 def expand_inputs(
@@ -52,29 +52,29 @@ def expand_inputs(
     what: str = "image",
     keep_missing: bool = False,
 ) -> list[Path]:
-    """Turn the user's words into files and stores, each at the place where it was named first.
+    """Return the files and stores that words name, each once, in the order of first mention.
 
     Parameters
     ----------
     words : sequence of str
-        As in the table above; manifests are files like any other here.
+        As in the table above, except that a manifest is returned as a file.
     suffixes : collection of str
-        What to take from folders and patterns, lower case with the dot, such as ``.png`` or
-        ``.ome.tif``.
+        Suffixes of the files to take from folders and patterns, lower case with the dot, such as
+        ``.png`` or ``.ome.tif``.
     stdin : text stream, optional
-        Where ``-`` reads.
+        The stream that ``-`` reads.
     what : str
         The noun in messages.
     keep_missing : bool
-        Return named files that do not exist too, so that one of a thousand fails alone
+        Also return named files that do not exist, so that the caller can report them one by one
         (``--on-error continue``).
 
     Raises
     ------
     InputNotFound
-        Nothing was named, something named does not exist, or a folder or pattern holds none.
+        Nothing is named, a named file does not exist, or a folder or pattern gives no file.
     InvalidInput
-        A list that is not text, or a folder that cannot be read.
+        A list is not text, or a folder cannot be read.
     """
     search = _Search(suffixes, stdin, what, manifests=False)
     return [image.path for image in search.images(words, keep_missing)]
@@ -88,7 +88,7 @@ def expand_with_mpp(
     what: str = "image",
     keep_missing: bool = False,
 ) -> list[InputImage]:
-    """Turn the user's words into images, with what manifests say about them.
+    """Return the images that words name, with the pixel sizes and regions that manifests give.
 
     Parameters and errors are those of :func:`expand_inputs`; ``InvalidInput`` is also raised for a
     manifest without the column ``path``, or with an ``mpp`` out of range.
@@ -102,13 +102,13 @@ def has_suffix(path: Path, suffixes: Collection[str]) -> bool:
 
 
 def is_store(path: Path) -> bool:
-    """Tell whether a path is a Zarr folder, which is one input and never looked into."""
+    """Tell whether a path is a Zarr store, which counts as one input and is not searched."""
     return path.name.lower().endswith(STORE_SUFFIX) or (path / "zarr.json").is_file()
 
 
 @dataclass(frozen=True)
 class _Search:
-    """Finds what words stand for."""
+    """Finds the files that words name."""
 
     suffixes: Collection[str]
     stdin: TextIO | None
@@ -117,7 +117,7 @@ class _Search:
     """Whether a file that ends in ``.csv`` is a manifest."""
 
     def images(self, words: Sequence[str], keep_missing: bool) -> list[InputImage]:
-        """Return everything once."""
+        """Return the images that all words name, each once."""
         found: dict[str, InputImage] = {}
         for word in words:
             for image in self._of_word(word):
@@ -180,7 +180,7 @@ class _Search:
             above = itertools.accumulate(path.parts, os.path.join)
             matched = [Path(name) for name in itertools.islice(above, fixed, None)]
             if any(map(_is_ours, matched)) or any(map(is_store, matched[:-1])):
-                continue  # what ** finds in stores and logs
+                continue  # ``**`` also finds files inside stores and logs
             if path.is_dir() and not is_store(path):
                 files += self._below(path)
             elif has_suffix(path, self.suffixes):
@@ -217,7 +217,7 @@ class _Search:
             )
 
     def _below(self, folder: Path) -> list[Path]:
-        """Return files and stores below a folder, sorted; links are followed, not in circles."""
+        """Return files and stores below a folder, sorted; links are followed, each folder once."""
         files: list[Path] = []
         visited: set[str] = set()
 
@@ -258,7 +258,7 @@ def _parts(path: Path) -> tuple[str, ...]:
 
 
 def _is_ours(path: Path) -> bool:
-    """Tell whether a name is hidden, unfinished work of ours, or a log folder."""
+    """Tell whether a name is hidden, an unfinished output of this program, or a log folder."""
     return path.name.startswith(".") or path.name.endswith((".log", ".partial"))
 
 
@@ -269,7 +269,7 @@ def _beside(list_file: Path, line: str) -> Path:
 
 
 def _lines(stream: Iterable[str]) -> list[str]:
-    """Return the lines that say something, without line ends."""
+    """Return the lines that are not blank, without line ends."""
     try:
         stripped = [line.strip("\r\n") for line in stream]
     except UnicodeDecodeError:

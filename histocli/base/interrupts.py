@@ -1,6 +1,6 @@
-"""Ctrl-C and SIGTERM as a flag that loops look at where they can stop safely.
+"""Turn Ctrl-C and SIGTERM into a flag that loops check where they can stop safely.
 
-The first signal sets the flag: the command finishes the step it is in, saves, and raises
+The first signal sets the flag: the command finishes its present step, saves, and raises
 ``Stopped`` (exit 75). A second signal raises KeyboardInterrupt at once; outputs stay valid even
 then, because everything is written beside its target and renamed.
 """
@@ -22,7 +22,7 @@ def stop_requested() -> bool:
 
 
 def raise_if_stopped(what: str) -> None:
-    """Raise ``Stopped`` when a stop was asked for; ``what`` says what is saved and how to go on."""
+    """Raise ``Stopped`` when a stop was asked for; the message ``what`` says how to go on."""
     if stop_requested():
         raise Stopped(what)
 
@@ -35,7 +35,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def graceful_signals() -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into the flag for the length of the context (main thread only)."""
+    """Turn SIGINT and SIGTERM into the flag while the context lasts (main thread only)."""
     _requested.clear()
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,8 +1,8 @@
 """Freed memory: whether the C library keeps it for this process or returns it to the system.
 
 Networks on the CPU and whole slides ask for the same large blocks again and again. Fresh pages from
-the system cost as much time as the network, so freed blocks are kept. Blocks that do not fit the
-next request would make the process grow, so they are returned.
+the system cost as much time as the network, so freed blocks are kept. Kept blocks that fit no later
+request would make the process grow, so they are returned.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def reuse_freed_memory() -> None:
     """
     with suppress(OSError, AttributeError):  # another system, or another C library
         library = ctypes.CDLL("libc.so.6")
-        library.mallopt(M_MMAP_THRESHOLD, 1 << 30)
-        library.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+        library.mallopt(M_MMAP_THRESHOLD, 1 << 30)  # bytes: keep blocks below 1 GiB
+        library.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)  # the largest int: keep all of them
 
 
 def share_freed_memory() -> None:
@@ -47,8 +47,8 @@ def share_freed_memory() -> None:
 def pages_of_its_own(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """Return an array of zeros whose memory returns to the system when the array is deleted.
 
-    For large arrays that outlive the work that made them. Among the allocator's kept blocks
-    (:func:`reuse_freed_memory`) they would leave gaps into which later blocks do not fit.
+    Use it for large arrays that outlive the work that made them. Among the allocator's kept blocks
+    (:func:`reuse_freed_memory`) such arrays would leave gaps into which later blocks do not fit.
     """
     import numpy as np
 
@@ -68,8 +68,8 @@ def pages_of_its_own(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArra
 def keep_memory_below(limit_bytes: float) -> bool:
     """Return kept blocks to the system if the process holds more memory than a limit; glibc only.
 
-    Fresh pages cost time, so the limit should leave room for what is in use. Tells whether memory
-    was returned.
+    Fresh pages cost time, so the limit should be above the memory in use. The result tells whether
+    memory was returned.
     """
     with suppress(OSError, AttributeError):  # another system, or another C library
         resident = int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
@@ -79,9 +79,9 @@ def keep_memory_below(limit_bytes: float) -> bool:
 
 
 def tunables_against_gaps(library: str, tunables: str) -> str | None:
-    """Return the value of ``GLIBC_TUNABLES`` that keeps freed memory usable; None: leave it alone.
+    """Return the value of ``GLIBC_TUNABLES`` that keeps freed memory usable; None: do not set it.
 
-    torch asks for aligned memory. Until version 2.39 the GNU C library puts the few bytes before
+    torch asks for aligned memory. Before version 2.39 the GNU C library puts the few bytes before
     each aligned block on a list when it hands the block out. A freed block then cannot be joined
     with these bytes and is too small for the next request of the same size (sourceware bug 30723).
     With the shipped model on a quarter of a gigapixel of tissue, the process held 4.5 GB, of which

@@ -1,4 +1,4 @@
-"""Work shared out to processes or threads, with a stop at any time."""
+"""Run jobs in worker processes or threads, and stop soon when the user asks."""
 
 import signal
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +17,7 @@ from histocli.base.interrupts import raise_if_stopped
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-# Jobs per worker that are handed out ahead; a small number, so that results do not fill the memory.
+# Jobs per worker that are submitted at a time; few, so that results do not fill the memory.
 AHEAD = 2
 
 
@@ -49,7 +49,7 @@ def map_unordered(
     Raises
     ------
     Stopped
-        The user asked to stop; the results that were yielded before are the caller's to keep.
+        The user asked to stop; results that were yielded before stay valid.
     """
     if workers <= 1:
         for job in jobs:
@@ -57,8 +57,8 @@ def map_unordered(
             yield job, function(job)
         return
     waiting: Iterator[Job] = iter(jobs)
-    # Workers are fresh interpreters: a fork would copy the locks of threads of torch and OpenCV
-    # without the threads.
+    # Workers are fresh interpreters: a fork would copy the locks that threads of torch and OpenCV
+    # hold, but not the threads.
     with ProcessPoolExecutor(
         workers, mp_context=get_context("spawn"), initializer=single_threaded
     ) as pool:
@@ -83,8 +83,8 @@ def map_in_threads(
 ) -> Iterator[Result]:
     """Apply a function to jobs in threads; yield results in the order of the jobs.
 
-    Few jobs are under way at a time, so that ``Stopped``, with the message ``when_stopped``, does
-    not wait for long.
+    At most four jobs per thread are submitted at a time, so that ``Stopped``, with the message
+    ``when_stopped``, is raised soon.
     """
     waiting: Iterator[Job] = iter(jobs)
     with ThreadPoolExecutor(workers) as pool:

@@ -9,7 +9,7 @@ from histocli.base.types import RGBImage
 
 
 def shrink(image: RGBImage, factor: int) -> RGBImage:
-    """Average blocks of ``factor`` by ``factor`` pixels, filled up with pixels of the border.
+    """Average blocks of ``factor`` by ``factor`` pixels; edge pixels complete the last blocks.
 
     The result has shape (ceil(H / factor), ceil(W / factor), 3).
     """
@@ -25,7 +25,7 @@ def shrink(image: RGBImage, factor: int) -> RGBImage:
 
 
 def nearest_level(labels: npt.NDArray[Any], factor: int) -> npt.NDArray[Any]:
-    """Take the pixel nearest to the centre of each block, shape (ceil(H / factor), ...)."""
+    """Take the label at the centre of each block, shape (ceil(H / factor), ceil(W / factor))."""
     for axis in (0, 1):
         side = labels.shape[axis]
         picked = labels[(slice(None),) * axis + (slice(factor // 2, None, factor),)]

@@ -17,7 +17,7 @@ def shortened(error: BaseException) -> str:
 
 
 def printable(text: str) -> str:
-    """Escape characters that break a line or command the terminal, as file names may hold."""
+    """Escape characters that break lines or control the terminal; file names may hold them."""
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
     )
@@ -32,7 +32,7 @@ def plain_json(value: Any) -> Any:
     if hasattr(value, "tolist"):  # NumPy arrays and scalars, torch tensors
         return plain_json(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
-        return None  # JSON has no word for it, and other readers of the file would stumble
+        return None  # JSON has neither NaN nor infinity, and other readers would refuse the file
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     return value

@@ -1,4 +1,4 @@
-"""Array types of all rooms: space is (y, x), channels come last in NumPy and first in torch."""
+"""Array types of the package: axes are (y, x); channels come last in NumPy, first in torch."""
 
 from typing import Any, TypeAlias
 

@@ -3,7 +3,7 @@
 import math
 
 MPP_RANGE = (0.05, 5.0)  # screen resolutions, such as 72 dpi, lie far outside
-ASSUMED_MPP = 0.25  # of a 40x scan, the commonest source of images that record no pixel size
+ASSUMED_MPP = 0.25  # that of a 40x scan, where most images without a recorded pixel size come from
 
 
 def sane_mpp(value: float | None) -> float | None:

@@ -1,1 +1,1 @@
-"""Words to configuration, errors to exit codes."""
+"""The command line: typed words become settings, errors become exit codes."""

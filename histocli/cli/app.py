@@ -1,7 +1,7 @@
-"""The ``histosynth`` command: words in, exit codes out.
+"""The ``histosynth`` command: runs the command that its arguments name, and returns an exit code.
 
-Everything a user can cause ends in one line on stderr and a documented exit code; anything else is
-a bug of ours and keeps its traceback.
+An error that a user can cause ends in one line on stderr and an exit code of ``EXIT_CODES``. Any
+other error is a bug of this package and is printed with its traceback.
 """
 
 import logging
@@ -33,8 +33,8 @@ from histocli.cli.segment import segment
 from histocli.cli.train import train
 
 PROGRAM = "histosynth"
-# The root of Click's errors. Typer wraps or bundles Click, depending on its version, and every
-# version exports BadParameter, of which this is the ancestor.
+# ClickException, the base class of Click's errors. Typer depends on Click or bundles a copy of it,
+# depending on its version, but always exports BadParameter, whose grandparent ClickException is.
 ClickError = typer.BadParameter.__mro__[2]
 
 EXIT_CODES = (
@@ -46,10 +46,10 @@ STOPPED_AT_ONCE = "stopped at once; finished outputs are kept, go on with --resu
 
 
 class Command(TyperCommand):
-    """A command that prints its settings without asking for its inputs."""
+    """A command whose required parameters may be missing when ``--print-config`` is given."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse; with ``--print-config`` nothing is required."""
+        """Parse the arguments; with ``--print-config`` no parameter is required."""
         required = [parameter for parameter in self.params if parameter.required]
         relax = "--print-config" in args
         try:
@@ -62,10 +62,10 @@ class Command(TyperCommand):
 
 
 class Group(TyperGroup):
-    """The set of commands; gives Ctrl-C our exit code instead of Click's."""
+    """The set of commands; Ctrl-C ends them with exit code 75 (``Stopped``), not Click's."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run a command; a second Ctrl-C ends it at once, and what is on disk stays there."""
+        """Run a command; raise ``Stopped`` where a second Ctrl-C ends it at once."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
@@ -119,7 +119,7 @@ def root(
 
 @contextmanager
 def _logging_to(screen: Screen) -> Iterator[None]:
-    """Send log records and Python's warnings to the screen for the length of the context."""
+    """Send log records and Python's warnings to the screen while the context is open."""
     root_logger, ours = logging.getLogger(), logging.getLogger("histocli")
     handler, before = ScreenHandler(screen), ours.level
     root_logger.addHandler(handler)
@@ -134,12 +134,12 @@ def _logging_to(screen: Screen) -> Iterator[None]:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run the command line and return its exit code; nothing is raised.
+    """Run the command line and return its exit code; errors are printed, not raised.
 
     Parameters
     ----------
     arguments : sequence of str
-        Words after ``histosynth``; without any, the help is shown.
+        Words after ``histosynth``; an empty sequence shows the help.
     """
     screen = Screen()
     with graceful_signals(), _logging_to(screen):
@@ -169,7 +169,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _usage(screen: Screen, error: Exception) -> int:
-    """Print a usage error of the parser as one line and return its exit code."""
+    """Print a usage error that Click raised as one line, and return its exit code."""
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else PROGRAM
     message = " ".join(getattr(error, "format_message", error.__str__)().split()).rstrip(".")
@@ -179,8 +179,8 @@ def _usage(screen: Screen, error: Exception) -> int:
 
 def main() -> None:
     """Run the command line with the process's arguments and exit."""
-    # By default, threads of OpenMP wait by spinning. That makes training ten times slower where
-    # other processes want the same processors, as on shared nodes and under quotas. The library
+    # By default, threads of OpenMP wait in busy loops. Where other processes need the same
+    # processors, as on shared nodes and under quotas, that makes training ten times slower. OpenMP
     # reads this variable once, when torch loads it.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if "segment" in sys.argv[1:]:
@@ -189,14 +189,14 @@ def main() -> None:
 
 
 def _begin_again_with_tunables() -> None:
-    """Restart the program with another setting of the C library where that saves memory.
+    """Restart the program with a setting of the C library that saves memory on large slides.
 
-    The setting can be changed only before a process starts. It matters for large slides.
+    The C library reads its settings from ``GLIBC_TUNABLES`` once, when a process starts.
     """
     tunables = tunables_against_gaps(c_library(), os.environ.get("GLIBC_TUNABLES", ""))
     if tunables is None or not sys.executable or getattr(sys, "frozen", False):
         return
-    with suppress(OSError):  # where it cannot be restarted, the program goes on as it is
+    with suppress(OSError):  # where the restart fails, the program goes on without the setting
         os.execve(
             sys.executable,
             [sys.executable, *sys.orig_argv[1:]],

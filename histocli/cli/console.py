@@ -1,8 +1,8 @@
-"""What a person sees and what a pipe carries: results on stdout, everything else on stderr.
+"""Output of the command line: results on stdout; messages, tables and progress on stderr.
 
-A terminal gets progress bars, a pipe or log file gets plain lines at intervals, ``-q`` gets
-neither. Foreign text, such as file names, is never read as markup, and its control characters are
-shown escaped, so that a message stays one line.
+Progress is shown as bars on a terminal, as plain lines at intervals where stderr is a pipe or file,
+and not at all with ``-q``. Text such as file names is never read as Rich markup, and its control
+characters are escaped, so that a message stays one line.
 """
 
 import errno
@@ -32,9 +32,9 @@ from histocli.base.errors import InvalidOption, SomeFailed
 from histocli.base.progress import Bar, silent
 from histocli.base.text import printable
 
-# Where there is no terminal, a line of progress is printed at most every ten seconds.
+# Least seconds between two lines of progress, where stderr is no terminal.
 LINE_INTERVAL_S = 10.0
-# Progress bars are drawn four times a second; drawing costs time that the workers could use.
+# Drawings of the progress bars a second; each takes time from the workers.
 REFRESH_PER_S = 4
 
 
@@ -42,11 +42,11 @@ class Result(Protocol):
     """The result of a stage, such as one output that was made, skipped or failed."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return schema, output, status, seconds, error and what else the command reports."""
+        """Return schema, output, status, seconds, error and further facts of the result."""
 
 
 def clock(seconds: float) -> str:
-    """Write a duration as ``45 s``, ``3 min 20 s`` or ``2 h 05 min``."""
+    """Return a duration as text: ``45 s``, ``3 min 20 s`` or ``2 h 05 min``."""
     whole = max(0, round(seconds))
     if whole < 60:
         return f"{whole} s"
@@ -56,13 +56,13 @@ def clock(seconds: float) -> str:
 
 
 class _RichBar:
-    """A bar on a terminal."""
+    """A progress bar on a terminal."""
 
     def __init__(self, progress: Progress, task: TaskID) -> None:
         self._progress, self._task = progress, task
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """Move the bar; safe from any thread."""
+        """Move the bar by ``steps``; any thread may call this."""
         if note:
             self._progress.update(self._task, advance=steps, note=printable(note))
         else:
@@ -70,7 +70,7 @@ class _RichBar:
 
 
 class _LineBar:
-    """A line of progress every few seconds, for log files."""
+    """Progress as lines of text, at most one in ``LINE_INTERVAL_S`` seconds, for log files."""
 
     def __init__(self, screen: "Screen", description: str, total: int | None) -> None:
         self._screen, self._description, self._total = screen, description, total
@@ -78,7 +78,7 @@ class _LineBar:
         self._start = self._last = time.monotonic()
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """Count, and print a line when the last one is old enough; safe from any thread."""
+        """Count ``steps``, and print a line if the interval is over; any thread may call this."""
         with self._lock:
             self._done += steps
             self._note = note or self._note
@@ -94,7 +94,7 @@ class _LineBar:
             self._screen.say(self._line() + left)
 
     def close(self) -> None:
-        """Print the last line."""
+        """Print the last line, with the duration of the task."""
         self._screen.say(f"{self._line()} in {clock(time.monotonic() - self._start)}")
 
     def _line(self) -> str:
@@ -107,26 +107,26 @@ class _LineBar:
 
 
 class Screen:
-    """The two streams of one run of the command line."""
+    """Stdout and stderr of one run of the command line, and the count of failed results."""
 
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
         self.as_json = False
         self.verbosity = 0
-        """-1 with -q, 0, 1 with -v, 2 with -vv."""
+        """-1 with ``-q``, 0 by default, 1 with ``-v``, 2 with ``-vv``."""
         self._progress: Progress | None = None
         self._open_bars = 0
         self._failed = self._seen = 0
 
     def configure(self, *, as_json: bool, verbose: int, quiet: bool) -> None:
-        """Set what is shown, from the options of the command line."""
+        """Set the amount and the form of the output; ``verbose`` counts the options ``-v``."""
         if verbose and quiet:
             raise InvalidOption("-v/--verbose says more and -q/--quiet less; give one of them")
         self.as_json = as_json
         self.verbosity = -1 if quiet else verbose
 
     def say(self, message: str) -> None:
-        """Print a message on stderr, unless quiet."""
+        """Print a message as one line on stderr, unless quiet."""
         if self.verbosity >= 0:
             self.console.print(Text(printable(message)))
 
@@ -148,7 +148,7 @@ class Screen:
         *,
         numbers_from: int = 1,
     ) -> None:
-        """Show rows of text and numbers; columns from ``numbers_from`` on are aligned right."""
+        """Print a table on stderr; columns from ``numbers_from`` on hold numbers, aligned right."""
         table = Table(title=Text(printable(title)), title_justify="left", show_header=any(header))
         for i, name in enumerate(header):
             table.add_column(
@@ -164,7 +164,7 @@ class Screen:
         output, error = values.get("output"), values.get("error")
         name = str(output or values.get("input") or "")
         self._seen += 1
-        for lost in values.get("failed") or ():  # inputs that were left out of what was made
+        for lost in values.get("failed") or ():  # inputs without which the output was made
             self._failed += 1
             self._seen += 1
             self.complain(f"{lost}: left out, see above")
@@ -190,14 +190,14 @@ class Screen:
             )
 
     def print_json(self, values: dict[str, Any]) -> None:
-        """Print one JSON object as a line on stdout; NaN and infinity become null."""
+        """Print a JSON object as one line on stdout; NaN and infinity become null."""
         import orjson
 
         try:
             line = orjson.dumps(
                 values, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
             )
-        except orjson.JSONEncodeError:  # a file name that is no Unicode; JSON cannot hold it
+        except orjson.JSONEncodeError:  # a file name is no valid Unicode
             line = orjson.dumps(
                 _unicode(values),
                 default=_plain,
@@ -206,9 +206,9 @@ class Screen:
         self.write(line)
 
     def print_path(self, output: object) -> None:
-        """Print the path of an output on stdout, byte for byte.
+        """Print the path of an output on stdout, with the bytes that the file system has.
 
-        With --json nothing is printed: the path is part of the object there.
+        With ``--json`` nothing is printed: the JSON object of the result holds the path.
         """
         if output and not self.as_json:
             self.write(os.fsencode(str(output)))
@@ -216,14 +216,13 @@ class Screen:
     def write(self, line: bytes) -> None:
         """Write a line on stdout.
 
-        When the reader of a pipe has gone, the work goes on and lines are dropped: the results are
-        on disk.
+        When the program that reads stdout has closed it, lines are dropped and the work goes on.
         """
         try:
             sys.stdout.buffer.write(line + b"\n")
             sys.stdout.flush()
         except OSError as error:
-            if error.errno not in (errno.EPIPE, errno.EINVAL):  # EINVAL is what Windows says
+            if error.errno not in (errno.EPIPE, errno.EINVAL):  # EINVAL on Windows
                 raise
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -266,10 +265,10 @@ class Screen:
 
 
 class ScreenHandler(logging.Handler):
-    """Sends log records to the screen: warnings always, decisions with -v, details with -vv.
+    """Sends log records to the screen: warnings unless quiet, INFO with -v, DEBUG with -vv.
 
-    Records of other packages and warnings of Python appear with -vv only: a user can do nothing
-    about them.
+    Records of other packages and Python's warnings appear with -vv only, because a user cannot act
+    on them. Errors appear with -q, too.
     """
 
     def __init__(self, screen: Screen) -> None:
@@ -277,7 +276,7 @@ class ScreenHandler(logging.Handler):
         self._screen = screen
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print the record as one line, if it is wanted."""
+        """Print the record as one line, if the verbosity of the screen asks for its level."""
         ours = record.name == "histocli" or record.name.startswith("histocli.")
         lowest = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}.get(
             self._screen.verbosity, logging.DEBUG
@@ -296,7 +295,7 @@ class ScreenHandler(logging.Handler):
 
 
 def _plain(value: Any) -> Any:
-    """Return an object that JSON does not know, such as a path, as text."""
+    """Return an object that orjson cannot encode, such as a path, as text."""
     return os.fspath(value) if isinstance(value, os.PathLike) else str(value)
 
 

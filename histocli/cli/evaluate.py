@@ -1,4 +1,7 @@
-"""``histosynth evaluate``: labels -> scores; synthetic and real patches -> realism."""
+"""``histosynth evaluate``: labels -> scores; a patch store and its references -> realism.
+
+A gate is a bound of a mean score, given by ``--min`` or ``--max``.
+"""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +18,7 @@ from histocli.metrics.table import QUALITIES
 if TYPE_CHECKING:
     from histocli.stages.evaluate.scores import EvaluateResult
 
-MOST_POSITIONALS = 2  # of the form without --truth
+MOST_POSITIONALS = 2  # PREDICTION TRUTH; with --truth there may be more
 
 
 @o.command(without=["precision", "resume"], overwrite_help="Replace an existing report.")
@@ -66,7 +69,7 @@ def _score(
     running: Execution,
     screen: Screen,
 ) -> None:
-    """Score one prediction, or several and their differences; report them; then fail gates."""
+    """Score predictions and report them; then raise ``GateNotMet`` for missed gates."""
     predictions, truth = _split(words, files.truth)
     if files.html is not None:
         from histocli.stages.evaluate.report import check_report  # late: keeps --help free of numpy
@@ -120,7 +123,7 @@ def _score(
 
 
 def _split(words: list[str], truth: str | None) -> tuple[list[str], str | None]:
-    """Return the predictions and the truth of either form."""
+    """Return the predictions, and the truth or None, with or without ``--truth``."""
     if truth is not None:
         if not words:
             raise InvalidOption("--truth needs at least one PREDICTION before it")
@@ -146,7 +149,7 @@ def _judge(
     running: Execution,
     screen: Screen,
 ) -> None:
-    """Judge a patch store against its references."""
+    """Compare a patch store with its references, and print how real its patches look."""
     if files.html is not None or files.images is not None or files.show:
         raise InvalidOption(
             "--html, --images and --show are for scores of labels; --realism prints a table, "

@@ -1,4 +1,4 @@
-"""``histosynth info``: what is in a store or model."""
+"""``histosynth info``: the contents of a store, model or slide as tables or JSON."""
 
 from typing import Annotated
 

@@ -1,9 +1,10 @@
-"""What the commands share: their options are made from the fields of their settings.
+"""The decorator ``command``, which makes Typer commands from functions and config dataclasses.
 
-A command is a function with ``@command()``. It takes its positionals, the options that no settings
-hold (``Annotated[type, Option(...)]``), its settings (a config dataclass), an ``Execution`` and a
-``Screen``. The decorator gives Typer an option for each field of the two dataclasses and those that
-every command has; it makes the dataclasses of what was typed and calls the function.
+A command is a function with ``@command()``. Its parameters are its positionals, its own options
+(``Annotated[type, Option(...)]``), its settings (config dataclasses), an ``Execution`` and a
+``Screen``. The decorator gives Typer an option for each own option, for each field of the
+dataclasses and for the options that every command has. When the command runs, it builds the
+dataclasses from the typed values and calls the function.
 """
 
 import functools
@@ -31,21 +32,19 @@ STOP_AFTER = Option(
 
 
 def environment_name(flag: str) -> str:
-    """Return the environment variable of a long flag, ``HISTOSYNTH_PATCH_PX`` for
-    ``--patch-px``.
-    """
+    """Return the environment variable of a flag: ``HISTOSYNTH_PATCH_PX`` for ``--patch-px``."""
     return "HISTOSYNTH_" + flag.lstrip("-").replace("-", "_").upper()
 
 
 def long_flag(name: str, option: Option) -> str:
-    """Return the long flag of an option, without its negation."""
+    """Return the long flag of an option; of ``--weights/--no-weights``, only ``--weights``."""
     return (option.flag or "--" + name.replace("_", "-")).split("/")[0]
 
 
 def typer_option(
     name: str, kind: Any, default: Any, option: Option, **extra: Any
 ) -> inspect.Parameter:
-    """Return the parameter of which Typer makes an option that also reads its environment variable.
+    """Return a parameter that Typer turns into an option, with an environment variable.
 
     Parameters
     ----------
@@ -54,10 +53,10 @@ def typer_option(
     kind : type
         Type of the value.
     default : object
-        Value without the option; ``inspect.Parameter.empty`` makes the option required.
+        Value when the option is not given; ``inspect.Parameter.empty`` makes the option required.
     option : Option
     **extra
-        What else ``typer.Option`` takes.
+        Further arguments of ``typer.Option``.
     """
     if option.repeatable:
         kind, default = list[str] | None, None
@@ -80,7 +79,7 @@ def typer_option(
 
 
 def parameter(name: str, kind: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
-    """Return a parameter of a function, given by name."""
+    """Return a keyword-only parameter of a function signature."""
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=default)
 
 
@@ -104,7 +103,7 @@ SETTINGS_FILE = (
         Option("Print the settings in force as YAML, and stop.", panel=TALKING),
     ),
 )
-"""Options of every command that has settings."""
+"""Options of every command that takes config dataclasses."""
 
 TALK = (
     typer_option(
@@ -132,17 +131,18 @@ def command(
     overwrite_help: str | None = None,
     check: Callable[..., None] | None = None,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a command of a function; the top of this file says how.
+    """Return a decorator that makes a Typer command; the docstring of this module says how.
 
     Parameters
     ----------
     without : collection of str
-        Fields of ``Execution`` that mean nothing to the command and become no options of it.
+        Fields of ``Execution`` that the command does not use; they get no options.
     overwrite_help : str, optional
-        What ``--overwrite`` replaces, where that is not the output as a whole.
+        Help text of ``--overwrite`` in place of the text of ``Execution``.
     check : callable, optional
-        Raises ``InvalidOption`` where options contradict each other. It takes the settings and, by
-        name, what the command takes beside them, and is called also for ``--print-config``.
+        Function that raises ``InvalidOption`` where options contradict each other. It gets all
+        arguments of the command but ``Execution`` and ``Screen``, by name, also with
+        ``--print-config``.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
@@ -185,7 +185,7 @@ def _shown(
 ) -> list[inspect.Parameter]:
     """Return the parameters that Typer reads, in the order of ``--help``."""
     shown = [parameter("context", typer.Context)]
-    placed: list[tuple[str, inspect.Parameter]] = []  # with the field that they stand before
+    placed: list[tuple[str, inspect.Parameter]] = []  # name of the next parameter, and parameter
 
     def add(name: str, kind: Any, default: Any, about: Option) -> None:
         made = typer_option(name, kind, default, about)
@@ -214,7 +214,7 @@ def _shown(
 
 
 def read_fields(config: type[Any], typed: Mapping[str, Any]) -> Any:
-    """Make a config dataclass of what was typed for its fields; others keep their defaults."""
+    """Build a config dataclass from the typed values; other fields keep their defaults."""
     read = {}
     for field in fields(config):
         about, value = field.metadata["option"], typed.get(field.name)
@@ -225,27 +225,27 @@ def read_fields(config: type[Any], typed: Mapping[str, Any]) -> Any:
 
 
 def check_stop_after(stop_after: int | None, **_: Any) -> None:
-    """Refuse to stop before the first step; a check of :func:`command`."""
+    """Raise ``InvalidOption`` unless ``--stop-after`` is None or at least one step."""
     if stop_after is not None and stop_after < 1:
         raise InvalidOption(f"--stop-after must be at least 1 step, got {stop_after}")
 
 
 def refuse_by_suffix(words: Sequence[str], what: str, meant: Mapping[tuple[str, ...], str]) -> None:
-    """Refuse a positional that is plainly of another kind, and name the option that was meant.
+    """Refuse positionals whose suffix shows that they are files of another kind.
 
     Parameters
     ----------
     words : sequence of str
         The positionals.
     what : str
-        The command and what it takes, for the message.
+        What the command takes, such as "segment takes images", for the message.
     meant : mapping
-        Endings of file names, and what to do with such a file.
+        Advice for the message, by the suffixes of the file names that are refused.
 
     Raises
     ------
     InvalidOption
-        One of the words has such an ending.
+        One of the words has such a suffix.
     """
     for word in words:
         for suffixes, remedy in meant.items():

@@ -1,4 +1,4 @@
-"""``histosynth pack``: a person's images and labels -> patch store."""
+"""``histosynth pack``: images and label images -> patch store."""
 
 from pathlib import Path
 from typing import Annotated

@@ -35,7 +35,7 @@ def refine(
 ) -> None:
     """Make synthetic patches look like their references, by a GAN; labels stay as they are."""
     if not leads():
-        screen.verbosity = -1  # one process speaks for all
+        screen.verbosity = -1  # of several processes, only the leading one prints
     o.refuse_by_suffix(
         [store],
         "refine takes a patch store",

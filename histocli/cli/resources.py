@@ -1,4 +1,4 @@
-"""Errors of the libraries that say that memory, disk or device are missing, in a user's words."""
+"""Recognise errors of libraries that mean too little memory, a full disk or a failed device."""
 
 import errno
 import os
@@ -12,7 +12,7 @@ NO_ROOM = {
     for name in ("ENOSPC", "EDQUOT", "EFBIG", "ENOMEM", "EACCES", "EPERM", "EROFS")
     if (code := getattr(errno, name, None)) is not None
 }
-# NumPy reports a full disk in these words, and without the number of the error.
+# NumPy reports a full disk in these words, and without an errno.
 SHORT_WRITE = re.compile(r"requested and \d+ written")
 DEVICE_LOST = re.compile(
     r"\b(CUDA|HIP|cuDNN|cuBLAS|NCCL|MPS) (driver |runtime |backend )?error", re.IGNORECASE
@@ -30,9 +30,9 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def out_of_resources(error: BaseException) -> OutOfResources | None:
-    """Return an error in a user's words where memory, disk or device are missing, or None.
+    """Return an ``OutOfResources`` with advice for the user; None for an error of another kind.
 
-    The causes of an error are looked at too: libraries wrap what the system said.
+    The chain of causes is searched too, because libraries wrap errors of the operating system.
     """
     for link in _causes(error):
         if isinstance(link, OutOfResources):
@@ -44,7 +44,7 @@ def out_of_resources(error: BaseException) -> OutOfResources | None:
 
 
 def _what_is_missing(link: BaseException) -> str | None:
-    """Return the message for an error that a missing resource made; None for other errors."""
+    """Return the message for one error of a chain; None where it is of another kind."""
     kind, message = type(link), str(link)
     if (
         isinstance(link, MemoryError)

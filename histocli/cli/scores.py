@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     from histocli.stages.evaluate.realism import RealismResult
     from histocli.stages.evaluate.scores import ComparisonResult, EvaluateResult, Scores
 
-# The tables of groups and of differences show some metrics; the JSON has all of them.
+# The tables of groups show these metrics only; the JSON has all metrics.
 GROUP_METRICS = shown_in("console")
 
 
 def show_scores(screen: Screen, result: "EvaluateResult", *, title: str) -> None:
-    """Print the table of one prediction, what failed and what had no partner."""
+    """Print the scores of one prediction, those of its groups, its JSON and its failures."""
     scores = result.scores
     if scores is None:
         screen.say(f"{title}would compare {len(result.names)} images")
@@ -45,7 +45,7 @@ def show_scores(screen: Screen, result: "EvaluateResult", *, title: str) -> None
 
 
 def show_differences(screen: Screen, models: "ComparisonResult") -> None:
-    """Print a table for each pair of models that were compared."""
+    """Print a table for each pair of predictions that were compared."""
     for difference in models.differences:
         metrics = difference.metrics
         rows = []
@@ -69,7 +69,7 @@ def show_differences(screen: Screen, models: "ComparisonResult") -> None:
 
 
 def show_realism(screen: Screen, result: "RealismResult") -> None:
-    """Print how far a patch store is from its references; for a dry run, what would be judged."""
+    """Print the measures of realism of a patch store; for a dry run, only the plan."""
     if result.judgement is not None:
         rows = [
             (
@@ -94,7 +94,7 @@ def _number(value: float, sign: str = "") -> str:
 
 
 def rows_of(scores: "Scores") -> list[tuple[str, str, str, str]]:
-    """Return metric, mean, interval and pooled score as text, a row per metric."""
+    """Return a row of text for each metric: its name, mean, interval and pooled score."""
     summary, rows = scores.summary, []
     for name in NAMES:
         interval = summary.ci95[name]

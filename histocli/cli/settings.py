@@ -1,7 +1,9 @@
-"""Where an option's value comes from: flag, then environment, then ``--config`` file, then default.
+"""Settings from a ``--config`` file, and their output with ``--print-config``.
 
-The file is YAML. Keys are option names, with - or _. A key at the top serves every command that has
-the option; a section named after a command serves that command alone and wins::
+An option takes its value from its flag, else its environment variable, else the file, else its
+default. The file is YAML. Keys are option names, with - or _. A key at the top level applies to
+every command that has the option. A section named after a command applies to that command alone
+and takes precedence over the top level::
 
     seed: 3
     generate:
@@ -21,7 +23,7 @@ import typer
 from histocli.base.errors import InputNotFound, InvalidInput, InvalidOption
 from histocli.base.text import printable
 
-# options that say how the program talks, not what it makes
+# options of the input of settings and the output of messages, which a file may not set
 NOT_SETTINGS = frozenset({"help", "config", "print_config", "json", "verbose", "quiet"})
 
 
@@ -31,7 +33,7 @@ def option_key(parameter: Any) -> str:
 
 
 def options_of(command: Any) -> dict[str, Any]:
-    """Return the options of a command that a file may set, by their names in files."""
+    """Return the options of a command that a file may set, by their keys in files."""
     parameters = (
         parameter for parameter in command.params if parameter.param_type_name == "option"
     )
@@ -48,9 +50,9 @@ def read_settings(path: Path) -> dict[str, Any]:
     Raises
     ------
     InputNotFound
-        There is no such file.
+        The file is missing, or is no text in UTF-8.
     InvalidInput
-        It is no YAML mapping.
+        The content is no YAML, or no mapping.
     """
     import yaml
 
@@ -74,7 +76,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def _as_flag_value(value: Any) -> Any:
-    """Write a YAML value as it would stand on the command line, so that one parser checks both."""
+    """Return a YAML value as the text, or texts, that a user would type for it."""
     if isinstance(value, Mapping):
         return [f"{key}={item}" for key, item in value.items()]
     if isinstance(value, (list, tuple)):
@@ -90,23 +92,23 @@ def defaults_for(
     Parameters
     ----------
     values : mapping
-        Content of the file.
+        Content of the file: keys of options and sections.
     command : str
         Name of the command that runs.
     commands : mapping of str to command
-        All commands; keys that none of them knows are refused, whichever command runs.
+        All commands by name; a key that is an option of none of them is refused.
     path : Path
-        The file, for messages.
+        Path of the file, for messages.
 
     Returns
     -------
     dict
-        Value by parameter name, as Typer's default map wants it.
+        Value by name of the parameter, for Click's ``default_map``.
 
     Raises
     ------
     InvalidOption
-        A key that is no option, or a section that is no mapping.
+        A key is no option, or a section is no mapping.
     """
     known = {name: options_of(one) for name, one in commands.items()}
     shared = {key.replace("-", "_"): value for key, value in values.items() if key not in commands}
@@ -144,7 +146,7 @@ def defaults_for(
 
 
 def take_config_file(context: typer.Context, path: Path | None) -> Path | None:
-    """Make the values of ``--config`` the defaults of the command.
+    """Make the values of the ``--config`` file the defaults of the options of the command.
 
     Typer calls this before it reads the other options, because ``--config`` is eager.
     """
@@ -157,7 +159,7 @@ def take_config_file(context: typer.Context, path: Path | None) -> Path | None:
 
 
 def print_settings(context: typer.Context) -> None:
-    """Print the settings in force as YAML that ``--config`` takes back."""
+    """Print the settings in force on stdout, as YAML that ``--config`` reads."""
     import yaml
 
     values = {
@@ -177,7 +179,7 @@ def print_settings(context: typer.Context) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Return the value of an option as text, numbers and lists, which YAML can hold."""
+    """Return the value of an option as a type that YAML can hold; None for an empty list."""
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Iterable) and not isinstance(value, str):

@@ -21,7 +21,7 @@ def _check(
     stop_after: int | None,
     **_: object,
 ) -> None:
-    """Refuse options about references where there are none."""
+    """Raise ``InvalidOption`` where ``--refs`` is missing or ``--preview`` has a wrong suffix."""
     o.check_stop_after(stop_after)
     if settings.teacher is not None and not refs:
         raise InvalidOption("--teacher names labels of the references: name these with --refs")
@@ -66,7 +66,7 @@ def train(
 ) -> None:
     """Train a nucleus segmenter on synthetic, refined or labelled patches."""
     if not leads():
-        screen.verbosity = -1  # one process speaks for all
+        screen.verbosity = -1  # of several processes, only the leading one prints
     o.refuse_by_suffix(
         stores,
         "train takes patch stores",

@@ -1,1 +1,1 @@
-"""What a user may choose: one frozen dataclass per command, free of heavy imports."""
+"""Settings of the commands: a frozen dataclass for each command; imports no heavy library."""

@@ -1,4 +1,4 @@
-"""What all commands share: how a command runs, and the fingerprint of what it was asked to make."""
+"""Settings and checks that several commands share, and the fingerprint of a command's settings."""
 
 import dataclasses
 import hashlib
@@ -11,7 +11,7 @@ from histocli.base.units import MPP_RANGE, sane_mpp
 from histocli.config.options import option, parse_duration, parse_workers
 
 RUNNING = "Running"  # panel of --help
-# help texts of fields that several commands have
+# help texts of options that several commands have
 SEED = "Seed of everything that is drawn."
 MPP = "Micrometres per pixel of the inputs; overrides what they record."
 REFERENCE_MPP = "Micrometres per pixel of the references; overrides what they record."
@@ -20,7 +20,7 @@ SHIPPABLE = "Whether the licence of the references lets trained weights be given
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """How a command runs; nothing here changes what it makes."""
+    """Options of how a command runs; they are no part of the fingerprint of its output."""
 
     device: str = option(
         "auto", "Where the networks run.", metavar="auto|cpu|cuda[:i]|mps", panel=RUNNING
@@ -28,7 +28,7 @@ class Execution:
     precision: str = option(
         "auto", "Number format of the networks.", metavar="auto|fp32|bf16", panel=RUNNING
     )
-    # processes or threads; 0 is auto
+    # number of processes or threads; 0 stands for auto
     workers: int = option(
         0,
         "Parallel workers; auto is one a processor.",
@@ -61,7 +61,7 @@ class Execution:
 
 
 def time_budget() -> float | None:
-    """Declare the seconds within which a training ends with its output written."""
+    """Declare ``--time-budget``: seconds within which a training writes its output, or None."""
     return option(
         None,
         "Plan the steps so that the command ends within this time.",
@@ -72,7 +72,7 @@ def time_budget() -> float | None:
 
 
 def check_mpp(mpp: float | None) -> None:
-    """Raise ``InvalidOption`` unless ``mpp`` is None or a pixel size that a microscope can have."""
+    """Raise ``InvalidOption`` unless ``mpp`` is None or lies in ``MPP_RANGE``."""
     low, high = MPP_RANGE
     if mpp is not None and sane_mpp(mpp) is None:
         raise InvalidOption(
@@ -88,7 +88,7 @@ def check_seed(seed: int) -> None:
 
 
 def check_time_budget(seconds: float | None) -> None:
-    """Raise ``InvalidOption`` unless a time budget is None or a positive number."""
+    """Raise ``InvalidOption`` unless a time budget is None or a positive number of seconds."""
     if seconds is not None and not 0 < seconds < float("inf"):
         raise InvalidOption(f"--time-budget must be positive, got {seconds} s")
 
@@ -100,15 +100,16 @@ def as_dict(config: Any) -> dict[str, Any]:
 
 
 def config_hash(config: Any, **inputs: Any) -> str:
-    """Fingerprint a command's settings and inputs; equal hashes mean that the output would be the
-    same.
+    """Return the fingerprint of a command's settings and inputs, 16 hexadecimal digits.
+
+    Equal fingerprints mean that the command would make the same output.
 
     Parameters
     ----------
     config : dataclass
-        The command's settings. ``Execution`` is not part of it.
+        The command's settings, without ``Execution``.
     **inputs
-        What else decides the output, such as content hashes of the references; JSON values.
+        JSON values of everything else that decides the output, such as content hashes of inputs.
     """
     text = json.dumps({"config": as_dict(config), "inputs": inputs}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

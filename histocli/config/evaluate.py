@@ -1,4 +1,7 @@
-"""Settings of ``histosynth evaluate``."""
+"""Settings of ``histosynth evaluate``.
+
+A gate is a bound of a metric, such as ``--min pq=0.55``: the command fails when the mean breaks it.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +17,7 @@ RESAMPLED = ("image", "group")
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """Settings of evaluation; one field per command-line option."""
+    """Settings that decide the scores; each field is a command-line option."""
 
     minimum: tuple[tuple[str, float], ...] = option(
         (),
@@ -35,7 +38,7 @@ class EvaluateConfig:
     mpp: float | None = option(None, MPP)
     radius_um: float = option(3.0, "A centroid this near to a true one detects it, in um.")
     tolerance_um: float = option(0.5, "A boundary pixel this near to a true one is right, in um.")
-    # boundaries cost more than everything else
+    # comparing boundaries takes most of the time of an evaluation
     boundaries: bool = option(
         True,
         "Compare boundaries: boundary F1 and Hausdorff distance.",
@@ -45,7 +48,7 @@ class EvaluateConfig:
         "count", "What true nuclei at an image's border do.", metavar="|".join(BORDERS)
     )
     bootstrap: int = option(1000, "Resamplings of the images for the 95 % interval; 0: none.")
-    # whole groups are, for instance, patients
+    # the unit that the bootstrap draws; a group may be a patient
     resample: str = option("image", "What is drawn anew for it.", metavar="|".join(RESAMPLED))
     realism_patches: int = option(600, "Patches of each kind that are judged.")
     seed: int = option(0, SEED)
@@ -79,7 +82,7 @@ class EvaluateConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateFiles:
-    """What ``evaluate`` reads beside predictions, and the report that it writes."""
+    """Files that ``evaluate`` reads besides the predictions, and the report that it writes."""
 
     truth: str | None = option(
         None, "Truth of several predictions that are compared.", metavar="TRUTH", before="minimum"

@@ -10,7 +10,7 @@ from histocli.config.options import option, parse_names, parse_region
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """Settings of exporting label stores; one field per command-line option."""
+    """Settings of exporting label stores; each field is a command-line option."""
 
     formats: tuple[str, ...] = option(
         ("geojson",),
@@ -22,7 +22,7 @@ class ExportConfig:
     slide: str | None = option(
         None, "The slide, or a folder with it; for overlay and qc.", metavar="SLIDE|FOLDER"
     )
-    # half open: rows y0 to y1 - 1, columns x0 to x1 - 1
+    # in pixels of the full resolution (level 0): rows y0 to y1 - 1, columns x0 to x1 - 1
     region: tuple[int, int, int, int] | None = option(
         None,
         "Part of the slide, in pixels of level 0; for tiff and overlay.",
@@ -30,7 +30,7 @@ class ExportConfig:
         parse=parse_region,
     )
     mpp: float | None = option(None, MPP)
-    seed: int = option(0, SEED)  # of the choice of crops in qc pictures
+    seed: int = option(0, SEED)  # decides which crops a qc picture shows
 
     def __post_init__(self) -> None:
         check_formats(self.formats, "export")

@@ -9,7 +9,7 @@ from histocli.config.options import option
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig:
-    """Settings of initial synthesis; one field per command-line option."""
+    """Settings of drawing synthetic patches; each field is a command-line option."""
 
     n: int = option(2000, "Number of patches.")
     patch_px: int = option(256, "Side of a patch, in pixels.")

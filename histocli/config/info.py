@@ -9,7 +9,7 @@ from histocli.config.options import option
 
 @dataclass(frozen=True, kw_only=True)
 class InfoConfig:
-    """Settings of describing a store; one field per command-line option."""
+    """Settings of describing a store; each field is a command-line option."""
 
     sheet: str | None = option(
         None, "Picture to write: patches beside their outlines.", metavar="FILE.png"

@@ -9,12 +9,12 @@ ACTIONS = ("list", "path", "verify")
 
 @dataclass(frozen=True, kw_only=True)
 class ModelsConfig:
-    """What to tell of the models that come with the package."""
+    """Positionals of ``histosynth models``."""
 
     action: str = "list"
-    """``list`` them, print the ``path`` of one, or ``verify`` their checksums."""
+    """``list`` the models, print the ``path`` of one, or ``verify`` their checksums."""
     name: str | None = None
-    """Which one; the default one for ``path``, all for the others."""
+    """Name of one model; None: the default model for ``path``, all models for the other actions."""
 
     def __post_init__(self) -> None:
         if self.action not in ACTIONS:

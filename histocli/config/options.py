@@ -1,8 +1,10 @@
-"""Options of the command line, each written once: at the field of the settings that it sets.
+"""How an option of the command line is declared, and parsers of the values that users type.
 
-A field of a config dataclass is made by ``option(default, help)``. The command line reads the rest
-from the field: the flag is its name (``patch_px``: ``--patch-px``), the type is its annotation.
-What a flag holds other than a text, a number or a switch is read by one of the parsers below.
+Most options are fields of a config dataclass, made by ``option(default, help)``. The flag comes
+from the name of the field (``patch_px``: ``--patch-px``), the type from its annotation. Options
+that set no such field, for instance ``--out``, are parameters of the command functions in ``cli/``.
+Texts, numbers and switches need no parser; a field of another type names one of those below. Each
+parser takes the typed text and the flag, for messages, and raises ``InvalidOption``.
 """
 
 import re
@@ -17,36 +19,37 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Option:
-    """What ``--help`` and the parser know of an option beside its name, type and default."""
+    """Details of an option that the name, type and default of its field do not give."""
 
     help: str
     """One sentence for ``--help``."""
     flag: str | None = None
-    """Long flag, or ``--yes/--no``, where it is not the name of the field."""
+    """Long flag where the name of the field does not give it; a switch may have two forms, such as
+    ``--weights/--no-weights``."""
     short: str | None = None
     """One-letter flag, such as ``-o``."""
     metavar: str | None = None
-    """What ``--help`` shows for the value; None shows its type."""
+    """Placeholder for the value in ``--help``; None shows the type."""
     panel: str | None = None
     """Heading under which ``--help`` lists the option."""
     parse: Callable[[Any, str], Any] | None = None
-    """Makes the value from what was typed (a list of texts where ``repeatable``); is also given the
-    flag, for its messages, and raises ``InvalidOption``."""
+    """Parser of the typed text, or of the list of typed texts where the option is repeatable; None
+    leaves the value to Typer."""
     written: str | None = None
-    """The default as a user would type it, where the option has a parser."""
+    """Default in the form that a user types, where that differs from the value of the default."""
     repeatable: bool = False
     """Whether the option may be given several times."""
     before: str | None = None
-    """Field before which ``--help`` lists an option that is no field."""
+    """Field in front of which ``--help`` lists this option; None keeps the order of the code."""
 
 
 def option(default: T, help: str, **details: Any) -> T:
-    """Declare a field of a config dataclass that is an option of the command line.
+    """Declare a field of a config dataclass that is also an option of the command line.
 
     Parameters
     ----------
     default : object
-        Value without the option.
+        Value when the option is not given.
     help : str
         One sentence for ``--help``.
     **details
@@ -56,7 +59,7 @@ def option(default: T, help: str, **details: Any) -> T:
 
 
 def parse_workers(text: str, flag: str) -> int:
-    """Read a number of workers, or auto, which is 0."""
+    """Read ``auto``, which is 0, or a whole number of at most six digits; 0 means auto, too."""
     if text == "auto":
         return 0
     if not text.isdecimal() or len(text) > 6:
@@ -65,7 +68,11 @@ def parse_workers(text: str, flag: str) -> int:
 
 
 def parse_duration(text: str, flag: str) -> float:
-    """Read a duration such as ``90s``, ``10m``, ``1h30m`` or ``600`` (seconds); return seconds."""
+    """Read a duration such as ``90s``, ``10m``, ``1h30m`` or ``0.5h``; return seconds.
+
+    Hours, minutes and seconds stand in this order. A last number without a unit is in seconds:
+    ``600`` is ten minutes, ``1h30`` is one hour and 30 seconds.
+    """
     number = r"(\d+(?:\.\d+)?)"
     match = re.fullmatch(
         rf"(?:{number}h)?(?:{number}m)?(?:{number}s?)?", text.strip().lower(), re.ASCII
@@ -81,7 +88,10 @@ def parse_duration(text: str, flag: str) -> float:
 
 
 def parse_gigabytes(text: str, flag: str) -> float:
-    """Read an amount of memory such as ``4G``, ``800M`` or ``2.5``; return gigabytes."""
+    """Read an amount of memory such as ``4G``, ``800M`` or ``2.5`` (gigabytes); return gigabytes.
+
+    Units are powers of 1000, in either case; ``G``, ``GB`` and ``GiB`` are the same.
+    """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b)?", text.strip().lower(), re.ASCII)
     if match is None:
         raise InvalidOption(f"{flag} must be an amount of memory such as 4G or 800M, got {text!r}")
@@ -89,7 +99,7 @@ def parse_gigabytes(text: str, flag: str) -> float:
 
 
 def parse_names(text: str, flag: str) -> tuple[str, ...]:
-    """Read a list such as ``ome-zarr,tiff``; order is kept, repetitions are dropped."""
+    """Read a comma-separated list; order is kept, repeated and empty names are dropped."""
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     if not names:
         raise InvalidOption(f"{flag} must name at least one, got {text!r}")
@@ -97,21 +107,27 @@ def parse_names(text: str, flag: str) -> tuple[str, ...]:
 
 
 def parse_gates(words: Sequence[str], flag: str) -> tuple[tuple[str, float], ...]:
-    """Read gates such as ``pq=0.55`` (also ``pq=0.55,dice=0.7``)."""
+    """Read gates, which are bounds of metrics: ``pq=0.55``, or several as ``pq=0.55,dice=0.7``.
+
+    Names of metrics are not checked here. NaN is refused.
+    """
     gates = []
-    for word in (part.strip() for words_of_one in words for part in words_of_one.split(",")):
+    for word in (part.strip() for text in words for part in text.split(",")):
         name, equals, number = word.partition("=")
         try:
             gates.append((name.strip(), float(number)))
         except ValueError:
             equals = ""
-        if not equals or not gates[-1][1] == gates[-1][1]:  # nan would never fail the gate
+        if not equals or not gates[-1][1] == gates[-1][1]:  # NaN equals nothing, itself included
             raise InvalidOption(f"{flag} must look like pq=0.55, got {word!r}")
     return tuple(gates)
 
 
 def parse_region(text: str, flag: str) -> tuple[int, int, int, int]:
-    """Read ``y0,x0,y1,x1``."""
+    """Read ``y0,x0,y1,x1``, four whole numbers: pixels of the full resolution (level 0) of a slide.
+
+    The region has the rows y0 to y1 - 1 and the columns x0 to x1 - 1. The order is not checked.
+    """
     parts = [part.strip() for part in text.split(",")]
     if len(parts) != 4 or not all(part.isdecimal() for part in parts):
         raise InvalidOption(f"{flag} must be y0,x0,y1,x1 in pixels of level 0, got {text!r}")

@@ -9,9 +9,9 @@ from histocli.config.options import option
 
 @dataclass(frozen=True, kw_only=True)
 class PackConfig:
-    """Settings of packing a person's own labelled patches; one field per command-line option."""
+    """Settings of packing labelled images as a patch store; each field is a command-line option."""
 
-    # larger images are cut into patches, smaller ones are padded with ignored pixels
+    # larger images are cut into patches; smaller images are padded with pixels labelled -1
     patch_px: int = option(256, "Side of a patch, in pixels.")
     mpp: float | None = option(None, MPP)
     shippable: bool = option(

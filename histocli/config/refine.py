@@ -1,4 +1,8 @@
-"""Settings of ``histosynth refine``."""
+"""Settings of ``histosynth refine``.
+
+The refiner is a network that repaints synthetic patches; the critic is a network that tells them
+from patches of the references.
+"""
 
 from dataclasses import dataclass
 
@@ -19,24 +23,24 @@ OBJECTIVES = ("fooling", "matching")
 
 @dataclass(frozen=True, kw_only=True)
 class RefineConfig:
-    """Settings of refinement; one field per command-line option."""
+    """Settings of refinement; each field is a command-line option."""
 
-    # a time budget may lower or raise the steps
+    # a time budget replaces this number
     steps: int = option(1200, "Optimisation steps.")
     batch: int = option(8, "Crops of each kind in a step.")
-    # the two weights are relative to that of being taken for real, which is 1
+    # weights of two losses; the loss against the critic has weight 1
     identity: float = option(3.0, "Price of changing the tone of nuclei; texture is free.")
     style: float = option(0.2, "Weight of looking like the reference.")
     edits: str = option(
         "nuclei", "Change nuclei and a narrow ring, or the whole patch.", metavar="nuclei|patch"
     )
-    # matching costs the segmenter less
+    # a segmenter loses less accuracy on patches refined by matching (docs/research/refinement.md)
     objective: str = option(
         "matching",
         "Fool the critic, or match what it sees in the reference.",
         metavar="fooling|matching",
     )
-    # of real against initial patches
+    # area under the ROC curve (AUC) of the critic, real against unrefined patches
     proof: float = option(
         0.9, "Held-out AUC that the critic must reach before the refiner moves; 0 asks for none."
     )

@@ -1,4 +1,8 @@
-"""Settings of ``histosynth segment``."""
+"""Settings of ``histosynth segment``.
+
+The network sees a slide tile by tile. Tiles overlap; the core of a tile is the part whose
+predictions are kept.
+"""
 
 from dataclasses import dataclass, replace
 
@@ -14,7 +18,7 @@ SCALE = "Scale"  # panel of --help
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentConfig:
-    """Settings of segmentation; one field per command-line option."""
+    """Settings of segmentation; each field is a command-line option."""
 
     formats: tuple[str, ...] = option(
         ("ome-zarr",),
@@ -24,9 +28,9 @@ class SegmentConfig:
         parse=parse_names,
     )
     mpp: float | None = option(None, MPP)
-    # in pixels at the model's resolution; as a rule a block is one tile
+    # in pixels at the pixel size of the model
     tile_px: int = option(8192, "Largest side of a network tile's kept core, in pixels.")
-    # the predictions for the orientations are averaged
+    # orientations are turns and mirror images of a tile; their predictions are averaged
     views: int = option(
         1, "Orientations in which the network sees each tile, 1 to 8; the cost grows as much."
     )
@@ -39,7 +43,7 @@ class SegmentConfig:
         "slide.",
         metavar="FILE|FOLDER",
     )
-    # gigabytes; None takes what is fastest
+    # gigabytes; None sets no limit
     max_memory: float | None = option(
         None, "Memory that the process may take.", metavar="4G", panel=SCALE, parse=parse_gigabytes
     )
@@ -73,7 +77,7 @@ class SegmentConfig:
             parse_shard(self.shard)
 
     def of_labels(self) -> "SegmentConfig":
-        """Return the settings with defaults for all that does not change the labels."""
+        """Return a copy in which the settings that do not change the labels have their defaults."""
         return replace(
             self,
             formats=("ome-zarr",),
@@ -86,12 +90,14 @@ class SegmentConfig:
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """Read ``i/N``: share i of N, counted from 1 to N or from 0 to N - 1; return i modulo N, and N.
+    """Read ``i/N``, share i of N shares; return i modulo N, and N.
+
+    Users may count shares from 1 to N or from 0 to N - 1: N and 0 are the same share.
 
     Raises
     ------
     InvalidOption
-        Something else.
+        The text is not of this form, N is 0, or i is larger than N.
     """
     number, slash, count = text.partition("/")
     if (

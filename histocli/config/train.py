@@ -22,7 +22,7 @@ LEARNING_RATE = 3e-3
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Settings of training a segmenter; one field per command-line option."""
+    """Settings of training a segmenter; each field is a command-line option."""
 
     size: str = option(
         "S", "Size of the network: S laptop, M workstation, L GPU.", metavar="|".join(SIZES)
@@ -46,9 +46,9 @@ class TrainConfig:
     compile: bool = option(
         False, "Compile the network first: a minute or more, then faster steps; for long trainings."
     )
-    # a time budget may lower or raise the steps
+    # a time budget replaces this number
     steps: int = option(3000, "Optimisation steps.")
-    # at equal time, more and smaller steps learn more
+    # in equal time, 8 crops a step gave better models than 16 (docs/research/fuller_recipe.md)
     batch: int = option(8, "Crops in a step.")
     crop_px: int = option(128, "Side of a training crop, in pixels.")
     learning_rate: float | None = option(
@@ -58,7 +58,7 @@ class TrainConfig:
         None, "Start from the weights of this model (fine-tuning).", metavar="MODEL"
     )
     rounds: int = option(2, "Rounds of self-training, with --refs.")
-    # in place of what the network itself finds in the references
+    # without it, the network itself labels the references for the first round
     teacher: str | None = option(
         None,
         "Labels of the references that teach the first round: label images, GeoJSON, stores; "
@@ -78,7 +78,7 @@ class TrainConfig:
 
     @property
     def peak_rate(self) -> float:
-        """Learning rate at the peak of the first schedule."""
+        """Highest learning rate of the first training; a third of the default with ``init``."""
         if self.learning_rate is not None:
             return self.learning_rate
         return LEARNING_RATE if self.init is None else LEARNING_RATE / 3

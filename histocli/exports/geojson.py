@@ -17,7 +17,7 @@ import orjson
 from histocli.base.files import replace_atomically
 from histocli.base.formats import ATTRIBUTE
 from histocli.base.types import Json
-from histocli.exports.content import SegmentedSlide
+from histocli.exports.content import Content
 from histocli.instances.outlines import trace_outlines
 
 GZIP_LEVEL = 4  # level 9 takes three times as long for a twentieth of the bytes
@@ -34,18 +34,18 @@ MEASURED = {
 """Columns that QuPath gets as measurements, with their names there."""
 
 
-def write_outlines(path: Path, nuclei: SegmentedSlide, record: Json) -> None:
+def write_outlines(path: Path, content: Content, record: Json) -> None:
     """Write the outlines of all nuclei, a square of the slide at a time.
 
     Every nucleus has a UUID (version 5) that depends on slide, model and id only. Coordinates are
     slide pixels from the outer corner of the first pixel.
     """
-    hashes = (record.get(of, {}).get("sha256", "") for of in ("source", "model"))
-    source = "/".join(hashes)
-    columns = nuclei.columns
+    source = "/".join(record.get(of, {}).get("sha256", "") for of in ("source", "model"))
+    columns = content.nuclei.columns
     boxes = np.asarray(columns["box"][...])
-    titles = {name: title for name, title in MEASURED.items() if name in columns}
-    measured = {title: np.asarray(columns[name][...]) for name, title in titles.items()}
+    measured = {
+        title: np.asarray(columns[name][...]) for name, title in MEASURED.items() if name in columns
+    }
     with (
         replace_atomically(path) as partial,
         gzip.GzipFile(partial, "wb", GZIP_LEVEL, mtime=0) as stream,
@@ -57,8 +57,8 @@ def write_outlines(path: Path, nuclei: SegmentedSlide, record: Json) -> None:
         for rows in _squares(boxes):
             box = boxes[rows]
             top, left = int(box[:, 0].min()), int(box[:, 1].min())
-            labels = np.asarray(nuclei.level(0)[top : box[:, 2].max(), left : box[:, 3].max()])
-            polygons = trace_outlines(labels, rows + 1, box, (top, left))
+            labels = content.nuclei.level(0)[top : box[:, 2].max(), left : box[:, 3].max()]
+            polygons = trace_outlines(np.asarray(labels), rows + 1, box, (top, left))
             values = [column[rows].tolist() for column in measured.values()]
             lines = [
                 _feature(uuid.uuid5(NAMESPACE, f"{source}/{number}"), polygon, measured, row)
@@ -92,9 +92,8 @@ def _feature(name: uuid.UUID, polygon: Any, titles: Any, values: list[float]) ->
     )
 
 
-def read_geojson_record(path: Path) -> Json:
-    """Return how a file was made; raises whatever a foreign file leads to."""
+def read_geojson_record(path: Path) -> Any:
+    """Return how a file was made."""
     with gzip.open(path, "rb") as stream:
         head = stream.read(LONGEST_RECORD)
-    record: Json = json.loads(head[: head.index(FEATURES)] + b"}")[ATTRIBUTE]
-    return record
+    return json.loads(head[: head.index(FEATURES)] + b"}")[ATTRIBUTE]

@@ -3,7 +3,6 @@
 How the folder was made is the attribute ``histosynth`` of its root.
 """
 
-import json
 import shutil
 from pathlib import Path
 
@@ -12,23 +11,17 @@ import zarr
 from histocli.base.files import disk_errors, partial_path
 from histocli.base.formats import ATTRIBUTE
 from histocli.base.types import Json
+from histocli.exports.content import Content
 
 VALUES_AT_ONCE = 1 << 24  # pixels of a level in memory
 
 
-def write_ngff_04(path: Path, store: Path, record: Json) -> None:
+def write_ngff_04(path: Path, content: Content, record: Json) -> None:
     """Copy an OME-Zarr 0.5 image and its labels: chunks without shards, some chunk rows at a time.
 
-    Parameters
-    ----------
-    path : Path
-        Folder to make; what lies there is replaced.
-    store : Path
-        The OME-Zarr 0.5 image.
-    record : dict
-        How the folder was made, JSON values.
+    A folder that lies there is replaced.
     """
-    source = zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=False)
+    source = zarr.open_group(content.nuclei.path, mode="r", zarr_format=3, use_consolidated=False)
     partial = partial_path(path)
     with disk_errors(path):
         if partial.exists():
@@ -79,9 +72,3 @@ def _copy_levels(source: zarr.Group, target: zarr.Group) -> None:
         for top in range(0, array.shape[-2], step):
             where = (..., slice(top, top + step), slice(None))
             copy[where] = array[where]
-
-
-def read_ngff_record(path: Path) -> Json:
-    """Return how a folder was made; raises whatever a foreign folder leads to."""
-    record: Json = json.loads((path / ".zattrs").read_bytes())[ATTRIBUTE]
-    return record

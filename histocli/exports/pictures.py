@@ -7,6 +7,7 @@ import json
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -17,7 +18,7 @@ from histocli.base.formats import ATTRIBUTE
 from histocli.base.pyramid import nearest_level
 from histocli.base.rng import rng_for
 from histocli.base.types import Json, RGBImage
-from histocli.exports.content import Content, SegmentedSlide, SlidePixels
+from histocli.exports.content import Content, Window
 from histocli.figures.overlays import add_scale_bar, outline_overlay
 from histocli.figures.qc import CROP_PX, qc_picture
 
@@ -41,22 +42,20 @@ def write_png(path: Path, image: RGBImage, record: Json | None = None) -> None:
     """
     content = png_bytes(image)
     if record is not None:
-        text = TEXT_KEY + json.dumps({ATTRIBUTE: record}).encode("ascii")
-        sum_of_chunk = struct.pack(">I", zlib.crc32(b"tEXt" + text))
-        chunk = struct.pack(">I", len(text)) + b"tEXt" + text + sum_of_chunk
+        text = b"tEXt" + TEXT_KEY + json.dumps({ATTRIBUTE: record}).encode("ascii")
+        chunk = struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text))
         content = content[:HEADER_BYTES] + chunk + content[HEADER_BYTES:]
     with replace_atomically(path) as partial:
         partial.write_bytes(content)
 
 
-def read_png_record(path: Path) -> Json:
-    """Return how a picture was made; raises whatever a foreign file leads to."""
+def read_png_record(path: Path) -> Any:
+    """Return how a picture was made."""
     with path.open("rb") as file:
         file.seek(HEADER_BYTES)
         length, kind = struct.unpack(">I4s", file.read(8))
         text = file.read(length) if kind == b"tEXt" else b""
-    record: Json = json.loads(text.removeprefix(TEXT_KEY))[ATTRIBUTE]
-    return record
+    return json.loads(text.removeprefix(TEXT_KEY))[ATTRIBUTE]
 
 
 def write_overlay(path: Path, content: Content, record: Json) -> None:
@@ -66,20 +65,18 @@ def write_overlay(path: Path, content: Content, record: Json) -> None:
     factor = 1
     while (rows.stop - rows.start) * (columns.stop - columns.start) > OVERLAY_PX * factor**2:
         factor *= 2
-    with content.open_pixels() as slide:
-        if factor == 1:
-            pixels = slide.region(rows, columns)
-            labels = np.asarray(nuclei.level(0)[rows, columns])
-        else:
-            rows, columns = (
-                slice(side.start // factor, -(-side.stop // factor)) for side in (rows, columns)
-            )
-            pixels = slide.shrunk(factor)[rows, columns]
-            level = factor.bit_length() - 1
-            if level < nuclei.n_levels:
-                labels = np.asarray(nuclei.level(level)[:, :])[rows, columns]
-            else:
-                labels = nearest_level(nuclei.labels(), factor)[rows, columns]
+    if factor == 1:
+        (pixels,) = content.read_windows([(rows, columns)])
+    else:
+        rows, columns = (
+            slice(side.start // factor, -(-side.stop // factor)) for side in (rows, columns)
+        )
+        pixels = content.read_shrunk(factor)[rows, columns]
+    level = factor.bit_length() - 1
+    if level < nuclei.n_levels:
+        labels = np.asarray(nuclei.level(level)[rows, columns])
+    else:
+        labels = nearest_level(nuclei.labels(), factor)[rows, columns]
     mpp = nuclei.mpp * factor
     drawn = outline_overlay(pixels, labels, thickness_px=max(1, round(OVERLAY_LINE_UM / mpp)))
     write_png(path, add_scale_bar(drawn, mpp), record)
@@ -96,8 +93,9 @@ def write_qc(path: Path, content: Content, record: Json) -> None:
     )
     # Crops lie around random nuclei, which shows what there is; where there are none, on tissue.
     places = centres * factor if len(centres) else np.argwhere(tissue) * float(factor) + factor / 2
-    with content.open_pixels() as slide:
-        crops = _crops(nuclei, slide, places, content.seed)
+    windows = _windows(nuclei.shape, places, content.seed)
+    labels = [np.asarray(nuclei.level(0)[window]).astype(np.int64) for window in windows]
+    crops = list(zip(content.read_windows(windows), labels, strict=True))
     side_um = min(CROP_PX, *nuclei.shape) * nuclei.mpp
     mm2 = nuclei.facts.get("mm2") or 0.0
     found = f"{nuclei.n_nuclei} nuclei on {mm2:.3g} mm2 at {nuclei.mpp:.4g} um/px"
@@ -105,21 +103,17 @@ def write_qc(path: Path, content: Content, record: Json) -> None:
     write_png(path, qc_picture(overview, tissue, centres, mpp, crops, title), record)
 
 
-def _crops(
-    nuclei: SegmentedSlide, slide: SlidePixels, places: npt.NDArray[np.float64], seed: int
-) -> list[tuple[RGBImage, npt.NDArray[np.int64]]]:
-    """Cut pixels and labels around some of the places, from top to bottom."""
+def _windows(shape: tuple[int, int], places: npt.NDArray[np.float64], seed: int) -> list[Window]:
+    """Return the windows around some of the places, from top to bottom."""
     rng = rng_for(seed, "qc", 0)
-    side = min(CROP_PX, *nuclei.shape)
+    side = min(CROP_PX, *shape)
     if len(places):
         places = places[rng.choice(len(places), min(QC_CROPS, len(places)), replace=False)]
-    crops = []
+    windows = []
     for place in places[np.lexsort((places[:, 1], places[:, 0]))]:
         top, left = (
             int(np.clip(round(middle) - side // 2, 0, size - side))
-            for middle, size in zip(place, nuclei.shape, strict=True)
+            for middle, size in zip(place, shape, strict=True)
         )
-        rows, columns = slice(top, top + side), slice(left, left + side)
-        labels = np.asarray(nuclei.level(0)[rows, columns]).astype(np.int64)
-        crops.append((slide.region(rows, columns), labels))
-    return crops
+        windows.append((slice(top, top + side), slice(left, left + side)))
+    return windows

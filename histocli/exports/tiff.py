@@ -6,6 +6,7 @@ How the file was made is JSON in ``ImageDescription``, under the key ``histosynt
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,29 +15,20 @@ import tifffile
 from histocli.base.files import replace_atomically
 from histocli.base.formats import ATTRIBUTE
 from histocli.base.types import Json
-from histocli.exports.content import LabelGrid
+from histocli.exports.content import Content
 
 TILE_PX = 512  # side of a tile; smaller images are one strip
 TILES_AT_ONCE = 8  # tiles that are read in one go
 BIG_BYTES = 2**31  # classic TIFF ends at 4 GiB, compressed; half of that, uncompressed, is safe
-UM_PER_CM = 10_000.0
 DEFLATE_LEVEL = 1  # labels are runs of equal values: higher levels take longer for little
 
 
-def write_label_tiff(path: Path, labels: LabelGrid, *, mpp: float, record: Json) -> None:
-    """Write a label image, a few tiles at a time.
-
-    Parameters
-    ----------
-    path : Path
-    labels : array of int, shape (H, W)
-        0 = background, 1..n; in memory or in a store.
-    mpp : float
-        Micrometres per pixel, for the resolution tags.
-    record : dict
-        How the file was made, JSON values.
-    """
-    per_cm = UM_PER_CM / mpp
+def write_label_tiff(path: Path, content: Content, record: Json) -> None:
+    """Write the labels of a slide or of a window of it, a few tiles at a time."""
+    labels = content.nuclei.level(0)
+    if content.window is not None:
+        labels = labels[content.window]
+    per_cm = 10_000.0 / content.nuclei.mpp
     height, width = labels.shape
     tiled = max(labels.shape) > TILE_PX
     with replace_atomically(path) as partial:
@@ -58,15 +50,13 @@ def write_label_tiff(path: Path, labels: LabelGrid, *, mpp: float, record: Json)
         )
 
 
-def _tiles(labels: LabelGrid) -> Iterator[npt.NDArray[np.uint32]]:
+def _tiles(labels: Any) -> Iterator[npt.NDArray[np.uint32]]:
     """Yield the tiles of a label image, row by row, filled up with background."""
     height, width = labels.shape
     step = TILE_PX * TILES_AT_ONCE
     for top in range(0, height, TILE_PX):
         for left in range(0, width, step):
-            part = np.asarray(
-                labels[top : min(top + TILE_PX, height), left : min(left + step, width)]
-            ).astype(np.uint32)
+            part = np.asarray(labels[top : top + TILE_PX, left : left + step]).astype(np.uint32)
             columns = -(-part.shape[1] // TILE_PX) * TILE_PX
             part = np.pad(part, ((0, TILE_PX - part.shape[0]), (0, columns - part.shape[1])))
             yield from (
@@ -74,8 +64,7 @@ def _tiles(labels: LabelGrid) -> Iterator[npt.NDArray[np.uint32]]:
             )
 
 
-def read_tiff_record(path: Path) -> Json:
-    """Return how a label TIFF was made; raises whatever a foreign file leads to."""
+def read_tiff_record(path: Path) -> Any:
+    """Return how a label TIFF was made."""
     with tifffile.TiffFile(path) as tiff:
-        record: Json = json.loads(str(tiff.pages.first.description))[ATTRIBUTE]
-    return record
+        return json.loads(str(tiff.pages.first.description))[ATTRIBUTE]

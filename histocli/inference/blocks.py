@@ -25,7 +25,7 @@ from typing import TypeAlias
 import numpy as np
 
 from histocli.base.types import BoolMask, RGBImage
-from histocli.inference.tiling import Area, Tile, TileGrid, round_up
+from histocli.inference.tiling import Area, Tile, TileGrid, clipped, round_up
 
 ReadArea: TypeAlias = Callable[[slice, slice], RGBImage]
 """Reads rows and columns inside the image, at the model's resolution."""
@@ -71,22 +71,11 @@ class BlockGrid:
     def shape(self) -> tuple[int, int]:
         """Number of blocks down and across."""
         side = self.side or max(self.windows.grid_shape)
-        rows, columns = (-(-n // side) for n in self.windows.grid_shape)
-        return rows, columns
-
-    @property
-    def sides(self) -> tuple[int, int]:
-        """Windows down and across a block; as even as can be, because the smallest blocks see most
-        twice.
-        """
-        down, across = (
-            -(-n // blocks) for n, blocks in zip(self.windows.grid_shape, self.shape, strict=True)
-        )
-        return down, across
+        down, across = self.windows.grid_shape
+        return -(-down // side), -(-across // side)
 
     def __len__(self) -> int:
-        rows, columns = self.shape
-        return rows * columns
+        return self.shape[0] * self.shape[1]
 
     def block(
         self, index: int, wanted: Callable[[int], bool] = lambda window: True
@@ -94,7 +83,8 @@ class BlockGrid:
         """Return a block with those of its windows that are wanted, None where there is none."""
         row, column = divmod(index, self.shape[1])
         down, across = self.windows.grid_shape
-        high, wide = self.sides
+        # as even as can be, because the smallest blocks see most twice
+        high, wide = -(-down // self.shape[0]), -(-across // self.shape[1])
         numbers = [
             y * across + x
             for y in range(row * high, min((row + 1) * high, down))
@@ -118,12 +108,12 @@ class BlockGrid:
         multiple_px = self.tiles.multiple_px
         rows, columns = (
             slice(
-                max(min(window[axis].start for window in windows) // multiple_px * multiple_px, 0),
-                min(round_up(max(window[axis].stop for window in windows), multiple_px), size),
+                min(side.start for side in sides) // multiple_px * multiple_px,
+                round_up(max(side.stop for side in sides), multiple_px),
             )
-            for axis, size in enumerate(self.image_shape)
+            for sides in zip(*windows, strict=True)
         )
-        return rows, columns
+        return clipped((rows, columns), self.image_shape)
 
     def pixels_for(self, maps: Area) -> Area:
         """Return the pixels that the network needs for an area of maps."""
@@ -132,10 +122,9 @@ class BlockGrid:
         # rest of a multiple
         reach = max(self.tiles.halo_px, self.tiles.border + multiple_px)
         rows, columns = (
-            slice(max(side.start - reach, 0), min(round_up(side.stop, multiple_px) + reach, size))
-            for side, size in zip(maps, self.image_shape, strict=True)
+            slice(side.start - reach, round_up(side.stop, multiple_px) + reach) for side in maps
         )
-        return rows, columns
+        return clipped((rows, columns), self.image_shape)
 
     def tiles_of(self, maps: Area) -> TileGrid:
         """Return the network's tiles that cover an area of maps."""
@@ -151,14 +140,8 @@ def inside(part: Area, whole: Area) -> bool:
 
 
 def shows_tissue(tissue: BoolMask, core: Area, px_per_cell: float) -> bool:
-    """Tell whether any cell of a tissue mask that an area touches is tissue.
-
-    Parameters
-    ----------
-    tissue : ndarray of bool, shape (h, w)
-    core : (slice, slice)
-    px_per_cell : float
-        Pixels of ``core`` along a cell of the mask.
+    """Tell whether any cell of a tissue mask that an area touches is tissue; a cell of the mask is
+    ``px_per_cell`` pixels of the area wide.
     """
     rows, columns = (
         slice(

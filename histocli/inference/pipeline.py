@@ -15,10 +15,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
-from types import TracebackType
-from typing import NamedTuple, Protocol, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -26,44 +25,27 @@ import numpy.typing as npt
 from histocli.base.memory import pages_of_its_own
 from histocli.base.types import FloatArray, InstanceLabels, RGBImage
 from histocli.inference.blocks import Block, BlockGrid, ReadArea, inside
+from histocli.inference.predict import Predictor
 from histocli.inference.runs import RunObjects
 from histocli.inference.settling import SlideWindows, put_together
-from histocli.inference.tiling import Area, Tile, TileGrid, read_window
-from histocli.inference.windows import decode_window, largest_halo_px, window_grid
+from histocli.inference.tiling import Area, Tile, TileGrid, read_window, size_of, within
+from histocli.inference.windows import (
+    WINDOW_HALO_UM,
+    WINDOW_PX,
+    decode_window,
+    largest_halo_px,
+    window_grid,
+)
+from histocli.model.bands import expected_bytes
+from histocli.model.levels import LevelNetwork
 
 BORDER_PX = 16
 """Mirrored pixels past the border; beyond them the network continues the image by zeros."""
 BATCH_PX = 1_200_000
 """Pixels that go through the network together: enough to keep a processor busy."""
 
-OnTiles = Callable[[int], None]
-"""Called with the number of tiles that have gone through the network since the last call."""
 
-
-class PredictsMaps(Protocol):
-    """What is needed of a predictor."""
-
-    mpp: float
-    """Micrometres per pixel that it works at."""
-
-    @property
-    def halo_px(self) -> int:
-        """Context that a pixel's prediction depends on."""
-
-    @property
-    def multiple_px(self) -> int:
-        """Sides and places of tiles must be multiples of this."""
-
-    def maps(self, tiles: npt.NDArray[np.uint8]) -> FloatArray:
-        """Predict maps (N, H, W, 2), the first of them the nucleus probability, of tiles (N, H, W,
-        3).
-        """
-
-    def instances(self, maps: FloatArray) -> InstanceLabels:
-        """Decode maps (H, W, 2) into labels 1..n."""
-
-
-@dataclass(frozen=True)
+@dataclass
 class PendingBlock:
     """A block on its way; its windows may be waited for in another thread at any time."""
 
@@ -79,7 +61,7 @@ class PendingBlock:
     """What the windows will give, in their order."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "windows", [Future() for _ in self.block.windows])
+        self.windows = [Future() for _ in self.block.windows]
 
 
 def whole_image(image: RGBImage, grid: BlockGrid) -> PendingBlock:
@@ -89,14 +71,7 @@ def whole_image(image: RGBImage, grid: BlockGrid) -> PendingBlock:
 
 
 def collect(image: PendingBlock, mpp: float) -> InstanceLabels:
-    """Wait for the windows of an image that is one block, and put them together.
-
-    Parameters
-    ----------
-    image : PendingBlock
-        From :func:`whole_image`.
-    mpp : float
-        Micrometres per pixel of the image.
+    """Wait for the windows of an image from :func:`whole_image`, and put them together.
 
     Returns
     -------
@@ -112,22 +87,12 @@ def collect(image: PendingBlock, mpp: float) -> InstanceLabels:
     return put_together(windows, lambda window: image.windows[window].result())
 
 
-class _Wanted(NamedTuple):
-    """An area of maps, and the pixels that it is predicted from."""
-
-    grid: BlockGrid
-    maps: Area
-    pixels: RGBImage
-    place: Area
-    """Where these pixels lie in the image."""
-
-
 class Pipeline:
     """Runs a predictor over blocks; use as a context manager.
 
     Parameters
     ----------
-    predictor : PredictsMaps
+    predictor : Predictor
     tile_px : int
         Core of a tile, in pixels at the predictor's resolution.
     workers : int
@@ -137,22 +102,15 @@ class Pipeline:
     """
 
     def __init__(
-        self, predictor: PredictsMaps, *, tile_px: int, workers: int, batch_px: int = BATCH_PX
+        self, predictor: Predictor, *, tile_px: int, workers: int, batch_px: int = BATCH_PX
     ) -> None:
-        self._predictor = predictor
-        self._tile_px = tile_px
-        self._batch_px = batch_px
+        self._predictor, self._tile_px, self._batch_px = predictor, tile_px, batch_px
         self._decoders = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="decode")
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._decoders.shutdown(wait=True, cancel_futures=kind is not None)
 
     def block_grid(self, shape: tuple[int, int], windows_a_side: int | None = None) -> BlockGrid:
@@ -163,7 +121,9 @@ class Pipeline:
         tiles = TileGrid(shape, self._tile_px, halo_px, multiple_px, BORDER_PX)
         return BlockGrid(window_grid(shape, self._predictor.mpp), tiles, windows_a_side)
 
-    def run(self, blocks: Sequence[PendingBlock], on_tiles: OnTiles = lambda n: None) -> None:
+    def run(
+        self, blocks: Sequence[PendingBlock], on_tiles: Callable[[int], None] = lambda n: None
+    ) -> None:
         """Run the network over blocks; their windows are decoded in the background.
 
         Tiles of one shape go through the network together, whichever block they are of.
@@ -172,12 +132,11 @@ class Pipeline:
         ----------
         blocks : sequence of PendingBlock
         on_tiles : callable
-            Called after every batch, and may raise to stop; whoever waits for a window gets the
-            same error.
+            Called after every batch with its number of tiles, and may raise to stop; whoever waits
+            for a window gets the same error.
         """
-        wanted = [_Wanted(one.grid, one.block.maps, one.pixels, one.block.pixels) for one in blocks]
         try:
-            for pending, maps in zip(blocks, self._maps(wanted, on_tiles), strict=True):
+            for pending, maps in zip(blocks, self._maps(blocks, on_tiles), strict=True):
                 for window, future in zip(pending.block.windows, pending.windows, strict=True):
                     self._decoders.submit(self._decode, maps, pending, window, future)
         except BaseException as error:
@@ -186,12 +145,14 @@ class Pipeline:
                     future.set_exception(error)
             raise
 
-    def _maps(self, wanted: Sequence[_Wanted], on_tiles: OnTiles) -> Iterator[FloatArray]:
-        """Yield the maps of each area, in order, as soon as all of its tiles are predicted."""
+    def _maps(
+        self, blocks: Sequence[PendingBlock], on_tiles: Callable[[int], None] = lambda n: None
+    ) -> Iterator[FloatArray]:
+        """Yield the maps of each block, in order, as soon as all of its tiles are predicted."""
         every = [
             (number, tile)
-            for number, area in enumerate(wanted)
-            for tile in area.grid.tiles_of(area.maps)
+            for number, one in enumerate(blocks)
+            for tile in one.grid.tiles_of(one.block.maps)
         ]
         missing = Counter(number for number, _ in every)
         found: dict[int, FloatArray] = {}
@@ -201,12 +162,13 @@ class Pipeline:
             limit = max(1, self._batch_px // (height * width))
             for start in range(0, len(alike), limit):
                 batch = alike[start : start + limit]
-                maps = self._predictor.maps(_stacked([_seen(wanted[n], tile) for n, tile in batch]))
+                windows = [_seen(blocks[number], tile) for number, tile in batch]
+                maps = self._predictor.maps(_stacked(windows))
                 for (number, tile), tile_maps in zip(batch, maps, strict=True):
-                    _keep(found, number, wanted[number].maps, tile, tile_maps)
+                    _keep(found, number, blocks[number].block.maps, tile, tile_maps)
                     missing[number] -= 1
                 on_tiles(len(batch))
-                while given < len(wanted) and not missing[given]:
+                while given < len(blocks) and not missing[given]:
                     yield found.pop(given)
                     given += 1
 
@@ -217,31 +179,29 @@ class Pipeline:
 
         def maps_of(rows: slice, columns: slice) -> FloatArray:
             if inside((rows, columns), area):
-                return _cut(maps, area, rows, columns)
+                return maps[within((rows, columns), area)]
             wider = grid.maps_for([(rows, columns)])
             place = grid.pixels_for(wider)
-            wanted = _Wanted(grid, wider, pending.read(*place), place)
-            (seen,) = self._maps([wanted], lambda n: None)
-            return _cut(seen, wider, rows, columns)
+            more = replace(pending, block=Block(0, (), wider, place), pixels=pending.read(*place))
+            (seen,) = self._maps([more])
+            return seen[within((rows, columns), wider)]
 
         try:
             largest = largest_halo_px(self._predictor.mpp)
             found = decode_window(
                 maps_of, grid.image_shape, window, self._predictor.instances, largest
             )
+            with suppress(InvalidStateError):
+                future.set_result(found)
         except BaseException as error:  # whoever waits must hear of it
             with suppress(InvalidStateError):
                 future.set_exception(error)
-        else:
-            with suppress(InvalidStateError):
-                future.set_result(found)
 
 
-def _seen(wanted: _Wanted, tile: Tile) -> RGBImage:
+def _seen(pending: PendingBlock, tile: Tile) -> RGBImage:
     """Return the pixels of a tile's window."""
-    origin = wanted.place[0].start, wanted.place[1].start
-    image_shape = wanted.grid.image_shape
-    return read_window(wanted.pixels, tile.window, origin=origin, image_shape=image_shape)
+    place, image_shape = pending.block.pixels, pending.grid.image_shape
+    return read_window(pending.pixels, tile.window, place=place, image_shape=image_shape)
 
 
 def _stacked(windows: Sequence[RGBImage]) -> npt.NDArray[np.uint8]:
@@ -257,16 +217,32 @@ def _keep(
         found[number] = maps[tile.keep]
         return
     if number not in found:
-        rows, columns = (side.stop - side.start for side in area)
         # plane by plane, as the network leaves them and as decoding takes them
-        found[number] = pages_of_its_own((2, rows, columns), np.float32).transpose(1, 2, 0)
-    _cut(found[number], area, *tile.core)[...] = maps[tile.keep]
+        found[number] = pages_of_its_own((2, *size_of(area)), np.float32).transpose(1, 2, 0)
+    found[number][within(tile.core, area)] = maps[tile.keep]
 
 
-def _cut(maps: FloatArray, area: Area, rows: slice, columns: slice) -> FloatArray:
-    """Return part of the maps of an area, given in pixels of the image."""
-    top, left = area[0].start, area[1].start
-    part: FloatArray = maps[
-        rows.start - top : rows.stop - top, columns.start - left : columns.stop - left
-    ]
-    return part
+def expected_memory(
+    network: LevelNetwork,
+    mpp: float,
+    block_windows: int,
+    tile_px: int,
+    workers: int,
+    bytes_a_number: int = 4,
+) -> float:
+    """Return the bytes that the process is expected to take at most, whatever the slide, with
+    so many windows along a side of a block, pixels along a side of a tile, and windows that are
+    decoded at the same time.
+    """
+    halo_px = WINDOW_HALO_UM / mpp
+    side = block_windows * WINDOW_PX + 2 * halo_px
+    tile = (min(tile_px, side) + 2.0 * network.halo_px) ** 2
+    decoded = min(workers, 2 * block_windows**2) * (WINDOW_PX + 2 * halo_px) ** 2
+    # measured on blocks of tissue, with some reserve
+    return (
+        450e6  # interpreter and libraries
+        + expected_bytes(network, tile, bytes_a_number)
+        # bytes a pixel of the parts that wait, with the maps of two parts
+        + 32 * (side + 2.0 * network.halo_px) ** 2
+        + 80 * decoded  # bytes a pixel of a window while it is decoded
+    )

@@ -48,35 +48,14 @@ class Predictor:
         between: Callable[[], None] = lambda: None,
     ) -> None:
         self.segmenter = channels_last(segmenter, device).eval()
-        self.mpp = mpp
-        self.device = device
-        self.dtype = dtype
-        self.thresholds = thresholds
-        self.views = VIEWS[:views]
-        self.between = between
-
-    @property
-    def multiple_px(self) -> int:
-        """Sides of tiles must be multiples of this."""
-        return self.segmenter.multiple_px
-
-    @property
-    def halo_px(self) -> int:
-        """Context that decides a pixel's maps: with so much of it, tiles of any size agree."""
-        return self.segmenter.halo_px
+        self.multiple_px, self.halo_px = self.segmenter.multiple_px, self.segmenter.halo_px
+        self.mpp, self.thresholds = mpp, thresholds
+        self.device, self.dtype = device, dtype
+        self.views, self.between = VIEWS[:views], between
 
     def maps(self, tiles: npt.NDArray[np.uint8]) -> FloatArray:
-        """Predict.
-
-        Parameters
-        ----------
-        tiles : ndarray of uint8, shape (N, H, W, 3)
-            sRGB at ``mpp``; H and W multiples of ``multiple_px``.
-
-        Returns
-        -------
-        ndarray of float32, shape (N, H, W, 2)
-            Nucleus probability and normalised border distance, 0..1.
+        """Map sRGB at ``mpp``, (N, H, W, 3), sides multiples of ``multiple_px``, to nucleus
+        probability and normalised border distance, 0..1, (N, H, W, 2).
         """
         # the weights may have changed
         network = BandedNetwork(self.segmenter, self.dtype, between=self.between)
@@ -104,18 +83,9 @@ class Predictor:
         return maps.flip(3) if mirrored else maps
 
     def segment(self, image: RGBImage) -> InstanceLabels:
-        """Segment one small image at once, mirrored at its borders.
+        """Segment one small image at ``mpp`` at once, glass made white, mirrored at its borders.
 
-        Parameters
-        ----------
-        image : ndarray of uint8, shape (H, W, 3)
-            sRGB at ``mpp``, glass made white. Large images go through
-            :class:`histocli.inference.pipeline.Pipeline`.
-
-        Returns
-        -------
-        ndarray of int32, shape (H, W)
-            0 = background, 1..n.
+        Large images go through :class:`histocli.inference.pipeline.Pipeline`.
         """
         height, width = image.shape[:2]
         margin = min(self.halo_px, height, width)

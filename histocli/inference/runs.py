@@ -4,44 +4,52 @@ paint and to measure.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from histocli.base.types import FloatArray
+from histocli.base.types import BoolMask, FloatArray
 from histocli.instances.anchors import anchors
 from histocli.instances.measurements import PIXEL_MOMENT, ellipses
 
-IntColumn = npt.NDArray[np.int32]
+IntColumn: TypeAlias = npt.NDArray[np.int32]
+Places: TypeAlias = npt.NDArray[np.intp]
+"""Rows or columns of pixels."""
+Ids: TypeAlias = npt.NDArray[np.uint32]
+Columns: TypeAlias = dict[str, npt.NDArray[Any]]
+"""Columns of a table by name."""
 
 
 class RunPixels(NamedTuple):
     """Every pixel of some runs."""
 
-    y: npt.NDArray[np.intp]
-    x: npt.NDArray[np.intp]
-    run: npt.NDArray[np.intp]
+    y: Places
+    x: Places
+    run: Places
     """The run that the pixel belongs to."""
 
 
 @dataclass(frozen=True)
 class Runs:
-    """Stretches of pixels in rows of an image."""
+    """Stretches of pixels in rows of an image; all columns have the shape (m,)."""
 
     y: IntColumn
-    """(m,): row of each run."""
     x: IntColumn
-    """(m,): its first column."""
+    """First column of each run."""
     length: IntColumn
-    """(m,): its number of pixels."""
     objects: IntColumn
-    """(m,): its object, 0..n-1."""
+    """Object of each run, 0..n-1."""
 
     def __len__(self) -> int:
         return len(self.y)
 
-    def where(self, which: npt.NDArray[np.bool_]) -> "Runs":
+    @property
+    def end(self) -> IntColumn:
+        """One past the last column of each run."""
+        return self.x + self.length
+
+    def where(self, which: BoolMask) -> "Runs":
         """Return some of the runs, given a mask of shape (m,)."""
         return Runs(*(column[which] for column in vars(self).values()))
 
@@ -53,13 +61,18 @@ class Runs:
         return RunPixels(self.y[run].astype(np.intp), columns.astype(np.intp), run)
 
     @classmethod
+    def of_columns(cls, *columns: npt.NDArray[np.integer]) -> Self:
+        """Make runs of whole numbers of any type."""
+        return cls(*(column.astype(np.int32) for column in columns))
+
+    @classmethod
     def joined(cls, parts: Sequence["Runs"]) -> Self:
         """Return the runs of all parts, row by row."""
-        y, x, length, objects = (
+        columns = [
             np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)
-        )
-        order = np.lexsort((x, y))
-        return cls(*(column[order].astype(np.int32) for column in (y, x, length, objects)))
+        ]
+        order = np.lexsort((columns[1], columns[0]))
+        return cls.of_columns(*(column[order] for column in columns))
 
     @classmethod
     def of_labels(cls, labels: npt.NDArray[np.int32], origin: tuple[int, int] = (0, 0)) -> Self:
@@ -74,12 +87,10 @@ class Runs:
         real = flat[starts] > 0
         y, x = np.divmod(starts[real], width + 1)
         columns = (y + origin[0], x + origin[1], lengths[real], flat[starts[real]] - 1)
-        return cls(*(column.astype(np.int32) for column in columns))
+        return cls.of_columns(*columns)
 
     @classmethod
-    def of_pixels(
-        cls, y: npt.NDArray[np.intp], x: npt.NDArray[np.intp], owner: npt.NDArray[np.int32]
-    ) -> Self:
+    def of_pixels(cls, y: Places, x: Places, owner: npt.NDArray[np.int32]) -> Self:
         """Put the pixels of objects together to runs."""
         order = np.lexsort((x, y, owner))
         y, x, owner = y[order], x[order], owner[order]
@@ -87,7 +98,7 @@ class Runs:
         starts = np.flatnonzero(np.concatenate([[True] * bool(y.size), ~goes_on]))
         length = np.diff(np.concatenate([starts, [len(y)]]))
         columns = (y[starts], x[starts], length, owner[starts])
-        return cls(*(column.astype(np.int32) for column in columns))
+        return cls.of_columns(*columns)
 
 
 @dataclass(frozen=True)
@@ -97,7 +108,7 @@ class RunObjects:
     runs: Runs
     anchors: IntColumn
     """(n, 2): y, x."""
-    owned: npt.NDArray[np.bool_]
+    owned: BoolMask
     """(n,): the anchor lies in the window's core; the other anchors lie just over the seam."""
     probability: FloatArray
     """(n,): mean nucleus probability."""
@@ -110,21 +121,17 @@ class RunObjects:
     def __len__(self) -> int:
         return len(self.anchors)
 
-    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+    def arrays(self) -> Columns:
         """Return all fields as arrays by name."""
         flat = vars(self.runs) | vars(self)
         return {name: np.asarray(value) for name, value in flat.items() if name != "runs"}
 
     @classmethod
-    def from_arrays(cls, arrays: dict[str, npt.NDArray[Any]]) -> Self:
+    def from_arrays(cls, arrays: Columns) -> Self:
         """Rebuild the objects from what ``arrays`` returned."""
         runs = Runs(*(arrays[field.name] for field in fields(Runs)))
         others = {field.name: arrays[field.name] for field in fields(cls)[1:-1]}
         return cls(runs, **others, n_cut=int(arrays["n_cut"]))
-
-    def with_runs(self, runs: Runs) -> Self:
-        """Return the same objects with other pixels; an object may have none."""
-        return replace(self, runs=runs)
 
 
 def no_objects() -> RunObjects:
@@ -140,8 +147,8 @@ def to_slide(
     image_shape: tuple[int, int],
     slide_shape: tuple[int, int],
     ratio: float,
-    hematoxylin: Callable[[npt.NDArray[np.intp], npt.NDArray[np.intp]], FloatArray],
-    is_tissue: Callable[[IntColumn], npt.NDArray[np.bool_]],
+    hematoxylin: Callable[[Places, Places], FloatArray],
+    is_tissue: Callable[[IntColumn], BoolMask],
 ) -> RunObjects:
     """Bring the objects of a window to the slide's pixels.
 
@@ -195,7 +202,7 @@ def to_slide(
 class _SlidePixels(NamedTuple):
     first: int
     """The first slide pixel of a stretch."""
-    within: npt.NDArray[np.intp]
+    within: Places
     """The image pixel, from the start of the stretch, that holds the centre of each slide pixel."""
 
 
@@ -213,9 +220,7 @@ def _slide_pixels(
     return _SlidePixels(first + int(fits[0]) if fits.size else 0, index[fits])
 
 
-def paint(
-    canvas: npt.NDArray[np.uint32], origin: tuple[int, int], runs: Runs, ids: npt.NDArray[np.uint32]
-) -> None:
+def paint(canvas: Ids, origin: tuple[int, int], runs: Runs, ids: Ids) -> None:
     """Write the ids of objects into the part of a label image that starts at ``origin``."""
     height, width = canvas.shape
     y, x = runs.y - origin[0], runs.x - origin[1]
@@ -228,14 +233,8 @@ def paint(
     canvas[pixels.y, pixels.x] = ids[runs.objects[here]][pixels.run]
 
 
-def measure_runs(found: RunObjects, mpp: float) -> dict[str, npt.NDArray[Any]]:
-    """Measure the objects that have runs, in the order of their numbers.
-
-    Parameters
-    ----------
-    found : RunObjects
-    mpp : float
-        Micrometres per pixel of the slide.
+def measure_runs(found: RunObjects, mpp: float) -> Columns:
+    """Measure the objects that have runs, in the order of their numbers, on a slide.
 
     Returns
     -------
@@ -259,26 +258,23 @@ def measure_runs(found: RunObjects, mpp: float) -> dict[str, npt.NDArray[Any]]:
     def total(values: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         return np.bincount(objects, values, k).astype(np.float64, copy=False)
 
-    along = length * dx + length * (length - 1) // 2
+    rest = length * (length - 1)
+    along = length * dx + rest // 2
     count = np.maximum(total(length), 1)
     mean_y, mean_x = total(length * dy) / count, total(along) / count
-    squares = (
-        length * dx * dx
-        + dx * length * (length - 1)
-        + (length - 1) * length * (2 * length - 1) // 6
-    )
+    squares = length * dx * dx + dx * rest + rest * (2 * length - 1) // 6
     yy = total(length * dy * dy) / count - mean_y**2 + PIXEL_MOMENT
     xx = total(squares) / count - mean_x**2 + PIXEL_MOMENT
     xy = total(along * dy) / count - mean_y * mean_x
     centre_y, centre_x = mean_y + low_y, mean_x + low_x
-    placed: dict[str, npt.NDArray[Any]] = {
+    return {
         "y_px": centre_y,
         "x_px": centre_x,
         "y_um": centre_y * mpp,
         "x_um": centre_x * mpp,
         "box": np.stack([low_y, low_x, high_y, high_x], axis=1).astype(np.int32).reshape(-1, 4),
         "area_um2": count * mpp * mpp,
+        **ellipses(yy, xx, xy, mpp)._asdict(),
+        "probability": found.probability[index],
+        "hematoxylin": found.hematoxylin[index],
     }
-    seen = {"probability": found.probability[index], "hematoxylin": found.hematoxylin[index]}
-    columns: dict[str, npt.NDArray[Any]] = dict(ellipses(yy, xx, xy, mpp)._asdict())
-    return {**placed, **columns, **seen}

@@ -11,33 +11,25 @@ numbered in the order of their anchors, y then x, a row of windows at a time.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from histocli.base.types import BoolMask, InstanceLabels
-from histocli.inference.runs import RunObjects, Runs, paint
+from histocli.inference.runs import Columns, Ids, RunObjects, Runs, paint
 from histocli.inference.tiling import TileGrid
 from histocli.inference.windows import SEAM_PX, largest_halo_px
-
-Columns: TypeAlias = dict[str, npt.NDArray[Any]]
-"""Columns of a table by name."""
 
 MOSTLY = 0.5  # above one half of its pixels taken, an object has been seen before
 CELL_PX = 32  # pixels of other windows' objects are looked for in cells of this size first
 
 
-def settle(
-    window: RunObjects, chosen: npt.NDArray[np.bool_], others: Sequence[RunObjects]
-) -> RunObjects:
-    """Give the chosen objects of a window the pixels that no other object has.
+def settle(window: RunObjects, chosen: BoolMask, others: Sequence[RunObjects]) -> RunObjects:
+    """Give the chosen objects of a window, (n,), the pixels that no other object has.
 
     Parameters
     ----------
-    window : RunObjects
-    chosen : ndarray of bool, shape (n,)
     others : sequence of RunObjects
         Objects that have been settled before, around this window.
 
@@ -50,7 +42,7 @@ def settle(
     mine = window.runs.where(chosen[window.runs.objects])
     taken = _taken_pixels(mine, [other.runs for other in others])
     if taken is None:
-        return window.with_runs(mine)
+        return replace(window, runs=mine)
     doubtful = np.zeros(len(window), bool)
     doubtful[mine.objects[taken.suspicious]] = True
     part = mine.where(doubtful[mine.objects])
@@ -60,11 +52,11 @@ def settle(
     size = np.bincount(owner, minlength=len(window))
     lost = size - np.bincount(owner[free], minlength=len(window))
     if not lost.any():
-        return window.with_runs(mine)
+        return replace(window, runs=mine)
     trimmed = (lost > 0) & (lost <= MOSTLY * size)
     stays = free & trimmed[owner]
     rest = Runs.of_pixels(pixels.y[stays], pixels.x[stays], owner[stays])
-    return window.with_runs(Runs.joined([mine.where(lost[mine.objects] == 0), rest]))
+    return replace(window, runs=Runs.joined([mine.where(lost[mine.objects] == 0), rest]))
 
 
 class _Taken(NamedTuple):
@@ -73,7 +65,7 @@ class _Taken(NamedTuple):
     top: int
     left: int
     """Where that box begins."""
-    suspicious: npt.NDArray[np.bool_]
+    suspicious: BoolMask
     """The runs in question that may have such pixels."""
 
 
@@ -82,14 +74,9 @@ def _taken_pixels(mine: Runs, others: Sequence[Runs]) -> _Taken | None:
     if not len(mine):
         return None
     top, left = int(mine.y.min()), int(mine.x.min())
-    bottom, right = int(mine.y.max()) + 1, int((mine.x + mine.length).max())
+    bottom, right = int(mine.y.max()) + 1, int(mine.end.max())
     near = [
-        other.where(
-            (other.y >= top)
-            & (other.y < bottom)
-            & (other.x < right)
-            & (other.x + other.length > left)
-        )
+        other.where((other.y >= top) & (other.y < bottom) & (other.x < right) & (other.end > left))
         for other in others
     ]
     if not any(map(len, near)):
@@ -137,14 +124,8 @@ class SlideWindows:
         """How far an object may lie outside the core of its window, in pixels of the grid."""
         return largest_halo_px(self.mpp) + SEAM_PX
 
-    @property
-    def n_rows(self) -> int:
-        """Number of rows of windows."""
-        return self.grid.grid_shape[0]
-
     def __iter__(self) -> Iterator[int]:
-        for row in range(self.n_rows):
-            yield from self.in_row(row)
+        return filter(self.wanted, range(len(self.grid)))
 
     def in_row(self, row: int) -> Iterator[int]:
         """Yield the windows of a row."""
@@ -153,36 +134,40 @@ class SlideWindows:
 
     def around(self, window: int) -> Iterator[int]:
         """Yield the windows whose objects may meet the objects of a window."""
-        spans = []
-        place = divmod(window, self.grid.grid_shape[1])
-        for at, core, n in zip(place, self.grid.core_shape, self.grid.grid_shape, strict=True):
-            near = max(1, -(-2 * self.reach_px // core))
-            spans.append(range(max(at - near, 0), min(at + near + 1, n)))
-        return (other for other in self._in(*spans) if other != window)
+        row, column = divmod(window, self.grid.grid_shape[1])
+        down, across = (max(1, -(-2 * self.reach_px // core)) for core in self.grid.core_shape)
+        near = self._in((row - down, row + down), (column - across, column + across))
+        return (other for other in near if other != window)
 
     def touching(self, rows: slice, columns: slice) -> Iterator[int]:
         """Yield the windows that may have pixels in a part of the slide, in slide pixels."""
-        spans = []
-        for side, core, n in zip(
-            (rows, columns), self.grid.core_shape, self.grid.grid_shape, strict=True
-        ):
-            first = int((side.start / self.ratio - self.reach_px - 2) // core)
-            last = int((side.stop / self.ratio + self.reach_px + 2) // core)
-            spans.append(range(min(max(first, 0), n - 1), min(last, n - 1) + 1))
-        return self._in(*spans)
+        reach = self.reach_px + 2
+        down, across = (
+            (
+                int((side.start / self.ratio - reach) // core),
+                int((side.stop / self.ratio + reach) // core),
+            )
+            for side, core in zip((rows, columns), self.grid.core_shape, strict=True)
+        )
+        return self._in(down, across)
 
     def anchors_from(self, row: int) -> float:
         """Return the slide row above which no window of this row and the rows below has an
         anchor.
         """
-        if row == self.n_rows:
+        if row == self.grid.grid_shape[0]:
             return np.inf
         above = self.grid[(row - 1) * self.grid.grid_shape[1]]
         return float((above.core[0].stop - self.reach_px) * self.ratio - SEAM_PX)
 
-    def _in(self, rows: range, columns: range) -> Iterator[int]:
+    def _in(self, rows: tuple[int, int], columns: tuple[int, int]) -> Iterator[int]:
+        """Yield the windows from a first to a last row and column, as far as there are any."""
         across = self.grid.grid_shape[1]
-        return filter(self.wanted, (y * across + x for y in rows for x in columns))
+        y, x = (
+            range(max(first, 0), min(last + 1, n))
+            for (first, last), n in zip((rows, columns), self.grid.grid_shape, strict=True)
+        )
+        return filter(self.wanted, (row * across + column for row in y for column in x))
 
 
 class SettledObjects(Protocol):
@@ -209,17 +194,8 @@ def settle_windows(
     settled: SettledObjects,
     between: Callable[[], None] = lambda: None,
 ) -> Counts:
-    """Decide which window has which object.
-
-    Parameters
-    ----------
-    windows : SlideWindows
-    found : callable
-        Returns the objects that a window found.
-    settled : mapping
-        Takes the objects that each window has in the end.
-    between : callable, optional
-        Called before each window; may raise.
+    """Decide which window has which object, given what each window found; ``between`` is called
+    before each window and may raise.
     """
     objects, cut, doubtful = 0, 0, []
     for window in windows:
@@ -234,12 +210,11 @@ def settle_windows(
             doubtful.append(window)
     for window in doubtful:
         seen, own = found(window), settled[window]
-        extra = settle(
-            seen, ~seen.owned, [own, *(settled[other] for other in windows.around(window))]
-        ).runs
+        others = [own, *(settled[other] for other in windows.around(window))]
+        extra = settle(seen, ~seen.owned, others).runs
         if len(extra):
             objects += np.unique(extra.objects).size
-            settled[window] = own.with_runs(Runs.joined([own.runs, extra]))
+            settled[window] = replace(own, runs=Runs.joined([own.runs, extra]))
     return Counts(objects, cut)
 
 
@@ -249,7 +224,7 @@ class Numbered:
 
     columns: Columns
     """``id`` and what was measured, a row for each object."""
-    complete: dict[int, npt.NDArray[np.uint32]]
+    complete: dict[int, Ids]
     """Ids by object of the windows whose objects all have a number now."""
 
 
@@ -273,11 +248,11 @@ def number_objects(
     Numbered
         For each row of windows, the objects that no object of later rows can precede.
     """
-    ids: dict[int, npt.NDArray[np.uint32]] = {}
+    ids: dict[int, Ids] = {}
     left: dict[int, int] = {}
     waiting: list[Columns] = []
     given = 0
-    for row in range(windows.n_rows):
+    for row in range(windows.grid.grid_shape[0]):
         for window in windows.in_row(row):
             own = settled[window]
             rows = _unnumbered(window, own) | measure(own)
@@ -316,12 +291,6 @@ def _unnumbered(window: int, own: RunObjects) -> Columns:
 
 def put_together(windows: SlideWindows, found: Callable[[int], RunObjects]) -> InstanceLabels:
     """Return the label image of a slide that fits into memory, at the resolution of its grid.
-
-    Parameters
-    ----------
-    windows : SlideWindows
-    found : callable
-        Returns the objects that a window found.
 
     Returns
     -------

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from histocli.base.types import BoolMask, FloatArray, RGBImage
+from histocli.inference.tiling import clipped
 
 # optical density of green above glass; the palest connective tissue has about 0.08
 FAINTEST_TISSUE = 0.045
@@ -27,45 +28,37 @@ GAP_UM2 = 40_000.0  # smaller gaps within tissue are lumina, vessels and fat
 SPECK_UM2 = 30.0  # smaller islands hold no nucleus
 # ink covers at least a disc of this diameter; red cells, pigment and single nuclei do not
 INK_UM = 60.0
-STRIP_ROWS = 512
 BLACK_OD = 1.2  # optical density of black ink in the channel that absorbs least
 
 
 def tissue_mask(overview: RGBImage, mpp: float, glass_level: float) -> BoolMask:
-    """Find tissue.
+    """Find tissue on a coarse view of a slide; at most some 10 um per pixel.
 
     Parameters
     ----------
     overview : ndarray of uint8, shape (H, W, 3)
-        The slide, coarse; at most some 10 um per pixel.
     mpp : float
         Micrometres per pixel of the overview.
     glass_level : float
         Level of empty glass, in 1..256, as ``optics.density.white_level`` measures it.
-
-    Returns
-    -------
-    ndarray of bool, shape (H, W)
     """
     height, width = overview.shape[:2]
     step = max(1, int(COARSE_UM / mpp))
-    if step > 1:  # margins are tens of micrometres, so finer pixels than this only take longer
-        down, right = -height % step, -width % step
-        padded = cv2.copyMakeBorder(overview, 0, down, 0, right, cv2.BORDER_REPLICATE)
-        size = (padded.shape[1] // step, padded.shape[0] // step)
-        coarse = np.asarray(cv2.resize(padded, size, interpolation=cv2.INTER_AREA), np.uint8)
-        return np.repeat(
-            np.repeat(_mask(coarse, mpp * step, glass_level), step, axis=0), step, axis=1
-        )[:height, :width]
-    return _mask(overview, mpp, glass_level)
+    # margins are tens of micrometres, so finer pixels than this only take longer
+    down, right = -height % step, -width % step
+    padded = cv2.copyMakeBorder(overview, 0, down, 0, right, cv2.BORDER_REPLICATE)
+    size = (padded.shape[1] // step, padded.shape[0] // step)
+    coarse = np.asarray(cv2.resize(padded, size, interpolation=cv2.INTER_AREA), np.uint8)
+    mask = _mask(coarse, mpp * step, glass_level)
+    return mask.repeat(step, axis=0).repeat(step, axis=1)[:height, :width]
 
 
 def _mask(overview: RGBImage, mpp: float, glass_level: float) -> BoolMask:
     glass = _glass(overview, glass_level)
     stained, ink = np.empty(overview.shape[:2], bool), np.empty(overview.shape[:2], bool)
-    # the overview of a large slide has millions of pixels
-    for start in range(0, len(overview), STRIP_ROWS):
-        rows = slice(start, start + STRIP_ROWS)
+    # in strips, because the overview of a large slide has millions of pixels
+    for start in range(0, len(overview), 512):
+        rows = slice(start, start + 512)
         density = density_above_glass(overview[rows], glass)
         stained[rows] = density[..., 1] > FAINTEST_TISSUE
         ink[rows] = ink_colours(density)
@@ -95,25 +88,16 @@ def squares_of_tissue(
     ratio : float
         Slide pixels along a side of an image pixel.
     image_shape : (int, int)
-        Height and width of the image.
     n, side_px : int
-        Largest number of squares, and the side of one.
-
-    Returns
-    -------
-    list of (slice, slice)
-        Rows and columns inside the image; squares at its border are cut.
+        Largest number of squares, and the side of one; squares at the image's border are cut.
     """
     cells = np.argwhere(tissue)
     chosen = cells[np.unique(np.linspace(0, max(len(cells) - 1, 0), n).astype(int))[: len(cells)]]
     squares = []
-    for cell in chosen:
-        rows, columns = (
-            slice(max(middle - side_px // 2, 0), min(middle + side_px // 2, size))
-            for middle, size in zip(
-                ((cell + 0.5) * factor / ratio).astype(int).tolist(), image_shape, strict=True
-            )
-        )
+    half = side_px // 2
+    for y, x in ((chosen + 0.5) * factor / ratio).astype(int).tolist():
+        square = slice(y - half, y + half), slice(x - half, x + half)
+        rows, columns = clipped(square, image_shape)
         # a cell may reach over the border
         if rows.start < rows.stop and columns.start < columns.stop:
             squares.append((rows, columns))
@@ -121,16 +105,8 @@ def squares_of_tissue(
 
 
 def ink_colours(density: FloatArray) -> BoolMask:
-    """Tell which pixels have a colour that ink has and tissue has not.
-
-    Parameters
-    ----------
-    density : ndarray of float32, shape (H, W, 3)
-        Optical density above glass.
-
-    Returns
-    -------
-    ndarray of bool, shape (H, W)
+    """Tell which pixels have a colour that ink has and tissue has not, given optical density above
+    glass, shape (H, W, 3).
     """
     red, green, blue = density[..., 0], density[..., 1], density[..., 2]
     strongest = np.maximum(np.maximum(red, green), blue)
@@ -177,11 +153,9 @@ def density_above_glass(image: RGBImage, glass: npt.NDArray[np.float64]) -> Floa
 def _without_islands(
     mask: BoolMask, smallest_px: float, *, keep_at_border: bool = False
 ) -> BoolMask:
-    n, labels, statistics, _ = cv2.connectedComponentsWithStats(
+    _, labels, statistics, _ = cv2.connectedComponentsWithStats(
         mask.astype(np.uint8), connectivity=8
     )
-    if n <= 1:
-        return mask
     keep = statistics[:, cv2.CC_STAT_AREA] >= smallest_px
     if keep_at_border:
         for line in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):

@@ -15,7 +15,7 @@ import numpy as np
 
 from histocli.base.types import FloatArray, InstanceLabels
 from histocli.inference.runs import RunObjects, Runs
-from histocli.inference.tiling import Tile, TileGrid
+from histocli.inference.tiling import Tile, TileGrid, clipped
 from histocli.instances.anchors import anchors_of_pixels
 
 WINDOW_PX = 1536
@@ -30,9 +30,6 @@ no nucleus."""
 SEAM_PX = 4
 """An object that two windows see differently has its anchor on the wrong side of the seam by no
 more pixels than this."""
-
-MapsOf = Callable[[slice, slice], FloatArray]
-"""Returns the maps, shape (rows, columns, 2), of a part of the image."""
 
 
 def window_grid(image_shape: tuple[int, int], mpp: float) -> TileGrid:
@@ -94,7 +91,7 @@ def window_objects(
 
 
 def decode_window(
-    maps_of: MapsOf,
+    maps_of: Callable[[slice, slice], FloatArray],
     image_shape: tuple[int, int],
     tile: Tile,
     decode: Callable[[FloatArray], InstanceLabels],
@@ -106,7 +103,8 @@ def decode_window(
     Parameters
     ----------
     maps_of : callable
-        Returns the maps of any part of the image; the first of them gives the scores.
+        Returns the maps, shape (rows, columns, 2), of any part of the image; the first of them
+        gives the scores.
     image_shape : (int, int)
         Height and width of the image.
     tile : Tile
@@ -116,17 +114,12 @@ def decode_window(
     largest_halo_px : int
         The halo is doubled until no owned object is cut, or until it has reached this.
     """
-    height, width = image_shape
     while True:
-        rows, columns = tile.window
-        seen = maps_of(
-            slice(max(rows.start, 0), min(rows.stop, height)),
-            slice(max(columns.start, 0), min(columns.stop, width)),
-        )
+        seen = maps_of(*clipped(tile.window, image_shape))
         found = window_objects(decode(seen), seen[..., 0], tile, image_shape)
-        halo_px = tile.core[0].start - rows.start
+        halo_px = tile.core[0].start - tile.window[0].start
         if not found.n_cut or halo_px >= largest_halo_px:
             return found
         halo_px = min(max(2 * halo_px, 1), largest_halo_px)
-        window = tuple(slice(side.start - halo_px, side.stop + halo_px) for side in tile.core)
-        tile = replace(tile, window=(window[0], window[1]))
+        rows, columns = (slice(side.start - halo_px, side.stop + halo_px) for side in tile.core)
+        tile = replace(tile, window=(rows, columns))

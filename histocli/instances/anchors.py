@@ -1,7 +1,8 @@
-"""The anchor of a nucleus: the pixel that decides where it is, which window owns it, its number.
+"""The anchor of a nucleus: the one pixel that stands for the place of the nucleus.
 
-The anchor is the pixel of an object nearest to its centroid, found in whole numbers relative to the
-object itself, so that every window that sees the whole object finds the same pixel.
+Slides are segmented in overlapping windows. The anchor decides which window keeps a nucleus, and
+which number the nucleus gets. It is the pixel of the object nearest to the object's centroid. It is
+computed in integers, relative to the object, so that all windows with the whole object agree.
 """
 
 from typing import Any
@@ -11,14 +12,14 @@ import numpy.typing as npt
 
 from histocli.base.types import InstanceLabels
 
-CENTROID_STEPS = 256  # centroids are rounded to 1/256 pixel, exactly and independent of the window
+CENTROID_STEPS = 256  # centroids are rounded to 1/256 pixel, the same in every window
 
 
 def anchors(labels: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
     """Return y and x of the anchor of object k in row k - 1, shape (n, 2); -1 for absent ids.
 
-    Of equally near pixels, the first in raster order counts. Anchors move with their object and
-    depend on nothing else.
+    Of equally near pixels, the first in raster order counts. An anchor depends on the pixels of its
+    own object only, and a shifted object has a shifted anchor.
     """
     inside = np.flatnonzero(labels.ravel() > 0)
     return anchors_of_pixels(inside, labels.ravel()[inside].astype(np.int64) - 1, labels.shape[1])
@@ -27,14 +28,14 @@ def anchors(labels: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
 def anchors_of_pixels(
     inside: npt.NDArray[np.int64], objects: npt.NDArray[np.int64], width: int
 ) -> npt.NDArray[np.int64]:
-    """Find the anchors of objects whose pixels are known.
+    """Return anchors as :func:`anchors` does, for objects given as lists of pixels.
 
     Parameters
     ----------
     inside : ndarray of int64, shape (m,)
-        Flat places of the pixels in an image of this width, in raster order.
+        Flat indices of the pixels in an image of this width, in raster order.
     objects : ndarray of int64, shape (m,)
-        The object of each pixel, from 0.
+        The number of each pixel's object, from 0.
     """
     n = int(objects.max(initial=-1)) + 1
     count = np.maximum(np.bincount(objects, minlength=n), 1)

@@ -1,4 +1,4 @@
-"""Connected components, holes and small objects of masks, at OpenCV's speed."""
+"""Connected components, holes and small objects of masks, by OpenCV."""
 
 import cv2
 import numpy as np
@@ -7,7 +7,7 @@ from histocli.base.types import BoolMask, InstanceLabels
 
 
 def label_components(mask: BoolMask) -> InstanceLabels:
-    """Number the parts of a mask, shape (H, W), that hang together by sides of pixels.
+    """Number the connected parts of a mask, shape (H, W); pixels connect by their sides.
 
     Numbers start at 1 and follow the raster order of the components' first pixels.
     """
@@ -23,14 +23,14 @@ def areas_px(labels: InstanceLabels) -> np.ndarray:
 
 
 def drop_small(labels: InstanceLabels, smallest_px: float) -> InstanceLabels:
-    """Turn nuclei of fewer pixels into background; the others are numbered 1..n in their order."""
+    """Turn nuclei of fewer pixels into background; renumber the others 1..n, in order of ids."""
     renumbered = numbers_of(areas_px(labels) >= smallest_px)
     return np.where(labels < 0, labels, renumbered[np.maximum(labels, 0)]).astype(np.int32)
 
 
 def numbers_of(kept: BoolMask) -> InstanceLabels:
     """Return the new id of each object, by its old one: 1..n for kept ones, 0 for the others."""
-    kept[0] = False  # the background
+    kept[0] = False  # the background; this changes the argument
     return np.where(kept, np.cumsum(kept), 0).astype(np.int32)
 
 
@@ -40,12 +40,12 @@ def fill_holes(mask: BoolMask, largest_px: float) -> BoolMask:
         (~mask).view(np.uint8), connectivity=4
     )
     left, top, width, height, area = statistics.T
-    # an open bay at the image border is no hole
+    # background that reaches the image border is no hole
     inside = (
         (left > 0) & (top > 0) & (left + width < mask.shape[1]) & (top + height < mask.shape[0])
     )
     hole = inside & (area <= largest_px)
-    hole[0] = False  # 0 is the mask itself
+    hole[0] = False  # component 0 is the mask itself
     return np.asarray(mask | hole[labels]) if hole.any() else mask
 
 

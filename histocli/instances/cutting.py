@@ -1,8 +1,9 @@
 """Patches cut out of a labelled image, so that every labelled pixel counts exactly once.
 
-Windows start at the origin, and the last one of a row or column ends with the image. Pixels that an
-earlier window holds are ignored (-1) in a later one. Smaller images are filled up with mirrored
-pixels, which are ignored. Nuclei that a window's border cuts stay.
+A window is the place of one patch. Windows lie side by side from pixel (0, 0); the last one of a
+row or column is moved back to end with the image. Pixels that an earlier window holds are ignored
+(label -1) in a later one. An image smaller than a patch is extended by mirrored pixels, which are
+ignored. Nuclei that the border of a window cuts are kept in part.
 """
 
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ def windows_of(shape: tuple[int, ...], patch_px: int) -> list[Window]:
 
 
 def _starts_and_owned(length: int, patch_px: int) -> list[tuple[int, int]]:
-    """Return along one axis where each window begins, and the first pixel that is its own.
+    """Return along one axis each window's first pixel, and its first that no earlier window has.
 
     >>> _starts_and_owned(10, 4), _starts_and_owned(8, 4), _starts_and_owned(3, 4)
     ([(0, 0), (4, 4), (6, 8)], [(0, 0), (4, 4)], [(0, 0)])
@@ -49,8 +50,8 @@ def cut_patch(
 ) -> tuple[RGBImage, InstanceLabels]:
     """Cut a patch of ``patch_px`` by ``patch_px`` pixels, and its labels, out of a labelled image.
 
-    The image is mirrored where it ends. Ids become 1..n in the order of the old ones; labels are -1
-    where they were, where the window does not own the pixel, and where the image ends.
+    Pixels beyond the image are mirrored. Ids become 1..n in the order of the old ids. Labels are -1
+    where they were -1, on pixels of an earlier window, and beyond the image.
     """
     y, x, own_y, own_x = window.y, window.x, window.own_y, window.own_x
     pixels = image[y : y + patch_px, x : x + patch_px]

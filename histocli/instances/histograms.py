@@ -29,7 +29,7 @@ def shares(values: npt.NDArray[np.floating], edges: tuple[float, ...]) -> tuple[
 def weighted_shares(
     histograms: Sequence[Sequence[float] | None], weights: Sequence[float]
 ) -> list[float]:
-    """Return the weighted mean of the histograms that are neither empty nor None; [] for none."""
+    """Return the weighted mean of histograms, without those empty or None; [] if none is left."""
     known = [(weight, part) for part, weight in zip(histograms, weights, strict=True) if part]
     total = sum(weight for weight, _ in known)
     if not total:
@@ -39,7 +39,7 @@ def weighted_shares(
 
 
 def distribution(values: npt.NDArray[Any]) -> Json:
-    """Return count, mean, extremes and percentiles; only the count where there is nothing."""
+    """Return count, mean, extremes and percentiles of finite values; only ``n`` if all are not."""
     finite = values[np.isfinite(values)]
     if not finite.size:
         return {"n": 0}
@@ -54,7 +54,7 @@ def distribution(values: npt.NDArray[Any]) -> Json:
 
 
 def bars(histogram: tuple[float, ...] | list[float]) -> str:
-    """Draw a histogram as one line of block characters, the tallest full.
+    """Draw a histogram as one line of block characters; the tallest bar is a full block.
 
     >>> bars([0.0, 0.25, 0.5])
     ' ▄█'

@@ -1,4 +1,4 @@
-"""Which nuclei of two label images belong together: matches, best partners, assignments."""
+"""Match nuclei of two label images; a pair is a true and a predicted one that share pixels."""
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -8,7 +8,7 @@ from scipy.sparse.csgraph import connected_components, min_weight_full_bipartite
 from histocli.base.types import IntArray
 from histocli.instances.overlaps import FloatVector, Overlaps
 
-DENSE_PAIRS = 1_000_000  # a group with more possible pairs is assigned on the sparse graph
+DENSE_PAIRS = 1_000_000  # a larger matrix of rows x columns is kept sparse, to save memory
 
 
 def matched_pairs(table: Overlaps) -> IntArray:
@@ -17,9 +17,9 @@ def matched_pairs(table: Overlaps) -> IntArray:
 
 
 def best_prediction(table: Overlaps) -> IntArray:
-    """Return the index of the pair of highest IoU of each true nucleus that touches a prediction.
+    """Return the index of the pair of highest IoU of each true nucleus that overlaps a prediction.
 
-    A prediction may be taken by several true nuclei. Ties go to the prediction of the smaller
+    A prediction may belong to several true nuclei. Ties go to the prediction of the smaller
     label.
     """
     order = np.lexsort((-table.iou, table.rows))
@@ -34,11 +34,11 @@ def one_to_one(table: Overlaps) -> IntArray:
 def assign(rows: IntArray, columns: IntArray, weight: FloatVector) -> IntArray:
     """Return the indices, ascending, of the one-to-one assignment with the largest total weight.
 
-    Pairs that outweigh the best alternatives of both their partners together are in every such
-    assignment and are taken at once. What is left falls into groups that are solved one by one, so
-    the cost follows the number of pairs.
+    A pair is in every such assignment, and is taken at once, if it weighs more than the best other
+    pair of its row and the best other pair of its column together. The remaining pairs fall into
+    connected groups, which are solved one by one, so that the cost grows with the number of pairs.
 
-    The two items of each pair are ``rows`` and ``columns``, shape (n_pairs,); no pair is there
+    ``rows`` and ``columns``, shape (n_pairs,), hold the two items of each pair. No pair occurs
     twice, and every weight is above 0.
     """
     left, chosen = np.arange(len(rows)), []
@@ -68,12 +68,12 @@ def assign(rows: IntArray, columns: IntArray, weight: FloatVector) -> IntArray:
 
 
 def _dense(values: IntArray) -> IntArray:
-    """Number values 0, 1, 2... in their order."""
+    """Replace values by their ranks 0, 1, 2...; equal values have equal ranks."""
     return np.unique(values, return_inverse=True)[1].reshape(values.shape)
 
 
 def _best_other(index: IntArray, weight: FloatVector) -> FloatVector:
-    """Return for each pair the largest weight of the other pairs of its row or column, or 0."""
+    """Return for each pair the largest weight of other pairs with the same index, or 0."""
     order = np.lexsort((-weight, index))
     first = np.diff(index[order], prepend=-1) > 0
     best, second = np.zeros(index.max() + 1), np.zeros(index.max() + 1)
@@ -98,9 +98,9 @@ def _assign_group(rows: IntArray, columns: IntArray, weight: FloatVector) -> Int
         place[row, column] = np.arange(len(weight))
         pairs = place[linear_sum_assignment(dense, maximize=True)]
         return np.asarray(pairs[pairs >= 0])
-    # A full matching exists once each row may also take a column of its own that means "none".
-    # Adding 1 to every weight changes each full matching by the same amount, and keeps the weight
-    # of "none" from reading as a missing edge.
+    # SciPy matches every row, so each row gets a column of its own that means "none", of weight 0.
+    # Adding 1 to every weight changes each full matching by the same amount, and keeps weight 0
+    # from being read as a missing edge.
     own = np.arange(n_rows)
     places = np.r_[row, own], np.r_[column, n_columns + own]
     content = np.r_[weight + 1, np.ones(n_rows)], places

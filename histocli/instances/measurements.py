@@ -11,7 +11,7 @@ from histocli.base.types import InstanceLabels, IntArray
 
 FloatColumn = npt.NDArray[np.float64]
 
-PIXEL_MOMENT = 1 / 12  # the second moment of a pixel itself, which is a square and not a point
+PIXEL_MOMENT = 1 / 12  # variance of a coordinate within one pixel, a square and not a point
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Measurements:
 
     id: IntArray
     y_px: FloatColumn
-    """Centroid, in pixels from the first pixel's centre."""
+    """Row of the centroid, in pixels from the first pixel's centre; ``x_px`` is the column."""
     x_px: FloatColumn
     area_um2: FloatColumn
     elongation: FloatColumn
@@ -31,9 +31,9 @@ class Measurements:
     minor_um: FloatColumn
     """Axes (diameters) of the ellipse with the same moments."""
     touches_border: npt.NDArray[np.bool_]
-    """The nucleus reaches the border of the image and may be cut."""
+    """Whether the nucleus reaches the border of the image and may be cut."""
     touches_other: npt.NDArray[np.bool_]
-    """A pixel of another nucleus is next to one of this nucleus."""
+    """Whether a pixel of the nucleus shares a side with a pixel of another nucleus."""
 
     def __len__(self) -> int:
         return len(self.id)
@@ -67,11 +67,11 @@ def measure(labels: InstanceLabels, mpp: float) -> Measurements:
 
 
 class Ellipses(NamedTuple):
-    """The ellipses with the same second moments as some nuclei."""
+    """Ellipses with the same second moments as nuclei, one entry per nucleus."""
 
     elongation: FloatColumn
     """Major over minor axis, >= 1."""
-    eccentricity: FloatColumn
+    eccentricity: FloatColumn  # 0 for a circle, near 1 for a long ellipse
     orientation_rad: FloatColumn
     """Direction of the major axis against the x axis, in (-pi/2, pi/2]."""
     major_um: FloatColumn
@@ -80,14 +80,14 @@ class Ellipses(NamedTuple):
 
 
 def ellipses(yy: FloatColumn, xx: FloatColumn, xy: FloatColumn, mpp: float) -> Ellipses:
-    """Return ellipses, given central second moments in square pixels."""
+    """Return ellipses in micrometres, given central second moments in square pixels."""
     root = np.sqrt((xx - yy) ** 2 / 4 + xy**2)
     large, small = (xx + yy) / 2 + root, np.maximum((xx + yy) / 2 - root, 1e-9)
     return Ellipses(
         elongation=np.sqrt(large / small),
         eccentricity=np.sqrt(np.maximum(1 - small / large, 0)),
         orientation_rad=0.5 * np.arctan2(2 * xy, xx - yy),
-        major_um=4 * np.sqrt(large) * mpp,
+        major_um=4 * np.sqrt(large) * mpp,  # a diameter is four standard deviations
         minor_um=4 * np.sqrt(small) * mpp,
     )
 
@@ -102,12 +102,13 @@ def touching_ids(labels: InstanceLabels) -> IntArray:
 
 
 def local_direction(measurements: Measurements, neighbours: int = 6) -> float:
-    """Return how much neighbours share their direction: from 0 (not at all) to 1 (all parallel).
+    """Return how parallel neighbouring nuclei are: from 0 (not at all) to 1 (all parallel).
 
-    This is the mean resultant length of the doubled angles of each elongated nucleus and its
-    nearest elongated neighbours, corrected for the length that random directions would have.
+    This is the root mean square resultant length of the doubled angles of each elongated nucleus
+    and its nearest elongated neighbours, corrected for the length of random directions. It is 0
+    where too few nuclei are elongated.
     """
-    elongated = measurements.elongation > 1.3
+    elongated = measurements.elongation > 1.3  # rounder nuclei have no clear direction
     if elongated.sum() < neighbours + 2:
         return 0.0
     points = np.stack([measurements.y_px, measurements.x_px], axis=1)[elongated]

@@ -1,9 +1,8 @@
 """Which nuclei of two label images lie over each other, and by how many pixels.
 
-Everything follows from one sparse table: for each pair of nuclei that touch, the pixels they share.
-Building it costs a pass over the pixels; its size is the number of touching pairs, never the
-product of the two counts. Tables of windows that tile an image add up to the table of the image, so
-a slide never needs to be in memory.
+All scores follow from one sparse table: for each pair of nuclei that overlap, the number of pixels
+they share. Building the table takes one pass over the pixels; its size is the number of such pairs.
+A slide need not be in memory: it is divided into windows, whose tables add up to that of the slide.
 """
 
 from collections.abc import Sequence
@@ -27,7 +26,7 @@ BoolVector = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """The nuclei of one of the two label images, a row each, without ignored pixels."""
+    """The nuclei of one of the two label images, one row each, without ignored pixels."""
 
     ids: IntArray
     """(n,) label of each nucleus, ascending."""
@@ -35,7 +34,7 @@ class Side:
     """(n,) pixels of each nucleus, > 0."""
     sum_y: FloatVector
     """(n,) sum of the rows of all pixels of each nucleus."""
-    sum_x: FloatVector  # and of the columns
+    sum_x: FloatVector  # (n,) sum of their columns
     box: IntArray
     """(n, 4) first row, first column, row after the last, column after the last."""
 
@@ -45,7 +44,7 @@ class Side:
         return np.stack([self.sum_y, self.sum_x], axis=1) / self.areas[:, None]
 
     def numbered(self, labels: LabelImage) -> npt.NDArray[np.int32]:
-        """Return labels, shape (H, W), as places in this side from 1; other labels become 0."""
+        """Replace labels, shape (H, W), by their rows in this side from 1; others become 0."""
         if not len(self.ids):
             return np.zeros(labels.shape, np.int32)
         at = np.minimum(np.searchsorted(self.ids, labels), len(self.ids) - 1)
@@ -62,9 +61,9 @@ class Overlaps:
     """Sparse contingency table of two label images; pairs are sorted by row, then column."""
 
     rows: IntArray
-    """(n_pairs,) place of the true nucleus in ``truth``."""
+    """(n_pairs,) row of the true nucleus in ``truth``, from 0."""
     columns: IntArray
-    """(n_pairs,) place of the predicted nucleus in ``prediction``."""
+    """(n_pairs,) row of the predicted nucleus in ``prediction``, from 0."""
     intersection: IntArray
     """(n_pairs,) pixels that both cover, > 0."""
     truth: Side
@@ -95,7 +94,7 @@ def overlaps(
     prediction : ndarray of integers, shape (H, W)
         0 is background, k > 0 is nucleus k. Negative pixels count as background.
     origin : (int, int)
-        Row and column of the first pixel where the two are a window of a larger image.
+        Row and column of the first pixel in a larger image, if the two are windows of one.
 
     Raises
     ------
@@ -103,7 +102,7 @@ def overlaps(
         The two shapes differ, or one of them holds no integers.
     """
     _check(truth, prediction)
-    # Runs of equal pixels along the rows: everything after this works on a tenth of the numbers.
+    # Join equal pixels along rows to runs, about a tenth as many as pixels.
     flat_truth, flat_prediction = truth.ravel(), prediction.ravel()
     width = max(truth.shape[1], 1)
     change = np.ones(flat_truth.size, bool)
@@ -139,9 +138,9 @@ def _check(truth: LabelImage, prediction: LabelImage) -> None:
 
 
 def _consecutive(labels: IntArray) -> tuple[IntArray, IntArray]:
-    """Return the labels in use without 0, and the place of each label in them, from 1.
+    """Return the labels in use except 0, and the index of each label among them, from 1.
 
-    The labels are (n,) and >= 0; 0 stays 0.
+    ``labels`` has shape (n,) and values >= 0; label 0 has index 0.
     """
     top = int(labels.max(initial=0))
     if top <= 16 * labels.size + 1024:  # dense ids: marking is several times faster than sorting
@@ -155,7 +154,7 @@ def _consecutive(labels: IntArray) -> tuple[IntArray, IntArray]:
 
 
 def _side(labels: IntArray, y: IntArray, x: IntArray, length: IntArray) -> tuple[IntArray, Side]:
-    """Return the nucleus of each run as its place in the side from 1, 0 for none; and the side."""
+    """Return the row of each run's nucleus in the side, from 1 (0: no nucleus), and the side."""
     ids, index = _consecutive(labels)
     inside = np.flatnonzero(index)
     y, x, length = y[inside], x[inside], length[inside]
@@ -170,14 +169,14 @@ def _side(labels: IntArray, y: IntArray, x: IntArray, length: IntArray) -> tuple
 
 
 def _joined(parts: Side, nucleus: IntArray) -> Side:
-    """Join parts of nuclei; ``nucleus`` is the place of each part in ``parts.ids``."""
+    """Join parts of nuclei; ``nucleus`` is the index of each part's nucleus in ``parts.ids``."""
     n = len(parts.ids)
     box = np.empty((n, 4), np.int64)
     box[:, :2], box[:, 2:] = np.iinfo(np.int64).max, 0
     for corner, widen in enumerate((np.minimum, np.minimum, np.maximum, np.maximum)):
         widen.at(box[:, corner], nucleus, parts.box[:, corner])
     sums = (parts.areas, parts.sum_y, parts.sum_x)
-    # float64 counts exactly up to 2**53
+    # float64 sums of integers are exact below 2**53
     areas, sum_y, sum_x = (np.bincount(nucleus, each, n).astype(np.float64) for each in sums)
     return Side(ids=parts.ids, areas=areas.astype(np.int64), sum_y=sum_y, sum_x=sum_x, box=box)
 
@@ -185,7 +184,7 @@ def _joined(parts: Side, nucleus: IntArray) -> Side:
 def _table(
     rows: IntArray, columns: IntArray, counts: IntArray, truth: Side, prediction: Side
 ) -> Overlaps:
-    """Sum the counts of equal pairs."""
+    """Make a table of pairs (places from 0 in the two sides); counts of equal pairs are added."""
     n_columns = max(len(prediction.ids), 1)
     key, inverse = np.unique(rows * n_columns + columns, return_inverse=True)
     row, column = np.divmod(key, n_columns)
@@ -199,9 +198,9 @@ def _table(
 
 
 def merge_overlaps(tables: Sequence[Overlaps]) -> Overlaps:
-    """Add the tables of windows that tile an image, at least one, each made with its ``origin``.
+    """Add tables (at least one) of windows that tile an image, each made with its ``origin``.
 
-    A label that is in several windows is one nucleus; the order changes nothing.
+    A label that occurs in several windows is one nucleus. The order of tables does not matter.
     """
     if len(tables) == 1:
         return tables[0]
@@ -217,7 +216,7 @@ def merge_overlaps(tables: Sequence[Overlaps]) -> Overlaps:
 
 
 def _merge_sides(parts: Sequence[Side]) -> tuple[list[IntArray], Side]:
-    """Return where the nuclei of each part are in the merged side, and the merged side."""
+    """Return the rows of each part's nuclei in the merged side, and the merged side."""
     columns = (each.name for each in fields(Side))
     together = Side(**{key: np.concatenate([getattr(p, key) for p in parts]) for key in columns})
     ids, inverse = np.unique(together.ids, return_inverse=True)
@@ -232,15 +231,15 @@ def without(table: Overlaps, truth: BoolVector, prediction: BoolVector) -> Overl
     ----------
     truth : ndarray of bool, shape (n_truth,)
         Nuclei whose pixels are ignored: they count on neither side. Centroids and boxes of
-        predictions stay what they were.
+        predictions do not change.
     prediction : ndarray of bool, shape (n_prediction,)
-        Nuclei that are dropped. Nuclei that lie on ignored pixels only are dropped too.
+        Nuclei that are dropped. Nuclei with no pixel left outside ignored ones are dropped too.
     """
     gone = truth[table.rows]
     before = table.prediction
     lost = np.bincount(table.columns[gone], table.intersection[gone], len(prediction))
     areas = before.areas - lost.astype(np.int64)
-    # the mean place of a nucleus is kept while its area shrinks
+    # sums shrink with the area, so that centroids stay
     scale = areas / before.areas
     shrunk = replace(before, areas=areas, sum_y=before.sum_y * scale, sum_x=before.sum_x * scale)
     keep_truth, keep_prediction = ~truth, ~prediction & (areas > 0)

@@ -1,9 +1,9 @@
-"""Labels to network targets, and network maps back to labels: the two directions side by side.
+"""Convert labels to training targets of the network, and maps of the network back to labels.
 
-The target of a pixel is whether it is nucleus, and how deep inside its nucleus it lies. The depth
-is the distance to the border divided by the largest such distance of the nucleus, so that small and
-large nuclei have equally strong centres, and a valley parts nuclei that touch. Where two nuclei
-meet can be a target of its own.
+A pixel has two targets: whether it belongs to a nucleus, and its depth. The depth is the distance
+to the border of the nucleus divided by the largest such distance of the nucleus. It is 1 at the
+centre of small and large nuclei alike, and low where nuclei touch. Contacts of nuclei can be a
+third target. A core is a connected part of the mask with a large depth; a nucleus grows from it.
 """
 
 from dataclasses import dataclass
@@ -19,21 +19,21 @@ from histocli.instances.components import disk, fill_holes, label_components, nu
 
 @dataclass(frozen=True, kw_only=True)
 class Thresholds:
-    """Where maps are cut. Cuts tuned on truth gained at most 0.003 AJI, so they are fixed."""
+    """Thresholds on maps; fixed, since tuning gained at most 0.003 of the Jaccard index AJI."""
 
     probability: float = 0.5
-    """A pixel is nucleus above this."""
+    """A pixel belongs to a nucleus above this probability."""
     distance: float = 0.45
-    """A pixel is the core of a nucleus above this normalised depth."""
+    """A pixel belongs to the core of a nucleus above this depth, in 0..1."""
     smallest_um2: float = 4.0
-    """Smaller objects are no nuclei, in square micrometres."""
+    """Smaller objects are dropped, in square micrometres."""
     smallest_core_um2: float = 0.6
-    """Smaller cores do not seed a nucleus, in square micrometres."""
+    """No nucleus grows from a smaller core, in square micrometres."""
     confidence: float = 0.0
-    """Objects with a lower mean probability are dropped; 0 keeps all. ``train`` chooses it from
-    held-out synthetic patches."""
+    """Objects with a lower mean probability are dropped; 0 keeps all. The command ``train``
+    chooses the value with held-out synthetic patches."""
     largest_hole_um2: float = 12.0
-    """Smaller holes in the nucleus mask are filled, in square micrometres."""
+    """Holes in the nucleus mask up to this area are filled, in square micrometres."""
 
 
 DEFAULT_THRESHOLDS = Thresholds()
@@ -42,7 +42,7 @@ DEFAULT_THRESHOLDS = Thresholds()
 def border_distance(labels: InstanceLabels) -> FloatArray:
     """Return the distance of every nuclear pixel to its nucleus's border, in pixels; 0 outside.
 
-    The image's border does not count as a border, since a nucleus may go on behind it.
+    Border pixels have 1. Image borders do not count, since a nucleus may go on beyond them.
     """
     padded = np.pad(labels, 1, mode="edge")
     same = np.ones(labels.shape, bool)
@@ -73,9 +73,9 @@ CONTACT_UM = 0.75  # two nuclei meet where both lie within this radius of a pixe
 
 
 def contacts(labels: InstanceLabels, mpp: float) -> npt.NDArray[np.bool_]:
-    """Tell where two nuclei meet: on both sides of a shared border, and in a narrow gap."""
+    """Mark where two nuclei meet: both sides of a common border, and narrow gaps."""
     disc = disk(max(1, CONTACT_UM / mpp))
-    known = np.maximum(labels, 0).astype(np.float32)  # exact up to 16 million nuclei
+    known = np.maximum(labels, 0).astype(np.float32)  # holds ids exactly up to 16 million
     largest = cv2.dilate(known, disc)
     smallest = cv2.erode(np.where(known > 0, known, np.float32(np.inf)), disc)
     return np.asarray((largest > 0) & (smallest < largest), np.bool_)
@@ -89,7 +89,7 @@ def maps_to_instances(
     Parameters
     ----------
     maps : ndarray of float32, shape (H, W, 2)
-        Nucleus probability and normalised border distance, both in 0..1.
+        Nucleus probability and depth, both in 0..1.
     """
     pixel_um2 = mpp * mpp
     probability, distance = maps[..., 0], maps[..., 1]
@@ -97,7 +97,7 @@ def maps_to_instances(
     labels = np.zeros(mask.shape, np.int32)
     if not mask.any():
         return labels
-    # most of a section is no nucleus, so only the pixels of the mask are touched from here on
+    # only the pixels of the mask, a small part of a section, are used from here on
     where = np.flatnonzero(mask)
     core = label_components(mask & (distance > thresholds.distance)).ravel()[where]
     large = np.bincount(core) >= thresholds.smallest_core_um2 / pixel_um2
@@ -117,12 +117,12 @@ def maps_to_instances(
 def _owners(
     component: InstanceLabels, seed: InstanceLabels
 ) -> tuple[InstanceLabels, npt.NDArray[np.bool_]]:
-    """Give the pixels of every component of the mask to the component's only nucleus.
+    """Assign each component of the mask that holds at most one core to one nucleus.
 
-    A component with one core is one nucleus, and so is one without a core. Pixels come with the
-    numbers, from 1, of their component and of their large core (0 for none). The owner is the
-    number of the core, or one above those of all cores. The second result tells which pixels
-    belong to components with several cores, which are still to be parted.
+    ``component`` and ``seed`` are the numbers, from 1, of each pixel's component and large core (0:
+    no core). The first result is the number of each pixel's nucleus: that of the core, or a number
+    above all cores in a component without one. The second result tells which pixels belong to
+    components with several cores, which ``_parted`` divides.
     """
     n_components, n_seeds = int(component.max()), int(seed.max())
     home = np.zeros(n_seeds + 1, np.int32)
@@ -136,10 +136,10 @@ def _owners(
 def _parted(
     shape: tuple[int, ...], where: npt.NDArray[np.intp], distance: FloatArray, seed: InstanceLabels
 ) -> InstanceLabels:
-    """Part pixels at flat places ``where`` among cores by a watershed on the border distance."""
+    """Divide pixels at flat indices ``where`` among cores by a watershed on the depth."""
     levels, markers = np.zeros(shape, np.uint8), np.zeros(shape, np.int32)
     region = np.zeros(shape, bool)
-    # few levels: a faster queue, the same valleys
+    # 256 levels make a faster queue than floats
     levels.ravel()[where] = np.rint((1 - np.clip(distance, 0, 1)) * 255).astype(np.uint8)
     markers.ravel()[where] = seed
     region.ravel()[where] = True
@@ -147,7 +147,7 @@ def _parted(
 
 
 def mean_within(labels: InstanceLabels, values: FloatArray) -> FloatArray:
-    """Return the mean of values within every object, shape (n + 1,); 0 for the background."""
+    """Return the mean of values within object k at index k, shape (n + 1,); 0 at index 0."""
     owner = labels.ravel()
     mean = np.bincount(owner, values.ravel()) / np.maximum(np.bincount(owner), 1)
     mean[0] = 0

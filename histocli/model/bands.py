@@ -14,8 +14,8 @@ height. Batch normalisation and the standardising of pixels are folded into the 
 weights.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -34,15 +34,7 @@ WORKSPACE = 8
 tensor; measured on tissue, with some reserve."""
 
 
-@dataclass(frozen=True)
-class _Convolution:
-    weight: Tensor
-    bias: Tensor
-    stride: int = 1
-    padding: int = 1
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return functional.conv2d(x, self.weight, self.bias, self.stride, self.padding)
+Convolution = Callable[[Tensor], Tensor]
 
 
 class BandedNetwork:
@@ -68,35 +60,30 @@ class BandedNetwork:
         band_bytes: float | None = None,
         between: Callable[[], None] = lambda: None,
     ) -> None:
-        self._network = network
-        self._dtype = dtype
-        self._device = network.head.weight.device
-        self._fold = network.fold
-        self._between = between
-        self._band_bytes = band_bytes or (
-            CUDA_BAND_BYTES if self._device.type == "cuda" else BAND_BYTES
-        )
+        self._network, self._fold, self._between = network, network.fold, between
+        self._dtype, self._device = dtype, network.head.weight.device
+        usual = CUDA_BAND_BYTES if self._device.type == "cuda" else BAND_BYTES
+        self._band_bytes = band_bytes or usual
         levels = network.levels
         with torch.no_grad():
             self._channels = [level.channels for level in levels]
-            self._layers_down, self._layers_up = (
-                [
-                    [self._ready(*_without_normalisation(block)) for block in blocks]
-                    for blocks in way
-                ]
-                for way in ([level.down for level in levels], [level.up for level in levels])
-            )
+            self._layers_down = [self._layers(level.down) for level in levels]
+            self._layers_up = [self._layers(level.up) for level in levels]
             self._layers_down[0][0] = self._on_pixels(levels[0].down[0])
             self._head = self._ready(network.head.weight, network.head.bias)
 
+    def _layers(self, blocks: Sequence[ConvBlock]) -> list[Convolution]:
+        return [self._ready(*_without_normalisation(block)) for block in blocks]
+
     def _ready(
         self, weight: Tensor, bias: Tensor | None, stride: int = 1, padding: int = 1
-    ) -> _Convolution:
+    ) -> Convolution:
         assert bias is not None
         weight = weight.to(self._dtype).contiguous(memory_format=torch.channels_last)
-        return _Convolution(weight, bias.to(self._dtype), stride, padding)
+        bias = bias.to(self._dtype)
+        return partial(functional.conv2d, weight=weight, bias=bias, stride=stride, padding=padding)
 
-    def _on_pixels(self, block: ConvBlock) -> _Convolution:
+    def _on_pixels(self, block: ConvBlock) -> Convolution:
         """Return the first block as a convolution on pixels less their mean.
 
         It moves by whole cells, so the pixels of a cell need not become channels first.
@@ -123,14 +110,13 @@ class BandedNetwork:
         """
 
         def up(index: int, below: Tensor, kept: Tensor) -> Tensor:
-            if index == 0:
-                for rows, logits in self._up_in_bands(0, below, kept):
-                    self._write(logits, out[:, :, rows.start * self._fold : rows.stop * self._fold])
-                return out
             n, _, height, width = kept.shape
-            whole = self._empty(n, self._channels[index], height, width)
+            whole = out if index == 0 else self._empty(n, self._channels[index], height, width)
             for rows, x in self._up_in_bands(index, below, kept):
-                whole[:, :, rows] = x
+                if index == 0:
+                    self._write(x, out[:, :, rows.start * self._fold : rows.stop * self._fold])
+                else:
+                    whole[:, :, rows] = x
             return whole
 
         walk(len(self._channels), tiles, self._down, up)
@@ -191,12 +177,8 @@ class BandedNetwork:
 
         Convolutions continue a tile by zeros, and so by the mean.
         """
-        part = (
-            tiles[:, rows.start * self._fold : rows.stop * self._fold]
-            .to(self._dtype)
-            .sub_(255 * PIXEL_MEAN)
-        )
-        return part.permute(0, 3, 1, 2)
+        part = tiles[:, rows.start * self._fold : rows.stop * self._fold].to(self._dtype)
+        return part.sub_(255 * PIXEL_MEAN).permute(0, 3, 1, 2)
 
     def _joined(self, below: Tensor, kept: Tensor) -> Tensor:
         """Return the coarser level, every pixel four times, and the finer one in one tensor."""
@@ -216,13 +198,11 @@ class BandedNetwork:
         )
         # to: logit, row of cells, row within a cell, column of cells, column within a cell
         by_row = values.permute(0, 1, 4, 2, 5, 3)
-        maps = self._network.maps_of(by_row)
-        out.view(n, out.shape[1], height, side, width, side).copy_(maps)
+        out.view(n, -1, height, side, width, side).copy_(self._network.maps_of(by_row))
 
     def _empty(self, n: int, channels: int, height: int, width: int) -> Tensor:
-        return torch.empty(
-            (n, height, width, channels), dtype=self._dtype, device=self._device
-        ).permute(0, 3, 1, 2)
+        shape = (n, height, width, channels)
+        return torch.empty(shape, dtype=self._dtype, device=self._device).permute(0, 3, 1, 2)
 
 
 def _without_normalisation(block: ConvBlock) -> tuple[Tensor, Tensor]:

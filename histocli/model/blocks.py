@@ -1,7 +1,11 @@
 """Building blocks of the networks."""
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class ConvBlock(nn.Module):
@@ -28,3 +32,29 @@ class DoubleConv(nn.Sequential):
         super().__init__(
             ConvBlock(channels_in, channels_out), ConvBlock(channels_out, channels_out)
         )
+
+
+class Encoder(nn.ModuleList):
+    """Levels of ``DoubleConv``, each at half the resolution of the level above it."""
+
+    def __init__(self, channels_in: int, channels: Sequence[int]) -> None:
+        super().__init__(DoubleConv(*pair) for pair in pairwise((channels_in, *channels)))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Return what each level makes of (N, C_in, H, W), the finest first."""
+        seen: list[Tensor] = []
+        for level in self:
+            x = level(functional.max_pool2d(x, 2) if seen else x)
+            seen.append(x)
+        return seen
+
+
+def pooled_by_nuclei(features: Tensor, nuclei: Tensor, cell_px: int) -> Tensor:
+    """Pool features (N, C, h, w) inside nuclei (N, 1, H, W) and between them, to (N, 2 C)."""
+    features = features.float()
+    inside = functional.avg_pool2d(nuclei.float(), cell_px)
+    pooled = [
+        (features * mask).sum(dim=(2, 3)) / (mask.sum(dim=(2, 3)) + 1)
+        for mask in (inside, 1 - inside)
+    ]
+    return torch.cat(pooled, dim=1)

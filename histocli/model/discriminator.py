@@ -1,20 +1,19 @@
-"""Critics of the refiner: one judges whether nuclei look real, one whether two crops match.
+"""Critics: one judges whether nuclei look real, one whether two crops match, one whole patches.
 
 The obvious critic, one answer per patch under spectral normalisation, never learns here: most of a
 synthetic patch is real tissue. This one answers per pixel and is asked about nuclei only (a U-Net
 as in Schoenfeld et al. 2020, without its patch answer).
 """
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from histocli.model.blocks import ConvBlock, DoubleConv
+from histocli.model.blocks import ConvBlock, Encoder, pooled_by_nuclei
 from histocli.model.normalisation import standardise
-from histocli.model.refiner import SLOPE
-
-REALISM_CHANNELS = (16, 32, 64)
-STYLE_WIDTH = 32
+from histocli.model.refiner import SLOPE, style_features
 
 
 def texture_of(pixels: Tensor) -> Tensor:
@@ -22,17 +21,12 @@ def texture_of(pixels: Tensor) -> Tensor:
 
     Both are amplified to about unit spread.
     """
-    bands = [
-        gain
-        * (
-            pixels
-            - functional.avg_pool2d(
-                functional.pad(pixels, (side // 2,) * 4, mode="replicate"), side, stride=1
-            )
-        )
-        for side, gain in ((9, 8.0), (3, 20.0))
-    ]
-    return torch.cat(bands, dim=1)
+
+    def band(side: int, gain: float) -> Tensor:
+        wider = functional.pad(pixels, (side // 2,) * 4, mode="replicate")
+        return gain * (pixels - functional.avg_pool2d(wider, side, stride=1))
+
+    return torch.cat([band(9, 8.0), band(3, 20.0)], dim=1)
 
 
 class RealismCritic(nn.Module):
@@ -47,37 +41,24 @@ class RealismCritic(nn.Module):
     arrangement of nuclei, which a refiner cannot change and should not be punished for.
     """
 
-    def __init__(self, channels: tuple[int, ...] = REALISM_CHANNELS) -> None:
+    def __init__(self, channels: tuple[int, ...] = (16, 32, 64)) -> None:
         super().__init__()
-        self.encoder = nn.ModuleList()
-        previous = 24
-        for width in channels:
-            self.encoder.append(DoubleConv(previous, width))
-            previous = width
-        self.decoder = nn.ModuleList()
-        for width in reversed(channels[:-1]):
-            self.decoder.append(ConvBlock(previous + width, width))
-            previous = width
-        self.head = nn.Conv2d(previous, 1, 1)
+        self.encoder = Encoder(24, channels)
+        self.decoder = nn.ModuleList(
+            ConvBlock(deep + width, width) for deep, width in pairwise(reversed(channels))
+        )
+        self.head = nn.Conv2d(channels[0], 1, 1)
 
     def features(self, pixels: Tensor) -> list[Tensor]:
         """Return what the critic sees in sRGB (N, 3, H, W); sides are multiples of 8.
 
         There is one map per level, at 1/2, 1/4, 1/8 and again 1/2 of the resolution.
         """
-        x = functional.pixel_unshuffle(texture_of(pixels), 2)
-        skips: list[Tensor] = []
-        for i, level in enumerate(self.encoder):
-            x = level(x if i == 0 else functional.max_pool2d(x, 2))
-            skips.append(x)
-        seen = list(skips)
-        skips.pop()
-        for level in self.decoder:
-            x = level(
-                torch.cat(
-                    [functional.interpolate(x, scale_factor=2, mode="nearest"), skips.pop()], dim=1
-                )
-            )
+        seen: list[Tensor] = self.encoder(functional.pixel_unshuffle(texture_of(pixels), 2))
+        x = seen[-1]
+        for level, kept in zip(self.decoder, reversed(seen[:-1]), strict=True):
+            below = functional.interpolate(x, scale_factor=2, mode="nearest")
+            x = level(torch.cat([below, kept], dim=1))
         return [*seen, x]
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -89,14 +70,9 @@ class RealismCritic(nn.Module):
 class StyleCritic(nn.Module):
     """Tells whether two crops come from the same image."""
 
-    def __init__(self, width: int = STYLE_WIDTH) -> None:
+    def __init__(self, width: int = 32) -> None:
         super().__init__()
-        self.features = nn.Sequential(
-            nn.Conv2d(48, 2 * width, 3, padding=1),
-            nn.LeakyReLU(SLOPE),
-            nn.Conv2d(2 * width, 2 * width, 3, stride=2, padding=1),
-            nn.LeakyReLU(SLOPE),
-        )
+        self.features = style_features(width, stride=2)
         self.head = nn.Sequential(
             nn.Linear(12 * width, 4 * width), nn.LeakyReLU(SLOPE), nn.Linear(4 * width, 1)
         )
@@ -106,24 +82,12 @@ class StyleCritic(nn.Module):
 
         Features are pooled inside nuclei and outside.
         """
-        features = self.features(functional.pixel_unshuffle(standardise(pixels), 4)).float()
-        inside = functional.avg_pool2d(nuclei.float(), 8)
-        pooled = [
-            (features * mask).sum(dim=(2, 3)) / (mask.sum(dim=(2, 3)) + 1)
-            for mask in (inside, 1 - inside)
-        ]
-        return torch.cat(pooled, dim=1)
+        features = self.features(functional.pixel_unshuffle(standardise(pixels), 4))
+        return pooled_by_nuclei(features, nuclei, 8)
 
     def forward(self, pixels: Tensor, nuclei: Tensor, pairs: Tensor) -> Tensor:
-        """Judge pairs of crops.
-
-        Parameters
-        ----------
-        pixels : Tensor of float, shape (N, 3, H, W)
-            sRGB in 0..1.
-        nuclei : Tensor of float, shape (N, 1, H, W)
-        pairs : Tensor of int64, shape (K, 2)
-            Which crops to compare.
+        """Judge pairs of crops, given sRGB in 0..1, (N, 3, H, W), nuclei, (N, 1, H, W), and which
+        crops to compare, (K, 2).
 
         Returns
         -------
@@ -132,7 +96,26 @@ class StyleCritic(nn.Module):
         """
         embedded = self.embed(pixels, nuclei)
         first, second = embedded[pairs[:, 0]], embedded[pairs[:, 1]]
-        logits: Tensor = self.head(
-            torch.cat([first * second, (first - second).abs(), first + second], dim=1)
-        )[:, 0].float()
+        pair = torch.cat([first * second, (first - second).abs(), first + second], dim=1)
+        logits: Tensor = self.head(pair)[:, 0].float()
+        return logits
+
+
+class Classifier(nn.Module):
+    """Tells real from synthetic patches of any size.
+
+    Convolutions, then mean and maximum over the patch, then one logit. The maximum lets one
+    impossible nucleus betray a patch of real tissue.
+    """
+
+    def __init__(self, channels: tuple[int, ...] = (16, 32, 64)) -> None:
+        super().__init__()
+        self.levels = Encoder(12, channels)
+        self.last = ConvBlock(channels[-1], channels[-1])
+        self.head = nn.Linear(2 * channels[-1], 1)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Map sRGB in 0..1, shape (N, 3, H, W), sides even, to logits of being real, shape (N,)."""
+        x = self.last(self.levels(functional.pixel_unshuffle(standardise(pixels), 2))[-1]).float()
+        logits: Tensor = self.head(torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1))[:, 0]
         return logits

@@ -125,13 +125,10 @@ def walk(
     down: Callable[[int, Tensor], tuple[Tensor, Tensor | None]],
     up: Callable[[int, Tensor, Tensor], Tensor],
 ) -> Tensor:
-    """Go down all levels and up again.
+    """Go down all levels and up again, from what the finest level begins with.
 
     Parameters
     ----------
-    n_levels : int
-    x : Tensor
-        What the finest level begins with.
     down : callable
         Given a level's number and what comes from above, returns what is kept and what goes to
         the level below; None in the deepest level.

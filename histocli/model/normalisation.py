@@ -28,19 +28,8 @@ left to augmentation."""
 
 
 def glass_to_white(image: RGBImage, glass_level: float) -> RGBImage:
-    """Brighten an image such that empty glass becomes white.
-
-    Parameters
-    ----------
-    image : ndarray of uint8, shape (..., 3)
-        sRGB values in 0..255.
-    glass_level : float
-        Level of empty glass in this image, in 1..256, as ``optics.density.white_level`` measures
-        it.
-
-    Returns
-    -------
-    ndarray of uint8, shape (..., 3)
+    """Brighten an image (..., 3) such that empty glass becomes white, given the level of its empty
+    glass, in 1..256, as ``optics.density.white_level`` measures it.
     """
     return _brightened(image, WHITE_LEVEL / glass_level)
 
@@ -57,9 +46,7 @@ def _brightened(image: RGBImage, factor: float) -> RGBImage:
 
 
 def _mapped(image: RGBImage, table: npt.NDArray[np.floating[Any]]) -> RGBImage:
-    """Replace every value by its entry in a table of shape (256,), or (256, 3) for red, green and
-    blue.
-    """
+    """Replace every value by its entry in a table (256,), or (256, 3) for red, green and blue."""
     if not image.size:
         return image
     values = np.clip(table, 0, 255).astype(np.uint8)
@@ -99,12 +86,8 @@ class Contrast:
 
 
 def tissue_moments(pixels: RGBImage) -> npt.NDArray[np.float64]:
-    """Count and sum the absorbances of tissue; the moments of parts of an image may be added.
-
-    Parameters
-    ----------
-    pixels : ndarray of uint8, shape (..., 3)
-        With white glass.
+    """Count and sum the absorbances of tissue in an image (..., 3) with white glass; the moments of
+    parts of an image may be added.
 
     Returns
     -------
@@ -138,7 +121,8 @@ def contrast_of(parts: Iterable[RGBImage]) -> Contrast | None:
 def contrast_floor(
     moments: npt.NDArray[np.float64], group: npt.NDArray[np.integer], quantile: float
 ) -> float:
-    """Return the spread of red absorbance below which a share of some groups of images lies.
+    """Return the spread of red absorbance below which a share (``quantile``) of some groups of
+    images lies; 0 for a share of 0, or where no group shows tissue.
 
     Parameters
     ----------
@@ -146,13 +130,6 @@ def contrast_floor(
         ``tissue_moments`` of each image.
     group : ndarray of int, shape (n,)
         Number of the group of each image, 0 and up.
-    quantile : float
-        The share.
-
-    Returns
-    -------
-    float
-        0 for a quantile of 0, or where no group shows tissue.
     """
     if quantile == 0:
         return 0.0
@@ -174,13 +151,8 @@ def raise_contrast(image: RGBImage, contrast: Contrast | None, floor: float) -> 
         Contrast of the whole slide, of which this may be a part; None changes nothing.
     floor : float
         Least spread, in optical density; 0 changes nothing.
-
-    Returns
-    -------
-    ndarray of uint8, shape (..., 3)
     """
-    gain = 1.0 if contrast is None else contrast.gain(floor)
-    if contrast is None or gain == 1:
+    if contrast is None or (gain := contrast.gain(floor)) == 1:
         return image
     density = rgb_to_optical_density(np.arange(256, dtype=np.uint8))[:, None]
     mean = np.asarray(contrast.mean)
@@ -195,14 +167,11 @@ def density_table(contrast: Contrast | None, floor: float) -> npt.NDArray[np.flo
     density: FloatArray = np.repeat(
         rgb_to_optical_density(np.arange(256, dtype=np.uint8))[:, None], 3, axis=1
     )
-    gain = 1.0 if contrast is None else contrast.gain(floor)
-    if contrast is None or gain == 1:
+    if contrast is None or (gain := contrast.gain(floor)) == 1:
         return density
     mean = np.asarray(contrast.mean, np.float32)
-    before: FloatArray = np.maximum((density - mean) / np.float32(gain) + mean, 0).astype(
-        np.float32
-    )
-    return before
+    before = np.maximum((density - mean) / np.float32(gain) + mean, 0)
+    return np.asarray(before, np.float32)
 
 
 def standardise(pixels: Tensor) -> Tensor:

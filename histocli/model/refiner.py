@@ -7,6 +7,7 @@ optical density, in which stains add up.
 """
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,11 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from histocli.base.errors import InvalidStore
+from histocli.model.blocks import pooled_by_nuclei
 
 SLOPE = 0.1
 """Slope of the leaky rectifiers below 0."""
-EDITS = ("nuclei", "patch")
-"""Where a refiner may change a patch."""
 CHANNELS_IN = 3 + 1 + 1
 """Optical density, nuclei, and noise, since chromatin does not follow from outlines."""
 
@@ -35,6 +35,9 @@ class RefinerArchitecture:
     """Where it may change a patch: ``nuclei`` and a narrow ring, or the whole ``patch``."""
 
 
+rectified = partial(functional.leaky_relu, negative_slope=SLOPE)
+
+
 class ModulatedBlock(nn.Module):
     """Two convolutions, added to their input; a style scales and shifts the features between."""
 
@@ -47,9 +50,19 @@ class ModulatedBlock(nn.Module):
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         """Map (N, C, H, W) and (N, S) to (N, C, H, W)."""
         scale, shift = self.modulation(style)[:, :, None, None].chunk(2, dim=1)
-        hidden = self.first(functional.leaky_relu(x, SLOPE)) * (1 + scale) + shift
-        changed: Tensor = x + self.second(functional.leaky_relu(hidden, SLOPE))
+        hidden = self.first(rectified(x)) * (1 + scale) + shift
+        changed: Tensor = x + self.second(rectified(hidden))
         return changed
+
+
+def style_features(width: int, stride: int = 1) -> nn.Sequential:
+    """Return two convolutions that take cells of 4 x 4 pixels, (N, 48, h, w), to 2 * width."""
+    return nn.Sequential(
+        nn.Conv2d(48, 2 * width, 3, padding=1),
+        nn.LeakyReLU(SLOPE),
+        nn.Conv2d(2 * width, 2 * width, 3, stride=stride, padding=1),
+        nn.LeakyReLU(SLOPE),
+    )
 
 
 class StyleEncoder(nn.Module):
@@ -57,23 +70,13 @@ class StyleEncoder(nn.Module):
 
     def __init__(self, width: int, style: int) -> None:
         super().__init__()
-        self.features = nn.Sequential(
-            nn.Conv2d(48, 2 * width, 3, padding=1),
-            nn.LeakyReLU(SLOPE),
-            nn.Conv2d(2 * width, 2 * width, 3, padding=1),
-            nn.LeakyReLU(SLOPE),
-        )
+        self.features = style_features(width)
         self.head = nn.Linear(4 * width, style)
 
     def forward(self, optical_density: Tensor, nuclei: Tensor) -> Tensor:
         """Map (N, 3, H, W) and nuclei, (N, 1, H, W), to (N, style); sides are multiples of 4."""
-        features = self.features(functional.pixel_unshuffle(optical_density, 4)).float()
-        inside = functional.avg_pool2d(nuclei.float(), 4)
-        pooled = [
-            (features * mask).sum(dim=(2, 3)) / (mask.sum(dim=(2, 3)) + 1)
-            for mask in (inside, 1 - inside)
-        ]
-        encoded: Tensor = self.head(torch.cat(pooled, dim=1))
+        features = self.features(functional.pixel_unshuffle(optical_density, 4))
+        encoded: Tensor = self.head(pooled_by_nuclei(features, nuclei, 4))
         return encoded
 
 
@@ -107,46 +110,30 @@ class Refiner(nn.Module):
         style_density: Tensor,
         style_nuclei: Tensor,
     ) -> Tensor:
-        """Return the change of optical density.
+        """Return the change of optical density, float32, shape (N, 3, H, W).
 
         Parameters
         ----------
         optical_density : Tensor of float, shape (N, 3, H, W)
-            Of the initial patch; H and W are multiples of 4.
-        nuclei : Tensor of float, shape (N, 1, H, W)
-            1 in labelled nuclei.
-        noise : Tensor of float, shape (N, 1, H, W)
-            Standard normal.
-        gate : Tensor of float, shape (N, 1, H, W)
-            How far each pixel may change, 0..1.
-        style_density : Tensor of float, shape (N, 3, h, w)
-            Optical density of the reference; any sides that are multiples of 4.
-        style_nuclei : Tensor of float, shape (N, 1, h, w)
-            1 in nuclei of the reference, as far as they are known.
-
-        Returns
-        -------
-        Tensor of float32, shape (N, 3, H, W)
+            Of the initial patch; all sides are multiples of 4.
+        nuclei, noise, gate : Tensor of float, shape (N, 1, H, W)
+            1 in labelled nuclei; standard normal; how far each pixel may change, 0..1.
+        style_density, style_nuclei : Tensor of float, shapes (N, 3, h, w) and (N, 1, h, w)
+            Optical density of the reference, and 1 in its nuclei, as far as they are known.
         """
         style = self.encoder(style_density, style_nuclei)
         planes = torch.cat([optical_density, nuclei, noise], dim=1)
         fine = self.stem(functional.pixel_unshuffle(planes, 2))
-        x = self.down(functional.leaky_relu(fine, SLOPE))
+        x = self.down(rectified(fine))
         for block in self.blocks:
             x = block(x, style)
-        x = self.up(
-            functional.interpolate(functional.leaky_relu(x, SLOPE), scale_factor=2, mode="nearest")
-        )
-        x = self.fine(x + fine, style)
+        below = functional.interpolate(rectified(x), scale_factor=2, mode="nearest")
+        x = self.fine(self.up(below) + fine, style)
         # the last layers work at full resolution: shuffled pixels would leave a chequerboard that
         # every critic sees
-        wide = functional.interpolate(
-            functional.leaky_relu(x, SLOPE), scale_factor=2, mode="bilinear", align_corners=False
-        )
-        mixed = functional.leaky_relu(
-            self.mix(torch.cat([wide, planes.to(wide.dtype)], dim=1)), SLOPE
-        )
-        raw = self.head(mixed).float()
+        wide = functional.interpolate(rectified(x), scale_factor=2, mode="bilinear")
+        mixed = self.mix(torch.cat([wide, planes.to(wide.dtype)], dim=1))
+        raw = self.head(rectified(mixed)).float()
         more, tint = torch.tanh(raw[:, :1]), torch.tanh(raw[:, 1:])
         # at most 0.7 of the stain that is there is added or taken away, and each colour changes by
         # the noise of a sensor: a refiner that chose colours freely turned purple nuclei green
@@ -167,7 +154,7 @@ def build_refiner(architecture: dict[str, Any] | None = None) -> Refiner:
     sizes = {name: architecture.get(name) for name in ("width", "blocks", "style")}
     if (
         architecture.get("family") != "modulated-residual"
-        or edits not in EDITS
+        or edits not in ("nuclei", "patch")
         or not all(isinstance(n, int) and 0 < n <= 1024 for n in sizes.values())
     ):
         raise InvalidStore(

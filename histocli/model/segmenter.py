@@ -6,13 +6,14 @@ hardly any of the outline. The encoder and decoder follow Ronneberger et al. 201
 """
 
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from histocli.base.errors import InvalidStore
-from histocli.model.blocks import ConvBlock, DoubleConv
+from histocli.model.blocks import ConvBlock, Encoder
 from histocli.model.levels import Level, LevelNetwork
 
 SIZES: dict[str, tuple[int, ...]] = {
@@ -40,12 +41,7 @@ class Architecture:
 
 
 class Segmenter(LevelNetwork):
-    """U-Net with two or three outputs: nucleus, border distance and, if wanted, contact.
-
-    Parameters
-    ----------
-    architecture : Architecture
-    """
+    """U-Net with two or three outputs: nucleus, border distance and, if wanted, contact."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
@@ -53,20 +49,14 @@ class Segmenter(LevelNetwork):
         widths = architecture.channels
         self.fold = RESOLUTIONS[architecture.resolution]
         self.stem = ConvBlock(3 * self.fold**2, widths[0])
-        self.encoder = nn.ModuleList()
-        previous = widths[0]
-        for width in widths:
-            self.encoder.append(DoubleConv(previous, width))
-            previous = width
-        self.decoder = nn.ModuleList()
-        for width in reversed(widths[:-1]):
-            self.decoder.append(
-                nn.ModuleDict(
-                    {"reduce": ConvBlock(previous + width, width), "mix": ConvBlock(width, width)}
-                )
+        self.encoder = Encoder(widths[0], widths)
+        self.decoder = nn.ModuleList(
+            nn.ModuleDict(
+                {"reduce": ConvBlock(deep + width, width), "mix": ConvBlock(width, width)}
             )
-            previous = width
-        self.head = nn.Conv2d(previous, TARGETS[architecture.targets] * self.fold**2, 3, padding=1)
+            for deep, width in pairwise(reversed(widths))
+        )
+        self.head = nn.Conv2d(widths[0], TARGETS[architecture.targets] * self.fold**2, 3, padding=1)
 
     @property
     def levels(self) -> list[Level]:
@@ -86,20 +76,11 @@ def _blocks(level: nn.Module) -> list[ConvBlock]:
 
 
 def combine_maps(values: Tensor) -> Tensor:
-    """Turn what the segmenter predicts into nucleus probability and border distance.
+    """Turn the logistic function of the logits, (N, 2 or 3, ...), into nucleus probability and
+    border distance, (N, 2, ...), 0..1.
 
     Where two nuclei are likely to be in contact, the distance is lowered, so that the cores of the
     two stay apart.
-
-    Parameters
-    ----------
-    values : Tensor, shape (N, 2 or 3, ...)
-        Logistic function of the logits: nucleus, border distance, contact.
-
-    Returns
-    -------
-    Tensor, shape (N, 2, ...)
-        Values in 0..1.
     """
     if values.shape[1] == TARGETS["distance"]:
         return values
@@ -125,15 +106,17 @@ def build_segmenter(architecture: dict[str, Any]) -> Segmenter:
         A family or shape that this version does not know.
     """
     family, channels = architecture.get("family"), architecture.get("channels")
-    resolution, targets = (
-        architecture.get("resolution", "half"),
-        architecture.get("targets", "distance"),
-    )
-    listed = isinstance(channels, list | tuple) and 2 <= len(channels) <= 6
-    widths = tuple(c for c in channels or () if isinstance(c, int) and c > 0) if listed else ()
-    known = family == "unet" and resolution in RESOLUTIONS and targets in TARGETS
-    if not known or not widths or len(widths) != len(channels or ()):
+    resolution = architecture.get("resolution", "half")
+    targets = architecture.get("targets", "distance")
+    if (
+        family != "unet"
+        or resolution not in RESOLUTIONS
+        or targets not in TARGETS
+        or not isinstance(channels, list | tuple)
+        or not 2 <= len(channels) <= 6
+        or not all(isinstance(width, int) and width > 0 for width in channels)
+    ):
         raise InvalidStore(
             f"model architecture {architecture} is not known to this version; update histosynth"
         )
-    return Segmenter(Architecture(channels=widths, resolution=resolution, targets=targets))
+    return Segmenter(Architecture(channels=tuple(channels), resolution=resolution, targets=targets))

@@ -1,11 +1,11 @@
-"""Blur on the tensor, with a strength of its own for every image of a batch."""
+"""Gaussian blur of torch images, with a strength of its own for every image of a batch."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 RADIUS_PX = 5
-"""Reach of the kernel: three standard deviations of the widest blur that is drawn."""
+"""Half width of the kernel: three standard deviations of the widest blur in use."""
 
 
 def blur_each(images: Tensor, sigma_px: Tensor) -> Tensor:

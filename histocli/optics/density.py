@@ -1,8 +1,8 @@
-"""Optical density: the scale on which stains add.
+"""Optical density: the scale on which amounts of stain add up.
 
-Light through a section is weakened by a factor for each stain, so absorbance ``-ln(I / I0)`` is a
-sum over stains (Beer-Lambert). Every function exists for NumPy (channels last) and, where training
-needs it, for torch (channels first).
+Each stain weakens light by a factor, so absorbance ``-ln(I / I0)`` is a sum over stains
+(Beer-Lambert); I is the light through the section and I0 that through empty glass. Functions exist
+for NumPy (channels last) and, where training needs them, for torch (channels first).
 """
 
 import cv2
@@ -13,9 +13,9 @@ from torch import Tensor
 from histocli.base.types import FloatArray, RGBImage
 
 WHITE_LEVEL = 256.0
-"""One above the brightest uint8: levels count from 1, so that optical density is finite at 0."""
+"""Level of white, 255 + 1: one is added to all levels, so that level 0 has a finite density."""
 LOWEST_WHITE = 64.0
-"""An image that is darker than this everywhere is black, not underexposed."""
+"""Least level of glass; an image that is darker everywhere is black, not underexposed."""
 
 
 def rgb_to_optical_density(image: RGBImage, white: float = WHITE_LEVEL) -> FloatArray:
@@ -41,21 +41,21 @@ def optical_density_to_rgb(
 def optical_density_to_light(
     optical_density: Tensor, white: Tensor | float = WHITE_LEVEL
 ) -> Tensor:
-    """Convert absorbance to transmitted light on the tensor: unrounded, 0..255, any shape."""
+    """Convert absorbance to transmitted light, torch tensors of any shape; unrounded, 0..255."""
     return (white * (-optical_density).exp() - 1).clamp(0, 255)
 
 
 def light_to_optical_density(light: Tensor) -> Tensor:
-    """Convert transmitted light in 0..255 to absorbance on the tensor, any shape; 0 is glass."""
+    """Convert transmitted light in 0..255 to absorbance, torch tensors of any shape; 0 is glass."""
     return -((light + 1) / WHITE_LEVEL).log()
 
 
 def white_level(image: RGBImage) -> float:
     """Estimate the level of empty glass of one image, in 64..256.
 
-    Glass is neutral and nothing is brighter; some scanners and cameras render it far below 255. The
-    estimate is a neutral level, the 99.5th percentile of the brightest channel after light
-    smoothing: on a field full of eosin, red still shows it.
+    Glass is colourless and nothing is brighter, but some scanners and cameras show it far below
+    255. The estimate, one level for all channels, is one above the 99.5th percentile of the
+    brightest channel after slight smoothing. Where eosin covers all, red still shows this level.
     """
     enough_px = 2**21  # larger images are shrunk to this many pixels
     if image.shape[0] * image.shape[1] > enough_px:
@@ -65,5 +65,4 @@ def white_level(image: RGBImage) -> float:
         smooth = cv2.blur(image, (3, 3), borderType=cv2.BORDER_REPLICATE)
     red, green, blue = cv2.split(smooth)
     brightest = np.percentile(cv2.max(cv2.max(red, green), blue), 99.5)
-    # an image darker than 64 everywhere is black, not underexposed
     return float(np.clip(brightest + 1, 64.0, WHITE_LEVEL))

@@ -1,4 +1,4 @@
-"""Stains: their colours, estimated per image, and their amounts in every pixel.
+"""The colours of stains, estimated per image, and the amounts of stain in every pixel.
 
 ``optical_density = concentrations @ stain_matrix`` (Ruifrok and Johnston 2001). The colours come
 from the extreme directions of the image's own optical density (Macenko et al. 2009), with a check
@@ -15,7 +15,7 @@ from histocli.base.types import FloatArray
 
 TYPICAL_STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]], np.float32)
 TYPICAL_STAINS = TYPICAL_STAINS / np.linalg.norm(TYPICAL_STAINS, axis=1, keepdims=True)
-"""Hematoxylin and eosin of Ruifrok and Johnston 2001, unit rows."""
+"""Hematoxylin and eosin in optical density, rows of length 1 (Ruifrok and Johnston 2001)."""
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,15 @@ class StainEstimate:
     stain_matrix: FloatArray
     """(2, 3), unit rows, hematoxylin then eosin."""
     measured: bool
-    """False where the image could not tell and the typical colours stand in."""
-    reason: str  # why they stand in
+    """False where ``TYPICAL_STAINS`` replace colours that the image does not show."""
+    reason: str  # why nothing was measured; empty otherwise
 
 
 def estimate_stains(optical_density: FloatArray) -> StainEstimate:
     """Estimate the colours of hematoxylin and eosin from optical density, shape (..., 3).
 
-    The typical colours, with the reason, stand in where the image is nearly empty, shows one stain
-    only, or other stains.
+    ``TYPICAL_STAINS`` and a reason are returned where the image is nearly empty, or shows only one
+    stain or other stains.
 
     Macenko et al. 2009: project the stained pixels on the plane of their two largest singular
     vectors and take the 1st and 99th percentile of the angle. Added to this are the order of the
@@ -42,7 +42,7 @@ def estimate_stains(optical_density: FloatArray) -> StainEstimate:
     pixels = optical_density.reshape(-1, 3)
     # faster than max over an axis of three
     strongest = np.maximum(np.maximum(pixels[:, 0], pixels[:, 1]), pixels[:, 2])
-    # Macenko et al. 2009 call less than 0.15 glass
+    # less than 0.15 is glass (Macenko et al. 2009), more than 4 nearly black
     stained = pixels[(strongest > 0.15) & (strongest < 4)]
     if len(stained) < 500:
         return StainEstimate(TYPICAL_STAINS, False, "too few stained pixels")
@@ -53,15 +53,15 @@ def estimate_stains(optical_density: FloatArray) -> StainEstimate:
     plane *= np.where(plane.sum(axis=0) < 0, -1, 1)
     angles = np.arctan2(stained @ plane[:, 1], stained @ plane[:, 0])
     extremes = np.percentile(angles, [1, 99])
-    if np.rad2deg(extremes[1] - extremes[0]) < 8.0:
+    if np.rad2deg(extremes[1] - extremes[0]) < 8.0:  # degrees between colours
         return StainEstimate(TYPICAL_STAINS, False, "only one colour of stain")
     rows = np.stack([np.cos(extremes), np.sin(extremes)], axis=1) @ plane.T
     rows = np.clip(rows, 0, None)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    # hematoxylin absorbs red; eosin, green
+    # hematoxylin comes first: it absorbs more red, compared with green
     rows = rows[np.argsort(-(rows[:, 0] - 0.5 * rows[:, 1]))]
     deviation = np.rad2deg(np.arccos(np.clip((rows * TYPICAL_STAINS).sum(axis=1), -1, 1)))
-    if deviation.max() > 38.0:
+    if deviation.max() > 38.0:  # degrees from the typical colours
         return StainEstimate(
             TYPICAL_STAINS, False, "colours that hematoxylin and eosin do not have"
         )
@@ -73,7 +73,7 @@ def unmix(
 ) -> FloatArray:
     """Return the amounts of stain, shape (..., 2), in optical density (..., 3), by least squares.
 
-    Noise may make them slightly negative.
+    Noise may make amounts slightly negative.
     """
     inverse = np.linalg.pinv(stain_matrix.astype(np.float64)).astype(np.float32)
     return (optical_density @ inverse).astype(np.float32)
@@ -92,22 +92,22 @@ def restain(
     other_matrix: npt.NDArray[np.floating],
     gains: npt.NDArray[np.floating],
 ) -> FloatArray:
-    """Give tissue the stains of another image: their colours, and more or less of each.
+    """Replace the stain colours of tissue by those of another image, and scale the amounts.
 
-    This is the method of Vahadane et al. 2016 without sparsity.
+    This is the method of Vahadane et al. 2016 without its sparse estimate of stains.
 
     Parameters
     ----------
     optical_density : ndarray of float, shape (..., 3)
     stain_matrix, other_matrix : ndarray of float, shape (2, 3)
-        Colours of the stains now and afterwards.
+        Colours of the stains before and afterwards, as in ``StainEstimate``.
     gains : ndarray of float, shape (2,)
-        Amount of hematoxylin and eosin afterwards over that of now.
+        Factors on the amounts of hematoxylin and eosin.
 
     Returns
     -------
     ndarray of float32, shape (..., 3)
-        What the stains do not explain is kept.
+        Optical density, >= 0; it keeps the part that the two stains do not explain.
     """
     amounts = unmix(optical_density, stain_matrix)
     changed = (

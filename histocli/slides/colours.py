@@ -1,12 +1,12 @@
-"""Stored pixel values become 8-bit RGB, by fixed rules.
+"""Convert stored pixel values to 8-bit RGB by fixed rules.
 
-Nothing is stretched by the content of one image, so that two tiles of one scan stay comparable:
+Contrast is never stretched to the range of one image, so that two tiles of a scan stay comparable:
 
-- integers of b significant bits: ``round(v * 255 / (2**b - 1))``. b is what the file records (12
-  bits in a 16-bit TIFF), else the width of its type;
-- floats: 0..1 where no value exceeds 1, else 0..255;
-- one channel is repeated; opacity is composited on white, the colour of glass; palettes are looked
-  up.
+- unsigned integers of b significant bits become ``round(v * 255 / (2**b - 1))``. b is recorded in
+  the file (12 bits in a 16-bit TIFF), or else the width of the type;
+- floats are taken as 0..1 where no value exceeds 1, else as 0..255;
+- a grey channel is repeated three times; an opacity channel is blended with white, the colour of
+  empty glass; palette indices are replaced by their colours.
 """
 
 from dataclasses import dataclass
@@ -22,23 +22,24 @@ from histocli.base.types import RGBImage
 
 @dataclass(frozen=True)
 class Colours:
-    """How stored values are to be understood."""
+    """How the stored values of an image encode its colours."""
 
     bits: int | None = None
-    """Significant bits of integers, where they are recorded."""
-    premultiplied: bool = False  # by opacity
+    """Significant bits of integers; None where the file does not record them."""
+    premultiplied: bool = False  # colours are stored multiplied by opacity
     opaque: bool = False
-    """The last of two or four channels is not opacity."""
+    """Whether the last of two or four channels is not opacity and is left out."""
     inverted: bool = False
-    """0 is white."""
+    """Whether 0 is white."""
     palette: npt.NDArray[Any] | None = None
-    """uint16 (3, n)."""
+    """Red, green and blue of each index, uint16, shape (3, n)."""
 
 
 def to_rgb(values: npt.NDArray[Any], path: Path, colours: Colours = Colours()) -> RGBImage:
     """Turn stored values, shape (H, W) or (H, W, C), into RGB; ``path`` is for messages.
 
-    Raises ``UnsupportedSlide`` for values that are no brightfield image or of unknown white.
+    Raises ``UnsupportedSlide`` for a wrong shape or number of channels, for floats outside 0..255,
+    and for types whose value for white is not known.
     """
     if values.ndim not in (2, 3) or 0 in values.shape:
         raise UnsupportedSlide(
@@ -71,7 +72,7 @@ def to_rgb(values: npt.NDArray[Any], path: Path, colours: Colours = Colours()) -
 
 
 def to_channels_last(values: npt.NDArray[Any], axes: str, path: Path) -> npt.NDArray[Any]:
-    """Return (H, W) or (H, W, C) of an array whose axes are named by one letter each."""
+    """Return an array as (H, W) or (H, W, C); ``axes`` names each of its axes by one letter."""
     kept = [axis for axis in range(values.ndim) if values.shape[axis] > 1 or axes[axis] in "YX"]
     names = "".join(axes[axis] for axis in kept)
     values = values.reshape([values.shape[axis] for axis in kept])
@@ -92,12 +93,12 @@ def _to_8_bits(values: npt.NDArray[Any], bits: int | None, path: Path) -> npt.ND
     if values.dtype in (np.uint8, np.uint16):
         width = 8 * values.dtype.itemsize
         top = 2 ** (bits or width) - 1
-        # a table, because there are at most 65536 values and images have millions
+        # a table is fast: at most 65536 different values for millions of pixels
         table = (np.arange(2**width) * 510 + top) // (2 * top)
         return np.asarray(np.minimum(table, 255).astype(np.uint8)[values])
     if values.dtype.kind == "f":
         low, high = float(values.min()), float(values.max())
-        if not (low >= 0 and high <= 255):  # also NaN
+        if not (low >= 0 and high <= 255):  # NaN fails here too
             raise UnsupportedSlide(
                 f"{path}: holds floats from {low:.4g} to {high:.4g}; "
                 "brightness must lie in 0..1 or 0..255; save it as 8-bit RGB"

@@ -1,7 +1,7 @@
-"""Open a slide or an image of any kind: the table of what is read, and by which part of this room.
+"""Open a slide or an image of any kind; the table ``FILE_KINDS`` says which class reads which kind.
 
-The kind of a file is told from its first bytes, not from its name; only formats of openslide go by
-their suffix, because some of them begin like a JPEG or a TIFF.
+The first bytes of a file tell its kind, not its name. Formats that openslide reads are told by
+their suffix, because some begin like a JPEG or a TIFF; a Zarr folder is told by its metadata files.
 """
 
 import re
@@ -26,7 +26,7 @@ DAMAGED = "it is damaged or truncated"
 
 
 class RasterSlide(Slide):
-    """PNG, JPEG, WebP and BMP: decoded at once by a codec of imagecodecs, of no recorded mpp."""
+    """A PNG, JPEG, WebP or BMP image, decoded as a whole; its pixel size is given or assumed."""
 
     backend = "imagecodecs"
     may_assume_mpp = True
@@ -37,8 +37,8 @@ class RasterSlide(Slide):
 
     def _decode(self) -> RGBImage:
         data = self.path.read_bytes()
-        # The JPEG codec fills a missing end with grey. The end-of-image mark after the last scan
-        # says that all is there.
+        # The JPEG codec fills a missing end with grey. A complete file has an end-of-image mark
+        # (FF D9) after its last start-of-scan mark (FF DA).
         is_jpeg = self._codec == "jpeg8"
         if is_jpeg and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
             raise UnsupportedSlide(
@@ -55,16 +55,16 @@ class RasterSlide(Slide):
 
 @dataclass(frozen=True)
 class FileKind:
-    """A kind of file, and what opens it."""
+    """A kind of file, and the function that opens it."""
 
     suffixes: tuple[str, ...]
-    """Lower-case last suffixes of its names; ``.ome.tif`` ends in ``.tif``."""
+    """Last suffixes of such file names, in lower case; that of ``.ome.tif`` is ``.tif``."""
     open: Callable[[Path, float | None], Slide]
-    """Takes the path and the user's micrometres per pixel."""
+    """Takes the path and the micrometres per pixel that the user gave, or None."""
     signature: bytes | None = None
-    """Regular expression that the first bytes match; None where the suffix tells the kind."""
+    """Regular expression for the first bytes; None for Zarr and where the suffix tells the kind."""
     in_folders: bool = True
-    """Whether folders are searched for it; a DICOM slide has many files, one of which names it."""
+    """Whether folders are searched for it. Of the many files of a DICOM slide, users name one."""
 
 
 ZARR = FileKind((".zarr",), ZarrSlide)
@@ -81,11 +81,11 @@ FILE_KINDS = (
 SLIDE_SUFFIXES = tuple(
     suffix for known in FILE_KINDS if known.in_folders for suffix in known.suffixes
 )
-"""What folders are searched for, by every command that takes images or slides."""
+"""Suffixes for which every command that takes images or slides searches folders."""
 
 
 def is_slide_name(path: Path) -> bool:
-    """Tell whether the name of a file says that it is a slide or an image."""
+    """Tell whether a file name has the suffix of a slide or an image."""
     return any(path.suffix.lower() in known.suffixes for known in FILE_KINDS)
 
 
@@ -94,12 +94,12 @@ class SlideImage:
     """One image in memory, at full resolution."""
 
     pixels: RGBImage
-    mpp: float
-    mpp_source: str
+    mpp: float  # micrometres per pixel
+    mpp_source: str  # as in ``PixelSize``
 
 
 def open_slide(path: str | Path, *, mpp: float | None = None) -> Slide:
-    """Open a slide or image for reading by regions; ``mpp`` wins over what the file records.
+    """Open a slide or image for reading by regions; ``mpp`` (um) replaces the recorded pixel size.
 
     Raises
     ------
@@ -108,15 +108,15 @@ def open_slide(path: str | Path, *, mpp: float | None = None) -> Slide:
     UnsupportedSlide
         The file is empty, truncated, damaged, or of a kind that is not read.
     UnknownPixelSize
-        No pixel size is recorded, given, or allowed to be assumed.
+        Pixels are not square, or their size is neither recorded, nor given, nor assumed.
     OutOfResources
-        Pixels that can only be decoded at once do not fit in memory.
+        The file can only be decoded as a whole, and its pixels do not fit in memory.
     """
     path = Path(path)
     with decoding(path, "cannot be read", DAMAGED):
         slide = _open(path, mpp)
         try:
-            # looked at here, so that what cannot be read by regions is refused on opening
+            # read here, so that a file without usable levels or pixel size is refused on opening
             _ = slide.levels, slide.mpp
         except BaseException:
             slide.close()
@@ -139,7 +139,7 @@ def read_pixel_size(path: str | Path, *, mpp: float | None = None) -> PixelSize:
 
 
 def _open(path: Path, mpp: float | None) -> Slide:
-    """Tell the kind of a file and open it, without a look at its levels, pixels or pixel size."""
+    """Open a file by its kind, without reading its levels, pixels or pixel size."""
     suffix = path.suffix.lower()
     for known in FILE_KINDS:
         if known is not ZARR and known.signature is None and suffix in known.suffixes:

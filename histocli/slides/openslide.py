@@ -22,8 +22,8 @@ from histocli.slides.slide import (
 
 
 def openslide_vendor(path: Path) -> str | None:
-    """Return what openslide takes a file for, if it knows the file."""
-    import openslide  # late: it loads a shared library that few slides need
+    """Return the vendor of a file as openslide names it; None for a file that it does not know."""
+    import openslide  # not at the top: it loads a shared library that few slides need
 
     try:
         return openslide.OpenSlide.detect_format(str(path))
@@ -32,7 +32,7 @@ def openslide_vendor(path: Path) -> str | None:
 
 
 class OpenSlideSlide(Slide):
-    """A slide in any format of openslide."""
+    """A slide in any format that openslide reads."""
 
     backend = "openslide"
 
@@ -56,14 +56,14 @@ class OpenSlideSlide(Slide):
 
     @cached_property
     def levels(self) -> tuple[Level, ...]:
-        """The levels that openslide finds."""
+        """The levels that openslide lists, as far as they form a pyramid."""
         shapes = [(height, width) for width, height in self._slide.level_dimensions]
         for shape in shapes:
             check_sides(self.path, shape)
         return pyramid(shapes)
 
     def read(self, level: int, rows: slice, columns: slice) -> RGBImage:
-        """Read a region; what was not scanned is white."""
+        """Read a region; areas that were not scanned are white."""
         step = self.levels[level].downsample
         place = (round(columns.start * step), round(rows.start * step))
         size = (columns.stop - columns.start, rows.stop - rows.start)

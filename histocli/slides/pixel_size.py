@@ -1,8 +1,8 @@
-"""Micrometres per pixel: what each kind of file records, one function a source, and what counts.
+"""Micrometres per pixel as files record them: one function for each source.
 
-What the user gives comes first, then what the file records (OME-XML before the vendor's property
-before the resolution tags), then an assumption, which only PNG, JPEG, WebP and BMP may have. A
-recorded size that no microscope scan has counts as missing, so zero, NaN and 72 dpi do.
+A value that the user gives comes first, then the recorded one (in a TIFF: OME-XML, then Aperio's
+description, then the resolution tags), then an assumed one, for PNG, JPEG, WebP and BMP only. A
+recorded size that no microscope scan has, such as zero, NaN or 72 dpi, counts as missing.
 """
 
 import re
@@ -30,19 +30,19 @@ MICROMETRES = {
     }.items()
     for unit in units
 }
-"""Length units of OME-XML, OME-Zarr and ImageJ; "pixel" and "reference frame" are no lengths."""
+"""Micrometres in each unit of length; "pixel" and "reference frame" of OME-XML are no lengths."""
 
 
 class PixelSize(NamedTuple):
-    """Micrometres per pixel, and where they come from."""
+    """Micrometres per pixel, and the source of this number."""
 
     mpp: float
     source: str
-    """given, ome-xml, aperio, tiff, imagej, ome-zarr, zarr, a vendor of openslide, or assumed."""
+    """given, ome-xml, aperio, tiff, imagej, ome-zarr, zarr, assumed, or openslide's vendor name."""
 
 
 def of_ome_xml(pixels: Mapping[str, str], path: Path) -> PixelSize | None:
-    """Return what the attributes of a Pixels element of OME-XML tell."""
+    """Return the pixel size in the attributes of a Pixels element of OME-XML."""
     sides = (
         length_um(pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", "µm"))
         for axis in "YX"
@@ -51,13 +51,13 @@ def of_ome_xml(pixels: Mapping[str, str], path: Path) -> PixelSize | None:
 
 
 def of_aperio(description: str, path: Path) -> PixelSize | None:
-    """Return what Aperio's scanners write into the description of an image."""
+    """Return the pixel size that an Aperio scanner wrote into an image description (``MPP = ``)."""
     found = re.search(r"\bMPP\s*=\s*([0-9.]+)", description)
     return _of_square(path, length_um(found[1], "um") if found else None, source="aperio")
 
 
 def of_resolution_tags(page: Any, path: Path, imagej_unit: str = "") -> PixelSize | None:
-    """Return what the resolution tags of a TIFF page tell, in ImageJ's unit where it has one."""
+    """Return the pixel size in the resolution tags of a TIFF page, in ImageJ's unit if given."""
     # 296 is ResolutionUnit, 283 and 282 are YResolution and XResolution
     unit = imagej_unit or {2: "inch", 3: "cm"}.get(int(page.tags.valueof(296, default=2)))
     if unit is None:
@@ -67,7 +67,7 @@ def of_resolution_tags(page: Any, path: Path, imagej_unit: str = "") -> PixelSiz
 
 
 def of_ome_zarr(image: Mapping[str, Any], path: Path, n_axes: int) -> PixelSize | None:
-    """Return what one entry of OME-Zarr multiscales tells of its first dataset."""
+    """Return the pixel size of the first dataset in one entry of OME-Zarr ``multiscales``."""
     axes = [axis if isinstance(axis, dict) else {"name": axis} for axis in image.get("axes", [])]
     names = [str(axis["name"])[:1].upper() for axis in axes]
     scale = np.ones(n_axes)
@@ -84,19 +84,19 @@ def of_ome_zarr(image: Mapping[str, Any], path: Path, n_axes: int) -> PixelSize 
 
 
 def of_zarr_array(attributes: Mapping[str, Any], path: Path) -> PixelSize | None:
-    """Return the attribute ``mpp`` of a plain Zarr array."""
+    """Return the pixel size in the attribute ``mpp`` of a plain Zarr array."""
     value = attributes.get("mpp")
     return _of_square(path, value if isinstance(value, int | float) else None, source="zarr")
 
 
 def of_openslide(properties: Mapping[str, str], path: Path) -> PixelSize | None:
-    """Return what openslide's properties tell; the source is the vendor."""
+    """Return the pixel size in openslide's properties; its source is the vendor's name."""
     sides = (length_um(properties.get(f"openslide.mpp-{axis}"), "um") for axis in "yx")
     return _of_square(path, *sides, source=str(properties.get("openslide.vendor", "openslide")))
 
 
 def length_um(value: str | float | None, unit: str) -> float | None:
-    """Return a length in micrometres, None where number or unit is missing."""
+    """Return a length in micrometres, None where the number or unit is missing or not known."""
     factor = MICROMETRES.get(unit.strip().lower())
     try:
         return None if value is None or factor is None else float(value) * factor
@@ -109,7 +109,7 @@ def _of_square(
 ) -> PixelSize | None:
     """Return the side of a pixel from its height and width; one of them may be missing."""
     y, x = sane_mpp(y), sane_mpp(x)
-    # sides that differ by more than rounding: one number would be wrong for one axis
+    # sides that differ by more than 2 % are not rounded squares: no number fits both axes
     if x and y and abs(x - y) > 0.02 * max(x, y):
         raise UnknownPixelSize(
             f"{path}: its pixels are not square ({y:.4g} um high, {x:.4g} um wide); "
@@ -120,7 +120,7 @@ def _of_square(
 
 
 def _per_pixel(resolution: Any, unit: str) -> float | None:
-    """Return micrometres per pixel of a TIFF rational: pixels, and units that they fill."""
+    """Return micrometres per pixel of a TIFF rational (n, m), which means n pixels in m units."""
     if not isinstance(resolution, tuple) or len(resolution) != 2 or not all(resolution):
         return None
     return length_um(resolution[1] / resolution[0], unit)

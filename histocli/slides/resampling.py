@@ -1,12 +1,13 @@
-"""Images, slides and labels on the grid of another pixel size.
+"""Resample images, slides and labels to another pixel size.
 
-Resampling is locked to the origin: pixel i of the result covers ``i * to_mpp .. (i + 1) * to_mpp``
-micrometres from the outer corner of pixel (0, 0), whatever the size of the image or region. The
-scale is never bent so that a whole number of pixels fits. Shrinking averages areas (no aliasing);
-enlarging is cubic.
+``from_mpp`` and ``to_mpp`` are the pixel sizes of input and result, in micrometres. Pixel i of the
+result covers ``i * to_mpp .. (i + 1) * to_mpp`` micrometres from the outer corner of pixel (0, 0),
+whatever the size of the image or region. The scale is never adjusted to make a whole number of
+pixels fit. Shrinking averages areas (no aliasing); enlarging is cubic.
 
-``resample`` is OpenCV's, for an image in memory. ``ResampledSlide`` gives the same within one grey
-level (OpenCV rounds its weights), and its regions of any place and size fit together bit by bit.
+``resample`` uses OpenCV on an image in memory. ``ResampledSlide`` reads regions, which agree bit by
+bit where they overlap. Read from level 0, they differ from ``resample`` by at most one grey level,
+because OpenCV rounds its weights, except in the last rows and columns.
 """
 
 import math
@@ -22,7 +23,7 @@ from histocli.base.pyramid import shrink
 from histocli.base.types import RGBImage
 from histocli.slides.slide import STRIP_PX, Slide, shape_of
 
-# of the interpolation kernel, as OpenCV has it, so that tiles look like the patches of training
+# Coefficient a of the cubic kernel, the same as OpenCV's, so that slides look like training images.
 CUBIC = -0.75
 
 
@@ -33,19 +34,19 @@ def resampled_shape(shape: tuple[int, int], from_mpp: float, to_mpp: float) -> t
 
 
 def resample(image: RGBImage, from_mpp: float, to_mpp: float) -> RGBImage:
-    """Bring an image to another pixel size; it is the same array when the sizes are equal."""
+    """Bring an image to another pixel size; equal pixel sizes return the same array."""
     if from_mpp == to_mpp:
         return image
     height, width = resampled_shape(image.shape[:2], from_mpp, to_mpp)
     factor = from_mpp / to_mpp
-    # less than one output pixel: extend by the edge until there is one
+    # an image too small for one output pixel is extended by its edge pixels
     down, right = (
         max(0, math.ceil(1 / factor) - side) if round(side * factor) < 1 else 0
         for side in image.shape[:2]
     )
     if down or right:
         image = np.pad(image, ((0, down), (0, right), (0, 0)), mode="edge")
-    # fx and fy, not the size: OpenCV then keeps the exact scale, and with it the phase
+    # given fx and fy, not a size, OpenCV keeps the exact scale and thus the place of every pixel
     method = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
     resampled = cv2.resize(
         np.ascontiguousarray(image), None, fx=factor, fy=factor, interpolation=method
@@ -56,10 +57,10 @@ def resample(image: RGBImage, from_mpp: float, to_mpp: float) -> RGBImage:
 def resample_labels(
     labels: npt.NDArray[Any], from_mpp: float, to_mpp: float, shape: tuple[int, int] | None = None
 ) -> npt.NDArray[Any]:
-    """Bring a label image to another pixel size: a pixel takes the label at its centre.
+    """Bring a label image to another pixel size: an output pixel takes the label at its centre.
 
-    The result has the height and width ``shape``, such as the slide's own; pixels past the last
-    label row or column repeat it.
+    ``shape`` is the height and width of the result, by default ``resampled_shape``. Pixels beyond
+    the last row or column of labels repeat that row or column.
     """
     height, width = shape or resampled_shape((labels.shape[0], labels.shape[1]), from_mpp, to_mpp)
     if from_mpp == to_mpp and labels.shape == (height, width):
@@ -73,11 +74,12 @@ def resample_labels(
 
 
 class ResampledSlide:
-    """A slide on the grid of another pixel size, read by regions.
+    """A slide at another pixel size, read by regions.
 
-    Regions come from the coarsest level that is no coarser than what is wanted. Where pixel sizes
-    differ by a share of at most ``same_mpp``, pixels are passed on as they are. ``change`` is
-    applied to every region, pixel by pixel, such as a correction of brightness.
+    If level 0 and ``to_mpp`` differ by at most the relative tolerance ``same_mpp``, the slide keeps
+    its own pixel size and pixels. Else a region is resampled from the coarsest level whose pixels
+    are no coarser than ``to_mpp`` (tolerance ``same_mpp``). ``change``, such as a correction of
+    brightness, is applied to every region and must treat each pixel alone.
     """
 
     def __init__(
@@ -91,7 +93,7 @@ class ResampledSlide:
         self.slide = slide
         self.mpp = slide.mpp if abs(slide.mpp / to_mpp - 1) <= same_mpp else to_mpp
         self.ratio = self.mpp / slide.mpp
-        """Level-0 pixels along a side of a pixel."""
+        """Side of a resampled pixel, in level-0 pixels."""
         shape = shape_of(slide)
         self.shape = shape if self.ratio == 1 else resampled_shape(shape, slide.mpp, self.mpp)
         self.change = change
@@ -100,7 +102,7 @@ class ResampledSlide:
         self.level = max(fitting, default=0)
 
     def read(self, rows: slice, columns: slice) -> RGBImage:
-        """Read a region inside ``shape``."""
+        """Read a region, in resampled pixels, that lies inside ``shape``."""
         level = self.slide.levels[self.level]
         ratio = self.ratio / level.downsample
         if abs(ratio - 1) < 1e-9:
@@ -113,20 +115,20 @@ class ResampledSlide:
 
 
 def taps(window: slice, ratio: float, length: int) -> tuple[sparse.csr_array, slice]:
-    """Return how the output pixels of a window are mixed from input pixels along one axis.
+    """Return the weights (taps) that mix input pixels into the output pixels of a window.
 
-    An output pixel is ``ratio`` input pixels long, so above 1 shrinks; the last of the ``length``
-    input pixels goes on for ever. The weights, float32 (output pixels, input pixels that are
-    needed), have rows that sum to 1 and depend on the output pixel only, not on the window. The
-    second result is which input pixels are needed.
+    They apply along one axis. An output pixel is ``ratio`` input pixels long, so a ratio above 1
+    shrinks. Beyond both ends of the ``length`` input pixels, the edge pixel is repeated.
+    Returns the weights, float32 of shape (output pixels, needed input pixels), and the range of
+    needed input pixels. Each row of weights sums to 1 and does not depend on the window.
     """
     place = np.arange(window.start, window.stop, dtype=np.float64)
-    if ratio > 1:  # the length of each input pixel that lies in the output pixel
+    if ratio > 1:  # a weight is the length of the input pixel that lies in the output pixel
         start, stop = place * ratio, (place + 1) * ratio
         index = np.floor(start + 1e-9).astype(np.int64)[:, None] + np.arange(math.ceil(ratio) + 1)
         weight = np.minimum(index + 1, stop[:, None]) - np.maximum(index, start[:, None])
-        weight = np.where(weight > 1e-6, weight, 0)
-    else:  # the cubic kernel at the distance of four input pixels
+        weight = np.where(weight > 1e-6, weight, 0)  # smaller ones are rounding errors
+    else:  # the cubic kernel at the distances of the four nearest input pixels
         centre = (place + 0.5) * ratio - 0.5
         index = np.floor(centre).astype(np.int64)[:, None] + np.arange(-1, 3)
         distance = np.abs(centre[:, None] - index)
@@ -137,6 +139,7 @@ def taps(window: slice, ratio: float, length: int) -> tuple[sparse.csr_array, sl
     index = np.clip(index, 0, length - 1)
     used = index[weight != 0]
     seen = slice(int(used.min()), int(used.max()) + 1)
+    # entries of weight 0 may lie outside ``seen``; their index must only be valid
     index = np.clip(index, seen.start, seen.stop - 1) - seen.start
     pointer = np.arange(len(place) + 1) * index.shape[1]
     content = weight.ravel().astype(np.float32), index.ravel(), pointer
@@ -144,7 +147,7 @@ def taps(window: slice, ratio: float, length: int) -> tuple[sparse.csr_array, sl
 
 
 def apply_taps(image: RGBImage, down: sparse.csr_array, across: sparse.csr_array) -> RGBImage:
-    """Mix the pixels of an image along both axes and round them, uint8."""
+    """Mix rows by the weights ``down`` and columns by ``across``; round to uint8."""
     height, width, channels = image.shape
     mixed = down @ image.reshape(height, width * channels).astype(np.float32)
     turned = np.ascontiguousarray(mixed.reshape(-1, width, channels).transpose(1, 0, 2)).reshape(
@@ -156,12 +159,13 @@ def apply_taps(image: RGBImage, down: sparse.csr_array, across: sparse.csr_array
 
 
 def shrunk(slide: Slide, factor: int) -> RGBImage:
-    """Return the whole slide with squares of ``factor`` (a power of two) pixels averaged.
+    """Return the whole slide with squares of ``factor`` x ``factor`` pixels averaged.
 
-    It is read a strip at a time; the shape is (ceil(H / factor), ceil(W / factor), 3).
+    ``factor`` is a power of two. The slide is read a strip at a time; the result has shape
+    (ceil(H / factor), ceil(W / factor), 3).
     """
     height, width = (-(-side // factor) for side in shape_of(slide))
-    # a step that is no whole number, or larger than the factor, leaves a rest
+    # the coarsest level whose downsample divides the factor
     number = [n for n, level in enumerate(slide.levels) if factor % level.downsample == 0][-1]
     level = slide.levels[number]
     rest = factor // round(level.downsample)
@@ -169,7 +173,7 @@ def shrunk(slide: Slide, factor: int) -> RGBImage:
     rows = max(1, STRIP_PX // max(1, level.shape[1] * rest))
     for start in range(0, height, rows):
         stop = min(start + rows, height)
-        # a level that was cut where its last pixel is not whole goes on with that pixel
+        # some files drop the last partial pixel of a level; its last pixel is repeated then
         wanted = slice(min(start * rest, level.shape[0] - 1), min(stop * rest, level.shape[0]))
         strip = shrink(slide.read(number, wanted, slice(0, level.shape[1])), rest)
         down, right = stop - start - strip.shape[0], width - strip.shape[1]

@@ -1,6 +1,7 @@
-"""What a slide is: pixels that are read as a whole or by regions, at the levels of a pyramid.
+"""The base class of slides: pixels read as a whole or by regions, at the levels of a pyramid.
 
-Pixel (0, 0) of a level is the upper left one, and all levels share its outer corner.
+The levels show one image, each coarser than the one before; level 0 has full resolution. Pixel
+(0, 0) of a level is the upper left one; its outer corner is the same point in all levels.
 """
 
 import struct
@@ -22,16 +23,16 @@ from histocli.slides.pixel_size import PixelSize
 
 DOUBLE_SUFFIXES = (".ome.tif", ".ome.tiff", ".ome.btf", ".ome.zarr")
 LARGEST_SIDE_PX = 1_000_000  # the largest scans have some 300,000
-# A tile, strip or chunk of more bytes is not decoded for a region; real ones have some megabytes.
+# A tile, strip or chunk of more bytes is not decoded for a region; usual ones have a few megabytes.
 LARGEST_SEGMENT_BYTES = 1 << 28
 MEMORY_SHARE = 0.8  # the part of the free memory that the pixels of one image may take
-STRIP_PX = 1 << 24  # pixels that are read at a time where a whole level is gone through
+STRIP_PX = 1 << 24  # pixels per strip where a whole level is read strip by strip
 
 DECODING_ERRORS = (
     *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError),
     *(OSError, EOFError, struct.error, zlib.error),
 )
-"""What decoders raise on a damaged or foreign file; anything else is a bug of ours."""
+"""Errors of decoders over a damaged or foreign file; any other is a bug of this package."""
 UNUSUAL = "it is damaged, truncated or of an unusual kind; save it anew as TIFF or PNG"
 
 
@@ -42,20 +43,20 @@ class Level:
     shape: tuple[int, int]
     """Height and width, in pixels."""
     downsample: float
-    """Level-0 pixels along one side of a pixel."""
+    """Side of a pixel of this level, in level-0 pixels."""
 
 
 class Slide(ABC):
-    """A slide that is open. Nothing of its file is judged before it is asked for.
+    """An open slide, whose levels, pixel size and pixels are checked when they are asked for.
 
-    Regions may be read from several threads. The micrometres per pixel that the user gives win over
-    those that the file records.
+    Regions may be read from several threads. A pixel size that the user gives replaces the one that
+    the file records.
     """
 
     backend: str
-    """Library that reads it."""
+    """Name of the library that reads the file."""
     may_assume_mpp = False
-    """Whether files of this kind record no pixel size, so that one may be assumed."""
+    """Whether ``ASSUMED_MPP`` is used if no pixel size is given: for kinds that record none."""
 
     def __init__(self, path: Path, given_mpp: float | None = None) -> None:
         self.path = path
@@ -63,7 +64,7 @@ class Slide(ABC):
 
     @cached_property
     def pixel_size(self) -> PixelSize:
-        """Micrometres per pixel of level 0, and where they come from."""
+        """Micrometres per pixel of level 0, and the source of this number."""
         if self._given_mpp is not None:
             return PixelSize(float(self._given_mpp), "given")
         if (recorded := self._recorded_pixel_size()) is not None:
@@ -93,7 +94,7 @@ class Slide(ABC):
         return (Level((height, width), 1.0),)
 
     def read(self, level: int, rows: slice, columns: slice) -> RGBImage:
-        """Read a region inside a level; ``UnsupportedSlide`` tells where it is damaged."""
+        """Read a region inside a level; ``UnsupportedSlide`` says where the file is damaged."""
         return self._pixels[rows, columns]
 
     def whole(self) -> RGBImage:
@@ -107,17 +108,17 @@ class Slide(ABC):
             ) from error
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Free kept pixels; subclasses with an open file also close it."""
         self.__dict__.pop("_pixels", None)
 
     @cached_property
     def _pixels(self) -> RGBImage:
-        """All pixels, kept for files of which regions cannot be read by themselves."""
+        """All pixels, kept in memory for files that can only be decoded as a whole."""
         return self.whole()
 
     @abstractmethod
     def _decode(self) -> RGBImage:
-        """Read all pixels of level 0; any of ``DECODING_ERRORS`` may come out."""
+        """Read all pixels of level 0; any of ``DECODING_ERRORS`` may be raised."""
 
     def _recorded_pixel_size(self) -> PixelSize | None:
         """Return the pixel size that the file records."""
@@ -128,7 +129,7 @@ class Slide(ABC):
 def decoding(
     path: Path, trouble: str, remedy: str, errors: tuple[type[Exception], ...] = DECODING_ERRORS
 ) -> Iterator[None]:
-    """Turn what decoders raise into ``UnsupportedSlide``: the trouble, the cause and the remedy."""
+    """Turn ``errors`` into ``UnsupportedSlide``; its message has trouble, cause and remedy."""
     try:
         yield
     except HistosynthError:
@@ -138,7 +139,7 @@ def decoding(
 
 
 def slide_stem(path: str | PurePath) -> str:
-    """Return the name of a slide without its suffix; ``.ome.tif`` and its like go as a whole."""
+    """Return the name of a slide without its suffix or double suffix, such as ``.ome.tif``."""
     name = PurePath(path).name
     for suffix in DOUBLE_SUFFIXES:
         if name.lower().endswith(suffix) and len(name) > len(suffix):
@@ -152,18 +153,18 @@ def shape_of(slide: Slide) -> tuple[int, int]:
 
 
 def pyramid(shapes: Sequence[tuple[int, int]]) -> tuple[Level, ...]:
-    """Return levels with their steps, up to one that is no even reduction of the first."""
+    """Return levels, up to one that is shrunk unevenly or no more than the level before."""
     height, width = shapes[0]
     levels: list[Level] = []
     before = 0.0
     for shape in shapes:
         steps = height / shape[0], width / shape[1]
-        # sizes are rounded: a side of n pixels is known to half a pixel only
+        # sides are rounded to whole pixels: allow one pixel of the shorter side, and 1 %
         slack = 0.01 + 1 / min(shape)
         if abs(steps[0] / steps[1] - 1) > slack or max(steps) <= before:
             break
         before = steps[0] if height >= width else steps[1]
-        whole = float(round(before))
+        whole = float(round(before))  # taken for the downsample if it is near enough
         levels.append(
             Level(shape, whole if abs(before / whole - 1) <= min(slack, 0.25) else before)
         )
@@ -171,7 +172,7 @@ def pyramid(shapes: Sequence[tuple[int, int]]) -> tuple[Level, ...]:
 
 
 def check_sides(path: Path, sides: Sequence[int]) -> None:
-    """Refuse sizes that no scan has, before anything of that size is made."""
+    """Refuse sides that no scan has, before memory for them is allocated."""
     if any(not 0 < side <= LARGEST_SIDE_PX for side in sides):
         raise UnsupportedSlide(
             f"{path}: claims to be {' x '.join(map(str, sides))} pixels large; "
@@ -180,7 +181,7 @@ def check_sides(path: Path, sides: Sequence[int]) -> None:
 
 
 def check_memory(path: Path, n_bytes: int) -> None:
-    """Refuse pixels that do not fit in the memory that is free."""
+    """Raise ``OutOfResources`` for more bytes than ``MEMORY_SHARE`` of the free memory."""
     free = psutil.virtual_memory().available
     if n_bytes > MEMORY_SHARE * free:
         raise OutOfResources(

@@ -1,7 +1,9 @@
-"""TIFF, BigTIFF, OME-TIFF, SVS and NDPI: the tiles or strips that a region needs, by tifffile.
+"""TIFF, BigTIFF, OME-TIFF, SVS and NDPI slides, read by tifffile.
 
-What is not stored in usable tiles or strips is decoded as a whole and kept. Label and macro images
-are never taken for the slide. Ventana's and Leica's TIFFs go to openslide.
+A region is joined from the tiles or strips (segments) that it needs. A file without usable segments
+is decoded as a whole and kept in memory. Photographs of the glass or of its label, which slide
+files also hold, are not taken for the slide. TIFFs of Ventana (overlapping tiles) and Leica
+(separate areas) are read by openslide.
 """
 
 import math
@@ -32,21 +34,21 @@ from histocli.slides.slide import (
     pyramid,
 )
 
-LARGEST_WHOLE_PX = 1 << 28  # pixels without tiles that are decoded at once for their regions
+LARGEST_WHOLE_PX = 1 << 28  # files of more pixels must have usable segments to be read by regions
 
 Pages: TypeAlias = tuple[Any, ...]
-"""The TIFF pages of one level: one, or one a channel."""
+"""The TIFF pages of one level: one page, or one for each channel."""
 
 
 class Segments(NamedTuple):
-    """The tiles or strips of one level."""
+    """The tiles or strips of one level, and how their values encode colours."""
 
     pages: Pages
     colours: Colours
 
 
 def open_tiff(path: Path, given_mpp: float | None = None) -> Slide:
-    """Open a TIFF by tifffile, or by openslide where tiles overlap or areas lie apart."""
+    """Open a TIFF by tifffile; by openslide if it is Ventana's, Leica's or unknown to tifffile."""
     try:
         tiff = tifffile.TiffFile(path)
     except DECODING_ERRORS:
@@ -64,7 +66,7 @@ def open_tiff(path: Path, given_mpp: float | None = None) -> Slide:
 
 
 class TiffSlide(Slide):
-    """The main series of a TIFF."""
+    """The main series of a TIFF; a series is one image with all its levels."""
 
     backend = "tifffile"
 
@@ -77,7 +79,7 @@ class TiffSlide(Slide):
         if not tiff.series:
             raise UnsupportedSlide(f"{path}: holds no image; it is damaged or truncated")
         self._series: Any = tiff.series[0]
-        if not (tiff.is_ome or tiff.is_svs):  # no format says which series is the slide
+        if not (tiff.is_ome or tiff.is_svs):  # else the first one is the slide
             self._series = max(tiff.series, key=lambda series: int(np.prod(series.shape)))
 
     @cached_property
@@ -103,7 +105,7 @@ class TiffSlide(Slide):
 
     @cached_property
     def _bits(self) -> int | None:
-        """Significant bits of integers where they are fewer than those of their type."""
+        """Significant bits of integers; None where all bits of their type are used."""
         page = self._series.keyframe
         recorded = self._ome_pixels.get("SignificantBits", "")
         bits = int(recorded) if recorded.isdigit() else page.bitspersample
@@ -111,11 +113,11 @@ class TiffSlide(Slide):
 
     @cached_property
     def _segmented(self) -> list[Segments]:
-        """The levels that can be read by segments; empty if the first cannot."""
+        """The levels that can be read by segments, up to the first that cannot."""
         levels: list[Segments] = []
         for level in self._series.levels:
             pages = tuple(
-                # what decoding needs is on the pages themselves
+                # frames lack the tags that decoding needs; full pages have them
                 page if isinstance(page, tifffile.TiffPage) else page.aspage()
                 for page in level.pages
                 if page is not None
@@ -128,7 +130,7 @@ class TiffSlide(Slide):
         return levels
 
     def _check_segments(self, pages: Pages) -> None:
-        """Refuse pages whose tiles or strips are not all there."""
+        """Refuse pages that do not list all their segments, or whose data the file lacks."""
         self._check_end(pages)
         for page in pages:
             height, width, _ = segment_shape(page)
@@ -140,7 +142,7 @@ class TiffSlide(Slide):
                 )
 
     def _check_end(self, pages: Pages) -> None:
-        """Refuse pages whose pixels should lie behind the end of the file."""
+        """Refuse pages with data beyond the end of the file, which is then truncated."""
         end = self._tiff.filehandle.size
         for page in pages:
             if any(
@@ -169,7 +171,7 @@ class TiffSlide(Slide):
         return pyramid([(page.imagelength, page.imagewidth) for page in firsts])
 
     def read(self, level: int, rows: slice, columns: slice) -> RGBImage:
-        """Decode the segments of a region and put them together; what was never stored is white."""
+        """Decode the segments of a region and join them; segments that are not stored are white."""
         if not self._segmented:
             return super().read(level, rows, columns)
         pages, colours = self._segmented[level]
@@ -196,7 +198,7 @@ class TiffSlide(Slide):
     def _read_page(self, page: Any, rows: slice, columns: slice) -> npt.NDArray[Any]:
         height, width, samples = segment_shape(page)
         channels = page.samplesperpixel
-        # a missing tile is glass: scanners leave out what they did not scan
+        # a missing segment is white like glass: scanners leave out areas without tissue
         is_inverted = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE
         empty = 0 if is_inverted else np.iinfo(page.dtype).max
         size = rows.stop - rows.start, columns.stop - columns.start, channels
@@ -209,7 +211,7 @@ class TiffSlide(Slide):
         ):
             segment = self._segment(page, (plane * down + row) * across + column)
             if segment is not None:
-                # where the segment begins in the region; negative outside
+                # first row and column of the segment, counted from the region; may be negative
                 y, x = row * height - rows.start, column * width - columns.start
                 part = segment[max(-y, 0) : size[0] - y, max(-x, 0) : size[1] - x]
                 target = region[max(y, 0) :, max(x, 0) :, plane * samples :]
@@ -239,7 +241,7 @@ class TiffSlide(Slide):
 
 
 def segment_shape(page: Any) -> tuple[int, int, int]:
-    """Return height, width and samples of a tile or strip."""
+    """Return height, width and samples (channels) of a segment of a page."""
     samples = page.samplesperpixel if page.planarconfig != 2 else 1
     if page.is_tiled:
         return page.tilelength, page.tilewidth, samples
@@ -247,7 +249,7 @@ def segment_shape(page: Any) -> tuple[int, int, int]:
 
 
 def _readable_by_segments(level: Any, pages: Pages) -> bool:
-    """Tell whether regions of a level can be put together from its tiles or strips."""
+    """Tell whether regions of a level can be joined from its segments."""
     named = zip(level.axes, level.shape, strict=True)
     axes = "".join(axis for axis, size in named if size > 1 or axis in "YX")
     return (
@@ -269,10 +271,10 @@ def _readable_by_segments(level: Any, pages: Pages) -> bool:
 
 
 def colours_of(path: Path, page: Any, bits: int | None) -> Colours:
-    """Return how the values of a TIFF page are to be understood."""
+    """Return how the values of a TIFF page, with ``bits`` significant bits, encode colours."""
     photometric = tifffile.PHOTOMETRIC(page.photometric).name
     known = {"MINISBLACK", "MINISWHITE", "RGB", "PALETTE"}
-    # the decoders of these compressions turn YCbCr into RGB
+    # kinds of JPEG and Aperio's JPEG 2000, whose decoders turn YCbCr into RGB
     if page.compression in (6, 7, 33003, 33005, 33007, 34892):
         known.add("YCBCR")
     if photometric not in known:

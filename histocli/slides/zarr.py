@@ -1,4 +1,4 @@
-"""OME-Zarr images (0.4 and 0.5) and plain Zarr arrays, by zarr."""
+"""Slides in OME-Zarr images (versions 0.4 and 0.5) and plain Zarr arrays."""
 
 import math
 from functools import cached_property
@@ -25,7 +25,7 @@ from histocli.slides.slide import (
 
 
 class ZarrSlide(Slide):
-    """An image in a Zarr store, or a single array."""
+    """An OME-Zarr image, or a plain Zarr array."""
 
     backend = "zarr"
 
@@ -44,7 +44,7 @@ class ZarrSlide(Slide):
             )
         self._arrays = _level_arrays(node, multiscales[0], path)
         axes = multiscales[0].get("axes", [])
-        # axes are objects since 0.4 and plain names before
+        # axes are objects since version 0.4 and plain names before
         names = (str(axis["name"] if isinstance(axis, dict) else axis) for axis in axes)
         guess = "TCZYX"[-self._arrays[0].ndim :]
         self._axes = "".join(name[:1].upper() for name in names) or guess
@@ -56,12 +56,13 @@ class ZarrSlide(Slide):
 
     @cached_property
     def levels(self) -> tuple[Level, ...]:
-        """The levels of the pyramid, of images of integers."""
+        """The levels of the pyramid; an image of floats has level 0 only."""
         shapes = []
         for array in self._arrays:
             named = list(zip(self._axes, array.shape, strict=True))
             check_sides(self.path, [size for axis, size in named if axis in "YX"])
             chunk = math.prod(array.chunks) * array.dtype.itemsize
+            # channels, depths and times; a brightfield image has a few at most
             planes = math.prod(size for axis, size in named if axis not in "YX")
             if chunk > LARGEST_SEGMENT_BYTES or planes > 64:
                 raise UnsupportedSlide(
@@ -83,11 +84,11 @@ class ZarrSlide(Slide):
 
     @property
     def _holds_floats(self) -> bool:
-        """Whether what 1.0 means can be told from all values only."""
+        """Whether values are floats; only all of them show whether the range is 0..1 or 0..255."""
         return bool(self._arrays[0].dtype.kind == "f")
 
     def read(self, level: int, rows: slice, columns: slice) -> RGBImage:
-        """Read the chunks of a region."""
+        """Read a region from its chunks; floats are decoded as a whole and kept."""
         if self._holds_floats:
             return super().read(level, rows, columns)
         array = self._arrays[level]
@@ -109,14 +110,14 @@ class ZarrSlide(Slide):
 
 
 def ome_attributes(node: Any) -> dict[str, Any]:
-    """Return OME-Zarr metadata: under ``ome`` since version 0.5, at the root before."""
+    """Return OME-Zarr metadata: the attribute ``ome`` since version 0.5, all attributes before."""
     attributes = dict(node.attrs)
     nested = attributes.get("ome")
     return nested if isinstance(nested, dict) else attributes
 
 
 def _image_node(path: Path) -> Any:
-    """Open the group or array of the image itself."""
+    """Open the group or array of an image; bioformats2raw stores the image in group ``0``."""
     node: Any = zarr.open(str(path), mode="r")
     if isinstance(node, zarr.Group) and "histosynth" in node.attrs:
         record = node.attrs["histosynth"]
@@ -140,7 +141,7 @@ def _axes_of_array(array: zarr.Array[Any]) -> str:
 
 
 def _level_arrays(group: Any, image: dict[str, Any], path: Path) -> list[zarr.Array[Any]]:
-    """Return the arrays of an OME-Zarr image from full resolution down."""
+    """Return the arrays of an OME-Zarr image from full resolution down, all of one type."""
     arrays: list[zarr.Array[Any]] = []
     for dataset in image["datasets"]:
         name = str(dataset["path"])

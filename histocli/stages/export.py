@@ -1,6 +1,4 @@
-"""``histosynth export``: label stores -> files for other programs, at any time."""
-
-from __future__ import annotations
+"""``histosynth export``: label stores of slides -> files for other programs."""
 
 import itertools
 import sys
@@ -23,6 +21,7 @@ from histocli.base.interrupts import raise_if_stopped
 from histocli.base.progress import Track, silent
 from histocli.config.common import Execution, as_dict, config_hash
 from histocli.config.export import ExportConfig
+from histocli.exports.content import Window
 from histocli.exports.registry import check_packages
 from histocli.slides.open import open_slide
 from histocli.slides.slide import Slide, shape_of, slide_stem
@@ -37,14 +36,14 @@ Report = Callable[["ExportResult"], None]
 
 @dataclass(frozen=True, kw_only=True)
 class ExportResult(StageResult):
-    """One file that was made of one store."""
+    """One file that was made from one store."""
 
     schema: ClassVar[str] = "histosynth.export/1"
 
     input: str
     """Path of the store."""
     format: str
-    """What was written."""
+    """Name of the format of the file, a key of ``FORMATS``."""
     nuclei: int | None = None
     """Number of nuclei in the store."""
 
@@ -58,36 +57,31 @@ def export(
     track: Track = silent,
     report: Report = lambda result: None,
 ) -> list[ExportResult]:
-    """Write label stores of slides as other files.
+    """Write label stores of slides as files for other programs; return a result for each file.
 
-    Parameters
-    ----------
-    stores : sequence of str
-        Words as in :mod:`histocli.base.inputs`.
-    out : Path or None
-        Folder for the files; None puts them beside the stores.
-    config : ExportConfig
-    execution : Execution
-        ``overwrite`` replaces files of ours that were made otherwise.
-    track : Track
-    report : callable
-        Hears of each result.
-
-    Returns
-    -------
-    list of ExportResult
-        One for each store and format, in order.
+    ``stores`` are words as in :mod:`histocli.base.inputs`. Files go to the folder ``out``, or
+    beside their stores where it is None.
 
     Raises
     ------
     InvalidOption
-        A region outside the slide, or an optional package that is missing.
+        The region leaves the slide, a format needs ``--slide``, or a package is missing.
     InputNotFound, InvalidStore, StoreExists
-        As in all commands; with ``on_error="continue"`` those of one store go into its results.
+        As in all commands. With ``on_error="continue"``, errors of one file become failed results.
     """
     check_packages(config.formats)
     keep_going = execution.on_error == "continue"
-    paths = _find_stores(stores, config, keep_missing=keep_going)
+    paths = expand_inputs(
+        stores,
+        suffixes=(FORMATS["ome-zarr"].suffix,),
+        stdin=sys.stdin,
+        what="label store",
+        keep_missing=keep_going,
+    )
+    if config.region is not None and len(paths) > 1:
+        raise InvalidOption(
+            f"--region is a place on one slide, but {len(paths)} stores were given; give one"
+        )
     results = []
     with track("export", len(paths) * len(config.formats)) as bar:
         for path, name in itertools.product(paths, config.formats):
@@ -96,10 +90,13 @@ def export(
                 "the same command makes the others"
             )
             watch = Stopwatch()
-            target = _target(path, out, name, config)
+            stem = slide_stem(path)
+            if config.region is not None:
+                stem += "." + "-".join(map(str, config.region))
+            target = (out or path.parent) / f"{stem}{FORMATS[name].suffix}"
             empty = ExportResult(input=str(path), output=str(target), format=name)
             try:
-                result = _export(open_labels(path), empty, config, execution, watch)
+                result = _export(empty, config, execution, watch)
             except HistosynthError as error:
                 if not keep_going or isinstance(error, OutOfResources | Stopped):
                     raise
@@ -110,36 +107,11 @@ def export(
     return results
 
 
-def _find_stores(words: Sequence[str], config: ExportConfig, *, keep_missing: bool) -> list[Path]:
-    paths = expand_inputs(
-        words,
-        suffixes=(FORMATS["ome-zarr"].suffix,),
-        stdin=sys.stdin,
-        what="label store",
-        keep_missing=keep_missing,
-    )
-    if config.region is not None and len(paths) > 1:
-        raise InvalidOption(
-            f"--region is a place on one slide, but {len(paths)} stores were given; give one"
-        )
-    return paths
-
-
-def _target(store: Path, out: Path | None, name: str, config: ExportConfig) -> Path:
-    stem = slide_stem(store)
-    if config.region is not None:
-        stem += "." + "-".join(map(str, config.region))
-    return (store.parent if out is None else out) / f"{stem}{FORMATS[name].suffix}"
-
-
 def _export(
-    store: LabelStore,
-    empty: ExportResult,
-    config: ExportConfig,
-    execution: Execution,
-    watch: Stopwatch,
+    empty: ExportResult, config: ExportConfig, execution: Execution, watch: Stopwatch
 ) -> ExportResult:
-    """Write one file of a store; ``empty`` is the result without what the store says."""
+    """Write one file of a store; ``empty`` is its result without status and nuclei."""
+    store, out = open_labels(empty.input), Path(empty.output)
     if store.layout != "slide":
         raise InvalidInput(
             f"{store.path}: holds the labels of patches; export takes those of slides"
@@ -155,7 +127,7 @@ def _export(
     def make(work: Work[ExportResult]) -> ExportResult:
         write_output(
             empty.format,
-            Path(empty.output),
+            out,
             store,
             lambda: _open_slide(store, config),
             provenance,
@@ -165,7 +137,7 @@ def _export(
         return work.planned
 
     plan = Plan(
-        out=Path(empty.output),
+        out=out,
         contract=FORMATS[empty.format].contract,
         fingerprint=fingerprint,
         planned=lambda: replace(empty, nuclei=store.n_nuclei),
@@ -175,7 +147,7 @@ def _export(
 
 
 def _fingerprint(store: LabelStore, name: str, config: ExportConfig) -> str:
-    """Identify a file, and a whole one as ``segment`` does, so that neither makes it twice."""
+    """Return the fingerprint of a file; for a whole slide that of its store, as in ``segment``."""
     if config.region is None and not config.seed:
         return store.provenance.config_hash
     return config_hash(
@@ -184,7 +156,7 @@ def _fingerprint(store: LabelStore, name: str, config: ExportConfig) -> str:
     )
 
 
-def _window(store: LabelStore, config: ExportConfig) -> tuple[slice, slice] | None:
+def _window(store: LabelStore, config: ExportConfig) -> Window | None:
     if config.region is None:
         return None
     y0, x0, y1, x1 = config.region
@@ -198,7 +170,7 @@ def _window(store: LabelStore, config: ExportConfig) -> tuple[slice, slice] | No
 
 
 def _open_slide(store: LabelStore, config: ExportConfig) -> Slide:
-    """Open the slide that a store was made of, and check that it is that one."""
+    """Open the slide of a store, and check that its size in pixels is that of the store."""
     name = str(store.facts.get("source", {}).get("name", ""))
     if config.slide is None:
         shown = [name for name, form in FORMATS.items() if form.needs_pixels]
@@ -213,8 +185,8 @@ def _open_slide(store: LabelStore, config: ExportConfig) -> Slide:
             f"{path}: no such slide; --slide takes {name}, or the folder that holds it"
         )
     slide = open_slide(path, mpp=config.mpp if config.mpp is not None else store.mpp)
-    if shape_of(slide) != store.shape:
-        found, wanted = shape_of(slide), store.shape
+    found, wanted = shape_of(slide), store.shape
+    if found != wanted:
         slide.close()
         raise InvalidInput(
             f"{path}: has {found[0]} x {found[1]} pixels, "

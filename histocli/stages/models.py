@@ -1,6 +1,4 @@
-"""``histosynth models``: what comes with the package."""
-
-from __future__ import annotations
+"""``histosynth models``: the models that come with the package."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -23,30 +21,24 @@ class ModelsResult(StageResult):
     description: str
     sha256: str
     mpp: float
-    """Micrometres per pixel that it was trained at."""
+    """Micrometres per pixel of the patches that the model learnt from."""
     verified: bool | None
-    """Whether its checksum was compared, and is right."""
+    """True where the checksum was compared and is right; None where it was not compared."""
     training: Json
-    """What its header says about how it was made."""
+    """Record of the training, from the header of the model file."""
 
 
 def models(config: ModelsConfig) -> list[ModelsResult]:
     """Return the models that come with the package, the default one first.
 
-    There is one only for ``path``, or where a name is given.
-
-    Raises
-    ------
-    InvalidOption
-        There is none of that name.
-    StoreNotFound, InvalidStore
-        A file is missing, or is not what it should be.
+    With the action ``path``, or with a name, the list holds one model. Raises ``InvalidOption`` for
+    an unknown name, ``StoreNotFound`` or ``InvalidStore`` for a file that is missing, no model or
+    of a wrong checksum.
     """
     watch = Stopwatch()
     is_one = config.name is not None or config.action == "path"
-    chosen = [find_box_model(config.name)] if is_one else box_models()
     found = []
-    for model in chosen:
+    for model in [find_box_model(config.name)] if is_one else box_models():
         if config.action == "verify":
             verify_box_model(model)
         header = read_model_header(model.path)

@@ -1,7 +1,7 @@
-"""``histosynth pack``: a person's own labelled images become a patch store.
+"""``histosynth pack``: images and their label images become a patch store.
 
-An image and its label image have the same name, apart from the suffix. How images are cut into
-patches stands in :mod:`histocli.instances.cutting`.
+An image and its label image have the same name, apart from the suffix. A window is the place of a
+patch in its image; :mod:`histocli.instances.cutting` chooses windows and cuts patches.
 """
 
 from __future__ import annotations
@@ -37,43 +37,43 @@ from histocli.stores.provenance import Provenance
 
 logger = logging.getLogger(__name__)
 
-SAME_MPP = 0.02  # relative difference that is rounding: 0.2500 and 0.2519 are one scanner
+SAME_MPP = 0.02  # relative difference up to which two pixel sizes count as equal
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackResult(StageResult):
-    """What packing made."""
+    """Counts and pixel size of the patch store that packing made."""
 
     schema: ClassVar[str] = "histosynth.pack/1"
 
     images: int
     patches: int
     nuclei: int | None
-    """Nuclei in all patches, those cut by a border counted on each side; None where nothing was
-    read."""
+    """Nuclei in all patches; one that a border cuts counts in each patch. None before patches are
+    written."""
     mpp: float
     mpp_source: str
 
 
 @dataclass(frozen=True)
 class _LabelledImage:
-    """An image, its labels, and what the files are."""
+    """An image and its label image, with the content hashes of both files."""
 
     image: Path
     labels: Path
     mpp: float | None
-    """Micrometres per pixel that a manifest gives."""
+    """Micrometres per pixel that a manifest gives; None where it gives none."""
     image_sha256: str
     labels_sha256: str
 
 
 @dataclass(frozen=True)
 class _Checked:
-    """What a look at all labelled images has shown."""
+    """Result of reading all labelled images once."""
 
     records: list[ReferenceRecord]
     patches: list[tuple[int, Window]]
-    """Of each patch the number of its image, and where it lies in the image."""
+    """For each patch the index of its image, and its window."""
 
 
 def pack(
@@ -87,8 +87,9 @@ def pack(
 ) -> PackResult:
     """Make a patch store of origin ``labelled`` from images and label images with the same names.
 
-    Both are words as in :mod:`histocli.base.inputs`; a manifest may give pixel sizes. One bad pair
-    ends the command before anything is written, whatever ``on_error`` says.
+    ``images`` and ``labels`` are words as in :mod:`histocli.base.inputs`; a manifest of images may
+    give pixel sizes. An invalid pair ends the command before anything is written, whatever
+    ``on_error`` says.
     """
     watch = Stopwatch()
     pairs = _find_labelled_images(images, labels)
@@ -128,7 +129,7 @@ def pack(
 
 
 def _result(out: Path, records: Sequence[ReferenceRecord], patches: int) -> PackResult:
-    """Return the result for a store of so many patches whose nuclei are not counted."""
+    """Return the result for a store of ``patches`` patches, without a count of nuclei."""
     return PackResult(
         output=str(out),
         images=len(records),
@@ -142,7 +143,7 @@ def _result(out: Path, records: Sequence[ReferenceRecord], patches: int) -> Pack
 def _find_labelled_images(
     images: str | Sequence[str], labels: str | Sequence[str]
 ) -> list[_LabelledImage]:
-    """Return what the user's words name, paired by name, with the hash of every file."""
+    """Return the images and label images that the words name, paired by name, with hashes."""
     image_words, label_words = (
         [words] if isinstance(words, str) else words for words in (images, labels)
     )
@@ -158,7 +159,7 @@ def _find_labelled_images(
 
 
 def _check(pairs: Sequence[_LabelledImage], config: PackConfig, track: Track) -> _Checked:
-    """Read every pair once, so that a bad one ends the command before anything is written."""
+    """Read every pair once, so that an invalid pair is refused before anything is written."""
     records: list[ReferenceRecord] = []
     patches: list[tuple[int, Window]] = []
     n_masks = 0
@@ -223,11 +224,11 @@ def _write_patches(
     patches: Sequence[tuple[int, Window]],
     track: Track,
 ) -> None:
-    """Cut and write the patches that are not on the disk yet."""
+    """Cut the patches that the store does not hold yet, and write them."""
 
     @lru_cache(maxsize=1)  # patches of one image follow each other
     def read(index: int) -> tuple[RGBImage, npt.NDArray[np.integer]]:
-        # the pixel size is known, and not wanted here
+        # the given pixel size has no effect: only the pixels are used
         return read_image(pairs[index].image, mpp=1.0).pixels, read_label_image(pairs[index].labels)
 
     pending = writer.pending()

@@ -1,8 +1,5 @@
 """The arrays of a store of ours, whatever its contract: found, read, written and counted."""
 
-from __future__ import annotations
-
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +12,14 @@ from histocli.base.errors import InvalidStore
 from histocli.base.files import disk_errors, partial_path
 from histocli.base.text import first_line
 from histocli.stores import rerun
-from histocli.stores.lock import OutputLock
-from histocli.stores.provenance import DAMAGED, METADATA_FILE, Provenance, peek, update_attribute
+from histocli.stores.provenance import (
+    DAMAGED,
+    METADATA_FILE,
+    Provenance,
+    peek,
+    read_metadata,
+    update_attribute,
+)
 
 
 def find_array(group: zarr.Group, name: str) -> zarr.Array[Any] | None:
@@ -61,12 +64,15 @@ def count_all_files(store: Path) -> dict[str, list[int]]:
     counts: dict[str, list[int]] = {}
     for folder, folders, names in os.walk(store):
         path = Path(folder)
-        if METADATA_FILE in names:
-            metadata = json.loads((path / METADATA_FILE).read_bytes())
-            if metadata["node_type"] == "array":
-                folders.clear()
-                counts[path.relative_to(store).as_posix()] = count_files(path)
+        if METADATA_FILE in names and read_metadata(path)["node_type"] == "array":
+            folders.clear()
+            counts[path.relative_to(store).as_posix()] = count_files(path)
     return counts
+
+
+def batches_of(n: int, size: int) -> list[range]:
+    """Return the patches of every shard, which holds ``size`` patches."""
+    return [range(start, min(start + size, n)) for start in range(0, n, size)]
 
 
 class StoreWriter:
@@ -75,16 +81,23 @@ class StoreWriter:
     Leaving the context before the store is finished keeps the partial store for the next run.
     """
 
-    def __init__(self, target: Path, lock: OutputLock) -> None:
+    def __init__(self, target: Path) -> None:
         self.target = target
         self._partial = partial_path(target)
-        self._lock = lock
+        self._lock = rerun.OutputLock(target)
+
+    @contextmanager
+    def _beginning(self) -> Iterator[None]:
+        """Let go of the output where its beginning fails."""
+        try:
+            with disk_errors(self.target):
+                yield
+        except BaseException:
+            self._lock.release()
+            raise
 
     def _take_up(self, provenance: Provenance, *, is_whole: bool = True) -> zarr.Group | None:
-        """Open a partial store of the same settings that has all its metadata.
-
-        Any other one is removed.
-        """
+        """Open a partial store of the same settings that has all its metadata; remove others."""
         if is_whole and provenance.is_alike(peek(self._partial)):
             return zarr.open_group(self._partial, mode="r+", zarr_format=3, use_consolidated=False)
         rerun.remove_ours(self._partial, provenance.contract)

@@ -8,8 +8,6 @@
     MODEL_CARD.md         data, attribution, method, figures, intended use and limits
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import dataclass

@@ -31,12 +31,10 @@ CONTRACT = "histosynth-checkpoint/1"
 
 
 class Checkpoint(NamedTuple):
-    """A training state as it was saved."""
+    """What was given to :func:`write_checkpoint`, with its tensors on the CPU."""
 
     state: Json
-    """What was given to :func:`write_checkpoint`: nested, with its tensors on the CPU."""
     config_hash: str
-    """Fingerprint of the settings and inputs of that training."""
 
 
 def checkpoint_path(target: Path) -> Path:
@@ -47,15 +45,10 @@ def checkpoint_path(target: Path) -> Path:
 def write_checkpoint(path: Path, state: Mapping[str, Any], *, config_hash: str) -> None:
     """Save a training state; an earlier one stays until the new one is whole.
 
-    Parameters
-    ----------
-    path : Path
-    state : mapping
-        Nested dicts (keys str or int), lists and tuples of tensors, numbers, strings, booleans and
-        None: ``state_dict()`` of networks, optimisers and schedules, and states of random
-        generators, go in as they are. ``TypeError`` is raised for anything else.
-    config_hash : str
-        Fingerprint of the settings and inputs, so that only the same training goes on from it.
+    It is nested dicts (keys str or int), lists and tuples of tensors, numbers, strings, booleans
+    and None: ``state_dict()`` of networks, optimisers and schedules, and states of random
+    generators, go in as they are. ``TypeError`` is raised for anything else. ``config_hash`` is the
+    fingerprint of settings and inputs, so that only the same training goes on from it.
     """
     tensors: dict[str, torch.Tensor] = {}
     header = {
@@ -115,16 +108,11 @@ def _to_tree(value: Any, tensors: dict[str, torch.Tensor], where: str) -> Any:
     if isinstance(value, Mapping):
         if not all(type(key) in (str, int) for key in value):
             raise TypeError(f"{where}: keys of a checkpoint must be str or int")
-        return [
-            "dict",
-            [[key, _to_tree(item, tensors, f"{where}.{key}")] for key, item in value.items()],
-        ]
+        pairs = [[key, _to_tree(item, tensors, f"{where}.{key}")] for key, item in value.items()]
+        return ["dict", pairs]
     if isinstance(value, (list, tuple)):
-        kind = "list" if isinstance(value, list) else "tuple"
-        return [
-            kind,
-            [_to_tree(item, tensors, f"{where}[{index}]") for index, item in enumerate(value)],
-        ]
+        items = [_to_tree(item, tensors, f"{where}[{i}]") for i, item in enumerate(value)]
+        return ["list" if isinstance(value, list) else "tuple", items]
     if hasattr(value, "tolist"):  # NumPy arrays and scalars, as in states of its generators
         return _to_tree(value.tolist(), tensors, where)
     if value is None or isinstance(value, (bool, int, float, str)):

@@ -1,7 +1,6 @@
 """The folder beside an output: one JSON object a line about how it was made."""
 
-from __future__ import annotations
-
+from contextlib import suppress
 from pathlib import Path
 
 import orjson
@@ -11,7 +10,6 @@ from histocli.base.text import plain_json
 from histocli.base.types import Json
 
 METRICS_FILE = "metrics.jsonl"
-PREVIEW_PATTERN = "preview-*.png"
 
 
 def log_path(target: Path) -> Path:
@@ -25,7 +23,7 @@ def start_log(out: Path, *, keep: bool) -> None:
     with disk_errors(out):
         folder.mkdir(parents=True, exist_ok=True)
         if not keep:
-            for old in (folder / METRICS_FILE, *folder.glob(PREVIEW_PATTERN)):
+            for old in (folder / METRICS_FILE, *folder.glob("preview-*.png")):
                 old.unlink(missing_ok=True)
 
 
@@ -38,18 +36,11 @@ def append_metrics(out: Path, values: Json) -> None:
 def read_metrics(out: Path) -> list[Json]:
     """Return the whole lines of ``metrics.jsonl`` beside an output; none where there is no log."""
     rows = []
-    try:
-        lines = (log_path(out) / METRICS_FILE).read_bytes().splitlines()
-    except OSError:
-        return []
-    for line in lines:
-        try:
-            values = orjson.loads(line)
-        except orjson.JSONDecodeError:
-            continue
-        if isinstance(values, dict):
-            rows.append(values)
-    return rows
+    with suppress(OSError):
+        for line in (log_path(out) / METRICS_FILE).read_bytes().splitlines():
+            with suppress(orjson.JSONDecodeError):
+                rows.append(orjson.loads(line))
+    return [values for values in rows if isinstance(values, dict)]
 
 
 def preview_path(out: Path, step: int) -> Path:

@@ -12,11 +12,10 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from histocli import __version__
 from histocli.base.errors import InvalidStore, StoreNotFound
@@ -27,7 +26,7 @@ from histocli.base.units import MPP_RANGE
 from histocli.stores.checkpoints import checkpoint_hash, remove_checkpoint
 from histocli.stores.provenance import Provenance, now
 from histocli.stores.rerun import Action, rerun_rule
-from histocli.stores.tensors import read_header, read_shapes, read_tensors, write_tensors
+from histocli.stores.tensors import count_values, read_header, read_tensors, write_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -41,13 +40,12 @@ class ModelHeader:
     """What a model file says about itself."""
 
     architecture: Json
-    """All that is needed to build the network: its name and sizes."""
+    """Name and sizes of the network."""
     mpp: float
-    """Pixel size it was trained at, in micrometres per pixel."""
+    """Micrometres per pixel that it was trained at."""
     config_hash: str
     """Fingerprint of the settings and inputs of the training."""
     kind: str = "segmenter"
-    """What the network does."""
     normalisation: Json = field(default_factory=dict)
     """How pixels become network input."""
     thresholds: Json = field(default_factory=dict)
@@ -59,27 +57,21 @@ class ModelHeader:
     shippable: bool = True
     """False as soon as the licence of any input forbids giving the weights away."""
     command: str = "train"
-    """The subcommand that made it."""
     config: Json = field(default_factory=dict)
     """The settings of that command."""
     seed: int | None = None
-    """The user's seed."""
     package_version: str = __version__
-    """Version of histosynth that made it."""
     created: str = field(default_factory=now)
-    """When, ISO 8601 in UTC."""
     contract: str = CONTRACT
-    """Name and version of this layout."""
 
     def to_json(self) -> Json:
         """Return plain JSON values."""
-        values: Json = plain_json(dataclasses.asdict(self))
-        return values
+        return dict(plain_json(dataclasses.asdict(self)))
 
     @classmethod
     def from_json(cls, values: Json, where: Path) -> ModelHeader:
         """Check and take up a header."""
-        kinds: dict[str, type | tuple[type, ...]] = {
+        kinds: dict[str, Any] = {
             "architecture": dict, "mpp": (int, float), "config_hash": str, "kind": str,
             "normalisation": dict, "thresholds": dict, "training": dict, "data": list,
             "shippable": bool, "command": str, "config": dict, "seed": (int, type(None)),
@@ -112,23 +104,15 @@ class ModelHeader:
 
 
 def write_model(path: Path, tensors: Mapping[str, torch.Tensor], header: ModelHeader) -> None:
-    """Write a model file: a state dict, on any device, and its header.
-
-    What lies there is replaced: ask :func:`prepare_model_output` first. Raises ``OutOfResources``
-    where the disk is full or the place cannot be written.
-    """
+    """Write a model file: a state dict, on any device, and its header; replaces what lies there."""
     write_tensors(path, tensors, header.to_json())
 
 
 def read_model(path: Path) -> tuple[ModelHeader, dict[str, torch.Tensor]]:
     """Read the header and the tensors, on the CPU, of a model file.
 
-    Raises
-    ------
-    StoreNotFound
-        There is none.
-    InvalidStore
-        It is a pickle, truncated, not ours, or breaks a rule of the contract.
+    Raises ``StoreNotFound`` where there is none, and ``InvalidStore`` for a pickle and for what is
+    truncated, not ours, or breaks a rule of the contract.
     """
     header = read_model_header(path)
     return header, read_tensors(path)
@@ -141,7 +125,7 @@ def read_model_header(path: Path) -> ModelHeader:
 
 def count_parameters(path: Path) -> int:
     """Return how many values the tensors of a model file have, buffers included."""
-    return sum(map(math.prod, read_shapes(path, "model")))
+    return count_values(path, "model")
 
 
 def prepare_model_output(
@@ -149,9 +133,8 @@ def prepare_model_output(
 ) -> Action:
     """Apply the rerun rule to a model file, whose partial work is a checkpoint.
 
-    Parameters and errors are those of :func:`histocli.stores.rerun.prepare_output`. On ``"create"``
-    a checkpoint of another training is removed; :func:`write_model` replaces an older model at the
-    end.
+    As :func:`histocli.stores.rerun.prepare_output` otherwise. On ``"create"`` a checkpoint of
+    another training is removed; :func:`write_model` replaces an older model at the end.
     """
     check_parents(target)
     try:

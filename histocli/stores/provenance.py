@@ -46,15 +46,13 @@ class Provenance:
     contract: str
     """Name and version of the layout, such as ``histosynth-patches/1``."""
     command: str
-    """The subcommand, such as ``generate``."""
     config: Json
-    """Its settings, as plain JSON values."""
+    """Settings of the command, as plain JSON values."""
     config_hash: str
     """Fingerprint of settings and inputs; equal hashes mean that the output would be the same."""
     seed: int | None = None
     """The user's seed; None where nothing is drawn."""
     package_version: str = __version__
-    """Version of histosynth that made it."""
     created: str = field(default_factory=now)
     """When it was begun, ISO 8601 in UTC."""
     complete: bool = False
@@ -67,8 +65,7 @@ class Provenance:
 
     def to_json(self) -> Json:
         """Return plain JSON values; ``complete`` comes last."""
-        values: Json = plain_json(dataclasses.asdict(self))
-        return values
+        return dict(plain_json(dataclasses.asdict(self)))
 
     @classmethod
     def from_json(cls, values: Any, where: Path) -> Provenance:
@@ -102,16 +99,19 @@ class Provenance:
 
     def is_alike(self, other: Provenance | None) -> bool:
         """Tell whether another output has this contract and was made with these settings."""
-        return other is not None and (self.contract, self.config_hash) == (
-            other.contract,
-            other.config_hash,
-        )
+        mine = (self.contract, self.config_hash)
+        return other is not None and mine == (other.contract, other.config_hash)
+
+
+def read_metadata(path: Path) -> Any:
+    """Return the Zarr metadata of a store, group or array; raises whatever damage leads to."""
+    return json.loads((path / METADATA_FILE).read_bytes())
 
 
 def peek(path: Path) -> Provenance | None:
     """Return what the Zarr group at ``path`` says about itself; None where no store of ours is."""
     try:
-        metadata = json.loads((path / METADATA_FILE).read_bytes())
+        metadata = read_metadata(path)
         return Provenance.from_json(metadata["attributes"][ATTRIBUTE], path)
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -119,40 +119,39 @@ def peek(path: Path) -> Provenance | None:
 
 def update_attribute(path: Path, values: Mapping[str, Any]) -> None:
     """Change, atomically, keys of what the Zarr store at ``path`` says about itself."""
-    file = path / METADATA_FILE
-    metadata = json.loads(file.read_bytes())
+    metadata = read_metadata(path)
     metadata["attributes"][ATTRIBUTE].update(plain_json(values))
     temporary = path / f"{METADATA_FILE}.new"
     temporary.write_text(json.dumps(metadata, indent=2))
-    os.replace(temporary, file)
+    os.replace(temporary, path / METADATA_FILE)
+
+
+def check_contract(path: Path, found: str, contract: str, kind: str, needed: str) -> None:
+    """Raise ``InvalidStore`` unless what lies at ``path`` carries a contract in its version.
+
+    The message says that ``needed`` is needed, and calls what lies there a ``kind``.
+    """
+    if found.partition("/")[0] != contract.partition("/")[0]:
+        raise InvalidStore(
+            f"{path}: holds {found}, but {needed} is needed here; give a {kind} of that kind"
+        )
+    if found != contract:
+        raise InvalidStore(
+            f"{path}: holds {found}, and this version of histosynth ({__version__}) reads "
+            f"{contract}; it was made by another version, use that one or make the {kind} again"
+        )
 
 
 def open_group(path: Path, contract: str) -> tuple[zarr.Group, Provenance]:
     """Open a store for reading that must carry a contract, such as ``histosynth-patches/1``.
 
-    Raises
-    ------
-    StoreNotFound
-        There is nothing at ``path``.
-    InvalidStore
-        It is no store of ours, of another kind or an unknown version, damaged, or unfinished.
+    Raises ``StoreNotFound`` where nothing is, and ``InvalidStore`` for what is no store of ours, of
+    another kind or an unknown version, damaged, or unfinished.
     """
     import zarr
 
     provenance = read_provenance(path)
-    name, _, version = contract.partition("/")
-    found_name, _, found_version = provenance.contract.partition("/")
-    if found_name != name:
-        raise InvalidStore(
-            f"{path}: holds {provenance.contract}, but {contract} is needed here; "
-            "give a store of that kind"
-        )
-    if found_version != version:
-        raise InvalidStore(
-            f"{path}: holds {provenance.contract}, and this version of histosynth ({__version__}) "
-            f"reads {contract}; it was made by another version, use that one or make the store "
-            "again"
-        )
+    check_contract(path, provenance.contract, contract, "store", contract)
     try:
         # Without these settings zarr would look for consolidated and format 2 metadata.
         return zarr.open_group(path, mode="r", zarr_format=3, use_consolidated=False), provenance
@@ -172,7 +171,7 @@ def read_provenance(path: Path) -> Provenance:
         raise StoreNotFound(f"{path}: no such store; check the path, or make the store first")
     if not path.is_dir():
         raise InvalidStore(f"{path}: is not a Zarr store, which is a folder; {NOT_OURS}")
-    metadata = _read_metadata(path)
+    metadata = _metadata_of_store(path)
     attributes = metadata.get("attributes") if isinstance(metadata, dict) else None
     if (
         not isinstance(attributes, dict)
@@ -188,10 +187,10 @@ def read_provenance(path: Path) -> Provenance:
     return provenance
 
 
-def _read_metadata(path: Path) -> Any:
+def _metadata_of_store(path: Path) -> Any:
     """Return the metadata of a folder that should be a store."""
     try:
-        return json.loads((path / METADATA_FILE).read_bytes())
+        return read_metadata(path)
     except FileNotFoundError:
         if (path / ".zgroup").exists() or (path / ".zarray").exists():
             raise InvalidStore(

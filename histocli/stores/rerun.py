@@ -10,18 +10,24 @@ target is absent, the old output or the new one::
     └── .patches.zarr.replaced     the old output for the moment of its replacement (--overwrite)
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, Self, TypeAlias
+
+import filelock
 
 from histocli.base import files
 from histocli.base.errors import StoreExists
-from histocli.base.files import check_parents, disk_errors, partial_path, remove_folder
-from histocli.stores.lock import OutputLock
+from histocli.base.files import (
+    check_parents,
+    disk_errors,
+    make_parents,
+    partial_path,
+    remove_folder,
+)
 from histocli.stores.provenance import METADATA_FILE, Provenance, peek, update_attribute
 
 Action: TypeAlias = Literal["create", "resume", "skip"]
@@ -30,6 +36,47 @@ one alone."""
 
 TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.partial$")
 """Keys that zarr has half written are called so; a killed process leaves them behind."""
+
+
+class OutputLock:
+    """Keeps a second process, which gets ``StoreExists``, from writing the same output."""
+
+    def __init__(self, target: Path) -> None:
+        partial = partial_path(target)
+        self._path = partial.with_name(f"{partial.name}.lock")
+        with disk_errors(target):
+            make_parents(target)
+            # thread_local=False: a writer may be finished in another thread than it was created in.
+            self._lock = filelock.FileLock(self._path, timeout=0, thread_local=False)
+            try:
+                self._lock.acquire()
+            except filelock.Timeout:
+                raise StoreExists(
+                    f"{target}: another process is writing it; "
+                    "wait for it to end or choose another --out"
+                ) from None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it was not released yet."""
+        return self._lock.is_locked
+
+    def release(self) -> None:
+        """Let go of the output; harmless when called twice."""
+        if self._lock.is_locked:
+            # The file is removed while the lock is held, so that nobody can lock a file that is
+            # about to go away.
+            if os.name == "posix":
+                self._path.unlink(missing_ok=True)
+            self._lock.release()
+            with suppress(OSError):
+                self._path.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
 
 def prepare_output(
@@ -45,24 +92,9 @@ def prepare_output(
 
     A complete store with the same hash is skipped, unless ``overwrite`` asks for it anew. A partial
     one with the same hash needs ``resume``. Whatever was made with other settings needs
-    ``overwrite``, which removes a partial store here and lets :func:`finish` replace a complete
-    one, once the new one is complete. What does not carry the contract is never touched.
-
-    Parameters
-    ----------
-    target : Path
-        The store to make.
-    contract, config_hash : str
-        Its contract, such as ``histosynth-patches/1``, and the fingerprint of settings and inputs.
-    resume, overwrite : bool
-        The user's options.
-    dry_run : bool
-        Decide only; remove nothing.
-
-    Raises
-    ------
-    StoreExists
-        Something is in the way; the message says which option helps.
+    ``overwrite``, which removes a partial store here, except in a dry run, and lets :func:`finish`
+    replace a complete one, once the new one is complete. What does not carry the contract is never
+    touched. Raises ``StoreExists`` where something is in the way.
     """
     partial = partial_path(target)
     check_parents(target)
@@ -96,19 +128,10 @@ def rerun_rule(
 ) -> Action:
     """Decide about an output of any kind from what lies at its place.
 
-    Parameters
-    ----------
-    finished : Provenance or None
-        What ``target`` says about itself; None when it is absent or not ours.
-    partial : Provenance or None
-        What the unfinished work beside it says about itself; None when there is none.
-    partial_is_foreign : bool
-        Something that is not ours lies where the unfinished work would go.
-
-    Raises
-    ------
-    StoreExists
-        Something is in the way; the message says which option helps.
+    ``finished`` is what ``target`` says about itself, None when it is absent or not ours;
+    ``partial`` what the unfinished work beside it says; ``partial_is_foreign`` tells that something
+    else lies there. Raises ``StoreExists``, naming an option that helps, where something is in the
+    way.
     """
     _refuse_foreign(target, contract, finished, partial, partial_is_foreign)
     if overwrite:
@@ -162,10 +185,7 @@ def _refuse_foreign(
 
 
 def remove_ours(path: Path, contract: str) -> None:
-    """Remove a store that carries ``contract`` in any version, or an empty folder.
-
-    Raises ``StoreExists`` for anything else.
-    """
+    """Remove a store of a contract, or an empty folder; raises ``StoreExists`` for others."""
     if not os.path.lexists(path):
         return
     found = peek(path)
@@ -180,9 +200,7 @@ def remove_ours(path: Path, contract: str) -> None:
 def finish(partial: Path, target: Path) -> None:
     """Put a partial Zarr store in its place: data to the disk, the complete mark, the rename.
 
-    An older output of the same contract is replaced: :func:`prepare_output` has seen to it that the
-    user wants that.
-
+    An older output of the same contract is replaced, because :func:`prepare_output` let it pass.
     Raises ``StoreExists`` where something else has taken the place meanwhile.
     """
     found = peek(partial)
@@ -235,8 +253,8 @@ def _is_blank(path: Path) -> bool:
 
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
-        # The file that says whose store this is goes last: what a process leaves that is killed
-        # here can still be recognised and removed.
+        # The file that says whose store this is goes last, so that what a process leaves that is
+        # killed here can be recognised.
         for child in sorted(path.iterdir()):
             if child.is_dir() and not child.is_symlink():
                 remove_folder(child)

@@ -6,22 +6,22 @@ Pickles are refused: opening one can run any code. Headers are read without torc
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from histocli import __version__
 from histocli.base.errors import InvalidStore, StoreNotFound
 from histocli.base.files import replace_atomically
 from histocli.base.formats import ATTRIBUTE
 from histocli.base.text import first_line
 from histocli.base.types import Json
+from histocli.stores.provenance import check_contract
 
 if TYPE_CHECKING:
     import torch
 
-SUFFIX = ".safetensors"
 PICKLE_SUFFIXES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".tar")
 LENGTH_BYTES = 8  # a file begins with the length of its header
 
@@ -36,8 +36,9 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], header: Json)
         value = tensor.detach().cpu().contiguous()
         # Parameters that share memory (tied weights, views) are written twice, because the format
         # knows no sharing.
-        own[name] = value.clone() if value.untyped_storage().data_ptr() in seen else value
-        seen.add(value.untyped_storage().data_ptr())
+        memory = value.untyped_storage().data_ptr()
+        own[name] = value.clone() if memory in seen else value
+        seen.add(memory)
     content = save(own, metadata={ATTRIBUTE: json.dumps(header)})
     # Bytes and not safetensors' own file writer, whose errors hide that the disk is full.
     with replace_atomically(path) as partial:
@@ -50,25 +51,18 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
     try:
-        tensors: dict[str, torch.Tensor] = load_file(path)
+        return dict(load_file(path))
     except (SafetensorError, OSError, ValueError) as error:
         raise InvalidStore(
             f"{path}: its tensors cannot be read ({first_line(error)}); copy or make the file again"
         ) from error
-    return tensors
 
 
 def read_header(path: Path, contract: str, what: str) -> Json:
     """Return the header of a file that must carry a contract, such as ``histosynth-model/1``.
 
-    Messages call the file ``what`` it should be.
-
-    Raises
-    ------
-    StoreNotFound
-        There is none.
-    InvalidStore
-        It is a pickle, truncated, not ours, or of another contract.
+    Messages call the file ``what`` it should be. Raises ``StoreNotFound`` where there is none, and
+    ``InvalidStore`` for a pickle and for what is truncated, not ours, or of another contract.
     """
     with _opened(path, what) as file:
         text = (file.metadata() or {}).get(ATTRIBUTE)
@@ -77,31 +71,23 @@ def read_header(path: Path, contract: str, what: str) -> Json:
             f"{path}: is safetensors, but carries no {ATTRIBUTE!r} header; "
             f"only a {what} that histosynth wrote can be read"
         )
-    try:
-        header = json.loads(text)
+    found = None
+    with suppress(ValueError, KeyError, TypeError):
+        header: Json = json.loads(text)
         found = header["contract"]
-        name, _, version = found.partition("/")
-    except (ValueError, KeyError, TypeError, AttributeError):
+    if not isinstance(found, str):
         raise InvalidStore(
             f"{path}: its {ATTRIBUTE!r} header is damaged; copy or make the file again"
-        ) from None
-    if name != contract.partition("/")[0]:
-        raise InvalidStore(
-            f"{path}: holds {found}, but a {what} ({contract}) is needed here; "
-            "give a file of that kind"
         )
-    if version != contract.partition("/")[2]:
-        raise InvalidStore(
-            f"{path}: holds {found}, and this version of histosynth ({__version__}) reads "
-            f"{contract}; it was made by another version, use that one or make the file again"
-        )
-    return dict(header)
+    check_contract(path, found, contract, "file", f"a {what} ({contract})")
+    return header
 
 
-def read_shapes(path: Path, what: str) -> list[tuple[int, ...]]:
-    """Return the shapes of all tensors of a file, without reading the tensors."""
+def count_values(path: Path, what: str) -> int:
+    """Return how many values the tensors of a file have, without reading them."""
     with _opened(path, what) as file:
-        return [tuple(file.get_slice(name).get_shape()) for name in file.keys()]  # noqa: SIM118
+        shapes = (file.get_slice(name).get_shape() for name in file.keys())  # noqa: SIM118
+        return sum(map(math.prod, shapes))
 
 
 @contextmanager
@@ -146,7 +132,7 @@ def _refuse_others(path: Path, what: str) -> None:
     if kind:
         raise InvalidStore(
             f"{path}: is {kind}, and opening a pickle can run any code, so it is refused; "
-            f"give a {what} in {SUFFIX} format as histosynth train writes it"
+            f"give a {what} in .safetensors format as histosynth train writes it"
         )
     if first != b"{":
         raise InvalidStore(

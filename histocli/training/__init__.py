@@ -1,1 +1,1 @@
-"""What changes weights."""
+"""Training: the steps that change a network's weights, without files, bars or clocks."""

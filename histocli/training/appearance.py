@@ -1,7 +1,7 @@
-"""The appearance of crops as a few numbers each, in which the picture is differentiable.
+"""A differentiable model of a crop's appearance, with seven numbers for each crop.
 
-How much hematoxylin and eosin, what colour hematoxylin has, how far nuclei stand out, how pale they
-are inside, focus and noise are one number each. Nothing moves, so that labels stay true.
+The numbers change the amounts of hematoxylin and eosin, the colour of hematoxylin, the contrast of
+nuclei, the paleness of their interior, blur and noise. No pixel is displaced, so labels stay true.
 """
 
 from __future__ import annotations
@@ -19,45 +19,45 @@ from histocli.optics.density import light_to_optical_density, optical_density_to
 from histocli.optics.stains import TYPICAL_STAINS
 
 NUMBERS = 7
-"""How many numbers describe the appearance of a crop."""
+"""Numbers that describe the appearance of a crop: the fields of ``AppearanceBounds``."""
 SURROUNDINGS_PX = 33
-"""Side of the window in which the surroundings of a nucleus are averaged."""
+"""Side of the square over which the pixels outside nuclei are averaged around each pixel."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AppearanceBounds:
-    """How far appearance may be moved, in either direction."""
+    """Lower and upper bound of each number; 0 leaves the crop as it is."""
 
     hematoxylin: tuple[float, float] = (-0.4, 0.4)
-    """Logarithm of the factor of the hematoxylin."""
+    """Natural logarithm of the factor on the amount of hematoxylin."""
     eosin: tuple[float, float] = (-0.4, 0.4)
-    """Logarithm of the factor of the eosin."""
+    """Natural logarithm of the factor on the amount of eosin."""
     tilt: tuple[float, float] = (-0.2, 0.2)
-    """How far hematoxylin's colour moves towards eosin's, as a share of the way."""
+    """Share by which hematoxylin's colour is mixed towards eosin's."""
     contrast: tuple[float, float] = (-0.6, 0.4)
-    """Added to 1: factor of the absorbance by which nuclei exceed their surroundings."""
+    """1 + contrast is the factor on the optical density by which nuclei exceed surroundings."""
     interior: tuple[float, float] = (-0.5, 0.3)
-    """Added to that factor in the interior of nuclei alone: below 0 they are vesicular."""
+    """Added to that factor in the interior of nuclei only; below 0 the interior gets paler."""
     blur: tuple[float, float] = (-0.5, 1.0)
-    """Share of the way to a blurred picture; below 0 sharpened."""
+    """0 is the crop, 1 the crop blurred by 1.2 px; below 0 the crop is sharpened."""
     noise: tuple[float, float] = (0.0, 0.03)
-    """Standard deviation relative to white."""
+    """Standard deviation of the noise; white is 1."""
 
     def edges(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return the lower and the upper edges, shape (7,)."""
+        """Return the lower and the upper bounds, each of shape (7,)."""
         low, high = zip(*astuple(self), strict=True)
         return torch.tensor(low, device=device), torch.tensor(high, device=device)
 
 
 class AppearanceModel:
-    """Pictures of crops as a function of a few numbers each.
+    """Renders crops as a function of seven numbers for each crop.
 
     Parameters
     ----------
     pixels : Tensor of float32, shape (B, 3, H, W)
         sRGB, 0..1.
     nucleus, distance : Tensor of float32, shape (B, H, W)
-        Targets: 1 in nuclei, and their normalised depth.
+        1 in nuclei, and the normalised depth: 0 at the border of a nucleus, 1 at its deepest pixel.
     noise : Tensor of float32, shape (B, 3, H, W)
         Standard normal.
     bounds : AppearanceBounds
@@ -81,7 +81,7 @@ class AppearanceModel:
         soft = torch.ones(size, device=pixels.device)
         inside = nucleus[:, None]
         self.soft = blur_each(inside, soft)
-        # from half of the normalised depth on, a pixel is inside rather than rim
+        # pixels above half of the normalised depth are the interior, the others the rim
         self.deep = blur_each((distance > 0.5).float()[:, None], soft)
         outside = 1 - inside
         pad = SURROUNDINGS_PX // 2
@@ -99,11 +99,11 @@ class AppearanceModel:
         self.blurred_by = torch.full((size,), 1.2, device=pixels.device)
 
     def numbers(self, unit: Tensor) -> Tensor:
-        """Map -1..1 to the bounds; 0 leaves a crop as it is. Shape (B, 7)."""
+        """Map -1..1, shape (B, 7), to the bounds; 0 leaves a crop as it is."""
         return torch.where(unit < 0, -unit * self.low, unit * self.high)
 
     def density_of(self, unit: Tensor) -> Tensor:
-        """Return the optical density for numbers in -1..1, without noise; differentiable."""
+        """Return the optical density, without noise, for ``unit`` (B, 7) in -1..1."""
         hematoxylin, eosin, tilt, contrast, interior, blur, _ = (
             part[:, None, None, None] for part in self.numbers(unit).unbind(dim=1)
         )
@@ -119,14 +119,14 @@ class AppearanceModel:
         return density + blur * (blur_each(density, self.blurred_by) - density)
 
     def render(self, unit: Tensor) -> Tensor:
-        """Return the pictures, sRGB 0..1, for numbers in -1..1, shape (B, 7); differentiable."""
+        """Return crops, sRGB 0..1, for ``unit`` (B, 7) in -1..1; differentiable."""
         light = optical_density_to_light(self.density_of(unit)) / 255
         noisy: Tensor = light + self.numbers(unit)[:, 6, None, None, None] * self.noise
         return noisy.clamp(0, 1)
 
 
 def bounds_from_references(appearances: list[dict[str, Any]]) -> AppearanceBounds:
-    """Return bounds within which the references themselves vary.
+    """Return the bounds of the variation among and within the reference images.
 
     Parameters
     ----------
@@ -137,8 +137,8 @@ def bounds_from_references(appearances: list[dict[str, Any]]) -> AppearanceBound
     Returns
     -------
     AppearanceBounds
-        Stains move as far as references differ from each other, the contrast of nuclei as far as
-        nuclei of one reference do.
+        Stains: the 10 % and 90 % quantiles over references, of which four are needed. Contrast:
+        the 5 % and 95 % quantiles of the nuclei of a typical reference. The rest is the default.
     """
     default = AppearanceBounds()
 

@@ -1,6 +1,6 @@
-"""Other microscopes, scanners and stainings: random changes of crops, on any device.
+"""Random changes of crops that imitate other microscopes, scanners and stainings, on any device.
 
-Every function takes a torch generator on the CPU, so that a seed means the same on every device.
+Random functions take a torch generator on the CPU, so that a seed draws equal numbers everywhere.
 """
 
 import math
@@ -14,7 +14,7 @@ from histocli.optics.blur import blur_each
 from histocli.optics.density import light_to_optical_density, optical_density_to_light
 
 RGB_TO_YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
-"""Rows: brightness, blueness and redness of an sRGB colour, as JPEG takes colours apart."""
+"""Matrix from sRGB to JPEG's colours; rows: brightness, blue difference and red difference."""
 JPEG_BLOCK = [
     [
         math.sqrt((1 if k == 0 else 2) / 8) * math.cos((2 * x + 1) * k * math.pi / 16)
@@ -22,7 +22,7 @@ JPEG_BLOCK = [
     ]
     for k in range(8)
 ]
-"""The orthonormal cosine transform of 8 samples."""
+"""Matrix of the orthonormal cosine transform of 8 samples."""
 LUMA_STEPS = (
     (16, 11, 10, 16, 24, 40, 51, 61),
     (12, 12, 14, 19, 26, 58, 60, 55),
@@ -33,7 +33,7 @@ LUMA_STEPS = (
     (49, 64, 78, 87, 103, 121, 120, 101),
     (72, 92, 95, 98, 112, 100, 103, 99),
 )
-"""Steps to which JPEG rounds the coefficients of brightness, at quality 50."""
+"""Quantisation steps of JPEG's brightness coefficients at quality 50."""
 CHROMA_STEPS = (
     (17, 18, 24, 47, 99, 99, 99, 99),
     (18, 21, 26, 66, 99, 99, 99, 99),
@@ -41,47 +41,48 @@ CHROMA_STEPS = (
     (47, 66, 99, 99, 99, 99, 99, 99),
     *((99,) * 8 for _ in range(4)),
 )
-"""Steps to which it rounds those of the two colour differences."""
+"""Quantisation steps of JPEG's coefficients of both colour differences at quality 50."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """How far training patches are changed."""
+    """Strength and frequency of the changes of crops."""
 
     scale: tuple[float, float] = (0.75, 1.35)
-    """Magnification, drawn evenly in its logarithm."""
+    """Smallest and largest magnification, drawn evenly in its logarithm."""
     stain_gain: float = 0.15
-    """Standard deviation of the log amount of stain, overall and per colour."""
+    """Standard deviation of the log factor on all colours; each colour's own factor has half of it.
+    """
     stain_mixing: float = 0.04
-    """Standard deviation of the change of stain colours."""
+    """Standard deviation of the entries added to the 3 x 3 matrix on optical densities."""
     underexposure: float = 0.6
-    """Largest neutral absorbance added to a fifth of the patches, as a dim lamp does."""
+    """Largest optical density added to all colours of a fifth of the crops, like a dim lamp."""
     blur_px: float = 1.3
-    """Largest blur, standard deviation in pixels, of a third of the patches."""
+    """Largest blur of 35 % of the crops, standard deviation in pixels."""
     noise: float = 0.035
-    """Largest noise, standard deviation relative to white, of a third of the patches."""
+    """Largest noise of 35 % of the crops, standard deviation where white is 1."""
     transfer: float = 0.25
-    """Share of patches whose colours move towards those of another patch of the batch."""
+    """Share of crops whose colours are moved towards those of another crop of the batch."""
     jpeg: float = 0.25
-    """Share of patches that are compressed as JPEG does it."""
+    """Share of crops with JPEG compression."""
     jpeg_quality: tuple[float, float] = (25.0, 90.0)
-    """Lowest and highest quality, as the reference implementation counts it."""
+    """Lowest and highest JPEG quality, on libjpeg's scale of 1..100."""
 
 
 def uniform(batch: int, low: float, high: float, generator: torch.Generator) -> Tensor:
-    """Draw (batch,) numbers evenly from low..high."""
+    """Draw numbers, shape (batch,), evenly from low..high."""
     return low + (high - low) * torch.rand(batch, generator=generator)
 
 
 def sometimes(batch: int, share: float, generator: torch.Generator) -> Tensor:
-    """Draw (batch,) of 1 with probability ``share``, else 0."""
+    """Draw numbers, shape (batch,), that are 1 with probability ``share``, else 0."""
     return (torch.rand(batch, generator=generator) < share).float()
 
 
 def cut_crops(
     planes: Tensor, crop_px: int, scale: tuple[float, float], generator: torch.Generator
 ) -> Tensor:
-    """Cut one crop from each patch at a random place, angle, magnification and handedness.
+    """Cut one crop from each patch at a random place, angle and magnification, mirrored or not.
 
     Parameters
     ----------
@@ -95,7 +96,7 @@ def cut_crops(
     Returns
     -------
     Tensor of float32, shape (B, C, crop_px, crop_px)
-        Bilinear; mirrored where the crop reaches over the border of the patch.
+        Bilinearly resampled; beyond the border of the patch its mirror image is read.
     """
     batch, _, height, width = planes.shape
     low, high = (torch.tensor(edge).log().item() for edge in scale)
@@ -107,7 +108,7 @@ def cut_crops(
     centre_y = uniform(batch, -1, 1, generator) * free_y
     centre_x = uniform(batch, -1, 1, generator) * free_x
     cos, sin = angle.cos() / zoom, angle.sin() / zoom
-    # grid_sample counts the whole width as 2
+    # in grid_sample's coordinates, the whole width or height is 2
     x_row = torch.stack(
         [cos * mirror * crop_px / width, -sin * crop_px / width, 2 * centre_x / width], dim=1
     )
@@ -124,12 +125,12 @@ def cut_crops(
 
 
 def vary_appearance(light: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
-    """Change stain, exposure, focus and noise.
+    """Change stain, exposure, focus, noise and compression.
 
     Parameters
     ----------
     light : Tensor of float32, shape (B, 3, H, W)
-        sRGB, 0..255; so is what is returned.
+        sRGB, 0..255; the result has the same shape and range.
     settings : Augmentation
     generator : torch.Generator
     """
@@ -154,7 +155,7 @@ def vary_appearance(light: Tensor, settings: Augmentation, generator: torch.Gene
         + offset.to(device)[:, :, None, None]
     )
     varied = optical_density_to_light(density)
-    # what a third of the crops goes through is computed for that third only
+    # blur, noise and compression are computed only for the crops that get them
     blurred = _chosen(batch, 0.35, generator)
     if len(blurred):
         sigma = uniform(len(blurred), 0.3, settings.blur_px, generator).to(device)
@@ -163,7 +164,7 @@ def vary_appearance(light: Tensor, settings: Augmentation, generator: torch.Gene
     if len(noisy):
         strength = uniform(len(noisy), 0, 255 * settings.noise, generator)
         noise = torch.randn((len(noisy), *light.shape[1:]), generator=generator).to(device)
-        # half the noise is coarse, as demosaicking leaves it
+        # the noise of half of these crops is coarse, as after demosaicking
         soft = sometimes(len(noisy), 0.5, generator) * 0.8
         noise = (
             blur_each(noise, soft.to(device))
@@ -179,20 +180,21 @@ def vary_appearance(light: Tensor, settings: Augmentation, generator: torch.Gene
 
 
 def _chosen(batch: int, share: float, generator: torch.Generator) -> Tensor:
-    """Draw the numbers of the images of a batch that something happens to."""
+    """Draw indices of a batch, each with probability ``share``."""
     return sometimes(batch, share, generator).nonzero()[:, 0]
 
 
 def transfer_colours(density: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Move the colours of some images towards those of others: mean and spread of each absorbance
-    (Reinhard et al. 2001).
+    """Move the mean and spread of optical density of some crops towards those of other crops.
+
+    The method is that of Reinhard et al. (2001).
 
     Parameters
     ----------
     density : Tensor of float32, shape (B, 3, H, W)
-        Optical density. Each image lends its colours to another one of the batch.
+        Optical density. The crops lend colours to each other in a random permutation.
     share : float
-        Share of the images that are changed.
+        Share of the crops that are changed.
     generator : torch.Generator
     """
     batch = len(density)
@@ -200,20 +202,20 @@ def transfer_colours(density: Tensor, share: float, generator: torch.Generator) 
     amount = sometimes(batch, share, generator) * uniform(batch, 0.2, 1.0, generator)
     amount = amount.to(density.device)[:, None, None, None]
     spread, mean = torch.std_mean(density, dim=(2, 3), keepdim=True)
-    # crops differ in what they show as well as in how it is stained, so the change of spread is
-    # limited
+    # the spread also depends on the tissue that a crop shows, so its change is limited
     gain = (spread[donor] / spread.clamp(min=0.02)).clamp(0.6, 1.6)
     return density + amount * ((density - mean) * (gain - 1) + mean[donor] - mean)
 
 
 def compress_jpeg(light: Tensor, quality: Tensor) -> Tensor:
-    """Lose what JPEG loses: chroma at half resolution, and cosine coefficients rounded (ITU-T T.81,
-    tables of annex K).
+    """Imitate JPEG: halve the resolution of colour differences, and round cosine coefficients.
+
+    The tables are those of ITU-T T.81, annex K.
 
     Parameters
     ----------
     light : Tensor of float32, shape (B, 3, H, W)
-        sRGB, 0..255; so is what is returned.
+        sRGB, 0..255; the result has the same shape and range.
     quality : Tensor of float32, shape (B,)
         1..100.
     """

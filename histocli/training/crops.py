@@ -1,4 +1,4 @@
-"""Random crops that are not resampled, so that texture stays as it is."""
+"""Random crops without resampling, which would change texture."""
 
 from typing import TypeVar
 
@@ -11,7 +11,7 @@ Values = TypeVar("Values", bound=np.generic)
 def random_crop(
     planes: npt.NDArray[Values], side: int, rng: np.random.Generator
 ) -> npt.NDArray[Values]:
-    """Cut a square of some side from (H, W, C), turned by quarters and mirrored at random."""
+    """Cut a random square of ``side`` pixels from (H, W, C); turn it by quarters and mirror it."""
     top, left = (int(rng.integers(length - side + 1)) for length in planes.shape[:2])
     crop = np.rot90(planes[top : top + side, left : left + side], int(rng.integers(4)))
     return crop[:, ::-1] if rng.random() < 0.5 else crop

@@ -1,10 +1,10 @@
-"""Hard examples made while the segmenter learns: crops that are moved to where its loss is larger.
+"""Hard examples: crops changed during the training so that the segmenter's loss on them is larger.
 
-Hou et al. (2019) let the refiner of a GAN also work against the segmenter. Appearance can be moved
-without a GAN as well: the picture is differentiable in the few numbers of an
-:class:`~histocli.training.appearance.AppearanceModel`, and steps along the sign of the gradient
-(Goodfellow et al. 2015; Madry et al. 2018) make it harder. Nothing moves, so that labels stay true,
-and the numbers are bounded by what references show.
+Hou et al. (2019) let the refiner of a GAN also work against the segmenter (``hard_refiner``). This
+file has the common class and a method without a GAN: an
+:class:`~histocli.training.appearance.AppearanceModel` renders a crop from seven numbers, and steps
+along the sign of the gradient (Goodfellow et al. 2015; Madry et al. 2018) change these numbers.
+They stay within the variation of the references, and labels stay true since no pixel is displaced.
 """
 
 from __future__ import annotations
@@ -27,37 +27,37 @@ from histocli.training.sampling import Batch
 
 @dataclass(frozen=True)
 class Hardness:
-    """What hardening did to the crops of a batch."""
+    """Losses of the segmenter on crops before and after they were made hard."""
 
     before: float
-    """Mean loss of the crops as they were."""
+    """Mean loss of the ordinary crops."""
     after: float
-    """Mean loss of the same crops, hard."""
+    """Mean loss of the hard crops."""
     change: float
     """Mean absolute change of optical density."""
 
 
 @dataclass(frozen=True)
 class HardPairs:
-    """The same crops, ordinary and hard."""
+    """Crops in an ordinary and in a hard version."""
 
     ordinary: Batch
     hard: Tensor
-    """(B, 3, H, W) float32, sRGB 0..1."""
+    """Pixels of the hard version, (B, 3, H, W) float32, sRGB 0..1."""
     labels: InstanceLabels
-    """(B, H, W), of both."""
+    """(B, H, W), the same for both versions."""
 
 
 class Hardening(Extra, ABC):
-    """Makes a part of each batch harder, once the segmenter has learnt something.
+    """Makes a part of each batch harder, after a warm-up of the segmenter.
 
     Parameters
     ----------
     share : float
-        Of the crops of a batch that are hard.
+        Share of the crops of a batch that are hard.
     warm_up : float
-        Share of the phase before the first hard example; from then on the hardness grows as long
-        again.
+        Share of the phase before the first hard example; hardness then rises to its full value
+        during a second such share.
     """
 
     name = "hard"
@@ -66,10 +66,10 @@ class Hardening(Extra, ABC):
         self.share = share
         self.warm_up = warm_up
         self.hardness: Hardness | None = None
-        """As it was last measured."""
+        """The last measurement; None before the first."""
 
     def harden(self, segmenter: Segmenter, batch: Batch, moment: Moment) -> Batch:
-        """Put hard crops in the place of the first ones of the batch."""
+        """Replace the first crops of the batch by hard ones."""
         if moment.progress < self.warm_up:
             return batch
         size = max(1, round(self.share * len(batch.pixels)))
@@ -80,16 +80,16 @@ class Hardening(Extra, ABC):
     def _harden(
         self, segmenter: Segmenter, batch: Batch, size: int, ramp: float, moment: Moment
     ) -> Batch:
-        """Return a batch whose first crops are hard; a ``ramp`` of 1 is as hard as allowed."""
+        """Return a batch whose first ``size`` crops are hard; a ``ramp`` of 1 is full hardness."""
 
     @abstractmethod
     def examples(
         self, segmenter: Segmenter, batch: Batch, labels: InstanceLabels, moment: Moment
     ) -> HardPairs:
-        """Return the given crops, or others like them, and the same as hard as they get."""
+        """Return the given crops, or other ones like these, with versions of full hardness."""
 
     def latest(self) -> Json:
-        """Return the hardness that is logged."""
+        """Return the last measured hardness, for the log."""
         return {} if self.hardness is None else {"hard": asdict(self.hardness)}
 
 
@@ -102,14 +102,14 @@ def ascend(
     pace: float,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Return the numbers of an appearance model, moved to where the segmenter's loss is larger.
+    """Return numbers of an appearance model for which the segmenter's loss is larger.
 
-    The segmenter's weights and statistics are left alone. The numbers have the shape (B, 7) and lie
-    in -1..1, where they begin as well as where they end; ``pace`` is the length of a step.
+    ``start`` and the result have the shape (B, 7) and lie in -1..1. Each step changes every number
+    by ``pace``. The segmenter's weights and statistics stay unchanged.
     """
     unit = start
     was_training = segmenter.training
-    segmenter.eval()  # fixed statistics: crops do not depend on each other
+    segmenter.eval()  # with batch statistics, crops would depend on each other
     try:
         for _ in range(steps):
             unit = unit.detach().requires_grad_()
@@ -134,7 +134,7 @@ def crop_losses(segmenter: Segmenter, pixels: Tensor, batch: Batch, dtype: torch
 def measure_hardness(
     segmenter: Segmenter, ordinary: Batch, hard: Tensor, dtype: torch.dtype
 ) -> Hardness:
-    """Compare crops with the same ones hard (sRGB, 0..1), by the network's running statistics."""
+    """Compare ordinary crops with their hard pixels (sRGB 0..1); the segmenter is in eval mode."""
     was_training = segmenter.training
     segmenter.eval()
     before, after = (
@@ -147,17 +147,17 @@ def measure_hardness(
 
 
 class AppearanceAscent(Hardening):
-    """Hard examples without a GAN: crops are moved from a random start, in a few steps.
+    """Hard examples without a GAN: gradient steps on appearance from a random start.
 
     Parameters
     ----------
     bounds : AppearanceBounds
     share, warm_up : float
-        As for every hardening.
+        See :class:`Hardening`.
     steps : tuple of int
-        Fewest and most steps.
+        Fewest and most gradient steps; the number is drawn for each batch.
     pace : float
-        Length of a step; 1 is the way from an unchanged crop to a bound.
+        Length of a step; 1 is the distance from an unchanged crop to a bound.
     """
 
     def __init__(
@@ -182,7 +182,7 @@ class AppearanceAscent(Hardening):
         return replace(batch, pixels=torch.cat([hard, batch.pixels[size:]]))
 
     def _hardest(self, segmenter: Segmenter, batch: Batch, ramp: float, moment: Moment) -> Tensor:
-        """Return the pictures of a batch moved to where they are hard, sRGB 0..1."""
+        """Return the pixels of the crops' hard versions, sRGB 0..1."""
         rng = moment.rng
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         device = batch.pixels.device
@@ -197,5 +197,5 @@ class AppearanceAscent(Hardening):
     def examples(
         self, segmenter: Segmenter, batch: Batch, labels: InstanceLabels, moment: Moment
     ) -> HardPairs:
-        """Return the crops that are given, and the same as hard as they get."""
+        """Return the given crops with versions of full hardness."""
         return HardPairs(batch, self._hardest(segmenter, batch, 1.0, moment), labels)

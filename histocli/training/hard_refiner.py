@@ -1,11 +1,10 @@
-"""Hard examples by a refiner that goes on learning, now also against the segmenter.
+"""Hard examples painted by a refiner, which learns on and now also raises the segmenter's loss.
 
 As in Hou et al. (2019), the refiner and its critics take a step for every few steps of the
-segmenter. The refiner minimises its own objective minus a weighted loss of the segmenter. The
-weight makes the segmenter's gradient, on what the refiner changes, a fixed share of realism's; it
-grows after a warm-up, and the loss of a crop counts up to a cap. What the refiner paints goes into
-a pool that batches of the segmenter draw from. Only appearance changes, and only where the gate
-lets it, so that labels stay true.
+segmenter. The refiner minimises its own loss minus a weighted loss of the segmenter
+(``AgainstTask``). The repainted crops go into a pool, from which batches of the segmenter draw.
+The refiner changes colours only, and only where the gate is open (in and around nuclei, or in the
+whole patch), so labels stay true.
 """
 
 from __future__ import annotations
@@ -36,11 +35,11 @@ from histocli.training.loop import Moment
 from histocli.training.sampling import Batch
 
 POOL = 64
-"""Hard crops that batches are drawn from; the oldest make room for new ones."""
+"""Hard crops in the pool; new crops replace the oldest."""
 
 
 class TargetSampler(Sampler):
-    """Draws what the refiner's training needs, and the segmenter's targets of the same crops."""
+    """Draws the crops of the refiner's training together with the segmenter's targets."""
 
     def _initial_planes(self, patch: int) -> npt.NDArray[np.uint8]:
         labels = self.initial.labels[patch]
@@ -56,7 +55,7 @@ class TargetSampler(Sampler):
 
 
 def crops_with_targets(pixels: Tensor, targets: Tensor) -> Batch:
-    """Return crops as the segmenter learns them.
+    """Return crops as a batch of the segmenter.
 
     Parameters
     ----------
@@ -78,16 +77,16 @@ def crops_with_targets(pixels: Tensor, targets: Tensor) -> Batch:
 
 
 class CropPool:
-    """The crops that the refiner painted last, with their targets."""
+    """The last ``POOL`` crops that the refiner painted, with their targets."""
 
     def __init__(self, crop_px: int) -> None:
         self.pixels = torch.zeros((POOL, 3, crop_px, crop_px), dtype=torch.uint8)
         self.targets = torch.zeros((POOL, 4, crop_px, crop_px), dtype=torch.uint8)
         self.filled = 0
-        """Crops that were ever put into the pool."""
+        """Number of crops put into the pool so far; it may exceed ``POOL``."""
 
     def put(self, crops: Tensor, targets: Tensor) -> None:
-        """Put crops, sRGB 0..1, in the place of the oldest ones."""
+        """Replace the oldest crops by the given ones, sRGB 0..1."""
         for pixels, target in zip(crops, targets, strict=True):
             place = self.filled % POOL
             self.pixels[place] = (pixels * 255).round().to(torch.uint8).cpu()
@@ -95,7 +94,7 @@ class CropPool:
             self.filled += 1
 
     def draw(self, size: int, rng: np.random.Generator, device: torch.device) -> Batch:
-        """Draw crops, and vary their appearance as that of other crops is varied."""
+        """Draw crops with replacement, and vary their appearance as for ordinary crops."""
         chosen = rng.integers(min(self.filled, POOL), size=size)
         light = self.pixels[chosen].to(device).float()
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
@@ -104,23 +103,21 @@ class CropPool:
 
 
 class RefinerAscent(Hardening):
-    """Makes hard examples by a refiner that learns along.
+    """Makes hard examples by a refiner that learns at the same time as the segmenter.
 
     Parameters
     ----------
     training : AdversarialTraining
-        Refiner and critics as refinement left them; changed in place.
+        Refiner and critics from ``histosynth refine``; changed in place.
     sampler : TargetSampler
     schedule : AdversarialSchedule
-        ``batch`` crops are painted at a time.
+        ``batch`` crops are painted in each step of the refiner.
     learns_contacts : bool
         Whether the segmenter learns where two nuclei meet.
     every : int
-        Steps of the segmenter to one of the refiner.
-    ratio : float
-        Length of the segmenter's gradient against that of realism's.
-    cap : float
-        Largest loss of a crop that counts.
+        Steps of the segmenter for each step of the refiner.
+    ratio, cap : float
+        See ``AgainstTask``; the ratio rises from 0 after the warm-up.
     """
 
     def __init__(
@@ -153,7 +150,7 @@ class RefinerAscent(Hardening):
         return _join(hard, batch.part(slice(size, None)))
 
     def move(self, segmenter: Segmenter, ramp: float, moment: Moment) -> None:
-        """Let the refiner and its critics take a step, and keep what the refiner then paints."""
+        """Take a step of the refiner and its critics, and put repainted crops into the pool."""
         rng, dtype = moment.rng, moment.dtype
         crops = self.sampler.draw(self.schedule.batch, rng, next(segmenter.parameters()).device)
         assert crops.targets is not None
@@ -186,7 +183,7 @@ class RefinerAscent(Hardening):
 
     @torch.no_grad()
     def _paint(self, crops: CropBatch, dtype: torch.dtype) -> Tensor:
-        """Return the crops as the refiner paints them now, sRGB 0..1."""
+        """Return the crops repainted by the present refiner, sRGB 0..1."""
         with autocast(crops.density.device, dtype):
             change = crops.change_by(self.training.networks.refiner)
         return crops.repainted(change)
@@ -194,10 +191,9 @@ class RefinerAscent(Hardening):
     def examples(
         self, segmenter: Segmenter, batch: Batch, labels: InstanceLabels, moment: Moment
     ) -> HardPairs:
-        """Return crops of initial patches, and the same as the refiner paints them now.
+        """Return crops of initial patches, with versions repainted by the present refiner.
 
-        Touching nuclei of a crop count as one in the labels: both pictures are judged by the same
-        labels.
+        The given batch only sets their number. In the labels, touching nuclei are one object.
         """
         crops = self.sampler.draw(len(batch.pixels), moment.rng, batch.pixels.device)
         ordinary = self._ordinary(crops)
@@ -207,7 +203,7 @@ class RefinerAscent(Hardening):
         return HardPairs(ordinary, self._paint(crops, moment.dtype), truths)
 
     def state(self) -> dict[str, Any]:
-        """Return networks, optimisers, history and pool."""
+        """Return the adversarial training and the pool for a checkpoint."""
         return {
             "adversarial": self.training.state(),
             "pixels": self.pool.pixels,
@@ -217,7 +213,7 @@ class RefinerAscent(Hardening):
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up what a checkpoint kept."""
+        """Load what ``state`` returned."""
         self.training.restore(state["adversarial"])
         self.pool.pixels.copy_(state["pixels"])
         self.pool.targets.copy_(state["targets"])
@@ -225,7 +221,7 @@ class RefinerAscent(Hardening):
 
 
 def _join(hard: Batch, rest: Batch) -> Batch:
-    """Return hard and other crops; what a smaller hard crop leaves empty is not valid."""
+    """Join hard and other crops; smaller hard crops are padded with pixels that are ignored."""
     side_y, side_x = rest.pixels.shape[2:]
 
     def both(one: Tensor, other: Tensor) -> Tensor:
@@ -248,7 +244,7 @@ def _join(hard: Batch, rest: Batch) -> Batch:
 
 @contextmanager
 def _frozen(segmenter: Segmenter) -> Iterator[None]:
-    """Use a segmenter with its running statistics, and compute no gradients of its weights."""
+    """Put a segmenter in eval mode, without gradients of its weights, while the block runs."""
     was_training = segmenter.training
     segmenter.eval()
     for parameter in segmenter.parameters():

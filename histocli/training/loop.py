@@ -1,7 +1,8 @@
-"""The training loop of the segmenter: one record per step, no files, no bars, no clock of its own.
+"""The training loop of the segmenter, which yields a record for each step and touches no files.
 
-Each step draws from a generator of its own number, so that a resumed training sees the same batches
-as an uninterrupted one. What is not on this straight path joins as an :class:`Extra`.
+The random generator of a step is made from the step's number, so that a resumed training sees the
+same batches as an uninterrupted one. Optional parts of a training, such as hard examples, are each
+an :class:`Extra`.
 """
 
 from __future__ import annotations
@@ -25,19 +26,19 @@ from histocli.training.sampling import Batch, PatchSet, draw_crops
 WARM_UP = 0.1
 """Share of the steps in which the learning rate rises."""
 MEASURE_EVERY = 20
-"""Steps between two looks at how hard hard examples are."""
+"""Steps between two measurements of the loss of hard examples."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """How a training goes."""
+    """Settings of a training."""
 
     batch: int
     """Crops in a step."""
     crop_px: int
     """Side of a crop."""
     learning_rate: float
-    """The largest one of the schedule."""
+    """Peak of the learning rate."""
     seed: int
     augmentation: Augmentation = field(default_factory=Augmentation)
 
@@ -48,18 +49,18 @@ class Phase:
 
     name: str
     patches: PatchSet
-    """What is learnt."""
+    """The patches that the phase learns from."""
     begin: float
-    """Share of the whole training that lies before the phase."""
+    """Share of the whole training that is done when the phase begins."""
     end: float
-    """Share of the whole training that lies behind its end."""
+    """Share of the whole training that is done when the phase ends."""
     learning_rate: float
-    """The largest one of the phase."""
+    """Peak of the learning rate."""
 
 
 @dataclass(frozen=True)
 class Moment:
-    """What is particular to one step."""
+    """The circumstances of one step, for the extras."""
 
     rng: np.random.Generator
     progress: float
@@ -71,54 +72,54 @@ class Moment:
 
 
 class Extra:
-    """What joins a training besides its patches: each method does nothing unless overridden."""
+    """An optional part of a training; each method does nothing unless a subclass overrides it."""
 
     name = ""
-    """Under which a checkpoint keeps its state, and the result its report."""
+    """Key of its state in checkpoints, and of its report in the result."""
     begins = 1.0
-    """Share of the training that lies before its phases; 1 where it has none."""
+    """Share of the training that is done when its first phase begins; 1 if it has no phases."""
 
     @property
     def begun(self) -> bool:
-        """Whether one of its phases has begun, so that those before are over."""
+        """Whether one of its phases has begun, so that the phase on patches is over."""
         return False
 
     def before_step(self, patches: PatchSet, step: int) -> None:
-        """Change the patches in place; ``step`` steps are done."""
+        """Change the patches in place; called when ``step`` steps are done."""
 
     def harden(self, segmenter: Segmenter, batch: Batch, moment: Moment) -> Batch:
-        """Return a batch with hard examples in it, and leave the segmenter as it is."""
+        """Return the batch with some crops replaced by hard ones; leave the segmenter unchanged."""
         return batch
 
     def after_step(self, segmenter: Segmenter) -> None:
-        """See what a step has made of the segmenter."""
+        """Read the segmenter's weights after a step."""
 
     def phases(self, patches: PatchSet) -> Iterator[Phase]:
-        """Yield the phases that follow the one on patches; each is over when the next is asked."""
+        """Yield phases that follow the one on patches; asking for the next ends the last one."""
         return iter(())
 
     def latest(self) -> Json:
-        """Return what is logged beside the loss."""
+        """Return values that are logged with the loss."""
         return {}
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint has to keep."""
+        """Return the part of a checkpoint that a resumed training restores."""
         return {}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up what a checkpoint kept."""
+        """Load what ``state`` returned."""
 
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What one step reports."""
+    """The report of one step."""
 
     step: int
     """Steps done, this one included."""
     loss: float
     learning_rate: float
     extras: Json = field(default_factory=dict)
-    """What the extras say."""
+    """Logged values of the extras."""
 
     def averaged(self) -> dict[str, float | None]:
         """Return the values whose means over the last steps are logged."""
@@ -131,30 +132,30 @@ class StepRecord:
 
 @dataclass
 class Training:
-    """A segmenter with its optimiser and the number of steps it has behind it."""
+    """A segmenter with its optimiser and the number of steps done."""
 
     segmenter: Segmenter
     optimizer: torch.optim.AdamW
     called: Callable[[torch.Tensor], torch.Tensor]
-    """The segmenter as it is called when it learns: with several processes, in a wrapper that
-    averages gradients."""
+    """The callable for steps that compute gradients: the segmenter, its compiled form or, with
+    several processes, a wrapper that averages gradients."""
     step: int = 0
 
     @property
     def device(self) -> torch.device:
-        """Where the segmenter is."""
+        """Device of the segmenter."""
         return next(self.segmenter.parameters()).device
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """Return a copy of the parameters and statistics as they are now."""
+        """Return a copy of the present parameters and running statistics."""
         return {name: value.clone() for name, value in self.segmenter.state_dict().items()}
 
     def restart(self, learning_rate: float) -> None:
-        """Forget the momentum of the steps so far."""
+        """Replace the optimiser by a new one, without momentum from earlier steps."""
         self.optimizer = make_optimizer(self.segmenter, learning_rate)
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint has to keep."""
+        """Return everything that a resumed training needs."""
         return {
             "segmenter": self.segmenter.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -162,7 +163,7 @@ class Training:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up what a checkpoint kept."""
+        """Load what ``state`` returned."""
         self.segmenter.load_state_dict(state["segmenter"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = int(state["step"])
@@ -178,18 +179,18 @@ def start_training(
     schedule: Schedule,
     called: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> Training:
-    """Give a segmenter an optimiser; ``called`` is the segmenter in a wrapper, where it has one."""
+    """Return a segmenter with an optimiser; for ``called`` see :class:`Training`."""
     optimizer = make_optimizer(segmenter, schedule.learning_rate)
     return Training(segmenter, optimizer, called or segmenter)
 
 
 def learning_rate_at(progress: float, peak: float) -> float:
-    """One cycle (Smith and Topin 2019): up in the first tenth, then down along half a cosine.
+    """Return the rate of one cycle (Smith and Topin 2019): linear rise, then half a cosine down.
 
     Parameters
     ----------
     progress : float
-        Share of the steps that is done, 0..1.
+        Share of the cycle that is done, 0..1; the first ``WARM_UP`` rises from 4 % of the peak.
     peak : float
         The largest learning rate.
     """
@@ -212,16 +213,16 @@ def train_steps(
     Parameters
     ----------
     training : Training
-        Changed in place; stop iterating at any record and it is consistent.
+        Changed in place; the caller may stop iterating after any record.
     patches : PatchSet
     schedule : Schedule
     progress : callable
-        Returns from the number of steps done which share of the steps lies behind; 1 and more ends
-        them. The caller decides whether steps or seconds count.
+        Returns the share of the phase that is done, given the number of steps done; at 1 the phase
+        ends.
     dtype : torch.dtype
         Number format of the convolutions.
     rank : int
-        Of this process among several, each of which draws batches of its own.
+        Number of this process among several; each draws its own batches.
     extras : sequence of Extra
 
     Yields

@@ -1,13 +1,13 @@
-"""The loss of the segmenter: how far its logits are from the targets of a crop."""
+"""The loss of the segmenter: it compares logits with the targets of a crop."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 DISTANCE_WEIGHT = 2.0
-"""The error of the distance is small in numbers, but it alone parts touching nuclei."""
+"""Weight of the distance error, which is small but alone separates touching nuclei."""
 CONTACT_RARITY = 4.0
-"""Weight of pixels where two nuclei meet, which are a few percent of all."""
+"""Weight of pixels where two nuclei meet, relative to others; they are a few percent of all."""
 
 
 def segmentation_loss(
@@ -19,12 +19,12 @@ def segmentation_loss(
     borders: Tensor | None = None,
     contact: Tensor | None = None,
 ) -> Tensor:
-    """Cross-entropy and soft Dice of the mask, and a robust error of the border distance.
+    """Return cross-entropy and soft Dice of the mask plus a robust error of the border distance.
 
     Parameters
     ----------
     logits : Tensor of float, shape (B, 2 or 3, H, W)
-        Nucleus, border distance, contact.
+        Logits of nucleus, border distance and, if there are three, contact.
     nucleus : Tensor of float32, shape (B, H, W)
         1 in nuclei.
     distance : Tensor of float32, shape (B, H, W)
@@ -34,9 +34,9 @@ def segmentation_loss(
     weight : Tensor of float32, shape (B,)
         Importance of each patch.
     borders : Tensor of float32, shape (B,), optional
-        0 where distance and contacts are not learnt.
+        0 for patches in which distance and contacts are not learnt.
     contact : Tensor of float32, shape (B, H, W), optional
-        1 where two nuclei meet; needed for three logits.
+        1 where two nuclei meet; adds a cross-entropy of the third logit.
 
     Returns
     -------
@@ -62,7 +62,7 @@ def segmentation_losses(
     entropy = (entropy * valid).sum(dim=(1, 2)) / counted
     probability = torch.sigmoid(logits[:, 0]) * valid
     shared = (probability * nucleus).sum(dim=(1, 2))
-    # one pixel on both sides, so that a patch without nuclei is judged by what is falsely found
+    # 1 is added to both sides of the ratio: without nuclei, Dice then measures false positives
     dice = 1 - (2 * shared + 1) / (
         probability.sum(dim=(1, 2)) + (nucleus * valid).sum(dim=(1, 2)) + 1
     )

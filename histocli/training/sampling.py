@@ -1,4 +1,8 @@
-"""Patches in memory, and the batches of crops that are drawn from them."""
+"""Patches in memory, and the batches of crops that are drawn from them.
+
+The targets of a pixel are whether it is nucleus, its normalised border distance (0 at the border of
+its nucleus, 1 at the deepest pixel) and, optionally, whether two nuclei meet there (contact).
+"""
 
 from __future__ import annotations
 
@@ -15,32 +19,32 @@ from histocli.instances.targets import contacts, normalised_distance
 from histocli.training.augmentation import Augmentation, cut_crops, vary_appearance
 
 WINDOW = 1.375
-"""Side of the window that a crop is cut from, in sides of the crop: room for magnification and for
-most rotations."""
+"""Side of the square read for a crop, divided by the crop's side: room for magnification and most
+rotations."""
 
 Values = TypeVar("Values", "PatchSet", "Batch")
 
 
 @dataclass(frozen=True)
 class PatchSet:
-    """Labelled patches with their targets, as the network learns them."""
+    """Labelled patches with their targets."""
 
     images: npt.NDArray[np.uint8]
-    """(n, H, W, 3)."""
+    """(n, H, W, 3), sRGB."""
     nucleus: npt.NDArray[np.bool_]
     """(n, H, W)."""
     valid: npt.NDArray[np.bool_]
-    """(n, H, W), False where ignored."""
+    """(n, H, W), False for pixels that are ignored."""
     distance: npt.NDArray[np.uint8]
-    """(n, H, W), normalised border distance, 0..255."""
+    """(n, H, W), normalised border distance times 255."""
     weight: npt.NDArray[np.float32]
     """(n,), how much each patch counts in the loss."""
     share: npt.NDArray[np.float64]
     """(n,), chance of being drawn; sums to 1."""
     borders: npt.NDArray[np.bool_] | None = None
-    """(n,), whether distances to borders are learnt; None where they are learnt in all patches."""
+    """(n,), patches whose border distances and contacts are learnt; None learns all."""
     contact: npt.NDArray[np.bool_] | None = None
-    """(n, H, W), where two nuclei meet; None where that is not learnt."""
+    """(n, H, W), True where two nuclei meet; None if contacts are not learnt."""
 
     @classmethod
     def labelled(
@@ -50,9 +54,9 @@ class PatchSet:
         *,
         contacts_mpp: float | None = None,
     ) -> PatchSet:
-        """Return patches with the targets of their labels, each as likely as the next.
+        """Return patches with the targets of their labels, all equally likely to be drawn.
 
-        Where contacts are learnt, ``contacts_mpp`` is the pixel size, in micrometres per pixel.
+        ``contacts_mpp``, in micrometres per pixel, adds contacts as a target.
         """
         n = len(images)
         contact = None
@@ -72,22 +76,21 @@ class PatchSet:
         return len(self.images)
 
     def put(self, places: npt.NDArray[np.integer], other: PatchSet) -> None:
-        """Put other patches into some places; their chance of being drawn stays as it is."""
+        """Replace the patches at ``places``; ``share`` and ``borders`` of these places stay."""
         for name in ("images", "nucleus", "valid", "distance", "weight", "contact"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine is not None and theirs is not None:
                 mine[places] = theirs
 
     def part(self, where: slice) -> PatchSet:
-        """Return some of the patches, as views; their shares sum to 1 again."""
+        """Return views of some of the patches; their ``share`` is scaled to sum to 1."""
         chosen = _changed(self, lambda values: values[where])
         return replace(chosen, share=chosen.share / chosen.share.sum())
 
     def mixed_with(self, other: PatchSet, share: float) -> PatchSet:
-        """Return the patches of both sets; ``share`` of those that are drawn are of the other.
+        """Return the patches of both sets; ``share`` is the chance that ``other`` is drawn from.
 
-        Borders are known in a set that does not say so; contacts that the other set does not know
-        are 0.
+        A set whose ``borders`` is None counts as True; an ``other`` without contacts gets False.
         """
         borders = [
             np.ones(len(each), bool) if each.borders is None else each.borders
@@ -129,12 +132,12 @@ class Batch:
     """(B, H, W) float32, 1 where two nuclei meet."""
 
     def part(self, where: slice) -> Batch:
-        """Return some of the crops."""
+        """Return some of the crops, as views."""
         return _changed(self, lambda values: values[where])
 
 
 def _changed(values: Values, change: Callable[[Any], Any]) -> Values:
-    """Return patches or crops with a change of each array that is there."""
+    """Return patches or crops with ``change`` applied to each array that is not None."""
     named = {each.name: getattr(values, each.name) for each in fields(values)}
     return replace(
         values, **{name: change(each) for name, each in named.items() if each is not None}
@@ -144,7 +147,7 @@ def _changed(values: Values, change: Callable[[Any], Any]) -> Values:
 def whole_patches(
     images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int32], device: torch.device
 ) -> Batch:
-    """Return patches as they are, with the targets of their labels."""
+    """Return whole patches as a batch, neither cropped nor varied, with targets of their labels."""
     patches = PatchSet.labelled(images, labels)
 
     def tensor(values: npt.NDArray[np.generic]) -> Tensor:
@@ -180,9 +183,9 @@ def draw_crops(
         Side of a crop.
     augmentation : Augmentation
     rng : numpy.random.Generator
-        Of this step.
+        Generator of this step.
     device : torch.device
-        Where the work is done.
+        Device of the crops, on which they are cut and varied.
     """
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     chosen = rng.choice(len(patches), size=size, p=patches.share)

@@ -1,11 +1,9 @@
-"""Self-training: what a teacher finds in unlabelled tissue teaches the next student, and nuclei do
-not shrink.
+"""Self-training: a *teacher* network labels unlabelled tissue, and a *student* learns these labels.
 
-Averaging a network over its steps makes the teacher (Tarvainen and Valpola 2017); only what it is
-sure of is learnt (Sohn et al. 2020). One threshold of certainty would keep the dark nuclei and drop
-the pale ones, round after round, so objects are accepted within strata of contrast and size.
-Borders are left to the synthetic patches, where they are known: the teacher's own are blurred and
-would wander.
+After a round, the student's weights averaged over its steps are the next teacher (Tarvainen and
+Valpola 2017). Only confident labels are learnt (Sohn et al. 2020). With one limit of confidence,
+every round would drop more pale nuclei, so objects are accepted within strata of similar contrast
+and size. Pixels near the teacher's inexact borders are ignored; synthetic patches teach borders.
 """
 
 from __future__ import annotations
@@ -28,21 +26,20 @@ from histocli.training.sampling import PatchSet
 
 @dataclass(frozen=True, kw_only=True)
 class Acceptance:
-    """Which of a teacher's findings are learnt."""
+    """Settings of the choice of objects and pixels that a student learns."""
 
     share: float = 0.7
-    """Share of the objects of each stratum that is accepted: the surest ones."""
+    """Share of the objects of each stratum that is accepted: those of the highest confidence."""
     contrast_bins: int = 3
-    """Strata of contrast."""
+    """Number of strata of contrast."""
     area_bins: int = 2
-    """Strata of area within each stratum of contrast."""
+    """Number of strata of area within each stratum of contrast."""
     sure_background: float = 0.1
-    """Pixels with a smaller probability are background."""
+    """Pixels outside objects are learnt as background below this probability of nucleus."""
     sure_nucleus: float = 0.9
-    """Pixels of accepted objects with a larger probability are nucleus; those in between are
-    ignored."""
+    """Pixels of accepted objects are learnt as nucleus above this probability."""
     border_um: float = 0.5
-    """Width of the band along borders, on both sides, that is ignored."""
+    """Pixels within this many micrometres of a border, on either side, are ignored."""
 
 
 def accept_within_strata(
@@ -51,9 +48,9 @@ def accept_within_strata(
     area: npt.NDArray[np.floating],
     acceptance: Acceptance,
 ) -> npt.NDArray[np.bool_]:
-    """Return which objects are accepted: the surest among those of similar contrast and size.
+    """Return a mask of the accepted objects: in each stratum those of the highest confidence.
 
-    All arrays have one value for each object of all images.
+    All arrays have one value for each object of all patches.
     """
     accepted = np.zeros(len(confidence), bool)
     stratum = _bin(contrast, acceptance.contrast_bins)
@@ -68,60 +65,60 @@ def accept_within_strata(
 
 
 def _bin(values: npt.NDArray[np.floating], bins: int) -> npt.NDArray[np.int64]:
-    """Give each value the number of its bin; bins are equally full, ties in the order given."""
+    """Return the number of each value's bin, by rank: bins hold equally many values."""
     rank = np.argsort(np.argsort(values, kind="stable"), kind="stable")
     return np.asarray(rank * bins // max(len(values), 1), np.int64)
 
 
 AREA_DRIFT, COUNT_DRIFT = 0.10, 0.15
-"""How far a student may move the median area and the number of nuclei from what the first teacher
-found, as shares: what moves them further calls something else a nucleus."""
+"""Largest relative change of the median area and of the number of nuclei from the first teacher's
+findings; beyond it a student is taken to call other objects nuclei."""
 
 
 @dataclass(frozen=True)
 class Drift:
-    """How far findings have moved from those of the first teacher, as shares."""
+    """Relative change of findings from those of the first teacher; 0 is no change."""
 
     area: float
-    """Of the median area of an object."""
+    """Change of the median area of an object."""
     count: float
-    """Of the number of objects."""
+    """Change of the number of objects."""
 
     @property
     def tolerable(self) -> bool:
-        """Whether the same things are still called nuclei."""
+        """Whether both changes are within ``AREA_DRIFT`` and ``COUNT_DRIFT``."""
         return abs(self.area) <= AREA_DRIFT and abs(self.count) <= COUNT_DRIFT
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What a teacher finds in unlabelled patches."""
+    """Objects and probabilities that a network (or a person) finds in unlabelled patches."""
 
     labels: list[InstanceLabels]
-    """Of each patch, 1..n."""
+    """For each patch, (H, W), objects 1..n."""
     probability: list[FloatArray]
-    """Of being nucleus, for the pixels of each patch."""
+    """For each patch, (H, W), probability of nucleus."""
 
     def count(self) -> int:
         """Return the number of objects in all patches."""
         return sum(int(each.max(initial=0)) for each in self.labels)
 
     def median_area_px(self) -> float:
-        """Return the median area of all objects; 0 where there is none."""
+        """Return the median area of all objects in pixels; 0 if there is none."""
         areas = np.concatenate(self.areas())
         return float(np.median(areas)) if len(areas) else 0.0
 
     def areas(self) -> list[npt.NDArray[np.int64]]:
-        """Return the area of the objects of each patch, in pixels."""
+        """Return the areas of the objects of each patch, in pixels."""
         return [np.bincount(each.ravel(), minlength=1)[1:] for each in self.labels]
 
     def drift_from(self, median_area_px: float, count: int) -> Drift:
-        """Return how far these findings are from others of that median area and number."""
+        """Return the relative change from findings with that median area and number."""
         area = self.median_area_px() / max(median_area_px, 1e-9) - 1
         return Drift(area, self.count() / max(count, 1) - 1)
 
     def coverage(self) -> float:
-        """Return the share of the pixels that are nucleus."""
+        """Return the share of pixels that lie in objects."""
         return float(np.mean([(each > 0).mean() for each in self.labels]))
 
 
@@ -134,20 +131,20 @@ def pseudo_labelled(
     *,
     borders: bool = False,
 ) -> tuple[PatchSet, Json]:
-    """Turn findings into patches to learn from, and say how much of the findings is learnt.
+    """Turn findings into training patches; also return counts and shares for the log.
 
     Parameters
     ----------
     patches : ndarray of uint8, shape (n, H, W, 3)
     findings : Findings
     contrast : sequence of ndarray
-        How much darker each object of each patch is than its surroundings.
+        For each patch, how much darker each object is than its surroundings.
     mpp : float
         Micrometres per pixel.
     acceptance : Acceptance
     borders : bool
-        Whether the findings also teach where nuclei end against each other: a network that joins
-        two nuclei must not teach that there is no border, what a person uses as labels may.
+        Whether border distances are learnt too: from labels that a user gives, but not from a
+        network, which may join two nuclei.
     """
     both = list(zip(findings.labels, findings.probability, strict=True))
     confidence = [mean_within(labels, probability)[1:] for labels, probability in both]
@@ -184,11 +181,11 @@ def pseudo_labelled(
 
 @dataclass(frozen=True)
 class PseudoTargets:
-    """What a student learns of one patch."""
+    """The targets of one patch for a student."""
 
     nucleus: npt.NDArray[np.bool_]
     valid: npt.NDArray[np.bool_]
-    """False where it learns nothing."""
+    """False for pixels that are ignored."""
     distance: npt.NDArray[np.uint8]
 
 
@@ -205,9 +202,9 @@ def pseudo_targets(
     ----------
     labels : ndarray of int, shape (H, W)
     probability : ndarray of float, shape (H, W)
-        Probability of being nucleus.
+        Probability of nucleus.
     accepted : ndarray of bool, shape (n + 1,)
-        By label; objects that are not accepted are ignored, not background.
+        Indexed by label; other objects are ignored rather than learnt as background.
     mpp : float
         Micrometres per pixel.
     acceptance : Acceptance
@@ -226,14 +223,14 @@ def pseudo_targets(
 
 
 class AveragedWeights(Extra):
-    """The mean of a student's weights over its last steps.
+    """The exponential average of a student's weights over its last steps.
 
     Parameters
     ----------
     student : nn.Module
     keep : float
-        Share of the average that each step leaves; it is smaller in the first steps, so that the
-        beginning is soon forgotten.
+        Share of the average that each step keeps; smaller in the first steps, so that the first
+        weights soon have little influence.
     """
 
     name = "averaged"
@@ -245,7 +242,7 @@ class AveragedWeights(Extra):
 
     @torch.no_grad()
     def after_step(self, segmenter: nn.Module) -> None:
-        """Take a step of the student into the average."""
+        """Add the student's present weights to the average."""
         self.steps += 1
         keep = min(self.keep, self.steps / (self.steps + 10))
         for name, value in segmenter.state_dict().items():
@@ -255,11 +252,11 @@ class AveragedWeights(Extra):
                 self.values[name].copy_(value)
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint has to keep."""
+        """Return the average for a checkpoint."""
         return {"steps": self.steps, "values": self.values}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up what a checkpoint kept."""
+        """Load what ``state`` returned."""
         self.steps = int(state["steps"])
         self.values = {
             name: value.to(self.values[name].device) for name, value in state["values"].items()

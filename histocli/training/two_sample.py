@@ -1,7 +1,7 @@
-"""Two samples of pictures: can a classifier tell them apart? So realism and weights are judged.
+"""The classifier two-sample test: can a classifier tell real patches from synthetic ones?
 
-A classifier is never asked about pictures whose image it has learnt from: folds are made of whole
-images.
+The answer measures realism, and gives weights to synthetic patches. Folds are made of whole images,
+so that a classifier never judges patches of an image that it has learnt from.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from torch.nn import functional
 
 from histocli.base.device import autocast
 from histocli.base.rng import rng_for
-from histocli.model.classifier import Classifier
+from histocli.model.discriminator import Classifier
 from histocli.training.crops import random_crop
 
 
 def area_under_curve(real: npt.ArrayLike, synthetic: npt.ArrayLike) -> float:
-    """Return the chance that a real item scores above a synthetic one; ties count half.
+    """Return the probability that a real item scores above a synthetic one; ties count half.
 
     This is the statistic of Mann and Whitney (1947) as a share.
 
@@ -36,7 +36,7 @@ def area_under_curve(real: npt.ArrayLike, synthetic: npt.ArrayLike) -> float:
     Returns
     -------
     float
-        0..1; 0.5 where nothing can be told, NaN where one side is empty.
+        0..1; 0.5 if the scores do not separate the two, NaN if one side is empty.
     """
     first, second = (np.asarray(values, np.float64) for values in (real, synthetic))
     first, second = first[~np.isnan(first)], second[~np.isnan(second)]
@@ -48,7 +48,7 @@ def area_under_curve(real: npt.ArrayLike, synthetic: npt.ArrayLike) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class TwoSampleSchedule:
-    """How a classifier is trained."""
+    """Settings of the training of classifiers."""
 
     folds: int = 3
     steps: int = 200
@@ -61,24 +61,24 @@ class TwoSampleSchedule:
 
 @dataclass(frozen=True)
 class TwoSampleScores:
-    """Scores of pictures by classifiers that have not learnt from them."""
+    """Held-out scores: each patch is judged by a classifier that has not learnt from its image."""
 
     real: npt.NDArray[np.float64]
-    """(n,), logits of being real, of the real pictures."""
+    """(n,), logits of "real" for the real patches; NaN if not judged."""
     synthetic: npt.NDArray[np.float64]
-    """(m,), logits of being real, of the synthetic pictures."""
+    """(m,), logits of "real" for the synthetic patches; NaN if not judged."""
     real_images: npt.NDArray[np.int64]
-    """(n,), which image each real picture shows."""
+    """(n,), number of the image that each real patch shows."""
     synthetic_images: npt.NDArray[np.int64]
-    """(m,), which image each synthetic picture was made from."""
+    """(m,), number of the image that each synthetic patch was made from."""
 
     @property
     def auc(self) -> float:
-        """Area under the curve; 0.5 means that the two cannot be told apart."""
+        """Area under the ROC curve; 0.5 means that real and synthetic look alike."""
         return area_under_curve(self.real, self.synthetic)
 
     def interval(self, draws: int = 1000, seed: int = 0) -> tuple[float, float]:
-        """Return the 95 % bootstrap interval of the AUC, drawing whole images."""
+        """Return the 95 % bootstrap interval of the AUC, resampling whole images."""
         rng = rng_for(seed, "auc")
         values = []
         for _ in range(draws):
@@ -96,7 +96,7 @@ class TwoSampleScores:
 
 
 def folds_of(images: npt.NDArray[np.integer], folds: int, seed: int) -> npt.NDArray[np.int64]:
-    """Give every image one of ``folds`` folds, evenly and at random, and its patches the same."""
+    """Return each patch's fold, 0..folds - 1; images are spread evenly and at random over folds."""
     names = np.unique(images)
     fold = rng_for(seed, "folds").permutation(len(names)) % folds
     return np.asarray(fold[np.searchsorted(names, images)], np.int64)
@@ -111,7 +111,7 @@ def judge(
     device: torch.device,
     dtype: torch.dtype,
 ) -> TwoSampleScores:
-    """Train one fresh classifier per fold on the other folds, and let it judge its own.
+    """For each fold, train a new classifier on the other folds and judge the fold's patches.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def judge(
         Real patches.
     synthetic : ndarray of uint8, shape (m, H, W, 3)
     real_images, synthetic_images : ndarray of int
-        Which image each patch shows or was made from, in one numbering: the two kinds share folds.
+        Number of the image that each patch shows or was made from; both share one numbering.
     schedule : TwoSampleSchedule
     device : torch.device
     dtype : torch.dtype
@@ -128,7 +128,7 @@ def judge(
     Raises
     ------
     ValueError
-        There are fewer images than two: nothing can be held out.
+        There are fewer than two images, so that none can be held out.
     """
     numbers = np.concatenate([real_images, synthetic_images])
     folds = min(schedule.folds, len(np.unique(numbers)))
@@ -166,7 +166,7 @@ def _train_classifier(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Classifier:
-    """Train a fresh classifier on the patches that are given by their indices."""
+    """Train a new classifier; ``learn_real`` and ``learn_synthetic`` are indices of patches."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(schedule.seed * 1000 + number)
         classifier = Classifier().to(device)
@@ -205,7 +205,7 @@ def _classify(
     dtype: torch.dtype,
     batch: int = 32,
 ) -> npt.NDArray[np.float64]:
-    """Return the logits of being real of whole patches, shape (n,)."""
+    """Return the logits of "real" for whole patches, shape (n,)."""
     with torch.inference_mode():
         parts = [
             _logits(classifier, patches[start : start + batch], device, dtype).cpu().numpy()
@@ -229,7 +229,7 @@ def fit_log_odds(scores: TwoSampleScores) -> tuple[float, float]:
     Returns
     -------
     slope, offset : float
-        Of the log odds that a patch is real if both kinds were equally many.
+        ``slope * logit + offset`` is the log odds of "real" for equally many patches of both kinds.
     """
     logits = np.concatenate([scores.real, scores.synthetic])
     truth = np.concatenate([np.ones(len(scores.real)), np.zeros(len(scores.synthetic))])
@@ -238,7 +238,7 @@ def fit_log_odds(scores: TwoSampleScores) -> tuple[float, float]:
     balance = np.where(truth == 1, 0.5 / max(truth.sum(), 1), 0.5 / max((1 - truth).sum(), 1))
     spread = max(float(logits.std()), 1e-6)
     unit = logits / spread
-    ridge = 1e-4  # where logits part the two kinds completely, the best slope would be infinite
+    ridge = 1e-4  # without it, logits that separate the kinds perfectly give an infinite slope
 
     def loss(values: npt.NDArray[np.float64]) -> float:
         odds = values[0] * unit + values[1]
@@ -253,22 +253,21 @@ def fit_log_odds(scores: TwoSampleScores) -> tuple[float, float]:
 def importance_weights(
     scores: TwoSampleScores, limits: tuple[float, float] = (0.1, 10.0), least_effective: float = 0.0
 ) -> npt.NDArray[np.float64]:
-    """Weigh synthetic patches by how much likelier they are among real ones (Hou et al. 2019).
+    """Weigh synthetic patches by their odds of being real (Hou et al. 2019).
 
     Parameters
     ----------
     scores : TwoSampleScores
-        From classifiers that have not seen the patches they judge.
     limits : tuple of float
-        Smallest and largest ratio, before the mean is made 1.
+        Smallest and largest odds, before the mean is scaled to 1.
     least_effective : float
-        Smallest effective share, 0..1: where a classifier is nearly perfect, a few patches would
-        count for all, so the log odds are shrunk until this share is reached.
+        Smallest effective share, 0..1. With a nearly perfect classifier few patches would have all
+        the weight, so the log odds are shrunk until this share is reached.
 
     Returns
     -------
     ndarray of float64, shape (m,)
-        Mean 1; patches that could not be judged weigh as much as the mean.
+        Mean 1; patches that were not judged get the mean.
     """
     slope, offset = fit_log_odds(scores)
     odds = np.clip(slope * scores.synthetic + offset, -30, 30)
@@ -286,16 +285,16 @@ def importance_weights(
 def weights_of_kept(
     judged: npt.NDArray[np.float64], chosen: npt.NDArray[np.integer], kept: npt.NDArray[np.floating]
 ) -> npt.NDArray[np.float32]:
-    """Weigh all patches: judged ones as judged, others 1, and none that is not kept.
+    """Return weights of all patches, shape (n,): judged ones as given, others 1, discarded ones 0.
 
     Parameters
     ----------
     judged : ndarray of float64, shape (m,)
-        Weights of some patches.
+        Weights of the judged patches.
     chosen : ndarray of int, shape (m,)
-        Which patches these are.
+        Indices of the judged patches.
     kept : ndarray of float, shape (n,)
-        1 or 0; the mean weight of patches that are kept is 1.
+        1 or, for discarded patches, 0; the mean weight of the kept ones is scaled to 1.
     """
     full = np.ones(len(kept), np.float64)
     full[chosen] = judged
@@ -305,7 +304,7 @@ def weights_of_kept(
 
 
 def effective_share(weights: Sequence[float] | npt.NDArray[np.floating]) -> float:
-    """Return the effective sample size of weights over their number, 0..1 (Kish 1965)."""
+    """Return the effective sample size of weights divided by their number, 0..1 (Kish 1965)."""
     values = np.asarray(weights, np.float64)
     if not values.any():
         return 0.0

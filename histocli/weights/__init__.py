@@ -1,1 +1,1 @@
-"""Models that come with the package: weights, their list and their card; no code."""
+"""Models that come with the package: weights, ``models.json`` with their names, a model card."""

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from histocli.base.errors import InvalidStore
-from histocli.model.classifier import Classifier
-from histocli.model.discriminator import RealismCritic, StyleCritic, texture_of
+from histocli.model.discriminator import Classifier, RealismCritic, StyleCritic, texture_of
 from histocli.model.refiner import Refiner, RefinerArchitecture, build_refiner, describe_refiner
 
 SMALL = RefinerArchitecture(width=4, blocks=1, style=6)

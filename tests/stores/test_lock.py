@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from histocli.base.errors import StoreExists
-from histocli.stores.lock import OutputLock
+from histocli.stores.rerun import OutputLock
 
 
 def test_the_lock_keeps_a_second_writer_out_and_leaves_nothing_behind(tmp_path):
@@ -16,7 +16,7 @@ def test_the_lock_keeps_a_second_writer_out_and_leaves_nothing_behind(tmp_path):
         with pytest.raises(StoreExists, match="another process"):
             OutputLock(target)
         script = (
-            "import sys; from pathlib import Path; from histocli.stores.lock import OutputLock\n"
+            "import sys; from pathlib import Path; from histocli.stores.rerun import OutputLock\n"
             "try: OutputLock(Path(sys.argv[1]))\n"
             "except Exception as error: sys.exit(error.exit_code)"
         )

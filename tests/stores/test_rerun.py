@@ -9,9 +9,8 @@ from histocli.base.errors import HistosynthError, OutOfResources, StoreExists
 from histocli.base.files import partial_path
 from histocli.base.formats import ATTRIBUTE
 from histocli.stores import provenance as records
-from histocli.stores.lock import OutputLock
 from histocli.stores.provenance import Provenance
-from histocli.stores.rerun import finish, prepare_output, remove_ours
+from histocli.stores.rerun import OutputLock, finish, prepare_output, remove_ours
 
 CONTRACT = "histosynth-things/1"
 

@@ -1,4 +1,4 @@
-"""One prediction beside its truth: opened, read, compared."""
+"""Reading and comparing one pair: the predicted and the true labels of an image."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ logger = logging.getLogger(__name__)
 
 STOPPED = "evaluation stopped; nothing was written, run it again"
 SQUARE_PX = 640
-"""Side of the square of a large image that a report shows."""
+"""Side of the square that a report shows of a large image, in pixels."""
 
 
 def with_ignored(found: Pairs, masks_at: str | None) -> Pairs:
-    """Give each pair the mask of its ignored pixels; ``InputNotFound`` where an image has none."""
+    """Return the pairs with the masks of ``--ignore``; ``InputNotFound`` where one is missing."""
     if masks_at is None:
         return found
     masks = LABEL_FINDER.find(masks_at)
@@ -53,8 +53,8 @@ def with_ignored(found: Pairs, masks_at: str | None) -> Pairs:
 def check_partners(prediction: str, found: Pairs, *, tolerant: bool) -> None:
     """Refuse true images without a prediction, and warn of predictions without a truth.
 
-    When tolerant, one true image with a prediction is enough; otherwise ``InputNotFound`` is
-    raised.
+    ``InputNotFound`` is raised for a true image without a prediction; where ``tolerant``, only if
+    all are without.
     """
     alone, extra = found.without_prediction, found.without_truth
     if alone and (not tolerant or not found.pairs):
@@ -74,7 +74,7 @@ def check_partners(prediction: str, found: Pairs, *, tolerant: bool) -> None:
 
 
 def _some(names: Sequence[str]) -> str:
-    """List the first twenty names for a message."""
+    """Return the first twenty names as text, and the number of the others."""
     more = f" and {len(names) - 20} more" if len(names) > 20 else ""
     return ", ".join(names[:20]) + more
 
@@ -82,7 +82,7 @@ def _some(names: Sequence[str]) -> str:
 def score_pair(
     pair: Pair, *, config: EvaluateConfig, workers: int, tolerant: bool
 ) -> ImageScores | HistosynthError:
-    """Read and compare one pair; when tolerant, an error is a result."""
+    """Read and compare one pair; where ``tolerant``, return an error instead of raising it."""
     try:
         true, predicted = pair.truth.labels.open(), pair.prediction.open()
         pixel_size = _pixel_size(pair, true, predicted, config)
@@ -112,7 +112,7 @@ def score_pair(
 
 
 def _pixel_size(pair: Pair, true: Opened, predicted: Opened, config: EvaluateConfig) -> PixelSize:
-    """Return the pixel size of an image; where its labels disagree, the truth counts."""
+    """Return the pixel size of an image from the first source that knows one, with a name of it."""
     if true.mpp and predicted.mpp and abs(true.mpp - predicted.mpp) > 0.02 * true.mpp:
         logger.warning(
             "%s says %.4g um/px but %s says %.4g; both have the same pixels, so one is wrong",
@@ -133,11 +133,14 @@ def _pixel_size(pair: Pair, true: Opened, predicted: Opened, config: EvaluateCon
 
 
 _one_large = threading.Lock()
-"""Large images take all workers and much memory, so one is compared at a time."""
+"""Held while a large image is compared: each takes all workers and much memory."""
 
 
 def _compare(pair: Pair, true: Opened, predicted: Opened, rules: Rules, workers: int) -> Comparison:
-    """Compare a pair, in windows where it is large."""
+    """Compare a pair; an image of ``LARGE_PX`` pixels or more is compared window by window.
+
+    An image with a mask of ignored pixels is compared as a whole, whatever its size.
+    """
     shape = common_shape(true, predicted)
     for side in (true, predicted):
         if side.shape is not None and side.shape != shape:
@@ -155,7 +158,7 @@ def _compare(pair: Pair, true: Opened, predicted: Opened, rules: Rules, workers:
 
 
 def read_pair(pair: Pair, true: Opened, predicted: Opened) -> tuple[LabelImage, LabelImage]:
-    """Read truth and prediction as arrays of one shape, with -1 where the truth is ignored."""
+    """Read truth and prediction as arrays of one shape; ignored pixels of the truth are -1."""
     shape = common_shape(true, predicted)
     truth, prediction = true.on(shape).whole(), predicted.on(shape).whole()
     if pair.truth.ignore is not None:

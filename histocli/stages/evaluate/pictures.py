@@ -1,4 +1,4 @@
-"""What a report shows beside scores: images, patch stores, and training curves."""
+"""Pictures and curves of a report: images, patches of stores, and trainings of models."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ from histocli.stores.patches import PatchStore
 logger = logging.getLogger(__name__)
 
 EXTREMES = 4
-"""Images shown from each end."""
+"""Number of worst, and of best, images that a report shows at most."""
 MARGIN_PX = 128
-"""Pixels around the shown part of a slide that are read too, so that nuclei are judged whole."""
+"""Width of the border that is read around the shown square, so that its nuclei are whole."""
 SHEET_PATCHES = 8
 KINDS = ("initial", "refined", "labelled", "reference")
-"""Kinds of patches in the order in which their sheets stand."""
+"""Kinds of patches, in the order of their sheets in the report."""
 
 
 def find_pictures(words: str, names: Iterable[str]) -> dict[str, Path]:
-    """Return the pictures of a folder, glob or list whose stem is one of the names."""
+    """Return the paths, by stem, of the pictures in a folder, glob or list with these stems."""
     wanted = set(names)
-    # a folder of results holds label stores of the same names, which are no pictures
+    # a folder of results may hold label stores (.zarr) with the names of the images
     suffixes = [suffix for suffix in SLIDE_SUFFIXES if suffix != ".zarr"]
     paths = expand_inputs([words], suffixes=suffixes, what="image")
     return {slide_stem(path): path for path in paths if slide_stem(path) in wanted}
@@ -56,7 +56,7 @@ def find_pictures(words: str, names: Iterable[str]) -> dict[str, Path]:
 def extremes(
     result: EvaluateResult, suffix: str, pictures: dict[str, Path], track: Track
 ) -> Iterator[Section]:
-    """Yield the worst and the best images by panoptic quality, equal ones by name."""
+    """Yield a gallery of the worst and one of the best images by panoptic quality."""
     ordered = sorted(result.images, key=lambda image: (image.counts.panoptic_quality, image.name))
     n = min(EXTREMES, (len(ordered) + 1) // 2)
     worst, best = ordered[:n], ordered[::-1][: min(EXTREMES, len(ordered) - n)]
@@ -77,7 +77,7 @@ def extremes(
 
 
 def _drawn(image: ImageScores, path: Path | None, suffix: str) -> Picture:
-    """Draw one image, or its part with most mistakes."""
+    """Draw one image; of a large one only the square with most unmatched nuclei."""
     part = _part_to_show(image)
     table = overlaps(part.truth, part.prediction)
     fates = tell_fates(table)
@@ -100,14 +100,14 @@ def _drawn(image: ImageScores, path: Path | None, suffix: str) -> Picture:
 
 
 class _Part(NamedTuple):
-    """Labels of an image, or of its worst square with a margin."""
+    """Labels of a whole image; or of its square with most unmatched nuclei, and a border."""
 
     truth: LabelImage
     prediction: LabelImage
     core: tuple[slice, slice] = (slice(None), slice(None))
-    """What is shown of the labels."""
+    """Rows and columns of the labels that are shown; the rest is the border."""
     large: bool = False
-    """Whether this is a part of a slide, whose pixels are not read for a picture."""
+    """Whether the labels are of a part of an image; its picture is not read."""
 
 
 def _part_to_show(image: ImageScores) -> _Part:
@@ -125,7 +125,7 @@ def _part_to_show(image: ImageScores) -> _Part:
 
 
 def _pixels_of(image: ImageScores, path: Path | None, shape: tuple[int, int]) -> RGBImage | None:
-    """Return the picture of an image; None, with a warning, where it cannot be shown."""
+    """Return the picture of an image; None where it has none or, with a warning, an unfit one."""
     try:
         stored = image.pair.truth.labels.image or image.pair.prediction.image
         if path is not None:
@@ -150,7 +150,7 @@ def _pixels_of(image: ImageScores, path: Path | None, shape: tuple[int, int]) ->
 
 
 def check_shown(words: Sequence[str]) -> None:
-    """Refuse what is neither a patch store nor a model."""
+    """Open each path, which raises an error unless it is a patch store or a model."""
     for word in words:
         if Path(word).is_dir():
             PatchStore.open(Path(word))
@@ -159,7 +159,7 @@ def check_shown(words: Sequence[str]) -> None:
 
 
 def shown(words: Sequence[str]) -> Iterator[Section]:
-    """Yield sheets of patch stores, and training curves of models."""
+    """Yield a gallery of sheets of patch stores, and charts of the training of models."""
     sheets: dict[str, Picture] = {}
     charts: list[Lines] = []
     for path in map(Path, words):
@@ -185,7 +185,7 @@ def shown(words: Sequence[str]) -> Iterator[Section]:
 
 
 def _sheet(store: PatchStore) -> Picture:
-    """Show some patches of a store, evenly spread over it."""
+    """Draw patches of a store, evenly spaced by number."""
     chosen = np.linspace(0, len(store) - 1, min(SHEET_PATCHES, len(store))).round().astype(int)
     read = [store.read(range(index, index + 1)) for index in map(int, chosen)]
     sheet = patch_sheet(
@@ -199,7 +199,7 @@ def _sheet(store: PatchStore) -> Picture:
 
 
 def _reference_sheet(store: PatchStore) -> Picture | None:
-    """Show patches of the references that a store records; None where they are no longer there."""
+    """Draw patches of the references of a store; None where references cannot be read."""
     try:
         images = recorded_references(store)
         chosen = np.linspace(0, len(images) - 1, min(SHEET_PATCHES, len(images))).astype(int)
@@ -218,7 +218,7 @@ def _reference_sheet(store: PatchStore) -> Picture | None:
     if not pictures:
         return None
     pictures[0] = add_scale_bar(pictures[0], store.mpp)
-    # two rows of equal length stand beside each other
+    # an even number of pictures is drawn as two rows beside each other
     half, odd = divmod(len(pictures), 2)
     rows = [pictures] if odd else [pictures[:half], pictures[half:]]
     return Picture(
@@ -229,7 +229,7 @@ def _reference_sheet(store: PatchStore) -> Picture | None:
 
 
 def _curves(model: Path, kind: str) -> list[Lines]:
-    """Return the curves of a training from the log beside its model; none where it has no log."""
+    """Return the curves of a training from the log beside the model; empty without a log."""
     rows = [row for row in read_metrics(model) if "step" in row]
     curves = []
     lossy = [row for row in rows if isinstance(row.get("loss"), float)]

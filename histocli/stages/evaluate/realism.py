@@ -1,4 +1,7 @@
-"""Realism: the patches of a store beside real ones cut from references."""
+"""Realism: how far the patches of a store are from real patches.
+
+Real patches are cut from references, the unlabelled images that a synthesis imitates.
+"""
 
 from __future__ import annotations
 
@@ -37,19 +40,19 @@ from histocli.training.two_sample import TwoSampleSchedule
 logger = logging.getLogger(__name__)
 
 SIDE_PX = 128
-"""Side of the compared patches; larger patches are judged by their middles."""
+"""Side of the compared patches in pixels; of larger patches the middle is compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RealismResult(StageResult):
-    """How real the patches of a store look."""
+    """Measures of how real the patches of a store look."""
 
     schema: ClassVar[str] = "histosynth.realism/1"
 
     input: str
     output: str = ""
     patch_px: int
-    """Side of the compared patches."""
+    """Side of the compared patches, in pixels."""
     mpp: float
     judgement: Judgement | None
     """None for a dry run."""
@@ -58,7 +61,7 @@ class RealismResult(StageResult):
 
     @property
     def title(self) -> str:
-        """What was compared, in one line."""
+        """The number of compared patches and images, in one line."""
         found = self.judgement
         if found is None:
             return f"would judge {self.input} against {self.references} references"
@@ -91,12 +94,12 @@ def judge_realism(
     *,
     track: Track = silent,
 ) -> RealismResult:
-    """Judge the patches of a store against references: those that are named, else its own.
+    """Compare the patches of a store with the references in ``refs``, else with its recorded ones.
 
     Raises
     ------
     InputNotFound, InvalidInput
-        The store or references cannot be read, or show fewer than two images.
+        The store or a reference cannot be read, or fewer than two references show nuclei.
     """
     watch = Stopwatch()
     patches = PatchStore.open(Path(store))
@@ -139,7 +142,7 @@ def _judge(
     """Cut real patches, read synthetic ones, and compare them."""
     prepare_process()
     real = _cut_references(sources, store.mpp, side, config, execution, track)
-    # references that the store follows but nobody named have the numbers after the named ones
+    # references of the store that are not among ``sources`` are numbered after them
     number_of = {source.sha256: number for number, source in enumerate(sources)}
     recorded = enumerate(store.references, len(sources))
     numbers = np.array([number_of.get(record.sha256, number) for number, record in recorded])
@@ -169,7 +172,7 @@ def _cut_references(
     execution: Execution,
     track: Track,
 ) -> Patches:
-    """Cut patches from references, about as many as patches of the store are judged."""
+    """Cut patches from the references, at most about ``realism_patches`` in all."""
     most = -(-config.realism_patches // len(sources))
     cut = cut_all(
         sources,
@@ -199,7 +202,7 @@ def _cut_references(
 def _read_patches(
     store: PatchStore, chosen: IntArray, side: int, track: Track
 ) -> tuple[RGBImage, list[InstanceLabels]]:
-    """Return the middles of some patches, glass made white, and the labels of the whole patches."""
+    """Return the middles of patches, with white glass, and the labels of the whole patches."""
     first = (store.patch_px - side) // 2
     middle = slice(first, first + side)
     images, labels = np.empty((len(chosen), side, side, 3), np.uint8), []

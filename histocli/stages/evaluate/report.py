@@ -1,4 +1,4 @@
-"""The page that ``evaluate --html`` writes: scores, distributions, images, and their origin."""
+"""The page that ``evaluate --html`` writes: scores, charts, images and provenance."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ from histocli.stages.evaluate.scores import EvaluateResult, ModelDifference, Sco
 from histocli.stores.provenance import peek
 
 PER_IMAGE = shown_in("report")
-"""Metrics of the tables of images and of groups; the JSON has all."""
+"""Metrics that the tables of images and of groups show; the JSON has all metrics."""
 
 
 def check_report(
     target: Path, execution: Execution, *, images: str | None = None, show: Sequence[str] = ()
 ) -> None:
-    """Refuse before any work what could not be written after it.
+    """Check, before the evaluation, that the report can be written after it.
 
-    ``InvalidOption`` says that the file is not called ``.html``; ``StoreExists`` that another file
-    lies there, or a report that may not be overwritten; ``InputNotFound`` and ``InvalidInput`` that
-    pictures, or something to show, are missing or of another kind.
+    ``InvalidOption`` is raised where the name does not end in ``.html``; ``StoreExists`` where
+    another file lies at the target, or a report without ``overwrite``; ``InputNotFound`` or
+    ``InvalidInput`` where pictures, stores or models to show are missing or of another kind.
     """
     if target.suffix.lower() not in (".html", ".htm"):
         raise InvalidOption(f"--html writes a web page, so its file ends in .html; got {target}")
@@ -75,27 +75,27 @@ def write_report(
     show: Sequence[str] = (),
     track: Track = silent,
 ) -> None:
-    """Write the report of one prediction, or of several beside each other.
+    """Write the report of one prediction, or of several predictions of the same images.
 
     Parameters
     ----------
     target : Path
-        HTML file; refused where :func:`check_report` refuses it.
+        HTML file to write; :func:`check_report` is called on it first.
     results : sequence of EvaluateResult
-        Of each prediction; no dry runs.
+        One for each prediction, with scores.
     differences : sequence of ModelDifference
-        Of every two predictions.
+        One for every two predictions.
     images : str, optional
-        Pictures with the names of the images.
+        Folder, glob or list of pictures with the names of the images.
     show : sequence of str
-        Patch stores whose patches are shown, and models whose training is.
+        Patch stores, whose patches are shown, and models, whose training curves are shown.
 
     Raises
     ------
     InputNotFound, InvalidInput
         A picture, store or model cannot be read.
     OutOfResources
-        The disk is full or the place cannot be written.
+        The disk is full, or the folder cannot be written to.
     """
     check_report(target, execution)
     words = [result.input for result in results]
@@ -127,7 +127,7 @@ def write_report(
 
 
 def short_names(words: Sequence[str]) -> list[str]:
-    """Return the last parts of paths, as many as tell them apart."""
+    """Return the ends of paths, with the fewest parts that tell the paths apart."""
     parts = [Path(word).parts for word in words]
     for n in range(1, max(map(len, parts), default=1) + 1):
         names = [str(Path(*part[-n:])) for part in parts]
@@ -142,7 +142,7 @@ def _scores_of(result: EvaluateResult) -> Scores:
 
 
 def _score_tables(result: EvaluateResult, suffix: str) -> Iterator[Section]:
-    """Yield the scores of all images, those of groups, and what was not compared."""
+    """Yield tables of the scores over all images, of groups, and of images not compared."""
     scores = _scores_of(result)
     summary = scores.summary
     yield ReportTable(
@@ -280,7 +280,7 @@ def _image_table(scores: Scores, suffix: str) -> ReportTable:
 
 
 def _provenance(results: Sequence[EvaluateResult]) -> Details:
-    """Say which program and settings made the scores, and of which files."""
+    """Return the version, settings, pixel sizes and files behind the scores."""
     first = results[0]
     facts = {
         "package": f"histosynth {__version__}",

@@ -1,4 +1,7 @@
-"""Evaluation: predicted labels beside true ones, image by image, and scores of the whole set."""
+"""Evaluation: compares predicted with true labels image by image, and sums up the scores.
+
+A gate is a bound of a mean score, such as ``--min pq=0.55``; a missed gate fails the command.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ RULES = (
     "dsb_ap: mean over images of the mean over 0.50-0.95 of TP / (TP + FP + FN); "
     "null is unknown and left out of means"
 )
-"""The rules in one line; they stand among the settings of every result."""
+"""The rules of the scores in one line, written to the settings of every result."""
 
 
 def evaluate(
@@ -53,28 +56,28 @@ def evaluate(
 ) -> EvaluateResult:
     """Compare predicted labels with true ones.
 
-    The result holds missed gates; the caller raises ``GateNotMet`` once the scores are shown.
+    The result lists missed gates; the caller shows the scores, then raises ``GateNotMet``.
 
     Parameters
     ----------
     prediction, truth : str
-        What :func:`histocli.annotations.pairs.find_pairs` takes: labels of any kind, a folder of
-        them, or a CSV. An output folder of ``segment`` counts each slide once. Images pair by
-        name, patches of patch stores by number.
+        Labels of any kind, a folder of labels, or a CSV; see
+        :func:`histocli.annotations.pairs.find_pairs`. An output folder of ``segment`` counts each
+        slide once. Images are paired by name, patches of patch stores by number.
     config : EvaluateConfig
-        Rules, gates and interval.
+        Rules of the scores, gates, and bootstrap of the intervals.
     execution : Execution
-        Workers, and what to do with a pair that cannot be compared.
+        ``workers``, ``dry_run`` and ``on_error`` are used.
     ignore : str, optional
-        Masks with the names of the true images: pixels that are not 0 are ignored.
+        Masks with the names of the true images; pixels that are not 0 are ignored.
 
     Raises
     ------
     InputNotFound
         An input is missing, or a true image has no prediction.
     InvalidInput
-        Labels cannot be read or do not have the shape of their partner; with
-        ``on_error="continue"`` only if that is so for all pairs.
+        Labels cannot be read, or prediction and truth differ in shape. With
+        ``on_error="continue"`` it is raised only where no pair can be compared.
     """
     watch = Stopwatch()
     found = with_ignored(find_pairs(prediction, truth, LABEL_FINDER), ignore)
@@ -101,9 +104,9 @@ def evaluate(
 def _score_all(
     prediction: str, found: Pairs, config: EvaluateConfig, execution: Execution, track: Track
 ) -> tuple[list[ImageScores], list[tuple[str, str]]]:
-    """Return the scores of the images that could be compared, and names and errors of the others.
+    """Return the scores of the compared images, and name and error of each other image.
 
-    ``InvalidInput`` says that no image could be compared.
+    ``InvalidInput`` is raised where no image could be compared.
     """
     workers = resolve_workers(execution.workers)
     score = partial(
@@ -137,7 +140,7 @@ def _score_all(
 
 
 def _sum_up(images: Sequence[ImageScores], config: EvaluateConfig) -> Scores:
-    """Return the scores of a set of images, of its groups, and the gates that are missed."""
+    """Return the scores of a set of images and of its groups, and the missed gates."""
     counts = [image.counts for image in images]
     groups = [image.pair.truth.group for image in images]
     if config.resample == "group" and not any(groups):
@@ -151,7 +154,7 @@ def _sum_up(images: Sequence[ImageScores], config: EvaluateConfig) -> Scores:
     for name in sorted(set(groups)) if any(groups) else []:
         members = [each for each, group in zip(counts, groups, strict=True) if group == name]
         by_group.append(GroupScores(name, len(members), sum_up(members)))
-    # NaN keeps no bound
+    # a mean of NaN misses every gate
     missed = [
         MissedGate(name, summary.mean[name], bound)
         for gates, sign in ((config.minimum, 1), (config.maximum, -1))
@@ -172,10 +175,10 @@ def compare_models(
     ignore: str | None = None,
     track: Track = silent,
 ) -> ComparisonResult:
-    """Compare several predictions with one truth, and with each other image by image.
+    """Compare each prediction with the truth, and every two predictions with each other.
 
-    Parameters and errors are those of :func:`evaluate`; every two predictions are compared over the
-    images that both have.
+    Parameters and errors are those of :func:`evaluate`. Two predictions are compared over the
+    images that both have; none in common is an ``InvalidInput``.
     """
     repeated = {word for word in predictions if list(predictions).count(word) > 1}
     if repeated:
@@ -194,7 +197,7 @@ def compare_models(
 def _difference(
     first: EvaluateResult, second: EvaluateResult, config: EvaluateConfig
 ) -> ModelDifference:
-    """Compare two predictions over the images that both have."""
+    """Return the paired differences of two predictions over the images that both have."""
     of_second = {image.name: image.counts for image in second.images}
     both = [image for image in first.images if image.name in of_second]
     if not both:

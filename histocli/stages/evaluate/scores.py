@@ -1,4 +1,4 @@
-"""What evaluation finds, in the shape that tables, JSON and reports share."""
+"""Results of an evaluation, as tables, JSON and reports take them."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from histocli.stages.shared.results import StageResult
 
 @dataclass(frozen=True, kw_only=True)
 class ImageScores:
-    """What was found in one image."""
+    """Counts and scores of one image."""
 
     pair: Pair
     counts: Counts
     missed: int
-    """True nuclei that are neither matched, split nor merged."""
+    """Number of true nuclei that are neither matched, split nor merged."""
     false: int
-    """Predicted nuclei where there is none."""
+    """Number of predicted nuclei that are neither matched nor part of a split or merge."""
     pixel_size: PixelSize
-    """Given, or of the manifest, the truth or the prediction, or assumed."""
+    """Micrometres per pixel, and which source gave the value."""
     worst: tuple[int, int]
-    """First row and column of the square with most unmatched nuclei."""
+    """First row and first column of the square with most unmatched nuclei."""
     distributions: Distributions
 
     @property
     def name(self) -> str:
-        """What pairs prediction and truth."""
+        """Name by which prediction and truth were paired."""
         return self.pair.name
 
     def to_json(self) -> Json:
@@ -72,7 +72,7 @@ class GroupScores(NamedTuple):
 
 
 class MissedGate(NamedTuple):
-    """A mean that does not keep its bound."""
+    """A mean below a bound of ``--min``, or above a bound of ``--max``."""
 
     metric: str
     mean: float
@@ -84,18 +84,18 @@ class Scores:
     """Scores of the images that could be compared."""
 
     images: tuple[ImageScores, ...]
-    """In the order of the truth."""
+    """Scores of each image, in the order of the truth."""
     summary: Summary
     groups: tuple[GroupScores, ...]
     missed_gates: tuple[MissedGate, ...]
 
     @property
     def pooled(self) -> Counts:
-        """Counts of all images together."""
+        """Sum of the counts of all images."""
         return reduce(add, (image.counts for image in self.images))
 
     def to_json(self) -> Json:
-        """Return the summaries; images are not among them."""
+        """Return the summary of all images and those of groups, without single images."""
         groups = {
             each.name: {"images": each.images, **asdict(each.summary)} for each in self.groups
         }
@@ -109,11 +109,11 @@ class EvaluateResult(StageResult):
     schema: ClassVar[str] = "histosynth.evaluate/1"
 
     input: str
-    """The prediction, as it was named."""
+    """The prediction, as the user named it."""
     truth: str | None
     output: str = ""
     names: tuple[str, ...]
-    """Every image that was, or would be, compared."""
+    """Names of the true images: all that were, or in a dry run would be, compared."""
     scores: Scores | None
     """None for a dry run."""
     failures: tuple[tuple[str, str], ...]
@@ -124,7 +124,7 @@ class EvaluateResult(StageResult):
 
     @property
     def images(self) -> tuple[ImageScores, ...]:
-        """Every image that was compared."""
+        """Scores of the images that were compared; empty for a dry run."""
         return () if self.scores is None else self.scores.images
 
     def raise_if_any_failed(self) -> None:
@@ -156,7 +156,7 @@ class EvaluateResult(StageResult):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelDifference:
-    """Two predictions of the same images: the second minus the first."""
+    """Differences of two predictions of the same images: the second minus the first."""
 
     first: str
     second: str
@@ -166,18 +166,18 @@ class ModelDifference:
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonResult(StageResult):
-    """Several predictions of the same images beside each other."""
+    """Scores of several predictions of the same images, and their differences."""
 
     schema: ClassVar[str] = "histosynth.evaluate-comparison/1"
 
     output: str = ""
     results: tuple[EvaluateResult, ...]
-    """In the order in which the predictions were named."""
+    """One for each prediction, in the order in which the user named them."""
     differences: tuple[ModelDifference, ...] = ()
-    """Of every two predictions; none for a dry run."""
+    """One for every two predictions; empty for a dry run."""
 
     def to_json(self) -> Json:
-        """Return the object that ``histosynth evaluate --json`` prints after the predictions'."""
+        """Return the object that ``evaluate --json`` prints after those of the predictions."""
         first = self.results[0]
         values: Json = {
             "schema": self.schema,

@@ -1,4 +1,9 @@
-"""``--rounds``: pilot patches are judged, and parameters drawn anew around those of the best."""
+"""``--rounds``: tune the variation of synthesis parameters by rounds of judged pilot patches.
+
+This is the cross-entropy method. In each round, *pilot* patches with randomly varied parameters are
+drawn, classifiers score how real they look, and the parameters of the next round are drawn around
+those of the best pilots. Classifiers never judge patches of references that they learnt from.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +31,10 @@ from histocli.training.two_sample import TwoSampleSchedule, judge
 logger = logging.getLogger(__name__)
 
 PILOTS = 512
-"""Patches that are judged in a round."""
+"""Pilot patches in a round."""
 PILOT_BATCH = 16
 JUDGED_PX = 128
-"""Side of the middle of a patch that is judged."""
+"""Classifiers see the middle of each patch, a square of this side in pixels."""
 STOPPED = "generate: stopped while parameters were re-sampled; nothing was drawn yet, run it again"
 
 
@@ -40,15 +45,12 @@ def resample_parameters(
     device: torch.device,
     track: Track,
 ) -> Spread | None:
-    """Return how parameters vary, by classifiers that say how real patches look.
-
-    In each round pilot patches are drawn, classifiers that have not seen them tell how real they
-    look, and the next ones are drawn around the best.
+    """Return the distribution of the factors on measured parameters after ``config.rounds`` rounds.
 
     Returns
     -------
     Spread or None
-        None where there are too few references to ask a classifier about unseen ones.
+        None if fewer than two references show nuclei, since one must be held out.
     """
     sources = list({region.source.sha256: region.source for region in regions}.values())
     if len(sources) < 2:
@@ -97,7 +99,7 @@ def _draw_pilots(
     purpose: str,
     spread: Spread,
 ) -> npt.NDArray[np.uint8]:
-    """Draw patches, and return their middles with white glass."""
+    """Draw pilot patches, and return their middles with glass made white."""
     jobs = [
         draw_job(
             range(start, min(start + PILOT_BATCH, PILOTS)),
@@ -122,7 +124,7 @@ def _draw_pilots(
 def _judged_references(
     sources: Sequence[Source], config: GenerateConfig, execution: Execution, side: int, track: Track
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """Return patches of the references that can be read, and which of them each shows."""
+    """Return patches of the readable references, and the number of each patch's reference."""
     cut = cut_all(
         sources,
         Cutting(config.mpp, side, max(2, PILOTS // len(sources)), config.seed),

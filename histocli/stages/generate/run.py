@@ -1,8 +1,8 @@
-"""``histosynth generate``: the storyline, from reference images to a patch store.
+"""``histosynth generate``: from reference images (real tissue) to a store of synthetic patches.
 
-First every reference that will be used is read, resampled, taken apart and measured, and what
-synthesis needs of it goes to a scratch folder as plain arrays. Then patches are drawn batch by
-batch from memory-mapped references, so that memory does not grow with their number.
+First the references are read, resampled, cut into regions and measured; the measurements go to a
+scratch folder as plain arrays. Then patches are drawn in batches from memory-mapped arrays, so that
+memory does not grow with the number of patches.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ from histocli.synthesis.variation import Spread
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateResult(StageResult):
-    """What synthesis made."""
+    """The result of ``generate``."""
 
     schema: ClassVar[str] = "histosynth.generate/1"
 
     patches: int
     references: int
-    """Reference files that patches follow."""
+    """Number of reference files that patches imitate."""
     nuclei: int | None = None
-    """Labelled nuclei in all patches; None where nothing was drawn or read."""
+    """Labelled nuclei in all patches; None in a dry run."""
     mpp: float
     failed: tuple[str, ...] = ()
     """References that could not be read, under ``--on-error continue``."""
@@ -60,7 +60,7 @@ def generate(
     *,
     track: Track = silent,
 ) -> GenerateResult:
-    """Draw a patch store in the likeness of reference images.
+    """Draw a store of synthetic patches that imitate reference images.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def generate(
     Raises
     ------
     Stopped
-        A signal came; what is drawn is kept for ``--resume``.
+        A signal came; the drawn patches are kept for ``--resume``.
     """
     watch = Stopwatch()
     tolerant = execution.on_error == "continue"
@@ -86,7 +86,7 @@ def generate(
     used: dict[str, object] = {"references": [[each.sha256, each.mpp] for each in sources]}
     if config.priors is not None:
         priors = Path(config.priors)
-        read_model_header(priors)  # refuses what is no model before any work is done
+        read_model_header(priors)  # raises if the file is not a model, before any work is done
         used["priors"] = content_hash(priors)
     result = GenerateResult(
         output=str(out),
@@ -97,13 +97,13 @@ def generate(
     )
 
     def planned() -> GenerateResult:
-        resolve_device(execution.device)  # refuses a device that is not there
+        resolve_device(execution.device)  # raises if there is no such device
         return result
 
     plan = Plan(
         out=out,
         contract=CONTRACT,
-        # the content of the priors counts, not where they lie
+        # the hash depends on the content of the priors' file, not on its path
         fingerprint=config_hash(replace(config, priors=None), **used),
         planned=planned,
         found=lambda: replace(result, nuclei=_count_nuclei(out)),
@@ -171,7 +171,7 @@ def _make(
 
 def _count_nuclei(path: Path) -> int:
     store = PatchStore.open(path)
-    # ids are 1..n
+    # labels of a patch are 1..n, so the largest is the number of nuclei
     return sum(int(labels.max()) for batch in store.batches() for labels in store.read(batch)[1])
 
 
@@ -184,7 +184,7 @@ def _draw_all(
     track: Track,
     spread: Spread | None,
 ) -> None:
-    """Draw and write the patches that the store still lacks."""
+    """Draw and write the patches that are not in the store yet."""
     pending = writer.pending()
     paint_here = device.type != "cpu"
     jobs = (

@@ -1,1 +1,1 @@
-"""``histosynth info``: what a store, model or slide is, one file a kind."""
+"""``histosynth info``: descriptions of patch stores, label stores, models and slides."""

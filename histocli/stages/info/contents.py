@@ -1,4 +1,4 @@
-"""What a slide, a model or a label store is, and what is in it."""
+"""Descriptions of slides, models and label stores."""
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -23,26 +23,26 @@ from histocli.stores.provenance import Provenance
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What a store, model or slide is, and what is in it."""
+    """Facts about a store, model or slide, and how to draw it."""
 
     kind: str
-    """patches, labels, model or slide."""
+    """``patches``, ``labels``, ``model`` or ``slide``."""
     contents: Json
     provenance: Provenance | None = None
-    """None for a slide, which is not ours."""
+    """Record of how the store or model was made; None for a slide."""
     references: Sequence[ReferenceRecord] = ()
     draw: Callable[[InfoConfig], RGBImage] | None = None
-    """Draws a sheet; None where there is nothing to see."""
+    """Draws a sheet of patches or of the slide; None where the store holds no pixels."""
 
 
 def megabytes(path: Path) -> float:
-    """Return the size of a file, or of all files of a store."""
+    """Return the size of a file, or of all files of a store, in megabytes (10^6 bytes)."""
     files = path.rglob("*") if path.is_dir() else [path]
     return round(sum(file.stat().st_size for file in files if file.is_file()) / 1e6, 3)
 
 
 def describe_slide(path: Path) -> Description:
-    """Describe a slide; one that records no pixel size is described all the same."""
+    """Describe a slide; where it records no pixel size, ``mpp`` and ``mm2`` are None."""
     known = True
     try:
         slide = open_slide(path)
@@ -74,7 +74,7 @@ def describe_slide(path: Path) -> Description:
 
 
 def describe_model(path: Path) -> Description:
-    """Describe a model by its header."""
+    """Describe a model by the header of its file."""
     header = models.read_model_header(path)
     contents = {
         "kind": header.kind,
@@ -92,7 +92,7 @@ def describe_model(path: Path) -> Description:
 
 
 def describe_labels(path: Path) -> Description:
-    """Count what is in a label store."""
+    """Describe a label store by its facts, counts and distributions of measurements."""
     store = label_stores.open_labels(path)
     known = ("mpp_source", "mm2", "source", "model")
     facts = {key: store.facts[key] for key in known if key in store.facts}
@@ -125,10 +125,10 @@ def describe_labels(path: Path) -> Description:
 
 
 def _draw_labels(store: label_stores.LabelStore) -> RGBImage:
-    """Return the overview of a slide beside its outlines, from the level of the same size."""
+    """Draw the overview of a slide, and the labels at the resolution nearest to the overview."""
     overview = store.overview()
     factor = max(1, round(max(store.shape) / max(overview.shape[:2])))
-    level = factor.bit_length() - 1  # levels halve
+    level = factor.bit_length() - 1  # each level halves the resolution
     has_level = level < store.n_levels
     labels = store.labels(level) if has_level else nearest_level(store.labels(), factor)
     height, width = map(min, overview.shape, labels.shape)

@@ -1,4 +1,4 @@
-"""What is in a patch store, beside what was measured in its references."""
+"""Description of a patch store, with histograms of its nuclei and those of its references."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,12 +22,12 @@ from histocli.instances.measurements import Measurements, measure
 from histocli.stages.info.contents import Description, megabytes
 from histocli.stores.patches import PatchStore
 
-# of the bins of nuclei per square millimetre
+# edges of the bins of a histogram, in nuclei per square millimetre
 DENSITY_EDGES = (0, 250, 500, 1000, 1500, 2000, 3000, 4000, 6000, 8000, 12000, 20000)
 
 
 def describe_patches(path: Path) -> Description:
-    """Count and measure what is in a patch store."""
+    """Describe a patch store: count patches and nuclei, and measure nuclei that touch no border."""
     store = PatchStore.open(path)
     counts: list[npt.NDArray[np.int64]] = []
     nuclei: list[Measurements] = []
@@ -79,9 +79,9 @@ def _histograms(
     elongation: npt.NDArray[np.float64],
     per_patch: npt.NDArray[np.int64],
 ) -> Json:
-    """Lay what was measured in the references beside what was drawn.
+    """Return histograms of the nuclei of the references and of the patches, in the same bins.
 
-    Each reference counts as often as patches follow it.
+    Each reference has the weight of the number of patches that were made after it.
     """
     followed = np.bincount(store.reference, minlength=len(store.references))
     morphologies = [record.statistics.get("morphology") or {} for record in store.references]

@@ -1,4 +1,4 @@
-"""``histosynth info``: what a store, model or slide is, what is in it, where it comes from."""
+"""``histosynth info``: description of a store, model or slide, and a sheet of its patches."""
 
 import json
 from dataclasses import dataclass
@@ -27,23 +27,23 @@ from histocli.stores.provenance import read_provenance
 
 @dataclass(frozen=True, kw_only=True)
 class InfoResult(StageResult):
-    """What a store says about itself and what was counted in it."""
+    """Description of a store, model or slide, with counts of its contents."""
 
     schema: ClassVar[str] = "histosynth.info/1"
 
     kind: str
-    """patches, labels, model or slide."""
+    """``patches``, ``labels``, ``model`` or ``slide``."""
     contract: str
-    """Name and version of the layout; for a slide, the library that reads it."""
+    """Name and version of the file format; for a slide, the library that reads it."""
     contents: Json
     references: list[Json]
-    """Each reference with everything measured on it."""
+    """Record of each reference, with the statistics that were measured on it."""
     provenance: Json
     sheet: str | None = None
-    """PNG file that was written."""
+    """Path of the PNG file that was written."""
 
     def describe(self) -> list[tuple[str, Rows]]:
-        """Return titled tables of names and values for people; long lists are summed up."""
+        """Return titled tables of names and values as text; long lists are shortened."""
         provenance = {key: value for key, value in self.provenance.items() if key != "config"}
         contents = {key: value for key, value in self.contents.items() if key != "histograms"}
         histograms = self.contents.get("histograms", {})
@@ -70,20 +70,20 @@ class InfoResult(StageResult):
 
 
 def info(store: str, config: InfoConfig, execution: Execution) -> InfoResult:
-    """Describe a complete store or model, or a slide or image; draw a sheet of it when asked.
+    """Describe a store, model, slide or image; write a sheet of it where ``config`` names one.
 
-    A dry run draws no sheet; ``overwrite`` lets it replace another picture.
+    A dry run draws no sheet. With ``overwrite`` the sheet replaces another picture.
 
     Raises
     ------
     StoreNotFound
-        There is nothing.
+        Nothing lies at the path.
     InvalidStore
-        It is not ours, of an unknown version, unfinished or damaged.
+        The store or model is foreign, of an unknown version, unfinished or damaged.
     InvalidOption
-        A sheet of something that holds no pictures.
+        A sheet is asked for, but a model or slide has no patches or overview to draw.
     StoreExists
-        Another picture lies where the sheet would go.
+        Another file lies at the path of the sheet.
     """
     watch = Stopwatch()
     path = Path(store)
@@ -115,7 +115,7 @@ def info(store: str, config: InfoConfig, execution: Execution) -> InfoResult:
 
 
 def _describe(path: Path) -> Description:
-    """Tell the kind of a file or folder, and describe it."""
+    """Describe a file or folder, by its name and its provenance."""
     if path.is_dir():
         if _is_foreign_zarr(path):
             return describe_slide(path)
@@ -134,8 +134,8 @@ def _describe(path: Path) -> Description:
 
 
 def _is_foreign_zarr(path: Path) -> bool:
-    """Tell whether a folder is a Zarr store that is not ours, such as an OME-Zarr slide."""
-    if (path / ".zattrs").is_file() or (path / ".zarray").is_file():  # format 2; ours are format 3
+    """Return whether a folder is a Zarr store of another program, such as an OME-Zarr slide."""
+    if (path / ".zattrs").is_file() or (path / ".zarray").is_file():  # Zarr format 2; ours is 3
         return True
     try:
         attributes = json.loads((path / "zarr.json").read_bytes()).get("attributes") or {}
@@ -145,7 +145,7 @@ def _is_foreign_zarr(path: Path) -> bool:
 
 
 def _write_sheet(path: Path, sheet: RGBImage, *, overwrite: bool) -> None:
-    """Write a picture, unless the same picture is there already."""
+    """Write a picture, unless the same bytes lie at the path already."""
     if path.is_file() and not overwrite:
         if path.read_bytes() == png_bytes(sheet):
             return

@@ -1,4 +1,4 @@
-"""Descriptions as tables of names and values, for people."""
+"""Nested JSON values as tables of names and values in text."""
 
 from collections.abc import Iterator
 from typing import Any, TypeAlias
@@ -9,13 +9,13 @@ from histocli.instances.histograms import DISTRIBUTION_KEYS, bars
 Rows: TypeAlias = list[tuple[str, str]]
 """Names and values, as text."""
 
-LINE_ITEMS = 8  # a longer list of numbers is summed up in the table; the JSON holds it whole
+LINE_ITEMS = 8  # of a longer list of numbers, tables show the length and the range
 
 
 def flatten(values: Json, prefix: str = "") -> Iterator[tuple[str, str]]:
     """Yield every value of nested objects as text, with its dotted name.
 
-    A distribution takes one line.
+    A dictionary with the keys of a distribution (mean, quantiles, range) becomes one value.
 
     >>> list(flatten({"area": {"mean": 30.25, "bins": [1, 2]}, "seed": None}))
     [('area.mean', '30.25'), ('area.bins', '1, 2'), ('seed', '-')]
@@ -43,7 +43,7 @@ def flatten(values: Json, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def bar_rows(name: str, both: Json) -> Rows:
-    """Draw two histograms under each other, with the range of their bins."""
+    """Return two rows of bars, the histograms of references and patches, with their range."""
     low, high = (_as_text(float(both["edges"][end])) for end in (0, -1))
     return [
         (f"{name} {low} to {high}, {side}", f"|{bars(both[side])}|")

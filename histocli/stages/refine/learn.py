@@ -1,4 +1,8 @@
-"""The training of the refiner as a stage: judged in between, guarded, and kept by checkpoints."""
+"""The training of the refiner: its steps, judgements on held-out crops, guard and checkpoints.
+
+The realism critic is *proven* once its held-out AUC of real against initial crops reaches
+``--proof``; before that, the refiner is not updated. The *guard* keeps the last good weights.
+"""
 
 from __future__ import annotations
 
@@ -32,34 +36,34 @@ from histocli.training.adversarial.step import StepReport, train_adversarial
 logger = logging.getLogger(__name__)
 
 JUDGEMENTS = 6
-"""How many times held-out crops are judged in the course of a training."""
+"""Number of judgements of held-out crops during a training."""
 PROOFS = 40
-"""How many times a critic that has not proven itself is judged in the course of a training."""
+"""Number of times during a training at which a critic that is not proven yet is tested."""
 
 
 @dataclass(frozen=True)
 class Course:
-    """How a training went, as the store and the result record it."""
+    """Figures of a training, for the store and the result."""
 
     steps: int
     moves: int
-    """Steps in which the refiner moved."""
+    """Steps in which the refiner was updated."""
     critic_auc: float | None
     style_auc: float | None
 
 
 @dataclass(frozen=True)
 class Learnt:
-    """The refiner that repaints, and what the store keeps."""
+    """The refiner that repaints, and the networks that the store keeps."""
 
     refiner: Refiner
     networks: Mapping[str, nn.Module]
     course: Course | None
-    """None where an earlier refiner is applied."""
+    """None if the refiner of ``--model`` is used."""
 
 
 def learn(job: Refinement, styles: Styles, session: Session) -> Learnt:
-    """Train a refiner, or take the given one."""
+    """Train a refiner, or return the one of ``--model``."""
     if job.trained is not None:
         refiner = job.trained.to(job.device)
         return Learnt(refiner, {"averaged": refiner}, None)
@@ -99,7 +103,7 @@ def learn(job: Refinement, styles: Styles, session: Session) -> Learnt:
 
 
 class Judge:
-    """Judges critics and refiner on crops of held-out patches, and logs what it found."""
+    """Judges critics and refiner on crops of held-out patches, and logs the scores."""
 
     def __init__(
         self,
@@ -119,17 +123,17 @@ class Judge:
         self.proofs = 0
 
     def judgement_is_due(self) -> bool:
-        """Whether the training has come to the next judgement; each is due once."""
+        """Return whether a judgement is due since the last call: ``JUDGEMENTS`` in a training."""
         earlier, self.judgements = self.judgements, int(self.session.done * JUDGEMENTS)
         return earlier < self.judgements
 
     def proof_is_due(self) -> bool:
-        """Whether the training has come to the next proof; each is due once."""
+        """Return whether a test of the critic is due since the last call."""
         earlier, self.proofs = self.proofs, int(self.session.done * PROOFS)
         return earlier < self.proofs
 
     def judge(self) -> HeldOut:
-        """Judge the networks, and write a sheet of some patches."""
+        """Score the networks, log the scores and write a sheet of some patches."""
         self.held = self._look()
         self.session.log(
             {
@@ -143,7 +147,7 @@ class Judge:
         return self.held
 
     def prove(self) -> None:
-        """Let the refiner move if the critic tells real patches from initial ones well enough."""
+        """Mark the critic as proven if its AUC of real against initial crops is high enough."""
         auc = self._look().auc_initial
         proven = bool(self.session.members.from_leader(auc >= self.job.config.proof))
         self.training.proven = proven
@@ -152,11 +156,11 @@ class Judge:
         )
 
     def state(self) -> dict[str, Any]:
-        """Return the last judgement."""
+        """Return the last scores for a checkpoint."""
         return {"held": None if self.held is None else asdict(self.held)}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up the judgement that a checkpoint kept."""
+        """Load what ``state`` returned."""
         self.held = None if state["held"] is None else HeldOut(**state["held"])
 
     def _look(self) -> HeldOut:
@@ -164,7 +168,7 @@ class Judge:
         return judge_held_out(self.training, self.sampler, seed, 6, 8, dtype)
 
     def _show(self) -> None:
-        """Write a sheet of six patches: initial, as refined now, and their references."""
+        """Write a sheet of six patches: initial, refined, and a real patch of the reference."""
         initial, styles = self.job.initial, self.styles
         chosen = np.linspace(0, len(initial) - 1, min(6, len(initial))).astype(int)
         shown, crops = styles.read_white(chosen), styles.crops(chosen.tolist())
@@ -184,7 +188,7 @@ class Judge:
 def _schedule(job: Refinement) -> AdversarialSchedule:
     return AdversarialSchedule(
         batch=job.config.batch,
-        # two crops of a patch stand beside each other; critics halve their sides three times
+        # a patch must hold two crops side by side; critics need sides that are multiples of 8
         crop_px=min(128, job.initial.patch_px // 2 // 8 * 8),
         style_weight=job.config.style,
         identity_weight=job.config.identity,
@@ -197,13 +201,13 @@ def _schedule(job: Refinement) -> AdversarialSchedule:
 def _samplers(
     job: Refinement, styles: Styles, schedule: AdversarialSchedule
 ) -> tuple[Sampler, Sampler]:
-    """Return what the networks learn from, and what they are judged on."""
+    """Return the sampler that the networks learn from, and the one that they are judged on."""
 
     def sampler(initial: InitialPatches, real: RealPatches) -> Sampler:
         return Sampler(initial, real, job.initial.mpp, schedule)
 
     rng = rng_for(job.config.seed, "held out")
-    usable = np.sort(rng.permutation(len(job.initial))[:1500])  # so many are held in memory
+    usable = np.sort(rng.permutation(len(job.initial))[:1500])  # held in memory
     initial, real = styles.read_white(usable), styles.real
     out = hold_out(initial, real, rng)
     if out is None:
@@ -218,7 +222,7 @@ def _samplers(
 
 
 def _guarded(reports: Iterable[StepReport], guard: Guard, session: Session) -> Iterator[StepReport]:
-    """Pass on the reports of good steps; after a bad one go back, and slow down or end."""
+    """Yield reports of good steps; after a bad step restore good weights, and slow down or end."""
     for report in reports:
         trouble = guard.look(report)
         if trouble is None:
@@ -231,14 +235,14 @@ def _guarded(reports: Iterable[StepReport], guard: Guard, session: Session) -> I
 
 
 def _go_back(guard: Guard, step: int, trouble: str, session: Session) -> None:
-    """Go back to the last good weights, and say why."""
+    """Restore the last good weights; log and warn of the ``trouble``."""
     logger.warning("step %d: %s; the last good weights are kept", step, trouble)
     session.log({"step": step, "trouble": trouble})
     guard.go_back()
 
 
 def _conclude(training: AdversarialTraining, judge: Judge, session: Session) -> Course:
-    """Say what came of the training, and keep it: a later interruption costs no training."""
+    """Return the training's figures, and save it as finished for a later ``--resume``."""
     held = judge.held or judge.judge()
     if not training.moves:
         logger.warning(
@@ -260,5 +264,5 @@ def _conclude(training: AdversarialTraining, judge: Judge, session: Session) -> 
 
 
 def rounded(value: float) -> float | None:
-    """Return a score as it is recorded: four digits, None where it is not a number."""
+    """Return a score rounded to four digits; None if it is not finite."""
     return round(float(value), 4) if math.isfinite(value) else None

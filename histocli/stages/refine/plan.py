@@ -1,4 +1,4 @@
-"""What a refinement starts from: its initial patches, references and, if given, trained refiner."""
+"""The inputs of a refinement: initial patches, references and, if given, a trained refiner."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from histocli.stores.patches import PatchStore
 
 @dataclass(frozen=True, kw_only=True)
 class Refinement:
-    """Everything that is known before the first reference is read."""
+    """Settings and opened inputs of a refinement, before a reference is decoded."""
 
     out: Path
     config: RefineConfig
@@ -31,9 +31,9 @@ class Refinement:
     initial: PatchStore
     sources: list[Source]
     failed: list[str]
-    """References that cannot be read, and are left out."""
+    """Paths of references that cannot be read and are left out."""
     trained: Refiner | None
-    """The refiner that is applied; None trains one."""
+    """The refiner of ``--model``; None trains one."""
     fingerprint: str
     """Hash of all settings and inputs."""
     device: torch.device
@@ -50,7 +50,7 @@ def open_inputs(
     execution: Execution,
     track: Track,
 ) -> Refinement:
-    """Open the stores, and find the references.
+    """Open the stores and identify the references.
 
     Raises
     ------
@@ -113,7 +113,7 @@ def _open_initial(word: str) -> PatchStore:
 
 
 def _refiner_of(store: PatchStore) -> Refiner:
-    """Take the refiner out of a refined store."""
+    """Return the refiner of a refined store, in eval mode."""
     networks = store.networks()
     if "averaged" not in networks:
         raise InvalidStore(

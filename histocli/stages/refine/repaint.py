@@ -1,4 +1,4 @@
-"""All patches of a store through the refiner, and whether their labels still fit."""
+"""Repainting all patches of a store, and a check of their labels against roughly found nuclei."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Agreement:
-    """Mean AJI between labels and the rough nuclei of the picture, before and after refinement."""
+    """Mean AJI of labels with the rough nuclei of the patch, before and after refinement."""
 
     initial: float
     refined: float
@@ -33,18 +33,18 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Repainted:
-    """What came of repainting."""
+    """The result of repainting."""
 
     rejected: int
-    """Patches whose labels no longer fit: their weight is 0."""
+    """Number of patches whose labels no longer fit; their weight is 0."""
     agreement: Agreement | None
-    """None where all patches had been repainted before the command was resumed."""
+    """Means over the patches repainted by this command; None if it repainted none."""
 
 
 def repaint(
     job: Refinement, styles: Styles, refiner: Refiner, writer: PatchStoreWriter, session: Session
 ) -> Repainted:
-    """Repaint all patches that are not written yet."""
+    """Repaint and write all patches that are not written yet."""
     refiner.eval()
     fits: list[tuple[float, float]] = []
     pending, n = writer.pending(), len(job.initial)
@@ -83,7 +83,7 @@ def _repaint_batch(
     batch: range,
     pool: ThreadPoolExecutor,
 ) -> list[tuple[float, float]]:
-    """Repaint and write a batch; returns how well labels fit each patch before and after."""
+    """Repaint and write a batch; returns each patch's label agreement before and after."""
     mpp = job.initial.mpp
     read, labels = job.initial.read(batch)
     white = styles.whiten(batch, read)
@@ -103,7 +103,7 @@ def _repaint_batch(
         return label_agreement(label, before, mpp), label_agreement(label, after, mpp)
 
     fits = list(pool.map(fit, labels, white, refined))
-    lost = 0.1  # agreement that a patch may lose
+    lost = 0.1  # largest loss of AJI at which a patch keeps its weight
     kept = np.array([after >= before - lost for before, after in fits], np.float32)
     images = styles.darken(batch, refined, closed, read)
     writer.write(batch, images, labels, kept, styles.record_of[batch.start : batch.stop])

@@ -31,29 +31,28 @@ from histocli.stores.provenance import Provenance
 
 @dataclass(frozen=True, kw_only=True)
 class RefineResult(StageResult):
-    """What refinement made."""
+    """The result of ``refine``."""
 
     schema: ClassVar[str] = "histosynth.refine/1"
 
     patches: int
     references: int
-    """Reference files whose style patches have."""
+    """Number of reference files that show nuclei."""
     steps: int | None
     """Steps of the training; None where an earlier refiner was applied."""
     moves: int | None = None
-    """Steps in which the refiner moved; None where an earlier refiner was applied."""
+    """Steps in which the refiner was updated; None where an earlier refiner was applied."""
     critic_auc: float | None = None
-    """Held-out, of real nuclei against initial ones: above 0.9 the critic was worth listening
-    to."""
+    """Held-out AUC of the realism critic, real against initial crops."""
     style_auc: float | None = None
-    """Held-out, of the style critic: matched pairs of real crops against shuffled ones."""
+    """Held-out AUC of the style critic, pairs of real crops of one image against two images."""
     agreement: Json | None = None
-    """Mean AJI between the labels and the rough nuclei of the picture: initial, refined."""
+    """Mean AJI of the labels with roughly found nuclei: ``initial`` and ``refined`` patches."""
     rejected: int | None = None
-    """Patches whose labels no longer fit: their weight is 0."""
+    """Number of patches whose labels no longer fit; their weight is 0."""
     auc: float | None = None
-    """Of fresh classifiers, cross-validated by reference: real against refined patches; 0.5 means
-    that they cannot tell."""
+    """AUC of classifiers of real against refined patches, cross-validated by reference; 0.5 means
+    that both look alike."""
     effective_share: float | None = None
     """Effective sample size of the weights over the number of patches."""
     mpp: float
@@ -96,9 +95,9 @@ def refine(
     InvalidStore, InputNotFound, InvalidInput
         The store, the references or the model cannot be used.
     StoreExists
-        Something is in the way of ``out``.
+        Another output, or a partial one, lies at ``out``.
     Stopped
-        A signal came, or ``stop_after`` was reached; what is done is kept for ``--resume``.
+        A signal came, or ``stop_after`` steps are done; the work is kept for ``--resume``.
     """
     watch = Stopwatch()
     job = open_inputs(store, references, out, config, execution, track)
@@ -114,7 +113,7 @@ def refine(
 def _make(
     job: Refinement, plan: Plan[RefineResult], work: Work[RefineResult], stop_after: int | None
 ) -> RefineResult:
-    """Train, repaint, check, weigh and write."""
+    """Train the refiner, repaint and weigh the patches, and write the store."""
     prepare_process()
     styles = read_styles(job)
     with _writer(job, styles, work) as writer:
@@ -168,7 +167,7 @@ def _planned(job: Refinement) -> RefineResult:
 
 
 def _clock(job: Refinement, watch: Stopwatch) -> Clock:
-    # seconds of a time budget that repainting and weighing need after the training
+    # seconds reserved after the training: to write, to repaint each patch, to train classifiers
     reserve_s = 12.0 + 0.045 * len(job.initial) + (60.0 if job.config.weights else 0.0)
     return Clock(job.config.steps, job.config.time_budget_s, reserve_s, watch)
 
@@ -177,7 +176,7 @@ def _clock(job: Refinement, watch: Stopwatch) -> Clock:
 def _writer(
     job: Refinement, styles: Styles, work: Work[RefineResult]
 ) -> Iterator[PatchStoreWriter | None]:
-    """Open the refined store in the first of several processes; the others help to train."""
+    """Yield a writer in the first process; None in the others, which only help to train."""
     if not work.members.leads:
         yield None
         return
@@ -208,7 +207,7 @@ def _describe(
     repainted: Repainted,
     weighed: Weighed,
 ) -> None:
-    """Write the networks into the store, and what came of refinement into its attributes."""
+    """Write the networks into the store, and the results of refinement into its attributes."""
     writer.write_networks(
         {
             name: {

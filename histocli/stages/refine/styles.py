@@ -1,4 +1,8 @@
-"""The references of a refinement, and which of them each patch is refined towards."""
+"""The references (real images) of a refinement, and the choice of a reference for each patch.
+
+A patch gets the *style* of its chosen reference: its stains and the texture of its nuclei. By
+default this is the patch's own reference, the image that ``generate`` imitated.
+"""
 
 from __future__ import annotations
 
@@ -27,27 +31,27 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Styles:
-    """The patches of the references, and how initial patches are rendered in their styles."""
+    """The patches of the references, and the reference whose style each initial patch gets."""
 
     initial: PatchStore
     records: list[ReferenceRecord]
-    """Of the refined store: those of the initial store, then those of references new to it."""
+    """Records of the refined store: the initial store's, then one for each new reference."""
     record_of: npt.NDArray[np.int32]
-    """(n,), the record of the reference whose style each patch gets."""
+    """(n,), index in ``records`` of the reference whose style each patch gets."""
     real: RealPatches
     style_of: npt.NDArray[np.int64]
-    """(n,), that reference itself, as ``real.image_of`` numbers them."""
+    """(n,), number of that reference in ``real.image_of``."""
     own: npt.NDArray[np.bool_]
-    """(n,), whether it is the reference the patch was made from."""
+    """(n,), whether that reference is the patch's own."""
     seed: int
 
     @property
     def n_references(self) -> int:
-        """References that patches are cut from."""
+        """Number of references that real patches were cut from."""
         return int(self.real.image_of.max()) + 1
 
     def crops(self, patches: Sequence[int]) -> RealPatches:
-        """Return, for each of some patches, one of its reference: always the same one."""
+        """Return for each patch a real patch of its style's reference, the same at every call."""
         chosen = [
             rng_for(self.seed, "reference patch", patch).choice(
                 np.flatnonzero(self.real.image_of == self.style_of[patch])
@@ -57,7 +61,7 @@ class Styles:
         return self.real.part(np.array(chosen))
 
     def read_white(self, patches: npt.NDArray[np.integer]) -> InitialPatches:
-        """Read some initial patches, glass made white, with the stains of their styles."""
+        """Read the given initial patches, glass made white, in the stains of their references."""
         side = self.initial.patch_px
         images = np.empty((len(patches), side, side, 3), np.uint8)
         labels = np.empty((len(patches), side, side), np.int32)
@@ -74,7 +78,7 @@ class Styles:
         return InitialPatches(images, labels, self.style_of[patches])
 
     def whiten(self, batch: range, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """Make glass white, and give patches with a foreign style the stains of its reference."""
+        """Make glass white; restain patches whose style is not that of their own reference."""
         white = []
         levels = patch_glass_levels(self.initial, batch, images)
         for patch, image, level in zip(batch, images, levels, strict=True):
@@ -91,10 +95,10 @@ class Styles:
         closed: npt.NDArray[np.bool_],
         read: npt.NDArray[np.uint8],
     ) -> npt.NDArray[np.uint8]:
-        """Bring the white glass of refined patches back to the level of their references.
+        """Darken the white glass of refined patches to the level of their references.
 
-        What is ``closed`` was not repainted, and stays bit for bit as it was ``read`` from the
-        initial store, unless the patch got other stains.
+        Pixels where ``closed`` is True were not repainted: there the pixels ``read`` from the
+        initial store are returned bit for bit, unless the patch was restained.
         """
         images = np.empty_like(refined)
         for index, patch in enumerate(batch):
@@ -105,7 +109,7 @@ class Styles:
         return images
 
     def glass_level(self, patch: int, image: RGBImage) -> float:
-        """Return the level of glass in the reference of a patch, or of an image if unrecorded."""
+        """Return the brightness of glass: recorded for a patch's reference, else of ``image``."""
         recorded = self._appearance_of(patch).get("white_level")
         return white_level(image) if recorded is None else float(recorded)
 
@@ -114,7 +118,7 @@ class Styles:
 
 
 def read_styles(job: Refinement) -> Styles:
-    """Cut patches from the references, and choose one of these for each initial patch.
+    """Cut patches from the references, and choose a reference for each initial patch.
 
     Raises
     ------
@@ -158,9 +162,9 @@ def read_styles(job: Refinement) -> Styles:
 
 
 def _cut_references(job: Refinement) -> tuple[list[Source], list[CutPatches]]:
-    """Cut patches from references; returns those references that show nuclei, and their patches."""
+    """Cut patches from references; returns the references that show nuclei, and their patches."""
     initial, sources, seed = job.initial, job.sources, job.config.seed
-    most_references, most_patches = 512, 1536  # the latter of 256 px, which are held in memory
+    most_references, most_patches = 512, 1536  # patches of 256 px, all held in memory
     if len(sources) > most_references:
         rng = rng_for(seed, "sources")
         chosen = np.sort(rng.choice(len(sources), most_references, replace=False))
@@ -209,9 +213,9 @@ def _cut_references(job: Refinement) -> tuple[list[Source], list[CutPatches]]:
 def _choose(
     job: Refinement, sources: list[Source]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Choose the source of each patch's style, and say whether the patch was made from it.
+    """Return the number of each patch's reference, and whether it is the patch's own.
 
-    It is the patch's own reference, or with ``--restyle`` any.
+    A random reference is taken with ``--restyle``, or if a patch's own is not among the sources.
     """
     number = {source.sha256: index for index, source in enumerate(sources)}
     records = job.initial.references
@@ -239,7 +243,7 @@ def _choose(
 def _warn_of_other_stains(
     before: Sequence[ReferenceRecord], after: Sequence[ReferenceRecord]
 ) -> None:
-    """Warn where the stains of the patches and those of the references are far apart."""
+    """Warn if the stains of the patches and of the references differ by more than 25 degrees."""
 
     def matrices(records: Sequence[ReferenceRecord]) -> list[npt.NDArray[np.float64]]:
         recorded = [

@@ -1,4 +1,4 @@
-"""The weights of refined patches: how much likelier each of them is among real ones."""
+"""The weights of refined patches: a classifier's odds that a patch is real."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Weighed:
-    """What came of weighing."""
+    """The result of weighing."""
 
     auc: float | None
-    """Of fresh classifiers, real against refined patches; None where none was asked."""
+    """AUC of new classifiers, real against refined patches; None if no classifier was trained."""
     effective_share: float | None
     """Effective sample size of the weights over the number of patches."""
 
 
 def weigh(job: Refinement, styles: Styles, writer: PatchStoreWriter, session: Session) -> Weighed:
-    """Weigh patches by classifiers of real against refined that have not seen their references."""
+    """Weigh each patch by a classifier of real against refined that has not seen its reference."""
     kept = (writer.weights() > 0).astype(np.float32)
     if job.config.weights and styles.n_references < 2:
         logger.warning(
@@ -54,7 +54,7 @@ def weigh(job: Refinement, styles: Styles, writer: PatchStoreWriter, session: Se
         chosen = np.sort(rng_for(seed, "judged").choice(n, most, replace=False))
     side = min(128, job.initial.patch_px)
     start = (job.initial.patch_px - side) // 2
-    middle = slice(start, start + side)  # the part of each patch that classifiers see
+    middle = slice(start, start + side)  # classifiers see only the middle of each patch
     crops = np.empty((n, side, side, 3), np.uint8)
     for batch in writer.batches():
         images, _ = writer.read_back(batch)
@@ -72,7 +72,7 @@ def weigh(job: Refinement, styles: Styles, writer: PatchStoreWriter, session: Se
         job.device,
         job.dtype,
     )
-    # where classifiers are nearly perfect, weights are flattened until half of the patches count
+    # weights are flattened until their effective share is at least one half
     weights = importance_weights(scores, least_effective=0.5)
     writer.replace_weights(weights_of_kept(weights, chosen, kept))
     effective = effective_share(weights)

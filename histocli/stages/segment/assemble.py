@@ -12,10 +12,9 @@ from itertools import count
 from typing import Generic, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from histocli.base.interrupts import raise_if_stopped
-from histocli.inference.runs import RunObjects, measure_runs, no_objects, paint
+from histocli.inference.runs import Ids, RunObjects, measure_runs, no_objects, paint
 from histocli.inference.settling import SlideWindows, number_objects, settle_windows
 from histocli.stages.segment.loaded import STOPPED
 from histocli.stores import labels
@@ -63,17 +62,9 @@ class _Shelf(Generic[Kept]):
 
 def make_store(
     writer: TiledLabelsWriter, windows: SlideWindows, *, mpp: float, workers: int
-) -> int:
-    """Make table and labels of what was found in all windows; return the number of nuclei.
-
-    Parameters
-    ----------
-    writer : TiledLabelsWriter
-    windows : SlideWindows
-    mpp : float
-        Micrometres per pixel of the slide.
-    workers : int
-        Threads that paint labels.
+) -> None:
+    """Make table and labels of what was found in all windows of a slide, with so many threads that
+    paint labels.
     """
     settled = _Shelf(
         lambda window: RunObjects.from_arrays(writer.load_found(window, "settled")),
@@ -94,7 +85,6 @@ def make_store(
             labels.save_found(writer.work, window, {"ids": ids}, "ids")
     writer.end_table({"n_cut": counts.cut})
     write_labels(writer, windows, settled, workers)
-    return counts.objects
 
 
 def write_labels(
@@ -103,7 +93,7 @@ def write_labels(
     """Paint the shards and the coarser levels."""
     ids = _Shelf(lambda window: writer.load_found(window, "ids")["ids"])
 
-    def shard_of(shard: Shard) -> npt.NDArray[np.uint32]:
+    def shard_of(shard: Shard) -> Ids:
         if writer.is_written(shard):
             return writer.read_shard(shard)
         rows, columns = writer.shard_region(shard)
@@ -117,7 +107,7 @@ def write_labels(
         shard, painted = waiting.popleft()
         writer.write_coarser(shard, painted.result())
 
-    waiting: deque[tuple[Shard, Future[npt.NDArray[np.uint32]]]] = deque()
+    waiting: deque[tuple[Shard, Future[Ids]]] = deque()
     stop = _stop_now_and_then()
     with ThreadPoolExecutor(workers, thread_name_prefix="paint") as pool:
         try:

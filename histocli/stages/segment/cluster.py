@@ -17,10 +17,9 @@ what it kept is whole or not there. What comes out are the same bytes as from on
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -35,13 +34,11 @@ from histocli.base.types import Json
 from histocli.config.common import Execution
 from histocli.config.segment import SegmentConfig
 from histocli.inference.blocks import Block, BlockGrid
-from histocli.inference.pipeline import PendingBlock
 from histocli.slides.open import open_slide
 from histocli.stages.segment.ledger import Ledger
 from histocli.stages.segment.loaded import STOPPED, LoadedModel, load_model
-from histocli.stages.segment.opened import recorded_view
 from histocli.stages.segment.slide_job import SlideJob
-from histocli.stages.segment.view import View, keep_windows
+from histocli.stages.segment.view import View, keep_windows, read_block, recorded_view
 from histocli.stores.models import ModelHeader, read_model_header
 
 IN_FLIGHT = 4  # tasks for each worker that the scheduler knows of at a time
@@ -95,18 +92,13 @@ def run_on_cluster(
         bar = stack.enter_context(track("segment", len(jobs)))
         ledger.on_result = lambda name: bar.advance(1, name)
         for job in jobs:
-            show = partial(_show, bar, job.input.path.name)
             with ledger.failures_of(job):
                 blocks = job.parts(loaded)
                 if blocks:
                     tasks = _tasks(job, blocks, model, config, execution)
-                    _scatter(client, tasks, show)
+                    _scatter(client, tasks, bar, job.input.path.name)
                 ledger.done(job, "done", job.finish())
                 job.close()
-
-
-def _show(bar: Bar, name: str, done: int) -> None:
-    bar.advance(0, f"{name}, block {done}")
 
 
 def _connect(address: str) -> Any:
@@ -127,9 +119,9 @@ def _connect(address: str) -> Any:
 def _tasks(
     job: SlideJob, blocks: Sequence[Block], model: Path, config: SegmentConfig, execution: Execution
 ) -> list[_Task]:
-    assert job.opened is not None
-    writer, tissue = job.opened.writer, job.opened.view.tissue
-    packed = np.packbits(tissue)
+    writer = job.writer
+    assert writer is not None
+    packed = np.packbits(writer.tissue)
     return [
         _Task(
             slide=str(job.input.path.absolute()),
@@ -137,7 +129,7 @@ def _tasks(
             facts={name: writer.facts.get(name) for name in ("glass_level", "contrast")},
             work=str(writer.work.absolute()),
             tissue=packed,
-            tissue_shape=(tissue.shape[0], tissue.shape[1]),
+            tissue_shape=(writer.tissue.shape[0], writer.tissue.shape[1]),
             block=block.index,
             model=str(model.absolute()),
             config=config,
@@ -147,7 +139,7 @@ def _tasks(
     ]
 
 
-def _scatter(client: Any, tasks: Sequence[_Task], on_done: Callable[[int], None]) -> None:
+def _scatter(client: Any, tasks: Sequence[_Task], bar: Bar, name: str) -> None:
     """Hand tasks out, a bounded number at a time, and wait for all."""
     from distributed import KilledWorker, as_completed
 
@@ -172,7 +164,7 @@ def _scatter(client: Any, tasks: Sequence[_Task], on_done: Callable[[int], None]
                     f"workers died again and again over one block ({error}); most often for lack "
                     "of memory: give --max-memory"
                 ) from error
-            on_done(done)
+            bar.advance(0, f"{name}, block {done}")
             for task in next_tasks(1):
                 pending.add(task)
     finally:
@@ -183,9 +175,7 @@ _lock = threading.Lock()  # a network at a time in a worker, however many thread
 
 
 class _AtHand:
-    """What a worker keeps from one task to the next: every model, and the slide that it opened
-    last.
-    """
+    """What a worker keeps between tasks: every model, and the slide that it opened last."""
 
     def __init__(self) -> None:
         self._models: dict[str, LoadedModel] = {}
@@ -228,7 +218,6 @@ def do_block(task: _Task) -> None:
         view, grid = _at_hand.view(task, model)
         block = grid.block(task.block, view.has_tissue(grid))
         if block is not None:
-            pixels = view.pixels.read(*block.pixels)
-            pending = PendingBlock(block, grid, pixels, view.pixels.read)
+            pending = read_block(view, grid, block)
             model.pipelines[0].run([pending])
             keep_windows(Path(task.work), view, pending)

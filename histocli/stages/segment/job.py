@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,17 +24,7 @@ class Job(ABC):
     """One input on its way.
 
     ``parts`` and ``load`` run in the thread that reads, ``write`` and ``finish`` in threads of
-    their own.
-
-    Parameters
-    ----------
-    given : InputImage
-    outputs : dict of Path
-        What is to be there in the end, by format.
-    config : SegmentConfig
-    execution : Execution
-    model : dict
-        Name and content hash of the model.
+    their own. Outputs are given by format, the model by its name and content hash.
     """
 
     def __init__(
@@ -48,6 +39,7 @@ class Job(ABC):
         self.config, self.execution, self.model = config, execution, model
         self.given_mpp = given.mpp if given.mpp is not None else config.mpp
         self.watch = Stopwatch()
+        self.held = ExitStack()
 
     @abstractmethod
     def decide(self) -> Action:
@@ -77,9 +69,9 @@ class Job(ABC):
     def facts(self) -> SlideFacts | None:
         """Return what outputs that are there already say; None where they say too little."""
 
-    @abstractmethod
     def close(self) -> None:
         """Let go of what is held, finished or not."""
+        self.held.close()
 
     def fingerprint_of(self, sha256: str, **more: str) -> str:
         """Identify what decides the labels; the formats do not, so that one can be added later."""

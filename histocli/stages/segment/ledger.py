@@ -24,7 +24,6 @@ class Ledger:
 
     Parameters
     ----------
-    jobs : sequence of Job
     keep_going : bool
         An error of one input becomes its result and does not end the command.
     report : callable
@@ -40,11 +39,9 @@ class Ledger:
         report: Callable[[SegmentResult], None],
         status_file: Path | None,
     ) -> None:
-        self._jobs = list(jobs)
-        self._status_file = status_file
+        self._jobs, self._keep_going = list(jobs), keep_going
+        self._report, self._status_file = report, status_file
         self._lock = threading.RLock()
-        self._keep_going = keep_going
-        self._report = report
         self._by_job: dict[int, SegmentResult] = {}
         self._reported = 0
         # moves the progress bar, once there is one

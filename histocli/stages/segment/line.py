@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -70,6 +70,12 @@ class _Progress:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
+def _started(name: str, target: Callable[..., None], *args: Any) -> threading.Thread:
+    thread = threading.Thread(target=target, args=args, name=name, daemon=True)
+    thread.start()
+    return thread
+
+
 class _Line:
     """See this module's drawing."""
 
@@ -82,21 +88,16 @@ class _Line:
         self._fatal: BaseException | None = None
         self._progress: dict[int, _Progress] = {}
         self._lock = threading.Lock()
-        self._writers = ThreadPoolExecutor(
-            WRITERS * len(model.pipelines), thread_name_prefix="write"
-        )
+        writers = WRITERS * len(model.pipelines)
+        self._writers = ThreadPoolExecutor(writers, thread_name_prefix="write")
         self._finisher = ThreadPoolExecutor(1, thread_name_prefix="finish")
 
     def run(self, jobs: Sequence[Job]) -> None:
-        reader = threading.Thread(target=self._read, args=(jobs,), name="read", daemon=True)
-        reader.start()
+        reader = _started("read", self._read, jobs)
         others = [
-            threading.Thread(target=self._work, args=(pipeline,), name="network", daemon=True)
-            for pipeline in self._model.pipelines[1:]
+            _started("network", self._work, pipeline) for pipeline in self._model.pipelines[1:]
         ]
-        memory = threading.Thread(target=self._watch_memory, name="memory", daemon=True)
-        for other in (*others, memory):
-            other.start()
+        memory = _started("memory", self._watch_memory)
         try:
             self._work(self._model.pipelines[0])
         finally:

@@ -4,6 +4,7 @@ memory that is allowed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,9 @@ from histocli.base.system import resolve_workers
 from histocli.config.common import Execution
 from histocli.config.segment import SegmentConfig
 from histocli.inference.blocks import BlockGrid
-from histocli.inference.footprint import expected_memory
-from histocli.inference.pipeline import Pipeline
+from histocli.inference.pipeline import BATCH_PX, Pipeline, expected_memory
 from histocli.inference.predict import Predictor
 from histocli.instances.targets import Thresholds
-from histocli.model.levels import LevelNetwork
 from histocli.model.segmenter import build_segmenter
 from histocli.stores.models import ModelHeader, read_model
 
@@ -90,9 +89,7 @@ def load_model(
     allowed = np.inf if config.max_memory is None else config.max_memory * 1e9
     while workers > 1 and expected(*SMALLER[-1]) > allowed:
         workers -= 1  # rather few workers than none
-    block_windows, tile_px = fit_to_memory(
-        config, networks[0], header.mpp, workers, dtypes[0].itemsize
-    )
+    block_windows, tile_px = fit_to_memory(config, expected, workers)
     pipelines = []
     for network, device, dtype in zip(networks, devices, dtypes, strict=True):
         network.load_state_dict(tensors)
@@ -105,36 +102,31 @@ def load_model(
             views=config.views,
             between=lambda: raise_if_stopped(STOPPED),
         )
-        batch = {"batch_px": CUDA_BATCH_PX} if device.type == "cuda" else {}
-        pipelines.append(
-            stack.enter_context(Pipeline(predictor, tile_px=tile_px, workers=workers, **batch))
-        )
-    most = expected(block_windows, tile_px)
-    return LoadedModel(header, pipelines, block_windows, most, workers)
+        batch_px = CUDA_BATCH_PX if device.type == "cuda" else BATCH_PX
+        pipeline = Pipeline(predictor, tile_px=tile_px, workers=workers, batch_px=batch_px)
+        pipelines.append(stack.enter_context(pipeline))
+    return LoadedModel(header, pipelines, block_windows, expected(block_windows, tile_px), workers)
 
 
 def fit_to_memory(
-    config: SegmentConfig, network: LevelNetwork, mpp: float, workers: int, bytes_a_number: int = 4
+    config: SegmentConfig, expected: Callable[[int, int], float], workers: int
 ) -> tuple[int, int]:
-    """Choose the windows along a side of a block and the side of network tiles, such that
-    ``max_memory`` is obeyed.
+    """Choose the windows along a side of a block and the side of network tiles, such that the
+    bytes that are expected for them obey ``max_memory``.
 
     Raises
     ------
     OutOfResources
         The smallest of them need more.
     """
-    choices = [
-        (BLOCK_WINDOWS, config.tile_px),
-        *((windows, min(side, config.tile_px)) for windows, side in SMALLER),
-    ]
+    choices = [(BLOCK_WINDOWS, config.tile_px)]
+    choices += [(windows, min(side, config.tile_px)) for windows, side in SMALLER]
     if config.max_memory is None:
         return choices[0]
     for choice in choices:
-        expected = expected_memory(network, mpp, *choice, workers, bytes_a_number)
-        if expected <= config.max_memory * 1e9:
+        if expected(*choice) <= config.max_memory * 1e9:
             return choice
-    least = expected / 1e9
+    least = expected(*choices[-1]) / 1e9
     raise OutOfResources(
         f"--max-memory {config.max_memory:g}: this model needs {least:.1f} gigabytes at least "
         f"with {workers} workers; give more memory or fewer --workers"

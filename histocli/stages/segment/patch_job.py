@@ -24,8 +24,6 @@ from histocli.stores.rerun import Action
 class PatchJob(Job):
     """A patch store on its way; every patch is an image of its own."""
 
-    _writer: labels.PatchLabelsWriter | None = None
-
     def decide(self) -> Action:
         """Open the store and look at the output."""
         self._store = patches.PatchStore.open(self.input.path)
@@ -62,6 +60,7 @@ class PatchJob(Job):
                 config_hash=self._hash,
             ),
         )
+        self.held.callback(self._writer.close)
         return self._writer.pending()
 
     def load(self, part: range) -> list[PendingBlock]:
@@ -84,7 +83,6 @@ class PatchJob(Job):
 
     def write(self, part: range, pending: list[PendingBlock]) -> None:
         """Write the labels of a batch."""
-        assert self._writer is not None, "parts comes first"
         found = [self._own_pixels(collect(one, self._loaded.mpp)) for one in pending]
         self._writer.write(part, np.stack(found))
 
@@ -97,17 +95,11 @@ class PatchJob(Job):
 
     def finish(self) -> SlideFacts:
         """Put the store in its place."""
-        assert self._writer is not None, "parts comes first"
         return self._known(self._writer.finish())
 
     def facts(self) -> SlideFacts | None:
         """Count the nuclei that are there already."""
         return self._known(labels.open_labels(self.outputs["ome-zarr"]).n_nuclei)
-
-    def close(self) -> None:
-        """Let go of the output."""
-        if self._writer is not None:
-            self._writer.close()
 
     @property
     def _mpp(self) -> float:

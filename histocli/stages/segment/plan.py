@@ -71,12 +71,9 @@ def plan_jobs(
             outputs = {"ome-zarr": out / f"{unique}{PATCH_SUFFIX}"}
             jobs.append(PatchJob(given, outputs, config, execution, model))
         else:
-            outputs = {
-                name: out / f"{unique}{FORMATS[name].suffix}"
-                for name in dict.fromkeys(config.formats)
-            }
-            store = out / f"{unique}{FORMATS['ome-zarr'].suffix}"
-            jobs.append(SlideJob(store, given, outputs, config, execution, model))
+            paths = {name: out / f"{unique}{form.suffix}" for name, form in FORMATS.items()}
+            outputs = {name: paths[name] for name in dict.fromkeys(config.formats)}
+            jobs.append(SlideJob(paths["ome-zarr"], given, outputs, config, execution, model))
     return jobs
 
 

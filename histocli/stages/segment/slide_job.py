@@ -5,57 +5,60 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import cached_property
+from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from histocli.annotations.regions import find_regions, read_regions
 from histocli.base.files import content_hash, disk_errors, partial_path
 from histocli.base.formats import FORMATS
 from histocli.base.types import Json
+from histocli.base.units import ASSUMED_MPP
 from histocli.config.common import as_dict
 from histocli.exports.registry import read_record
-from histocli.inference.blocks import Block
+from histocli.inference.blocks import Block, BlockGrid
 from histocli.inference.pipeline import PendingBlock
+from histocli.inference.settling import SlideWindows
+from histocli.inference.tiling import size_of
 from histocli.slides.open import open_slide
 from histocli.slides.slide import Slide, shape_of, slide_stem
+from histocli.stages.segment.assemble import make_store
 from histocli.stages.segment.job import Job
 from histocli.stages.segment.loaded import LoadedModel
-from histocli.stages.segment.opened import OpenedSlide
 from histocli.stages.segment.results import Expected, SlideFacts, facts_from
-from histocli.stages.segment.view import Look, look, view_of
+from histocli.stages.segment.view import (
+    Look,
+    View,
+    first_look,
+    keep_windows,
+    look,
+    read_block,
+    recorded_view,
+    view_of,
+)
 from histocli.stages.shared.outputs import write_output
 from histocli.stages.shared.results import Stopwatch
 from histocli.stores import labels
+from histocli.stores.labels import TiledLabelsWriter
 from histocli.stores.provenance import Provenance, peek
 from histocli.stores.rerun import Action
 
 logger = logging.getLogger(__name__)
 
 
-class _Identity(NamedTuple):
-    source: Json
-    """Name and content hash of the slide."""
-    fingerprint: str
-    """Of everything that decides the labels."""
-
-
 class SlideJob(Job):
-    """A slide on its way.
+    """A slide on its way; ``store`` is where its labels are or would be, wanted or not."""
 
-    Parameters
-    ----------
-    store : Path
-        Where the label store is or would be, whether it is wanted or not.
-    *others
-        As of any job.
-    """
+    writer: TiledLabelsWriter | None = None
+    _view: View
+    _grid: BlockGrid
 
     def __init__(self, store: Path, *others: Any) -> None:
         super().__init__(*others)
         self.store = store
-        self.opened: OpenedSlide | None = None
         self._to_make: list[str] = list(self.outputs)
         self._store_is_there = False
 
@@ -65,12 +68,12 @@ class SlideJob(Job):
         """
         places = [*self.outputs.values(), self.store]
         if any(os.path.lexists(path) or os.path.lexists(partial_path(path)) for path in places):
-            mark = self._identity.fingerprint
-            actions = {
-                name: self.decide_about(path, FORMATS[name].contract, mark)
+            mark = self._fingerprint
+            self._to_make = [
+                name
                 for name, path in self.outputs.items()
-            }
-            self._to_make = [name for name, action in actions.items() if action != "skip"]
+                if self.decide_about(path, FORMATS[name].contract, mark) != "skip"
+            ]
             found = peek(self.store)
             self._store_is_there = (
                 "ome-zarr" not in self._to_make
@@ -82,8 +85,7 @@ class SlideJob(Job):
 
     def check(self, model: LoadedModel) -> Expected:
         """Open the slide and count."""
-        slide = open_slide(self.input.path, mpp=self.given_mpp)
-        try:
+        with closing(self._open()) as slide:
             shape = shape_of(slide)
             seen = self._look(slide, labels.overview_factor(shape, slide.mpp))
             view = view_of(slide, model.mpp, seen.glass_level, seen.tissue)
@@ -98,64 +100,74 @@ class SlideJob(Job):
                 "memory_mb": round(model.expected_bytes / 1e6),
                 "disk_mb": round(disk / 1e6, 1),
             }
-            pixels = sum(
-                (rows.stop - rows.start) * (columns.stop - columns.start)
-                for rows, columns in (block.pixels for block in blocks)
-            )
+            pixels = sum(prod(size_of(block.pixels)) for block in blocks)
             return Expected(slide.mpp, slide.mpp_source, pixels, plan)
-        finally:
-            slide.close()
 
     def parts(self, model: LoadedModel) -> list[Block]:
         """Open the slide, begin the store or go on with an unfinished one, and return the blocks
         that are not found yet.
         """
         self.watch = Stopwatch()
-        identity = self._identity
         if self._store_is_there:
             return []
-        self.opened = OpenedSlide(
-            open_slide(self.input.path, mpp=self.given_mpp),
-            self.store,
-            model,
-            self._look,
-            source=identity.source,
-            model_facts=self.model,
-            provenance=self.provenance(labels.CONTRACT),
-        )
-        return self.opened.missing_blocks()
+        source, provenance = self._source, self.provenance(labels.CONTRACT)
+        with ExitStack() as stack:
+            slide = stack.enter_context(closing(self._open()))
+            if slide.mpp_source == "assumed":
+                logger.warning(
+                    "%s: records no pixel size; %g um/px is assumed, give another with --mpp",
+                    slide.path,
+                    ASSUMED_MPP,
+                )
+            writer = TiledLabelsWriter(
+                self.store,
+                shape=shape_of(slide),
+                mpp=slide.mpp,
+                mpp_source=slide.mpp_source,
+                look=lambda factor: first_look(slide, model, self._look(slide, factor)),
+                source=source,
+                model=self.model,
+                provenance=provenance,
+            )
+            stack.callback(writer.close)
+            self._view = recorded_view(slide, model, writer.facts, writer.tissue)
+            self._grid = model.grid(self._view.shape)
+            self._workers = model.workers
+            self.writer, self.held = writer, stack.pop_all()
+        return [
+            block
+            for block in self._grid.blocks(self._view.has_tissue(self._grid))
+            if not all(writer.has_found(window.index) for window in block.windows)
+        ]
 
     def load(self, part: Block) -> list[PendingBlock]:
         """Read the pixels of a block."""
-        assert self.opened is not None
-        return [self.opened.read(part)]
+        return [read_block(self._view, self._grid, part)]
 
     def write(self, part: Block, pending: list[PendingBlock]) -> None:
         """Keep what is found in a block."""
-        assert self.opened is not None
+        assert self.writer is not None
         with disk_errors(self.store):
-            self.opened.keep(pending[0])
+            keep_windows(self.writer.work, self._view, pending[0])
 
     def finish(self) -> SlideFacts:
         """Make the store, and from it the other files."""
         store = self.store
-        if self.opened is not None:
-            store = self.opened.make_store(keep_hidden="ome-zarr" not in self.outputs)
+        if self.writer is not None:
+            view, grid = self._view, self._grid
+            mpp, ratio = view.slide.mpp, view.pixels.ratio
+            windows = SlideWindows(grid.windows, mpp * ratio, ratio, view.has_tissue(grid))
+            make_store(self.writer, windows, mpp=mpp, workers=self._workers)
+            store = self.writer.finish(keep_hidden="ome-zarr" not in self.outputs)
         try:
             opened = labels.open_labels(store)
             for name in self._to_make:
                 if name != "ome-zarr":
-                    write_output(
-                        name,
-                        self.outputs[name],
-                        opened,
-                        lambda: open_slide(self.input.path, mpp=self.given_mpp),
-                        self.provenance,
-                    )
+                    write_output(name, self.outputs[name], opened, self._open, self.provenance)
             found = facts_from(opened.facts)
         finally:
-            if self.opened is not None and store != self.store:
-                self.opened.writer.discard()
+            if self.writer is not None and store != self.store:
+                self.writer.discard()
         if found.n_cut:
             logger.warning(
                 "%s: %d nuclei reach further than 40 um from the border of their window "
@@ -168,31 +180,21 @@ class SlideJob(Job):
     def facts(self) -> SlideFacts | None:
         """Read what the outputs say about themselves."""
         for name, path in self.outputs.items():
-            known: Json | None = (
-                labels.open_labels(path).facts if name == "ome-zarr" else read_record(path)
-            )
+            in_store = name == "ome-zarr"
+            known = labels.open_labels(path).facts if in_store else read_record(path)
             if known is not None:
                 return facts_from(known)
         return None
 
-    def close(self) -> None:
-        """Let go of slide and store."""
-        if self.opened is not None:
-            self.opened.close()
-
     def provenance(self, contract: str) -> Provenance:
         """Return the record of how an output is made."""
-        config = replace(
-            self.config.of_labels(),
-            formats=self.config.formats,
-            mpp=self.config.mpp,
-            roi=self.config.roi,
-        )
+        given = self.config
+        config = replace(given.of_labels(), formats=given.formats, mpp=given.mpp, roi=given.roi)
         return Provenance(
             contract=contract,
             command="segment",
             config=as_dict(config),
-            config_hash=self._identity.fingerprint,
+            config_hash=self._fingerprint,
         )
 
     @cached_property
@@ -206,12 +208,20 @@ class SlideJob(Job):
         roi = None if self._roi is None else read_regions(self._roi)
         return look(slide, factor, find_tissue=self.config.tissue == "auto", roi=roi)
 
+    def _open(self) -> Slide:
+        return open_slide(self.input.path, mpp=self.given_mpp)
+
     @cached_property
-    def _identity(self) -> _Identity:
-        sha256 = content_hash(self.input.path)
+    def _source(self) -> Json:
+        """Name and content hash of the slide."""
+        return {"name": self.input.path.name, "sha256": content_hash(self.input.path)}
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        """Of everything that decides the labels."""
+        sha256 = self._source["sha256"]
         more = {} if self._roi is None else {"roi": content_hash(self._roi)}
-        source = {"name": self.input.path.name, "sha256": sha256}
-        return _Identity(source, self.fingerprint_of(sha256, **more))
+        return self.fingerprint_of(sha256, **more)
 
 
 def expected_disk(shape: tuple[int, int], mm2: float, mpp: float, formats: Sequence[str]) -> float:
@@ -219,8 +229,5 @@ def expected_disk(shape: tuple[int, int], mm2: float, mpp: float, formats: Seque
     3,000 nuclei a square millimetre.
     """
     looked_at = mm2 * 1e6 / mpp**2
-    return (
-        sum(FORMATS[name].bytes_per_px * looked_at for name in formats)
-        + 3e6 * len(formats)
-        + shape[0] * shape[1] / 1000
-    )
+    files = sum(FORMATS[name].bytes_per_px * looked_at for name in formats)
+    return files + 3e6 * len(formats) + shape[0] * shape[1] / 1000

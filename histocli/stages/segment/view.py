@@ -12,10 +12,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from histocli.base.types import BoolMask, FloatArray, RGBImage
-from histocli.inference.blocks import BlockGrid, shows_tissue
+from histocli.base.memory import pages_of_its_own
+from histocli.base.types import BoolMask, FloatArray, Json, RGBImage
+from histocli.inference.blocks import Block, BlockGrid, inside, shows_tissue
 from histocli.inference.pipeline import PendingBlock
 from histocli.inference.runs import to_slide
+from histocli.inference.tiling import size_of
 from histocli.inference.tissue import squares_of_tissue, tissue_mask
 from histocli.model.normalisation import (
     Contrast,
@@ -28,12 +30,13 @@ from histocli.optics.density import white_level
 from histocli.optics.stains import typical_hematoxylin
 from histocli.slides.resampling import ResampledSlide, shrunk
 from histocli.slides.slide import Slide, shape_of
-from histocli.stores import labels
-from histocli.stores.labels import overview_factor
+from histocli.stages.segment.loaded import LoadedModel
+from histocli.stores.labels import FirstLook, overview_factor, save_found
 
 SAME_MPP = 0.02
 """Relative difference of pixel sizes within which a slide goes to the network as it is: scanners
 differ by more than a model notices."""
+STRIP_PX = 1536  # rows of a block that are read at once
 CONTRAST_SQUARES, CONTRAST_SQUARE_PX = 64, 256  # what the contrast of a large slide is measured on
 
 FindRegions = Callable[[tuple[int, int], float], BoolMask]
@@ -60,7 +63,7 @@ class View:
         """Height and width at the model's resolution."""
         return self.pixels.shape
 
-    def is_tissue(self, anchors: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
+    def is_tissue(self, anchors: npt.NDArray[np.int32]) -> BoolMask:
         """Tell whether nuclei are looked for at slide pixels (n, 2)."""
         return np.asarray(self.tissue[anchors[:, 0] // self.factor, anchors[:, 1] // self.factor])
 
@@ -75,12 +78,7 @@ class View:
         """Return the amount of hematoxylin at pixels of the view, most of them in a block."""
         rows, columns = slice(int(y.min()), int(y.max()) + 1), slice(int(x.min()), int(x.max()) + 1)
         pixels, place = pending.pixels, pending.block.pixels
-        if (
-            rows.start < place[0].start
-            or columns.start < place[1].start
-            or rows.stop > place[0].start + pixels.shape[0]
-            or columns.stop > place[1].start + pixels.shape[1]
-        ):
+        if not inside((rows, columns), place):
             pixels, place = pending.read(rows, columns), (rows, columns)
         seen = pixels[y - place[0].start, x - place[1].start]
         return typical_hematoxylin(self.density[seen, range(3)])
@@ -97,46 +95,51 @@ class Look(NamedTuple):
 
 
 def look(slide: Slide, factor: int, *, find_tissue: bool, roi: FindRegions | None) -> Look:
-    """Look at a whole slide.
-
-    Parameters
-    ----------
-    slide : Slide
-    factor : int
-        Slide pixels along a side of an overview pixel.
-    find_tissue : bool
-        Otherwise everything is tissue.
-    roi : callable, optional
-        Restricts the tissue.
+    """Look at a whole slide, ``factor`` pixels of it along a side of an overview pixel. Everything
+    in the region of interest is tissue unless tissue is to be found.
     """
     overview = shrunk(slide, factor)
     level = white_level(overview)
     shape = (overview.shape[0], overview.shape[1])
-    wanted = (
-        tissue_mask(overview, slide.mpp * factor, level) if find_tissue else np.ones(shape, bool)
-    )
-    return Look(overview, wanted if roi is None else wanted & roi(shape, factor), level)
+    wanted = np.ones(shape, bool)
+    if find_tissue:
+        wanted = tissue_mask(overview, slide.mpp * factor, level)
+    if roi is not None:
+        wanted &= roi(shape, factor)
+    return Look(overview, wanted, level)
 
 
-def slide_contrast(
-    slide: Slide, model_mpp: float, glass_level: float, tissue: BoolMask
-) -> Contrast | None:
-    """Measure the contrast of a slide as the network will see it: all of a small slide, some
-    squares of the tissue of a large one.
+def first_look(slide: Slide, model: LoadedModel, seen: Look) -> FirstLook:
+    """Return what a store records of a look at a slide; its contrast, which is that of all of a
+    small slide or of some squares of the tissue of a large one, only if the model asks for it.
     """
-    view = view_of(slide, model_mpp, glass_level, tissue)
-    height, width = view.shape
-    squares = [(slice(0, height), slice(0, width))]
-    if height * width > CONTRAST_SQUARES * CONTRAST_SQUARE_PX**2:
-        squares = squares_of_tissue(
-            tissue,
-            view.factor,
-            view.pixels.ratio,
-            view.shape,
-            n=CONTRAST_SQUARES,
-            side_px=CONTRAST_SQUARE_PX,
-        )
-    return contrast_of(view.pixels.read(rows, columns) for rows, columns in squares)
+    contrast = None
+    if model.contrast_floor > 0:
+        view = view_of(slide, model.mpp, seen.glass_level, seen.tissue)
+        height, width = view.shape
+        squares = [(slice(0, height), slice(0, width))]
+        if height * width > CONTRAST_SQUARES * CONTRAST_SQUARE_PX**2:
+            squares = squares_of_tissue(
+                seen.tissue,
+                view.factor,
+                view.pixels.ratio,
+                view.shape,
+                n=CONTRAST_SQUARES,
+                side_px=CONTRAST_SQUARE_PX,
+            )
+        contrast = contrast_of(view.pixels.read(rows, columns) for rows, columns in squares)
+    facts = {
+        "glass_level": seen.glass_level,
+        "contrast": None if contrast is None else contrast.to_json(),
+    }
+    return FirstLook(seen.overview, seen.tissue, facts)
+
+
+def recorded_view(slide: Slide, model: LoadedModel, facts: Json, tissue: BoolMask) -> View:
+    """Return the view of a slide that its store records, so that all who see it see the same."""
+    recorded = facts.get("contrast")
+    contrast = None if recorded is None else Contrast.from_json(recorded)
+    return view_of(slide, model.mpp, facts["glass_level"], tissue, contrast, model.contrast_floor)
 
 
 def view_of(
@@ -147,9 +150,7 @@ def view_of(
     contrast: Contrast | None = None,
     contrast_floor: float = 0.0,
 ) -> View:
-    """Return a slide at a model's resolution, given what ``look`` and ``slide_contrast`` found and
-    the contrast floor of the model.
-    """
+    """Return a slide at a model's resolution, given what a look at it found."""
 
     def change(image: RGBImage) -> RGBImage:
         return raise_contrast(glass_to_white(image, glass_level), contrast, contrast_floor)
@@ -163,6 +164,20 @@ def view_of(
     )
 
 
+def read_block(view: View, grid: BlockGrid, block: Block) -> PendingBlock:
+    """Read the pixels of a block, a strip at a time: what is decoded and resampled on the way is
+    gone before the next.
+    """
+    rows, columns = block.pixels
+    pixels = pages_of_its_own((*size_of(block.pixels), 3), np.uint8)
+    for start in range(rows.start, rows.stop, STRIP_PX):
+        stop = min(start + STRIP_PX, rows.stop)
+        pixels[start - rows.start : stop - rows.start] = view.pixels.read(
+            slice(start, stop), columns
+        )
+    return PendingBlock(block, grid, pixels, view.pixels.read)
+
+
 def keep_windows(work: Path, view: View, pending: PendingBlock) -> None:
     """Wait for the windows of a block and keep what they found."""
     for window, future in zip(pending.block.windows, pending.windows, strict=True):
@@ -174,4 +189,4 @@ def keep_windows(work: Path, view: View, pending: PendingBlock) -> None:
             hematoxylin=lambda y, x: view.hematoxylin(pending, y, x),
             is_tissue=view.is_tissue,
         )
-        labels.save_found(work, window.index, found.arrays())
+        save_found(work, window.index, found.arrays())

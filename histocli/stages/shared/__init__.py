@@ -1,1 +1,1 @@
-"""What several stages share: results, the frame of a command, the session of a training."""
+"""Code that several stages share: results, the frame of a command, the session of a training."""

@@ -1,8 +1,8 @@
-"""Patches drawn after references in worker processes, for ``generate`` and ``train --fresh``.
+"""Synthetic patches drawn in worker processes, for ``generate`` and ``train --fresh``.
 
-What synthesis needs of a reference lies in a scratch folder as plain arrays, which workers map into
-memory, so that memory does not grow with the number of patches. Patch i depends on the seed, the
-references and i only.
+Each patch imitates a region of a reference image. The measurements of the regions lie in a scratch
+folder as plain arrays (``shared.measuring``), which workers map into memory, so that memory does
+not grow with the number of patches. Patch i depends only on the settings, the references and i.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ from histocli.synthesis.variation import AS_MEASURED, Spread, Variation
 
 @dataclass(frozen=True)
 class DrawJob:
-    """Patches to draw at a time."""
+    """A batch of patches to draw."""
 
     batch: range
-    """Their numbers."""
+    """Numbers of the patches."""
     reference: npt.NDArray[np.int32]
-    """Number of the region that each patch follows."""
-    folders: tuple[Path, ...]  # of the arrays of these regions
+    """Number of the region that each patch imitates."""
+    folders: tuple[Path, ...]  # for each patch, the folder with the arrays of its region
     patch_px: int
     seed: int
     paint: bool
-    """Paint in the worker too; False where a GPU in the parent does it."""
+    """Whether the worker also paints; False if the parent paints on a GPU."""
     purpose: str
-    """Of the random numbers: patches of different purposes differ."""
+    """Name of the stream of random numbers: patches of different purposes differ."""
     spread: Spread | None
-    """How parameters vary from patch to patch; None leaves them as measured."""
+    """Distribution of the factors on measured parameters; None sets all factors to 1."""
 
 
 @dataclass(frozen=True)
 class DrawnPatches:
-    """Patches as drawn, painted or to be painted."""
+    """Drawn patches, either painted (``image``) or to be painted (``drawings``)."""
 
-    instance_labels: npt.NDArray[np.int32]
-    image: npt.NDArray[np.uint8] | None
+    instance_labels: npt.NDArray[np.int32]  # (n, H, W)
+    image: npt.NDArray[np.uint8] | None  # (n, H, W, 3)
     drawings: list[Drawing]
-    """Empty where the image is painted."""
+    """Empty if ``image`` is given."""
 
 
 def draw_job(
@@ -62,16 +62,17 @@ def draw_job(
     purpose: str = "patch",
     spread: Spread | None = None,
 ) -> DrawJob:
-    """Return what a worker needs to draw the patches of some numbers."""
+    """Return the job that draws the patches with the numbers ``batch``."""
     reference = reference_order(config.seed, len(regions), batch)
     folders = tuple(regions[number].folder for number in reference)
     return DrawJob(batch, reference, folders, config.patch_px, config.seed, paint, purpose, spread)
 
 
 def reference_order(seed: int, n_references: int, patches: range) -> npt.NDArray[np.int32]:
-    """Return which reference each patch follows: all once in a random order, then again in another.
+    """Return the number of the reference that each patch imitates.
 
-    The entry of patch i depends on the seed, the number of references and i only.
+    Each run of ``n_references`` patches takes every reference once, in a new random order. The
+    entry of patch i depends only on the seed, the number of references and i.
     """
     first, last = patches.start // n_references, (patches.stop - 1) // n_references
     orders = [
@@ -83,7 +84,7 @@ def reference_order(seed: int, n_references: int, patches: range) -> npt.NDArray
 
 
 def variation_of(spread: Spread | None, seed: int, purpose: str, patch: int) -> Variation:
-    """Return the factors on what was measured that a patch has."""
+    """Return the factors on measured parameters for one patch."""
     if spread is None:
         return AS_MEASURED
     return spread.draw(rng_for(seed, f"variation of {purpose}", patch))

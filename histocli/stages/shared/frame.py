@@ -1,6 +1,8 @@
-"""The frame of every command that makes an output: decide, skip or plan, lock, make, mark as done.
+"""The steps that all commands with an output share: decide, skip or plan, lock, make.
 
-A stage says what it would make in a :class:`Plan`, and gives a function that makes it::
+The *rerun rule* (``stores.rerun``) decides whether a command creates its output, resumes a partial
+one or skips a finished one. A stage describes the output in a :class:`Plan`, and gives a function
+that makes it::
 
     def pack(images, labels, out, config, execution):
         watch = Stopwatch()
@@ -20,9 +22,9 @@ A stage says what it would make in a :class:`Plan`, and gives a function that ma
 
         return carry_out(plan, execution, make)
 
-Outputs of all kinds go through it: Zarr stores, whose writers take the lock themselves; model
-files, which the frame locks; and single files, which are replaced atomically and need no lock. With
-several processes (``torchrun``) the first one decides and all hear its decision.
+An output is a Zarr store, whose writer takes the lock; a model file, which :func:`carry_out` locks;
+or another single file, which is replaced atomically and needs no lock. With several processes
+(``torchrun``), all follow the decision of the first one.
 """
 
 from __future__ import annotations
@@ -38,39 +40,38 @@ from histocli.config.common import Execution
 from histocli.stages.shared.outputs import prepare_file
 from histocli.stages.shared.results import StageResult, Stopwatch
 from histocli.stores import labels, models, patches
-from histocli.stores.lock import OutputLock
-from histocli.stores.rerun import Action, prepare_output
+from histocli.stores.rerun import Action, OutputLock, prepare_output
 
 Result = TypeVar("Result", bound=StageResult)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(Generic[Result]):
-    """What a command would make, before any of it is made."""
+    """An output before it is made."""
 
     out: Path
-    """Where the output goes."""
+    """Path of the output."""
     contract: str
-    """Name and version of its layout; decides which form of the rerun rule holds."""
+    """Name and version of the output's layout, such as ``histosynth-patches/1``."""
     fingerprint: str
     """Hash of the settings and inputs; equal hashes mean that the output would be the same."""
     planned: Callable[[], Result]
-    """Returns the result of a dry run. Called unless the output is there already, so that it may
-    look at inputs more closely and refuse them."""
+    """Returns the result of a dry run. It may check inputs and raise. If ``found`` is given, a
+    finished output skips it."""
     found: Callable[[], Result] | None = None
-    """Returns the result for an output that is there already; ``planned`` where it is None."""
+    """Returns the result for an output that is finished already; None uses ``planned``."""
     watch: Stopwatch
     """Started when the command began."""
 
 
 @dataclass(frozen=True)
 class Work(Generic[Result]):
-    """What the function that makes an output is told."""
+    """The argument of the function that makes an output."""
 
     planned: Result
-    """The result of the plan, to be completed."""
+    """The result of ``Plan.planned``, which the function completes."""
     resume: bool
-    """Go on with the partial output that is there."""
+    """Whether to continue a partial output."""
     members: Team
     """The processes that work together; only the first one writes."""
 
@@ -78,12 +79,12 @@ class Work(Generic[Result]):
 def decide(out: Path, contract: str, fingerprint: str, execution: Execution) -> Action:
     """Apply the rerun rule to an output.
 
-    A partial output that is not to be resumed is removed, except in a dry run.
+    Where the answer is ``create``, a partial output is removed, except in a dry run.
 
     Parameters
     ----------
     out, contract, fingerprint
-        As in :class:`Plan`.
+        See :class:`Plan`.
     execution : Execution
 
     Returns
@@ -93,7 +94,7 @@ def decide(out: Path, contract: str, fingerprint: str, execution: Execution) -> 
     Raises
     ------
     StoreExists
-        Something is in the way; the message says which option helps.
+        Another output, or a partial one, lies there; the message says which option helps.
     """
     if contract not in (labels.CONTRACT, patches.CONTRACT, models.CONTRACT):
         return prepare_file(
@@ -123,21 +124,21 @@ def carry_out(
     make: Callable[[Work[Result]], Result],
     members: Team = ALONE,
 ) -> Result:
-    """Make the output of a plan, unless it is there already or this is a dry run.
+    """Make the output of a plan, unless it is finished already or this is a dry run.
 
     Parameters
     ----------
     plan : Plan
     execution : Execution
     make : callable
-        Makes the output and returns the completed result; its status and seconds are set here.
+        Makes the output and returns the completed result, whose status and seconds are set here.
     members : Team
         The processes that work together.
 
     Raises
     ------
     StoreExists
-        Something is in the way, or another process writes the same output.
+        Another output lies there, or another process writes the same output.
     """
     action = members.from_leader(
         decide(plan.out, plan.contract, plan.fingerprint, execution) if members.leads else None

@@ -1,13 +1,14 @@
-"""Label images as a user names them, this program's own stores among them."""
+"""Label images that a user names: files of other programs, and this program's own stores."""
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from histocli.annotations.labels import OpenLabels
 from histocli.annotations.sources import LabelFinder, LabelSource, Probabilities, label_stem
-from histocli.base.types import RGBImage
 from histocli.exports.registry import read_record
 from histocli.stores.labels import LabelStore, open_labels
 from histocli.stores.patches import PatchStore
@@ -26,7 +27,13 @@ def _own_store(path: Path, prefix: str) -> list[LabelSource] | None:
             LabelSource(
                 name=label_stem(path),
                 source=str(path),
-                open=partial(_open_slide, store),
+                open=partial(
+                    OpenLabels,
+                    source=str(path),
+                    shape=store.shape,
+                    read=store.window,
+                    mpp=store.mpp,
+                ),
                 probabilities=partial(_probabilities, store),
             )
         ]
@@ -35,26 +42,20 @@ def _own_store(path: Path, prefix: str) -> list[LabelSource] | None:
             name=f"{prefix}{i:06d}",
             source=f"{path}, patch {i}",
             open=partial(_open_patch, store, i),
-            image=partial(_image_of_patch, store, i) if isinstance(store, PatchStore) else None,
+            image=partial(_read, store, i, 0) if isinstance(store, PatchStore) else None,
         )
         for i in range(len(store))
     ]
 
 
+def _read(store: PatchStore, index: int, which: int) -> npt.NDArray[Any]:
+    """Read the image (0) or the labels (1) of a patch."""
+    return np.asarray(store.read(range(index, index + 1))[which][0])
+
+
 def _open_patch(store: PatchStore | LabelStore, index: int) -> OpenLabels:
-    if isinstance(store, LabelStore):
-        labels = store.label_image(index)
-    else:
-        labels = np.asarray(store.read(range(index, index + 1))[1][0])
+    labels = store.label_image(index) if isinstance(store, LabelStore) else _read(store, index, 1)
     return OpenLabels.in_memory(labels, f"{store.path}, patch {index}", store.mpp)
-
-
-def _image_of_patch(store: PatchStore, index: int) -> RGBImage:
-    return np.asarray(store.read(range(index, index + 1))[0][0])
-
-
-def _open_slide(store: LabelStore) -> OpenLabels:
-    return OpenLabels(source=str(store.path), shape=store.shape, read=store.window, mpp=store.mpp)
 
 
 def _probabilities(store: LabelStore) -> Probabilities | None:
@@ -70,4 +71,4 @@ def _recorded_mpp(path: Path) -> float | None:
 
 
 LABEL_FINDER = LabelFinder(own_store=_own_store, recorded_mpp=_recorded_mpp)
-"""Finds label images of every kind."""
+"""Finds label images in files and folders of other programs, and in this program's stores."""

@@ -1,7 +1,8 @@
-"""References measured and taken apart in worker processes, before patches are drawn after them.
+"""References measured in worker processes, before synthetic patches imitate them.
 
-What synthesis needs of a reference goes to a scratch folder as plain arrays. Nuclei are found by a
-rough method, or by the model of ``--priors``, whose errors are then measured first.
+A large reference is cut into regions. The measurements of each region (``reference.statistics``)
+go to a scratch folder as plain arrays. Nuclei are found by a rough method that needs no model, or
+by the model of ``--priors``, whose errors are measured first (calibration).
 """
 
 from __future__ import annotations
@@ -43,46 +44,46 @@ from histocli.synthesis.patch import draw_patch, paint_patches
 
 logger = logging.getLogger(__name__)
 
-REGION_PX = 1024  # larger references are cut into regions of about this side
-MOST_REGIONS = 512  # taken apart in one run; evenly spread over the references
-LEAST_TISSUE = 0.05  # share of a region; others teach nothing, and only count where all are such
-CALIBRATION_REFERENCES = 32  # on which a model's errors are measured
-CALIBRATION_PATCHES = 64  # synthetic ones, on which they are measured
+REGION_PX = 1024  # longest side of a region
+MOST_REGIONS = 512  # regions measured in one run, equally many of each reference
+LEAST_TISSUE = 0.05  # share of tissue below which a region is not used, unless all are below
+CALIBRATION_REFERENCES = 32  # references that calibration patches imitate
+CALIBRATION_PATCHES = 64  # synthetic patches on which a model's errors are measured
 
 
 @dataclass(frozen=True)
 class Region:
-    """One part of a reference file, taken apart."""
+    """One measured part of a reference file."""
 
     source: Source
     index: int
     """Number of the source among the references."""
     box: tuple[int, int, int, int]
     """Top, left, bottom, right, in pixels of the resampled image."""
-    folder: Path  # of its arrays
+    folder: Path  # with the region's arrays
     statistics: Json
     tissue_fraction: float
 
     @property
     def name(self) -> str:
-        """File name, with the part of it that was used."""
+        """File name with the box: ``name[top:bottom,left:right]``."""
         top, left, bottom, right = self.box
         return f"{self.source.path.name}[{top}:{bottom},{left}:{right}]"
 
 
 @dataclass(frozen=True)
 class MeasureJob:
-    """One reference to take apart."""
+    """One reference to measure."""
 
     source: Source
     index: int
-    """Its number among the references."""
+    """Number of the source among the references."""
     config: GenerateConfig
     scratch: Path
     most_regions: int
     tolerant: bool
-    """Leave the reference out if it cannot be decoded."""
-    calibration: Calibration
+    """Whether a reference that cannot be decoded is left out."""
+    calibration: Calibration  # corrects the errors of the model of --priors
 
 
 def measure_references(
@@ -92,10 +93,10 @@ def measure_references(
     scratch: Path,
     track: Track,
 ) -> tuple[list[Region], list[str]]:
-    """Take apart the references that patches will follow, with the nuclei of ``config.priors``.
+    """Measure the references, and write the arrays of their regions to the folder ``scratch``.
 
-    Their arrays go to the folder ``scratch``. The second result lists references that turned out
-    to be damaged, under ``--on-error continue``; ``InputNotFound`` where none can be read.
+    Returns the regions and, under ``--on-error continue``, the paths of references that cannot be
+    decoded. Raises ``InputNotFound`` if none can be read.
     """
     calibration = UNCALIBRATED
     if config.priors is not None:
@@ -111,7 +112,7 @@ def _take_apart(
     track: Track,
     calibration: Calibration = UNCALIBRATED,
 ) -> tuple[list[Region], list[str]]:
-    """Take the references apart that patches will follow, which may be a part of a long list."""
+    """Measure references: a random part of them if there are more than patches or MOST_REGIONS."""
     used = np.arange(len(sources))
     limit = min(config.n, MOST_REGIONS)
     if len(sources) > limit:
@@ -129,7 +130,7 @@ def _take_apart(
     ]
     found: list[Region] = []
     damaged: list[str] = []
-    # a process takes seconds to start
+    # a process takes seconds to start, so each gets at least four jobs
     workers = min(resolve_workers(execution.workers), max(1, len(jobs) // 4))
     stopped = (
         "generate: stopped while references were measured; nothing was drawn yet, run it again"
@@ -154,7 +155,7 @@ def _take_apart(
 
 
 def _measure(job: MeasureJob) -> list[Region] | str:
-    """Return the regions of a reference, or why it cannot be decoded when that is tolerated."""
+    """Return the regions of a reference or, if tolerated, the message of its error; in a worker."""
     source, config = job.source, job.config
     try:
         image = source.read()
@@ -193,7 +194,7 @@ def _measure(job: MeasureJob) -> list[Region] | str:
 
 
 def _predict(model: Path, image: npt.NDArray[np.uint8], mpp: float) -> npt.NDArray[np.int32]:
-    """Segment an image by a model, at the model's pixel size."""
+    """Return the labels that a model finds in an image, computed at the model's pixel size."""
     facts = model.stat()
     predictor = _load_predictor(model, facts.st_mtime_ns, facts.st_size)
     pixels = resample(glass_to_white(image, white_level(image)), mpp, predictor.mpp)
@@ -207,7 +208,7 @@ def _load_predictor(path: Path, modified_ns: int, size: int) -> Predictor:
     header, tensors = read_model(path)
     segmenter = build_segmenter(header.architecture)
     segmenter.load_state_dict(tensors)
-    device = torch.device("cpu")  # in worker processes, beside each other
+    device = torch.device("cpu")  # several worker processes predict at the same time
     return Predictor(
         segmenter,
         mpp=header.mpp,
@@ -224,10 +225,11 @@ def _calibrate_priors(
     scratch: Path,
     track: Track,
 ) -> Calibration:
-    """Learn how the model of ``config.priors`` errs, from patches whose truth is known.
+    """Measure the errors of the model of ``config.priors`` on synthetic patches with known labels.
 
-    They follow the same references by rough priors. Without this, each round of measuring a model's
-    nuclei and drawing new ones would shrink them to what models are sure of.
+    These patches imitate the same references, with nuclei from the rough method. Without the
+    correction, each round of measuring a model's nuclei and drawing new ones would make nuclei
+    smaller, since models miss their uncertain borders.
     """
     assert config.priors is not None
     model = Path(config.priors)

@@ -1,16 +1,13 @@
 """Files that are made from a label store, during segmentation or later."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from histocli.base.formats import FORMATS
 from histocli.base.text import plain_json
 from histocli.base.types import RGBImage
-from histocli.exports.content import Content, SlidePixels
+from histocli.exports.content import Content, Window
 from histocli.exports.registry import WRITERS, read_record
 from histocli.slides.resampling import shrunk
 from histocli.slides.slide import Slide
@@ -19,14 +16,14 @@ from histocli.stores.provenance import Provenance, peek
 from histocli.stores.rerun import Action, rerun_rule
 
 FACTS = ("mpp", "mpp_source", "n_nuclei", "n_cut", "mm2", "source", "model")
-"""What a file repeats of what the label store says about itself."""
+"""Keys of a label store's ``facts`` that every file made from the store repeats."""
 
 
 def prepare_file(target: Path, *, contract: str, config_hash: str, overwrite: bool) -> Action:
-    """Apply the rerun rule to a single file, of which there is never a partial one.
+    """Apply the rerun rule to a single file, which is created or skipped but never resumed.
 
-    Raises ``StoreExists`` for what is not ours, or was made with other settings, which
-    ``overwrite`` replaces.
+    Raises ``StoreExists`` if another program made the file, or if it was made with other settings;
+    ``overwrite`` replaces the latter.
     """
     return rerun_rule(
         target,
@@ -38,13 +35,10 @@ def prepare_file(target: Path, *, contract: str, config_hash: str, overwrite: bo
 
 
 def _provenance_of(target: Path) -> Provenance | None:
-    """Return how a file was made, or the store that took its place, which the rule refuses."""
-    if (store := peek(target)) is not None:
-        return store
-    record = read_record(target)
+    """Return the provenance of a file, or of a store at the same path; None if there is none."""
     try:
-        return None if record is None else Provenance.from_json(record, target)
-    except ValueError:
+        return peek(target) or Provenance.from_json(read_record(target), target)
+    except ValueError:  # nothing of ours
         return None
 
 
@@ -55,57 +49,29 @@ def write_output(
     open_pixels: Callable[[], Slide],
     provenance: Callable[[str], Provenance],
     *,
-    window: tuple[slice, slice] | None = None,
+    window: Window | None = None,
     seed: int = 0,
 ) -> None:
-    """Write one file.
+    """Write a file in a format of ``export``.
 
-    Parameters
-    ----------
-    name : str
-        One of the formats that ``export`` writes.
-    path : Path
-    store : LabelStore
-        Of a slide.
-    open_pixels : callable
-        Opens the slide; called for files that show it.
-    provenance : callable
-        Given a contract.
-    window : (slice, slice), optional
-        The rows and columns to write, for formats that take a region.
-    seed : int
-        Seed of the choice of crops.
+    ``open_pixels`` is called for files that show the slide, ``provenance`` with the contract of the
+    format. ``window`` is for formats that take a region, ``seed`` for those that choose crops.
     """
+
+    def read_windows(windows: Sequence[Window]) -> list[RGBImage]:
+        with closing(open_pixels()) as slide:
+            return [slide.read(0, *one) for one in windows]
+
+    def read_shrunk(factor: int) -> RGBImage:
+        with closing(open_pixels()) as slide:
+            return shrunk(slide, factor)
+
     facts = {key: store.facts[key] for key in FACTS if key in store.facts}
     if window is not None:
-        rows, columns = window
-        facts["region"] = [rows.start, columns.start, rows.stop, columns.stop]
+        facts["region"] = [*(side.start for side in window), *(side.stop for side in window)]
     # A file that is in its place is complete.
     made_by = provenance(FORMATS[name].contract).to_json() | {"complete": True}
     content = Content(
-        nuclei=store, open_pixels=lambda: _reading(open_pixels()), window=window, seed=seed
+        nuclei=store, read_windows=read_windows, read_shrunk=read_shrunk, window=window, seed=seed
     )
     WRITERS[name](path, content, made_by | plain_json(facts))
-
-
-@dataclass(frozen=True)
-class _Pixels:
-    """A slide as the writers of pictures read it."""
-
-    slide: Slide
-
-    def region(self, rows: slice, columns: slice) -> RGBImage:
-        """Read a part of level 0."""
-        return self.slide.read(0, rows, columns)
-
-    def shrunk(self, factor: int) -> RGBImage:
-        """Read everything, blocks of pixels averaged."""
-        return shrunk(self.slide, factor)
-
-
-@contextmanager
-def _reading(slide: Slide) -> Iterator[SlidePixels]:
-    try:
-        yield _Pixels(slide)
-    finally:
-        slide.close()

@@ -1,4 +1,7 @@
-"""Patches of reference images, cut so that they can be held beside synthetic ones."""
+"""Patches cut from reference images at the size and pixel size of synthetic patches.
+
+*Rough* nuclei are those that a simple method without a model finds (``reference.rough``).
+"""
 
 from __future__ import annotations
 
@@ -31,14 +34,14 @@ Values = TypeVar("Values", bound=np.generic)
 
 @dataclass(frozen=True)
 class Cutting:
-    """How patches are cut from references."""
+    """Settings of cutting patches from references."""
 
     mpp: float
-    """Pixel size of the patches, micrometres."""
+    """Micrometres per pixel of the patches."""
     side: int
-    """Side of a patch, in pixels; a smaller reference is mirrored."""
+    """Side of a patch, in pixels; a smaller reference is enlarged by mirroring."""
     most: int
-    """Patches of one reference; of more, these are drawn at random."""
+    """Most patches of one reference, drawn at random if there are more."""
     seed: int
 
 
@@ -49,22 +52,22 @@ class CutPatches:
     images: npt.NDArray[np.uint8]
     """(n, side, side, 3), glass made white."""
     nuclei: npt.NDArray[np.bool_]
-    """(n, side, side), rough."""
+    """(n, side, side), rough nuclei."""
     labels: npt.NDArray[np.int32] | None = None
-    """(n, side, side), 1..k in each patch, where labels were given."""
+    """(n, side, side), nuclei 1..k in each patch; None unless labels were given."""
     statistics: Json | None = None
-    """Of the whole reference, where they were asked for."""
+    """Statistics of the reference's top left 1024 x 1024 pixels; None unless measured."""
 
 
 def label_agreement(
     labels: npt.NDArray[np.int32], image: npt.NDArray[np.uint8], mpp: float
 ) -> float:
-    """Return how well labels fit a picture: their AJI with the rough nuclei found in it.
+    """Return the AJI of labels with the rough nuclei found in a picture.
 
     Parameters
     ----------
     labels : ndarray of int32, shape (H, W)
-        -1 is ignored.
+        Pixels of -1 are ignored.
     image : ndarray of uint8, shape (H, W, 3)
         Glass made white.
     mpp : float
@@ -73,8 +76,7 @@ def label_agreement(
     Returns
     -------
     float
-        0..1. Rough nuclei are rough: only differences between two pictures with the same labels say
-        something.
+        0..1. Rough nuclei are inexact, so only compare values of two pictures with equal labels.
     """
     return count(labels, find_rough_nuclei(rgb_to_optical_density(image), mpp).labels).aji
 
@@ -82,21 +84,21 @@ def label_agreement(
 def cut_real_patches(
     source: Source, cutting: Cutting, labels: LabelSource | None = None, *, measure: bool = False
 ) -> CutPatches:
-    """Cut patches with nuclei from a reference; they do not overlap.
+    """Cut patches that show rough nuclei from a reference, without overlap.
 
     Parameters
     ----------
     source : Source
     cutting : Cutting
     labels : LabelSource, optional
-        Nuclei of the reference that somebody or something outlined; cut at the same places.
+        Outlined nuclei of the reference, cut at the same places.
     measure : bool
-        Measure the statistics of the reference too.
+        Whether the statistics of the reference are measured too.
 
     Raises
     ------
     InputNotFound, InvalidInput
-        The reference or its labels cannot be read, or they are of another size.
+        The reference or its labels cannot be read, or their sizes differ.
     """
     mpp, side = cutting.mpp, cutting.side
     original = source.read()
@@ -133,7 +135,7 @@ def cut_real_patches(
 
 
 def _mirrored(plane: npt.NDArray[Values], side: int) -> npt.NDArray[Values]:
-    """Mirror an image at its lower and right border until its sides are long enough."""
+    """Mirror an image at its lower and right border until each side has ``side`` pixels."""
     missing = [(0, max(0, side - length)) for length in plane.shape[:2]]
     return np.pad(plane, [*missing, (0, 0)][: plane.ndim], mode="symmetric")
 
@@ -145,7 +147,7 @@ def _read_labels(
     mpp: float,
     resampled: npt.NDArray[np.uint8],
 ) -> npt.NDArray[np.int32]:
-    """Read the labels of a reference, and bring them to the pixel size of the patches."""
+    """Read the labels of a reference and resample them to the pixel size of the patches."""
     opened, shape = labels.open(), original.shape[:2]
     if opened.shape is not None and opened.shape != shape:
         raise InvalidInput(
@@ -174,14 +176,14 @@ def cut_all(
     labels: Sequence[LabelSource] | None = None,
     measured: Collection[Source] = (),
 ) -> list[CutPatches | HistosynthError]:
-    """Cut patches from several references beside each other.
+    """Cut patches from several references in parallel.
 
     Parameters
     ----------
     workers : int
         Processes; 0 takes as many as there are processors.
     stopped : str
-        Message of an interruption.
+        Message of the error after an interruption.
     labels : sequence of LabelSource, optional
         Labels of each reference.
     measured : collection of Source
@@ -190,7 +192,7 @@ def cut_all(
     Returns
     -------
     list
-        In the order of the sources: patches, or why a reference cannot be read.
+        For each source, its patches, or the error if it cannot be read.
     """
     given: Sequence[LabelSource | None] = labels or [None] * len(sources)
     jobs = [
@@ -199,7 +201,7 @@ def cut_all(
     ]
     number = {id(job): index for index, job in enumerate(jobs)}
     found: dict[int, CutPatches | HistosynthError] = {}
-    # a process takes seconds to start
+    # a process takes seconds to start, so each gets at least four jobs
     processes = min(resolve_workers(workers), max(1, len(jobs) // 4))
     with track("reading references", len(jobs)) as bar:
         for job, cut in map_unordered(_cut, jobs, processes, stopped):

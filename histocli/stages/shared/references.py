@@ -1,4 +1,4 @@
-"""References: the images that the user names or a store remembers, and what each of them is."""
+"""References, the real images that patches imitate: named by the user or recorded in a store."""
 
 import logging
 import sys
@@ -22,24 +22,24 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Source:
-    """One reference, as it will be read: any slide or image that ``segment`` takes."""
+    """One reference: any slide or image that ``segment`` takes."""
 
     path: Path
     sha256: str
-    mpp: float
-    mpp_source: str
+    mpp: float  # micrometres per pixel
+    mpp_source: str  # where the pixel size comes from, such as "assumed"
 
     def read(self) -> RGBImage:
-        """Return all its pixels at its own pixel size."""
+        """Return all pixels, not resampled."""
         return read_image(self.path, mpp=self.mpp).pixels
 
 
 def named_references(
     words: Sequence[str], *, keep_missing: bool = False, what: str = "reference image"
 ) -> list[InputImage]:
-    """Return the references that the user names, by words as :mod:`histocli.base.inputs` has them.
+    """Return the references that the user names; :mod:`histocli.base.inputs` explains the words.
 
-    With ``keep_missing`` a reference that is missing fails later and alone.
+    With ``keep_missing``, a missing file is returned too, so that only this file fails later.
     """
     return expand_with_mpp(
         words, suffixes=SLIDE_SUFFIXES, stdin=sys.stdin, what=what, keep_missing=keep_missing
@@ -65,7 +65,7 @@ def recorded_references(store: PatchStore) -> list[InputImage]:
 def reference_images(
     store: PatchStore, words: Sequence[str], *, keep_missing: bool
 ) -> list[InputImage]:
-    """Return the references that the user names, or else those that the store records."""
+    """Return the references that the user names; without words, the store's recorded ones."""
     if not words:
         return recorded_references(store)
     return named_references(words, keep_missing=keep_missing)
@@ -84,9 +84,9 @@ def identify_references(
     Parameters
     ----------
     mpp : float
-        Pixel size of the patches; a warning tells of coarser references.
+        Micrometres per pixel of the patches; references more than 30 % coarser cause a warning.
     reference_mpp : float, optional
-        Wins over what the references record.
+        Replaces the pixel sizes that the references record, but not those of ``images``.
     tolerant : bool
         Leave out references that cannot be read; the second result lists their paths.
     """
@@ -130,13 +130,12 @@ def identify_references(
 def patch_glass_levels(
     store: PatchStore, patches: range, images: npt.NDArray[np.uint8]
 ) -> list[float]:
-    """Return the level of empty glass for each of some patches.
+    """Return the brightness of empty glass for each patch of a range.
 
-    A synthetic patch has the level of its reference, which was measured on far more pixels. Where
-    the store records no level of a reference, the patch itself is measured: ``images``, shape
-    (len(patches), H, W, 3).
+    A patch has the recorded level of its reference, which was measured on far more pixels. If the
+    store records none, the patch itself is measured: ``images``, shape (len(patches), H, W, 3).
     """
-    # late: it brings torch, which evaluate and info do without
+    # imported here because it loads torch, which evaluate and info do not need
     from histocli.optics.density import white_level
 
     recorded = [

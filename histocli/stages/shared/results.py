@@ -1,4 +1,4 @@
-"""What a command reports about one output, and the watch that measures how long it took."""
+"""The result of a command for one output, and the watch that measures its seconds."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from histocli.base.text import plain_json
 from histocli.base.types import Json
 
 Status: TypeAlias = Literal["done", "skipped", "planned", "failed"]
-"""``skipped``: the output was there already; ``planned``: a dry run."""
+"""``skipped``: the output was finished already; ``planned``: a dry run."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageResult:
-    """What a command reports about one output; every command adds fields of its own."""
+    """The result of a command for one output; each command's subclass adds fields."""
 
     schema: ClassVar[str] = "histosynth/1"
     """Name and version of the JSON form, such as ``histosynth.pack/1``."""
 
     output: str
-    """Path of what was made."""
+    """Path of the output."""
     status: Status = "planned"
-    """How it went."""
+    """How the command ended for this output."""
     seconds: float = 0.0
-    """How long it took."""
+    """Seconds since the command began."""
     error: str | None = None
-    """One line when the status is ``failed``."""
+    """Message, one line; None unless the status is ``failed``."""
 
     def to_json(self) -> Json:
         """Return the JSON object of ``--json``: the schema first, then the fields."""

@@ -13,9 +13,10 @@ The stage builds what learns, and runs its steps through the session::
     write_model(plan.out, ...)
     session.checkpoint.remove()
 
-What has ``state()`` and ``restore(state)`` registers itself. A session that was stopped and resumed
-takes the steps that an uninterrupted one takes, so that both end with the same bytes. With several
-processes all go by the clock of the first one and stop together, and the first one alone writes.
+The stage registers each part that a checkpoint must keep; the session registers itself. A training
+that counts steps ends with the same bytes whether or not it was stopped and resumed; under a time
+budget the number of steps varies. With several processes, all follow the clock of the first one
+and stop together, and only the first one writes.
 """
 
 from __future__ import annotations
@@ -45,23 +46,23 @@ from histocli.stores.checkpoints import (
 from histocli.stores.logs import append_metrics, start_log
 
 RECORD_EVERY = 20
-"""Steps between two lines of ``metrics.jsonl``, and steps over which their values are averaged."""
+"""Steps between two lines of ``metrics.jsonl``; each line averages the values of as many steps."""
 CHECKPOINT_S = 60.0
 """Seconds between two checkpoints."""
 
 Progress: TypeAlias = Callable[[int], float]
-"""From the number of steps done to the share of all steps that is done; 1 and more ends them."""
+"""Returns the share of the training that is done, given the steps done; at 1 the steps end."""
 
 
 class Record(Protocol):
-    """What one step reports to the session."""
+    """The report of one step to the session."""
 
     @property
     def step(self) -> int:
         """Steps done, this one included."""
 
     def averaged(self) -> Mapping[str, float | None]:
-        """Return the values whose means over the last steps are logged; None counts in no mean."""
+        """Return the values whose means over the last steps are logged; means leave None out."""
 
     def latest(self) -> Json:
         """Return the values that are logged as they are."""
@@ -71,21 +72,23 @@ AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
 class Resumable(Protocol):
-    """What a checkpoint keeps."""
+    """A part of a training that checkpoints keep."""
 
     def state(self) -> Mapping[str, Any]:
         """Return nested dicts, lists and tuples of tensors, numbers, strings and None."""
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up what ``state`` returned."""
+        """Load what ``state`` returned."""
 
 
 class Clock:
-    """Tells how far a training is, by steps or by seconds.
+    """Tells how much of a training is done: steps of ``steps``, or seconds of a time budget.
 
-    It counts the steps of the whole training, or the seconds since ``watch`` was started with the
-    command: the budget within which the command must end, less what is kept in reserve for what
-    follows the training, up to half of it.
+    The budget covers the whole command, counted from the start of ``watch``. Its last part is
+    reserved for the work after the training: ``reserve_s``, but at most half of the budget.
+
+    A resumed command has a whole new budget. The seconds trained earlier add to both the seconds
+    done and the seconds in all, so that the share done is smaller than when the command stopped.
     """
 
     def __init__(
@@ -96,22 +99,22 @@ class Clock:
         self._time_budget_s = time_budget_s
         self._reserve_s = reserve_s
         self.earlier_s = 0.0
-        """Seconds of training before the command was stopped and resumed."""
-        self.begun_s: float | None = None
+        """Seconds of training in earlier commands that this one resumes."""
+        self.begun_s: float | None = None  # seconds on the watch when the training began
 
     def reserve(self, seconds: float) -> None:
-        """Keep more of the budget for what follows the training."""
+        """Reserve more seconds of the budget for the work after the training."""
         self._reserve_s += seconds
 
     @property
     def budget_s(self) -> float | None:
-        """Seconds after which the steps must end, from the beginning of the command."""
+        """Seconds from the start of the command to the end of its steps; None counts steps."""
         budget = self._time_budget_s
         return None if budget is None else max(budget - self._reserve_s, 0.5 * budget)
 
     @property
     def trained_s(self) -> float:
-        """Seconds of training, resumed ones included; 0 before the first step."""
+        """Seconds since the training began, with those of earlier commands; 0 before the start."""
         return self.earlier_s + (
             self.watch.seconds - self.begun_s if self.begun_s is not None else 0
         )
@@ -123,20 +126,20 @@ class Clock:
         budget = self.budget_s
         if budget is None:
             return step / self.steps
-        available = max(budget - self.begun_s, 1.0)  # reading the patches has taken its part
+        available = max(budget - self.begun_s, 1.0)  # reading the patches took begun_s seconds
         return max(self.trained_s / (available + self.earlier_s), 0.0)
 
 
 class Checkpoint:
-    """The parts of a training that are saved together, and taken up again where it is resumed.
+    """The parts of a training that one file keeps, and that a resumed training restores.
 
     Parameters
     ----------
     plan : Plan
     resume : bool
-        Take up what is there; else it is removed.
+        Read the checkpoint file if there is one; False removes it.
     noun : str
-        What the steps make up, for messages: ``training`` or ``refinement``.
+        Name of the whole in messages: ``training`` or ``refinement``.
     writes : bool
         Whether this process is the one that writes.
     """
@@ -152,7 +155,7 @@ class Checkpoint:
         self._kept: Json = {}
         if not resume:
             self.remove()
-        elif self.path.exists():  # else it was stopped before the first one was written
+        elif self.path.exists():  # a command may have stopped before it wrote a checkpoint
             checkpoint = read_checkpoint(self.path)
             with self._misfits():
                 if checkpoint.config_hash != self._fingerprint:
@@ -160,14 +163,14 @@ class Checkpoint:
             self._kept = dict(checkpoint.state)
 
     def register(self, name: str, part: Resumable) -> None:
-        """Keep a part from now on; where the training is resumed, it is restored at once."""
+        """Keep a part in checkpoints; if a checkpoint was read, the part is restored at once."""
         self._parts[name] = part
         if self._kept:
             with self._misfits():
                 part.restore(self._kept.pop(name))
 
     def save(self) -> None:
-        """Write all parts; a state that holds NaN does not replace an earlier one."""
+        """Write all parts, unless a floating-point tensor holds values that are not finite."""
         if not self._writes:
             return
         state = {name: part.state() for name, part in self._parts.items()}
@@ -182,7 +185,7 @@ class Checkpoint:
 
     @contextmanager
     def _misfits(self) -> Iterator[None]:
-        """Say in one line that the checkpoint does not fit."""
+        """Turn errors of a checkpoint that does not fit into ``InvalidStore``."""
         try:
             yield
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -199,15 +202,15 @@ class Session:
     ----------
     plan : Plan
     work : Work
-        As the frame hands it to the function that makes the output. The log of an earlier run is
-        removed unless it is resumed.
+        The argument of the plan's ``make`` function. If it does not resume an earlier command, the
+        log of that command is removed.
     clock : Clock
     stop_after : int, optional
         Save a checkpoint and stop after this many steps in all.
     track : Track
         Shows progress.
     noun : str
-        What the steps make up, for messages: ``training`` or ``refinement``.
+        Name of the whole in messages: ``training`` or ``refinement``.
     """
 
     def __init__(
@@ -224,10 +227,10 @@ class Session:
         self.clock = clock
         self.members = work.members
         self.done = 0.0
-        """Share of the steps of the present ``steps`` loop that is done, after the last record."""
+        """Share of the present ``steps`` loop that was done at its last record."""
         self.finished = False
-        """No further step is taken."""
-        self._before = 0.0
+        """Whether the training is over, so that ``steps`` takes no further step."""
+        self._before = 0.0  # share of the present loop that was done before its last step
         self._stop_after = stop_after
         self._track = track
         self._recent: list[dict[str, float | None]] = []
@@ -237,7 +240,7 @@ class Session:
         self.register("session", self)
 
     def register(self, name: str, part: Resumable) -> None:
-        """Keep a part in checkpoints; where a training is resumed, the part is restored at once."""
+        """Keep a part in checkpoints; if a training is resumed, the part is restored at once."""
         self.checkpoint.register(name, part)
 
     def steps(
@@ -249,30 +252,31 @@ class Session:
         begin: float = 0.0,
         end: float = 1.0,
     ) -> Iterator[AnyRecord]:
-        """Take steps, and do after each what is due: a line of the log, a checkpoint, a stop.
+        """Take steps; log, save checkpoints and stop when due.
 
-        What the caller does with a record belongs to its step, and is done before a checkpoint.
+        The body of the caller's loop belongs to the step, and runs before the step's checkpoint.
 
         Parameters
         ----------
         stepping : callable
-            Given the progress, returns an iterator that takes one step for each of its records.
+            Given the share of this loop that is done as a function of steps, returns an iterator
+            that takes one step for each of its records.
         name : str
             Shown beside the bar.
         note : callable
-            Returns what the bar shows after a step.
+            Returns the text beside the bar, given the record of a step.
         begin, end : float
-            Which part of the whole training these steps are, 0..1.
+            Shares of the whole training at which these steps begin and end, 0..1.
 
         Raises
         ------
         InvalidInput
             A loss is not a number.
         Stopped
-            A signal came, or the given number of steps is reached; the checkpoint is saved.
+            A signal came, or ``stop_after`` steps are done; the checkpoint is saved.
         """
         length = end - begin
-        # a timed training counts thousandths, since its steps are not known
+        # under a time budget the number of steps is unknown, so the bar counts thousandths
         total = length * (self.clock.steps if self.clock.budget_s is None else 1000)
         shown = 0
         begun = False
@@ -297,11 +301,11 @@ class Session:
                 self._save_or_stop(record.step, overall)
 
     def passed(self, parts: int) -> bool:
-        """Return whether the last step completed one of so many equal parts of the steps."""
+        """Return whether the last step completed one of ``parts`` equal parts of this loop."""
         return int(self._before * parts) < int(self.done * parts)
 
     def mean(self, name: str) -> float | None:
-        """Return the mean of a value over the last steps; None where no step has it."""
+        """Return the mean of a value over the last ``RECORD_EVERY`` steps; None if all are None."""
         values = [value for each in self._recent if (value := each[name]) is not None]
         return float(np.mean(values)) if values else None
 
@@ -315,13 +319,13 @@ class Session:
         self.checkpoint.save()
 
     def finish(self) -> None:
-        """Take no further step, also when resumed: an interruption from here costs no training."""
+        """End the training and save that, so that a later ``--resume`` takes no further step."""
         if not self.finished:
             self.finished = True
             self.save()
 
     def state(self) -> Json:
-        """Return what the session itself keeps in a checkpoint."""
+        """Return the session's own part of a checkpoint."""
         return {
             "trained_s": self.clock.trained_s,
             "recent": self._recent,
@@ -329,13 +333,13 @@ class Session:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up what a checkpoint kept of the session itself."""
+        """Load the session's own part of a checkpoint."""
         self.clock.earlier_s = float(state["trained_s"])
         self._recent = list(state["recent"])
         self.finished = bool(state["finished"])
 
     def _progress(self, step: int) -> float:
-        """Return the share of the whole training that is done, by the first process's clock."""
+        """Return the share of the whole training done, by the clock of the first process."""
         if self.finished:
             return 1.0
         return float(self.members.from_leader(self.clock.progress(step)))
@@ -367,7 +371,7 @@ class Session:
 
 
 def _tensors(state: Any) -> Iterator[torch.Tensor]:
-    """Yield all tensors of numbers with a fraction in a nested state."""
+    """Yield all floating-point tensors in a nested state."""
     if isinstance(state, torch.Tensor):
         if state.is_floating_point():
             yield state

@@ -1,4 +1,8 @@
-"""A training as its extras find it when they join."""
+"""The objects of a training that its extras use.
+
+An *extra* is an optional part of a training, such as self-training or hard examples
+(``training.loop.Extra``).
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ from histocli.training.loop import Extra, Training
 
 @dataclass(frozen=True)
 class Bench:
-    """All that a training is made of; an extra takes what it needs."""
+    """The objects of a training."""
 
     request: Request
     patches: TrainingPatches
@@ -24,7 +28,7 @@ class Bench:
     session: Session
     examiner: Examiner
     stack: ExitStack
-    """Closes after the last step what an extra has opened."""
+    """Runs the closing functions that extras register, after the last step."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +37,10 @@ class Joined:
 
     extra: Extra
     report: Callable[[], Any]
-    """Returns what the result says about it, after the last step."""
+    """Returns the extra's report for the result; called after the last step."""
 
 
 def join(bench: Bench, extra: Extra, report: Callable[[], Any]) -> Joined:
-    """Register an extra with the session: where a training is resumed, it is restored."""
+    """Register an extra with the session, which restores it if the training is resumed."""
     bench.session.register(extra.name, extra)
     return Joined(extra, report)

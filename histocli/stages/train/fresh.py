@@ -1,8 +1,8 @@
-"""``--fresh``: new patches for a training that goes on, drawn ahead by workers.
+"""``--fresh``: worker processes draw new synthetic patches during a training.
 
-The patches of a store are numbered; those that are drawn while training goes on have the numbers
-that follow, so that they are what ``generate`` with a larger ``--n`` would have drawn. Which step
-sees which patches is settled by numbers, not by who is faster: a step that is due waits for them.
+New patches continue the numbers of the store's patches: they are the patches that ``generate`` with
+a larger ``--n`` would have drawn. The number of a step decides which patches are put in place
+before it, and the step waits until they are drawn, so that the result does not depend on speed.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ from histocli.training.loop import Extra
 from histocli.training.sampling import PatchSet
 
 BATCH = 16
-"""Patches that are drawn at a time."""
+"""Patches in a job of a worker."""
 
 
 @dataclass(frozen=True)
 class _Job:
     drawing: DrawJob
     glass: tuple[float, ...]
-    """Level of empty glass of each patch."""
+    """Brightness of empty glass in each patch."""
     contacts_mpp: float | None
-    """Pixel size where contacts are learnt."""
+    """Micrometres per pixel, or None if contacts of nuclei are not learnt."""
 
 
 def _draw(job: _Job) -> PatchSet:
-    """Draw patches and compute their targets; runs in a worker."""
+    """Draw patches and compute their targets, in a worker."""
     drawn = draw_patches(job.drawing)
     assert drawn.image is not None
     white = [glass_to_white(*each) for each in zip(drawn.image, job.glass, strict=True)]
@@ -60,23 +60,23 @@ def _draw(job: _Job) -> PatchSet:
 
 
 class FreshPatches(Extra):
-    """Draws patches ahead of a training, and puts them in the place of the oldest.
+    """Draws patches ahead of a training, and replaces the oldest patches by them.
 
-    Workers and a scratch folder are held until it is closed.
+    The worker processes and a scratch folder exist until ``close``.
 
     Parameters
     ----------
     store : PatchStore
         Made by ``generate``; its references are read again.
     places : ndarray of int, shape (k,)
-        Which patches of the training are those of the store: the ones that may be replaced.
+        Indices of the training's patches that may be replaced: those from the store.
     per_step : float
-        Patches that a step of training brings.
+        New patches per step.
     learns_contacts : bool
     execution : Execution
     track : Track
     members : Team
-        Processes that train together, each of which draws patches of its own.
+        Processes that train together; each draws its own patches.
     trained_s : callable
         Returns the seconds of training so far.
 
@@ -119,7 +119,7 @@ class FreshPatches(Extra):
         self.members = members
         self.spread = None if store.variation is None else Spread.from_json(store.variation)
         self.batches = 0
-        """Batches put in place so far."""
+        """Number of the next batch to put in place."""
         self.waited_s = 0.0
         self._trained_s = trained_s
         self._taken_s = 0.0
@@ -129,7 +129,7 @@ class FreshPatches(Extra):
         except BaseException:
             self._scratch.cleanup()
             raise
-        workers = max(1, resolve_workers(execution.workers) - 1)  # one is the training's own
+        workers = max(1, resolve_workers(execution.workers) - 1)  # the training needs one processor
         self._ahead = AHEAD * workers
         self._pool = ProcessPoolExecutor(
             workers, mp_context=get_context("spawn"), initializer=single_threaded
@@ -137,7 +137,7 @@ class FreshPatches(Extra):
         self._running: deque[tuple[int, Future[PatchSet]]] = deque()
 
     def close(self) -> None:
-        """Give workers and the scratch folder back."""
+        """Stop the workers and remove the scratch folder."""
         self._taken_s = self._trained_s()
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._scratch.cleanup()
@@ -161,7 +161,7 @@ class FreshPatches(Extra):
         return regions
 
     def _job(self, number: int) -> _Job:
-        """Return the job of a batch; the store's own patches come before all batches."""
+        """Return the job of a batch; patch numbers begin after those of the store."""
         first = self.config.n + (number * self.members.size + self.members.rank) * BATCH
         job = draw_job(range(first, first + BATCH), self.regions, self.config, spread=self.spread)
         statistics = [self.regions[number].statistics for number in job.reference]
@@ -169,14 +169,13 @@ class FreshPatches(Extra):
         return _Job(job, glass, self.store.mpp if self.learns_contacts else None)
 
     def due(self, step: int) -> int:
-        """Return how many batches are put in place before a step."""
+        """Return how many batches have to be in place when ``step`` steps are done."""
         return int(self.per_step * step / BATCH)
 
     def before_step(self, patches: PatchSet, step: int) -> None:
-        """Put the patches that are due at a step in the place of the oldest.
+        """Replace the oldest patches by those that are due.
 
-        A training that is resumed begins with the batches that an uninterrupted one would still
-        hold.
+        A resumed training begins with the batches that an uninterrupted one would still have.
         """
         due = self.due(step)
         if not self.batches and due > 1:
@@ -204,7 +203,7 @@ class FreshPatches(Extra):
             following += 1
 
     def report(self) -> Json:
-        """Return how many patches were drawn, and how long the training waited for them."""
+        """Return the number of patches put in place, and the seconds that the training waited."""
         return {
             "patches": self.batches * BATCH,
             "waited_s": round(self.waited_s, 2),
@@ -213,7 +212,7 @@ class FreshPatches(Extra):
 
 
 def fresh_patches(bench: Bench) -> Joined | None:
-    """Let new patches take the place of those of the first initial store."""
+    """Join fresh patches if the user asks; they replace those of the first initial store."""
     request = bench.request
     if not request.config.fresh:
         return None

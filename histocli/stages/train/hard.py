@@ -1,4 +1,8 @@
-"""``--hard``: what makes hard examples, how hard they are, and how far they stray."""
+"""``--hard``: join hard examples to a training, and judge them on held-out patches.
+
+Hard examples are crops changed so that the segmenter's loss on them is larger: by an ascent on
+appearance, or by the refiner of a refined store, which learns on (``training.hard_refiner``).
+"""
 
 from __future__ import annotations
 
@@ -41,18 +45,18 @@ from histocli.training.loop import Moment
 from histocli.training.sampling import whole_patches
 
 JUDGED = 16
-"""Held-out patches on which hard examples are judged."""
+"""Most held-out patches on which hard examples are judged."""
 JUDGED_AT_ONCE = 8
 MOST_INITIAL = 1024
-"""Initial patches that the refiner goes on learning from."""
+"""Most initial patches that the refiner learns from."""
 MOST_REAL = 640
-"""Patches of references that it goes on learning from."""
+"""Patches of all references, about equally many of each, that the refiner learns from."""
 REFINED_AT_ONCE = 4
 """Crops that the refiner paints in a step."""
 
 
 def hard_examples(bench: Bench) -> Joined | None:
-    """Make a part of each batch harder, by moving its appearance or by a refiner."""
+    """Join the kind of hard examples that the user asks for; None if there is none."""
     request = bench.request
     match request.config.hard:
         case "none":
@@ -67,7 +71,7 @@ def hard_examples(bench: Bench) -> Joined | None:
 
 
 def _report(bench: Bench, hardening: Hardening) -> Json | None:
-    """Say how hard the hard examples are by now, and show some beside the ordinary patches."""
+    """Log the hardness on held-out patches, and write a picture of ordinary and hard ones."""
     examiner = bench.examiner
     if not len(examiner.held_out) or not bench.session.members.leads:
         return None
@@ -84,12 +88,12 @@ def _report(bench: Bench, hardening: Hardening) -> Json | None:
 
 @dataclass(frozen=True)
 class JudgedHardness:
-    """How hard examples are for a segmenter, and how far they stray."""
+    """Scores of a segmenter on ordinary and hard patches, with the pictures of both."""
 
     about: Json
-    """``loss`` and ``aji`` of ordinary and hard patches, the mean ``change`` of optical density,
-    and ``label_agreement``: the AJI of the labels with rough nuclei, which falls where labels
-    stop being true."""
+    """``loss`` and ``aji`` of ordinary and hard patches, the mean absolute ``change`` of optical
+    density, and ``label_agreement``: the AJI of labels with the nuclei that a rough method without
+    a model finds. It falls if labels no longer fit."""
     ordinary: list[RGBImage]
     hard: list[RGBImage]
 
@@ -97,7 +101,7 @@ class JudgedHardness:
 def judge_hardness(
     hardening: Hardening, predictor: Predictor, held_out: HeldOut, seed: int
 ) -> JudgedHardness:
-    """Compare held-out patches, ordinary and hard, with the segmenter as it is now."""
+    """Score the present segmenter on ordinary and hard versions of held-out patches."""
     multiple = predictor.multiple_px
     sides = tuple(slice(side // multiple * multiple) for side in held_out.labels.shape[1:])
     losses, scores, fits, changes = [], [], [], []
@@ -144,14 +148,14 @@ def judge_hardness(
 
 
 def refiner_ascent(bench: Bench) -> RefinerAscent:
-    """Take up the refiner and the critics of a refined store, so that they go on learning.
+    """Return hard examples by the refiner and the critics of a refined store, which learn on.
 
     Raises
     ------
     InvalidInput, InvalidStore
-        No store is refined, or it holds no critics.
+        No store is refined, or the refined store holds no critics.
     InputNotFound
-        The initial store, which lies beside the refined one, or a reference is gone.
+        A reference is gone, or the initial store does not lie beside the refined one.
     """
     request = bench.request
     config = request.config
@@ -180,7 +184,7 @@ def refiner_ascent(bench: Bench) -> RefinerAscent:
     ):
         for group in training.optimizers[name].param_groups:
             group["lr"] = rate
-    # the critics have proved themselves already; they are judged anew as they go
+    # the critics are trained, so the refiner learns at once; steps update this running share
     training.skill = 1.0
     return RefinerAscent(training, sampler, schedule, learns_contacts=request.learns_contacts)
 
@@ -188,7 +192,7 @@ def refiner_ascent(bench: Bench) -> RefinerAscent:
 def _sampler(
     request: Request, store: PatchStore, initial: PatchStore, schedule: AdversarialSchedule
 ) -> TargetSampler:
-    """Read the patches of references, and the initial patches that follow them."""
+    """Return a sampler of reference patches, and of the initial patches made from them."""
     config = request.config
     sources, _ = identify_references(
         recorded_references(store),
@@ -226,7 +230,7 @@ def _sampler(
 
 
 def networks_of(store: PatchStore, seed: int) -> Networks:
-    """Take refiner and critics out of a refined store."""
+    """Return refiner, critics and averaged refiner of a refined store."""
     values = store.networks()
     missing = {"refiner", "realism", "style"} - values.keys()
     if missing:
@@ -256,7 +260,7 @@ def networks_of(store: PatchStore, seed: int) -> Networks:
 
 
 def _initial_of(store: PatchStore) -> PatchStore:
-    """Return the store of initial patches that a refined store was made from; it lies beside it."""
+    """Return the initial store of a refined store, which must lie in the same folder."""
     record = store.attributes.get("initial") or {}
     path = store.path.parent / Path(str(record.get("name", ""))).name
     if not record or not path.exists():
@@ -276,7 +280,7 @@ def _initial_of(store: PatchStore) -> PatchStore:
 def _read_white(
     store: PatchStore, patches: npt.NDArray[np.integer]
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
-    """Read some patches, glass made white."""
+    """Return images and labels of the patches with the given indices, glass made white."""
     place = {int(patch): index for index, patch in enumerate(patches)}
     images = np.empty((len(patches), store.patch_px, store.patch_px, 3), np.uint8)
     labels = np.empty((len(patches), store.patch_px, store.patch_px), np.int32)

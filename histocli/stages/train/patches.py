@@ -1,4 +1,8 @@
-"""The patches of all stores in memory: targets computed, weights judged, some held out."""
+"""The patches of all stores in memory, with their targets; some are held out from training.
+
+A patch counts in the loss by its weight, which ``refine`` sets. The effective share of weights is
+their effective sample size divided by the number of patches.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +27,14 @@ from histocli.training.two_sample import effective_share
 logger = logging.getLogger(__name__)
 
 MOST_HELD_OUT = 64
-"""Held-out patches; more cost time and tell little more."""
+"""Most held-out patches; more would cost time and change the scores little."""
 LEAST_EFFECTIVE = 0.3
-"""Share of the patches that their weights must leave effective; else the weights are not used."""
+"""Smallest effective share of the weights; below it, all weights above 0 are set to 1."""
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Synthetic patches that are scored and not learnt."""
+    """Synthetic patches that are scored and not learnt from."""
 
     images: npt.NDArray[np.uint8]
     """(n, H, W, 3), glass made white."""
@@ -43,16 +47,17 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class TrainingPatches:
-    """What a training learns and is watched on."""
+    """The patches of a training, learnt and held out."""
 
     learnt: PatchSet
     held_out: HeldOut
     store_of: npt.NDArray[np.int64]
-    """Number of the store that each learnt patch is of."""
+    """Number of each learnt patch's store."""
     contrast_floor: float
-    """Spread of red absorbance below which an image is flatter than most of these references."""
+    """Spread of red optical density below which an image has less contrast than most of these
+    patches' references."""
     effective_share: float
-    """How many of the patches their weights leave effective, as a share."""
+    """Effective share of the learnt patches' weights that are above 0."""
 
 
 class _Arrays:
@@ -72,18 +77,18 @@ class _Arrays:
         self.store_of = np.repeat(np.arange(len(sizes)), sizes)
         self.reference = np.concatenate([store.reference for store in stores]).astype(np.int64)
         self.weight = np.concatenate([store.weight for store in stores]).astype(np.float32)
-        # the weight that a user gives is the store's, however many patches it has
+        # the user's weight holds for the whole store, whatever its number of patches
         self.share = np.repeat([item.weight / len(item.store) for item in request.inputs], sizes)
         self.synthetic = np.repeat([store.origin != "labelled" for store in stores], sizes)
 
     def read(self, item: WeightedStore, batch: range, first: int) -> int:
-        """Read a batch of a store, whose patches begin at number ``first``; return its size."""
+        """Read a batch of a store whose patches begin at index ``first``; return its size."""
         where = slice(first + batch.start, first + batch.stop)
         self.images[where], self.labels[where] = item.store.read(batch)
         levels = patch_glass_levels(item.store, batch, self.images[where])
         for index, level in zip(range(where.start, where.stop), levels, strict=True):
             self.images[index] = glass_to_white(self.images[index], level)
-            # every second row and column say how flat a patch is
+            # every second row and column are enough to measure contrast
             self.moments[index] = tissue_moments(self.images[index][::2, ::2])
             self.distance[index] = normalised_distance(self.labels[index])
             if self.contact is not None:
@@ -91,8 +96,8 @@ class _Arrays:
         return len(batch)
 
     def part(self, kept: npt.NDArray[np.int64]) -> PatchSet:
-        """Return some of the patches as they are learnt."""
-        # a view of all of them spares the memory of a copy
+        """Return the patches with the indices ``kept`` as a training set."""
+        # for all patches, views save the memory of copies
         where = slice(None) if len(kept) == len(self.images) else kept
         labels = self.labels[where]
         return PatchSet(
@@ -107,12 +112,12 @@ class _Arrays:
 
 
 def load_patches(request: Request) -> TrainingPatches:
-    """Read all patches, hold some out, and compute the targets of the rest.
+    """Read all patches, compute their targets and hold some out.
 
     Raises
     ------
     InvalidStore
-        There is nothing to learn from.
+        No patch holds nuclei, or all weights are 0.
     """
     arrays = _Arrays(request)
     starts = np.cumsum([0, *(len(item.store) for item in request.inputs)])
@@ -152,7 +157,7 @@ def load_patches(request: Request) -> TrainingPatches:
 def _choose_held_out(
     synthetic: npt.NDArray[np.bool_], share: float, seed: int
 ) -> npt.NDArray[np.int64]:
-    """Choose patches that are scored and not learnt: synthetic ones, whose number is no loss."""
+    """Return the indices of held-out patches: synthetic ones, never a person's labelled patches."""
     candidates = np.flatnonzero(synthetic)
     count = min(MOST_HELD_OUT, round(share * len(candidates)), len(candidates) - 1)
     if count <= 0:
@@ -161,7 +166,7 @@ def _choose_held_out(
 
 
 def _usable_weights(patches: PatchSet, share: float) -> PatchSet:
-    """Return the patches, all of the same weight where their weights leave too few effective."""
+    """Return the patches; if ``share``, the effective share, is too small, with equal weights."""
     if share >= LEAST_EFFECTIVE:
         return patches
     logger.warning(

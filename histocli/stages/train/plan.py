@@ -1,4 +1,4 @@
-"""What a training begins with: its inputs, opened and checked before any work is done."""
+"""The inputs of a training, opened and checked before any work is done."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from histocli.stores.patches import PatchStore
 logger = logging.getLogger(__name__)
 
 SAME_MPP = 0.02
-"""Relative difference of two pixel sizes up to which they count as the same, rounded."""
+"""Largest relative difference of two pixel sizes that count as the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult(StageResult):
-    """What training made."""
+    """The result of ``train``."""
 
     schema: ClassVar[str] = "histosynth.train/1"
 
@@ -46,9 +46,9 @@ class TrainResult(StageResult):
     """Patches of all stores, held-out ones included."""
     steps: int
     loss: float | None = None
-    """Mean over the last steps."""
+    """Mean training loss of the last 20 steps."""
     held_out: Json | None = None
-    """Mean scores on the held-out synthetic patches; not an accuracy on tissue."""
+    """Mean scores on the held-out synthetic patches; not an accuracy on real tissue."""
     mpp: float
     device: str
     precision: str
@@ -57,24 +57,24 @@ class TrainResult(StageResult):
     """Effective sample size of the patches' weights over their number; below 0.3, weights are not
     used."""
     rounds: list[Json] = field(default_factory=list)
-    """What each round of self-training did."""
+    """Report of each round of self-training."""
     hard: Json | None = None
-    """How hard the hard examples are on held-out patches, and how far they stray."""
+    """Scores of ordinary and hard versions of held-out patches."""
     fresh: Json | None = None
-    """How many patches were drawn while training went on, and how long it waited for them."""
+    """Number of patches drawn during the training, and seconds that the training waited."""
     failed: tuple[str, ...] = ()
     """References that could not be read, under ``--on-error continue``."""
 
 
 @dataclass(frozen=True)
 class WeightedStore:
-    """A patch store, and how much it counts beside the others."""
+    """A patch store and its weight, the share of the drawn crops relative to other stores."""
 
     store: PatchStore
     weight: float
 
     def about(self) -> Json:
-        """Return what the header of the model says about the store."""
+        """Return the store's entry in the header of the model."""
         return {
             "name": self.store.path.name,
             "sha256": self.store.content_hash(),
@@ -94,7 +94,7 @@ class StartingModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What the user asked for: the settings, and the inputs opened."""
+    """The user's settings and the opened inputs."""
 
     config: TrainConfig
     execution: Execution
@@ -102,16 +102,16 @@ class Request:
     sources: list[Source]
     """Unlabelled references."""
     failed: list[str]
-    """References that could not be read."""
+    """Paths of references that could not be read."""
     teacher: list[LabelSource] | None
-    """Labels of each reference that teach the first round of self-training."""
+    """Labels of each reference, from ``--teacher``, for the first round of self-training."""
     start: StartingModel | None
     data: list[Json]
-    """What the header of the model says about all inputs."""
+    """Entries of all inputs in the header of the model."""
     fingerprint: str
     """Hash of the settings and of the content of all inputs."""
     device: torch.device
-    """As the user named it; one process of several may have its own."""
+    """The user's choice; with several processes, each may use its own GPU instead."""
     dtype: torch.dtype
     stop_after: int | None
     preview: Path | None
@@ -119,7 +119,7 @@ class Request:
 
     @property
     def store(self) -> PatchStore:
-        """The first store, with which the others agree in pixel size and patch size."""
+        """The first store; the others have the same pixel size and patch size."""
         return self.inputs[0].store
 
     @property
@@ -145,7 +145,7 @@ def open_request(
     preview: Path | None,
     track: Track,
 ) -> Request:
-    """Open everything that goes in, and see that it goes together.
+    """Open all inputs, and check that they fit together.
 
     Raises
     ------
@@ -194,7 +194,7 @@ def open_request(
 
 
 def plan_of(request: Request, out: Path, watch: Stopwatch) -> Plan[TrainResult]:
-    """Return what the request makes."""
+    """Return the plan of the model file that the request makes."""
     start, config = request.start, request.config
     result = TrainResult(
         output=str(out),
@@ -218,7 +218,7 @@ def plan_of(request: Request, out: Path, watch: Stopwatch) -> Plan[TrainResult]:
 
 
 def split_weight(word: str) -> tuple[str, float]:
-    """Part ``labelled.zarr:2`` into a path and a share; the share is 1 where none is given.
+    """Split ``labelled.zarr:2`` into a path and a share; without a colon the share is 1.
 
     Raises
     ------
@@ -241,7 +241,7 @@ def split_weight(word: str) -> tuple[str, float]:
 
 
 def _open_stores(words: Sequence[str]) -> list[WeightedStore]:
-    """Open the stores, and see that they go together."""
+    """Open the stores, and check that their pixel sizes and patch sizes agree."""
     inputs: list[WeightedStore] = []
     for word in words:
         path, weight = split_weight(word)
@@ -270,7 +270,7 @@ def _open_stores(words: Sequence[str]) -> list[WeightedStore]:
 
 
 def _open_start(word: str, store: PatchStore) -> StartingModel:
-    """Read the model to start from, and see that it goes together with the patches."""
+    """Read the model of ``--init``, and check that its pixel size is that of the patches."""
     header, tensors = read_model(Path(word))
     if header.kind != "segmenter":
         raise InvalidOption(f"--init {word}: is a {header.kind}, but a segmenter is needed")
@@ -284,7 +284,7 @@ def _open_start(word: str, store: PatchStore) -> StartingModel:
 
 
 def _match_teacher(word: str, sources: Sequence[Source]) -> tuple[list[Source], list[LabelSource]]:
-    """Give each reference the labels of its name; references without any are left out."""
+    """Return the references that have labels of the same name, and these labels."""
     labels = LABEL_FINDER.find(word)
     matched = [
         (source, labels[slide_stem(source.path)])

@@ -1,8 +1,8 @@
-"""``histosynth train``: the storyline, from patch stores to a model file.
+"""``histosynth train``: from patch stores to a model file.
 
-Patches and their targets are held in memory; a share of the synthetic ones is held out and scored
-as real images would be. Beside the model, ``<out>.log/`` holds ``metrics.jsonl``, preview pictures
-of held-out patches and, until the model is written, the checkpoint that ``--resume`` goes on from.
+Patches and their targets are held in memory; a share of the synthetic ones is held out and scored.
+Beside the model, ``<out>.log/`` holds ``metrics.jsonl``, preview pictures of held-out patches and,
+until the model is written, the checkpoint for ``--resume``.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ from histocli.training.self_training import AveragedWeights
 logger = logging.getLogger(__name__)
 
 VALIDATIONS = 4
-"""Times that the held-out patches are scored in the course of the training on patches."""
+"""Equal parts of the training on patches, between which held-out patches are scored."""
 RESERVE_S = 12.0
-"""Seconds of a time budget that are kept for the last scoring and for writing the model."""
+"""Seconds of a time budget reserved for the last scoring and for writing the model."""
 
 
 def train(
@@ -82,18 +82,19 @@ def train(
     stop_after : int, optional
         Save a checkpoint and stop after this many steps in all.
     preview : Path, optional
-        PNG to make: the references on which teacher and student disagree most after the last round.
+        PNG to make: the reference patches on which teacher and student of the last round disagree
+        most.
     track : Track
         Shows progress.
 
     Raises
     ------
     InvalidStore, InvalidInput
-        Stores that cannot be read or do not go together.
+        Stores cannot be read or do not fit together.
     StoreExists
-        Something is in the way of ``out``.
+        Another output, or an unfinished one, lies at ``out``.
     Stopped
-        A signal came, or ``stop_after`` was reached; a checkpoint is kept for ``--resume``.
+        A signal came, or ``stop_after`` steps are done; a checkpoint is kept for ``--resume``.
     """
     watch = Stopwatch()
     request = open_request(
@@ -142,14 +143,14 @@ def _make(request: Request, plan: Plan[TrainResult], work: Work[TrainResult]) ->
 
 
 def _start(request: Request, patches: PatchSet, members: Team) -> tuple[Training, Schedule]:
-    """Build the segmenter, and say how it is trained."""
+    """Build the segmenter, its optimiser and the settings of its training."""
     config = request.config
     torch.manual_seed(config.seed)
     segmenter = build_segmenter(request.architecture)
     if request.start is not None:
         segmenter.load_state_dict(request.start.tensors)
     segmenter = channels_last(segmenter, local_device(request.device))
-    multiple = segmenter.multiple_px  # of the sides that the network takes; patches may have any
+    multiple = segmenter.multiple_px  # the sides of crops must be multiples of this
     schedule = Schedule(
         batch=config.batch,
         crop_px=min(config.crop_px, *patches.nucleus.shape[1:]) // multiple * multiple,
@@ -168,9 +169,7 @@ def _compiled(
     schedule: Schedule,
     dtype: torch.dtype,
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return the network compiled for the crops of a training; as it was where that is not
-    possible.
-    """
+    """Return the network compiled for the training's crops, or unchanged if that fails."""
     device = next(segmenter.parameters()).device
     shape = (schedule.batch, 3, schedule.crop_px, schedule.crop_px)
     pixels = torch.zeros(shape, device=device).contiguous(memory_format=torch.channels_last)
@@ -179,21 +178,21 @@ def _compiled(
         faster: Callable[[torch.Tensor], torch.Tensor] = torch.compile(called)
         with autocast(device, dtype):
             faster(pixels).sum().backward()  # type: ignore[no-untyped-call]
-    # no compiler, or none for the device: what is raised differs from version to version
+    # without a compiler for the device; the class of the error depends on the version of torch
     except Exception as error:
         logger.warning(
             "--compile: not possible here (%s); training goes on without", first_line(error)
         )
         faster = called
-    segmenter.load_state_dict(before)  # the trial has left statistics
+    segmenter.load_state_dict(before)  # the trial changed running statistics
     segmenter.zero_grad(set_to_none=True)
     return faster
 
 
 def _averaged_weights(bench: Bench) -> Joined | None:
-    """Average the last steps on patches: a candidate for what is written.
+    """Join averaged weights, which may be written instead of the last ones.
 
-    Rounds of self-training end with averaged weights anyway.
+    With self-training they are not needed, since each round ends with averaged weights.
     """
     if bench.request.sources:
         return None
@@ -206,11 +205,11 @@ EXTRAS: tuple[Callable[[Bench], Joined | None], ...] = (
     hard_examples,
     fresh_patches,
 )
-"""What joins a training, where the user asks for it."""
+"""Functions that join an optional part to a training, or return None."""
 
 
 def _learn(bench: Bench, schedule: Schedule, extras: Sequence[Extra]) -> None:
-    """Take the steps of all phases, and score the held-out patches now and then."""
+    """Take the steps of all phases; score held-out patches during the training on patches."""
     session, training, request = bench.session, bench.training, bench.request
 
     def note(record: StepRecord) -> str:
@@ -234,7 +233,7 @@ def _learn(bench: Bench, schedule: Schedule, extras: Sequence[Extra]) -> None:
 
 
 def _phases(patches: PatchSet, learning_rate: float, extras: Sequence[Extra]) -> Iterator[Phase]:
-    """Yield the phase on patches, and then those of the extras."""
+    """Yield the phase on patches, and then the phases of the extras."""
     if not any(extra.begun for extra in extras):
         end = min((extra.begins for extra in extras), default=1.0)
         yield Phase("training", patches, 0.0, end, learning_rate)
@@ -251,7 +250,7 @@ def _candidates(training: Training, joined: Sequence[Joined]) -> dict[str, dict[
 
 
 def _header(bench: Bench, made: TrainResult, selection: Selection) -> ModelHeader:
-    """Return what the model file says about itself."""
+    """Return the header of the model file."""
     request, config = bench.request, bench.request.config
     return ModelHeader(
         architecture=asdict(bench.training.segmenter.architecture),

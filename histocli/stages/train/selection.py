@@ -1,4 +1,4 @@
-"""What a segmenter makes of the held-out patches: scores, pictures, weights and thresholds."""
+"""Held-out patches in a training: they are scored and shown, and choose weights and thresholds."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ PREVIEW_PATCHES = 8
 
 @dataclass(frozen=True)
 class Look:
-    """What a segmenter finds in the held-out patches."""
+    """The nuclei that a segmenter finds in the held-out patches."""
 
     found: list[InstanceLabels]
-    probability: list[FloatArray]
+    probability: list[FloatArray]  # of nucleus, for each pixel
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Weights and thresholds that were chosen without a label of a person."""
+    """The choice of weights and thresholds, made without a person's labels."""
 
     thresholds: Thresholds = DEFAULT_THRESHOLDS
     about: Json | None = None
-    """What was chosen, by what and with which score; None where nothing is held out."""
+    """Name of the chosen weights, and the scores; None if no patch is held out."""
     held_out: Json | None = None
     """Scores of the chosen weights on the held-out patches, without the chosen thresholds."""
 
 
 class Examiner:
-    """Looks at the held-out patches with the weights as they are."""
+    """Segments the held-out patches with the present weights."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Examiner:
         self.dtype = dtype
 
     def predictor(self, *, views: int = 1, confidence: float | None = None) -> Predictor:
-        """Return the segmenter as it is, ready for patches."""
+        """Return a predictor with the present weights."""
         segmenter = self.training.segmenter
         thresholds = DEFAULT_THRESHOLDS
         if confidence is not None:
@@ -80,7 +80,7 @@ class Examiner:
         )
 
     def look(self) -> Look:
-        """See what the weights as they are make of the held-out patches."""
+        """Segment the held-out patches with the present weights."""
         predictor = self.predictor()
         maps = predict_maps(predictor, self.held_out.images)
         found = [predictor.instances(each) for each in maps]
@@ -88,11 +88,11 @@ class Examiner:
         return Look(found, [each[..., 0] for each in maps])
 
     def thresholds(self, look: Look) -> ObjectThresholds:
-        """Choose which objects are dropped, from held-out synthetic patches: no label is needed."""
+        """Choose the smallest confidence and area of an object, on the held-out patches."""
         return choose_thresholds(list(self.held_out.labels), look.found, look.probability, self.mpp)
 
     def score(self, look: Look | None = None) -> Json | None:
-        """Score the held-out patches, and show some of them; None where nothing is held out."""
+        """Score the held-out patches, and write a picture; None if no patch is held out."""
         if not len(self.held_out) or not self.session.members.leads:
             return None
         found = (look or self.look()).found
@@ -112,18 +112,18 @@ class Examiner:
     def show(
         self, name: str, images: list[RGBImage], labels: Sequence[InstanceLabels], columns: int
     ) -> RGBImage:
-        """Write a picture of labelled patches into the log, and return it."""
+        """Write a picture of labelled patches into the log folder, and return it."""
         sheet = patch_sheet(images, list(labels), columns=columns)
         write_png(log_path(self.session.out) / f"{name}.png", sheet)
         return sheet
 
     def select(self, candidates: Mapping[str, dict[str, torch.Tensor]]) -> Selection:
-        """Choose among weights, leave the segmenter with the best, and choose its thresholds.
+        """Choose thresholds for each candidate, and load the candidate with the best score.
 
         Parameters
         ----------
         candidates : mapping
-            Weights by name; the first of equals is taken.
+            Weights by name; among equal scores the first is taken.
         """
         if not len(self.held_out) or not self.session.members.leads:
             return Selection()
@@ -148,8 +148,9 @@ class Examiner:
 
 
 def predict_maps(predictor: Predictor, images: npt.NDArray[np.uint8]) -> list[FloatArray]:
-    """Return the maps of patches (n, H, W, 3) one by one; sides are mirrored up to what the network
-    takes.
+    """Return the maps of patches (n, H, W, 3), one patch at a time.
+
+    Patches are mirrored at the bottom and right until the network takes their sides; maps are cut.
     """
     height, width = images.shape[1:3]
     multiple = predictor.multiple_px

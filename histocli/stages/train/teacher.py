@@ -1,8 +1,9 @@
-"""``--refs``: self-training on unlabelled tissue, in rounds that are watched and can be taken back.
+"""``--refs``: self-training on unlabelled tissue (the references), in rounds that can be undone.
 
-In each round the segmenter as it is becomes the teacher: it labels the tissue, and the segmenter
-goes on learning from what the teacher is sure of together with the patches. The round ends with the
-weights averaged over its steps, or with the teacher's own where they call something else a nucleus.
+In each round the present weights become the *teacher*, which labels the tissue. The segmenter (the
+*student*) learns on, from confident labels of the tissue together with the patches. A round ends
+with the student's weights averaged over its steps. If these change the number or the median area
+of nuclei too much (*drift*), the teacher's weights are restored and self-training ends.
 """
 
 from __future__ import annotations
@@ -38,17 +39,17 @@ from histocli.training.self_training import Acceptance, AveragedWeights, Finding
 logger = logging.getLogger(__name__)
 
 MOST_PATCHES = 640
-"""Patches of unlabelled tissue in a round."""
+"""Most patches of unlabelled tissue."""
 SHARE_OF_TRAINING = 0.4
-"""Part of a training with references that self-training takes."""
+"""Share of the whole training that all rounds of self-training take."""
 PSEUDO_SHARE = 0.5
 """Share of the crops of a step that show unlabelled tissue."""
 LATER_RATE = 1 / 3
-"""Largest learning rate of a round, as a share of that of the training on patches."""
+"""Peak learning rate of a round, divided by that of the training on patches."""
 TEACHER_VIEWS = 2
-"""Orientations in which unlabelled tissue is looked at."""
+"""Orientations of each unlabelled patch over which the teacher's maps are averaged."""
 LABELLING_S = 0.06
-"""Seconds for the last look at each unlabelled patch of 256 px, kept of a time budget."""
+"""Seconds of a time budget reserved for the last labelling, for each patch of 256 px."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +59,14 @@ class Unlabelled:
     patches: npt.NDArray[np.uint8]
     """(n, side, side, 3), glass made white."""
     given: Findings | None
-    """What a person or a program found in them, where the user has given labels."""
+    """The labels of ``--teacher`` in these patches; None if there are none."""
     failed: list[str]
-    """References that could not be read."""
+    """Paths of references that could not be read."""
 
 
 @dataclass(frozen=True)
 class FirstFindings:
-    """What the first teacher found: later rounds are compared with it."""
+    """Figures of the first teacher's labels, with which later rounds are compared."""
 
     count: int
     median_area_px: float
@@ -81,12 +82,12 @@ class SelfTraining(Extra):
         self.unlabelled = unlabelled
         self.begins = 1 - SHARE_OF_TRAINING
         self.rounds: list[Json] = []
-        """What was found at the end of each round."""
+        """Report of each finished round."""
         self._teacher: dict[str, torch.Tensor] | None = None
-        """Weights that labelled the tissue of this round; None between rounds."""
+        """Weights of the teacher of this round; None between rounds."""
         self._averaged: AveragedWeights | None = None
         self._confidence: float | None = None
-        """Of the objects that a teacher keeps, the same in all rounds."""
+        """Smallest mean probability of objects that a teacher keeps, the same in all rounds."""
         self._first: FirstFindings | None = None
 
     @property
@@ -95,7 +96,7 @@ class SelfTraining(Extra):
         return self._teacher is not None or bool(self.rounds)
 
     def phases(self, patches: PatchSet) -> Iterator[Phase]:
-        """Yield one phase a round, until one of them is taken back."""
+        """Yield one phase for each round; end after a round that was undone."""
         request = self.bench.request
         edges = np.linspace(self.begins, 1, request.config.rounds + 1).tolist()
         rate = LATER_RATE * request.config.peak_rate
@@ -104,7 +105,7 @@ class SelfTraining(Extra):
         for number in range(1, request.config.rounds + 1):
             patches = patches.part(everything)
             if number <= len(self.rounds):
-                continue  # over before the training was resumed
+                continue  # a command that this one resumes finished the round
             if self.rounds and not self.rounds[-1]["kept"]:
                 return
             findings = self._begin_round(number, findings)
@@ -112,24 +113,25 @@ class SelfTraining(Extra):
             name = f"self-training {number}"
             logger.info("%s: %s", name, about)
             yield Phase(name, data, edges[number - 1], edges[number], rate)
-            patches = data.part(everything)  # with what was put in place meanwhile
+            patches = data.part(everything)  # --fresh may have replaced patches in ``data``
             findings = self._end_round(number, findings, about)
 
     def after_step(self, segmenter: Segmenter) -> None:
-        """Take a step of a round into the average."""
+        """Add the weights after a step of a round to the average."""
         if self._averaged is not None:
             self._averaged.after_step(segmenter)
 
     def _begin_round(self, number: int, findings: Findings | None) -> Findings:
-        """Make the present weights the teacher, or take up that of an interrupted round; return
-        what the teacher finds.
+        """Make the present weights the teacher, or restore that of an interrupted round.
+
+        Returns the teacher's findings or, in the first round, the labels of ``--teacher``.
         """
         training = self.bench.training
         if number == 1:
             findings = self.unlabelled.given
         if self._teacher is not None:
             return findings or self._find_as_teacher(self._teacher)
-        self.bench.session.save()  # an interruption while tissue is labelled costs no training
+        self.bench.session.save()  # so that an interruption of the labelling loses no steps
         self._share_weights()
         if self._confidence is None:
             self._confidence = self._choose_confidence()
@@ -142,8 +144,8 @@ class SelfTraining(Extra):
         return findings
 
     def _teach(self, patches: PatchSet, findings: Findings) -> tuple[PatchSet, Json]:
-        """Return patches and accepted findings together, and how much of the findings that is."""
-        # what a person gives as labels is learnt whole, borders too
+        """Return the patches mixed with accepted findings, and figures of the accepted part."""
+        # of the labels of --teacher, all objects and their border distances are learnt
         own = findings is self.unlabelled.given
         tissue = self.unlabelled.patches
         contrast = [nuclear_contrast(*each) for each in zip(tissue, findings.labels, strict=True)]
@@ -158,7 +160,7 @@ class SelfTraining(Extra):
         return patches.mixed_with(pseudo, PSEUDO_SHARE), about
 
     def _end_round(self, number: int, before: Findings, about: Json) -> Findings:
-        """Take the averaged weights, or go back to the teacher's; return what the averaged find."""
+        """Load the averaged weights, or the teacher's after drift; return the averaged findings."""
         assert self._averaged is not None
         assert self._teacher is not None
         assert self._first is not None
@@ -199,7 +201,7 @@ class SelfTraining(Extra):
     def _show(
         self, name: str, before: Findings, after: Findings, agreements: npt.NDArray[np.float64]
     ) -> None:
-        """Write a picture of the patches on which two teachers agree least, each twice."""
+        """Write a picture of the patches whose labels before and after a round agree least."""
         worst = np.argsort(agreements, kind="stable")[:PREVIEW_PATCHES]
         images: list[RGBImage] = [self.unlabelled.patches[i] for i in worst for _ in range(2)]
         labels: list[InstanceLabels] = [
@@ -210,7 +212,7 @@ class SelfTraining(Extra):
             write_png(self.bench.request.preview, sheet)
 
     def _choose_confidence(self) -> float:
-        """Choose by the held-out patches how sure a teacher must be of an object."""
+        """Choose the smallest confidence of a teacher's objects on the held-out patches."""
         members, examiner = self.bench.session.members, self.bench.examiner
         chosen = DEFAULT_THRESHOLDS.confidence
         if members.leads and len(examiner.held_out):
@@ -218,14 +220,14 @@ class SelfTraining(Extra):
         return float(members.from_leader(chosen))
 
     def _share_weights(self) -> None:
-        """Give all processes the first one's weights and statistics, which each gathers alone."""
+        """Give all processes the weights and the running statistics of the first one."""
         members, segmenter = self.bench.session.members, self.bench.training.segmenter
         if members.size > 1:
             state = {name: value.cpu() for name, value in segmenter.state_dict().items()}
             segmenter.load_state_dict(members.from_leader(state))
 
     def _find_as_teacher(self, teacher: dict[str, torch.Tensor]) -> Findings:
-        """Label the tissue by the weights of the teacher, and go back to the student's."""
+        """Label the tissue with the teacher's weights, then restore the student's."""
         training = self.bench.training
         student = training.weights()
         training.segmenter.load_state_dict(teacher)
@@ -234,7 +236,7 @@ class SelfTraining(Extra):
         return findings
 
     def _find(self) -> Findings:
-        """Label the tissue by the weights as they are."""
+        """Label the tissue with the present weights."""
         return find_nuclei(
             self.bench.examiner.predictor(views=TEACHER_VIEWS, confidence=self._confidence),
             self.unlabelled.patches,
@@ -244,7 +246,7 @@ class SelfTraining(Extra):
         )
 
     def state(self) -> dict[str, Any]:
-        """Return teacher, average and what the rounds have found."""
+        """Return the teacher, the average and the reports for a checkpoint."""
         first = self._first
         return {
             "rounds": self.rounds,
@@ -255,7 +257,7 @@ class SelfTraining(Extra):
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up what a checkpoint kept."""
+        """Load what ``state`` returned."""
         self.rounds = list(state["rounds"])
         self._teacher = state["teacher"]
         if state["averaged"] is not None:
@@ -266,7 +268,7 @@ class SelfTraining(Extra):
 
 
 def self_training(bench: Bench) -> Joined | None:
-    """Adapt the segmenter to the tissue of the references."""
+    """Join self-training if the user gives references; None without them."""
     if not bench.request.sources:
         return None
     unlabelled = read_unlabelled(bench.request)
@@ -283,7 +285,7 @@ def read_unlabelled(request: Request) -> Unlabelled:
     Raises
     ------
     InvalidInput
-        A reference cannot be read, none shows tissue, or the teacher has outlined nothing.
+        No reference shows nuclei, or ``--teacher`` outlines none.
     """
     sources, teacher = request.sources, request.teacher
     most = max(1, -(-MOST_PATCHES // len(sources)))
@@ -311,7 +313,7 @@ def read_unlabelled(request: Request) -> Unlabelled:
             "of stained tissue"
         )
     patches = np.concatenate([part.images for part in parts])
-    # of all references, not of the first
+    # evenly spaced indices take patches of all references
     even = np.linspace(0, len(patches) - 1, min(len(patches), MOST_PATCHES)).astype(int)
     given = None
     if teacher is not None:
@@ -328,7 +330,7 @@ def read_unlabelled(request: Request) -> Unlabelled:
 def find_nuclei(
     predictor: Predictor, patches: npt.NDArray[np.uint8], track: Track, stopped: str
 ) -> Findings:
-    """Let a model look at every patch (n, H, W, 3); ``stopped`` is what an interruption says."""
+    """Label patches (n, H, W, 3); ``stopped`` is the message of the error after an interruption."""
     labels: list[InstanceLabels] = []
     probability: list[npt.NDArray[np.float32]] = []
     batch = 8

@@ -47,11 +47,10 @@ Layout ``patches``, for the patches of a patch store::
     └── attributes         histosynth: as above, with layout, mpp, source and model
 """
 
-from histocli.stores.labels.found import save_found
 from histocli.stores.labels.layout import CONTRACT, looked_at_mm2, overview_factor
 from histocli.stores.labels.patches import PatchLabelsWriter
 from histocli.stores.labels.reader import LabelStore, open_labels
-from histocli.stores.labels.slide import FirstLook, TiledLabelsWriter
+from histocli.stores.labels.slide import FirstLook, TiledLabelsWriter, save_found
 
 __all__ = [
     "CONTRACT",

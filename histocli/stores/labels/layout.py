@@ -1,15 +1,18 @@
 """Names, sizes, axes and types of the arrays of a label store."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import zarr
 from zarr.codecs import ZstdCodec
 
 from histocli.base.formats import FORMATS
 from histocli.base.types import BoolMask
+
+Labels: TypeAlias = npt.NDArray[np.uint32]
+"""(H, W), 0 = background, k = nucleus k."""
 
 CONTRACT = FORMATS["ome-zarr"].contract
 LAYOUTS = ("slide", "patches")

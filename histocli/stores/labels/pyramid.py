@@ -1,6 +1,4 @@
-"""The levels and shards of a slide's labels, and coarser levels that are filled on the way."""
-
-from __future__ import annotations
+"""The levels and shards of a slide's labels, their OME-Zarr metadata, and how they are filled."""
 
 from typing import Any
 
@@ -9,12 +7,13 @@ import numpy.typing as npt
 import zarr
 
 from histocli.base.pyramid import nearest_level
-from histocli.stores.labels.layout import LABEL_NAME, make_array
-from histocli.stores.labels.ngff import label_metadata, labels_metadata
+from histocli.base.types import Json
+from histocli.stores.labels.layout import LABEL_NAME, Labels, make_array
 
 SMALLEST_LEVEL_PX = 256  # a level whose longer side is no longer than this is the last one
 CHUNK_PX = 512
 SHARD_PX = 2048
+OME_VERSION = "0.5"
 
 Shard = tuple[int, int]
 """Row and column of a shard of level 0."""
@@ -43,8 +42,14 @@ def create_pyramid(
     root: zarr.Group, shape: tuple[int, int], factors: list[int], mpp: float
 ) -> None:
     """Make the arrays of the labels, without any label."""
-    folder = root.create_group("labels", attributes={"ome": labels_metadata()})
-    nuclei = folder.create_group(LABEL_NAME, attributes={"ome": label_metadata(factors, mpp)})
+    listed = {"version": OME_VERSION, "labels": [LABEL_NAME]}
+    about = {
+        "version": OME_VERSION,
+        "multiscales": [_multiscale(LABEL_NAME, "yx", factors, mpp)],
+        "image-label": {"version": OME_VERSION, "source": {"image": "../../"}},
+    }
+    folder = root.create_group("labels", attributes={"ome": listed})
+    nuclei = folder.create_group(LABEL_NAME, attributes={"ome": about})
     chunks = tuple(min(side, CHUNK_PX) for side in shape)
     grid = tuple(-(-side // SHARD_PX) for side in shape)
     make_array(root, "tiles_done", grid, "uint8", "yx", chunks=grid)
@@ -58,13 +63,56 @@ def create_pyramid(
         make_array(nuclei, str(level), size, "uint32", "yx", sides, shards)
 
 
+def image_metadata(name: str, factors: list[int], mpp: float) -> Json:
+    """Return the metadata of the overview; its pixels are ``factors`` slide pixels wide."""
+    window = {"min": 0, "max": 255, "start": 0, "end": 255}
+    return {
+        "version": OME_VERSION,
+        "multiscales": [_multiscale(name, "cyx", factors, mpp)],
+        "omero": {
+            "channels": [
+                {"label": label, "color": colour, "window": window, "active": True}
+                for label, colour in (("Red", "FF0000"), ("Green", "00FF00"), ("Blue", "0000FF"))
+            ],
+            "rdefs": {"model": "color"},
+        },
+    }
+
+
+def _multiscale(name: str, axes: str, factors: list[int], mpp: float) -> Json:
+    def transform(kind: str, space: list[float], channel: float) -> Json:
+        return {"type": kind, kind: [channel, *space] if axes == "cyx" else space}
+
+    return {
+        "name": name,
+        "type": "nearest" if axes == "yx" else "mean",
+        "axes": [
+            {"name": axis, "type": "channel"}
+            if axis == "c"
+            else {"name": axis, "type": "space", "unit": "micrometer"}
+            for axis in axes
+        ],
+        "datasets": [
+            {
+                "path": str(level),
+                "coordinateTransformations": [
+                    transform("scale", [factor * mpp] * 2, 1.0),
+                    # from the centre of the slide's first pixel to the centre of the first block
+                    transform("translation", [(factor - 1) / 2 * mpp] * 2, 0.0),
+                ],
+            }
+            for level, factor in enumerate(factors)
+        ],
+    }
+
+
 def shards_of(shape: tuple[int, int]) -> list[Shard]:
     """Return all shards, those of every square of two, four, ... one after the other."""
     down, across = (-(-side // SHARD_PX) for side in shape)
     return sorted(((row, column) for row in range(down) for column in range(across)), key=_morton)
 
 
-def region_of(shard: Shard, shape: tuple[int, int]) -> tuple[slice, slice]:
+def region_of(shard: Shard, shape: tuple[int, ...]) -> tuple[slice, slice]:
     """Return the rows and columns of a shard of labels of a given height and width."""
     rows, columns = (
         slice(index * SHARD_PX, min((index + 1) * SHARD_PX, side))
@@ -75,28 +123,22 @@ def region_of(shard: Shard, shape: tuple[int, int]) -> tuple[slice, slice]:
 
 def _morton(shard: Shard) -> int:
     """Interleave the bits of row and column."""
-    return sum(
-        (shard[0] >> bit & 1) << (2 * bit + 1) | (shard[1] >> bit & 1) << (2 * bit)
-        for bit in range(32)
-    )
+    row, column = shard
+    return sum((2 * (row >> bit & 1) | column >> bit & 1) << 2 * bit for bit in range(32))
 
 
 class CoarseLevels:
     """Fills the coarser levels of the labels while the shards of level 0 pass by in their order.
 
-    One shard of each level is held in memory, and written when the next one begins.
-
-    Parameters
-    ----------
-    levels : list of zarr.Array
-        The levels from 0, each half as fine as the one before.
+    One shard of each level is held in memory, and written when the next one begins. Each level is
+    half as fine as the one before.
     """
 
     def __init__(self, levels: list[zarr.Array[Any]]) -> None:
         self._levels = levels
-        self._canvases: dict[int, tuple[Shard, npt.NDArray[np.uint32]]] = {}
+        self._canvases: dict[int, tuple[Shard, Labels]] = {}
 
-    def add(self, shard: Shard, labels: npt.NDArray[np.uint32]) -> None:
+    def add(self, shard: Shard, labels: Labels) -> None:
         """Take up the labels of a shard of level 0."""
         for level in range(1, len(self._levels)):
             factor = 2**level
@@ -112,20 +154,17 @@ class CoarseLevels:
         for level in list(self._canvases):
             self._write(level)
 
-    def _canvas(self, level: int, owner: Shard) -> npt.NDArray[np.uint32]:
+    def _canvas(self, level: int, owner: Shard) -> Labels:
         """Return the pixels of a shard of a level, after writing another one."""
         if level not in self._canvases or self._canvases[level][0] != owner:
             self._write(level)
-            shape = [
-                min(SHARD_PX, side - index * SHARD_PX)
-                for index, side in zip(owner, self._levels[level].shape, strict=True)
-            ]
+            rows, columns = region_of(owner, self._levels[level].shape)
+            shape = (rows.stop - rows.start, columns.stop - columns.start)
             self._canvases[level] = (owner, np.zeros(shape, np.uint32))
         return self._canvases[level][1]
 
     def _write(self, level: int) -> None:
         if level in self._canvases:
-            (row, column), canvas = self._canvases.pop(level)
-            top, left = row * SHARD_PX, column * SHARD_PX
-            height, width = canvas.shape
-            self._levels[level][top : top + height, left : left + width] = canvas
+            owner, canvas = self._canvases.pop(level)
+            array = self._levels[level]
+            array[region_of(owner, array.shape)] = canvas

@@ -1,7 +1,5 @@
 """Reading and checking label stores of both layouts."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +11,19 @@ from histocli.base.errors import InvalidStore
 from histocli.base.formats import ATTRIBUTE
 from histocli.base.types import BoolMask, Json, RGBImage
 from histocli.stores.arrays import count_files, find_array, readable
-from histocli.stores.labels.layout import CONTRACT, LABELS, LAYOUTS, TABLE
+from histocli.stores.labels.layout import CONTRACT, LABELS, LAYOUTS, TABLE, Labels
 from histocli.stores.labels.table import REQUIRED_COLUMNS
-from histocli.stores.provenance import DAMAGED, Provenance, open_group
+from histocli.stores.provenance import DAMAGED, open_group
 
 
 class LabelStore:
     """A complete label store of either layout, opened for reading and checked.
 
+    All that reads pixels raises ``InvalidStore`` where a chunk is damaged.
+
     Attributes
     ----------
-    path : Path
     layout : {"slide", "patches"}
-    provenance : Provenance
     mpp : float
         Micrometres per pixel of level 0.
     n_nuclei : int
@@ -34,17 +32,14 @@ class LabelStore:
         What the store says about itself under ``histosynth`` (mpp_source, mm2, source, model, ...).
     """
 
-    def __init__(self, path: Path, group: zarr.Group, provenance: Provenance) -> None:
-        """Use :func:`open_labels`."""
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self.provenance = provenance
-        facts = group.attrs[ATTRIBUTE]
-        assert isinstance(facts, dict)
-        self.facts: Json = facts
+        self._group, self.provenance = open_group(path, CONTRACT)
+        attributes: Json = dict(self._group.attrs.asdict())
+        self.facts: Json = attributes[ATTRIBUTE]
         _check_facts(path, self.facts)
         self.layout: str = self.facts["layout"]
         self.mpp = float(self.facts["mpp"])
-        self._group = group
         self._levels = self._find_levels()
         self.n_nuclei = self._checked_count()
 
@@ -62,24 +57,21 @@ class LabelStore:
         """Height and width of a label image at level 0."""
         return int(self._levels[0].shape[-2]), int(self._levels[0].shape[-1])
 
-    def labels(self, level: int = 0) -> npt.NDArray[np.uint32]:
-        """Read all labels of one level, shape (H, W), or (n, H, W) for patches.
-
-        Raises ``InvalidStore`` where a chunk is damaged, as all that read pixels do.
-        """
+    def labels(self, level: int = 0) -> Labels:
+        """Read all labels of one level, shape (H, W), or (n, H, W) for patches."""
         return self._read(self._levels[level])
 
     def level(self, number: int) -> zarr.Array[Any]:
         """Return the labels of a level of a slide, to be read by regions."""
         return self._levels[number]
 
-    def label_image(self, index: int = 0) -> npt.NDArray[np.uint32]:
+    def label_image(self, index: int = 0) -> Labels:
         """Read one label image, uint32, shape (H, W): patch ``index``, or the slide (0)."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         return self.labels() if self.layout == "slide" else self._read(self._levels[0], index)
 
-    def window(self, rows: slice, columns: slice) -> npt.NDArray[np.uint32]:
+    def window(self, rows: slice, columns: slice) -> Labels:
         """Read a part of a slide's labels, uint32; safe from several threads."""
         return self._read(self._levels[0], (rows, columns))
 
@@ -154,9 +146,7 @@ def open_labels(path: Path | str) -> LabelStore:
 
     Raises ``StoreNotFound``, or ``InvalidStore`` naming the rule that is broken.
     """
-    path = Path(path)
-    group, provenance = open_group(path, CONTRACT)
-    return LabelStore(path, group, provenance)
+    return LabelStore(Path(path))
 
 
 def _check_facts(path: Path, facts: Json) -> None:

@@ -1,11 +1,10 @@
 """Writing the label store of one slide, piece by piece and in bounded memory."""
 
-from __future__ import annotations
-
-import json
+import os
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+import zipfile
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,21 +19,26 @@ from histocli.base.formats import ATTRIBUTE
 from histocli.base.pyramid import shrink
 from histocli.base.types import BoolMask, Json, RGBImage
 from histocli.stores.arrays import StoreWriter, count_all_files
-from histocli.stores.labels.found import WORK, has_found, load_found, save_found
-from histocli.stores.labels.layout import CONTRACT, LABELS, TABLE, looked_at_mm2, overview_factor
-from histocli.stores.labels.ngff import image_metadata
+from histocli.stores.labels.layout import (
+    CONTRACT,
+    LABELS,
+    TABLE,
+    Labels,
+    looked_at_mm2,
+    overview_factor,
+)
 from histocli.stores.labels.pyramid import (
     CoarseLevels,
     Shard,
     create_pyramid,
+    image_metadata,
     level_factors,
     region_of,
     shards_of,
     write_image,
 )
-from histocli.stores.labels.table import TableColumns, TableWriter
-from histocli.stores.lock import lock_unless_it_fails
-from histocli.stores.provenance import METADATA_FILE, Provenance, peek, update_attribute
+from histocli.stores.labels.table import NamedArrays, TableWriter
+from histocli.stores.provenance import Provenance, peek, read_metadata, update_attribute
 from histocli.stores.rerun import remove_ours
 
 
@@ -56,7 +60,7 @@ class TiledLabelsWriter(StoreWriter):
     Work goes through three phases, and a run that was stopped or killed goes on where it was:
 
     1. ``save_found`` keeps what was found in each window of the slide, in any order, in ``work/``,
-       and what was made of that;
+       and what was made of that: a file of named arrays for each window and kind, whole or absent;
     2. ``begin_table``, ``append_rows`` and ``end_table`` write the table, in the order of ids;
     3. ``write_shard`` and ``write_coarser`` write the labels, a shard at a time, in the order of
        ``shards``, and ``end_labels`` what is left of the coarser levels.
@@ -66,19 +70,11 @@ class TiledLabelsWriter(StoreWriter):
 
     Parameters
     ----------
-    target : Path
-        Where the store will be, ``<stem>.ome.zarr``.
-    shape : (int, int)
-        Height and width of the slide.
-    mpp, mpp_source : float, str
-        Micrometres per pixel of the slide, and where they come from.
     look : callable
         Given how many slide pixels go along one side of an overview pixel, looks at the slide. Only
         called where there is no partial store of the same settings.
     source, model : dict
         Name and content hash of the slide and of the model file.
-    provenance : Provenance
-        Its contract must be :data:`CONTRACT`.
     """
 
     def __init__(
@@ -93,13 +89,12 @@ class TiledLabelsWriter(StoreWriter):
         model: Json,
         provenance: Provenance,
     ) -> None:
-        assert provenance.contract == CONTRACT, provenance.contract
         self._shape = shape
         self._marks_lock = threading.Lock()
-        with lock_unless_it_fails(target) as lock:
-            super().__init__(target, lock)
-            self.work = self._partial / WORK
-            """Folder of what was found so far; other processes may put files there."""
+        super().__init__(target)
+        self.work = self._partial / "work"
+        """Folder of what was found so far; other processes may put files there."""
+        with self._beginning():
             # The folder is made last, so a store without it lacks some of its arrays.
             root = self._take_up(provenance, is_whole=self.work.is_dir())
             if root is None:
@@ -131,25 +126,24 @@ class TiledLabelsWriter(StoreWriter):
     @property
     def facts(self) -> Json:
         """What the store says about itself so far."""
-        metadata = json.loads((self._partial / METADATA_FILE).read_bytes())
-        return dict(metadata["attributes"][ATTRIBUTE])
+        return dict(read_metadata(self._partial)["attributes"][ATTRIBUTE])
 
     def has_found(self, window: int) -> bool:
         """Tell whether what was found in a window is kept, and whole."""
-        return has_found(self.work, window)
+        # the end of a zip is written last
+        return zipfile.is_zipfile(_found_path(self.work, window, "found"))
 
-    def save_found(
-        self, window: int, arrays: Mapping[str, npt.NDArray[Any]], kind: str = "found"
-    ) -> None:
+    def save_found(self, window: int, arrays: NamedArrays, kind: str = "found") -> None:
         """Keep what was found in a window; several threads may save different windows at a time."""
         with disk_errors(self.target):
             save_found(self.work, window, arrays, kind)
 
     def load_found(self, window: int, kind: str = "found") -> dict[str, npt.NDArray[Any]]:
         """Return what was found in a window."""
-        return load_found(self.work, window, kind)
+        with np.load(_found_path(self.work, window, kind), allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
 
-    def begin_table(self, n_nuclei: int, columns: TableColumns) -> None:
+    def begin_table(self, n_nuclei: int, columns: NamedArrays) -> None:
         """Make the columns of the table, named and shaped like ``columns``, without their rows."""
         with disk_errors(self.target):
             for child in (self._partial / TABLE).iterdir():
@@ -157,14 +151,14 @@ class TiledLabelsWriter(StoreWriter):
                     shutil.rmtree(child)
             self._table = TableWriter(self._root.require_group(TABLE), n_nuclei, columns)
 
-    def append_rows(self, columns: TableColumns) -> None:
+    def append_rows(self, columns: NamedArrays) -> None:
         """Add rows to the table."""
         with disk_errors(self.target):
             self._table.append(columns)
 
     def end_table(self, facts: Json) -> None:
         """Check that all rows are there and record what the store says about its nuclei."""
-        assert self._table.is_whole
+        assert self._table.n_written == self._table.n_nuclei
         with disk_errors(self.target):
             update_attribute(self._partial, {"n_nuclei": self._table.n_nuclei} | facts)
 
@@ -180,11 +174,11 @@ class TiledLabelsWriter(StoreWriter):
         """Tell whether a shard is on disk."""
         return bool(np.asarray(self._done[shard]))
 
-    def read_shard(self, shard: Shard) -> npt.NDArray[np.uint32]:
+    def read_shard(self, shard: Shard) -> Labels:
         """Read back a shard of an earlier start."""
         return np.asarray(self._levels[0][self.shard_region(shard)])
 
-    def write_shard(self, shard: Shard, labels: npt.NDArray[np.uint32]) -> None:
+    def write_shard(self, shard: Shard, labels: Labels) -> None:
         """Write one shard of level 0; several threads may write different ones at a time."""
         with disk_errors(self.target):
             if labels.any():
@@ -192,7 +186,7 @@ class TiledLabelsWriter(StoreWriter):
             with self._marks_lock:  # all marks are in one chunk
                 self._done[shard] = 1
 
-    def write_coarser(self, shard: Shard, labels: npt.NDArray[np.uint32]) -> None:
+    def write_coarser(self, shard: Shard, labels: Labels) -> None:
         """Fill the coarser levels from a shard; call in the order of ``shards``, in one thread."""
         with disk_errors(self.target):
             self._coarser.add(shard, labels)
@@ -205,8 +199,8 @@ class TiledLabelsWriter(StoreWriter):
     def finish(self, *, keep_hidden: bool = False) -> Path:
         """Mark the store complete and put it in its place; return where it is.
 
-        With ``keep_hidden`` it is left beside its place, because only files are wanted that are
-        made from it, and :meth:`discard` comes next.
+        With ``keep_hidden`` it stays beside its place, for files that are made from it, until
+        :meth:`discard`.
         """
         with disk_errors(self.target):
             shutil.rmtree(self.work)
@@ -231,6 +225,24 @@ class TiledLabelsWriter(StoreWriter):
                     self.discard()
         finally:
             super().close()
+
+
+def save_found(work: Path, window: int, arrays: NamedArrays, kind: str = "found") -> None:
+    """Keep what was found in a window; several threads and processes may save at a time."""
+    path = _found_path(work, window, kind)
+    path.parent.mkdir(exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}")
+    try:
+        with partial.open("wb") as stream:
+            np.savez(stream, **arrays)  # type: ignore[arg-type]
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _found_path(work: Path, window: int, kind: str) -> Path:
+    # folders of a thousand files: no file system is slow with those
+    return work / f"{kind}{window // 1000:05d}" / f"{window}.npz"
 
 
 def _create_store(path: Path, name: str, about: Json, seen: FirstLook) -> zarr.Group:

@@ -1,7 +1,5 @@
 """The table of the nuclei of a slide, written in whole chunks of rows."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -13,7 +11,7 @@ from histocli.stores.labels.layout import make_array
 
 CHUNK_ROWS = 1 << 16
 
-TableColumns: TypeAlias = Mapping[str, npt.NDArray[Any]]
+NamedArrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
 
 COLUMN_TYPES = {
     "id": "uint32",
@@ -28,22 +26,15 @@ REQUIRED_COLUMNS = ("id", "y_um", "x_um", "box", "area_um2")
 
 
 class TableWriter:
-    """Writes a table of known length, a few rows at a time, in the order of ids.
+    """Writes a table of ``n_nuclei`` rows, a few at a time, in the order of ids.
 
-    Parameters
-    ----------
-    group : zarr.Group
-        Where the columns go.
-    n_nuclei : int
-        Number of rows that will come.
-    columns : mapping of str to ndarray
-        Names and shapes of the columns; how many rows they have does not count.
+    Its columns are named and shaped like ``columns``, whose number of rows does not count.
     """
 
-    def __init__(self, group: zarr.Group, n_nuclei: int, columns: TableColumns) -> None:
+    def __init__(self, group: zarr.Group, n_nuclei: int, columns: NamedArrays) -> None:
         self.n_nuclei = n_nuclei
-        self._waiting: list[TableColumns] = []
-        self._written = 0
+        self._waiting: list[NamedArrays] = []
+        self.n_written = 0
         self._columns = {}
         for name, column in columns.items():
             shape = (n_nuclei, *np.asarray(column).shape[1:])
@@ -56,16 +47,11 @@ class TableWriter:
                 chunks=(max(1, min(n_nuclei, CHUNK_ROWS)), *shape[1:]),
             )
 
-    @property
-    def is_whole(self) -> bool:
-        """All rows are written."""
-        return self._written == self.n_nuclei
-
-    def append(self, columns: TableColumns) -> None:
+    def append(self, columns: NamedArrays) -> None:
         """Add rows; whole chunks go to the disk."""
         self._waiting.append({name: np.asarray(column) for name, column in columns.items()})
         n = sum(len(rows["id"]) for rows in self._waiting)
-        is_end = self._written + n == self.n_nuclei
+        is_end = self.n_written + n == self.n_nuclei
         if n < CHUNK_ROWS and not is_end:
             return
         rows = {
@@ -73,9 +59,9 @@ class TableWriter:
         }
         whole = n if is_end else n // CHUNK_ROWS * CHUNK_ROWS
         if whole:
-            where = slice(self._written, self._written + whole)
+            where = slice(self.n_written, self.n_written + whole)
             for name, array in self._columns.items():
                 array[where] = rows[name][:whole].astype(array.dtype)
-        self._written += whole
+        self.n_written += whole
         rest = {name: column[whole:] for name, column in rows.items()}
         self._waiting = [rest] if whole < n else []

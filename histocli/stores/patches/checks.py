@@ -1,7 +1,5 @@
 """The rules of the contract of patch stores, and the message for each one that is broken."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ import zarr
 
 from histocli.base.errors import InvalidStore
 from histocli.base.formats import ATTRIBUTE
-from histocli.base.types import InstanceLabels, Json
+from histocli.base.types import FloatArray, InstanceLabels, Json
 from histocli.base.units import MPP_RANGE
 from histocli.stores.arrays import count_files, find_array
 from histocli.stores.patches.layout import ARRAYS, NETWORKS, ORIGINS, ReferenceRecord, are_weights
@@ -55,13 +53,10 @@ def _check_agreement(path: Path, arrays: Mapping[str, zarr.Array[Any]]) -> None:
             f"{path}: image has shape {image}, but must be (patch, y, x, 3) with y = x and at "
             f"least one patch; {DAMAGED}"
         )
-    for name, expected in {
-        "instance_labels": (n, height, width),
-        "weight": (n,),
-        "reference": (n,),
-    }.items():
+    expected = {"instance_labels": (n, height, width), "weight": (n,), "reference": (n,)}
+    for name, shape in expected.items():
         found = arrays[name].shape
-        if found != expected:
+        if found != shape:
             raise InvalidStore(
                 f"{path}: {name} has shape {found} but image has {image}; "
                 f"patches must agree; {DAMAGED}"
@@ -119,18 +114,16 @@ def checked_references(path: Path, attributes: Json) -> list[ReferenceRecord]:
 
 def check_values(
     path: Path,
-    weight: npt.NDArray[np.float32],
+    weight: FloatArray,
     reference: npt.NDArray[np.int32],
     marks: npt.NDArray[np.uint8],
     n_references: int,
 ) -> None:
     """Patches can be drawn, follow a reference that is recorded, and were all written."""
-    if not are_weights(weight):
-        raise InvalidStore(f"{path}: weight must be finite and not negative; {DAMAGED}")
-    if not ((reference >= 0) & (reference < n_references)).all():
-        raise InvalidStore(
-            f"{path}: reference must index the {n_references} items of references; {DAMAGED}"
-        )
+    try:
+        _check_drawing(weight, reference, n_references)
+    except ValueError as error:
+        raise InvalidStore(f"{path}: {error}; {DAMAGED}") from None
     if not marks.all():
         raise InvalidStore(
             f"{path}: {int((marks == 0).sum())} of {marks.size} batches were never written; "
@@ -149,11 +142,14 @@ def check_batch(
             raise ValueError(f"{name} must be {dtype} {expected}, got {value.dtype} {value.shape}")
     for index, labels in zip(batch, values["instance_labels"], strict=True):
         check_ids(labels, f"patch {index}")
-    if not are_weights(values["weight"]):
+    _check_drawing(values["weight"], values["reference"], n_references)
+
+
+def _check_drawing(weight: FloatArray, reference: npt.NDArray[np.int32], n_references: int) -> None:
+    if not are_weights(weight):
         raise ValueError("weight must be finite and not negative")
-    reference = values["reference"]
     if not ((reference >= 0) & (reference < n_references)).all():
-        raise ValueError(f"reference must index the {n_references} references")
+        raise ValueError(f"reference must index the {n_references} items of references")
 
 
 def check_ids(instance_labels: InstanceLabels, where: str) -> None:
@@ -163,12 +159,9 @@ def check_ids(instance_labels: InstanceLabels, where: str) -> None:
             f"{where}: instance_labels must be -1 or larger, got {instance_labels.min()}"
         )
     top = int(instance_labels.max())
-    if top <= 0:
-        return
-    is_whole = top <= instance_labels.size and bool(
-        np.bincount(instance_labels[instance_labels > 0])[1:].all()
-    )
-    if not is_whole:
+    if top > 0 and not (
+        top <= instance_labels.size and np.bincount(instance_labels[instance_labels > 0])[1:].all()
+    ):
         raise ValueError(
             f"{where}: ids of instance_labels must be 1..n without gaps, but the largest is {top} "
             "and some are missing"

@@ -1,20 +1,17 @@
 """Names, types, axes and sizes of the arrays of a patch store, and its records of references."""
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 import zarr
 from zarr.codecs import ZstdCodec
 
 from histocli.base.errors import InvalidStore, StoreExists
 from histocli.base.text import plain_json
-from histocli.base.types import Json
+from histocli.base.types import FloatArray, Json
 from histocli.stores.arrays import find_array
 from histocli.stores.provenance import DAMAGED, METADATA_FILE
 
@@ -26,9 +23,8 @@ SHARD_PIXELS = SHARD_PATCHES * 256 * 256  # a shard is held in memory while it i
 # Images have noise that does not compress, so a quick level; labels compress well.
 IMAGE_COMPRESSOR = ZstdCodec(level=1)
 LABEL_COMPRESSOR = ZstdCodec(level=3)
-WRITE_ALL: Any = {
-    "write_empty_chunks": True
-}  # empty chunks too, so a missing file is a missing file
+# Empty chunks are written too, so that a missing file shows.
+WRITE_ALL: Any = {"write_empty_chunks": True}
 
 ARRAYS: dict[str, tuple[str, tuple[str, ...]]] = {
     "image": ("uint8", ("patch", "y", "x", "channel")),
@@ -59,13 +55,12 @@ class ReferenceRecord:
 
     def to_json(self) -> Json:
         """Return plain JSON values."""
-        values: Json = plain_json(dataclasses.asdict(self)) | {"mpp": float(self.mpp)}
-        return values
+        return dict(plain_json(dataclasses.asdict(self)), mpp=float(self.mpp))
 
     @classmethod
-    def from_json(cls, values: Any, where: Path) -> ReferenceRecord:
+    def from_json(cls, values: Any, where: Path) -> Self:
         """Check and take up one item of ``references``."""
-        kinds: dict[str, type | tuple[type, ...]] = {
+        kinds: dict[str, Any] = {
             "name": str, "sha256": str, "mpp": (int, float), "mpp_source": str, "statistics": dict,
         }  # fmt: skip
         if not isinstance(values, dict) or not all(
@@ -80,11 +75,6 @@ class ReferenceRecord:
 def shard_patches(patch_px: int) -> int:
     """Return how many patches of side ``patch_px`` share a shard, at least one."""
     return max(1, min(SHARD_PATCHES, SHARD_PIXELS // patch_px**2))
-
-
-def batches_of(n: int, size: int) -> list[range]:
-    """Return the patches of every shard."""
-    return [range(start, min(start + size, n)) for start in range(0, n, size)]
 
 
 def create_arrays(
@@ -109,11 +99,8 @@ def create_arrays(
         dtype, axes = ARRAYS[name]
         if (partial / name / METADATA_FILE).exists():
             found = find_array(group, name)
-            if (
-                found is None
-                or found.dtype != dtype
-                or (found.shape, found.chunks) != (shape, chunks)
-            ):
+            wanted = (np.dtype(dtype), shape, chunks)
+            if found is None or (found.dtype, found.shape, found.chunks) != wanted:
                 raise StoreExists(
                     f"{partial}: {name} is of another make; start anew with --overwrite"
                 )
@@ -141,6 +128,6 @@ def network_arrays(store: Path) -> list[str]:
     )
 
 
-def are_weights(weight: npt.NDArray[np.float32]) -> bool:
+def are_weights(weight: FloatArray) -> bool:
     """Tell whether patches can be drawn by these weights."""
     return bool(np.isfinite(weight).all() and (weight >= 0).all())

@@ -1,21 +1,20 @@
 """Reading patch stores."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 import zarr
 
-from histocli.base.types import Json
-from histocli.stores.arrays import array_files, readable
+from histocli.base.types import FloatArray, InstanceLabels, Json, RGBImage
+from histocli.stores.arrays import array_files, batches_of, readable
 from histocli.stores.patches.checks import check_store, check_values, checked_references
-from histocli.stores.patches.layout import CONTRACT, batches_of, network_arrays
-from histocli.stores.provenance import Provenance, open_group
+from histocli.stores.patches.layout import CONTRACT, network_arrays
+from histocli.stores.provenance import open_group
 
 
 class PatchStore:
@@ -23,35 +22,24 @@ class PatchStore:
 
     Attributes
     ----------
-    path : Path
     image : zarr.Array of uint8, shape (n, patch_px, patch_px, 3)
-        Slices as a NumPy array does.
     instance_labels : zarr.Array of int32, shape (n, patch_px, patch_px)
     weight : ndarray of float32, shape (n,)
     reference : ndarray of int32, shape (n,)
-    references : list of ReferenceRecord
-    mpp : float
-    patch_px : int
-    origin : str
-    shippable : bool
-    provenance : Provenance
     variation : dict or None
         How parameters vary from patch to patch, where they were re-sampled.
     """
 
-    def __init__(self, path: Path, group: zarr.Group, provenance: Provenance) -> None:
-        """Use :meth:`open`."""
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self.provenance = provenance
-        self._group = group
-        self.attributes: Json = dict(group.attrs.asdict())
-        """All attributes of the store."""
-        arrays = check_store(path, group, self.attributes)
+        self._group, self.provenance = open_group(path, CONTRACT)
+        self.attributes: Json = dict(self._group.attrs.asdict())
+        arrays = check_store(path, self._group, self.attributes)
         self.references = checked_references(path, self.attributes)
         self.image = arrays["image"]
         self.instance_labels = arrays["instance_labels"]
         with readable(path):
-            self.weight: npt.NDArray[np.float32] = np.asarray(arrays["weight"][:])
+            self.weight: FloatArray = np.asarray(arrays["weight"][:])
             self.reference: npt.NDArray[np.int32] = np.asarray(arrays["reference"][:])
             marks = np.asarray(arrays["batches_done"][:])
         check_values(path, self.weight, self.reference, marks, len(self.references))
@@ -63,14 +51,12 @@ class PatchStore:
         self.variation: Json | None = varied if isinstance(varied, dict) else None
 
     @classmethod
-    def open(cls, path: Path | str) -> PatchStore:
+    def open(cls, path: Path | str) -> Self:
         """Open a store and check everything that does not need the pixels.
 
         Raises ``StoreNotFound``, or ``InvalidStore`` naming the rule that is broken.
         """
-        path = Path(path)
-        group, provenance = open_group(path, CONTRACT)
-        return cls(path, group, provenance)
+        return cls(Path(path))
 
     def __len__(self) -> int:
         return int(self.image.shape[0])
@@ -78,25 +64,21 @@ class PatchStore:
     @property
     def batch_patches(self) -> int:
         """Patches in a shard: reading along them opens each file once."""
-        shards = self.image.shards or self.image.chunks
-        return int(shards[0])
+        return int((self.image.shards or self.image.chunks)[0])
 
     def batches(self) -> list[range]:
         """Return the patches of every shard."""
         return batches_of(len(self), self.batch_patches)
 
-    def read(self, patches: range | slice) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
-        """Read images and labels of consecutive patches.
-
-        Raises ``InvalidStore`` where a shard is damaged.
-        """
+    def read(self, patches: range | slice) -> tuple[RGBImage, InstanceLabels]:
+        """Read images and labels of patches; ``InvalidStore`` where a shard is damaged."""
         where = slice(patches.start, patches.stop)
         with readable(self.path):
             return np.asarray(self.image[where]), np.asarray(self.instance_labels[where])
 
-    def networks(self) -> dict[str, dict[str, npt.NDArray[np.float32]]]:
+    def networks(self) -> dict[str, dict[str, FloatArray]]:
         """Return the networks that refinement left in the store, by name and parameter."""
-        found: dict[str, dict[str, npt.NDArray[np.float32]]] = {}
+        found: dict[str, dict[str, FloatArray]] = {}
         with readable(self.path):
             for path in network_arrays(self.path):
                 _, name, parameter = path.split("/")

@@ -1,7 +1,5 @@
 """Writing a patch store, one shard-aligned batch after the other."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,19 +13,15 @@ from histocli.base import files
 from histocli.base.files import disk_errors
 from histocli.base.formats import ATTRIBUTE
 from histocli.base.text import plain_json
-from histocli.base.types import Json
-from histocli.stores.arrays import StoreWriter, readable
-from histocli.stores.lock import lock_unless_it_fails
+from histocli.base.types import FloatArray, InstanceLabels, Json, RGBImage
+from histocli.stores.arrays import StoreWriter, batches_of, readable
 from histocli.stores.patches.checks import check_batch
 from histocli.stores.patches.layout import (
     ARRAYS,
-    CONTRACT,
     NETWORKS,
-    ORIGINS,
     WRITE_ALL,
     ReferenceRecord,
     are_weights,
-    batches_of,
     create_arrays,
     network_arrays,
     shard_patches,
@@ -48,28 +42,9 @@ class PatchStoreWriter(StoreWriter):
     Leaving the context without :meth:`finish` keeps the partial store for ``--resume``. Call
     :func:`histocli.stores.rerun.prepare_output` before.
 
-    Parameters
-    ----------
-    target : Path
-        Where the finished store will be.
-    n : int
-        Number of patches, >= 1.
-    patch_px : int
-        Side of a patch, in pixels.
-    mpp : float
-        Pixel size of the patches, in micrometres per pixel.
-    origin : {"initial", "refined", "labelled"}
-    references : sequence of ReferenceRecord
-        At least one.
-    provenance : Provenance
-        Its contract must be :data:`CONTRACT`.
-    shippable : bool
-        False when a licence forbids giving away weights that learned from it.
-
-    Raises
-    ------
-    StoreExists
-        Another process writes the same output, or the partial store is of another make.
+    There is at least one reference; ``origin`` is ``initial``, ``refined`` or ``labelled``. Raises
+    ``StoreExists`` where another process writes the same output, or the partial store is of another
+    make.
     """
 
     def __init__(
@@ -84,17 +59,13 @@ class PatchStoreWriter(StoreWriter):
         provenance: Provenance,
         shippable: bool = True,
     ) -> None:
-        assert n >= 1, n
-        assert origin in ORIGINS, origin
-        assert references, "a store without references"
-        assert provenance.contract == CONTRACT, provenance.contract
         self.n = n
         self.patch_px = patch_px
         self._n_references = len(references)
         self._batch_patches = shard_patches(patch_px)
         self._marks_lock = threading.Lock()
-        with lock_unless_it_fails(target) as lock:
-            super().__init__(target, lock)
+        super().__init__(target)
+        with self._beginning():
             group = self._take_up(provenance)
             if group is None:
                 attributes = {
@@ -120,23 +91,15 @@ class PatchStoreWriter(StoreWriter):
     def write(
         self,
         batch: range,
-        image: npt.NDArray[np.uint8],
-        instance_labels: npt.NDArray[np.int32],
-        weight: npt.NDArray[np.float32],
+        image: RGBImage,
+        instance_labels: InstanceLabels,
+        weight: FloatArray,
         reference: npt.NDArray[np.int32],
     ) -> None:
         """Write one of the :meth:`batches`. Several threads may write different ones at a time.
 
-        Parameters
-        ----------
-        batch : range
-        image : ndarray of uint8, shape (len(batch), patch_px, patch_px, 3)
-        instance_labels : ndarray of int32, shape (len(batch), patch_px, patch_px)
-            In each patch the ids 1..n without gaps, 0 and -1.
-        weight : ndarray of float32, shape (len(batch),)
-            Finite, >= 0.
-        reference : ndarray of int32, shape (len(batch),)
-            Indices into the references.
+        Shapes are (n, patch_px, patch_px, 3), (n, patch_px, patch_px), (n,) and (n,). A patch has
+        the ids 1..n without gaps, 0 and -1; weights are finite and >= 0.
         """
         number = batch.start // self._batch_patches
         values: dict[str, npt.NDArray[Any]] = {
@@ -162,19 +125,19 @@ class PatchStoreWriter(StoreWriter):
                 self._marks[number] = 1
                 self._arrays["batches_done"][:] = self._marks
 
-    def read_back(self, batch: range) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
+    def read_back(self, batch: range) -> tuple[RGBImage, InstanceLabels]:
         """Return images and labels of a batch that was written."""
         where = slice(batch.start, batch.stop)
         with readable(self.target):
             images, labels = (self._arrays[name][where] for name in ("image", "instance_labels"))
             return np.asarray(images), np.asarray(labels)
 
-    def weights(self) -> npt.NDArray[np.float32]:
+    def weights(self) -> FloatArray:
         """Return the weights written so far."""
         with readable(self.target):
             return np.asarray(self._arrays["weight"][:], np.float32)
 
-    def replace_weights(self, weight: npt.NDArray[np.float32]) -> None:
+    def replace_weights(self, weight: FloatArray) -> None:
         """Write the weights of all patches anew, float32, shape (n,), once they are known."""
         if weight.shape != (self.n,) or not are_weights(weight):
             raise ValueError(f"weight must be finite, not negative and of shape ({self.n},)")
@@ -186,7 +149,7 @@ class PatchStoreWriter(StoreWriter):
         with disk_errors(self.target):
             self._group.update_attributes(plain_json(values))
 
-    def write_networks(self, networks: Mapping[str, Mapping[str, npt.NDArray[np.float32]]]) -> None:
+    def write_networks(self, networks: Mapping[str, Mapping[str, FloatArray]]) -> None:
         """Write the parameters of networks by their names; those of an earlier run are replaced."""
         with disk_errors(self.target):
             root = self._group.require_group(NETWORKS)

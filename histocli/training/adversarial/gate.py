@@ -1,4 +1,4 @@
-"""Where a refiner may change a patch, and where critics judge whether the patch looks real."""
+"""The gate: where a refiner may change a patch, and where critics judge if the patch looks real."""
 
 import cv2
 import numpy as np
@@ -10,26 +10,26 @@ from torch.nn import functional
 def edit_gate(
     labels: npt.NDArray[np.int32], mpp: float, edits: str = "nuclei"
 ) -> npt.NDArray[np.float32]:
-    """Return how far each pixel may change: nuclei and a narrow ring around them with a soft edge.
+    """Return the factor on each pixel's change: nuclei and a narrow ring around them, soft-edged.
 
     Parameters
     ----------
     labels : ndarray of int, shape (H, W)
-        Pixels below 0 are ignored, and never change.
+        Pixels below 0 are ignored, and get a gate of 0.
     mpp : float
         Micrometres per pixel.
     edits : str
-        ``nuclei``, or the whole ``patch``: then the refiner leaves its trace everywhere, and no
-        nucleus is given away by it.
+        ``nuclei``, or the whole ``patch``. Under ``patch`` the refiner leaves its trace everywhere,
+        so that the trace does not tell nuclei from background.
 
     Returns
     -------
     ndarray of float32, shape (H, W)
-        0..1; exactly 0 away from nuclei, or where pixels are ignored.
+        0..1; 0 where pixels are ignored and, under ``nuclei``, away from nuclei.
     """
     if edits == "patch":
         return (labels >= 0).astype(np.float32)
-    edge_um = 0.3  # standard deviation of the soft edge
+    edge_um = 0.3  # standard deviation of the soft edge, but at least 0.3 px
     gate = cv2.GaussianBlur(
         with_ring(labels > 0, mpp).astype(np.float32), (0, 0), max(edge_um / mpp, 0.3)
     )
@@ -38,12 +38,12 @@ def edit_gate(
 
 
 def with_ring(nuclei: npt.NDArray[np.bool_], mpp: float) -> npt.NDArray[np.uint8]:
-    """Widen a mask of nuclei by 1 um: the blurred edge of a nucleus betrays painting first."""
+    """Widen a mask of nuclei by 1 um: painting shows most at the blurred edge of a nucleus."""
     radius = max(1, round(1.0 / mpp))
     disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
     return np.asarray(cv2.dilate(nuclei.astype(np.uint8), disk), np.uint8)
 
 
 def judged_region(mask: Tensor) -> Tensor:
-    """Bring a mask (N, 1, H, W) to the half resolution of the critic, as truth values."""
+    """Halve the resolution of a mask (N, 1, H, W), as the critic does; returns booleans."""
     return functional.avg_pool2d(mask, 2) >= 0.5

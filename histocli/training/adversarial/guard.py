@@ -1,4 +1,4 @@
-"""The guard of an adversarial training: it sees when one goes wrong, and keeps good weights."""
+"""The guard of an adversarial training: it notices failures and keeps the last good weights."""
 
 import copy
 
@@ -7,13 +7,13 @@ from histocli.training.adversarial.networks import AdversarialTraining
 from histocli.training.adversarial.step import StepReport
 
 LARGEST_CHANGE = 0.35
-"""Mean change of optical density within nuclei at which a refiner has left what it was given."""
+"""Mean absolute change of optical density within nuclei above which the training has failed."""
 SATURATED_STEPS = 200
-"""Steps in a row in which the critic is practically never fooled before the training is ended."""
+"""The training ends after this many successive steps in which the critic is almost always right."""
 
 
 class Guard:
-    """Keeps the last weights that were good, and says what is wrong with those that are not."""
+    """Keeps the last good weights, and says what is wrong after a bad step."""
 
     def __init__(self, training: AdversarialTraining) -> None:
         self.training = training
@@ -21,7 +21,7 @@ class Guard:
         self.remember()
 
     def remember(self) -> None:
-        """Call the present weights good."""
+        """Keep the present weights as the last good ones."""
         self.good = copy.deepcopy(self.training.networks.state())
 
     def go_back(self) -> None:
@@ -30,11 +30,14 @@ class Guard:
 
     @property
     def hopeless(self) -> bool:
-        """Whether slowing down has not helped, or would not help, so that the training ends."""
+        """Whether the training must end: its rate was halved three times, or the critic saturates.
+
+        A critic that saturates is almost never fooled; a slower refiner would not change that.
+        """
         return self.training.pace <= 0.125 or self.saturated > 0
 
     def slow_down(self) -> None:
-        """Halve the refiner's learning rate and forget the momentum that led astray."""
+        """Halve the refiner's learning rate, and clear the momentum of all optimisers."""
         self.training.pace /= 2
         for optimizer in self.training.optimizers.values():
             optimizer.state.clear()
@@ -56,7 +59,7 @@ class Guard:
 
     @staticmethod
     def collapsed(held: HeldOut) -> str | None:
-        """Return what is wrong where a refiner makes all nuclei alike, or None."""
+        """Return what is wrong if refined crops have too equal a texture, else None."""
         if held.diversity >= 0.25:
             return None
         return (

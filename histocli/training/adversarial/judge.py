@@ -1,4 +1,4 @@
-"""How critics and refiner stand on images that they have not learnt from."""
+"""Scores of critics and refiner on held-out patches: patches that they have not learnt from."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class HeldOut:
     """How well critics tell held-out images apart, and how varied the refiner's nuclei are."""
 
     auc_initial: float
-    """Of the realism critic: real nuclei against initial ones."""
+    """AUC of the realism critic: real crops against initial ones."""
     auc_refined: float
-    """Of the realism critic: real nuclei against refined ones."""
+    """AUC of the realism critic: real crops against refined ones."""
     style_matched: float
-    """Of the style critic: matched pairs of real crops against shuffled ones, AUC."""
+    """AUC of the style critic: pairs of real crops of one image against pairs of two images."""
     diversity: float
-    """How much refined crops differ from each other in texture, over how much initial ones do; near
-    0 all are alike."""
+    """Standard deviation of the strength of texture over the refined crops, divided by that over
+    the initial crops; near 0 all refined crops have equally strong texture."""
 
 
 def judge_held_out(
@@ -41,9 +41,10 @@ def judge_held_out(
     size: int,
     dtype: torch.dtype,
 ) -> HeldOut:
-    """Judge ``size`` crops of each kind in each of some batches; each call judges the same ones.
+    """Judge ``size`` crops of each kind in each of ``batches`` batches.
 
-    The sampler draws from held-out patches. ``dtype`` is the number format of the convolutions.
+    The sampler draws from held-out patches; equal seeds draw equal crops. ``dtype`` is the number
+    format of the convolutions.
     """
     networks = training.networks
     device = next(networks.refiner.parameters()).device
@@ -96,7 +97,7 @@ def _scores(
 def _critic_scores(
     critic: RealismCritic, pixels: Tensor, regions: Tensor, dtype: torch.dtype
 ) -> npt.NDArray[np.float64]:
-    """Return the mean logit within each crop's judged region; NaN where there is none."""
+    """Return the mean logit within each crop's judged region; NaN for an empty region."""
     with torch.inference_mode(), autocast(pixels.device, dtype):
         logits = critic(pixels).float()
     mask = regions[:, 0].float()
@@ -106,7 +107,7 @@ def _critic_scores(
 
 
 def _strength_of_texture(pixels: Tensor, gate: Tensor) -> npt.NDArray[np.float64]:
-    """Return the mean size of the texture where the gate is open, for each crop."""
+    """Return the mean absolute texture of each crop, weighted by the gate (N, 1, H, W)."""
     strength = texture_of(pixels).abs().mean(dim=1, keepdim=True) * gate
     mean = strength.sum(dim=(1, 2, 3)) / gate.sum(dim=(1, 2, 3)).clamp(min=1)
     return np.asarray(mean.cpu().double().numpy())

@@ -1,10 +1,11 @@
-"""Losses of refiner and critics, all of them means, so that their weights compare.
+"""Losses of the refiner and its critics; all are means, so that their weights are comparable.
 
 - realism critic: cross-entropy per pixel, real nuclei against repainted ones;
-- style critic: cross-entropy per pair of crops: two of one image, two of different images, and a
-  repainted one with its reference;
-- refiner: how far it is from being taken for real, the style critic's doubt, and the change of
-  nuclear tone, which is what a change of optical density leaves after smoothing.
+- style critic: cross-entropy per pair of crops; a pair shows one image, or two different images,
+  or a repainted crop with its reference;
+- refiner: the cross-entropy of the realism critic calling its crops real, or a distance of that
+  critic's features; the cross-entropy of the style critic calling a repainted crop and its
+  reference one image; and the change of nuclear tone, the smoothed change of optical density.
 """
 
 from dataclasses import dataclass
@@ -15,19 +16,20 @@ from torch.nn import functional
 
 
 def mean_within(values: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean of values where a mask of 0 and 1, of equal shape, is 1."""
+    """Return the mean of values where a mask of the same shape is 1; 0 if the mask is all 0."""
     return (values * mask).sum() / mask.sum().clamp(min=1)
 
 
 def not_taken_for_real(logits: Tensor, region: Tensor) -> Tensor:
-    """Return the cross-entropy of being real within regions, both (N, h, w)."""
+    """Return the cross-entropy of logits to the truth "real", within regions; both (N, h, w)."""
     return mean_within(functional.softplus(-logits.float()), region.float())
 
 
 def tone_change(change: Tensor, held: Tensor) -> Tensor:
-    """Return how much a change of optical density alters tone within a mask (N, 1, H, W).
+    """Return the mean absolute change of tone within a mask (N, 1, H, W).
 
-    Changes that survive a mean over 9 pixels are tone, finer ones are texture.
+    ``change`` is a change of optical density, (N, 3, H, W). Its mean over 9 x 9 pixels counts as
+    tone, the rest as texture.
     """
     tone = functional.avg_pool2d(change, 9, stride=1, padding=4)
     return mean_within(tone.abs().mean(dim=1, keepdim=True), held)
@@ -35,11 +37,11 @@ def tone_change(change: Tensor, held: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class CriticLoss:
-    """What the realism critic loses on real and repainted crops, which count equally."""
+    """The realism critic's loss; real crops together weigh as much as repainted crops together."""
 
     loss: Tensor
     right: float
-    """Share of judged pixels that the critic judged rightly."""
+    """Share of judged pixels that the critic judged rightly: mean of real and repainted crops."""
 
 
 def critic_loss(logits: Tensor, regions: Tensor, n_real: int) -> CriticLoss:
@@ -58,15 +60,20 @@ def critic_loss(logits: Tensor, regions: Tensor, n_real: int) -> CriticLoss:
 
 
 def style_loss(matched: Tensor, mismatched: Tensor, repainted: Tensor) -> Tensor:
-    """Return the style critic's loss from its logits of three kinds of pairs."""
+    """Return the style critic's loss from its logits of three kinds of pairs.
+
+    Pairs of real crops of one image are ``matched``, of two images ``mismatched``; ``repainted``
+    pairs are a repainted crop with its reference. Only the first kind counts as one image.
+    """
     wrong = functional.softplus(mismatched).mean() + functional.softplus(repainted).mean()
     return functional.softplus(-matched).mean() + 0.5 * wrong
 
 
 def pairs_of(size: int, first: int, second: int, device: torch.device, turn: int = 0) -> Tensor:
-    """Pair the crops of two groups, which begin at ``first`` and ``second`` in a batch, (size, 2).
+    """Return the indices (size, 2) that pair two groups of crops in a batch.
 
-    With a ``turn`` of 1, each is paired with its neighbour's partner, so that no pair matches.
+    The groups begin at ``first`` and ``second``. With a ``turn`` of 1, each crop is paired with
+    the partner of its neighbour; where neighbours show different images, so do pairs.
     """
     order = torch.arange(size, device=device)
     return torch.stack([order + first, order.roll(turn) + second], dim=1)
@@ -75,16 +82,18 @@ def pairs_of(size: int, first: int, second: int, device: torch.device, turn: int
 def feature_distance(
     found: list[Tensor], wanted: list[Tensor], region: Tensor, wanted_region: Tensor
 ) -> Tensor:
-    """Return how far means and spreads of features within two regions lie apart.
+    """Return the distance of the means and standard deviations of features within two regions.
 
-    The unit is the wanted spread. Matching what a critic sees, rather than its verdict, cannot be
-    won by a trace that the critic has not met yet (Salimans et al. 2016).
+    Distances are divided by the standard deviation of the wanted features. Matching a critic's
+    features, rather than its verdict, keeps the refiner from profiting by a trace that the critic
+    does not know yet (Salimans et al. 2016).
 
     Parameters
     ----------
     found, wanted : list of Tensor, shape (N, C, h, w)
-        Features at the resolution of the regions or at a whole fraction of it.
+        Features of repainted and of reference crops, one tensor for each layer.
     region, wanted_region : Tensor of bool, shape (N, 1, H, W)
+        H and W are whole multiples of each h and w.
 
     Returns
     -------
@@ -97,7 +106,7 @@ def feature_distance(
         mean, spread = _moments(first.float(), region.float())
         wanted_mean, wanted_spread = _moments(second.float(), wanted_region.float())
         unit = wanted_spread.mean(dim=0, keepdim=True)
-        # half of the layer's mean spread is added: a channel that hardly varies must not decide
+        # half of the layer's mean spread is added, so that a nearly constant channel counts little
         unit = unit + unit.mean() * 0.5 + 1e-3
         apart = _distance(mean / unit, wanted_mean / unit)
         apart = apart + _distance(spread / unit, wanted_spread / unit)
@@ -110,7 +119,7 @@ def _distance(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _moments(features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and spread of features (N, C, h, w) within masks (N, 1, H, W), both (N, C)."""
+    """Return mean and standard deviation, both (N, C), of features within masks (N, 1, H, W)."""
     share = functional.adaptive_avg_pool2d(mask, (features.shape[2], features.shape[3]))
     total = share.sum(dim=(2, 3)).clamp(min=1e-3)
     mean = (features * share).sum(dim=(2, 3)) / total

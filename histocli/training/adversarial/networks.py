@@ -1,4 +1,4 @@
-"""The networks of refinement with their optimisers, and how far their training is."""
+"""The networks of refinement with their optimisers, a replay buffer and the training's counters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from histocli.training.adversarial.schedule import AdversarialSchedule
 
 @dataclass
 class Networks:
-    """The refiner, its two critics, and the refiner with averaged weights, which is used later."""
+    """The refiner, its two critics, and the averaged refiner, which repaints the patches later."""
 
     refiner: Refiner
     realism: RealismCritic
@@ -52,13 +52,16 @@ class Networks:
         return {name: network.state_dict() for name, network in self.by_name().items()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up weights that ``state`` returned."""
+        """Load weights that ``state`` returned."""
         for name, network in self.by_name().items():
             network.load_state_dict(state[name])
 
 
 class History:
-    """Repainted crops of earlier steps, uint8, at most ``size`` (Shrivastava et al. 2017)."""
+    """A replay buffer of at most ``size`` repainted crops, uint8 (Shrivastava et al. 2017).
+
+    The realism critic learns from it too, so that it does not forget what the refiner did earlier.
+    """
 
     def __init__(self, size: int, crop_px: int) -> None:
         self.pixels = torch.zeros((size, 3, crop_px, crop_px), dtype=torch.uint8)
@@ -68,7 +71,11 @@ class History:
     def exchange(
         self, pixels: Tensor, regions: Tensor, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Put crops in, and return as many; once the history is full, half of them earlier ones."""
+        """Return as many crops as are given, mixed with earlier ones.
+
+        Until the history is full, it keeps the given crops and returns them. Later each given crop
+        is exchanged for a random earlier one with probability 1/2.
+        """
         size = len(self.pixels)
         out_pixels, out_regions = pixels.clone(), regions.clone()
         for index in range(len(pixels)):
@@ -84,11 +91,11 @@ class History:
         return out_pixels, out_regions
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint has to keep."""
+        """Return the buffer for a checkpoint."""
         return {"pixels": self.pixels, "regions": self.regions, "filled": self.filled}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up what a checkpoint kept."""
+        """Load what ``state`` returned."""
         self.pixels.copy_(state["pixels"])
         self.regions.copy_(state["regions"])
         self.filled = int(state["filled"])
@@ -96,23 +103,23 @@ class History:
 
 @dataclass
 class AdversarialTraining:
-    """Networks, their optimisers, the history, and how far the training is."""
+    """Networks, their optimisers, the history, and the counters of the training."""
 
     networks: Networks
     wrapped: dict[str, Callable[..., Tensor]]
-    """The networks as they are called when they learn: with several processes, each in a wrapper
-    that averages gradients."""
+    """The callables for steps that compute gradients, by network. With several processes each
+    network is in a wrapper that averages gradients."""
     optimizers: dict[str, torch.optim.Optimizer]
     history: History
     step: int = 0
     moves: int = 0
-    """Steps in which the refiner moved."""
+    """Steps in which the refiner was updated."""
     skill: float = 0.5
-    """Running share of nuclear pixels that the realism critic judges rightly."""
+    """Running mean of the share of judged pixels that the realism critic judges rightly."""
     pace: float = 1.0
-    """Factor of the refiner's learning rate; lowered where the training ran away."""
+    """Factor on the refiner's learning rate; the guard halves it after a bad step."""
     proven: bool = True
-    """Whether the realism critic is worth listening to; the caller says when it is."""
+    """Whether the refiner may learn from the realism critic; the caller sets it after a test."""
 
     @classmethod
     def start(
@@ -121,7 +128,7 @@ class AdversarialTraining:
         schedule: AdversarialSchedule,
         wrap: Callable[[nn.Module], Callable[..., Tensor]] = lambda network: network,
     ) -> AdversarialTraining:
-        """Give the networks their optimisers, and each that learns its wrapper."""
+        """Make the optimisers, and wrap the refiner and the critics."""
         betas, rate = (0.5, 0.99), schedule.critic_rate
         critics = {"realism": networks.realism, "style": networks.style}
         optimizers: dict[str, torch.optim.Optimizer] = {
@@ -147,7 +154,7 @@ class AdversarialTraining:
                 group["lr"] = self.pace * rate if name == "refiner" else rate
 
     def average(self, averaging: float) -> None:
-        """Draw the averaged refiner towards the present one; faster in the first moves."""
+        """Update the averaged refiner's weights; the share kept rises to ``averaging``."""
         keep = min(averaging, self.moves / (self.moves + 10))
         with torch.no_grad():
             for mean, value in zip(
@@ -156,7 +163,7 @@ class AdversarialTraining:
                 mean.lerp_(value, 1 - keep)
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint has to keep."""
+        """Return everything that a resumed training needs."""
         return {
             "networks": self.networks.state(),
             "optimizers": {
@@ -171,7 +178,7 @@ class AdversarialTraining:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up what a checkpoint kept."""
+        """Load what ``state`` returned."""
         self.networks.restore(state["networks"])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])

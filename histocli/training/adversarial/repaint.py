@@ -1,4 +1,4 @@
-"""Whole patches through a trained refiner."""
+"""Repainting whole patches by a trained refiner."""
 
 import numpy as np
 import numpy.typing as npt
@@ -21,19 +21,19 @@ def refine_patches(
     mpp: float,
     dtype: torch.dtype,
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
-    """Repaint the nuclei of patches.
+    """Repaint patches wherever the gate, ``edit_gate``, allows it.
 
     Parameters
     ----------
     refiner : Refiner
-        Works on the device on which it lies.
+        The work is done on its device.
     images : ndarray of uint8, shape (B, H, W, 3)
         Initial patches, glass made white; sides are multiples of 4.
     labels : ndarray of int32, shape (B, H, W)
     references : RealPatches
-        For each patch, one of the reference whose style it takes.
+        For each patch, one real patch of the reference image whose style it takes.
     seeds : list of numpy.random.Generator
-        One for each patch.
+        For each patch, the generator of the refiner's input noise.
     mpp : float
         Micrometres per pixel.
     dtype : torch.dtype
@@ -42,9 +42,9 @@ def refine_patches(
     Returns
     -------
     images : ndarray of uint8, shape (B, H, W, 3)
-        Equal to the initial patches wherever the gate is closed.
+        Equal to the initial patches wherever ``closed``.
     closed : ndarray of bool, shape (B, H, W)
-        Where the gate is closed.
+        Where the gate is 0.
     """
     device = next(refiner.parameters()).device
 

@@ -1,4 +1,8 @@
-"""Patches of both kinds in memory, and the batches of crops that are drawn from them."""
+"""Initial (synthetic) and real patches in memory, and the batches of crops drawn from them.
+
+A *reference* is a real image that patches are cut from. *Rough* nuclei are a mask that a simple
+method finds in a reference, which has no labels. The *gate* is the factor on the refiner's change.
+"""
 
 from __future__ import annotations
 
@@ -21,22 +25,22 @@ class RealPatches:
     """Patches of reference images, glass made white."""
 
     images: npt.NDArray[np.uint8]
-    """(m, H, W, 3)."""
+    """(m, H, W, 3), sRGB."""
     nuclei: npt.NDArray[np.bool_]
-    """(m, H, W), rough."""
+    """(m, H, W), rough nuclei."""
     image_of: npt.NDArray[np.int64]
-    """(m,), which reference each shows; patches of one reference do not overlap."""
+    """(m,), number of each patch's reference; patches of one reference do not overlap."""
 
     @classmethod
     def joined(
         cls, images: Sequence[npt.NDArray[np.uint8]], nuclei: Sequence[npt.NDArray[np.bool_]]
     ) -> RealPatches:
-        """Join the patches of several references, which are numbered in their order."""
+        """Join the patches of several references; item i of both lists becomes reference i."""
         image_of = np.repeat(np.arange(len(images)), [len(each) for each in images])
         return cls(np.concatenate(images), np.concatenate(nuclei), image_of)
 
     def part(self, where: npt.NDArray[np.generic]) -> RealPatches:
-        """Return the patches that a mask or a list of indices names."""
+        """Return the patches that a mask or an array of indices selects."""
         return RealPatches(self.images[where], self.nuclei[where], self.image_of[where])
 
 
@@ -45,20 +49,20 @@ class InitialPatches:
     """Synthetic patches before refinement, glass made white."""
 
     images: npt.NDArray[np.uint8]
-    """(n, H, W, 3)."""
+    """(n, H, W, 3), sRGB."""
     labels: npt.NDArray[np.int32]
-    """(n, H, W)."""
+    """(n, H, W), number of the nucleus; 0 background, below 0 ignored."""
     style_of: npt.NDArray[np.int64]
-    """(n,), which reference each is refined towards, numbered as ``RealPatches.image_of``."""
+    """(n,), reference that each is refined towards, numbered as in ``RealPatches.image_of``."""
 
     def part(self, where: npt.NDArray[np.generic]) -> InitialPatches:
-        """Return the patches that a mask or a list of indices names."""
+        """Return the patches that a mask or an array of indices selects."""
         return InitialPatches(self.images[where], self.labels[where], self.style_of[where])
 
 
 @dataclass(frozen=True)
 class HeldOutPatches:
-    """Which patches the networks do not learn from, so that they can be judged on them."""
+    """Masks, (n,) and (m,), of the patches on which networks are judged and do not learn."""
 
     initial: npt.NDArray[np.bool_]
     real: npt.NDArray[np.bool_]
@@ -76,12 +80,13 @@ def hold_out(
         References are numbered from 0 without gaps.
     rng : numpy.random.Generator
     share : float
-        Of the references, or patches, that are held out.
+        Share of the references, or of the patches, that is held out.
 
     Returns
     -------
     HeldOutPatches or None
-        None where either part would lack initial patches with real ones of their reference.
+        None where the held-out part or the rest would have no initial patch whose reference is
+        among its real patches.
     """
     n_references = int(real.image_of.max()) + 1
     if n_references >= 4:
@@ -103,36 +108,36 @@ class RealCrops:
     pixels: Tensor
     """(B, 3, h, w), sRGB 0..1."""
     nuclei: Tensor
-    """(B, 1, h, w), 1 in rough nuclei."""
+    """(B, 1, h, w), 1 in rough nuclei, else 0."""
     region: Tensor
     """(B, 1, h/2, w/2) bool, where realism is judged."""
 
 
 @dataclass(frozen=True)
 class CropBatch:
-    """What one step sees: initial crops, and real crops for each of three purposes."""
+    """The crops of one step: initial ones, and three sets of real ones."""
 
     density: Tensor
     """(B, 3, h, w), optical density of the initial crops."""
     nuclei: Tensor
-    """(B, 1, h, w), 1 in labelled nuclei of the initial crops."""
+    """(B, 1, h, w), 1 in labelled nuclei of the initial crops, else 0."""
     gate: Tensor
-    """(B, 1, h, w), 0..1, how far the refiner may change each pixel."""
+    """(B, 1, h, w), 0..1, factor on the refiner's change of each pixel."""
     region: Tensor
     """(B, 1, h/2, w/2) bool, where realism is judged."""
     noise: Tensor
-    """(B, 1, h, w), standard normal."""
+    """(B, 1, h, w), standard normal, an input of the refiner."""
     reference: RealCrops
-    """A crop of the reference that each initial crop is refined towards."""
+    """For each initial crop, a crop of the reference that it is refined towards."""
     real: RealCrops
-    """Crops that realism is learnt from."""
+    """The real crops of the realism critic, from references drawn at random."""
     partner: RealCrops
-    """Another part of the image that each crop of ``real`` shows."""
+    """For each crop of ``real``, a crop of the same reference that does not overlap it."""
     targets: Tensor | None = None
-    """(B, k, h, w), whatever else the sampler cut from the initial patches."""
+    """(B, k, h, w), further planes of the initial crops that a subclass of the sampler adds."""
 
     def change_by(self, refiner: Callable[..., Tensor]) -> Tensor:
-        """Return by how much a refiner changes the optical density of the initial crops."""
+        """Return a refiner's change of the initial crops' optical density, (B, 3, h, w)."""
         return refiner(
             self.density,
             self.nuclei,
@@ -143,12 +148,12 @@ class CropBatch:
         )
 
     def repainted(self, change: Tensor | float) -> Tensor:
-        """Return the initial crops after a change of optical density, sRGB 0..1."""
+        """Return the initial crops with ``change`` added to their density, as sRGB 0..1."""
         return optical_density_to_light(self.density + change) / 255
 
 
 class Sampler:
-    """Draws crops of initial and real patches, cut and turned without resampling."""
+    """Draws crops of initial and real patches, mirrored and turned by quarters, not resampled."""
 
     def __init__(
         self, initial: InitialPatches, real: RealPatches, mpp: float, schedule: AdversarialSchedule
@@ -197,13 +202,13 @@ class Sampler:
         return int(rng.choice(self.of_image[image]))
 
     def _initial_planes(self, patch: int) -> npt.NDArray[np.uint8]:
-        """Return the planes that are cut together: colours, nuclei, and the gate in 0..255."""
+        """Return planes (H, W, 5) of an initial patch: colours, nuclei, and the gate in 0..255."""
         labels = self.initial.labels[patch]
         gate = np.rint(255 * edit_gate(labels, self.mpp, self.schedule.edits)).astype(np.uint8)
         return np.dstack([self.initial.images[patch], (labels > 0).astype(np.uint8), gate])
 
     def _real_planes(self, patch: int) -> npt.NDArray[np.uint8]:
-        """Return the planes that are cut together: colours, nuclei, and what is judged."""
+        """Return planes (H, W, 5) of a real patch: colours, rough nuclei, judged region."""
         nuclei = self.real.nuclei[patch]
         whole = self.schedule.edits == "patch"
         judged = np.ones(nuclei.shape, np.uint8) if whole else with_ring(nuclei, self.mpp)
@@ -212,7 +217,7 @@ class Sampler:
     def _two_parts(
         self, image: int, crop: int, rng: np.random.Generator
     ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-        """Cut two crops of an image that do not overlap: from opposite halves of its patches."""
+        """Cut two crops of an image from opposite halves of its patches: they never overlap."""
         first = self._real_planes(self._any_of(image, rng))
         second = self._real_planes(self._any_of(image, rng))
         half = first.shape[1] // 2

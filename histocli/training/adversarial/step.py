@@ -1,4 +1,9 @@
-"""One step of refiner and critics, and the training as a sequence of steps."""
+"""One step of refiner and critics, and the training as a sequence of steps.
+
+In a step the refiner repaints a batch of initial crops, and is updated if the realism critic is
+good enough. Then the realism critic learns from real and repainted crops, and the style critic from
+pairs of crops. The *history* is a replay buffer of repainted crops of earlier steps.
+"""
 
 from __future__ import annotations
 
@@ -38,15 +43,15 @@ class StepReport:
     style: float
     """Loss of the style critic."""
     refiner: float | None
-    """Loss of being taken for real; None where the refiner did not move."""
+    """The realism part of the refiner's loss; None if the refiner was not updated."""
     change: float
     """Mean absolute change of optical density within nuclei."""
     skill: float
-    """Running share of nuclear pixels that the critic judges rightly."""
+    """Running mean of the share of judged pixels that the realism critic judges rightly."""
 
     @property
     def finite(self) -> bool:
-        """False once a loss is not a number."""
+        """Whether all losses and the change are finite numbers."""
         return all(np.isfinite(value or 0.0) for value in self.averaged().values())
 
     def averaged(self) -> dict[str, float | None]:
@@ -61,17 +66,18 @@ class StepReport:
 
 @dataclass(frozen=True)
 class AgainstTask:
-    """A network that shall find the refiner's patches hard: the refiner raises its loss."""
+    """A task loss, such as the segmenter's, that the refiner tries to raise."""
 
     loss: Callable[[Tensor], Tensor]
-    """From repainted crops, sRGB 0..1, to the loss of each, shape (B,)."""
+    """Maps repainted crops (B, 3, h, w), sRGB 0..1, to the loss of each crop, shape (B,)."""
     ratio: float
-    """Length of its gradient, on the change of the crops, against that of realism's."""
+    """Norm of the task's gradient divided by that of the realism loss, both taken with respect to
+    the change of optical density."""
     cap: float
-    """Of the loss of a crop: what is harder than this is hard enough."""
+    """Upper limit of a crop's task loss; crops above it add no gradient."""
 
     def weighted(self, repainted: Tensor, change: Tensor, realism: Tensor) -> Tensor:
-        """Return the task's capped loss, weighted such that its gradient has the wanted length."""
+        """Return the mean capped task loss, scaled so that its gradient has the set ``ratio``."""
         hard = self.loss(repainted).clamp(max=self.cap).mean()
         lengths = [
             torch.autograd.grad(each, change, retain_graph=True)[0].norm()
@@ -95,17 +101,18 @@ def train_adversarial(
     Parameters
     ----------
     training : AdversarialTraining
-        Changed in place; stop iterating at any report and it is consistent.
+        Changed in place; the caller may stop iterating after any report.
     sampler : Sampler
     schedule : AdversarialSchedule
     progress : callable
-        From the number of steps done to the share of the training that is behind us; 1 ends it.
+        Returns the share of the training that is done, given the number of steps done; 1 ends it.
     dtype : torch.dtype
         Number format of the convolutions; losses are float32.
     rank : int
-        Number of this process among several, each of which draws batches of its own.
+        Number of this process among several; each draws its own batches.
     mean : callable
-        Averages a number over the processes, so that all agree on whether the refiner moves.
+        Averages a number over all processes, so that all decide alike whether to update the
+        refiner.
     """
     device = next(training.networks.refiner.parameters()).device
     while (done := progress(training.step)) < 1:
@@ -130,18 +137,29 @@ def adversarial_step(
 ) -> StepReport:
     """Take one step of refiner and critics, as ``train_adversarial`` does.
 
+    The refiner is updated if ``may_move``, if the caller has marked the realism critic as
+    ``training.proven``, and if the critic's running skill reaches ``schedule.least_skill``.
+
     Parameters
     ----------
+    training : AdversarialTraining
+        Changed in place.
+    batch : CropBatch
+    schedule : AdversarialSchedule
     rng : numpy.random.Generator
         Chooses which crops the history keeps and returns.
+    dtype : torch.dtype
+        Number format of the convolutions; losses are float32.
+    mean : callable
+        Averages a number over all processes.
     may_move : bool
-        Whether the refiner learns, if the critic is good enough.
+        Whether the refiner may be updated.
     against : AgainstTask, optional
-        What the refiner also works against (Hou et al. 2019).
+        A task whose loss the refiner also raises (Hou et al. 2019).
     """
     precision = autocast(batch.density.device, dtype)
     moving = may_move and training.proven and training.skill >= schedule.least_skill
-    # a wrapper that averages gradients expects that there are some
+    # DistributedDataParallel expects a backward pass after each forward pass
     refiner = training.wrapped["refiner"] if moving else training.networks.refiner
     with torch.set_grad_enabled(moving), precision:
         change = batch.change_by(refiner)
@@ -153,6 +171,7 @@ def adversarial_step(
     repainted = repainted.detach()
     critic, right = _teach_critic(training, batch, repainted, rng, precision)
     style = _teach_style(training, batch, repainted, precision)
+    # a running mean over about the last 20 steps
     training.skill = 0.95 * training.skill + (1 - 0.95) * mean(right)
     training.step += 1
     return StepReport(training.step, critic, style, taken, float(size.cpu()), training.skill)
@@ -167,9 +186,10 @@ def _move_refiner(
     precision: torch.autocast,
     against: AgainstTask | None,
 ) -> float:
-    """Let the refiner learn; returns its loss of being taken for real."""
+    """Update the refiner and its averaged copy; returns the realism part of its loss."""
     networks, reference = training.networks, batch.reference
-    # statistics stay fixed: the critic learnt with those of real and repainted crops together
+    # batch norm uses running statistics: the critic learnt on batches of real and repainted crops,
+    # and this batch has repainted ones only
     networks.realism.eval()
     size = len(repainted)
     with precision:
@@ -206,10 +226,12 @@ def _teach_critic(
     rng: np.random.Generator,
     precision: torch.autocast,
 ) -> tuple[float, float]:
-    """Return the critic's loss, and the share of pixels it judged rightly before it learnt."""
+    """Update the realism critic; returns its loss and its share of right pixels before that."""
     training.networks.realism.train()
     shown, region = training.history.exchange(repainted, batch.region, rng)
-    with precision:  # both kinds in one batch, so that its statistics do not give them away
+    # real and repainted crops share a batch: in separate ones, batch statistics would tell them
+    # apart
+    with precision:
         logits = training.wrapped["realism"](torch.cat([batch.real.pixels, shown]))
     regions = torch.cat([batch.real.region, region])[:, 0]
     found = critic_loss(logits, regions, len(batch.real.pixels))
@@ -220,11 +242,12 @@ def _teach_critic(
 def _teach_style(
     training: AdversarialTraining, batch: CropBatch, repainted: Tensor, precision: torch.autocast
 ) -> float:
-    """Let the style critic learn; returns its loss."""
+    """Update the style critic; returns its loss."""
     size, device = len(repainted), repainted.device
     real, partner, reference = batch.real, batch.partner, batch.reference
     pixels = torch.cat([real.pixels, partner.pixels, repainted, reference.pixels])
     nuclei = torch.cat([real.nuclei, partner.nuclei, batch.nuclei, reference.nuclei])
+    # two real crops of one image, two of different images, a repainted crop and its reference
     pairs = [
         pairs_of(size, 0, size, device),
         pairs_of(size, 0, size, device, turn=1),
@@ -240,6 +263,7 @@ def _teach_style(
 def _descend(
     optimizer: torch.optim.Optimizer, loss: Tensor, clip: torch.nn.Module | None = None
 ) -> None:
+    # one optimiser step; the norm of the gradients of ``clip`` is limited to 1
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     if clip is not None:

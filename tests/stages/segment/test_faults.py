@@ -29,7 +29,7 @@ from histocli.slides.open import open_slide
 from histocli.slides.slide import shape_of
 from histocli.stores import rerun
 from histocli.stores.labels import open_labels
-from histocli.stores.lock import OutputLock
+from histocli.stores.rerun import OutputLock
 from tests.stages.segment.in_blocks import SMALL, blobs, files_of, make, write_slide
 
 KILLS = 12

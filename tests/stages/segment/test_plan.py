@@ -9,7 +9,7 @@ import pytest
 
 from histocli.base.errors import InvalidOption, OutOfResources
 from histocli.config.segment import SegmentConfig, parse_shard
-from histocli.inference.footprint import expected_memory
+from histocli.inference.pipeline import expected_memory
 from histocli.model.segmenter import build_segmenter
 from histocli.stages.segment.ledger import STATUS_FILE
 from histocli.stages.segment.loaded import fit_to_memory
@@ -129,16 +129,19 @@ def test_a_plan_tells_tiles_memory_disk_and_time(tmp_path, folder, model):
 def test_memory_is_fitted_and_changes_no_nucleus(tmp_path, model):
     network = build_segmenter(read_model_header(model).architecture)
 
+    def bytes_of(workers):
+        return lambda windows, side: expected_memory(network, MPP, windows, side, workers)
+
     def expected(max_memory):
-        fitted = fit_to_memory(SegmentConfig(max_memory=max_memory), network, MPP, 2)
-        return expected_memory(network, MPP, *fitted, 2)
+        fitted = fit_to_memory(SegmentConfig(max_memory=max_memory), bytes_of(2), 2)
+        return bytes_of(2)(*fitted)
 
     used = [expected(gigabytes) for gigabytes in (1.2, 2.0, 4.0, 64.0)]
     assert used == sorted(used)
     assert used[0] <= 1.2e9
     assert used[0] < used[-1] == expected(None)
     with pytest.raises(OutOfResources, match="--max-memory"):
-        fit_to_memory(SegmentConfig(max_memory=0.6), network, MPP, 16)
+        fit_to_memory(SegmentConfig(max_memory=0.6), bytes_of(16), 16)
     slide = write_tiff(tmp_path / "s.tif", tissue((333, 270)))
     few = run(slide, model, tmp_path / "few", max_memory=1.2)[0]
     many = run(slide, model, tmp_path / "many")[0]

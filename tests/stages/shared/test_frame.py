@@ -14,9 +14,9 @@ from histocli.exports.pictures import write_png
 from histocli.stages.shared.frame import Plan, carry_out
 from histocli.stages.shared.results import StageResult, Stopwatch
 from histocli.stores import models, patches
-from histocli.stores.lock import OutputLock
 from histocli.stores.models import ModelHeader, write_model
 from histocli.stores.provenance import Provenance
+from histocli.stores.rerun import OutputLock
 
 CONTRACTS = {
     "a.zarr": patches.CONTRACT,
