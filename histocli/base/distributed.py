@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class Team:
     """The processes of one training."""
 
-    rank: int = 0
-    size: int = 1
+    rank: int = 0  # number of this process, from 0
+    size: int = 1  # number of processes
 
     @property
     def leads(self) -> bool:
