@@ -123,7 +123,7 @@ def _decode(path: Path) -> npt.NDArray[Any]:
         case ".png":
             content = path.read_bytes()
             if content[25:26] == b"\3":  # byte 25 is the colour type, 3 a palette
-                with Image.open(path) as image:  # Pillow, because imagecodecs replaces indices
+                with Image.open(path) as image:  # imagecodecs gives colours, not indices
                     return np.asarray(image)
             return np.asarray(imagecodecs.png_decode(content))
         case ".tif" | ".tiff":

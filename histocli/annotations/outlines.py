@@ -82,7 +82,7 @@ class Outlines:
         return int(height), int(width)
 
     def on(self, shape: Shape) -> OpenLabels:
-        """Draw the outlines as labels of a shape; log a warning if they reach beyond it."""
+        """Draw the outlines as labels of this shape; log a warning if they reach beyond it."""
         height, width = self.extent
         if height > shape[0] + 1 or width > shape[1] + 1:
             logger.warning(

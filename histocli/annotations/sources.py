@@ -162,5 +162,5 @@ def label_stem(path: Path) -> str:
     for ending in OUTLINE_SUFFIXES:
         if path.name.lower().endswith(ending) and not path.is_dir():
             return path.name[: -len(ending)]
-    # a store with one label image per patch is named after the store of patches
+    # the labels of a patch store ``x.zarr`` are in ``x.labels.zarr``
     return slide_stem(path).removesuffix(".labels")

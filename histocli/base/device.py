@@ -20,7 +20,7 @@ CPU_INFO = Path("/proc/cpuinfo")
 
 
 def resolve_device(name: str) -> torch.device:
-    """Turn ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps`` into a device that exists.
+    """Turn ``auto`` (CUDA, else CPU), ``cpu``, ``cuda``, ``cuda:1`` or ``mps`` into a device.
 
     Raises
     ------

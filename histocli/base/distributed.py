@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class Team:
     """The processes of one training."""
 
-    rank: int = 0
-    size: int = 1
+    rank: int = 0  # number of this process, from 0
+    size: int = 1  # number of processes
 
     @property
     def leads(self) -> bool:
@@ -94,7 +94,7 @@ ALONE = Team()
 
 
 def weights_digest(network: torch.nn.Module) -> str:
-    """Return the SHA-256 of parameters, without buffers, which may differ within a team."""
+    """Return the SHA-256 of parameters; normalisation statistics may differ and are left out."""
     digest = hashlib.sha256()
     for value in network.parameters():
         digest.update(value.detach().float().cpu().numpy().tobytes())

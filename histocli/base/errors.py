@@ -35,7 +35,7 @@ class InvalidInput(HistosynthError, ValueError):
 
 
 class InvalidStore(InvalidInput):
-    """A store that breaks its contract, or whose contract is not known."""
+    """A store that breaks its contract (the layout it declares), or with an unknown contract."""
 
 
 class UnsupportedSlide(InvalidInput):

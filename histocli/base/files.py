@@ -11,7 +11,7 @@ from pathlib import Path
 
 from histocli.base.errors import InputNotFound, InvalidInput, OutOfResources, StoreExists
 
-FULL = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
+FULL = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})  # disk or quota
 CANNOT_WRITE = FULL | {
     errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENAMETOOLONG
 }  # fmt: skip

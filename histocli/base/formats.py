@@ -17,7 +17,7 @@ class Format:
     contract: str  # name and version of its layout
     bytes_per_px: float = 0.0
     """Expected bytes per slide pixel of tissue, measured at 3,000 nuclei a square millimetre."""
-    commands: tuple[str, ...] = ("segment", "export")
+    commands: tuple[str, ...] = ("segment", "export")  # which write it
     needs_pixels: bool = False
     """Whether writing needs the pixels of the slide."""
     takes_region: bool = False

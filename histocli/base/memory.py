@@ -81,7 +81,7 @@ def keep_memory_below(limit_bytes: float) -> bool:
 def tunables_against_gaps(library: str, tunables: str) -> str | None:
     """Return the value of ``GLIBC_TUNABLES`` that keeps freed memory usable; None: do not set it.
 
-    torch asks for aligned memory. Until version 2.39 the GNU C library puts the few bytes before
+    torch asks for aligned memory. Before version 2.39 the GNU C library puts the few bytes before
     each aligned block on a list when it hands the block out. A freed block then cannot be joined
     with these bytes and is too small for the next request of the same size (sourceware bug 30723).
     With the shipped model on a quarter of a gigapixel of tissue, the process held 4.5 GB, of which

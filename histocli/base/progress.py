@@ -1,4 +1,4 @@
-"""Progress as an argument: stages report, the command line decides what to show."""
+"""Stages report progress to an argument; the command line decides what to show of it."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager

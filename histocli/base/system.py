@@ -10,7 +10,7 @@ CGROUP_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 def available_cpus() -> int:
     """Count the processors this process may use.
 
-    The smallest of the affinity mask, the cgroup quota and ``SLURM_CPUS_PER_TASK``; at least 1.
+    This is the smallest of affinity mask, cgroup quota and ``SLURM_CPUS_PER_TASK``; at least 1.
     """
     has_affinity = hasattr(os, "sched_getaffinity")
     counts = [len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1]

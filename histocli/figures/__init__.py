@@ -1,1 +1,1 @@
-"""Arrays to pictures for people."""
+"""Pictures, charts and reports for people, drawn from arrays."""

@@ -1,8 +1,8 @@
-"""Small charts: where each bar, line and tick of a chart stands, ready to be drawn as SVG.
+"""Small charts: coordinates of each bar, line and tick of a chart, ready to be drawn as SVG.
 
-The numbers of a chart are also put in words, for tooltips and screen readers. The report's template
-draws them itself: a plotting library would bring tens of megabytes, and pictures that follow
-neither the light or dark colours of the page nor its text size.
+The numbers of a chart are also put in words, for tooltips and screen readers. The template of the
+report draws the charts: a plotting library would add tens of megabytes, and its pictures would
+follow neither the light or dark colours of the page nor the text size.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Frame:
-    """The drawing area of a chart, in the chart's own units."""
+    """Size of a chart, and the edges of its drawing area, in units of the SVG view box."""
 
     width: int = 420
     height: int = 220
@@ -27,18 +27,18 @@ class Frame:
     bottom: int = 180
 
     def x(self, share: float) -> float:
-        """Return the place of a share of the width of the area."""
+        """Return the x coordinate at a share, 0..1, of the width of the drawing area."""
         return round(self.left + share * (self.right - self.left), 1)
 
     def y(self, share: float) -> float:
-        """Return the place of a share of the height of the area, counted from below."""
+        """Return the y coordinate at a share, 0..1, of the height, counted from below."""
         return round(self.bottom - share * (self.bottom - self.top), 1)
 
 
 FRAME = Frame()
 
 Tick = tuple[float, str]
-"""A place on an axis, and its text."""
+"""Coordinate of a tick on an axis, and the text beside it."""
 
 
 class Column(NamedTuple):
@@ -62,11 +62,11 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ChartLayout:
-    """A chart, every part at its place."""
+    """A chart with the coordinates of its parts."""
 
     chart: Histogram | Lines
     spoken: str
-    """What the chart says, in words."""
+    """The numbers of the chart in words."""
     x_ticks: Sequence[Tick]
     y_ticks: Sequence[Tick]
     bars: Sequence[Column] = ()
@@ -80,15 +80,15 @@ class Histogram:
     title: str
     edges: Sequence[float]
     series: Sequence[tuple[str, Sequence[float]]]
-    """Name of each distribution, and its number in each bin."""
+    """Name of each distribution, and the value in each bin."""
     x_label: str
     y_label: str
     logarithmic: bool = False
-    """Whether bins are as wide as their logarithm says."""
+    """Whether the x axis is logarithmic."""
     diagonal: ClassVar[bool] = False
 
     def drawn(self) -> ChartLayout:
-        """Return the bars side by side, the tallest as high as the area."""
+        """Return the bars of all series side by side; the tallest fills the drawing area."""
         scale = math.log if self.logarithmic else float
         place = [scale(edge) for edge in self.edges]
         at = [FRAME.x((each - place[0]) / (place[-1] - place[0])) for each in place]
@@ -124,14 +124,14 @@ class Lines:
 
     title: str
     series: Sequence[tuple[str, Sequence[tuple[float, float]]]]
-    """Name of each line, and x and y of its points."""
+    """Name of each line, and (x, y) of its points."""
     x_label: str
     y_label: str
     diagonal: bool = False
-    """Whether equality is drawn, and both axes go from 0 to 1."""
+    """Whether the line y = x is drawn, and both axes go from 0 to 1."""
 
     def drawn(self) -> ChartLayout:
-        """Return the lines; points that are not finite are left out."""
+        """Return the lines without points that are not finite."""
         lines = [
             (name, [point for point in line if all(map(math.isfinite, point))])
             for name, line in self.series
@@ -166,7 +166,7 @@ class Lines:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Return about five round numbers between two."""
+    """Return about five round numbers between two numbers, low < high."""
     raw = (high - low) / 5
     step = min(
         (10 ** math.floor(math.log10(raw)) * nice for nice in (1, 2, 2.5, 5, 10)),

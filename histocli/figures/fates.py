@@ -1,8 +1,8 @@
-"""Nuclei in the colours of what became of them, over the picture they were found in.
+"""Outlines of nuclei over their image, coloured by fate, such as matched, missed or false.
 
-The colours are of Okabe and Ito (2008), which people with any common colour blindness tell apart;
-and since no colour should carry a meaning alone, missed nuclei are filled and the outlines of false
-ones are dotted.
+:mod:`histocli.metrics.fates` defines the fates. The colours are of Okabe and Ito (2008), which
+people with any common colour blindness can tell apart. Missed nuclei are also filled, and the
+outlines of false ones dotted, so that colour is not the only sign.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "split": (213, 94, 0),
     "merged": (0, 158, 115),
 }
-"""sRGB of the outline of each kind."""
-TINT = 0.35  # how much of its colour fills a missed nucleus
+"""sRGB of the outline of each fate."""
+TINT = 0.35  # share of the colour in the fill of a missed nucleus
 
 
 class Fated(NamedTuple):
-    """Truth or prediction, and what became of its nuclei."""
+    """True or predicted labels of an image, and the fates of the nuclei."""
 
     labels: npt.NDArray[np.integer]
-    """(H, W) nucleus k is item k - 1 of the fates; 0 and below is drawn as nothing."""
+    """(H, W) label k > 0 has the fate ``fates[k - 1]``; labels <= 0 are not drawn."""
     fates: npt.NDArray[np.uint8]
-    """(n,) 0 matched, 1 missed or false, 2 split or a piece, 3 merged or a part."""
+    """(n,) 0 matched, 1 missed or false, 2 split or a piece of it, 3 merged or a part of it."""
 
     def image(self) -> npt.NDArray[np.int8]:
-        """Return the fate of the nucleus of each pixel; -1 for no nucleus."""
+        """Return (H, W) the fate of the nucleus of each pixel; -1 for no nucleus."""
         table = np.concatenate([[-1], self.fates.astype(np.int8)]).astype(np.int8)
         return np.asarray(table[np.clip(self.labels, 0, len(self.fates))])
 
@@ -44,7 +44,7 @@ class Fated(NamedTuple):
 def fate_overlay(
     image: RGBImage, truth: Fated, prediction: Fated, *, thickness_px: int = 1
 ) -> RGBImage:
-    """Draw on a copy the outlines of predictions, and of true nuclei that no prediction matches."""
+    """Draw on a copy the outlines of predictions and of unmatched true nuclei."""
     drawn = image.copy()
     of_truth, of_prediction = truth.image(), prediction.image()
     missed = of_truth == 1
@@ -70,10 +70,10 @@ def fate_overlay(
 def fate_picture(
     image: RGBImage, truth: Fated, prediction: Fated, *, most_px: int, mpp: float
 ) -> RGBImage:
-    """Draw :func:`fate_overlay` as a picture of at most a certain side, with a scale bar.
+    """Draw :func:`fate_overlay` with a scale bar, with sides of at most ``most_px`` pixels.
 
-    Of a larger image the part with most mistakes is shown; a smaller one is enlarged by whole
-    numbers up to 3. ``mpp`` is in micrometres per pixel of the image.
+    A larger image is cut to its :func:`worst_window`; a smaller one is enlarged by a whole number
+    up to 3. ``mpp`` is in micrometres per pixel of the image.
     """
     window = worst_window(truth, prediction, most_px)
     zoom = max(1, min(3, most_px // max(image[window].shape[:2])))
@@ -89,7 +89,7 @@ def fate_picture(
 
 
 def worst_window(truth: Fated, prediction: Fated, side: int) -> tuple[slice, slice]:
-    """Return the square, inside the image, with most pixels of nuclei that do not match."""
+    """Return rows and columns of the square, cut to the image, with most unmatched pixels."""
     wrong = (truth.image() > 0) | (prediction.image() > 0)
     height, width = (min(side, length) for length in wrong.shape)
     total = cv2.integral(wrong.astype(np.uint8), sdepth=cv2.CV_64F)

@@ -1,4 +1,4 @@
-"""Outlines of nuclei over the picture they were found in."""
+"""Outlines of nuclei and scale bars, drawn over images."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ from histocli.base.types import BoolMask, RGBImage
 PALETTE: npt.NDArray[np.uint8] = np.frombuffer(
     bytes.fromhex("00e5ff ffd600 00e676 ff6d00 f5f5f5 76ff03 409cff fff18c 1de9b6 ffa07a"), np.uint8
 ).reshape(-1, 3)
-"""(10, 3) sRGB. Bright, and away from the purple and pink of stained tissue; colours that follow
-each other are far apart."""
+"""(10, 3) sRGB: bright, unlike stained tissue, and successive colours differ much."""
 
 
 def outline_overlay(
     image: RGBImage, instance_labels: npt.NDArray[np.integer], *, thickness_px: int = 1
 ) -> RGBImage:
-    """Draw every nucleus's outline inside its own border, so that two that touch show two lines.
+    """Draw the outline of every nucleus inside its border: touching nuclei show two lines.
 
-    Nucleus k has a colour of :data:`PALETTE`; ignored pixels, below 0, are faded and hatched. The
-    result is a new image. ``ValueError`` says that image and labels differ in shape.
+    Nucleus k has colour k modulo 10 of :data:`PALETTE`; ignored pixels, below 0, are faded and
+    hatched. The result is a new image. ``ValueError`` says that image and labels differ in shape.
     """
     if image.shape[:2] != instance_labels.shape or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(
@@ -39,7 +38,7 @@ def outline_overlay(
 def enlarged(
     image: RGBImage, labels: npt.NDArray[np.integer], zoom: int
 ) -> tuple[RGBImage, npt.NDArray[np.integer]]:
-    """Enlarge an image and its labels by a whole number; outlines drawn on them stay thin."""
+    """Enlarge an image and its labels by a whole number, before thin outlines are drawn."""
     if zoom == 1:
         return image, labels
     size = (image.shape[1] * zoom, image.shape[0] * zoom)
@@ -48,9 +47,9 @@ def enlarged(
 
 
 def outline_mask(instance_labels: npt.NDArray[np.integer], thickness_px: int = 1) -> BoolMask:
-    """Return the pixels of nuclei that have a pixel outside their nucleus within a distance, >= 1.
+    """Return the pixels of nuclei within ``thickness_px``, >= 1, of a pixel outside their nucleus.
 
-    The border of the image is no outline: a nucleus goes on behind it.
+    The border of the image is no outline: a nucleus may go on beyond it.
     """
     mask = np.zeros(instance_labels.shape, bool)
     # One pixel: the four neighbours; more: a disc, so that lines are as wide along diagonals.
@@ -73,11 +72,11 @@ def outline_mask(instance_labels: npt.NDArray[np.integer], thickness_px: int = 1
 
 
 SCALE_BAR_UM = (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
-SCALE_BAR_SHARE = 0.3  # of the width of a picture, at most
+SCALE_BAR_SHARE = 0.3  # longest bar, as a share of the width of the picture
 
 
 def scale_bar_um(width_px: int, mpp: float) -> float:
-    """Return the longest round length that fits into a share of the width, in um; 0 for none."""
+    """Return the longest of ``SCALE_BAR_UM`` that fits a picture, in um; 0 if none fits."""
     fitting = (length for length in SCALE_BAR_UM if length / mpp <= SCALE_BAR_SHARE * width_px)
     return float(max(fitting, default=0))
 
@@ -85,8 +84,8 @@ def scale_bar_um(width_px: int, mpp: float) -> float:
 def add_scale_bar(image: RGBImage, mpp: float) -> RGBImage:
     """Draw a scale bar with its length into the lower left corner of a copy.
 
-    ``mpp`` is in micrometres per pixel of this picture; one that is too small for a bar is left
-    as it is.
+    ``mpp`` is in micrometres per pixel of the picture. A picture that is too small for a bar is
+    copied as it is.
     """
     drawn = image.copy()
     height, width = image.shape[:2]
@@ -117,6 +116,6 @@ def _hatch(picture: RGBImage, where: BoolMask) -> None:
     """Fade pixels to grey and draw diagonal stripes over them, in place."""
     rows, columns = np.nonzero(where)
     grey = picture[rows, columns].mean(axis=-1, keepdims=True)
-    faded = grey + 0.65 * (215 - grey)  # so far that they are still recognisable
+    faded = grey + 0.65 * (215 - grey)  # the tissue stays recognisable
     faded[(rows + columns) % 8 == 0] = 160
     picture[rows, columns] = np.rint(faded).astype(np.uint8)

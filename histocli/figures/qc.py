@@ -1,4 +1,4 @@
-"""Quality at a glance: a slide beside the density of its nuclei, and crops with contours."""
+"""The quality picture of a slide: where nuclei were sought, their density, and outlined crops."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from histocli.figures.overlays import enlarged, outline_overlay
 PAPER = 255
 INK = (40, 40, 40)
 TEXT_PX = 26
-THUMBNAIL_PX = 1000  # longer side of the slide's picture
+THUMBNAIL_PX = 1000  # longer side of each picture of the whole slide
 CROP_PX = 256
 SMOOTH_UM = 50.0
-"""Nuclei are counted in Gaussian surroundings of this standard deviation, in micrometres."""
-FAINT = 0.35  # how much of the slide's own colour stays under the heat map
+"""Standard deviation, in micrometres, of the Gaussian that smooths the density of nuclei."""
+FAINT = 0.35  # share of the grey slide that shows through the heat map
 
 
 def qc_picture(
@@ -35,15 +35,15 @@ def qc_picture(
     Parameters
     ----------
     tissue : ndarray of bool, shape (H, W)
-        Where nuclei were looked for; the rest is greyed.
+        Where nuclei were looked for; other pixels are faded.
     centroids_px : ndarray of float, shape (n, 2)
-        y and x of the nuclei, in pixels of the overview.
+        y and x of each nucleus, in pixels of the overview.
     overview_mpp : float
         Micrometres per pixel of the overview.
     crops : sequence of (image, labels)
-        Squares of the slide, all of one size.
+        Squares of the slide, all of one size, and the labels of their nuclei.
     title : str
-        One line above.
+        The text above the pictures.
     """
     density = nuclei_per_mm2(centroids_px, tissue.shape, overview_mpp)
     top = float(np.percentile(density[tissue], 99)) if tissue.any() else 0.0
@@ -75,7 +75,7 @@ def qc_picture(
 def nuclei_per_mm2(
     centroids_px: npt.NDArray[np.floating], shape: tuple[int, ...], mpp: float
 ) -> FloatArray:
-    """Count nuclei per mm2 around each pixel, Gaussian over ``SMOOTH_UM``, reflected at borders."""
+    """Return nuclei per mm2 at each pixel, smoothed by ``SMOOTH_UM`` and reflected at borders."""
     counts = np.zeros(shape, np.float32)
     y, x = (np.clip(centroids_px[:, axis].astype(np.int64), 0, shape[axis] - 1) for axis in (0, 1))
     np.add.at(counts, (y, x), 1.0)
@@ -110,11 +110,11 @@ def _text(text: str, width: int) -> RGBImage:
 
 
 ABOVE, BESIDE = 0, 1
-"""The axes of pictures."""
+"""Axes along which pictures are laid out."""
 
 
 def _in_line(pictures: Sequence[RGBImage], axis: int, gap: int = 12) -> RGBImage:
-    """Lay pictures out along an axis, all as long across it as the longest, with gaps between."""
+    """Lay pictures out along an axis with gaps, padded to the largest size across the axis."""
     across = 1 - axis
     longest = max(picture.shape[across] for picture in pictures)
     parts = []

@@ -1,8 +1,8 @@
 """One self-contained HTML page for people: tables, charts and pictures.
 
-The page is the template ``templates/report.html``, which escapes every text. It fetches nothing and
-forbids itself the network (Content-Security-Policy). Charts are SVG with their numbers in words for
-screen readers. Tables sort by buttons in their headings, so by keyboard too.
+The page is rendered from ``templates/report.html``, and every text is escaped. The page fetches
+nothing, and its Content-Security-Policy forbids network access. Charts are SVG with their numbers
+in words for screen readers. Tables are sorted by buttons in the headings, which work by keyboard.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from histocli.figures.charts import FRAME, Histogram, Lines
 from histocli.figures.fates import COLOURS
 
 MARK = "<!-- histosynth-report/1 -->"
-"""Stands at the beginning of every report, so that only reports are overwritten."""
+"""Near the beginning of every report: an existing file without it is not overwritten."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class ReportTable:
     note: str = ""
     sortable: bool = False
     pictures: str | None = None
-    """The group of galleries to whose pictures the names in the first column link."""
+    """A ``Gallery.group``: names in the first column link to the pictures with that title."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +55,11 @@ class Gallery:
     pictures: Sequence[Picture]
     note: str = ""
     legend: bool = False
-    """Whether the colours of fates are explained."""
+    """Whether a legend explains the outlines of :mod:`histocli.figures.fates`."""
     wide: bool = False
-    """One picture a row."""
+    """Whether each picture has a row of its own."""
     group: str = ""
-    """What tables call the pictures of this gallery."""
+    """The name by which ``ReportTable.pictures`` refers to this gallery."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,7 @@ class Details:
 
 
 Section = ReportTable | Gallery | Charts | Details
-"""``content`` names the field that a section is empty without."""
+"""The class variable ``content`` names the field that fills the section."""
 
 LEGEND = {
     "matched": "matched: IoU above one half",
@@ -94,7 +94,7 @@ LEGEND = {
 
 
 def render_report(title: str, lead: str, sections: Sequence[Section]) -> str:
-    """Return the page, HTML 5: a heading, a lead of a sentence or two, and what is not empty."""
+    """Return the HTML 5 page: title, lead (one or two sentences), and sections with content."""
     kept = [section for section in sections if getattr(section, section.content)]
     pictures = [
         (each.group, picture.title)
@@ -135,7 +135,7 @@ def _environment() -> Environment:
 
 
 def _printable(value: Any) -> Any:
-    """Show control characters as escapes instead of obeying them."""
+    """Write unprintable characters of a text as escapes, except newlines."""
     if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
         return value
     return "".join(
@@ -145,7 +145,7 @@ def _printable(value: Any) -> Any:
 
 
 def number(value: float | int | None) -> str:
-    """Write a number for a table: integers whole, others with four digits, unknown ones as a dash.
+    """Write a number for a table: integers whole, others with 4, 2 or 0 decimals, none as a dash.
 
     >>> number(3), number(0.12345), number(float("nan")), number(12345.6)
     ('3', '0.1235', '–', '12346')
@@ -159,5 +159,5 @@ def number(value: float | int | None) -> str:
 
 
 def _sort_key(value: float | int | None) -> str:
-    """Write a number as tables are sorted by it; unknown ones are empty."""
+    """Write the number by which a table is sorted; an unknown number is an empty text."""
     return "" if value is None or not math.isfinite(value) else f"{value:.9g}"

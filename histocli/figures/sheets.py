@@ -1,4 +1,4 @@
-"""Contact sheets: many patches on one picture, each beside its outlines."""
+"""Contact sheets: many patches on one picture, each beside a copy with outlined nuclei."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from histocli.figures.overlays import add_scale_bar, enlarged, outline_overlay
 
 MARGIN_PX = 12
 PAIR_GAP_PX = 2
-"""Pixels between a patch and its outlines: few, so that the eye takes the two as one."""
+"""Gap between a patch and its outlined copy: small, so that the two are seen as a pair."""
 PAPER = 255
 
 
@@ -31,16 +31,16 @@ def patch_sheet(
     images : sequence of ndarray of uint8, shape (H, W, 3)
         At least one; their sizes may differ.
     columns : int, optional
-        Pairs in a row; by default as many as make the sheet about 3 : 2.
+        Pairs in a row; by default chosen so that width to height is about 3 to 2.
     mpp : float, optional
-        Micrometres per pixel of the patches: then the first outlined patch has a scale bar.
+        Micrometres per pixel of the patches; if given, the first outlined patch has a scale bar.
     """
     if not images or len(images) != len(labels):
         raise ValueError(
             f"{len(images)} images and {len(labels)} labels; at least one of each is needed"
         )
     largest = max(max(image.shape[:2]) for image in images)
-    zoom = max(1, round(256 / largest))  # smaller patches are enlarged to about this side
+    zoom = max(1, round(256 / largest))  # smaller patches are enlarged to a side of about 256 px
     pairs = [
         _pair(image, label, zoom, mpp if number == 0 else None)
         for number, (image, label) in enumerate(zip(images, labels, strict=True))
@@ -61,9 +61,9 @@ def patch_sheet(
 
 
 def picture_rows(rows: Sequence[Sequence[RGBImage]]) -> RGBImage:
-    """Lay rows of pictures of one size out on a sheet, such as initial, refined and reference.
+    """Lay rows of pictures out on a sheet, such as initial patch, refined patch and reference.
 
-    Two rows stand beside each other, with white between them; all rows have one length.
+    All pictures have one size, and all rows one length. Each line of the sheet holds two rows.
     """
     if not rows or not rows[0]:
         raise ValueError("at least one row of one picture is needed")
@@ -81,7 +81,7 @@ def picture_rows(rows: Sequence[Sequence[RGBImage]]) -> RGBImage:
 def _pair(
     image: RGBImage, labels: npt.NDArray[np.integer], zoom: int, mpp: float | None
 ) -> RGBImage:
-    """Return an enlarged patch beside its outlines, with a scale bar where ``mpp`` is given."""
+    """Return an enlarged patch beside its outlined copy, with a scale bar if ``mpp`` is given."""
     shown, shown_labels = enlarged(image, labels, zoom)
     outlined = outline_overlay(shown, shown_labels)
     if mpp is not None:

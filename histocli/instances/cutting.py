@@ -19,8 +19,8 @@ from histocli.base.types import InstanceLabels, RGBImage
 class Window:
     """Where a patch lies in its image, in pixels."""
 
-    y: int
-    x: int
+    y: int  # first row
+    x: int  # first column
     own_y: int
     """First row that no earlier window holds."""
     own_x: int

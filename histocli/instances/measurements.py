@@ -24,12 +24,12 @@ class Measurements:
     x_px: FloatColumn
     area_um2: FloatColumn
     elongation: FloatColumn
-    """Major over minor axis of the ellipse with the same moments, >= 1."""
+    """Major over minor axis of the ellipse with the same second moments, >= 1."""
     orientation_rad: FloatColumn
     """Direction of the major axis against the x axis, in (-pi/2, pi/2]."""
     major_um: FloatColumn
     minor_um: FloatColumn
-    """Axes (diameters) of the ellipse with the same moments."""
+    """Axes (diameters) of the ellipse with the same second moments."""
     touches_border: npt.NDArray[np.bool_]
     """Whether the nucleus reaches the border of the image and may be cut."""
     touches_other: npt.NDArray[np.bool_]
@@ -67,7 +67,7 @@ def measure(labels: InstanceLabels, mpp: float) -> Measurements:
 
 
 class Ellipses(NamedTuple):
-    """Ellipses with the same second moments as nuclei, one entry per nucleus."""
+    """Ellipses whose second moments (variances) equal those of nuclei, one per nucleus."""
 
     elongation: FloatColumn
     """Major over minor axis, >= 1."""
@@ -80,14 +80,14 @@ class Ellipses(NamedTuple):
 
 
 def ellipses(yy: FloatColumn, xx: FloatColumn, xy: FloatColumn, mpp: float) -> Ellipses:
-    """Return ellipses, given central second moments in square pixels."""
+    """Return ellipses in micrometres, given central second moments in square pixels."""
     root = np.sqrt((xx - yy) ** 2 / 4 + xy**2)
     large, small = (xx + yy) / 2 + root, np.maximum((xx + yy) / 2 - root, 1e-9)
     return Ellipses(
         elongation=np.sqrt(large / small),
         eccentricity=np.sqrt(np.maximum(1 - small / large, 0)),
         orientation_rad=0.5 * np.arctan2(2 * xy, xx - yy),
-        major_um=4 * np.sqrt(large) * mpp,
+        major_um=4 * np.sqrt(large) * mpp,  # a diameter is four standard deviations
         minor_um=4 * np.sqrt(small) * mpp,
     )
 

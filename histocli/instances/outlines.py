@@ -1,7 +1,7 @@
 """Outlines of nuclei as polygons.
 
-A polygon runs along the outer edges of the nucleus's pixels, so it has the area of the nucleus. The
-usual tracing through the centres of border pixels loses a tenth of a nucleus 20 pixels wide.
+A polygon runs along the outer edges of the nucleus's pixels. For a nucleus 20 pixels wide, its area
+is 1 to 2 % too large, while the usual tracing through the centres of border pixels loses a tenth.
 """
 
 from collections.abc import Iterator

@@ -198,7 +198,7 @@ def _table(
 
 
 def merge_overlaps(tables: Sequence[Overlaps]) -> Overlaps:
-    """Add the tables of windows that tile an image, at least one, each made with its ``origin``.
+    """Add tables (at least one) of windows that tile an image, each made with its ``origin``.
 
     A label that occurs in several windows is one nucleus. The order of tables does not matter.
     """
@@ -231,7 +231,7 @@ def without(table: Overlaps, truth: BoolVector, prediction: BoolVector) -> Overl
     ----------
     truth : ndarray of bool, shape (n_truth,)
         Nuclei whose pixels are ignored: they count on neither side. Centroids and boxes of
-        predictions stay what they were.
+        predictions do not change.
     prediction : ndarray of bool, shape (n_prediction,)
         Nuclei that are dropped. Nuclei with no pixel left outside ignored ones are dropped too.
     """

@@ -1,1 +1,1 @@
-"""What compares label images."""
+"""Scores of predicted label images against the truth."""

@@ -1,7 +1,7 @@
 """Boundaries: how well the outlines of two label images agree.
 
-A pixel of nucleus k is a boundary pixel when one of its four neighbours is not k. The border of the
-image and ignored pixels are no neighbours: nobody knows what lies behind them.
+A pixel of nucleus k is a boundary pixel when one of its four neighbours does not belong to k.
+Pixels that are ignored or beyond the image are not neighbours: their nucleus is unknown.
 """
 
 import math
@@ -18,15 +18,15 @@ from histocli.metrics.hausdorff import hausdorff95
 from histocli.metrics.windows import Mapper, MaskedPair, Rectangle, tile
 
 NEAR_EPSILON = 1e-4
-"""Added to radii in pixels, because rounded distances that equal the radius are within it."""
-STRIP_PX = 64  # rows that are compared at a time; they fit the processor's cache
-OVERHANG_PX = 160  # nuclei that reach farther beyond their window are read by themselves
+"""Pixels added to a radius, so that a distance equal to the radius counts despite rounding."""
+STRIP_PX = 64  # rows compared at a time: few enough for the processor's cache
+OVERHANG_PX = 160  # least margin read below and right of a window; pairs beyond it are read alone
 
 
 def boundary_mask(labels: LabelImage, ignored: BoolMask | None = None) -> BoolMask:
     """Return the boundary pixels of nuclei; labels below 0 are background.
 
-    Ignored pixels are no boundary and make none.
+    An ignored pixel is no boundary pixel, and makes none of its neighbours one.
     """
     mask = np.zeros(labels.shape, bool)
     for top in range(0, labels.shape[0], STRIP_PX):
@@ -62,10 +62,10 @@ def near(mask: BoolMask, radius_px: float) -> BoolMask:
 def boundary_hits(
     truth: BoolMask, prediction: BoolMask, radius_px: float, core: tuple[slice, slice]
 ) -> BoundaryCounts:
-    """Count boundary pixels of each side in a part of an image, and those near the other side.
+    """Count true and predicted boundary pixels, and how many are near one of the other kind.
 
-    Around ``core``, which is counted, at least the radius must be there, or the image end. A
-    distance equal to the radius is near.
+    The two boundary masks show a part of an image. Only pixels in ``core`` are counted; around it
+    the masks must reach farther by the radius, or to the border of the image.
     """
     return BoundaryCounts(
         truth_px=int(np.count_nonzero(truth[core])),
@@ -86,9 +86,8 @@ def count_boundaries(
 ) -> BoundaryCounts:
     """Compare the boundaries of an image window by window.
 
-    The table is of the whole image. ``filled`` says where there are nuclei; one such window is
-    taken as it is, several are tiled anew. A boundary pixel within the tolerance of one of the
-    other side is right.
+    ``table`` holds the overlaps of the whole image, and ``filled`` the windows that contain nuclei.
+    If there are several, new windows tile the image. ``mpp`` is in micrometres per pixel.
     """
     work = _WindowComparison(table, labels, filled, tolerance_px)
     windows = filled if len(filled) == 1 else tile(labels.shape, work.reach_px)
@@ -97,12 +96,15 @@ def count_boundaries(
         total += counts
         distances.append(distances_px[np.isfinite(distances_px)])
     every = np.concatenate(distances)
-    # fsum is exact, so that windows add up to the same bytes in any order
+    # fsum is exact, so that the order of the windows does not change the sum
     return total + BoundaryCounts(hd95_sum_um=math.fsum(every) * mpp, hd95_pairs=len(every))
 
 
 class _WindowComparison:
-    """Compares the boundary pixels of a window, and the matched pairs that begin in it."""
+    """Compares the boundary pixels of a window, and the matched pairs that begin in the window.
+
+    A pair begins where its box begins: the smallest rectangle around both of its nuclei.
+    """
 
     def __init__(
         self, table: Overlaps, labels: MaskedPair, filled: Sequence[Rectangle], tolerance_px: float
@@ -121,14 +123,14 @@ class _WindowComparison:
     def __call__(self, window: Rectangle) -> tuple[BoundaryCounts, FloatVector]:
         """Return the counts of a window and the Hausdorff distances of its pairs, in pixels."""
         mine = self._beginning_in(window)
-        # a nucleus may miss the corner of its box, so that its window has pairs but no pixels
+        # nuclei may miss the corner of their box: a window may have pairs but no pixels of nuclei
         if not len(mine) and not any(window.meets(other) for other in self._filled):
             return BoundaryCounts(), np.zeros(0)
         shape = self._labels.shape
         area = window.grown(self.reach_px, max(self.reach_px, OVERHANG_PX), shape)
         sides, masks = self._read(area)
         counts = boundary_hits(*masks, self._tolerance_px, window.within(area))
-        # one pixel more than the box is needed to see its boundary, unless the image ends there
+        # boundaries need one pixel beyond the box, unless the image ends there
         box = self._box[mine]
         inside = np.minimum(box[:, 2] + 1, shape[0]) <= area.bottom
         inside &= np.minimum(box[:, 3] + 1, shape[1]) <= area.right
@@ -139,13 +141,13 @@ class _WindowComparison:
         return counts, distances
 
     def _beginning_in(self, window: Rectangle) -> IntArray:
-        """Return the pairs whose common box begins in a window."""
+        """Return the indices of the pairs whose box begins in a window."""
         first, last = np.searchsorted(self._box[:, 0], [window.top, window.bottom])
         left = self._box[first:last, 1]
         return np.asarray(first + np.flatnonzero((left >= window.left) & (left < window.right)))
 
     def _alone(self, pair: int) -> float:
-        """Return the Hausdorff distance of a pair that is read by itself."""
+        """Read the box of one pair, and return the Hausdorff distance of the pair in pixels."""
         top, left, bottom, right = (int(edge) for edge in self._box[pair])
         area = Rectangle(top, bottom, left, right).grown(1, 1, self._labels.shape)
         sides, masks = self._read(area)
@@ -154,7 +156,7 @@ class _WindowComparison:
     def _read(
         self, area: Rectangle
     ) -> tuple[tuple[LabelImage, LabelImage], tuple[BoolMask, BoolMask]]:
-        """Return the labels and the boundaries of both sides."""
+        """Return the true and predicted labels, and their boundary masks."""
         truth, prediction, ignored = self._labels.read(area)
         masks = boundary_mask(truth, ignored), boundary_mask(prediction, ignored)
         return (truth, prediction), masks

@@ -1,4 +1,4 @@
-"""Everything that is measured of one image, in memory or window by window.
+"""Compare a predicted label image with the true one, in memory or window by window.
 
 >>> import numpy as np
 >>> from histocli.metrics.comparison import Rules, compare
@@ -41,22 +41,22 @@ class Rules:
     mpp: float = 0.25
     """Micrometres per pixel."""
     radius_um: float = 3.0
-    """A predicted centroid this near to a true one detects it."""
+    """Largest distance in micrometres at which a predicted and a true centroid may pair."""
     tolerance_um: float = 0.5
-    """A boundary pixel this near to one of the other side is right."""
+    """Largest distance in micrometres of a true and a predicted boundary pixel that agree."""
     boundaries: bool = True
     """Whether boundaries are compared."""
     border: str = "count"
-    """``count``: nuclei at the border are like others; ``ignore``: see :func:`leave_out_border`."""
+    """``count``: nuclei at the border count; ``ignore``: see :func:`leave_out_border`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What was found in one image."""
+    """The result of comparing the two label images of one image."""
 
     counts: Counts
     table: Overlaps
-    """Which nuclei lie over each other, without nuclei that the border rule left out."""
+    """Overlapping pairs of true and predicted nuclei, without those left out by the border rule."""
     fates: Fates
 
 
@@ -74,7 +74,7 @@ def compare(truth: LabelImage, prediction: LabelImage, rules: Rules) -> Comparis
     Raises
     ------
     InvalidInput
-        The shapes differ, or labels are no integers.
+        The shapes differ, or labels are not integers.
     """
     table = overlaps(truth, prediction)
     height, width = truth.shape
@@ -87,12 +87,12 @@ def compare_windows(
 ) -> Comparison:
     """Compare two label images window by window; the result is exactly that of :func:`compare`.
 
-    The same label anywhere is the same nucleus.
+    A label that occurs in several windows is one nucleus.
 
     Raises
     ------
     InvalidInput
-        The shapes differ.
+        The shapes differ, or labels are not integers.
     """
     if truth.shape != prediction.shape:
         raise InvalidInput(
@@ -122,7 +122,7 @@ def _finish(
     filled: Sequence[Rectangle],
     mapper: Mapper,
 ) -> Comparison:
-    """Apply the border rule and count; the pixels are read again for boundaries only."""
+    """Apply the border rule and count; only the boundaries need the pixels again."""
     left_out = np.zeros(0, np.int64), np.zeros(0, np.int64)
     if rules.border == "ignore":
         out = leave_out_border(table, truth.shape)
@@ -157,9 +157,9 @@ def match_centroids(
 ) -> tuple[IntArray, IntArray]:
     """Pair true and predicted centroids that lie within a radius, one to one.
 
-    Of all pairings the one with most pairs counts, and among those the one with the smallest total
-    distance. A distance equal to the radius is within it. (Sirinukunwattana et al. 2016 used 6 px
-    at 20x, which is 3 um.)
+    Of all pairings with the most pairs, the one with the smallest total distance is chosen. A
+    distance equal to the radius is within it. (Sirinukunwattana et al. 2016 used 6 px at 20x,
+    which is 3 um.)
 
     Parameters
     ----------
@@ -179,19 +179,19 @@ def match_centroids(
         cKDTree(prediction), radius, output_type="coo_matrix"
     )
     rows, columns = near.row.astype(np.int64), near.col.astype(np.int64)
-    # Each pair counts 1 and a bonus for nearness; all bonuses together stay below 1, so one pair
-    # more outweighs them.
+    # A pair weighs 1 plus a bonus for nearness; all bonuses together stay below 1, so that one
+    # more pair outweighs them.
     most = min(len(np.unique(rows)), len(np.unique(columns)))
     chosen = assign(rows, columns, 1 + (1 - near.data / radius) / (most + 1))
     return rows[chosen], columns[chosen]
 
 
 def leave_out_border(table: Overlaps, shape: tuple[int, int]) -> tuple[BoolVector, BoolVector]:
-    """Say which nuclei do not count where nuclei at the border of the image are ignored.
+    """Return masks of the true and predicted nuclei to leave out when the border is ignored.
 
-    The pixels of every true nucleus that touches the border are ignored. A predicted nucleus is
-    dropped with them when more than half of it lies on such pixels, or when it touches the border
-    itself and matches none of the true nuclei that are left.
+    A true nucleus is left out when it touches the border of the image; its pixels become ignored
+    pixels. A prediction is left out when more than half of it lies on such pixels, or when it
+    touches the border itself and matches none of the remaining true nuclei.
     """
     truth = table.truth.touching_border(shape)
     gone, areas = truth[table.rows], table.prediction.areas

@@ -1,4 +1,4 @@
-"""The contrast of a nucleus with what surrounds it: how pale it is."""
+"""The contrast of a nucleus: how much darker it is than the background around it."""
 
 import cv2
 import numpy as np
@@ -7,27 +7,27 @@ from histocli.base.types import RGBImage
 from histocli.instances.overlaps import FloatVector, LabelImage
 
 DARKNESS = (-np.log((np.arange(256) + 1) / 256)).astype(np.float32)
-"""Optical density of each grey level, natural logarithm."""
+"""(256,) optical density of each grey level, natural logarithm."""
 
 
 def nuclear_contrast(image: RGBImage, labels: LabelImage) -> FloatVector:
     """Measure how much darker each nucleus is than the ring around it.
 
-    A background pixel belongs to the ring of the nearest nucleus, and no other pixel to any ring.
-    Negative labels are ignored.
+    The ring of a nucleus is the background within 5 px for which no other nucleus is nearer. Pixels
+    with negative labels are left out.
 
     Returns
     -------
     ndarray of float64, shape (n,)
-        Mean optical density (natural log, mean of the three channels) inside minus that of the
-        ring, by ascending label. A nucleus that others enclose completely is compared with the
-        whole background.
+        Mean optical density (natural log, mean of the three channels) of the nucleus minus that
+        of its ring, by ascending label. A nucleus without a ring is compared with the whole
+        background, or with 0 where the image has none.
     """
     ids = np.unique(labels[labels > 0])
     if not len(ids):
         return np.zeros(0)
     density = DARKNESS[image].mean(axis=2)
-    # consecutive, so that counting needs no more than n + 1 bins
+    # nuclei become 1..n, so that counting needs n + 1 bins
     index = np.searchsorted(ids, labels).astype(np.int64) + 1
     index[labels <= 0] = 0
     inside = index > 0
@@ -41,7 +41,7 @@ def nuclear_contrast(image: RGBImage, labels: LabelImage) -> FloatVector:
     owner_of = np.zeros(int(nearest.max()) + 1, np.int64)
     # the transform gives every pixel of a nucleus a number of its own
     owner_of[nearest[inside]] = index[inside]
-    # wider than a blurred edge at 40x, and narrower than most gaps
+    # 5 px: wider than a blurred edge at 40x, and narrower than most gaps between nuclei
     ring = (labels == 0) & (distance <= 5)
     owner = owner_of[nearest[ring]]
     ring_area = np.bincount(owner, minlength=n_bins)[1:]

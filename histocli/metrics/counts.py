@@ -1,15 +1,14 @@
-"""What one prediction got right and wrong: counts are kept, ratios derived.
+"""Counts of what a prediction got right and wrong, and the scores that follow from them.
 
 Counts of several images add up, so that pooled scores are the same formulas over sums. The main
-rules (``docs/metrics.md`` has all of them, with their ties):
+rules (``docs/metrics.md`` has all):
 
-- Pixels where the truth is negative are ignored: they count on neither side.
+- Pixels where the truth is negative are ignored: they belong to no true or predicted nucleus.
 - A true and a predicted nucleus match when their IoU exceeds one half, or the stated threshold;
   equality is no match.
-- Where there is nothing to find and nothing was found every score is 1; where only one side has
-  nuclei it is 0.
-- What cannot be said is NaN: detection and boundaries that were not measured, errors relative to
-  nothing, and errors of matched nuclei where none match. Means leave NaN out.
+- Without true and predicted nuclei every score is 1; with only true or only predicted ones it is 0.
+- A value that does not exist is NaN: detection and boundary scores that were not measured, relative
+  errors without true nuclei, and errors of matched nuclei where none match. Means leave NaN out.
 """
 
 import math
@@ -22,7 +21,7 @@ from histocli.instances.matching import best_prediction, matched_pairs, one_to_o
 from histocli.instances.overlaps import LabelImage, Overlaps, overlaps
 
 THRESHOLDS_PERCENT = tuple(range(50, 100, 5))
-"""IoU thresholds of F1 and of the average precision of the Data Science Bowl 2018."""
+"""IoU thresholds, in percent, of F1 and of the precision of the 2018 Data Science Bowl."""
 
 
 class _Summable:
@@ -48,17 +47,17 @@ class BoundaryCounts(_Summable):
     """Images whose boundaries were compared."""
     truth_px: int = 0
     truth_hits: int = 0
-    """Boundary pixels of true nuclei with a predicted one within the tolerance."""
+    """True boundary pixels with a predicted one within the tolerance."""
     prediction_px: int = 0
     prediction_hits: int = 0
     hd95_sum_um: float = 0.0
-    """Sum of the Hausdorff distances of the matched pairs that have boundaries."""
+    """Sum over ``hd95_pairs`` of the 95th-percentile Hausdorff distance."""
     hd95_pairs: int = 0
-    """Matched pairs that have boundaries."""
+    """Matched pairs whose two nuclei both have boundary pixels."""
 
     @property
     def f1(self) -> float:
-        """F1 of boundary pixels that are near one of the other side (Csurka et al. 2013)."""
+        """F1 of true and predicted boundary pixels within the tolerance (Csurka et al. 2013)."""
         if not self.truth_px or not self.prediction_px:
             return float(self.truth_px == self.prediction_px)
         recall = self.truth_hits / self.truth_px
@@ -79,30 +78,30 @@ class Counts(_Summable):
     truth_px: int = 0
     prediction_px: int = 0
     shared_px: int = 0
-    """Pixels that are in a nucleus on both sides."""
+    """Pixels that belong to a true and to a predicted nucleus."""
     aji_intersection_px: int = 0
     aji_union_px: int = 0
     aji_plus_intersection_px: int = 0
     aji_plus_union_px: int = 0
     touching_px: int = 0
-    """Denominator of DICE2: the areas of both nuclei of every pair that touches."""
+    """Denominator of DICE2: the areas of both nuclei of every pair that shares a pixel."""
     matched_at: tuple[int, ...] = (0,) * len(THRESHOLDS_PERCENT)
-    """Matched pairs at each of ``THRESHOLDS_PERCENT``."""
+    """Pairs whose IoU exceeds each of ``THRESHOLDS_PERCENT``."""
     dsb_ap_sum: float = 0.0
-    """Sum over images of their average precision; see ``data_science_bowl_precision``."""
+    """Sum over images of the precision in ``data_science_bowl_precision``."""
     images: int = 0
     matched_area_error_sum: float = 0.0
-    """Sum over matched pairs of the difference of their areas, over the true area."""
+    """Sum over matched pairs of the absolute difference of areas, divided by the true area."""
     splits: int = 0
-    """True nuclei in several pieces; see :mod:`histocli.metrics.fates`."""
+    """True nuclei that are split into pieces; see :mod:`histocli.metrics.fates`."""
     merges: int = 0
-    """Predictions over several true nuclei."""
+    """Predictions that merge several true nuclei."""
     detections: int = 0
-    """Pairs of centroids within the radius."""
+    """One-to-one pairs of true and predicted centroids within the radius."""
     detection_images: int = 0
-    """Images whose centroids were compared; detection scores are known only if that is all."""
+    """Images whose centroids were compared; detection scores are NaN if some were not."""
     boundaries: BoundaryCounts = field(default_factory=BoundaryCounts)
-    """Counts of boundaries; scores are known only if the boundaries of all images were compared."""
+    """Counts of boundaries; their scores are NaN if some images were not compared."""
 
     @property
     def false_positives(self) -> int:
@@ -121,10 +120,10 @@ class Counts(_Summable):
 
     @property
     def dice2(self) -> float:
-        """DICE2 of Vu et al. 2019: Dice of the pairs that touch, summed over the pairs.
+        """DICE2 of Vu et al. 2019: Dice of the pairs that share a pixel, summed over the pairs.
 
-        A nucleus counts once in each of its pairs, and nowhere where it touches nothing. 0 where
-        there are nuclei but none touch.
+        A nucleus counts once in each of its pairs, so not at all without one. The value is 0 where
+        there are nuclei but no pairs.
         """
         return self._share(2 * self.shared_px, self.touching_px)
 
@@ -137,8 +136,8 @@ class Counts(_Summable):
     def aji(self) -> float:
         """Aggregated Jaccard index of Kumar et al. 2017.
 
-        Each true nucleus takes the prediction of highest IoU, which others may take too;
-        predictions that nobody took and true nuclei that touch no prediction add their area to the
+        Each true nucleus takes the prediction of highest IoU; several may take the same one.
+        Predictions that none took and true nuclei that touch no prediction add their area to the
         union.
         """
         return _ratio(self.aji_intersection_px, self.aji_union_px)
@@ -155,7 +154,7 @@ class Counts(_Summable):
 
     @property
     def segmentation_quality(self) -> float:
-        """SQ of Kirillov et al. 2019: mean IoU of matched pairs; 0 where nuclei but no matches."""
+        """SQ of Kirillov et al. 2019: mean IoU of matched pairs; 0 if no nucleus matches."""
         return self._share(self.matched_iou_sum, self.true_positives)
 
     @property
@@ -187,23 +186,24 @@ class Counts(_Summable):
     def data_science_bowl_precision(self) -> float:
         """Mean over images of the 2018 Data Science Bowl's precision (Caicedo et al. 2019).
 
-        Of an image it is the mean over the thresholds of TP / (TP + FP + FN). It is never pooled.
+        The precision of an image is the mean over the thresholds of TP / (TP + FP + FN). Added
+        counts give the mean over images too, never a pooled value.
         """
         return _ratio(self.dsb_ap_sum, self.images)
 
     @property
     def detection_f1(self) -> float:
-        """F1 of centroids within the radius."""
+        """F1 of centroids, paired one to one within the radius."""
         return self._share(2 * self._known_detections, self.n_truth + self.n_prediction)
 
     @property
     def detection_precision(self) -> float:
-        """Share of predicted centroids near a true one."""
+        """Share of predicted centroids that are paired with a true one."""
         return self._share(self._known_detections, self.n_prediction)
 
     @property
     def detection_recall(self) -> float:
-        """Share of true centroids near a predicted one."""
+        """Share of true centroids that are paired with a predicted one."""
         return self._share(self._known_detections, self.n_truth)
 
     @property
@@ -217,14 +217,14 @@ class Counts(_Summable):
 
     @property
     def hd95_um(self) -> float:
-        """Mean Hausdorff distance of matched pairs without the farthest 5 %, in micrometres."""
+        """Mean 95th-percentile Hausdorff distance of matched pairs, in micrometres."""
         if self.boundaries.images < self.images:
             return math.nan
         return _ratio(self.boundaries.hd95_sum_um, self.boundaries.hd95_pairs, math.nan)
 
     @property
     def matched_area_error(self) -> float:
-        """Mean over matched pairs of the difference of their areas, over the true area."""
+        """Mean over matched pairs of the absolute difference of areas, divided by the true area."""
         return _ratio(self.matched_area_error_sum, self.true_positives, math.nan)
 
     @property
@@ -234,28 +234,28 @@ class Counts(_Summable):
 
     @property
     def count_error_relative(self) -> float:
-        """Predicted minus true nuclei, over the true nuclei."""
+        """Predicted minus true nuclei, divided by the true nuclei."""
         return _ratio(self.count_error, self.n_truth, math.nan)
 
     @property
     def area_error_relative(self) -> float:
-        """Predicted minus true nuclear area, over the true area."""
+        """Predicted minus true nuclear area, divided by the true area."""
         return _ratio(self.prediction_px - self.truth_px, self.truth_px, math.nan)
 
     def _share(self, part: float, whole: int) -> float:
-        """Return part / whole; of nothing 1 where both sides are empty, 0 where only this is."""
+        """Return part / whole; where whole is 0, return 1 if there are no nuclei at all, else 0."""
         if whole or math.isnan(part):
             return part / max(whole, 1)
         return float(not self.n_truth and not self.n_prediction)
 
 
 def _ratio(part: float, whole: float, of_nothing: float = 1.0) -> float:
-    """Return ``part / whole``; where there is nothing to find and nothing was found see above."""
+    """Return ``part / whole``, or ``of_nothing`` where ``whole`` is 0."""
     return part / whole if whole else of_nothing
 
 
 def count(truth: LabelImage, prediction: LabelImage) -> Counts:
-    """Compare a predicted label image with the truth, by the pixels that nuclei share.
+    """Count what follows from the pixels that true and predicted nuclei share.
 
     Parameters and errors are those of :func:`histocli.metrics.comparison.compare`, which compares
     centroids and boundaries too.
@@ -264,7 +264,7 @@ def count(truth: LabelImage, prediction: LabelImage) -> Counts:
 
 
 def count_table(table: Overlaps) -> Counts:
-    """Count what a table of overlaps says about one image; see :func:`count`."""
+    """Count as :func:`count` does, from the table of overlaps of one image."""
     true, predicted, union = table.truth.areas, table.prediction.areas, table.union
     truth_px, prediction_px = int(true.sum()), int(predicted.sum())
     matched, best = matched_pairs(table), best_prediction(table)

@@ -1,6 +1,6 @@
-"""Distributions of the nuclei of an image for charts, and the place with most mistakes.
+"""Histograms of the nuclei of an image for charts, and the square with most mistakes.
 
-Distributions are small and add up, so that the table of overlaps of a large slide is not kept.
+Histograms are small and add up, so that the table of overlaps of a large slide is not kept.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ class Distributions:
     """Numbers of nuclei of one image, or of several after addition."""
 
     ious: IntArray
-    """(IOU_BINS,) true nuclei by the IoU of their best prediction, from 0 to 1."""
+    """(IOU_BINS,) true nuclei by their highest IoU with a prediction; equal bins of 0..1."""
     areas: IntArray
-    """(2, n) true and predicted nuclei by area, in ``AREA_EDGES_UM2``."""
+    """(2, n) true and predicted nuclei by area; bins between ``AREA_EDGES_UM2``."""
     reliability: Reliability | None
-    """None where no probabilities are known."""
+    """None if no predicted nucleus has a known probability."""
 
     def __add__(self, other: Distributions) -> Distributions:
-        """Pool two sets of images; images without reliability add nothing to it."""
+        """Pool two sets of images; a reliability of None adds nothing."""
         one, two = self.reliability, other.reliability
         return Distributions(
             ious=self.ious + other.ious,
@@ -42,21 +42,21 @@ class Distributions:
 
 @dataclass(frozen=True)
 class Reliability:
-    """Whether the probability of a predicted nucleus is its chance to match."""
+    """Predicted nuclei by probability, to see whether the probability is the chance to match."""
 
     table: FloatVector
-    """(PROBABILITY_BINS, 3) predicted nuclei by their probability: how many, the sum of their
-    probabilities, and how many match."""
+    """(PROBABILITY_BINS, 3) for each bin of probability the number of predicted nuclei, the sum of
+    their probabilities, and the number that match."""
 
     @property
     def points(self) -> list[tuple[float, float]]:
-        """Mean probability and share of matches of the nuclei of each bin that is not empty."""
+        """Mean probability and share of matches of the nuclei in each bin that is not empty."""
         filled = self.table[self.table[:, 0] > 0]
         return [(float(total / n), float(hits / n)) for n, total, hits in filled]
 
     @property
     def calibration_error(self) -> float:
-        """Mean over nuclei of the gap between probability and share of their bin."""
+        """Mean over nuclei of the gap between the two values of ``points`` of their bin."""
         n, total, hits = self.table.T
         return float(np.abs(total - hits).sum() / max(n.sum(), 1))
 
@@ -66,8 +66,8 @@ def distributions_of(
 ) -> Distributions:
     """Return the distributions of one image.
 
-    ``mpp`` is in micrometres per pixel; ``probabilities`` are ids of predicted nuclei, ascending,
-    and their values.
+    ``mpp`` is in micrometres per pixel; ``probabilities`` are the ascending ids of predicted nuclei
+    and the probability of each.
     """
     table = found.table
     best = np.zeros(len(table.truth.areas))
@@ -87,7 +87,7 @@ def distributions_of(
 
 
 def _reliability(found: Comparison, known_ids: IntArray, values: FloatVector) -> Reliability:
-    """Count predicted nuclei by their probability, where it is known and finite."""
+    """Count the predicted nuclei whose probability is known and finite, by probability."""
     ids = found.table.prediction.ids
     at = np.minimum(np.searchsorted(known_ids, ids), len(known_ids) - 1)
     usable = (known_ids[at] == ids) & np.isfinite(values[at])
@@ -102,7 +102,8 @@ def _reliability(found: Comparison, known_ids: IntArray, values: FloatVector) ->
 def worst_square(found: Comparison, side_px: int) -> tuple[int, int]:
     """Return the first row and column of the square with most unmatched nuclei.
 
-    The squares form a grid; of equals the first is returned.
+    The squares form a grid from pixel (0, 0). On a tie the first in reading order is returned, and
+    (0, 0) where all nuclei match.
     """
     table, fates = found.table, found.fates
     sides = (table.truth, fates.truth), (table.prediction, fates.prediction)

@@ -1,9 +1,14 @@
 """What became of each nucleus: matched, missed, false, split or merged.
 
-An unmatched true nucleus is *split* when two or more unmatched predictions each have more than half
-of their area in it; these predictions are its pieces. An unmatched prediction is *merged* when two
-or more unmatched true nuclei each have more than half of their area in it; these true nuclei are
-its parts. A nucleus that is neither is *missed* (true) or *false* (predicted).
+A true and a predicted nucleus are *matched* when their IoU exceeds one half. An unmatched true
+nucleus is *split* when two or more unmatched predictions each have more than half of their area in
+the nucleus; these predictions are its pieces. An unmatched prediction is *merged* when two or more
+unmatched true nuclei each have more than half of their area in the prediction; these nuclei are its
+parts. A nucleus that is not matched, split, merged, a piece or a part is *missed* (true) or *false*
+(predicted).
+
+A split true nucleus may also be a part, and a piece may also be a merged prediction. Their fate is
+then ``MERGED``, so that ``splits`` may exceed the number of true nuclei whose fate is ``SPLIT``.
 """
 
 from dataclasses import dataclass
@@ -21,41 +26,45 @@ class Fate(IntEnum):
     """What became of one nucleus, true or predicted."""
 
     MATCHED = 0
-    """The IoU with a nucleus of the other side exceeds one half."""
+    """The IoU with a nucleus of the other label image exceeds one half."""
     LOST = 1
-    """Missed where it is true, false where it is predicted."""
+    """A missed true nucleus, or a false prediction."""
     SPLIT = 2
-    """A true nucleus in several pieces, or one of the pieces."""
+    """A split true nucleus, or one of its pieces."""
     MERGED = 3
-    """A prediction over several true nuclei, or one of the true nuclei."""
+    """A merged prediction, or one of its parts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fates:
-    """What became of all nuclei of an image; values of :class:`Fate` in the order of the table."""
+    """What became of all nuclei of an image.
+
+    ``truth`` and ``prediction`` hold a :class:`Fate` for each nucleus, in the order of
+    ``Overlaps.truth.ids`` and ``Overlaps.prediction.ids``.
+    """
 
     truth: npt.NDArray[np.uint8]
     prediction: npt.NDArray[np.uint8]
     splits: int
-    """True nuclei that are split; they may be parts of a merger too."""
+    """Number of split true nuclei, including those whose fate is MERGED."""
     merges: int
-    """Predictions that are merged."""
+    """Number of merged predictions."""
 
     @property
     def missed(self) -> int:
-        """True nuclei that nothing was found of; neither matched, split nor merged."""
+        """Number of true nuclei that are neither matched, split nor parts."""
         return int(np.count_nonzero(self.truth == Fate.LOST))
 
     @property
     def false(self) -> int:
-        """Predicted nuclei where there is none."""
+        """Number of predictions that are neither matched, merged nor pieces."""
         return int(np.count_nonzero(self.prediction == Fate.LOST))
 
 
 def tell_fates(table: Overlaps) -> Fates:
     """Tell what became of each nucleus.
 
-    A prediction that is a piece of one nucleus and merges others is called merged.
+    Each row of ``table`` is an overlapping pair of a true and a predicted nucleus.
     """
     rows, columns = table.rows, table.columns
     matched = matched_pairs(table)
@@ -77,7 +86,10 @@ def tell_fates(table: Overlaps) -> Fates:
 def _shared(
     whole: IntArray, member: IntArray, belongs: BoolVector, n_whole: int, n_member: int
 ) -> tuple[BoolVector, BoolVector]:
-    """Return which wholes have at least two members, and which members they have."""
+    """Return masks of the wholes with two or more members, and of all members of such wholes.
+
+    Pair i is ``whole[i]`` and ``member[i]``, and counts only where ``belongs[i]`` is true.
+    """
     several = np.bincount(whole[belongs], minlength=n_whole) >= 2
     members = np.zeros(n_member, bool)
     members[member[belongs & several[whole]]] = True

@@ -1,7 +1,8 @@
 """How far the outlines of matched nuclei lie apart: Hausdorff distances of many pairs at once.
 
-Distances are compared all with all, padded into batches: a k-d tree of scipy gives the same
-numbers and takes nearly twice as long for outlines of fifty pixels.
+For each pair the distances between all boundary pixels are computed, in batches of pairs padded to
+one size. A k-d tree of scipy gives the same numbers and takes nearly twice as long for outlines of
+fifty pixels.
 """
 
 import numpy as np
@@ -11,7 +12,7 @@ from histocli.instances.overlaps import FloatVector, LabelImage
 
 PERCENTILE = 0.95
 BATCH_ELEMENTS = 500_000
-"""Padded pairs of points that are compared at a time; they fit the processor's cache."""
+"""Most distances in a batch, with padding, unless it is a single pair: fits the cache."""
 
 
 def hausdorff95(
@@ -21,23 +22,23 @@ def hausdorff95(
     prediction_boundary: BoolMask,
     pairs: IntArray,
 ) -> FloatVector:
-    """Return for pairs of nuclei the Hausdorff distance without the farthest 5 % of the boundaries.
+    """Return the 95th-percentile Hausdorff distance of each pair of nuclei.
 
-    The larger of the two directed distances: for each boundary pixel of one nucleus the distance to
-    the nearest one of the other, and of these the 95th percentile with linear interpolation
-    (Huttenlocher et al. 1993; Maier-Hein et al. 2024).
+    A directed distance is the 95th percentile, linearly interpolated, of the distances from each
+    boundary pixel of one nucleus to the nearest boundary pixel of the other. The larger of the two
+    directed distances is returned (Huttenlocher et al. 1993; Maier-Hein et al. 2024).
 
     Parameters
     ----------
     truth_boundary, prediction_boundary : ndarray of bool, shape (H, W)
         From :func:`histocli.metrics.boundaries.boundary_mask`.
     pairs : ndarray of int, shape (n, 2)
-        Labels of each pair; no label is in two of them.
+        True and predicted label of each pair; no label is in two pairs.
 
     Returns
     -------
     ndarray of float64, shape (n,)
-        In pixels; NaN where one of the two has no boundary, because it fills the image.
+        In pixels; NaN where a nucleus has no boundary pixel, such as one that fills the image.
     """
     result = np.full(len(pairs), np.nan)
     if not len(pairs):
@@ -48,10 +49,10 @@ def hausdorff95(
     for batch in _batches(first_n, second_n):
         a = _padded(first, first_end[batch] - first_n[batch], first_n[batch])
         b = _padded(second, second_end[batch] - second_n[batch], second_n[batch])
-        # squares of whole numbers below 2**24 are exact in float32
+        # squared distances are whole numbers: exact in float32 up to 2**24
         squared = np.square(a[:, :, None, 0] - b[:, None, :, 0])
         squared += np.square(a[:, :, None, 1] - b[:, None, :, 1])
-        # padding repeats the first point: it changes no minimum, and is left out of the percentile
+        # padding repeats the first point: no minimum changes, and percentiles leave padding out
         result[batch] = np.maximum(
             _percentile(squared.min(axis=2), first_n[batch]),
             _percentile(squared.min(axis=1), second_n[batch]),
@@ -60,15 +61,15 @@ def hausdorff95(
 
 
 def _batches(first_n: IntArray, second_n: IntArray) -> list[IntArray]:
-    """Return the pairs with points on both sides in batches whose padded tables stay small."""
-    # padding costs least among pairs of one size
+    """Return batches of indices of the pairs whose two nuclei both have boundary points."""
+    # pairs of similar size need the least padding
     order = np.argsort(np.maximum(first_n, second_n), kind="stable")
     order = order[(first_n[order] > 0) & (second_n[order] > 0)]
     batches: list[IntArray] = []
     position = 0
     while position < len(order):
         size = 1
-        while position + size < len(order):  # numbers of points grow along the order
+        while position + size < len(order):  # the number of points grows along the order
             widest = order[position : position + 2 * size]
             elements = len(widest) * int(first_n[widest].max()) * int(second_n[widest].max())
             if elements > BATCH_ELEMENTS:
@@ -82,11 +83,11 @@ def _batches(first_n: IntArray, second_n: IntArray) -> list[IntArray]:
 def _points_by_nucleus(
     labels: LabelImage, boundary: BoolMask, ids: IntArray
 ) -> tuple[FloatArray, IntArray]:
-    """Return the boundary points of some nuclei, nucleus by nucleus, and how many each has."""
+    """Return the boundary points of nuclei (row, column) in the order of ids, and their numbers."""
     place = np.flatnonzero(boundary)
     who = labels.ravel()[place].astype(np.int64)
     lowest, highest = int(ids.min()), int(ids.max())
-    if highest - lowest <= 4 * labels.size:  # looking up is several times faster than searching
+    if highest - lowest <= 4 * labels.size:  # a table is several times faster than a search
         number = np.full(highest - lowest + 1, -1, np.int64)
         number[ids - lowest] = np.arange(len(ids))
         known = np.flatnonzero((who >= lowest) & (who <= highest))
@@ -97,20 +98,20 @@ def _points_by_nucleus(
         at = np.minimum(np.searchsorted(ids[sorted_of], who), len(ids) - 1)
         known = np.flatnonzero(ids[sorted_of][at] == who)
         pair = sorted_of[at[known]]
-    # 16 bits are sorted by radix
+    # numpy sorts 16-bit integers by radix, which is faster
     order = np.argsort(pair.astype(np.uint16) if len(ids) < 2**16 else pair, kind="stable")
     y, x = np.divmod(place[known][order], labels.shape[1])
     return np.stack([y, x], axis=1).astype(np.float32), np.bincount(pair, minlength=len(ids))
 
 
 def _padded(points: FloatArray, start: IntArray, number: IntArray) -> FloatArray:
-    """Return (batch, most, 2); rows are filled up with their first point."""
+    """Return the points of each nucleus, shape (batch, most, 2), padded with its first point."""
     index = np.arange(int(number.max()))
     return points[start[:, None] + np.where(index < number[:, None], index, 0)]
 
 
 def _percentile(squared: FloatArray, number: IntArray) -> FloatVector:
-    """Return the 95th percentile of the roots of the first ``number`` values of each row."""
+    """Return the 95th percentile of the square roots of each row's first ``number`` values."""
     known = np.arange(squared.shape[1]) < number[:, None]
     distance = np.sort(np.where(known, np.sqrt(squared.astype(np.float64)), np.inf), axis=1)
     position = PERCENTILE * (number - 1)

@@ -1,9 +1,9 @@
-"""Choosing without labels: which of several segmenters suits a tissue, and which objects to keep.
+"""Choosing without real labels: which segmenter suits a tissue, and which objects to keep.
 
 Networks that learnt from differently made patches make different mistakes, so where they agree they
-are probably right: ``agreement`` is the score to choose by. Over 23 models it ranked the panoptic
-quality with a Spearman correlation of 0.63 to 0.85 on three of five development sets, and of 0.27
-and 0.42 on the other two (``docs/research/selection.md``).
+are probably right: ``agreement`` is the score to choose by. Over 23 models the Spearman correlation
+of agreement with the true panoptic quality was 0.63 to 0.85 on three of five development sets, and
+0.27 and 0.42 on the other two (``docs/research/selection.md``).
 """
 
 from collections.abc import Sequence
@@ -17,27 +17,27 @@ from histocli.metrics.counts import Counts, count
 
 
 def agreement(one: InstanceLabels, others: Sequence[InstanceLabels]) -> float:
-    """Return the mean panoptic quality of a segmentation against those of other models.
+    """Return the mean panoptic quality of a segmentation against one or more of other models.
 
-    It lies in 0..1, is symmetric in each pair, and 1 where no model found anything.
+    The score is in 0..1, and 1 if no model found a nucleus. Two models score each other the same.
     """
     return float(np.mean([count(other, one).panoptic_quality for other in others]))
 
 
 CONFIDENCES = (0.0, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)
-"""Candidates for the least mean probability of an object."""
+"""Candidates for the least mean nucleus probability of a kept object."""
 SMALLEST_UM2 = (4.0, 7.0, 10.0, 14.0)
-"""Candidates for the least area of an object."""
+"""Candidates for the least area of a kept object, in square micrometres."""
 
 
 @dataclass(frozen=True)
 class ObjectThresholds:
-    """Objects of less mean probability or area are dropped."""
+    """Objects with less mean nucleus probability or area are dropped."""
 
     confidence: float
     smallest_um2: float
     score: float
-    """AJI + PQ on the patches that the thresholds were chosen on."""
+    """The score, 0..2, of :func:`choose_thresholds` for these thresholds."""
 
 
 def choose_thresholds(
@@ -46,19 +46,20 @@ def choose_thresholds(
     probabilities: Sequence[FloatArray],
     mpp: float,
 ) -> ObjectThresholds:
-    """Choose which objects are dropped, by patches whose truth is known because they were drawn.
+    """Choose which objects are dropped, on synthetic patches, whose truth is known.
 
-    First the one of ``CONFIDENCES`` with the largest AJI + PQ is chosen, then that of
-    ``SMALLEST_UM2``; of equal ones the lower. PQ alone would drop every doubtful nucleus, AJI none.
-    Half of the score is the mean over patches, where sparse tissue counts as much as dense but two
-    or three nuclei decide over a patch; the other half is that of all nuclei together.
+    First the confidence with the best score is chosen from ``CONFIDENCES``, then the smallest area
+    from ``SMALLEST_UM2``; on a tie the lower. The score is AJI + PQ, because PQ alone would drop
+    every doubtful nucleus and AJI alone none. It is half the mean over patches, which counts sparse
+    tissue as much as dense, and half that of all nuclei pooled, where sparse patches weigh little.
 
     Parameters
     ----------
     truths, found : sequence of ndarray of int, shape (H, W)
-        Held-out synthetic patches, -1 is ignored, and what the segmenter finds without thresholds.
+        True labels of held-out synthetic patches, -1 is ignored, and the labels that the segmenter
+        finds without thresholds.
     probabilities : sequence of ndarray of float32, shape (H, W)
-        Of nucleus.
+        Probability of each pixel to be nucleus.
     mpp : float
         Micrometres per pixel.
     """

@@ -14,8 +14,9 @@ from histocli.metrics.counts import Counts
 from histocli.metrics.table import METRICS, NAMES, scores_of
 
 EXACT_UP_TO = 12
-"""Up to this many images all sign patterns are tried; beyond, 10,000 are drawn."""
-BLOCK = 256  # resamplings at a time: keeps the memory small where images are many
+"""Up to this many images (or groups) the permutation test tries every way to swap the two
+predictions in some images; beyond, it draws 10,000 ways."""
+BLOCK = 256  # resamplings computed at a time, so that many images need little memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,13 +24,12 @@ class Summary:
     """Scores of a set of images, by the names of the metrics."""
 
     mean: dict[str, float]
-    """Mean over images; each image counts the same, however many nuclei it holds. NaN where no
-    image can say."""
+    """Mean over images, each with the same weight; NaN if the metric is NaN for every image."""
     ci95: dict[str, tuple[float, float] | None]
-    """Percentile interval of the mean when images are drawn anew; None with fewer than two images
-    or no resampling."""
+    """95 % bootstrap percentile interval of the mean; None with fewer than two images (or groups),
+    without resampling, or where the mean is NaN."""
     pooled: dict[str, float]
-    """The metric over the summed counts of all images; each nucleus or pixel counts the same."""
+    """The metric of the summed counts of all images: each nucleus or pixel has the same weight."""
     known: dict[str, int]
     """Number of images where the metric is not NaN; the mean is over these images."""
 
@@ -40,15 +40,15 @@ class Difference:
 
     mean: float
     ci95: tuple[float, float] | None
-    """Percentile interval of that mean when images, or groups of them, are drawn anew."""
+    """As in :class:`Summary`, of the mean difference."""
     p_value: float
-    """Share of the ways to swap the two predictions in some images that part the means as far or
-    farther (Fisher 1935)."""
+    """Permutation test (Fisher 1935): of all ways to swap the two predictions in some images, the
+    share that makes the absolute difference of the means as large or larger."""
     better: int
-    """Images where the second prediction is better."""
+    """Images where the second prediction is better; 0 for metrics of which neither is better."""
     worse: int
     images: int
-    """Images where both are known."""
+    """Images where the metric of both predictions is not NaN."""
 
 
 def summarise(
@@ -67,7 +67,7 @@ def summarise(
     bootstrap, seed : int
         Resamplings of the images for the 95 % interval, or 0 for none, and their seed.
     groups : sequence of str, optional
-        The group of each image, such as its patient: then whole groups are drawn (Davison and
+        The group of each image, such as the patient. Then whole groups are resampled (Davison and
         Hinkley 1997, section 3.8), because images of one patient resemble each other.
     """
     if not counts:
@@ -90,16 +90,16 @@ def paired_differences(
     seed: int = 0,
     groups: Sequence[str] | None = None,
 ) -> dict[str, Difference]:
-    """Say how much better the second of two predictions of the same images is, by metric.
+    """Return the second minus the first of two predictions of the same images, by metric.
 
     Parameters
     ----------
     first, second : sequence of Counts
-        Item i of both is of image i; at least one.
+        Item i of both is for image i; at least one.
     bootstrap, seed, groups
-        As in :func:`summarise`; signs are swapped for whole groups too.
+        As in :func:`summarise`; the permutation test also swaps whole groups.
     """
-    table = _table(second) - _table(first)  # NaN where one of them is unknown
+    table = _table(second) - _table(first)  # NaN where either score is NaN
     intervals = _intervals(table, bootstrap, seed, groups)
     mean, known = _means(table)
     p_values = _sign_flip(table, seed, groups)
@@ -119,7 +119,7 @@ def paired_differences(
 
 
 ScoreTable = npt.NDArray[np.float64]
-"""(image, metric)."""
+"""(n, m) a row for each image or group, a column for each of ``NAMES``; NaN if unknown."""
 
 
 def _table(counts: Sequence[Counts]) -> ScoreTable:
@@ -127,21 +127,21 @@ def _table(counts: Sequence[Counts]) -> ScoreTable:
 
 
 def _means(table: ScoreTable) -> tuple[list[float], list[int]]:
-    """Return the mean of the known values of each column (NaN of none), and how many are known."""
+    """Return the mean of the finite values of each column (NaN without any), and their number."""
     sums, numbers = _by_group(table, None)
     known = numbers.sum(axis=0)
     return _divided(sums.sum(axis=0), known).tolist(), known.astype(int).tolist()
 
 
 def _divided(total: ScoreTable, known: ScoreTable) -> ScoreTable:
-    """Return total / known; NaN where nothing is known."""
+    """Return total / known; NaN where ``known`` is 0."""
     return np.asarray(np.divide(total, known, out=np.full(total.shape, np.nan), where=known > 0))
 
 
 def _intervals(
     table: ScoreTable, bootstrap: int, seed: int, groups: Sequence[str] | None
 ) -> list[tuple[float, float] | None]:
-    """Return the percentile interval of the mean of each column; None where there is none."""
+    """Return the bootstrap interval of the mean of each column, as in :class:`Summary`."""
     sums, numbers = _by_group(table, groups)
     n = len(sums)
     if not bootstrap or n < 2:
@@ -161,7 +161,7 @@ def _intervals(
 
 
 def _by_group(table: ScoreTable, groups: Sequence[str] | None) -> tuple[ScoreTable, ScoreTable]:
-    """Return sums and numbers of known values by group and column; by image without groups."""
+    """Return sum and number of the finite values by group and column; by image without groups."""
     finite = np.isfinite(table)
     sums, numbers = np.where(finite, table, 0), finite.astype(np.float64)
     if groups is None:
@@ -173,14 +173,14 @@ def _by_group(table: ScoreTable, groups: Sequence[str] | None) -> tuple[ScoreTab
 
 
 def _sign_flip(table: ScoreTable, seed: int, groups: Sequence[str] | None) -> list[float]:
-    """Return the two-sided p-value of the mean of each column against swapping predictions."""
+    """Return the two-sided p-value of the permutation test of each column."""
     sums, _ = _by_group(table, groups)
     n = len(sums)
     if n <= EXACT_UP_TO:
         signs = 1.0 - 2.0 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
     else:
         signs = 1.0 - 2.0 * rng_for(seed, "sign flip").integers(0, 2, (10_000, n))
-        signs[0] = 1  # the arrangement that was seen is one of them, so that no p-value is 0
-    slack = 1e-12 * np.abs(sums).sum(axis=0)
+        signs[0] = 1  # one of the ways is to swap nothing, so that no p-value is 0
+    slack = 1e-12 * np.abs(sums).sum(axis=0)  # equal sums may differ by rounding
     extreme = np.abs(signs @ sums) >= np.abs(sums.sum(axis=0)) - slack
     return list(extreme.mean(axis=0).tolist())

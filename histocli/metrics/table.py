@@ -1,11 +1,10 @@
-"""The table of metrics: what each is called, what it says, and where it is shown.
+"""The table of metrics: the name of each, its meaning, and the views that show it.
 
-Everything that names metrics follows from :data:`METRICS`: the JSON and the tables of ``evaluate``,
-the gates ``--min`` and ``--max``, the comparison of predictions, and the report. A new metric is
-one line here, a property of :class:`histocli.metrics.counts.Counts`, and a line of
-``docs/metrics.md``.
+:data:`METRICS` decides which metrics are in the JSON and the tables of ``evaluate``, the bounds
+``--min`` and ``--max``, the comparison of predictions, and the report. A new metric is one line
+here, a property of :class:`histocli.metrics.counts.Counts`, and a line of ``docs/metrics.md``.
 
-This file loads no library, because the help text of the command line reads it.
+This file imports no library, so that the help of the command line, which reads it, opens fast.
 """
 
 from __future__ import annotations
@@ -20,17 +19,17 @@ if TYPE_CHECKING:
 View: TypeAlias = Literal[
     "console", "console differences", "report", "report differences", "training"
 ]
-"""A table with room for some metrics only.
+"""A table that shows only some metrics.
 
 ``console``: the scores of groups on the screen. ``report``: the scores of images and of groups in
-the report. Metrics of either stand in the table of differences between two predictions too, before
-those of ``console differences`` or ``report differences``.
+the report. ``console differences`` and ``report differences``: what the tables of differences
+between two predictions show in addition. ``training``: scores on held-out patches.
 """
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One number that says how well a prediction agrees with the truth."""
+    """One score of a prediction against the truth."""
 
     name: str
     better: Literal["more", "less", "neither"]
@@ -38,9 +37,9 @@ class Metric:
     prediction minus truth."""
     meaning: str
     views: tuple[View, ...] = ()
-    """The tables that show it beside those that show every metric."""
+    """The tables of some metrics that show this one."""
     of: Callable[[Counts], float] | None = None
-    """Computes it from counts; None where it is their property of the same name."""
+    """Computes the metric; None to read the property of :class:`Counts` with the same name."""
 
     @property
     def sign(self) -> int:
@@ -58,7 +57,7 @@ def _f1_above(percent: int) -> Metric:
     )
 
 
-# A metric takes one line or two; the formatter would make them seven.
+# The formatter would spread each metric over seven lines.
 # fmt: off
 METRICS: tuple[Metric, ...] = (
     Metric("dice", "more", "overlap of all nuclear pixels (DICE1)",
@@ -99,13 +98,13 @@ METRICS: tuple[Metric, ...] = (
 
 NAMES = tuple(metric.name for metric in METRICS)
 QUALITIES = tuple(metric.name for metric in METRICS if metric.better == "more")
-"""More is better; ``--min`` takes them."""
+"""Names of metrics of which more is better; ``--min`` accepts them."""
 ERRORS = tuple(metric.name for metric in METRICS if metric.better == "less")
-"""Less is better; ``--max`` takes them."""
+"""Names of metrics of which less is better; ``--max`` accepts them."""
 
 
 def shown_in(*views: View) -> tuple[str, ...]:
-    """Return the names of the metrics of some views, view by view, each in the order of the table.
+    """Return the names of the metrics of some views, view by view, in the order of ``METRICS``.
 
     >>> shown_in("console")
     ('dice', 'aji', 'aji_plus', 'pq', 'f1', 'detection_f1')
@@ -114,7 +113,7 @@ def shown_in(*views: View) -> tuple[str, ...]:
 
 
 def scores_of(counts: Counts) -> dict[str, float]:
-    """Return every metric of some counts by its name, in the order of the table."""
+    """Return every metric of some counts by name, in the order of ``METRICS``."""
     return {
         metric.name: metric.of(counts) if metric.of else getattr(counts, metric.name)
         for metric in METRICS

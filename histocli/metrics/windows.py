@@ -1,4 +1,4 @@
-"""Label images that are read window by window, so that a slide is never in memory as a whole."""
+"""Label images read in windows (rectangles), so that a slide is never in memory as a whole."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from histocli.base.types import BoolMask, IntArray
 from histocli.instances.overlaps import LabelImage
 
 CORE_PX = 4096
-"""Side of a window: two shards of our label stores, so that few chunks are decoded twice."""
+"""Side of a window: two shards (files) of a label store, so that few blocks are decoded twice."""
 
 Mapper = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
-"""``map``, or the method of a thread pool; results come in the order of the jobs."""
+"""``map``, or a function like it that uses threads; results come in the order of the jobs."""
 
 
 class Windowed(Protocol):
@@ -24,11 +24,11 @@ class Windowed(Protocol):
         """Height and width."""
 
     def read(self, rows: slice, columns: slice) -> LabelImage:
-        """Return the labels of a window that lies inside; safe from several threads."""
+        """Return the labels of a window inside the image; several threads may call this."""
 
 
 class InMemory:
-    """A label image in memory, in the shape of :class:`Windowed`."""
+    """A label image in memory, as a :class:`Windowed`."""
 
     def __init__(self, labels: LabelImage) -> None:
         self._labels = labels
@@ -41,7 +41,7 @@ class InMemory:
 
 @dataclass(frozen=True)
 class Rectangle:
-    """Part of an image: rows top..bottom, columns left..right, half open."""
+    """Part of an image: rows top..bottom and columns left..right, the last ones excluded."""
 
     top: int
     bottom: int
@@ -50,11 +50,11 @@ class Rectangle:
 
     @property
     def slices(self) -> tuple[slice, slice]:
-        """Its rows and columns."""
+        """Rows and columns of the rectangle."""
         return slice(self.top, self.bottom), slice(self.left, self.right)
 
     def meets(self, other: "Rectangle") -> bool:
-        """Tell whether the two share a pixel."""
+        """Tell whether two rectangles share a pixel."""
         return (
             self.top < other.bottom
             and other.top < self.bottom
@@ -63,7 +63,7 @@ class Rectangle:
         )
 
     def grown(self, before: int, after: int, shape: tuple[int, int]) -> "Rectangle":
-        """Return the window with a margin, cut at the border of the image."""
+        """Return the rectangle with a margin, cut at the border of an image of this shape."""
         return Rectangle(
             max(self.top - before, 0),
             min(self.bottom + after, shape[0]),
@@ -72,7 +72,7 @@ class Rectangle:
         )
 
     def within(self, area: "Rectangle") -> tuple[slice, slice]:
-        """Return the rows and columns, counted from the first pixel of a larger rectangle."""
+        """Return rows and columns, counted from the first pixel of a larger rectangle."""
         top, left = area.top, area.left
         return Rectangle(
             self.top - top, self.bottom - top, self.left - left, self.right - left
@@ -82,8 +82,8 @@ class Rectangle:
 def tile(shape: tuple[int, int], shift: int = 0) -> list[Rectangle]:
     """Tile an image with windows.
 
-    All but the first of each axis begin ``shift`` pixels later: then a window that is read with a
-    margin of as many pixels before it begins where chunks begin.
+    All but the first window of each axis begin ``shift`` pixels later. Reading a window with a
+    margin of ``shift`` pixels before it then begins where a shard of a label store begins.
     """
     rows, columns = (
         [
@@ -96,7 +96,7 @@ def tile(shape: tuple[int, int], shift: int = 0) -> list[Rectangle]:
 
 
 class WindowLabels(NamedTuple):
-    """Truth and prediction in one window, both 0 where the truth is ignored."""
+    """True and predicted labels in one window, both 0 where the truth is ignored."""
 
     truth: LabelImage
     prediction: LabelImage
@@ -105,9 +105,10 @@ class WindowLabels(NamedTuple):
 
 
 class MaskedPair:
-    """Truth and prediction, some nuclei painted over.
+    """True and predicted label image without some nuclei.
 
-    True nuclei that are left out become ignored pixels, predicted ones background.
+    True nuclei with a label in ``no_truth`` become ignored pixels, and predicted nuclei with one in
+    ``no_prediction`` become background.
     """
 
     def __init__(
@@ -118,7 +119,7 @@ class MaskedPair:
         self.shape = truth.shape
 
     def read(self, window: Rectangle) -> WindowLabels:
-        """Return both in a window; safe from several threads."""
+        """Return the labels of a window; several threads may call this."""
         truth, prediction = (side.read(*window.slices) for side in self._sides)
         ignored = (truth < 0) | np.isin(truth, self._no_truth)
         drop = (prediction < 0) | np.isin(prediction, self._no_prediction) | ignored

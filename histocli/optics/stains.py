@@ -53,7 +53,7 @@ def estimate_stains(optical_density: FloatArray) -> StainEstimate:
     plane *= np.where(plane.sum(axis=0) < 0, -1, 1)
     angles = np.arctan2(stained @ plane[:, 1], stained @ plane[:, 0])
     extremes = np.percentile(angles, [1, 99])
-    if np.rad2deg(extremes[1] - extremes[0]) < 8.0:
+    if np.rad2deg(extremes[1] - extremes[0]) < 8.0:  # degrees between colours
         return StainEstimate(TYPICAL_STAINS, False, "only one colour of stain")
     rows = np.stack([np.cos(extremes), np.sin(extremes)], axis=1) @ plane.T
     rows = np.clip(rows, 0, None)
@@ -61,7 +61,7 @@ def estimate_stains(optical_density: FloatArray) -> StainEstimate:
     # hematoxylin comes first: it absorbs more red, compared with green
     rows = rows[np.argsort(-(rows[:, 0] - 0.5 * rows[:, 1]))]
     deviation = np.rad2deg(np.arccos(np.clip((rows * TYPICAL_STAINS).sum(axis=1), -1, 1)))
-    if deviation.max() > 38.0:
+    if deviation.max() > 38.0:  # degrees from the typical colours
         return StainEstimate(
             TYPICAL_STAINS, False, "colours that hematoxylin and eosin do not have"
         )

@@ -1,1 +1,1 @@
-"""Compares sets of images: are patches realistic, and do they represent their references?"""
+"""Are synthetic patches realistic, and do they represent their reference images?"""

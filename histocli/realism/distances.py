@@ -1,4 +1,7 @@
-"""Distances between two sets of images, and of patches to the reference they follow."""
+"""Distances between real and synthetic patches, and of patches to reference images.
+
+A synthetic patch *follows* the reference image that it was made after.
+"""
 
 import numpy as np
 import numpy.typing as npt
@@ -7,17 +10,17 @@ from histocli.base.types import FloatArray, IntArray
 
 Vector = npt.NDArray[np.float64]
 Chosen = npt.NDArray[np.bool_]
-"""(n,) which patches are kept."""
+"""(n,) True for the patches that a statistic is computed from."""
 
 
 def standardise_by(real: FloatArray, synthetic: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Bring both sets of features to zero mean and unit spread over the real ones."""
+    """Scale each feature to mean 0 and standard deviation 1 over the real patches."""
     mean, spread = real.mean(axis=0), real.std(axis=0) + 1e-6
     return (real - mean) / spread, (synthetic - mean) / spread
 
 
 class Kernels:
-    """The cubic kernel between all patches, so that leaving some out only sums others."""
+    """The cubic polynomial kernel of all pairs of patches, computed once for all subsets."""
 
     def __init__(self, real: FloatArray, synthetic: FloatArray) -> None:
         first, second = real.astype(np.float64), synthetic.astype(np.float64)
@@ -29,8 +32,8 @@ class Kernels:
     def distance(self, real: Chosen, synthetic: Chosen) -> float:
         """Return the unbiased squared maximum mean discrepancy of the kept patches.
 
-        It is the statistic of the kernel inception distance (Binkowski et al. 2018): 0 for two
-        samples of one kind, below 0 by chance.
+        The kernel inception distance uses this statistic (Binkowski et al. 2018). Its mean is 0 for
+        two samples of one distribution, so that it may be below 0 by chance.
         """
         within, weights = 0.0, [kept.astype(np.float64) for kept in (real, synthetic)]
         for kernel, weight in zip(self._own, weights, strict=True):
@@ -41,13 +44,13 @@ class Kernels:
 
 
 def patch_spectra(images: npt.NDArray[np.uint8]) -> Vector:
-    """Return the logarithm of the power of each patch, shape (S, S, 3), at each spatial frequency.
+    """Return the log power of each patch, (S, S, 3), at each spatial frequency, in a Hann window.
 
     Returns
     -------
     ndarray of float64, shape (n, S // 2)
-        Frequencies 1..S/2 in cycles per patch, of the mean of the colours, over all directions;
-        natural logarithm.
+        Natural logarithm of the power of the mean of the three channels, averaged over all
+        directions, at 1..S // 2 cycles per patch.
     """
     side = images.shape[1]
     window = np.hanning(side)[:, None] * np.hanning(side)[None]
@@ -66,20 +69,21 @@ def patch_spectra(images: npt.NDArray[np.uint8]) -> Vector:
 def distance_to_references(
     real: FloatArray, image_of: IntArray, synthetic: FloatArray, followed: IntArray
 ) -> tuple[Vector, Vector]:
-    """Return the distances of each patch to the mean of its reference and of the other references.
+    """Return the distances of each synthetic patch to its own reference and to the others.
 
     Parameters
     ----------
     real, synthetic : ndarray of float, shape (n, F) and (m, F)
-        Features.
+        Features of the patches.
     image_of, followed : ndarray of int, shape (n,) and (m,)
-        Which reference each real patch shows, and each synthetic one follows.
+        Number of the reference that each real patch shows, and that each synthetic one follows.
 
     Returns
     -------
     own, others : ndarray of float64, shape (m,)
-        Root mean square over the features, in spreads of the real patches; others is the mean over
-        the other references.
+        Distance to the mean features of the real patches of a reference: root mean square over the
+        features, in standard deviations of the real patches. ``own`` is 0 where no real patch
+        shows the own reference, and ``others`` the mean over the other references.
     """
     first, second = standardise_by(real, synthetic)
     names = np.unique(image_of)
@@ -92,7 +96,7 @@ def distance_to_references(
 
 
 def histogram_distance(first: Vector, second: Vector) -> float:
-    """Return the earth mover's distance of two histograms in bins; NaN where one is empty."""
+    """Return the earth mover's distance of two histograms, in bins; NaN if one is empty."""
     if not first.sum() or not second.sum():
         return float("nan")
     return float(np.abs(np.cumsum(first / first.sum() - second / second.sum())).sum())

@@ -1,6 +1,6 @@
-"""Features of images: numbers with a meaning, and random convolutions without one.
+"""Features of patches: named numbers of stain and texture, and means of random convolutions.
 
-Nothing is downloaded, and nothing is fitted to the images that are compared.
+No weights are downloaded, and none are fitted to the patches that are compared.
 """
 
 import cv2
@@ -21,12 +21,13 @@ NAMES = (
     "dark share",
     "skewness of red",
 )
-"""Names of the columns of :func:`stain_and_texture`: absorbances, their correlations, grain, how
-much is dark, and how unevenly it is dark."""
+"""Names of the columns of :func:`stain_and_texture`: mean and standard deviation of absorbance, two
+correlations of channels, standard deviation of detail below each scale, share of pixels darker than
+the mean by over one standard deviation, and skewness."""
 
 
 def stain_and_texture(images: npt.NDArray[np.uint8]) -> FloatArray:
-    """Describe patches, shape (n, H, W, 3) with glass made white, by the numbers of ``NAMES``."""
+    """Return the features of ``NAMES`` of patches, (n, H, W, 3), whose bare glass is white."""
     rows = []
     for image in images:
         density = rgb_to_optical_density(image)
@@ -44,10 +45,10 @@ def stain_and_texture(images: npt.NDArray[np.uint8]) -> FloatArray:
 def random_convolutions(
     images: npt.NDArray[np.uint8], seed: int = 0, batch: int = 32
 ) -> FloatArray:
-    """Describe patches by the means and spreads of three layers of random convolutions.
+    """Return means and standard deviations of the channels of three random convolutions.
 
-    ``images`` has shape (n, H, W, 3), the features (n, 96). The same seed of the weights gives the
-    same features everywhere; ``batch`` images are described at a time.
+    ``images`` has shape (n, H, W, 3), the features (n, 96). ``seed`` fixes the weights, and
+    ``batch`` images are computed at a time.
     """
     generator = torch.Generator().manual_seed(seed)
     weights = [
@@ -58,7 +59,7 @@ def random_convolutions(
     with torch.inference_mode():
         for start in range(0, len(images), batch):
             pixels = torch.from_numpy(np.ascontiguousarray(images[start : start + batch]))
-            x = pixels.permute(0, 3, 1, 2).float() / 255 - 0.65
+            x = pixels.permute(0, 3, 1, 2).float() / 255 - 0.65  # brings brightness near 0
             found = []
             for weight, stride in zip(weights, (1, 2, 2), strict=True):
                 x = functional.conv2d(x, weight, stride=stride, padding=1)

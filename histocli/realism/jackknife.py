@@ -1,4 +1,4 @@
-"""Measures with intervals that come from leaving one reference image out at a time."""
+"""Measures with intervals from leaving out one reference image at a time."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from histocli.base.types import IntArray
 from histocli.realism.distances import Chosen
 
 Statistic = Callable[[Chosen, Chosen], float]
-"""A number about the kept real and the kept synthetic patches."""
+"""Computes a number from the masks of the real and of the synthetic patches to use."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,20 +17,20 @@ class Measure:
     """One number about a set of synthetic patches."""
 
     key: str
-    """For programs."""
+    """Short name, the key in JSON."""
     name: str
-    """For people."""
+    """Name shown to people."""
     value: float
     ci95: tuple[float, float] | None
-    """None where fewer than three reference images leave nothing to say."""
+    """95 % interval of the value; None if fewer than three reference images could be left out."""
     meaning: str
 
 
 class Jackknife:
     """Leaves each reference image out in turn (Tukey 1958).
 
-    The patches that show the image and those that follow it are left out together, so that many
-    patches of one image do not look like much evidence.
+    Real patches that show the image, and synthetic patches made after it, are left out together:
+    patches of one image resemble each other, and do not count as independent.
     """
 
     def __init__(self, real_images: IntArray, followed: IntArray) -> None:
@@ -46,7 +46,7 @@ class Jackknife:
         meaning: str,
         bounds: tuple[float, float] = (0.0, np.inf),
     ) -> Measure:
-        """Return a statistic of all patches, with its interval cut to what is possible."""
+        """Return a statistic of all patches, with an interval that is cut at ``bounds``."""
         value = statistic(*self._all)
         left = [each for kept in self._kept if np.isfinite(each := statistic(*kept))]
         interval = jackknife_interval(value, left)
@@ -58,7 +58,7 @@ class Jackknife:
 def jackknife_interval(value: float, left_out: Sequence[float]) -> tuple[float, float] | None:
     """Return the normal 95 % interval of a statistic from its values with one item left out.
 
-    None where fewer than three items could be left out.
+    None where fewer than three items could be left out, or the value is not finite.
     """
     n = len(left_out)
     if n < 3 or not np.isfinite(value):

@@ -1,7 +1,8 @@
 """Are synthetic patches realistic, do they represent their references, are they copies?
 
-Each answer comes with its interval. Distances of distributions are biased upwards where images are
-few; compare stores by the same references and numbers of patches.
+Real patches show *reference images*; a synthetic patch *follows* the one that it was made after.
+Distances of distributions are biased upwards where images are few: compare patch stores with the
+same references and numbers of patches.
 """
 
 from collections.abc import Iterator, Mapping
@@ -29,28 +30,28 @@ from histocli.realism.morphology import Histograms
 from histocli.training.two_sample import TwoSampleSchedule, area_under_curve, judge
 
 STAIN = tuple(range(8))
-"""Columns of :func:`stain_and_texture` that describe colour: absorbances and their correlations."""
+"""Columns of :func:`stain_and_texture` that describe colour: means, spreads, correlations."""
 TEXTURE = tuple(range(8, len(NAMES)))
-"""Columns of :func:`stain_and_texture` that describe grain, and how much is dark."""
+"""Columns of :func:`stain_and_texture` that describe fine detail, dark share and skewness."""
 
 
 @dataclass(frozen=True)
 class Patches:
-    """Patches of one kind, glass made white."""
+    """Real or synthetic patches, whose bare glass is white."""
 
     images: npt.NDArray[np.uint8]
-    """(n, S, S, 3)."""
+    """(n, S, S, 3) pixels, sRGB."""
     references: IntArray
-    """(n,) the number of the reference image that each shows, or was made after."""
+    """(n,) the number of the reference image that each patch shows or follows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """What was measured of ``real`` and ``synthetic`` patches and ``images`` references."""
+    """Measures, with the numbers of patches and of the reference images of real patches."""
 
     measures: tuple[Measure, ...]
     features: dict[str, float]
-    """Earth mover's distance of each named feature, in spreads of the real patches."""
+    """Earth mover's distance of each named feature, in standard deviations of real patches."""
     real: int
     synthetic: int
     images: int
@@ -76,9 +77,9 @@ def judge_patches(
 ) -> Judgement:
     """Judge synthetic patches against real ones of the same size.
 
-    Both number the reference images alike. ``schedule``, ``device`` and ``dtype`` are of the
-    classifiers; ``morphology`` is by the name of the property, such as ``area``. ``ValueError``
-    says that real patches show fewer than two images, so that none can be held out.
+    Both use the same numbers of reference images. Classifiers are trained with ``schedule``,
+    ``device`` and ``dtype``; the keys of ``morphology`` are properties, such as ``area``.
+    ``ValueError`` says that all patches together have fewer than two references.
     """
     sides = real.images, synthetic.images, real.references, synthetic.references
     told_apart = judge(*sides, schedule, device, dtype)
@@ -118,7 +119,7 @@ def judge_patches(
 
 
 Features = tuple[FloatArray, FloatArray]
-"""Features of the real and of the synthetic patches, in spreads of the real ones."""
+"""Features of real and synthetic patches, in standard deviations of the real ones."""
 
 
 def _kernel_distance(key: str, features: str, sides: Features, leave: Jackknife) -> Measure:
@@ -163,7 +164,7 @@ def _spectrum_distance(real: Patches, synthetic: Patches, leave: Jackknife) -> M
 def _morphology_distance(
     name: str, histograms: Histograms, followed: IntArray, leave: Jackknife
 ) -> Measure:
-    """Compare two histograms of nuclei; each reference counts as often as it was followed."""
+    """Compare drawn with measured nuclei; references weigh by the patches that follow them."""
     real = histograms.real
     totals = real.sum(axis=1)
     shares = np.divide(real, totals[:, None], out=np.zeros(real.shape), where=totals[:, None] > 0)
@@ -186,7 +187,7 @@ def _morphology_distance(
 def _reference_distances(
     features: list[FloatArray], real_images: IntArray, followed: IntArray, leave: Jackknife
 ) -> Iterator[Measure]:
-    """Yield the distances of patches to references; nothing where no patch follows one of them."""
+    """Yield distances to references; none unless a patch follows one that real patches show."""
     usable = np.isin(followed, real_images)
     if not usable.any():
         return
@@ -205,11 +206,11 @@ def _reference_distances(
 
 
 def _memorisation(sides: Features, leave: Jackknife) -> Iterator[Measure]:
-    """Compare how near patches lie to the nearest real one (Meehan et al. 2020)."""
+    """Compare the distances of patches to the nearest real patch (Meehan et al. 2020)."""
     tree = cKDTree(sides[0])
-    # the nearest of all is the patch itself
+    # the real patch nearest to a real patch is itself
     nearest_real, nearest = tree.query(sides[0], k=2)[0][:, 1], tree.query(sides[1])[0]
-    limit = np.percentile(nearest_real, 1)  # what is nearer is suspicious
+    limit = np.percentile(nearest_real, 1)  # a synthetic patch nearer than this is suspicious
     yield leave.measure(
         "memorisation",
         "memorisation",

@@ -1,4 +1,4 @@
-"""Histograms of nuclei measured in references, and of nuclei drawn in synthetic patches."""
+"""Histograms of nuclei measured in reference images and drawn in synthetic patches."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from histocli.instances.measurements import measure
 
 @dataclass(frozen=True)
 class Histograms:
-    """Counts of nuclei by a property, of each reference image and of each synthetic patch."""
+    """Numbers of nuclei by a property, for each reference image and each synthetic patch."""
 
     real: npt.NDArray[np.floating]
-    """(images, bins); row k is of reference image k."""
+    """(images, bins); row k is for reference image k."""
     synthetic: npt.NDArray[np.floating]
-    """(patches, bins)."""
+    """(patches, bins); row k is for synthetic patch k."""
     bin_width: float
-    """In the unit of the property."""
+    """Width that distances use: 0.5 doublings of the area, or 1 bin of elongation."""
 
 
 def morphology_histograms(
@@ -30,7 +30,7 @@ def morphology_histograms(
     labels: Sequence[InstanceLabels],
     mpp: float,
 ) -> dict[str, Histograms]:
-    """Return histograms of area and elongation; none where references were not measured.
+    """Return histograms of area and elongation; {} if a reference was not measured.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def morphology_histograms(
     elongations = [each.elongation[~each.touches_border] for each in nuclei]
     result = {}
     for name, edges, values, width in (
-        ("area", AREA_EDGES_UM2, areas, 0.5),  # two bins an octave
+        ("area", AREA_EDGES_UM2, areas, 0.5),  # doublings: each edge is 1.41 times the one before
         ("elongation", ELONGATION_EDGES, elongations, 1.0),
     ):
         drawn = [np.histogram(np.clip(each, edges[0], edges[-1]), edges)[0] for each in values]

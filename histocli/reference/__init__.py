@@ -1,1 +1,1 @@
-"""What is measured from real tissue."""
+"""Analysis of references: real images whose tissue the synthetic patches imitate."""

@@ -1,4 +1,8 @@
-"""How a source of nuclei errs, measured where the truth is known, and priors corrected by it."""
+"""Errors of a nucleus detector on synthetic patches, and priors corrected for these errors.
+
+The detector is the rough nucleus map or a model; the truth is the labels of the patches. Priors are
+the measured number, size and shape of nuclei that the synthesis starts from.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,22 +16,19 @@ from histocli.instances.overlaps import overlaps
 from histocli.reference.morphology import Morphology
 
 TRUSTED = (0.5, 1.5)
-"""Corrections beyond these say that model and references do not belong together."""
-FEWEST_MATCHES = 30
-"""Fewer matched nuclei than this calibrate nothing."""
+"""Factors are clipped to this range: beyond it, model and references do not fit."""
+FEWEST_MATCHES = 30  # matched nuclei
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """How a source of nuclei errs."""
+    """Errors of a detector of nuclei."""
 
-    area_factor: float = 1.0
-    """Predicted over true area, median over matched nuclei."""
-    recall: float = 1.0
-    """Predicted over true number of nuclei."""
+    area_factor: float = 1.0  # predicted over true area, median over matched nuclei
+    recall: float = 1.0  # predicted over true number of nuclei
 
     def correct(self, morphology: Morphology) -> Morphology:
-        """Return priors as they would be without the error."""
+        """Return priors with the errors divided out; histograms and spreads stay as measured."""
         area, number = 1 / self.area_factor, 1 / self.recall
         median, weighted = morphology.typical_area_um2
         return replace(
@@ -44,24 +45,17 @@ UNCALIBRATED = Calibration()
 
 
 class AreaComparison(NamedTuple):
-    """Nuclei of a prediction beside those that were drawn."""
+    """Predicted nuclei compared with the nuclei drawn in a synthetic patch."""
 
-    ratios: list[float]
-    """Predicted over true area of each pair with IoU > 0.5."""
-    found: int
-    """Predicted nuclei that do not lie mostly on ignored pixels."""
-    drawn: int
-    """True nuclei."""
+    ratios: list[float]  # predicted over true area of each matched pair (IoU > 0.5)
+    found: int  # predicted nuclei with more than half of their area outside ignored pixels
+    drawn: int  # true nuclei
 
 
 def compare_areas(truth: InstanceLabels, prediction: InstanceLabels) -> AreaComparison:
-    """Compare a prediction with the labels of a synthetic patch.
+    """Compare predicted labels (H, W) with the labels (H, W) of a synthetic patch.
 
-    Parameters
-    ----------
-    truth : ndarray of int32, shape (H, W)
-        0 = background, 1..n, -1 ignored.
-    prediction : ndarray of int32, shape (H, W)
+    Both are int32, 0 for background and 1..n for nuclei; -1 in ``truth`` is ignored.
     """
     known = truth >= 0
     total = np.bincount(prediction.ravel())
@@ -77,7 +71,10 @@ def compare_areas(truth: InstanceLabels, prediction: InstanceLabels) -> AreaComp
 
 
 def calibration_of(ratios: Sequence[float], found: int, drawn: int) -> Calibration:
-    """Sum up comparisons; too few matches calibrate nothing."""
+    """Return the errors from the pooled comparisons of several patches.
+
+    Fewer than ``FEWEST_MATCHES`` ratios give ``UNCALIBRATED``.
+    """
     if len(ratios) < FEWEST_MATCHES or drawn == 0:
         return UNCALIBRATED
     return Calibration(

@@ -1,8 +1,8 @@
-"""Which kinds of nuclei a reference shows, estimated from its rough nuclei.
+"""Shares of the kinds of nuclei in a reference image, estimated from its rough nuclei.
 
-The estimate is crude on purpose: the rough map breaks vesicular nuclei up and misses faint ones, so
-synthesis draws the mixture of each patch widely around it. The estimate only has to differ between
-tissues.
+Rough nuclei are the objects of the automatic nucleus map (``reference/rough.py``). The estimate is
+crude, because the map breaks vesicular nuclei into fragments and misses faint nuclei. It only has
+to differ between tissues: synthesis draws the mixture of each patch widely around it.
 """
 
 import numpy as np
@@ -14,8 +14,7 @@ from histocli.instances.measurements import Measurements
 from histocli.reference.rough import inner_border
 from histocli.reference.texture import NuclearTextures
 
-Mixture = tuple[float, ...]
-"""Share of each ``Kind`` of nucleus; sums to 1."""
+Mixture = tuple[float, ...]  # share of each ``Kind`` of nucleus; sums to 1
 
 
 def estimate_mixture(
@@ -23,19 +22,8 @@ def estimate_mixture(
 ) -> Mixture:
     """Estimate the share of each kind of nucleus.
 
-    Parameters
-    ----------
-    nuclei : Measurements
-    textures : NuclearTextures
-        Of the same nuclei.
-    softness : ndarray of float, shape (len(textures),)
-        Blur of each nucleus's edge over that of the image.
-    typical_area_um2 : float
-
-    Returns
-    -------
-    tuple of float
-        One share per ``Kind``; sums to 1.
+    ``textures`` and ``softness``, from ``edge_softness``, describe the same nuclei in the same
+    order; ``typical_area_um2`` is the median area of compact nuclei.
     """
     shares = np.zeros(N_KINDS)
     if len(textures) == 0:
@@ -48,13 +36,13 @@ def estimate_mixture(
     dark = contrast > 1.35 * median
     small = area < 0.5 * typical_area_um2
     single = textures.single
-    weight = np.sqrt(area)  # fragments are many and small
-    # a quarter of the fragments that are no single nucleus are what is left of vesicular nuclei
+    weight = np.sqrt(area)  # not the number: fragments are many and small
+    # a quarter of the objects that are not single nuclei count as pieces of vesicular nuclei
     broken = 0.25 * float(weight[~single].sum() / weight.sum())
     kinds: dict[Kind, npt.NDArray[np.bool_]] = {
         Kind.APOPTOTIC: single & dark & small & (elongation < 1.5),
         Kind.MITOTIC: ~single & dark & (area > 0.5 * typical_area_um2),
-        Kind.SPINDLE: single & (elongation > 2.2),  # a fused pair is long too, but not single
+        Kind.SPINDLE: single & (elongation > 2.2),  # two fused nuclei are long but not single
         Kind.LYMPHOCYTE: (
             single & (area > 16.0) & (area < 42.0) & (elongation < 1.35) & (contrast > median)
         ),
@@ -66,8 +54,8 @@ def estimate_mixture(
         shares[kind] = float(weight[member & left].sum() / weight.sum())
         left &= ~member
     shares[Kind.VESICULAR] += broken
-    shares[Kind.MITOTIC] *= 0.2  # most dark ragged fragments are fused or folded nuclei
-    shares[[Kind.APOPTOTIC, Kind.MITOTIC]] += 0.004  # a small image may lack them by chance
+    shares[Kind.MITOTIC] *= 0.2  # most dark ragged objects are fused or folded nuclei
+    shares[[Kind.APOPTOTIC, Kind.MITOTIC]] += 0.004  # small images may lack these kinds by chance
     shares[Kind.DENSE] = 0
     shares[Kind.DENSE] = max(0.1, 1 - shares.sum())
     return tuple(float(share) for share in shares / shares.sum())
@@ -76,22 +64,10 @@ def estimate_mixture(
 def edge_softness(
     darkness: FloatArray, labels: InstanceLabels, nuclei: Measurements, textures: NuclearTextures
 ) -> FloatArray:
-    """Return the blur of each nucleus's edge over that of the image.
+    """Return the blur of each nucleus's edge over the median blur of the image's nuclei.
 
-    Blur is the contrast of a nucleus over the slope of darkness at its border.
-
-    Parameters
-    ----------
-    darkness : ndarray of float32, shape (H, W)
-        Smoothed absorbance.
-    labels : ndarray of int32, shape (H, W)
-    nuclei : Measurements
-    textures : NuclearTextures
-
-    Returns
-    -------
-    ndarray of float32, shape (len(textures),)
-        1 is typical, 2 twice as wide.
+    Blur is the contrast of a nucleus over the mean slope of the smoothed absorbance ``darkness``
+    (H, W) along its border. The result has shape (len(textures),).
     """
     if len(textures) == 0:
         return np.zeros(0, np.float32)

@@ -1,4 +1,4 @@
-"""Priors of number, size and shape of nuclei."""
+"""Priors of the synthesis: number, size and shape of the nuclei in a reference."""
 
 from dataclasses import dataclass
 
@@ -14,63 +14,41 @@ QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 @dataclass(frozen=True, kw_only=True)
 class Morphology:
-    """Priors of number, size and shape, measured from any label image."""
+    """Number, size and shape of nuclei, measured from any label image."""
 
     n_nuclei: int
-    density_per_mm2: float
-    """Nuclei in a square millimetre of tissue."""
-    nuclear_fraction: float
-    """Share of the tissue that is nucleus."""
-    area_um2: tuple[float, ...]
-    """Quantiles (0.1, 0.25, 0.5, 0.75, 0.9) of the area, square micrometres."""
+    density_per_mm2: float  # nuclei per square millimetre of tissue
+    nuclear_fraction: float  # share of the tissue that nuclei cover
+    area_um2: tuple[float, ...]  # ``QUANTILES``
     typical_area_um2: tuple[float, float]
-    """Median and area-weighted median of the areas of compact nuclei, square micrometres. Fragments
-    pull the first down and fused nuclei the second up; the truth mostly lies between."""
-    log_area_sd: float
-    """Spread of the natural log of the area, from its inner quartiles."""
-    elongation: tuple[float, ...]
-    """Quantiles of major over minor axis."""
-    direction_sharing: float
-    """0: neighbours point anywhere; 1: they are parallel."""
-    touching_share: float
-    """Share of nuclei that touch another."""
+    """Median and area-weighted median of compact nuclei: fragments pull the first down, fused
+    nuclei the second up; the truth mostly lies between."""
+    log_area_sd: float  # spread of the natural log of the area, from its quartiles
+    elongation: tuple[float, ...]  # ``QUANTILES`` of major over minor axis
+    direction_sharing: float  # 0: neighbours point anywhere; 1: neighbours are parallel
+    touching_share: float  # share of nuclei that touch another nucleus
     area_shares: tuple[float, ...] = ()
-    """Histogram of the area over ``instances.histograms.AREA_EDGES_UM2``, as found: not corrected
-    by a calibration."""
-    elongation_shares: tuple[float, ...] = ()
-    """Histogram of the elongation over ``ELONGATION_EDGES``."""
+    """Histogram over ``instances.histograms.AREA_EDGES_UM2``, never calibrated."""
+    elongation_shares: tuple[float, ...] = ()  # histogram over ``ELONGATION_EDGES``
 
 
 def quantiles(values: npt.NDArray[np.floating], fallback: float) -> tuple[float, ...]:
-    """Return the ``QUANTILES`` of values, or the fallback for each where there are none."""
-    return (
-        tuple(float(q) for q in np.quantile(values, QUANTILES))
-        if len(values)
-        else (fallback,) * len(QUANTILES)
-    )
+    """Return the ``QUANTILES`` of values; without values, the fallback for each."""
+    if not len(values):
+        return (fallback,) * len(QUANTILES)
+    return tuple(float(q) for q in np.quantile(values, QUANTILES))
 
 
 def morphology_of(nuclei: Measurements, tissue: BoolMask, mpp: float) -> Morphology:
-    """Summarise nuclei.
+    """Summarise nuclei in ``tissue``, a bool mask (H, W), at ``mpp`` micrometres per pixel.
 
-    Parameters
-    ----------
-    nuclei : Measurements
-        Rough nuclei or a model's.
-    tissue : ndarray of bool, shape (H, W)
-    mpp : float
-        Micrometres per pixel.
-
-    Returns
-    -------
-    Morphology
-        With typical values for sizes and shapes, and zero counts, where there are no nuclei.
+    Without nuclei, counts are 0, and sizes and shapes have typical values.
     """
     tissue_um2 = max(float(tissue.sum()) * mpp * mpp, 1.0)
     whole = ~nuclei.touches_border
     area = quantiles(nuclei.area_um2[whole], 40.0)
     ellipse_um2 = np.pi / 4 * nuclei.major_um * nuclei.minor_um
-    # a fused pair or a crescent has less area than the ellipse with its moments
+    # fused pairs and crescents have less area than the ellipse of equal moments
     compact = whole & (nuclei.area_um2 > 0.92 * ellipse_um2)
     return Morphology(
         n_nuclei=len(nuclei),
@@ -88,6 +66,7 @@ def morphology_of(nuclei: Measurements, tissue: BoolMask, mpp: float) -> Morphol
 
 
 def _medians(areas: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Return the median and the area-weighted median of areas."""
     if not len(areas):
         return 40.0, 40.0
     ordered = np.sort(areas)

@@ -1,4 +1,4 @@
-"""Where a reference shows nuclei, in a grid of patches that do not overlap."""
+"""Non-overlapping patches of a reference image that contain nuclei."""
 
 import numpy as np
 import numpy.typing as npt
@@ -7,9 +7,9 @@ import numpy.typing as npt
 def corners_of_patches(
     nuclei: npt.NDArray[np.bool_], side: int, most: int, rng: np.random.Generator
 ) -> list[tuple[int, int]]:
-    """Return the corners (top, left) of patches that hold nuclei, row by row.
+    """Return the corners (top, left) of patches that contain nuclei, row by row.
 
-    Where there are more than ``most`` patches of ``side`` pixels, so many of them are drawn.
+    Patches have ``side`` pixels; of more than ``most`` patches, ``most`` are drawn at random.
     """
     height, width = nuclei.shape
     corners = [

@@ -1,4 +1,4 @@
-"""Tissue of one reference in the stains of another one."""
+"""Recolouring of a reference image with the stains of another reference image."""
 
 import numpy as np
 
@@ -8,24 +8,15 @@ from histocli.optics.stains import restain
 
 
 def restain_like(image: RGBImage, own: Json, other: Json) -> RGBImage:
-    """Give an image the stains of another reference, in colour and amount.
+    """Give an image the stain colours and amounts of another reference.
 
-    Parameters
-    ----------
-    image : ndarray of uint8, shape (H, W, 3)
-        Glass made white.
-    own, other : dict
-        ``appearance`` of the statistics of the image's reference and of the other one, as
-        ``reference.statistics.Appearance`` in JSON.
-
-    Returns
-    -------
-    ndarray of uint8, shape (H, W, 3)
-        The image as it is where the stains of one of the two are not recorded.
+    ``image`` is uint8 RGB (H, W, 3) with white glass. ``own`` and ``other`` are the statistics
+    ``Appearance`` of the image's reference and of the other one, in JSON. If either lacks a stain
+    matrix, the image is returned unchanged.
     """
     if not own.get("stain_matrix") or not other.get("stain_matrix"):
         return image
-    # the 75th percentile in tissue; 0.05 is hardly any stain
+    # index 3: the 75th percentile in tissue; at least 0.05 avoids dividing by hardly any stain
     gains = [
         float(np.clip(other[stain][3] / max(own[stain][3], 0.05), 0.4, 2.5))
         for stain in ("hematoxylin", "eosin")

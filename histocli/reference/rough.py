@@ -1,6 +1,6 @@
-"""The rough nucleus map: where nuclei probably are in an unlabelled image.
+"""The rough nucleus map: probable nuclei in an unlabelled image.
 
-Good enough to measure a tissue by and to take textures from; never used as a label.
+The map serves to measure a tissue and to cut out textures. It is never used as a label.
 """
 
 from dataclasses import dataclass
@@ -14,32 +14,24 @@ from histocli.base.types import BoolMask, FloatArray, InstanceLabels
 from histocli.instances.components import disk, drop_small, fill_holes, label_components
 from histocli.instances.targets import maps_to_instances
 
-SMOOTHING_UM = 0.375
-"""Standard deviation of the smoothing before thresholds: chromatin is finer, nuclei are coarser."""
-SMALLEST_UM2 = 9.0
-"""Area below which a dark speck is debris."""
-HALO_UM = 0.9
-"""Width of the blurred edge around a rough nucleus."""
+SMOOTHING_UM = 0.375  # standard deviation of a blur coarser than chromatin and finer than nuclei
+SMALLEST_UM2 = 9.0  # smaller dark objects are debris
+HALO_UM = 0.9  # width of the blurred edge around a rough nucleus
 
 
 @dataclass(frozen=True)
 class RoughNuclei:
-    """Rough nuclei of one image, and what to distrust around them."""
+    """The rough nuclei of one image, and pixels that may be missed nuclei."""
 
-    labels: InstanceLabels
-    """(H, W), 1..n."""
-    darkness: FloatArray
-    """(H, W), absorbance of red light, smoothed."""
-    suspicious: BoolMask
-    """(H, W): maybe a pale nucleus that the map missed; neither nucleus nor background."""
-    tissue: BoolMask
-    """(H, W)."""
-    contrast: float
-    """Absorbance of red by the dark class over that of the rest."""
+    labels: InstanceLabels  # (H, W), 1..n
+    darkness: FloatArray  # (H, W), absorbance of red light, smoothed by ``SMOOTHING_UM``
+    suspicious: BoolMask  # (H, W), perhaps a missed pale nucleus: neither nucleus nor background
+    tissue: BoolMask  # (H, W)
+    contrast: float  # mean absorbance of red above minus below Otsu's threshold
 
 
 def blur_um(image: FloatArray, sigma_um: float, mpp: float) -> FloatArray:
-    """Blur with a Gaussian of so many micrometres; wide ones work at reduced resolution."""
+    """Blur with a Gaussian of ``sigma_um`` micrometres; wide blurs work at reduced resolution."""
     sigma = sigma_um / mpp
     factor = int(sigma // 4)
     if factor >= 2 and min(image.shape[:2]) >= 4 * factor:
@@ -55,12 +47,12 @@ def blur_um(image: FloatArray, sigma_um: float, mpp: float) -> FloatArray:
 
 
 def stained_tissue(optical_density: FloatArray, mpp: float) -> BoolMask:
-    """Tell tissue from empty glass, fat and lumen: absorbance smoothed over a cell."""
+    """Separate tissue from empty glass, fat and lumen by the absorbance smoothed over 2 um."""
     return np.asarray(blur_um(optical_density.mean(axis=-1), 2.0, mpp) > 0.12)
 
 
 def inner_border(labels: InstanceLabels) -> BoolMask:
-    """Return the pixels of nuclei that have a side in common with background."""
+    """Return the pixels of nuclei that have a background pixel above, below or beside them."""
     inside = labels > 0
     padded = np.pad(inside, 1, mode="edge")
     around = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
@@ -68,22 +60,12 @@ def inner_border(labels: InstanceLabels) -> BoolMask:
 
 
 def find_rough_nuclei(optical_density: FloatArray, mpp: float) -> RoughNuclei:
-    """Find compact objects that absorb red light, as hematoxylin does.
+    """Find compact objects that absorb red light in optical density (H, W, 3).
 
-    Eosin and blood hardly absorb it. The absorbance of red needs no stain estimate, so that purple,
-    pale and badly unmixed images serve as well: on images stained in one colour it finds half as
-    much again as the unmixed hematoxylin, elsewhere the same.
-
-    Parameters
-    ----------
-    optical_density : ndarray of float32, shape (H, W, 3)
-    mpp : float
-        Micrometres per pixel.
-
-    Returns
-    -------
-    RoughNuclei
-        Without nuclei where the image has none, such as empty glass.
+    Hematoxylin absorbs red; eosin and blood hardly do. The absorbance of red needs no stain
+    estimate, so purple, pale and badly unmixed images work too: on images stained in one colour it
+    finds half as many nuclei again as unmixed hematoxylin, elsewhere equally many. An image without
+    nuclei, such as empty glass, gives a map without nuclei.
     """
     darkness = blur_um(
         np.ascontiguousarray(np.minimum(optical_density[..., 0], 3)), SMOOTHING_UM, mpp
@@ -98,11 +80,11 @@ def find_rough_nuclei(optical_density: FloatArray, mpp: float) -> RoughNuclei:
     between = float(values[values > otsu].mean() - values[values <= otsu].mean())
     if between < 0.06:  # both classes are noise
         return RoughNuclei(np.zeros(shape, np.int32), darkness, nothing, tissue, between)
-    # over a neighbourhood of some nuclei, 25 um, staining is even
+    # staining is even within about 25 um, a neighbourhood of several nuclei
     weight = blur_um(tissue.astype(np.float32), 12.5, mpp)
     near = blur_um(np.where(tissue, darkness, 0).astype(np.float32), 12.5, mpp)
     local = near / np.maximum(weight, 0.05)
-    follows = 0.4  # how much the threshold follows the neighbourhood
+    follows = 0.4  # weight of the local threshold; the rest is Otsu's of the image
     threshold = (1 - follows) * otsu + follows * (
         local + between / 2 * (1 - local / max(values.max(), 1e-3))
     )
@@ -111,22 +93,20 @@ def find_rough_nuclei(optical_density: FloatArray, mpp: float) -> RoughNuclei:
     mask = fill_holes(mask, 20 / mpp**2)
     mask = drop_small(label_components(mask), SMALLEST_UM2 / mpp**2) > 0
     labels = split_touching(mask, mpp)
-
-    return RoughNuclei(
-        labels, darkness, _maybe_missed(darkness, labels, tissue, mpp), tissue, between
-    )
+    suspicious = _maybe_missed(darkness, labels, tissue, mpp)
+    return RoughNuclei(labels, darkness, suspicious, tissue, between)
 
 
 def _maybe_missed(
     darkness: FloatArray, labels: InstanceLabels, tissue: BoolMask, mpp: float
 ) -> BoolMask:
-    """Find places that are clearly darker than the tissue, and thick enough for a nucleus.
+    """Find places that are darker than tissue and thick enough for a nucleus.
 
-    They are at least 0.3 of the way from the darkness of tissue to that of nuclei; dark streaks of
-    less than 2 um are fibres and folds, background to learn from. On four of five labelled sets
-    this holds 57 to 84 % of the nuclear pixels that the rough map
-    leaves behind (a third where tissue is blurred), for 3 to 5 % of the true background. Bumps over
-    their own neighbourhood hold half as many, since a field of pale nuclei is no bump.
+    Their darkness is at least 0.3 of the way from tissue to nuclei. Dark streaks narrower than 2 um
+    are fibres and folds and stay background. On four of five labelled sets the places hold 57 to 84
+    % of the missed nuclear pixels (a third where tissue is blurred) and 3 to 5 % of the true
+    background. Places darker than their own neighbourhood would hold half as many: in a field of
+    pale nuclei, no nucleus is darker than its neighbourhood.
     """
     inside = labels > 0
     hole = cv2.dilate(inside.astype(np.uint8), disk(HALO_UM / mpp)).astype(bool)
@@ -141,14 +121,14 @@ def _maybe_missed(
 
 
 def split_touching(mask: BoolMask, mpp: float) -> InstanceLabels:
-    """Part fused nuclei by the valleys of their distance map, smoothed so that bumps stay."""
+    """Split fused nuclei along the valleys of their smoothed distance map."""
     if not mask.any():
         return np.zeros(mask.shape, np.int32)
     distance = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)
     distance = cv2.GaussianBlur(distance, (0, 0), 0.5 / mpp)
     peak = ndimage.maximum_filter(distance, size=2 * max(1, round(1.25 / mpp)) + 1)
     depth = np.where(peak > 0, distance / np.maximum(peak, 1e-3), 0).astype(np.float32)
-    # the local peak as the scale: a core is what lies within a tenth of the deepest place around it
+    # depth relative to the local peak; from 0.97 it is the core, the middle of one nucleus
     maps = np.stack(
         [mask.astype(np.float32), np.where(depth > 0.97, 1, 0.4 * depth).astype(np.float32)],
         axis=-1,

@@ -1,8 +1,7 @@
-"""How much of an image is finer than a pixel or so: traces of scanner, compression and focus.
+"""Detail finer than about a pixel: traces of the scanner, of compression and of focus.
 
-This gives synthetic nuclei away at once: textures are resampled, borders are drawn, sensors add
-noise. So it is measured per reference, within nuclei and along their borders, and matched when
-patches are painted (``synthesis/painting.py``).
+This detail gives synthetic nuclei away: textures are resampled, borders are drawn and sensors add
+noise. It is measured in each reference image, and painting matches it (``synthesis/painting.py``).
 """
 
 import cv2
@@ -11,28 +10,17 @@ import numpy.typing as npt
 
 from histocli.base.types import BoolMask
 
-FINEST_PX = 1.0
-"""Standard deviation of the blur that takes the finest detail away."""
-BORDER_PX = 2
-"""How far a border reaches to both sides of an outline."""
-FEWEST_PIXELS = 200
-"""Fewer pixels than this tell nothing."""
+FINEST_PX = 1.0  # standard deviation of the blur that removes the finest detail
+BORDER_PX = 2  # reach of a border to both sides of an outline
+FEWEST_PIXELS = 200  # fewer pixels give no measurement
 
 
 def fine_detail(light: npt.NDArray[np.floating], nuclei: BoolMask) -> tuple[float, float]:
-    """Measure the finest detail within nuclei and along their borders.
+    """Measure the finest detail within nuclei and along their borders, in this order.
 
-    Parameters
-    ----------
-    light : ndarray of float, shape (H, W, 3)
-        Transmitted light, 1 is glass.
-    nuclei : ndarray of bool, shape (H, W)
-
-    Returns
-    -------
-    core, edge : float
-        Root mean square of the light that a blur of ``FINEST_PX`` takes away, over the three
-        colours; 0, which is never matched, where there are too few pixels to tell.
+    ``light`` (H, W, 3) is transmitted light, 1 for glass. The measure is the root mean square of
+    the light that a blur of ``FINEST_PX`` removes, over the three colours. A region of fewer than
+    ``FEWEST_PIXELS`` gives 0, which painting does not match.
     """
     light = np.ascontiguousarray(light, np.float32)
     fine = light - cv2.GaussianBlur(light, (0, 0), FINEST_PX, borderType=cv2.BORDER_REPLICATE)

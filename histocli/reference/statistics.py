@@ -1,4 +1,8 @@
-"""What one reference image says about its tissue: stains, nuclei, contrast and sharpness."""
+"""Analysis of one reference image, a real image that synthetic patches imitate.
+
+The analysis gives statistics (stains, nuclei, contrast, sharpness), nuclear textures and the
+background without nuclei. Nuclei come from the rough map (``reference/rough.py``) or a model.
+"""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -30,78 +34,59 @@ from histocli.reference.texture import NuclearTextures, cut_textures, remove_nuc
 
 @dataclass(frozen=True, kw_only=True)
 class Appearance:
-    """How the image renders its stains and nuclei."""
+    """Stains, contrast and sharpness of an image; quantiles are ``morphology.QUANTILES``."""
 
     white_level: float
     stain_matrix: tuple[tuple[float, ...], ...]
     """Hematoxylin, eosin: unit vectors of optical density in red, green, blue."""
     stains_measured: bool
     stains_note: str
-    hematoxylin: tuple[float, ...]
-    """Quantiles of the concentration in tissue."""
+    hematoxylin: tuple[float, ...]  # quantiles of the concentration in tissue
     eosin: tuple[float, ...]
-    contrast: tuple[float, ...]
-    """Quantiles over nuclei: absorbance of red inside minus around."""
-    core_to_rim: tuple[float, ...]
-    """Quantiles over nuclei: contrast of the core over that of the rim."""
-    single_share: float
-    """Share of rough nuclei whose outline is that of one nucleus."""
-    edge_um: float
-    """Standard deviation of the blur that turns a sharp edge into the nuclei's, micrometres."""
-    mixture: tuple[float, ...]
-    """Share of each ``instances.kinds.Kind`` of nucleus; sums to 1."""
-    grain_sd: float
-    """Standard deviation of the absorbance of red within nuclei: how coarse their chromatin
-    looks."""
-    fine_grain: float
-    """Spread of the absorbance of red within nuclei at less than half a micrometre, relative to the
-    median contrast."""
-    fine_core: float
-    """Spread of transmitted light at less than about a pixel within nuclei, as a share of white."""
-    fine_edge: float
-    """The same along their borders: how sharp the image is there."""
-    red_cell_fraction: float
-    """Share of the tissue that is strongly eosinophilic and lets red through, as red cells do."""
+    contrast: tuple[float, ...]  # quantiles over nuclei: absorbance of red inside minus around
+    core_to_rim: tuple[float, ...]  # quantiles: contrast of the core over that of the rim
+    single_share: float  # share of textures with the outline of one nucleus
+    edge_um: float  # standard deviation of the blur of nuclear edges
+    mixture: tuple[float, ...]  # share of each ``instances.kinds.Kind`` of nucleus
+    grain_sd: float  # standard deviation of the absorbance of red within nuclei
+    fine_grain: float  # the same of detail below 0.5 um, over the median contrast
+    fine_core: float  # finest detail of light within nuclei, as a share of white
+    fine_edge: float  # the same along the borders of nuclei
+    red_cell_fraction: float  # share of tissue with much eosin and little hematoxylin
     tissue_fraction: float
-    suspicious_fraction: float
-    """Share of the image that may be missed nuclei, and is ignored."""
-    left_behind: int
-    """Such places as large as a nucleus: how many the background may still hold."""
+    suspicious_fraction: float  # share of the image that is ignored: perhaps missed nuclei
+    left_behind: int  # number of ignored places of at least ``SMALLEST_UM2``
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceStatistics:
-    """Everything measured, as plain numbers."""
+    """All statistics of a reference, as plain numbers."""
 
     morphology: Morphology
     appearance: Appearance
 
     def to_json(self) -> Json:
-        """Return nested plain values, rounded to what can be told."""
+        """Return nested plain values, rounded to four significant digits."""
         return {key: _rounded(value) for key, value in asdict(self).items()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """One reference image, taken apart: what synthesis draws from."""
+    """One analysed reference image: the material of the synthesis."""
 
     name: str
     mpp: float
-    background: npt.NDArray[np.floating]
-    """(H, W, 3), optical density with the nuclei taken out."""
-    ignored: BoolMask
-    """(H, W), where a missed nucleus may be."""
-    tissue: BoolMask
-    """(H, W)."""
-    nuclei: Measurements
-    """The rough nuclei that were taken out: where they lay and how."""
+    background: npt.NDArray[np.floating]  # (H, W, 3), optical density, nuclei removed
+    ignored: BoolMask  # (H, W), where a missed nucleus may be
+    tissue: BoolMask  # (H, W)
+    nuclei: Measurements  # the nuclei that were removed
     textures: NuclearTextures
     statistics: ReferenceStatistics
 
     def to_arrays(self) -> tuple[dict[str, npt.NDArray[Any]], Json]:
-        """Return named arrays and plain values that ``from_arrays`` takes."""
+        """Return the arrays and plain values that ``from_arrays`` takes."""
         arrays: dict[str, npt.NDArray[Any]] = {
-            # absorbance below 6: steps of 0.004 at most
+            # rounding errors of at most 0.002, for absorbances are below 6
             "background": self.background.astype(np.float16),
             "ignored": self.ignored,
             "tissue": self.tissue,
@@ -118,7 +103,7 @@ class Reference:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]], about: Json) -> "Reference":
-        """Return the reference of ``to_arrays``; arrays may be memory-mapped."""
+        """Rebuild a reference from ``to_arrays``; arrays may be memory-mapped."""
         measured = about["statistics"]
         return cls(
             name=about["name"],
@@ -140,10 +125,10 @@ class Reference:
 
 
 def edge_blur_um(rough: RoughNuclei, textures: NuclearTextures, mpp: float) -> float:
-    """Estimate the blur of nuclear edges, in micrometres.
+    """Estimate the standard deviation of the blur of nuclear edges, in micrometres.
 
     A step of height c that is blurred by sigma has the slope c / (sigma sqrt(2 pi)). The slope is
-    taken where noise is smoothed away; the smoothing's own share of the blur is then taken off.
+    measured after smoothing by ``SMOOTHING_UM``, whose variance is subtracted afterwards.
     """
     edge = inner_border(rough.labels)
     if not edge.any() or not len(textures):
@@ -164,22 +149,11 @@ def analyse_reference(
     predicted: InstanceLabels | None = None,
     calibration: Calibration = UNCALIBRATED,
 ) -> Reference:
-    """Take a reference image apart.
+    """Analyse a reference image, uint8 RGB (H, W, 3) at ``mpp`` micrometres per pixel.
 
-    Parameters
-    ----------
-    image : ndarray of uint8, shape (H, W, 3)
-    mpp : float
-        Micrometres per pixel.
-    name : str
-        For the record.
-    rng : numpy.random.Generator
-        Chooses which nucleus-free place fills which hole.
-    predicted : ndarray of int32, shape (H, W), optional
-        A model's nuclei of the same image, to be measured and taken out instead of the rough ones.
-        What only the rough map takes for nuclei is ignored then.
-    calibration : Calibration
-        How the source of the nuclei errs, as known from synthetic patches.
+    ``rng`` chooses the places that fill holes, and the textures that are kept. ``predicted``, int32
+    labels (H, W), are a model's nuclei in place of the rough nuclei; rough nuclei outside them are
+    then ignored. ``calibration`` holds the errors of the source of nuclei on synthetic patches.
     """
     white = white_level(image)
     optical_density = rgb_to_optical_density(image, white)
@@ -187,14 +161,14 @@ def analyse_reference(
     rough = find_rough_nuclei(optical_density, mpp)
     dark = rough.labels > 0
     if predicted is not None:
-        doubtful = (rough.suspicious | (rough.labels > 0)) & (predicted == 0)
+        doubtful = (rough.suspicious | dark) & (predicted == 0)
         rough = replace(
             rough, labels=predicted, suspicious=doubtful, tissue=rough.tissue | (predicted > 0)
         )
     nuclei = measure(rough.labels, mpp)
     textures = cut_textures(optical_density, rough.labels, nuclei, mpp, rng)
     if predicted is not None:
-        # what the model alone takes for a nucleus may be none, and is no example of how nuclei look
+        # nuclei that only the model found may be wrong: their textures are not used
         ids = rough.labels.ravel()
         share = np.bincount(ids, dark.ravel()) / np.maximum(np.bincount(ids), 1)
         agreed = share[nuclei.id[textures.nucleus]] > 0.5
@@ -232,7 +206,7 @@ def _appearance(
     clean = textures.residual[single, 0] if single.any() else textures.residual[:, 0]
     eosin = concentrations[:, 1]
     typical = np.median(concentrations, axis=0) if eosin.size else np.zeros(2)
-    # red cells have more than twice the eosin of other tissue, and hardly any hematoxylin
+    # red cells have more than twice the eosin of other tissue and hardly any hematoxylin
     red = (eosin > 2.2 * typical[1]) & (concentrations[:, 0] < typical[0])
     contrast = textures.colour[:, 0] - textures.surround[:, 0]
     return Appearance(
@@ -261,6 +235,7 @@ def _appearance(
 
 
 def _count_places(mask: BoolMask, smallest_px: float) -> int:
+    """Count the connected places of at least ``smallest_px`` pixels."""
     _, _, statistics, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
     return int((statistics[1:, cv2.CC_STAT_AREA] >= smallest_px).sum())
 
@@ -268,18 +243,18 @@ def _count_places(mask: BoolMask, smallest_px: float) -> int:
 def _fine_grain(
     optical_density: FloatArray, rough: RoughNuclei, contrast: float, mpp: float
 ) -> float:
+    """Measure ``Appearance.fine_grain``."""
     fine_um = 0.5
     inside = cv2.erode((rough.labels > 0).astype(np.uint8), disk(fine_um / mpp)).astype(bool)
     if inside.sum() < 200 or contrast <= 0:
-        return 0.2  # what is typical
+        return 0.2  # typical value
     red = np.ascontiguousarray(optical_density[..., 0])
     fine = (red - blur_um(red, fine_um, mpp))[inside]
     return float(np.clip(fine.std() / max(contrast, 0.05), 0.03, 0.5))
 
 
 def _rounded(value: object) -> object:
-    if isinstance(value, bool | str):
-        return value
+    """Round nested numbers to four significant digits."""
     if isinstance(value, float):
         return float(f"{value:.4g}")
     if isinstance(value, dict):

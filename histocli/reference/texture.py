@@ -1,9 +1,10 @@
-"""Textures of one reference: its tissue with the nuclei taken out, and its nuclei one by one.
+"""The background of a reference image without its nuclei, and the textures of its nuclei.
 
-Background: behind a nucleus the low frequencies are guessed from around it (normalised convolution,
-Knutsson and Westin 1993) and the high ones are copied from a place of the same image that has no
-nuclei. Nuclei: each is resampled into the frame of its own ellipse, so that it can be stretched
-into any new outline without streaks.
+A reference is a real image that synthetic patches imitate; its nuclei are those of the rough map or
+of a model. Each nucleus leaves a hole in the background: the low frequencies in it are estimated
+from the surroundings (normalised convolution, Knutsson and Westin 1993), and the fine detail is
+copied from up to three nucleus-free places of the image. A nuclear texture is resampled into a
+square frame around the ellipse of the nucleus, so that it can be stretched into any outline.
 """
 
 from dataclasses import dataclass
@@ -17,35 +18,25 @@ from histocli.instances.components import disk
 from histocli.instances.measurements import Measurements
 from histocli.reference.rough import HALO_UM, RoughNuclei, blur_um
 
-FRAME_PX = 24
-"""Side of a nuclear texture; the ellipse of the nucleus touches the sides of the inner 10/12."""
-FRAME_EXTENT = 1.2
-"""How much more than the ellipse a frame shows."""
-MOST_FRAGMENTS = 256
-"""Most textures that are kept of a reference."""
+FRAME_PX = 24  # side of a frame
+FRAME_EXTENT = 1.2  # a frame spans -1.2 to 1.2 half axes of the ellipse in both directions
+MOST_FRAGMENTS = 256  # limit of textures kept from one reference
 DETAIL_UM = 2.5
-"""What is finer than this is copied into holes: with 1, a critic found filled places with an AUC of
-0.75, so with 0.66."""
+"""Finer detail is copied into holes. A critic that looks for filled pixels reached an AUC of 0.75
+when this was 1 um, and 0.66 with 2.5 um (docs/research/background.md)."""
 
 
 @dataclass(frozen=True)
 class NuclearTextures:
-    """Real nuclei in the frame of their own ellipse."""
+    """F real nuclei, each in the frame of its own ellipse."""
 
-    residual: FloatArray
-    """(F, 3, FRAME_PX, FRAME_PX), optical density minus the nucleus's mean."""
-    colour: FloatArray
-    """(F, 3), mean optical density of the nucleus."""
-    surround: FloatArray
-    """(F, 3), mean optical density of the ring around it."""
-    area_um2: FloatArray
-    """(F,)."""
-    core_to_rim: FloatArray
-    """(F,), contrast of the core over that of the rim: below 1 is a vesicular nucleus."""
-    single: npt.NDArray[np.bool_]
-    """(F,), whether the outline is an ellipse, as that of one nucleus is."""
-    nucleus: npt.NDArray[np.int64]
-    """(F,), which row of the measurements each comes from."""
+    residual: FloatArray  # (F, 3, FRAME_PX, FRAME_PX), optical density minus ``colour``; 0 outside
+    colour: FloatArray  # (F, 3), mean optical density of the nucleus
+    surround: FloatArray  # (F, 3), mean over unlabelled pixels of the frame beyond the ellipse
+    area_um2: FloatArray  # (F,)
+    core_to_rim: FloatArray  # (F,), contrast of the core over that of the rim; low if vesicular
+    single: npt.NDArray[np.bool_]  # (F,), IoU of outline and ellipse > 0.82: one nucleus
+    nucleus: npt.NDArray[np.int64]  # (F,), row of the nucleus in the measurements
 
     def __len__(self) -> int:
         return len(self.colour)
@@ -54,20 +45,9 @@ class NuclearTextures:
 def remove_nuclei(
     optical_density: FloatArray, rough: RoughNuclei, mpp: float, rng: np.random.Generator
 ) -> FloatArray:
-    """Fill the places of nuclei with tissue.
+    """Fill the holes of nuclei in an optical density (H, W, 3) with tissue.
 
-    Parameters
-    ----------
-    optical_density : ndarray of float32, shape (H, W, 3)
-    rough : RoughNuclei
-    mpp : float
-        Micrometres per pixel.
-    rng : numpy.random.Generator
-
-    Returns
-    -------
-    ndarray of float32, shape (H, W, 3)
-        Optical density; untouched away from nuclei.
+    Pixels more than about 4 um from any nucleus stay unchanged. ``mpp`` is micrometres per pixel.
     """
     nuclei = rough.labels > 0
     if not nuclei.any():
@@ -79,11 +59,11 @@ def remove_nuclei(
     weight = trusted.astype(np.float32)
     known = optical_density * weight[..., None]
     low = np.zeros_like(optical_density)
-    missing = np.ones(weight.shape, np.float32)  # what nearer scales left open
+    missing = np.ones(weight.shape, np.float32)  # remaining weight, for wider scales
     for sigma in (1.5, 3.0, 6.0, 12.0, 40.0):  # micrometres, from near to far
         share = blur_um(weight, sigma, mpp)
         estimate = blur_um(known, sigma, mpp) / np.maximum(share, 1e-4)[..., None]
-        # trust a scale where a sixth of its window is known
+        # a scale has full weight where 15 % of its window is known
         take = missing * np.clip(share / 0.15, 0, 1)
         low += take[..., None] * estimate
         missing -= take
@@ -92,28 +72,26 @@ def remove_nuclei(
         if trusted.any()
         else optical_density.mean(axis=(0, 1))
     )
-    fine = (
-        blur_um(known, DETAIL_UM, mpp)
-        / np.maximum(blur_um(weight, DETAIL_UM, mpp), 0.05)[..., None]
-    )
-    # detail fades out next to a hole: the border of its nucleus still shows there, and would be
-    # copied as an arc
+    smooth = blur_um(known, DETAIL_UM, mpp)
+    smooth /= np.maximum(blur_um(weight, DETAIL_UM, mpp), 0.05)[..., None]
+    # detail next to a hole would copy the nucleus's border as an arc: its weight is 0 where 60 % of
+    # the surrounding 0.5 um are trusted, and 1 where all are
     sure = np.clip(2.5 * blur_um(weight, 0.5, mpp) - 1.5, 0, 1)
     sure = np.where(trusted, sure, 0).astype(np.float32)
-    filled = low + _borrow_detail((optical_density - fine).astype(np.float32), sure, hole, rng)
+    filled = low + _borrow_detail((optical_density - smooth).astype(np.float32), sure, hole, rng)
     soft = blur_um(hole.astype(np.float32), 0.4, mpp)[..., None]
     soft = np.where(nuclei[..., None], 1, soft)
     return np.maximum(optical_density * (1 - soft) + filled * soft, 0).astype(np.float32)
 
 
 def _holes(rough: RoughNuclei, mpp: float) -> BoolMask:
-    """Return what is taken out: nuclei, the ring of their edge, and blurred ones' penumbra."""
+    """Return nuclei with their blurred edges: ``HALO_UM``, and up to 2.5 um where still dark."""
     nuclei = (rough.labels > 0).astype(np.uint8)
     hole = cv2.dilate(nuclei, disk(HALO_UM / mpp)).astype(bool)
     elsewhere = rough.darkness[rough.tissue & ~hole]
     if elsewhere.size:
         base, nuclear = float(np.median(elsewhere)), float(np.median(rough.darkness[nuclei > 0]))
-        dim = rough.darkness > base + 0.2 * (nuclear - base)
+        dim = rough.darkness > base + 0.2 * (nuclear - base)  # blurred nuclei fade slowly
         near = cv2.dilate(nuclei, disk(2.0 / mpp)).astype(bool) & dim
         hole |= cv2.dilate(near.astype(np.uint8), disk(0.5 / mpp)).astype(bool)
     return np.asarray(hole)
@@ -122,9 +100,10 @@ def _holes(rough: RoughNuclei, mpp: float) -> BoolMask:
 def _borrow_detail(
     detail: FloatArray, sure: FloatArray, hole: BoolMask, rng: np.random.Generator
 ) -> FloatArray:
-    """Copy high frequencies into each hole from places of its shape that meet few other holes.
+    """Copy fine detail into each hole from up to three places.
 
-    A second and third place fill in where the earlier ones are not sure.
+    Each place is the best of ten random tries: the one with the largest sum of ``sure``, the
+    reliability of detail from 0 to 1, over the part of the hole that is still missing.
     """
     count, labels, statistics, _ = cv2.connectedComponentsWithStats(
         hole.astype(np.uint8), connectivity=4
@@ -136,13 +115,11 @@ def _borrow_detail(
         inside = labels[top : top + h, left : left + w] == k
         missing = inside.astype(np.float32)
         wanted = float(missing.sum())
-        for _ in range(3):  # places that the hole borrows from
+        for _ in range(3):
             best_gain, best = -1.0, (0, 0)
             for _ in range(10):
-                y, x = (
-                    int(rng.integers(0, max(1, height - h + 1))),
-                    int(rng.integers(0, max(1, width - w + 1))),
-                )
+                y = int(rng.integers(0, max(1, height - h + 1)))
+                x = int(rng.integers(0, max(1, width - w + 1)))
                 gain = float((missing * sure[y : y + h, x : x + w]).sum())
                 if gain > best_gain:
                     best_gain, best = gain, (y, x)
@@ -164,33 +141,20 @@ def cut_textures(
     mpp: float,
     rng: np.random.Generator,
 ) -> NuclearTextures:
-    """Resample nuclei into the frames of their ellipses.
+    """Resample nuclei of an optical density (H, W, 3) into the frames of their ellipses.
 
-    Parameters
-    ----------
-    optical_density : ndarray of float32, shape (H, W, 3)
-    labels : ndarray of int32, shape (H, W)
-    nuclei : Measurements
-        Of the same labels.
-    mpp : float
-        Micrometres per pixel.
-    rng : numpy.random.Generator
-        Chooses among nuclei when there are more than ``MOST_FRAGMENTS``.
-
-    Returns
-    -------
-    NuclearTextures
-        Of the nuclei that are not cut by the image border; may be empty.
+    ``nuclei`` are measured from ``labels`` (H, W). Nuclei that the image border cuts, or thinner
+    than 1.5 um, are left out; of more than ``MOST_FRAGMENTS``, so many are drawn at random.
     """
-    whole = np.flatnonzero(~nuclei.touches_border & (nuclei.minor_um > 1.5))
-    if len(whole) > MOST_FRAGMENTS:
-        whole = np.sort(rng.choice(whole, MOST_FRAGMENTS, replace=False))
+    rows = np.flatnonzero(~nuclei.touches_border & (nuclei.minor_um > 1.5))
+    if len(rows) > MOST_FRAGMENTS:
+        rows = np.sort(rng.choice(rows, MOST_FRAGMENTS, replace=False))
     u, v = np.meshgrid(*[FRAME_EXTENT * ((np.arange(FRAME_PX) + 0.5) / FRAME_PX * 2 - 1)] * 2)
-    y, x = _places(nuclei, whole, u, v, mpp)
+    y, x = _places(nuclei, rows, u, v, mpp)
     at_y = np.clip(np.rint(y), 0, labels.shape[0] - 1).astype(int)
     at_x = np.clip(np.rint(x), 0, labels.shape[1] - 1).astype(int)
     owner = labels[at_y, at_x]
-    own = owner == nuclei.id[whole, None, None]
+    own = owner == nuclei.id[rows, None, None]
     radius = np.hypot(u, v)
     ellipse = (radius <= 1)[None]
     inside = own & ellipse
@@ -207,56 +171,48 @@ def cut_textures(
         residual=np.ascontiguousarray(residual.transpose(0, 3, 1, 2), np.float32),
         colour=colour.astype(np.float32),
         surround=surround.astype(np.float32),
-        area_um2=nuclei.area_um2[whole].astype(np.float32),
+        area_um2=nuclei.area_um2[rows].astype(np.float32),
         core_to_rim=np.clip(core / np.maximum(rim, 0.02), 0, 3).astype(np.float32),
         single=agreement > 0.82,
-        nucleus=whole.astype(np.int64),
+        nucleus=rows.astype(np.int64),
     )
 
 
 def _places(
     nuclei: Measurements,
-    whole: npt.NDArray[np.integer],
+    rows: npt.NDArray[np.integer],
     u: npt.NDArray[np.float64],
     v: npt.NDArray[np.float64],
     mpp: float,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return y and x in the image of coordinates (u, v) in the ellipses of some nuclei."""
-    angle, major, minor, x, y = (
-        values[whole, None, None]
-        for values in (
-            nuclei.orientation_rad,
-            nuclei.major_um / 2 / mpp,
-            nuclei.minor_um / 2 / mpp,
-            nuclei.x_px,
-            nuclei.y_px,
-        )
+    """Return y and x in the image for ellipse coordinates (u, v) in the nuclei ``rows``."""
+    half_major, half_minor = (
+        axis_um[rows, None, None] / 2 / mpp for axis_um in (nuclei.major_um, nuclei.minor_um)
     )
+    angle = nuclei.orientation_rad[rows, None, None]
     cos, sin = np.cos(angle), np.sin(angle)
-    return y + sin * u * major + cos * v * minor, x + cos * u * major - sin * v * minor
+    y = nuclei.y_px[rows, None, None] + sin * u * half_major + cos * v * half_minor
+    x = nuclei.x_px[rows, None, None] + cos * u * half_major - sin * v * half_minor
+    return y, x
 
 
 def _sample(
     optical_density: FloatArray, y: npt.NDArray[np.float64], x: npt.NDArray[np.float64]
 ) -> FloatArray:
     """Look up an image at places (F, FRAME_PX, FRAME_PX), bilinearly."""
-    columns, rows = (each.reshape(-1, FRAME_PX).astype(np.float32) for each in (x, y))
-    most = 30720  # OpenCV maps have at most 32767 rows
+    at_x, at_y = (each.reshape(-1, FRAME_PX).astype(np.float32) for each in (x, y))
+    chunk = 30720  # OpenCV maps have at most 32767 rows
     parts = [
         cv2.remap(
-            optical_density,
-            columns[i : i + most],
-            rows[i : i + most],
-            cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_REFLECT,
+            optical_density, at_x[part], at_y[part], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
         )
-        for i in range(0, len(rows), most)
+        for part in (slice(i, i + chunk) for i in range(0, len(at_y), chunk))
     ]
     found = np.concatenate(parts) if parts else np.zeros((0, FRAME_PX, 3), np.float32)
     return np.asarray(found.reshape(-1, FRAME_PX, FRAME_PX, 3), np.float32)
 
 
 def _masked_mean(frames: FloatArray, mask: BoolMask) -> FloatArray:
-    """Return the mean of each frame where the mask holds, (F, C); 0 where it holds nowhere."""
+    """Return the mean of each frame over its mask, (F, C); 0 where the mask is empty."""
     total = (frames * mask[..., None]).sum(axis=(1, 2))
     return np.asarray(total / np.maximum(mask.sum(axis=(1, 2)), 1)[:, None], np.float32)

@@ -1,7 +1,7 @@
 """Open a slide or an image of any kind; the table ``FILE_KINDS`` says which class reads which kind.
 
-The first bytes of a file tell its kind, not its name. Only formats that openslide reads are told by
-their suffix, because some of them begin like a JPEG or a TIFF.
+The first bytes of a file tell its kind, not its name. Formats that openslide reads are told by
+their suffix, because some begin like a JPEG or a TIFF; a Zarr folder is told by its metadata files.
 """
 
 import re

@@ -7,7 +7,7 @@ pixels fit. Shrinking averages areas (no aliasing); enlarging is cubic.
 
 ``resample`` uses OpenCV on an image in memory. ``ResampledSlide`` reads regions, which agree bit by
 bit where they overlap. Read from level 0, they differ from ``resample`` by at most one grey level,
-because OpenCV rounds its weights.
+because OpenCV rounds its weights, except in the last rows and columns.
 """
 
 import math

@@ -164,7 +164,7 @@ def pyramid(shapes: Sequence[tuple[int, int]]) -> tuple[Level, ...]:
         if abs(steps[0] / steps[1] - 1) > slack or max(steps) <= before:
             break
         before = steps[0] if height >= width else steps[1]
-        whole = float(round(before))
+        whole = float(round(before))  # taken for the downsample if it is near enough
         levels.append(
             Level(shape, whole if abs(before / whole - 1) <= min(slack, 0.25) else before)
         )

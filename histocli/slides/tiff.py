@@ -105,7 +105,7 @@ class TiffSlide(Slide):
 
     @cached_property
     def _bits(self) -> int | None:
-        """Significant bits of integers; None where they fill their type."""
+        """Significant bits of integers; None where all bits of their type are used."""
         page = self._series.keyframe
         recorded = self._ome_pixels.get("SignificantBits", "")
         bits = int(recorded) if recorded.isdigit() else page.bitspersample

@@ -62,6 +62,7 @@ class ZarrSlide(Slide):
             named = list(zip(self._axes, array.shape, strict=True))
             check_sides(self.path, [size for axis, size in named if axis in "YX"])
             chunk = math.prod(array.chunks) * array.dtype.itemsize
+            # channels, depths and times; a brightfield image has a few at most
             planes = math.prod(size for axis, size in named if axis not in "YX")
             if chunk > LARGEST_SEGMENT_BYTES or planes > 64:
                 raise UnsupportedSlide(

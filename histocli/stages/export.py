@@ -57,7 +57,7 @@ def export(
     track: Track = silent,
     report: Report = lambda result: None,
 ) -> list[ExportResult]:
-    """Write label stores of slides as files for other programs; one result for each of these.
+    """Write label stores of slides as files for other programs; return a result for each file.
 
     ``stores`` are words as in :mod:`histocli.base.inputs`. Files go to the folder ``out``, or
     beside their stores where it is None.

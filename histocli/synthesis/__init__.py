@@ -1,1 +1,1 @@
-"""Invented tissue with known nuclei."""
+"""Drawing and painting of synthetic patches, whose nuclei are known."""

@@ -1,4 +1,7 @@
-"""What one patch aims at: how many nuclei of which kinds and sizes, in which order."""
+"""Targets of one synthetic patch: number, sizes, kinds, directions and groups of its nuclei.
+
+The reference is the real image that the patch imitates; the rough map is its automatic nucleus map.
+"""
 
 from dataclasses import dataclass
 
@@ -10,50 +13,30 @@ from histocli.reference.morphology import Morphology
 from histocli.synthesis.recipe import FULL_RECIPE, Recipe
 from histocli.synthesis.variation import AS_MEASURED, Variation
 
-EVEN_KIND: Mixture = tuple(float(kind is Kind.DENSE) for kind in Kind)
-"""All nuclei are dense."""
+ALL_DENSE: Mixture = tuple(float(kind is Kind.DENSE) for kind in Kind)
 
 
 @dataclass(frozen=True)
 class Arrangement:
-    """What one patch aims at."""
+    """Targets of one patch."""
 
-    coverage: float
-    """Share of the tissue to be covered by nuclei."""
-    area_um2: float
-    """Median area."""
-    log_area_sd: float
-    """Spread of the natural log of the area."""
-    large_share: float
-    """Share of nuclei of a second, larger kind."""
+    coverage: float  # share of the tissue that nuclei cover
+    area_um2: float  # median area
+    log_area_sd: float  # standard deviation of the natural log of the area
+    large_share: float  # share of nuclei whose area is multiplied by ``large_factor``
     large_factor: float
-    """Area of the larger kind relative to the median."""
-    elongation: float
-    """Median elongation."""
-    irregularity: float
-    """How far outlines stray from ellipses, as a share of the radius."""
-    direction_rad: float
-    """Common direction in the middle of the patch."""
-    direction_turn: float
-    """How much the direction turns over the patch, radians per side."""
-    direction_sharing: float
-    """0: nuclei point anywhere; 1: all have the common direction."""
-    touching_share: float
-    """Share of nuclei that are put beside an earlier one."""
-    margin_um: float
-    """How far the label reaches over the painted edge; negative where it stays inside."""
-    in_place_share: float
-    """Share of nuclei put where the reference had one: glands, rows and clusters come from
-    there."""
-    restored_share: float
-    """Share of these that have its size, shape and texture too, so that some nuclei look exactly
-    like real ones."""
-    mixture: Mixture
-    """Share of each kind of nucleus."""
-    crowds: int
-    """Ribbons, glands and sheets of epithelium."""
-    clusters: int
-    """Clusters of lymphocytes."""
+    elongation: float  # median of major over minor axis
+    irregularity: float  # relative standard deviation of the radius around an ellipse
+    direction_rad: float  # middle of the range of common directions
+    direction_turn: float  # width of the range, radians
+    direction_sharing: float  # 0: any direction; 1: within the range
+    touching_share: float  # share of nuclei that are put beside an earlier nucleus
+    margin_um: float  # distance of the label's edge outside the painted edge; < 0: inside it
+    in_place_share: float  # share of nuclei put where the reference has a nucleus
+    restored_share: float  # share of the nuclei put there that keep size, shape and texture
+    mixture: Mixture  # share of each kind of nucleus
+    crowds: int  # number of ribbons, glands and sheets of epithelium
+    clusters: int  # number of clusters of lymphocytes
 
 
 def draw_arrangement(
@@ -63,26 +46,22 @@ def draw_arrangement(
     recipe: Recipe = FULL_RECIPE,
     variation: Variation = AS_MEASURED,
 ) -> Arrangement:
-    """Draw what a patch aims at, around what its reference shows.
+    """Draw the targets of a patch around the measurements of its reference.
 
-    The rough map breaks pale nuclei into pieces, fuses others and misses some, so size, number and
-    spread are drawn around what it shows, and patches of one reference differ.
+    The rough map breaks pale nuclei into pieces, fuses others and misses some. Size, number and
+    spread are therefore drawn widely around its measurements, and patches of one reference differ.
     """
     median, weighted = morphology.typical_area_um2
     smallest, largest = np.clip([0.9 * median, 1.2 * weighted], 14, 150)
     typical = np.exp(rng.uniform(np.log(smallest), np.log(largest)))
-    # sparse tissue has few crowds: more of them everywhere helped dense laboratories and hurt
-    # sparse ones
+    # fewer crowds in sparse tissue, where segmenters gained without (docs/research/ablation.md)
     crowding = 0.15 + 1.5 * morphology.nuclear_fraction + 0.4 * morphology.touching_share
     inhabited = recipe.crowds and morphology.n_nuclei >= 3
     crowded = inhabited and rng.random() < np.clip(crowding, 0.2, 0.85)
     infiltrated = inhabited and rng.random() < np.clip(1.5 * mixture[Kind.LYMPHOCYTE], 0.04, 0.35)
+    covered = variation.coverage * morphology.nuclear_fraction
     return Arrangement(
-        coverage=float(
-            np.clip(
-                variation.coverage * morphology.nuclear_fraction * rng.uniform(0.6, 1.6), 0.02, 0.6
-            )
-        ),
+        coverage=float(np.clip(covered * rng.uniform(0.6, 1.6), 0.02, 0.6)),
         area_um2=float(variation.area * typical),
         log_area_sd=float(rng.uniform(0.15, np.clip(morphology.log_area_sd, 0.3, 0.6))),
         large_share=float(rng.uniform(0, 0.5) if rng.random() < 0.5 else 0.0),
@@ -97,26 +76,25 @@ def draw_arrangement(
             np.clip(morphology.direction_sharing + rng.normal(0, 0.25), 0, 0.98)
         ),
         touching_share=float(np.clip(morphology.touching_share + rng.uniform(0, 0.4), 0, 0.8)),
-        # annotators' outlines reach about as far: with 0 to 0.2, labels lay outside theirs
+        # 0 to 0.2 um: labels further out than annotators' outlines (docs/research/label_margin.md)
         margin_um=float(rng.uniform(-0.2, 0.1)),
         in_place_share=float(rng.uniform(0.2, 0.9)),
         restored_share=float(rng.uniform(0, 1)),
-        mixture=_vary(mixture, rng) if recipe.chromatin else EVEN_KIND,
+        mixture=_vary(mixture, rng) if recipe.chromatin else ALL_DENSE,
         crowds=int(crowded) * int(rng.integers(1, 4)),
         clusters=int(infiltrated),
     )
 
 
 def _vary(mixture: Mixture, rng: np.random.Generator) -> Mixture:
-    """Draw the mixture of one patch around the reference's.
+    """Draw the mixture of one patch around the mixture of its reference.
 
-    It varies widely, as a Dirichlet distribution: a gland or a nodule is mostly of one kind.
+    The Dirichlet distribution is wide, because a gland or a nodule is mostly of one kind.
     """
     shares = rng.gamma(np.maximum(np.asarray(mixture) * 2.5, 1e-3))
     shares /= max(float(shares.sum()), 1e-9)
     if rng.random() < 0.4:
-        # the rough map hardly sees these, so every reference gets some patches that are full of
-        # them
+        # the rough map misses most vesicular nuclei: add some in 40 % of patches of any reference
         vesicular = float(rng.uniform(0, 0.8))
         shares *= 1 - vesicular
         shares[Kind.VESICULAR] += vesicular

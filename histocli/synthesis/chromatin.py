@@ -1,4 +1,8 @@
-"""How each nucleus of a patch looks: colour, contrast, chromatin, nucleoli, texture."""
+"""The look of each nucleus of a patch: colour, contrast, chromatin, nucleoli and texture.
+
+A texture is the chromatin of one real nucleus, in the square frame around its ellipse
+(``reference/texture.py``). It is single if the outline is that of one nucleus.
+"""
 
 from dataclasses import dataclass
 
@@ -15,22 +19,17 @@ from histocli.synthesis.placement import Layout
 from histocli.synthesis.recipe import Recipe
 from histocli.synthesis.variation import AS_MEASURED, Variation
 
-FEWEST_TEXTURES = 6
-"""With fewer clean nuclei than this, all rough ones of a reference lend their colour."""
-LEAST_CONTRAST = 0.10
-"""Absorbance of red over the background that a nucleus must have to be seen at all."""
+FEWEST_TEXTURES = 6  # with fewer single textures, colours come from all nuclei
+LEAST_CONTRAST = 0.10  # absorbance of red over the background, below which a nucleus is invisible
 
 
 @dataclass(frozen=True)
 class Appearances:
-    """Everything about the looks of the nuclei of one patch."""
+    """The looks of the n nuclei of one patch."""
 
-    table: FloatArray
-    """(n + 1, len(COLUMNS)); row 0 is no nucleus."""
-    textures: FloatArray
-    """(T, 3, FRAME_PX, FRAME_PX)."""
-    ghosts: BoolMask
-    """(n + 1,), too pale to be called either way."""
+    table: FloatArray  # (n + 1, len(COLUMNS)); row 0 stands for no nucleus
+    textures: FloatArray  # (T, 3, FRAME_PX, FRAME_PX)
+    ghosts: BoolMask  # (n + 1,), too pale to be labelled as nucleus or as background
 
 
 def draw_appearances(
@@ -44,19 +43,8 @@ def draw_appearances(
 ) -> Appearances:
     """Draw colour, strength, chromatin and texture of every nucleus.
 
-    Parameters
-    ----------
-    reference : Reference
-        Lends colours and textures.
-    layout : Layout
-    background : ndarray of float32, shape (H, W, 3)
-        Optical density under the nuclei.
-    hematoxylin : ndarray of float32, shape (3,)
-        What nuclei add to it.
-    recipe : Recipe
-    rng : numpy.random.Generator
-    variation : Variation
-        Factors on what was measured, of this patch.
+    ``background`` (H, W, 3) is the optical density under the nuclei, ``hematoxylin`` (3,) the
+    optical density that nuclei add for an absorbance of red of 1.
     """
     n = len(layout.outlines)
     table = np.zeros((n + 1, len(COLUMNS)), np.float32)
@@ -73,7 +61,7 @@ def draw_appearances(
     look.texture_gain[:] *= variation.texture
     around = _local_background(layout, background)
     visible = look.strength * (lent.colour[:, 0] - around[:, 0]) * (0.45 + 0.55 * look.core)
-    # annotators disagree on nuclei with less than 0.45 of the reference's typical contrast
+    # annotators disagree on nuclei with less than 0.45 of the reference's median contrast
     typical = reference.statistics.appearance.contrast[2]
     ghosts[1:] = visible < max(LEAST_CONTRAST, 0.45 * typical)
     colour = np.maximum(lent.colour * np.exp(rng.normal(0, 0.06, size=(n, 1))), 0)
@@ -84,14 +72,11 @@ def draw_appearances(
 
 @dataclass(frozen=True)
 class _Lent:
-    """What the reference lends to the nuclei of a patch."""
+    """Colours and textures of the reference's nuclei, for the n nuclei of a patch."""
 
-    colour: FloatArray
-    """(n, 3), optical density."""
-    textures: FloatArray
-    """(T, 3, FRAME_PX, FRAME_PX)."""
-    index: npt.NDArray[np.int64]
-    """(n,), which texture each nucleus has."""
+    colour: FloatArray  # (n, 3), optical density
+    textures: FloatArray  # (T, 3, FRAME_PX, FRAME_PX)
+    index: npt.NDArray[np.int64]  # (n,), texture of each nucleus
 
 
 def _lend(
@@ -102,7 +87,10 @@ def _lend(
     recipe: Recipe,
     rng: np.random.Generator,
 ) -> _Lent:
-    """Choose a nucleus of the reference for each one of the patch; noise where it has too few."""
+    """Choose a nucleus of the reference for each nucleus of the patch.
+
+    With too few single textures, colours may come from any nucleus and textures are noise.
+    """
     source, own = reference.textures, np.asarray(layout.own_textures)
     n, grain_sd = len(own), reference.statistics.appearance.grain_sd
     clean = np.flatnonzero(source.single)
@@ -129,7 +117,7 @@ def _draw_looks(
     recipe: Recipe,
     rng: np.random.Generator,
 ) -> "_Look":
-    """Draw how strong, clear and coarse each nucleus is; restored ones look as in the reference."""
+    """Draw strength, clearing and grain of each nucleus; restored nuclei look as measured."""
     n = len(restored)
     look = _Look.dense(texture_gain, reference.mpp, rng)
     kinds = np.asarray(layout.kinds)
@@ -142,7 +130,7 @@ def _draw_looks(
         look.strength[pale] = rng.uniform(0.15, 0.65, size=int(pale.sum()))
     _shape_chromatin(look, kinds, reference.mpp, rng)
     if recipe.grain:
-        # stretched textures lack about two thirds of what is finer than half a micrometre
+        # stretching removes about two thirds of the detail below 0.5 um from textures
         fine_grain = reference.statistics.appearance.fine_grain
         missing = 0.7 * fine_grain * float(rng.uniform(0.5, 1.5))
         look.grain[:] = np.where(kinds == Kind.BLURRED, 0, np.hypot(look.grain, missing))
@@ -171,8 +159,8 @@ class _Look:
     ) -> "_Look":
         """Draw dense nuclei.
 
-        Patches differ more than nuclei of one patch, and weaker than measured is common: the rough
-        map knows only the strong.
+        Patches differ more than the nuclei of one patch. Most are weaker than measured, because the
+        rough map finds only strongly stained nuclei.
         """
         n = len(texture_gain)
         return cls(
@@ -191,7 +179,7 @@ class _Look:
 def _shape_chromatin(
     look: _Look, kinds: npt.NDArray[np.integer], mpp: float, rng: np.random.Generator
 ) -> None:
-    """Make each nucleus look like its kind."""
+    """Change the look of each nucleus to that of its kind."""
     n = len(kinds)
 
     def draw(low: float, high: float, members: BoolMask) -> npt.NDArray[np.float64]:
@@ -200,8 +188,7 @@ def _shape_chromatin(
     members = kinds == Kind.VESICULAR
     look.core[members], look.grain[members] = draw(0.15, 0.75, members), draw(0.1, 0.6, members)
     look.texture_gain[members] *= 0.6
-    # in the clearest, chromatin lies at the rim and in clumps, and the middle is paler than the
-    # cytoplasm
+    # the clearest nuclei have a middle paler than cytoplasm, and chromatin at the rim and in clumps
     clear = members & (rng.random(n) < rng.uniform(0, 0.6))
     look.core[clear], look.clearing[clear] = draw(0.0, 0.25, clear), draw(0.1, 0.6, clear)
     members = kinds == Kind.BLURRED
@@ -223,25 +210,22 @@ def _shape_chromatin(
 def _noise_textures(
     grain_sd: float, hematoxylin: FloatArray, rng: np.random.Generator
 ) -> FloatArray:
-    """Draw chromatin as correlated noise of the measured spread, (12, 3, FRAME_PX, FRAME_PX)."""
+    """Draw 12 textures of correlated noise of the measured spread."""
     noise = rng.standard_normal((12, FRAME_PX, FRAME_PX), dtype=np.float32)
     fine = np.stack([cv2.GaussianBlur(field, (0, 0), 1.0) for field in noise])
     coarse = np.stack([cv2.GaussianBlur(field, (0, 0), 2.5) for field in np.roll(noise, 1, axis=0)])
     both = fine / fine.std() + coarse / coarse.std()
-    textures: FloatArray = (both / both.std() * grain_sd)[:, None] * np.clip(hematoxylin, 0.2, 2)[
-        None, :, None, None
-    ]
-    return textures.astype(np.float32)
+    colour = np.clip(hematoxylin, 0.2, 2)[None, :, None, None]
+    return np.asarray((both / both.std() * grain_sd)[:, None] * colour, np.float32)
 
 
 def hematoxylin_direction(reference: Reference) -> FloatArray:
-    """Colour that nuclei add to their surroundings, for an absorbance of red of 1; shape (3,)."""
-    clean = np.flatnonzero(reference.textures.single)
-    chosen = clean if len(clean) >= FEWEST_TEXTURES else np.arange(len(reference.textures))
+    """Return the optical density (3,) that nuclei add for an absorbance of red of 1."""
+    textures = reference.textures
+    clean = np.flatnonzero(textures.single)
+    chosen = clean if len(clean) >= FEWEST_TEXTURES else np.arange(len(textures))
     if len(chosen):
-        added = np.median(
-            reference.textures.colour[chosen] - reference.textures.surround[chosen], axis=0
-        )
+        added = np.median(textures.colour[chosen] - textures.surround[chosen], axis=0)
         if added[0] > 0.05:
             return np.asarray(np.clip(added / added[0], 0, 3), np.float32)
     stain = np.asarray(reference.statistics.appearance.stain_matrix[0], np.float32)
@@ -259,7 +243,7 @@ def _local_background(layout: Layout, background: FloatArray) -> FloatArray:
 
 
 def draw_nucleoli(layout: Layout, nuclei: FloatArray, rng: np.random.Generator) -> FloatArray:
-    """Draw 0 to 3 round nucleoli into nuclei with a pale middle."""
+    """Draw 0 to 3 round nucleoli into each nucleus with a pale middle; (H, W), 0..1."""
     field = np.zeros(layout.instance_labels.shape, np.float32)
     pale = np.flatnonzero(nuclei[1:, COLUMNS.index("core")] < 0.8)
     if len(pale) == 0:
@@ -283,7 +267,7 @@ def draw_nucleoli(layout: Layout, nuclei: FloatArray, rng: np.random.Generator) 
 
 
 def draw_grain(patch_px: int, mpp: float, rng: np.random.Generator) -> FloatArray:
-    """Draw chromatin noise: clumps of about half a micrometre."""
+    """Draw chromatin noise (H, W) of unit spread, smoothed over 0.2 to 0.6 um."""
     noise = rng.standard_normal((patch_px, patch_px), dtype=np.float32)
     smooth = cv2.GaussianBlur(
         noise, (0, 0), float(rng.uniform(0.2, 0.6)) / mpp, borderType=cv2.BORDER_REFLECT

@@ -1,8 +1,8 @@
-"""Nuclei that belong together: ribbons, glands and sheets of epithelium, and lymphocytes.
+"""Groups of nuclei: ribbons, glands and sheets of epithelium, and clusters of lymphocytes.
 
-A crowd is planned as a whole, because its nuclei take their shape from their neighbours: where two
-would overlap, both end at the line between them, as cells pressed together do (a power diagram;
-Aurenhammer 1987), with a gap left free.
+A crowd is such a group, planned as a whole because its nuclei take their shape from their
+neighbours. Where two nuclei would overlap, both end at a line between them, with a gap: a power
+diagram (Aurenhammer 1987).
 """
 
 from collections.abc import Sequence
@@ -14,12 +14,9 @@ import numpy.typing as npt
 from histocli.instances.kinds import Kind
 from histocli.synthesis.shapes import ANGLES, DIRECTIONS, RadialOutline, draw_outline
 
-LARGEST_CROWD = 220
-"""Most nuclei of one crowd."""
-LEAST_LEFT = 0.4
-"""Share of its area that an outline must keep when it is pressed."""
-LYMPHOCYTE_AREA_UM2 = 28.0
-"""Typical area of a lymphocyte's nucleus."""
+LARGEST_CROWD = 220  # limit of nuclei in one crowd
+LEAST_LEFT = 0.4  # share of its area that a pressed outline must keep
+LYMPHOCYTE_AREA_UM2 = 28.0  # typical area of a lymphocyte's nucleus
 
 
 @dataclass(frozen=True)
@@ -40,26 +37,11 @@ def plan_epithelium(
     kind: Kind,
     rng: np.random.Generator,
 ) -> list[Member]:
-    """Plan a ribbon of one to four rows, a gland, or a sheet, somewhere in a patch.
+    """Plan a ribbon of one to four rows, a gland or a sheet, somewhere in a patch.
 
-    Parameters
-    ----------
-    shape : tuple of int
-        Height and width of the patch.
-    area_px : float
-        Median area of its nuclei.
-    log_area_sd : float
-        Spread of the natural log of the area.
-    elongation : float
-        Median elongation; the long axis stands across the ribbon, as in columnar epithelium.
-    kind : Kind
-        Of most of its nuclei.
-    rng : numpy.random.Generator
-
-    Returns
-    -------
-    list of Member
-        In a random depth order; some may lie outside the patch.
+    Members come in random depth order; some may lie outside the patch. Long axes stand across
+    ribbons, as in columnar epithelium. ``area_px`` and ``elongation`` are medians, ``log_area_sd``
+    is the spread of the natural log of the area; ``shape`` is that of the patch.
     """
     diameter = 2 * np.sqrt(area_px / np.pi)
     spacing = diameter * float(rng.uniform(0.85, 1.15))
@@ -69,15 +51,12 @@ def plan_epithelium(
         if form == 2
         else _along_curve(shape, spacing, elongation, closed=form == 1, rng=rng)
     )
-    margin = 1.5 * spacing  # what lies further outside neither shows nor presses
+    margin = 1.5 * spacing  # places further outside have no effect in the patch
     near = ((places[:, :2] > -margin) & (places[:, :2] < np.array(shape) + margin)).all(axis=1)
     places = places[near]
     if len(places) > LARGEST_CROWD:
-        places = places[
-            np.argsort(np.hypot(*(places[:, :2] - places[rng.integers(len(places)), :2]).T))[
-                :LARGEST_CROWD
-            ]
-        ]
+        distance = np.hypot(*(places[:, :2] - places[rng.integers(len(places)), :2]).T)
+        places = places[np.argsort(distance)[:LARGEST_CROWD]]
     members = []
     for y, x, across in places[rng.permutation(len(places))]:
         area = area_px * float(np.exp(rng.normal(0, log_area_sd)))
@@ -100,27 +79,18 @@ def plan_lymphocytes(shape: tuple[int, int], mpp: float, rng: np.random.Generato
     for y, x in places[rng.permutation(len(places))][:LARGEST_CROWD]:
         angle = float(rng.uniform(-np.pi / 2, np.pi / 2))
         area = area_px * float(np.exp(rng.normal(0, 0.15)))
-        outline = draw_outline(
-            area, float(rng.uniform(1.02, 1.3)), angle, float(rng.uniform(0.01, 0.04)), rng
-        )
+        elongation, irregularity = float(rng.uniform(1.02, 1.3)), float(rng.uniform(0.01, 0.04))
+        outline = draw_outline(area, elongation, angle, irregularity, rng)
         members.append(Member(outline, float(y), float(x), Kind.LYMPHOCYTE))
     return press(members, gap=float(rng.uniform(0.0, 0.15)))
 
 
 def press(members: Sequence[Member], gap: float) -> list[Member]:
-    """Press nuclei that would overlap against each other.
+    """Press nuclei that would overlap against each other, without changing their order.
 
-    Parameters
-    ----------
-    members : sequence of Member
-    gap : float
-        Share of the distance between two centres that stays free between their borders.
-
-    Returns
-    -------
-    list of Member
-        In the same order. No outline reaches over the line between it and a neighbour; what is
-        pressed to a sliver is left out.
+    No outline crosses the line between its nucleus and a neighbour. ``gap`` is the free share of
+    the distance between two centres. Nuclei keep at least ``LEAST_LEFT`` of their area or are left
+    out.
     """
     if not members:
         return []
@@ -138,7 +108,7 @@ def press(members: Sequence[Member], gap: float) -> list[Member]:
     opposite = (index + DIRECTIONS // 2) % DIRECTIONS
     mine, theirs = radii[first, index], radii[second, opposite]
     apart = distance[first, second]
-    # long nuclei may cross beside the line between centres that do not meet on it
+    # long nuclei may overlap beside the line between their centres without meeting on it
     meet = apart < (mine + theirs) * 1.05
     line = apart * mine / (mine + theirs) * np.where(meet, 1 - gap / 2, 1)
     cosine = np.cos(ANGLES[None] - towards[:, None])
@@ -159,10 +129,7 @@ def press(members: Sequence[Member], gap: float) -> list[Member]:
 def _hexagons(
     shape: tuple[int, int], spacing: float, rng: np.random.Generator
 ) -> npt.NDArray[np.float64]:
-    """Return (n, 2) places on a jittered, turned hexagonal grid that covers a patch.
-
-    They are evenly spread, as Poisson discs are.
-    """
+    """Return (n, 2) places on a jittered, turned hexagonal grid that covers a patch."""
     half = float(np.hypot(*shape)) / 2 + spacing
     jitter = float(rng.uniform(0.12, 0.3))
     rows = np.arange(-half, half, spacing * np.sqrt(3) / 2)
@@ -182,6 +149,7 @@ def _hexagons(
 def _sheet(
     shape: tuple[int, int], spacing: float, rng: np.random.Generator
 ) -> npt.NDArray[np.float64]:
+    """Place nuclei in a sheet with a wavy border; returns (n, 3): y, x and a random direction."""
     places = _hexagons(shape, spacing, rng)
     centre = rng.uniform(0, 1, 2) * shape
     radius = float(rng.uniform(0.2, 0.6)) * min(shape)
@@ -238,11 +206,8 @@ def _along_curve(
         at = np.arange(float(rng.uniform(0, narrow)), along[-1] - narrow / 2, narrow)
         at = at + rng.normal(0, 0.12 * narrow, len(at))
         y, x = np.interp(at, along, curve[:, 0]), np.interp(at, along, curve[:, 1])
-        ahead_y, ahead_x = (
-            np.interp(at + 2, along, curve[:, 0]),
-            np.interp(at + 2, along, curve[:, 1]),
-        )
-        tangent = np.arctan2(ahead_y - y, ahead_x - x)
+        dy = np.interp(at + 2, along, curve[:, 0]) - y
+        tangent = np.arctan2(dy, np.interp(at + 2, along, curve[:, 1]) - x)
         offset = (row - (rows - 1) / 2) * wide * 0.95 + rng.normal(0, 0.18 * wide, len(at))
         found.append(
             np.column_stack(

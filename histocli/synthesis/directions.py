@@ -1,4 +1,4 @@
-"""Which way the fibres of the background run: spindle cells lie along them."""
+"""Direction of the fibres in a background; elongated nuclei are laid along it."""
 
 from dataclasses import dataclass
 
@@ -7,18 +7,15 @@ import numpy as np
 
 from histocli.base.types import FloatArray
 
-STEP_PX = 4
-"""Spacing of the field, which is coarse because fibres turn over tens of micrometres."""
+STEP_PX = 4  # spacing of the field: fibres turn over tens of micrometres
 
 
 @dataclass(frozen=True)
 class DirectionField:
-    """Direction and evenness of fibres on a coarse grid."""
+    """Direction and evenness of fibres on a grid of (H / STEP_PX, W / STEP_PX)."""
 
-    angle_rad: FloatArray
-    """(H / STEP_PX, W / STEP_PX), along the fibres, against the x axis."""
-    coherence: FloatArray
-    """The same shape: 0 no direction, 1 parallel fibres."""
+    angle_rad: FloatArray  # direction of the fibres, from the x axis towards y
+    coherence: FloatArray  # 0: no direction; 1: parallel fibres
 
     def at(self, y: float, x: float) -> tuple[float, float]:
         """Return angle and coherence at a pixel."""
@@ -28,16 +25,10 @@ class DirectionField:
 
 
 def fibre_directions(background: FloatArray, mpp: float) -> DirectionField:
-    """Measure the directions of fibres, which eosin stains.
+    """Measure the directions of fibres in a background, an optical density (H, W, 3).
 
-    They come from the structure tensor of the absorbance of green (Bigün and Granlund 1987).
-
-    Parameters
-    ----------
-    background : ndarray of float32, shape (H, W, 3)
-        Optical density.
-    mpp : float
-        Micrometres per pixel.
+    Eosin stains fibres and absorbs green. The directions come from the structure tensor of the
+    absorbance of green (Bigün and Granlund 1987).
     """
     green = np.ascontiguousarray(background[..., 1])
     step = max(1, round(0.5 / mpp))
@@ -49,7 +40,7 @@ def fibre_directions(background: FloatArray, mpp: float) -> DirectionField:
             np.float32,
         )
     dy, dx = np.gradient(cv2.GaussianBlur(green, (0, 0), 0.5 / mpp / step))
-    # only the products may be shrunk further: gradients of fine fibres would alias
+    # only products are shrunk further: shrinking would cancel the gradients of fine fibres
     size = (max(1, background.shape[1] // STEP_PX), max(1, background.shape[0] // STEP_PX))
     sigma = 6.0 / mpp / STEP_PX
     xx, yy, xy = (

@@ -1,4 +1,7 @@
-"""Where nuclei lie: in number, size, direction and neighbourhood as in the reference."""
+"""Placement of nuclei in a patch, with number, size, direction and neighbours as in the reference.
+
+The reference is the real image that the patch imitates. A site is the place of one of its nuclei.
+"""
 
 from dataclasses import dataclass
 
@@ -13,22 +16,19 @@ from histocli.synthesis.directions import DirectionField
 from histocli.synthesis.placement import Layout, Placement
 from histocli.synthesis.shapes import RadialOutline, draw_outline, turned
 
-AREA_RANGE_UM2 = (8.0, 420.0)
-"""Smallest and largest area of a nucleus, square micrometres."""
+AREA_RANGE_UM2 = (8.0, 420.0)  # smallest and largest area of a nucleus
 
 
 @dataclass(frozen=True)
 class Sites:
-    """Where the reference had nuclei in this patch."""
+    """Nuclei of the reference in the part of it that the patch shows."""
 
     y_px: FloatArray
     x_px: FloatArray
     orientation_rad: FloatArray
     area_um2: FloatArray
     elongation: FloatArray
-    texture: npt.NDArray[np.int64]
-    """Which texture of the reference is this nucleus's own, where its outline is that of one
-    nucleus; -1 elsewhere."""
+    texture: npt.NDArray[np.int64]  # index of the nucleus's own texture; -1 if not single
 
 
 def place_nuclei(
@@ -39,24 +39,9 @@ def place_nuclei(
     rng: np.random.Generator,
     fibres: DirectionField | None = None,
 ) -> Layout:
-    """Place nuclei on tissue until the aimed coverage is reached.
+    """Place nuclei on ``tissue`` (H, W) until the targeted coverage is reached.
 
-    Parameters
-    ----------
-    arrangement : Arrangement
-    tissue : ndarray of bool, shape (H, W)
-    sites : Sites
-        Where the reference had nuclei.
-    mpp : float
-        Micrometres per pixel.
-    rng : numpy.random.Generator
-    fibres : DirectionField, optional
-        Elongated nuclei follow it.
-
-    Returns
-    -------
-    Layout
-        A nucleus may be cut by the border of the patch. Nothing lies outside tissue.
+    Long nuclei follow ``fibres``. The border may cut nuclei. ``mpp`` is micrometres per pixel.
     """
     placement = Placement(tissue, max(arrangement.margin_um, 0) / mpp)
     target_px = arrangement.coverage * float(tissue.sum())
@@ -74,19 +59,19 @@ def place_nuclei(
 
 @dataclass(frozen=True)
 class _Places:
-    """Where a nucleus may go."""
+    """Places that are left for nuclei."""
 
     tissue_y: npt.NDArray[np.int64]
     tissue_x: npt.NDArray[np.int64]
     sites: Sites
-    waiting: list[int]
-    """Sites that no nucleus was put on yet."""
+    waiting: list[int]  # sites still without a nucleus
     fibres: DirectionField | None
 
 
 def _plan_crowds(
     arrangement: Arrangement, shape: tuple[int, ...], mpp: float, rng: np.random.Generator
 ) -> list[Member]:
+    """Plan the epithelium and the clusters of lymphocytes of a patch."""
     size = (shape[0], shape[1])
     members: list[Member] = []
     for _ in range(arrangement.crowds):
@@ -94,14 +79,8 @@ def _plan_crowds(
         area = arrangement.area_um2 * float(rng.uniform(0.9, 1.8 if vesicular else 1.3))
         kind = Kind.VESICULAR if vesicular else Kind.DENSE
         area_px = float(np.clip(area, *AREA_RANGE_UM2)) / mpp**2
-        members += plan_epithelium(
-            size,
-            area_px,
-            min(arrangement.log_area_sd, 0.35),
-            float(rng.uniform(1.1, 2.2)),
-            kind,
-            rng,
-        )
+        log_area_sd, elongation = min(arrangement.log_area_sd, 0.35), float(rng.uniform(1.1, 2.2))
+        members += plan_epithelium(size, area_px, log_area_sd, elongation, kind, rng)
     for _ in range(arrangement.clusters):
         members += plan_lymphocytes(size, mpp, rng)
     return members
@@ -110,6 +89,7 @@ def _plan_crowds(
 def _draw_nucleus(
     arrangement: Arrangement, kind: Kind, direction_rad: float, mpp: float, rng: np.random.Generator
 ) -> RadialOutline:
+    """Draw the outline of a nucleus of a kind."""
     area = arrangement.area_um2 * np.exp(rng.normal(0, arrangement.log_area_sd))
     if rng.random() < arrangement.large_share:
         area *= arrangement.large_factor
@@ -121,34 +101,22 @@ def _draw_nucleus(
         case Kind.SPINDLE:
             area, elongation = area * rng.uniform(0.6, 1.0), rng.uniform(2.2, 5.0)
         case Kind.LYMPHOCYTE:
-            area, elongation = (
-                LYMPHOCYTE_AREA_UM2 * np.exp(rng.normal(0, 0.2)),
-                rng.uniform(1.0, 1.3),
-            )
+            area = LYMPHOCYTE_AREA_UM2 * np.exp(rng.normal(0, 0.2))
+            elongation = rng.uniform(1.0, 1.3)
         case Kind.APOPTOTIC:
             area, elongation, irregularity = rng.uniform(8, 18), rng.uniform(1.0, 1.3), 0.02
         case Kind.MITOTIC:
-            area, elongation, irregularity = (
-                area * rng.uniform(0.6, 1.1),
-                rng.uniform(1.1, 3.0),
-                rng.uniform(0.1, 0.2),
-            )
-    return draw_outline(
-        float(np.clip(area, *AREA_RANGE_UM2)) / mpp**2,
-        float(np.clip(elongation, 1, 5)),
-        direction_rad,
-        float(irregularity),
-        rng,
-    )
+            area, elongation = area * rng.uniform(0.6, 1.1), rng.uniform(1.1, 3.0)
+            irregularity = rng.uniform(0.1, 0.2)
+    area_px = float(np.clip(area, *AREA_RANGE_UM2)) / mpp**2
+    elongation = float(np.clip(elongation, 1, 5))
+    return draw_outline(area_px, elongation, direction_rad, float(irregularity), rng)
 
 
 def _draw_kind(arrangement: Arrangement, rng: np.random.Generator) -> Kind:
-    return Kind(
-        min(
-            int(np.searchsorted(np.cumsum(arrangement.mixture), rng.random(), side="right")),
-            N_KINDS - 1,
-        )
-    )
+    """Draw a kind from the mixture."""
+    drawn = np.searchsorted(np.cumsum(arrangement.mixture), rng.random(), side="right")
+    return Kind(min(int(drawn), N_KINDS - 1))
 
 
 def _place_one(
@@ -158,6 +126,7 @@ def _place_one(
     mpp: float,
     rng: np.random.Generator,
 ) -> bool:
+    """Try to place one nucleus: on a site, beside an earlier nucleus, or anywhere on tissue."""
     height = placement.shape[0]
     if places.waiting and rng.random() < arrangement.in_place_share:
         site = places.waiting.pop()
@@ -170,9 +139,8 @@ def _place_one(
         if placement.outlines and rng.random() < arrangement.touching_share:
             earlier = int(rng.integers(len(placement.outlines)))
             angle = float(rng.uniform(0, 2 * np.pi))
-            reach = placement.outlines[earlier].radius_towards(angle) + outline.radius_towards(
-                angle + np.pi
-            )
+            reach = placement.outlines[earlier].radius_towards(angle)
+            reach += outline.radius_towards(angle + np.pi)
             reach *= float(rng.uniform(0.9, 1.08))
             y = placement.centres[earlier][0] + np.sin(angle) * reach
             x = placement.centres[earlier][1] + np.cos(angle) * reach
@@ -180,7 +148,7 @@ def _place_one(
             chosen = int(rng.integers(len(places.tissue_y)))
             y = float(places.tissue_y[chosen] + rng.uniform(-2, 6))
             x = float(places.tissue_x[chosen] + rng.uniform(-2, 6))
-            # some are cut by the border
+            # a tenth is moved outwards, so that the border cuts some
             y += float(np.sign(y - height / 2) * outline.reach_px * 0.5 * (rng.random() < 0.1))
         placed = outline
         if places.fibres is not None and (
@@ -202,6 +170,7 @@ def _place_on_site(
     mpp: float,
     rng: np.random.Generator,
 ) -> bool:
+    """Try to place a nucleus on a site, restored with its own texture and shape or not."""
     texture = int(sites.texture[site])
     restored = texture >= 0 and rng.random() < arrangement.restored_share
     kind = Kind.DENSE

@@ -1,7 +1,7 @@
-"""One synthetic patch.
+"""Drawing and painting of synthetic patches.
 
-What it shows is drawn on the CPU, so that labels are the same on every device; how it looks is
-painted in batches.
+A patch is drawn on the CPU, so labels are the same on every device. Drawings are painted in batches
+on any device. The reference is the real image that a patch imitates.
 """
 
 from collections.abc import Sequence
@@ -33,24 +33,19 @@ from histocli.synthesis.variation import AS_MEASURED, Variation
 
 @dataclass(frozen=True)
 class Drawing:
-    """One patch before painting."""
+    """One patch before painting, H x W pixels with n nuclei."""
 
-    instance_labels: InstanceLabels
-    """(H, W), 1..n, -1 ignored."""
+    instance_labels: InstanceLabels  # (H, W), 1..n; -1 ignored
     layout: Layout
-    background: FloatArray
-    """(H, W, 3), optical density."""
-    nucleoli: FloatArray
-    grain: FloatArray
-    """(H, W)."""
-    nuclei: FloatArray
-    """(n + 1, len(COLUMNS))."""
-    textures: FloatArray
-    """(T, 3, FRAME_PX, FRAME_PX)."""
+    background: FloatArray  # (H, W, 3), optical density
+    nucleoli: FloatArray  # (H, W), 0..1
+    grain: FloatArray  # (H, W)
+    nuclei: FloatArray  # (n + 1, len(COLUMNS))
+    textures: FloatArray  # (T, 3, FRAME_PX, FRAME_PX)
     edge_px: float
     white: float
     fine: tuple[float, float]
-    """Finest detail to reach within nuclei and along their borders; 0 leaves it as it is."""
+    """Targets of finest detail within nuclei and along borders; 0: unchanged."""
 
 
 def draw_patch(
@@ -60,20 +55,10 @@ def draw_patch(
     recipe: Recipe = FULL_RECIPE,
     variation: Variation = AS_MEASURED,
 ) -> Drawing:
-    """Draw what a patch shows.
+    """Draw a square patch of ``patch_px`` pixels, at the pixel size of its reference.
 
-    Parameters
-    ----------
-    reference : Reference
-        Lends background, colours, textures and priors.
-    patch_px : int
-        Side of the patch, at the reference's pixel size.
-    rng : numpy.random.Generator
-        Of this patch.
-    recipe : Recipe
-        Which components are on.
-    variation : Variation
-        Factors on what was measured.
+    The reference lends background, colours, textures and priors. ``recipe`` says which components
+    are on; ``variation`` holds factors on the measurements.
     """
     crop = _crop(reference, patch_px, rng)
     background = crop.background
@@ -93,7 +78,7 @@ def draw_patch(
     )
     inset_px = max(-arrangement.margin_um, 0) / reference.mpp
     edge_px = variation.edge * appearance.edge_um * rng.uniform(0.8, 1.8) / reference.mpp
-    # focus differs from place to place
+    # focus varies between places of an image
     sharper = np.exp(rng.normal(0, 0.2, size=2)).tolist()
     fine = (
         appearance.fine_core * sharper[0] * variation.fine_core,
@@ -114,59 +99,43 @@ def draw_patch(
 
 
 def _labels(layout: Layout, ghosts: BoolMask, ignored: BoolMask, inset_px: float) -> InstanceLabels:
-    """Return the labels of a patch, without what nobody could label: ghosts and missed nuclei."""
+    """Return the labels; ghosts (nuclei too pale to label) and missed nuclei are ignored (-1)."""
     labels = layout.instance_labels
     if inset_px:
         labels = np.where(layout.depth_px < inset_px, 0, labels)
     labels = np.where((labels == 0) & ignored, -1, labels)
-    ghostly = ghosts[np.maximum(layout.instance_labels, 0)]  # with their rims
+    ghostly = ghosts[np.maximum(layout.instance_labels, 0)]  # labels before the inset
     return renumber(np.where(ghostly, -1, labels).astype(np.int32))
 
 
 def paint_patches(drawings: Sequence[Drawing], device: torch.device) -> np.ndarray:
-    """Paint drawings in one batch.
-
-    Parameters
-    ----------
-    drawings : sequence of Drawing
-        Of one patch size.
-    device : torch.device
-
-    Returns
-    -------
-    ndarray of uint8, shape (B, H, W, 3)
-    """
+    """Paint drawings of one size in one batch; returns uint8 sRGB (B, H, W, 3)."""
     most = max(len(drawing.nuclei) for drawing in drawings)
     table = np.zeros((len(drawings), most, len(COLUMNS)), np.float32)
-    textures: list[FloatArray] = []
-    first = 0
+    first = 0  # textures of earlier drawings
     for row, drawing in zip(table, drawings, strict=True):
         row[: len(drawing.nuclei)] = drawing.nuclei
         row[: len(drawing.nuclei), COLUMNS.index("texture")] += first
-        textures.append(drawing.textures)
         first += len(drawing.textures)
 
     def stack(fields: list[np.ndarray], dtype: torch.dtype) -> torch.Tensor:
         return torch.from_numpy(np.stack(fields)).to(dtype)
 
     half = torch.float16
+    layouts = [drawing.layout for drawing in drawings]
     canvas = Canvas(
-        background=stack(
-            [drawing.background.transpose(2, 0, 1) for drawing in drawings], torch.float32
-        ),
-        owner=stack(
-            [np.maximum(drawing.layout.instance_labels, 0) for drawing in drawings], torch.int32
-        ),
-        depth=stack([drawing.layout.depth_px for drawing in drawings], half),
-        frame_u=stack([drawing.layout.frame_u for drawing in drawings], half),
-        frame_v=stack([drawing.layout.frame_v for drawing in drawings], half),
-        nucleoli=stack([drawing.nucleoli for drawing in drawings], half),
-        grain=stack([drawing.grain for drawing in drawings], half),
+        background=stack([each.background.transpose(2, 0, 1) for each in drawings], torch.float32),
+        owner=stack([np.maximum(each.instance_labels, 0) for each in layouts], torch.int32),
+        depth=stack([each.depth_px for each in layouts], half),
+        frame_u=stack([each.frame_u for each in layouts], half),
+        frame_v=stack([each.frame_v for each in layouts], half),
+        nucleoli=stack([each.nucleoli for each in drawings], half),
+        grain=stack([each.grain for each in drawings], half),
         nuclei=torch.from_numpy(table),
-        textures=torch.from_numpy(np.concatenate(textures)),
-        edge_px=torch.tensor([drawing.edge_px for drawing in drawings], dtype=torch.float32),
-        white=torch.tensor([drawing.white for drawing in drawings], dtype=torch.float32),
-        fine=torch.tensor([drawing.fine for drawing in drawings], dtype=torch.float32),
+        textures=torch.from_numpy(np.concatenate([each.textures for each in drawings])),
+        edge_px=torch.tensor([each.edge_px for each in drawings], dtype=torch.float32),
+        white=torch.tensor([each.white for each in drawings], dtype=torch.float32),
+        fine=torch.tensor([each.fine for each in drawings], dtype=torch.float32),
     )
     with torch.inference_mode():
         painted = paint(canvas.to(device), FRAME_EXTENT)
@@ -175,17 +144,16 @@ def paint_patches(drawings: Sequence[Drawing], device: torch.device) -> np.ndarr
 
 @dataclass(frozen=True)
 class _Crop:
-    """A place of a reference, turned and mirrored at random."""
+    """A part of a reference, turned and mirrored at random."""
 
-    background: FloatArray
-    """(H, W, 3), optical density."""
+    background: FloatArray  # (H, W, 3), optical density
     ignored: BoolMask
     tissue: BoolMask
     sites: Sites
 
 
 def _crop(reference: Reference, patch_px: int, rng: np.random.Generator) -> _Crop:
-    """Cut a random place of the reference; a smaller reference is mirrored at its borders."""
+    """Cut a random part of the reference; a smaller reference is mirrored at its borders."""
     height, width = reference.tissue.shape
     for _ in range(5):
         top = int(rng.integers(0, max(1, height - patch_px + 1)))
@@ -199,11 +167,8 @@ def _crop(reference: Reference, patch_px: int, rng: np.random.Generator) -> _Cro
     def take(field: np.ndarray) -> np.ndarray:
         part = field[box]
         if any(missing):
-            part = np.pad(
-                part,
-                [(0, missing[0]), (0, missing[1])] + [(0, 0)] * (field.ndim - 2),
-                mode="symmetric",
-            )
+            after = [(0, missing[0]), (0, missing[1])] + [(0, 0)] * (field.ndim - 2)
+            part = np.pad(part, after, mode="symmetric")
         part = np.rot90(part, turns)
         return np.ascontiguousarray(part[:, ::-1] if mirror else part)
 
@@ -228,7 +193,7 @@ def _crop(reference: Reference, patch_px: int, rng: np.random.Generator) -> _Cro
 
 
 def _texture_of_nucleus(reference: Reference) -> npt.NDArray[np.int64]:
-    """Return the texture of each nucleus of the reference; -1 for those that are not single."""
+    """Return the texture index of each nucleus of the reference; -1 if not single."""
     found = np.full(len(reference.nuclei), -1, np.int64)
     clean = np.flatnonzero(reference.textures.single)
     found[reference.textures.nucleus[clean]] = clean

@@ -1,4 +1,4 @@
-"""Nuclei drawn one after the other into the labels of a patch, later ones over earlier ones."""
+"""Nuclei drawn one after the other into the labels of a patch, later nuclei over earlier ones."""
 
 from dataclasses import dataclass
 
@@ -9,47 +9,29 @@ from histocli.base.types import BoolMask, FloatArray, InstanceLabels
 from histocli.instances.kinds import Kind
 from histocli.synthesis.shapes import DIRECTIONS, RadialOutline
 
-SKIRT_PX = 2
-"""How far the window of a nucleus reaches beyond its largest radius."""
-MOST_OVERLAP = 0.12
-"""Share of a new nucleus that may lie over earlier ones."""
-MOST_HIDDEN = 0.3
-"""Share of an earlier nucleus that may lie under later ones."""
-LEAST_TISSUE = 0.75
-"""Share of the pixels of a nucleus that must lie on tissue."""
+SKIRT_PX = 2  # pixels around the largest radius of a nucleus that its window includes
+MOST_OVERLAP = 0.12  # share of a new nucleus that may lie over earlier nuclei
+MOST_HIDDEN = 0.3  # share of an earlier nucleus that may lie under later nuclei
+LEAST_TISSUE = 0.75  # share of a nucleus that must lie on tissue
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Nuclei of one patch, with coordinates inside each."""
+    """The n nuclei of one patch, in drawing order, with coordinates inside each."""
 
-    instance_labels: InstanceLabels
-    """(H, W), ids 1..n in depth order."""
-    depth_px: FloatArray
-    """(H, W), distance to the painted edge along the radius, pixels; negative between the edge and
-    the border of the label."""
-    frame_u: FloatArray
-    frame_v: FloatArray
-    """(H, W), coordinates along the major and minor axis of the owner's ellipse; its border is at
-    radius 1."""
+    instance_labels: InstanceLabels  # (H, W), 1..n, later nuclei on top; 0 background, -1 ignored
+    depth_px: FloatArray  # (H, W), pixels inside the painted edge along the radius
+    frame_u: FloatArray  # (H, W), coordinate along the major axis, in half axes of the ellipse
+    frame_v: FloatArray  # (H, W), the same along the minor axis
     outlines: list[RadialOutline]
-    """Of the nuclei 1..n."""
-    own_textures: list[int]
-    """Of the nuclei 1..n that stand for a nucleus of the reference: its texture; -1 for the
-    others."""
+    own_textures: list[int]  # texture of the reference nucleus that each restores; -1: none
     kinds: list[Kind]
-    """Of the nuclei 1..n."""
 
 
 class Placement:
-    """A patch to which nuclei are added one by one, unless they would hide others.
+    """A patch to which nuclei are added one by one.
 
-    Parameters
-    ----------
-    tissue : ndarray of bool, shape (H, W)
-        Where nuclei may lie.
-    margin_px : float
-        How far the labels reach over the painted edges.
+    ``tissue`` (H, W) is where nuclei may lie; labels reach ``margin_px`` beyond the painted edges.
     """
 
     def __init__(self, tissue: BoolMask, margin_px: float) -> None:
@@ -57,9 +39,7 @@ class Placement:
         self.margin_px = margin_px
         self.tissue = tissue
         self.labels = np.zeros(tissue.shape, np.int32)
-        self.depth = np.zeros(tissue.shape, np.float32)
-        self.u = np.zeros(tissue.shape, np.float32)
-        self.v = np.zeros(tissue.shape, np.float32)
+        self.depth, self.u, self.v = (np.zeros(tissue.shape, np.float32) for _ in range(3))
         self.outlines: list[RadialOutline] = []
         self.centres: list[tuple[float, float]] = []
         self.own_textures: list[int] = []
@@ -76,7 +56,7 @@ class Placement:
         own_texture: int = -1,
         kind: Kind = Kind.DENSE,
     ) -> bool:
-        """Draw a nucleus at a place, unless it would hide others or lie on glass."""
+        """Draw a nucleus unless it would hide others or lie on glass; return whether it was."""
         reach = outline.reach_px + SKIRT_PX
         top, bottom = max(0, int(y - reach)), min(self.shape[0], int(y + reach) + 2)
         left, right = max(0, int(x - reach)), min(self.shape[1], int(x + reach) + 2)
@@ -124,8 +104,8 @@ class Placement:
     def finish(self) -> Layout:
         """Return the layout.
 
-        Splinters that a later nucleus cut off an earlier one are ignored, for nobody could tell
-        whose they are.
+        Parts that a later nucleus cut off an earlier one get the label -1 (ignored), except for the
+        largest part: nobody could tell to which nucleus they belong.
         """
         for k, (now, full) in enumerate(zip(self.areas, self.full_areas, strict=True), start=1):
             if now < full:
@@ -135,6 +115,7 @@ class Placement:
         )
 
     def _drop_splinters(self, number: int) -> None:
+        """Ignore all parts of a nucleus but the largest."""
         y, x = self.centres[number - 1]
         reach = self.outlines[number - 1].reach_px + SKIRT_PX
         box = (
@@ -153,11 +134,7 @@ class Placement:
 def _depth(outline: RadialOutline, dy: FloatArray, dx: FloatArray) -> FloatArray:
     """Return the distance to an outline along the radius, in pixels, positive inside it.
 
-    Parameters
-    ----------
-    outline : RadialOutline
-    dy, dx : ndarray of float32, shapes (H, 1) and (1, W)
-        Offsets from the centre.
+    ``dy`` (H, 1) and ``dx`` (1, W) are offsets from the centre.
     """
     span = (dy.shape[0], dx.shape[1])
     radius, angle = cv2.cartToPolar(
@@ -167,7 +144,7 @@ def _depth(outline: RadialOutline, dy: FloatArray, dx: FloatArray) -> FloatArray
     direction = angle * np.float32(DIRECTIONS / (2 * np.pi))
     below = direction.astype(np.int32)
     share = direction - below
-    # a full turn ends where it begins
+    # repeat the first radii after a full turn
     around = np.concatenate([outline.radii_px, outline.radii_px[:2]])
     border = around[below]
     border += (around[below + 1] - border) * share

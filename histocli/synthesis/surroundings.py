@@ -1,7 +1,7 @@
-"""What is dark and no nucleus: basophilic cytoplasm, red cells, pigment, debris and folds.
+"""Dark structures that are not nuclei: basophilic cytoplasm, red cells, pigment, debris, folds.
 
-All are drawn in optical density on the background, before nuclei; their colours are the reference's
-own stains, but for pigment, which is brown.
+All are drawn on the background in optical density, before nuclei. Their colours are the stains of
+the reference (the real image that a patch imitates), except for brown pigment.
 """
 
 from dataclasses import dataclass
@@ -12,24 +12,19 @@ import numpy as np
 from histocli.base.types import BoolMask, FloatArray, InstanceLabels
 from histocli.reference.statistics import Appearance
 
-COARSE = 4
-"""Factor by which cytoplasm, which is smooth, is drawn at lower resolution."""
-CYTOPLASM_SHARE, RED_CELL_SHARE, PIGMENT_SHARE, DEBRIS_SHARE, FOLD_SHARE = (
-    0.7,
-    0.04,
-    0.04,
-    0.2,
-    0.04,
-)
-"""Share of patches that show each; more show red cells if the reference does."""
+COARSE = 4  # cytoplasm, which is smooth, is drawn at this fraction of the resolution
+CYTOPLASM_SHARE = 0.7  # this and the following: shares of patches that show the structure
+RED_CELL_SHARE = 0.04  # more if the reference shows red cells
+PIGMENT_SHARE = 0.04
+DEBRIS_SHARE = 0.2
+FOLD_SHARE = 0.04
 
 
 @dataclass(frozen=True)
 class Stains:
     """Colours of one reference, as optical density."""
 
-    hematoxylin: FloatArray
-    """(3,), what nuclei add, for an absorbance of red of 1."""
+    hematoxylin: FloatArray  # (3,), density added by nuclei for an absorbance of red of 1
     appearance: Appearance
 
 
@@ -40,23 +35,10 @@ def add_cytoplasm(
     mpp: float,
     rng: np.random.Generator,
 ) -> FloatArray:
-    """Stain the surroundings of some nuclei with hematoxylin, as cells rich in RNA are.
+    """Stain the surroundings of some nuclei with hematoxylin, like cytoplasm rich in RNA.
 
-    Parameters
-    ----------
-    background : ndarray of float32, shape (H, W, 3)
-        Optical density.
-    labels : ndarray of int32, shape (H, W)
-        Nuclei.
-    stains : Stains
-    mpp : float
-        Micrometres per pixel.
-    rng : numpy.random.Generator
-
-    Returns
-    -------
-    ndarray of float32, shape (H, W, 3)
-        Not darker than the paler nuclei: at most 0.6 of the typical nuclear contrast is added.
+    ``background`` (H, W, 3) is an optical density, ``mpp`` micrometres per pixel. At most 0.6 of
+    the median nuclear contrast is added, so cytoplasm is no darker than the paler nuclei.
     """
     if rng.random() > CYTOPLASM_SHARE:
         return background
@@ -69,10 +51,9 @@ def add_cytoplasm(
     reach = float(rng.uniform(1.5, 4.0)) / mpp / COARSE
     near = np.asarray(cv2.GaussianBlur(near, (0, 0), reach), np.float32)
     patchy = _smooth_noise((coarse[1], coarse[0]), float(rng.uniform(8, 25)) / mpp / COARSE, rng)
-    steep = float(rng.uniform(3, 20))  # some cells have clear borders
-    field = _sigmoid(steep * (near - float(rng.uniform(0.1, 0.35)))) * _sigmoid(
-        3 * (patchy - float(rng.uniform(-1, 0.7)))
-    )
+    steep = float(rng.uniform(3, 20))  # high values give cells clear borders
+    field = _sigmoid(steep * (near - float(rng.uniform(0.1, 0.35))))
+    field *= _sigmoid(3 * (patchy - float(rng.uniform(-1, 0.7))))
     field *= np.clip(8 * near, 0, 1)  # none where no nucleus is near
     field = np.asarray(
         cv2.resize(field, (width, height), interpolation=cv2.INTER_LINEAR), np.float32
@@ -90,25 +71,14 @@ def add_distractors(
 ) -> FloatArray:
     """Draw red cells, pigment, debris and folds, each in a small share of patches.
 
-    Parameters
-    ----------
-    background : ndarray of float32, shape (H, W, 3)
-        Optical density.
-    tissue : ndarray of bool, shape (H, W)
-    stains : Stains
-    mpp : float
-        Micrometres per pixel.
-    rng : numpy.random.Generator
-
-    Returns
-    -------
-    ndarray of float32, shape (H, W, 3)
+    ``background`` (H, W, 3) is an optical density, ``tissue`` a mask (H, W) that holds pigment and
+    debris, ``mpp`` micrometres per pixel.
     """
     appearance = stains.appearance
-    # 0.3 of the patches have red cells where the reference shows many
+    # up to 30 % of patches have red cells, from a measured fraction of 5 % of the tissue
     shown = min(1.0, 20 * appearance.red_cell_fraction)
     blood = RED_CELL_SHARE + shown * (0.3 - RED_CELL_SHARE)
-    blood *= appearance.stains_measured  # else the colour of eosin is a guess
+    blood *= appearance.stains_measured  # none if the colour of eosin is only assumed
     red, brown, debris, fold = rng.random(4) < (blood, PIGMENT_SHARE, DEBRIS_SHARE, FOLD_SHARE)
     if not (red or brown or debris or fold):
         return background
@@ -122,9 +92,8 @@ def add_distractors(
         specks = _Specks(count, (0.3, 1.1), spread_um, colour)
         _add_specks(drawn, specks, _middle(ys, xs, rng), mpp, rng)
     if debris and len(ys):
-        colour = (
-            stains.hematoxylin * max(appearance.contrast[3], 0.2) * float(rng.uniform(0.7, 1.4))
-        )
+        colour = stains.hematoxylin * max(appearance.contrast[3], 0.2)
+        colour = colour * float(rng.uniform(0.7, 1.4))
         specks = _Specks(int(rng.integers(1, 8)), (0.35, 1.2), 25.0, colour)
         _add_specks(drawn, specks, _middle(ys, xs, rng), mpp, rng)
     if fold:
@@ -135,20 +104,20 @@ def add_distractors(
 def _add_red_cells(
     drawn: FloatArray, appearance: Appearance, mpp: float, rng: np.random.Generator
 ) -> None:
+    """Draw a group of red cells, or blood outside vessels."""
     height, width = drawn.shape[:2]
     colour = np.array(appearance.stain_matrix[1], np.float32)
-    # where eosin is purple, cells of its colour would look like nuclei: of what they absorb of
-    # green, they may absorb 0.12 of red at most, and 0.5 of blue at least
+    # red cells of purple eosin would look like nuclei: limit their absorbance of red to 0.12 of
+    # that of green, and raise that of blue to half of it
     if colour[0] > 0.12 * colour[1]:
         colour[0], colour[2] = 0.12 * colour[1], max(colour[2], 0.5 * colour[1])
     eosin = colour * max(appearance.eosin[4], 0.3) * float(rng.uniform(0.9, 1.7))
     radius = float(rng.uniform(2.4, 3.8)) / mpp
     centre = rng.uniform(0, 1, 2) * (height, width)
-    # blood outside vessels: where cells lie over each other they are as dark as nuclei
+    # blood outside vessels: overlapping cells are as dark as nuclei
     pool = rng.random() < 0.3
     spread = radius * float(rng.uniform(6, 14) if pool else rng.uniform(1.5, 8))
-    # of what lies under a cell, how much shows through
-    behind = float(rng.uniform(0.4, 0.9)) if pool else 0.2
+    behind = float(rng.uniform(0.4, 0.9)) if pool else 0.2  # share of the background seen through
     y, x = np.mgrid[:height, :width].astype(np.float32)
     for _ in range(int(rng.integers(60, 220) if pool else rng.integers(2, 25))):
         at = centre + rng.normal(0, spread, 2)
@@ -159,10 +128,8 @@ def _add_red_cells(
             continue
         turn, squash = float(rng.uniform(0, np.pi)), float(rng.uniform(0.7, 1))
         dy, dx = y[box] - at[0], x[box] - at[1]
-        u, v = (
-            dx * np.cos(turn) + dy * np.sin(turn),
-            (dy * np.cos(turn) - dx * np.sin(turn)) / squash,
-        )
+        u = dx * np.cos(turn) + dy * np.sin(turn)
+        v = (dy * np.cos(turn) - dx * np.sin(turn)) / squash
         r = np.hypot(u, v) / radius
         cover = _sigmoid((1 - r) * radius / float(rng.uniform(0.5, 1.2)))
         cover = cover * (1 - float(rng.uniform(0, 0.5)) * np.exp(-((r / 0.5) ** 2)))
@@ -175,14 +142,12 @@ class _Specks:
 
     count: int
     radius_um: tuple[float, float]
-    spread_um: float
-    """Standard deviation of their places around the middle."""
-    colour: FloatArray
-    """(3,), optical density."""
+    spread_um: float  # standard deviation of their places around the middle
+    colour: FloatArray  # (3,), optical density
 
 
 def _middle(ys: np.ndarray, xs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return one of the places on a grid of every fourth pixel, in pixels."""
+    """Draw one of the places (ys, xs) on a grid of every fourth pixel; in pixels."""
     chosen = int(rng.integers(len(ys)))
     return np.array([ys[chosen] * 4.0, xs[chosen] * 4.0])
 
@@ -190,45 +155,34 @@ def _middle(ys: np.ndarray, xs: np.ndarray, rng: np.random.Generator) -> np.ndar
 def _add_specks(
     drawn: FloatArray, specks: _Specks, middle: np.ndarray, mpp: float, rng: np.random.Generator
 ) -> None:
+    """Draw specks around a middle (y, x)."""
     field = np.zeros(drawn.shape[:2], np.float32)
     for _ in range(specks.count):
         y, x = middle + rng.normal(0, specks.spread_um / mpp, 2)
         axes = rng.uniform(*specks.radius_um, 2) / mpp
-        # sixteenths of a pixel: specks are a few pixels wide
-        cv2.ellipse(
-            field,
-            (round(x * 16), round(y * 16)),
-            (max(8, round(axes[0] * 16)), max(8, round(axes[1] * 16))),
-            float(rng.uniform(0, 180)),
-            0,
-            360,
-            float(rng.uniform(0.6, 1.0)),
-            -1,
-            cv2.LINE_8,
-            4,
-        )
+        # in sixteenths of a pixel (a shift of 4 bits), because specks are a few pixels wide
+        centre, half = (round(x * 16), round(y * 16)), [max(8, round(axis * 16)) for axis in axes]
+        angle, dark = float(rng.uniform(0, 180)), float(rng.uniform(0.6, 1.0))
+        cv2.ellipse(field, centre, half, angle, 0, 360, dark, -1, cv2.LINE_8, 4)
     soft = np.asarray(cv2.GaussianBlur(field, (0, 0), float(rng.uniform(0.6, 1.2))), np.float32)
     drawn += soft[..., None] * specks.colour
 
 
 def _fold(shape: tuple[int, ...], mpp: float, rng: np.random.Generator) -> FloatArray:
-    """Return the factor of absorbance of a band of tissue that lies double."""
+    """Return the factor (H, W) on absorbance of a band of folded tissue."""
     height, width = shape
     turn = float(rng.uniform(0, np.pi))
     y, x = np.mgrid[:height, :width].astype(np.float32)
-    across = (y - rng.uniform(0, height)) * np.cos(turn) - (x - rng.uniform(0, width)) * np.sin(
-        turn
-    )
-    across += (
-        6 / mpp * np.sin(((y * np.sin(turn) + x * np.cos(turn)) * mpp / 30) + rng.uniform(0, 7))
-    )
+    cos, sin = np.cos(turn), np.sin(turn)
+    across = (y - rng.uniform(0, height)) * cos - (x - rng.uniform(0, width)) * sin
+    across += 6 / mpp * np.sin(((y * sin + x * cos) * mpp / 30) + rng.uniform(0, 7))
     half = float(rng.uniform(3, 12)) / mpp
     band = _sigmoid((half - np.abs(across)) / float(rng.uniform(1.5, 5)))
     return np.asarray(1 + float(rng.uniform(0.3, 0.9)) * band, np.float32)
 
 
 def _smooth_noise(shape: tuple[int, int], sigma_px: float, rng: np.random.Generator) -> FloatArray:
-    """Draw Gaussian noise of unit spread, smooth over ``sigma_px``; coarse noise is enlarged."""
+    """Draw Gaussian noise of unit spread, smoothed by ``sigma_px``; coarse noise is enlarged."""
     factor = max(1, int(sigma_px // 2))
     small = (shape[0] // factor + 3, shape[1] // factor + 3)
     noise = rng.standard_normal(small, dtype=np.float32)

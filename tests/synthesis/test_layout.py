@@ -11,7 +11,7 @@ from scipy import ndimage
 from histocli.base.rng import rng_for
 from histocli.instances.kinds import Kind
 from histocli.instances.measurements import local_direction, measure
-from histocli.synthesis.arrangement import EVEN_KIND, draw_arrangement
+from histocli.synthesis.arrangement import ALL_DENSE, draw_arrangement
 from histocli.synthesis.directions import STEP_PX, DirectionField
 from histocli.synthesis.layout import Sites, place_nuclei
 from histocli.synthesis.placement import LEAST_TISSUE, MOST_HIDDEN
@@ -23,7 +23,7 @@ NOWHERE = Sites(*(np.zeros(0, np.float32) for _ in range(5)), np.zeros(0, np.int
 TYPICAL = measure_morphology(np.zeros((8, 8), np.int32), np.ones((8, 8), bool), MPP)
 INHABITED = replace(TYPICAL, n_nuclei=40, nuclear_fraction=0.2)
 PLAIN = replace(
-    draw_arrangement(TYPICAL, EVEN_KIND, rng_for(0, "plain")),
+    draw_arrangement(TYPICAL, ALL_DENSE, rng_for(0, "plain")),
     coverage=0.25,
     area_um2=45.0,
     log_area_sd=0.3,
@@ -37,7 +37,7 @@ PLAIN = replace(
     touching_share=0.3,
     in_place_share=0.0,
     restored_share=0.0,
-    mixture=EVEN_KIND,
+    mixture=ALL_DENSE,
     crowds=0,
     clusters=0,
 )
@@ -219,7 +219,7 @@ def test_what_is_drawn_follows_what_was_measured():
     def aims(**changes):
         tissue = make_tissue(192, **changes)
         morphology = measure_morphology(tissue.labels, np.ones(tissue.labels.shape, bool), MPP)
-        return [draw_arrangement(morphology, EVEN_KIND, rng_for(seed, "aim")) for seed in range(60)]
+        return [draw_arrangement(morphology, ALL_DENSE, rng_for(seed, "aim")) for seed in range(60)]
 
     base, sparse, large, parallel = (
         aims(),
@@ -373,7 +373,7 @@ def test_what_the_recipe_leaves_out_is_not_aimed_at():
     plain = [
         draw_arrangement(TYPICAL, mixture, rng_for(seed, "aim"), PLAIN_RECIPE) for seed in range(40)
     ]
-    assert {(aim.crowds, aim.clusters, aim.mixture) for aim in plain} == {(0, 0, EVEN_KIND)}
+    assert {(aim.crowds, aim.clusters, aim.mixture) for aim in plain} == {(0, 0, ALL_DENSE)}
     full = [draw_arrangement(INHABITED, mixture, rng_for(seed, "aim")) for seed in range(40)]
     assert {aim.crowds for aim in full} >= {0, 1}
     assert {aim.clusters for aim in full} == {0, 1}
