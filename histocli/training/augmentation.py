@@ -51,8 +51,7 @@ class Augmentation:
     scale: tuple[float, float] = (0.75, 1.35)
     """Smallest and largest magnification, drawn evenly in its logarithm."""
     stain_gain: float = 0.15
-    """Standard deviation of the log factor on all colours; each colour's own factor has half of it.
-    """
+    """Standard deviation of the log factor on all colours; half of it for each colour's own."""
     stain_mixing: float = 0.04
     """Standard deviation of the entries added to the 3 x 3 matrix on optical densities."""
     underexposure: float = 0.6

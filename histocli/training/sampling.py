@@ -32,13 +32,13 @@ class PatchSet:
     valid: npt.NDArray[np.bool_]
     """(n, H, W), False for pixels that are ignored."""
     distance: npt.NDArray[np.uint8]
-    """(n, H, W), normalised border distance times 255."""
+    """(n, H, W), depth inside a nucleus: 255 at its deepest pixel, 0 outside nuclei."""
     weight: npt.NDArray[np.float32]
     """(n,), how much each patch counts in the loss."""
     share: npt.NDArray[np.float64]
     """(n,), chance of being drawn; sums to 1."""
     borders: npt.NDArray[np.bool_] | None = None
-    """(n,), patches whose border distances and contacts are learnt; None learns all."""
+    """(n,), whether a patch's depths and contacts are learnt; None learns all."""
     contact: npt.NDArray[np.bool_] | None = None
     """(n, H, W), True where two nuclei meet; None if contacts are not learnt."""
 
@@ -119,11 +119,11 @@ class Batch:
     nucleus: Tensor
     distance: Tensor
     valid: Tensor
-    """(B, H, W) float32."""
+    """The three targets, (B, H, W) float32, 0..1; pixels with a ``valid`` of 0 are ignored."""
     weight: Tensor
     """(B,) float32."""
     borders: Tensor
-    """(B,) float32, 1 where distances to borders are learnt."""
+    """(B,) float32, 1 for crops whose depths and contacts are learnt, else 0."""
     contact: Tensor | None = None
     """(B, H, W) float32, 1 where two nuclei meet."""
 

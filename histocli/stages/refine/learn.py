@@ -48,8 +48,8 @@ class Course:
     steps: int
     moves: int
     """Steps in which the refiner was updated."""
-    critic_auc: float | None
-    style_auc: float | None
+    critic_auc: float | None  # held out, real against initial crops
+    style_auc: float | None  # held out, pairs of one image against pairs of two
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ def refine(
     InvalidStore, InputNotFound, InvalidInput
         The store, the references or the model cannot be used.
     StoreExists
-        Another output, or a partial one, lies at ``out``.
+        An unfinished output, or one of other settings, exists at ``out``.
     Stopped
         A signal came, or ``stop_after`` steps are done; the work is kept for ``--resume``.
     """

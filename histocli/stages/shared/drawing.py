@@ -36,7 +36,7 @@ class DrawJob:
     patch_px: int
     seed: int
     paint: bool
-    """Whether the worker also paints; False if the parent paints on a GPU."""
+    """Whether the worker also computes the pixels; False if the parent does it on a GPU."""
     purpose: str
     """Name of the stream of random numbers: patches of different purposes differ."""
     spread: Spread | None
@@ -45,7 +45,7 @@ class DrawJob:
 
 @dataclass(frozen=True)
 class DrawnPatches:
-    """Drawn patches, either painted (``image``) or to be painted (``drawings``)."""
+    """Drawn patches, with pixels (``image``) or with the drawings from which they are computed."""
 
     instance_labels: npt.NDArray[np.int32]  # (n, H, W)
     image: npt.NDArray[np.uint8] | None  # (n, H, W, 3)

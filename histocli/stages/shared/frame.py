@@ -93,7 +93,7 @@ def decide(out: Path, contract: str, fingerprint: str, execution: Execution) -> 
     Raises
     ------
     StoreExists
-        Another output, or a partial one, lies there; the message says which option helps.
+        An unfinished output, or one of other settings, exists; the message names the option to use.
     """
     if contract not in (labels.CONTRACT, patches.CONTRACT, models.CONTRACT):
         return prepare_file(
@@ -137,7 +137,7 @@ def carry_out(
     Raises
     ------
     StoreExists
-        Another output lies there, or another process writes the same output.
+        :func:`decide` refuses, or another process writes the same output.
     """
     action = members.from_leader(
         decide(plan.out, plan.contract, plan.fingerprint, execution) if members.leads else None

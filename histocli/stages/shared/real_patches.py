@@ -50,7 +50,7 @@ class CutPatches:
     """Patches of one reference."""
 
     images: npt.NDArray[np.uint8]
-    """(n, side, side, 3), glass made white."""
+    """(n, side, side, 3), sRGB; glass, the empty background, is made white."""
     nuclei: npt.NDArray[np.bool_]
     """(n, side, side), rough nuclei."""
     labels: npt.NDArray[np.int32] | None = None

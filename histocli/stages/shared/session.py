@@ -1,9 +1,9 @@
 """A session of training: the steps of a command with their clock, log and checkpoint.
 
-The stage builds what learns, and runs its steps through the session::
+The stage builds the networks and optimisers, and runs their steps through the session::
 
     session = Session(plan, work, Clock(config.steps, None, 12.0, plan.watch), noun="training")
-    session.register("training", training)  # takes up the checkpoint, if there is one
+    session.register("training", training)  # restores it from a checkpoint, if there is one
     for record in session.steps(
         lambda progress: train_steps(training, patches, schedule, progress, dtype),
         name="training",

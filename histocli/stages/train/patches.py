@@ -33,7 +33,7 @@ class HeldOut:
     """Synthetic patches that are scored and not learnt from."""
 
     images: npt.NDArray[np.uint8]
-    """(n, H, W, 3), glass made white."""
+    """(n, H, W, 3), sRGB; glass, the empty background, is made white."""
     labels: npt.NDArray[np.int32]
     """(n, H, W)."""
 

@@ -92,7 +92,7 @@ def train(
     InvalidStore, InvalidInput
         Stores cannot be read or do not fit together.
     StoreExists
-        Another output, or an unfinished one, lies at ``out``.
+        An unfinished output, or one of other settings, exists at ``out``.
     Stopped
         A signal came, or ``stop_after`` steps are done; a checkpoint is kept for ``--resume``.
     """

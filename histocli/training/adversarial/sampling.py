@@ -22,7 +22,7 @@ from histocli.training.crops import random_crop
 
 @dataclass(frozen=True)
 class RealPatches:
-    """Patches of reference images, glass made white."""
+    """Patches of reference images; glass, the empty background, is made white."""
 
     images: npt.NDArray[np.uint8]
     """(m, H, W, 3), sRGB."""

@@ -34,7 +34,7 @@ from histocli.training.adversarial.schedule import AdversarialSchedule
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one step reports."""
+    """The report of one step."""
 
     step: int
     """Steps done, this one included."""
