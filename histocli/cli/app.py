@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Annotated, Any
 
@@ -80,17 +80,7 @@ app = typer.Typer(
     epilog=EXIT_CODES,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-COMMANDS: tuple[Callable[..., None], ...] = (
-    generate,
-    refine,
-    train,
-    segment,
-    evaluate,
-    export,
-    pack,
-    info,
-    models,
-)
+COMMANDS = (generate, refine, train, segment, evaluate, export, pack, info, models)
 for _command in COMMANDS:
     app.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})(_command)
 
@@ -101,15 +91,13 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+VERSION = typer.Option(
+    "--version", help="Print the version.", is_eager=True, callback=_print_version
+)
+
+
 @app.callback()
-def root(
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version", help="Print the version.", is_eager=True, callback=_print_version
-        ),
-    ] = False,
-) -> None:
+def root(version: Annotated[bool, VERSION] = False) -> None:
     """From unlabelled H&E images to a nucleus segmenter for that tissue, with nothing labelled by
     hand.
 
@@ -136,17 +124,13 @@ def _logging_to(screen: Screen) -> Iterator[None]:
 def run(arguments: Sequence[str]) -> int:
     """Run the command line and return its exit code; errors are printed, not raised.
 
-    Parameters
-    ----------
-    arguments : sequence of str
-        Words after ``histosynth``; an empty sequence shows the help.
+    ``arguments`` are the words after ``histosynth``; an empty sequence shows the help.
     """
     screen = Screen()
     with graceful_signals(), _logging_to(screen):
         try:
-            get_command(app).main(
-                list(arguments) or ["--help"], prog_name=PROGRAM, standalone_mode=False, obj=screen
-            )
+            words = list(arguments) or ["--help"]
+            get_command(app).main(words, prog_name=PROGRAM, standalone_mode=False, obj=screen)
         except HistosynthError as error:
             screen.complain(str(error), kind="stopped" if isinstance(error, Stopped) else "error")
             return error.exit_code
@@ -197,8 +181,5 @@ def _begin_again_with_tunables() -> None:
     if tunables is None or not sys.executable or getattr(sys, "frozen", False):
         return
     with suppress(OSError):  # where the restart fails, the program goes on without the setting
-        os.execve(
-            sys.executable,
-            [sys.executable, *sys.orig_argv[1:]],
-            os.environ | {"GLIBC_TUNABLES": tunables},
-        )
+        words = [sys.executable, *sys.orig_argv[1:]]
+        os.execve(sys.executable, words, os.environ | {"GLIBC_TUNABLES": tunables})

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -32,10 +32,8 @@ from histocli.base.errors import InvalidOption, SomeFailed
 from histocli.base.progress import Bar, silent
 from histocli.base.text import printable
 
-# Least seconds between two lines of progress, where stderr is no terminal.
-LINE_INTERVAL_S = 10.0
-# Drawings of the progress bars a second; each takes time from the workers.
-REFRESH_PER_S = 4
+LINE_INTERVAL_S = 10.0  # least seconds between two lines of progress, where stderr is no terminal
+REFRESH_PER_S = 4  # drawings of the progress bars a second; each takes time from the workers
 
 
 class Result(Protocol):
@@ -88,9 +86,8 @@ class _LineBar:
             self._last = now
             left = ""
             if self._total and self._done:
-                left = (
-                    f", {clock((now - self._start) * (self._total - self._done) / self._done)} left"
-                )
+                seconds = (now - self._start) * (self._total - self._done) / self._done
+                left = f", {clock(seconds)} left"
             self._screen.say(self._line() + left)
 
     def close(self) -> None:
@@ -98,11 +95,9 @@ class _LineBar:
         self._screen.say(f"{self._line()} in {clock(time.monotonic() - self._start)}")
 
     def _line(self) -> str:
-        done = (
-            f"{self._done} of {self._total} ({self._done / self._total:.0%})"
-            if self._total
-            else str(self._done)
-        )
+        done = str(self._done)
+        if self._total:
+            done += f" of {self._total} ({self._done / self._total:.0%})"
         return f"{self._description}: {done}" + (f", {self._note}" if self._note else "")
 
 
@@ -112,8 +107,7 @@ class Screen:
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
         self.as_json = False
-        self.verbosity = 0
-        """-1 with ``-q``, 0 by default, 1 with ``-v``, 2 with ``-vv``."""
+        self.verbosity = 0  # -1 with ``-q``, 0 by default, 1 with ``-v``, 2 with ``-vv``
         self._progress: Progress | None = None
         self._open_bars = 0
         self._failed = self._seen = 0
@@ -151,9 +145,8 @@ class Screen:
         """Print a table on stderr; columns from ``numbers_from`` on hold numbers, aligned right."""
         table = Table(title=Text(printable(title)), title_justify="left", show_header=any(header))
         for i, name in enumerate(header):
-            table.add_column(
-                Text(name), justify="right" if i >= numbers_from else "left", overflow="fold"
-            )
+            side: JustifyMethod = "right" if i >= numbers_from else "left"
+            table.add_column(Text(name), justify=side, overflow="fold")
         for row in rows:
             table.add_row(*(Text(printable(str(cell))) for cell in row))
         self.show(table)
@@ -193,16 +186,11 @@ class Screen:
         """Print a JSON object as one line on stdout; NaN and infinity become null."""
         import orjson
 
+        form = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
         try:
-            line = orjson.dumps(
-                values, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
-            )
+            line = orjson.dumps(values, default=_plain, option=form)
         except orjson.JSONEncodeError:  # a file name is no valid Unicode
-            line = orjson.dumps(
-                _unicode(values),
-                default=_plain,
-                option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS,
-            )
+            line = orjson.dumps(_unicode(values), default=_plain, option=form)
         self.write(line)
 
     def print_path(self, output: object) -> None:
@@ -278,9 +266,8 @@ class ScreenHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print the record as one line, if the verbosity of the screen asks for its level."""
         ours = record.name == "histocli" or record.name.startswith("histocli.")
-        lowest = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}.get(
-            self._screen.verbosity, logging.DEBUG
-        )
+        levels = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}
+        lowest = levels.get(self._screen.verbosity, logging.DEBUG)
         if record.levelno < lowest or (not ours and self._screen.verbosity < 2):
             return
         try:

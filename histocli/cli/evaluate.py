@@ -56,9 +56,8 @@ def evaluate(
             "--refs belongs to --realism STORE; to score labels name PREDICTION and TRUTH"
         )
     if (files.images is not None or files.show) and files.html is None:
-        raise InvalidOption(
-            f"{'--images' if files.images else '--show'} is for a report; name its file with --html"
-        )
+        flag = "--images" if files.images else "--show"
+        raise InvalidOption(f"{flag} is for a report; name its file with --html")
     _score(words, files, settings, running, screen)
 
 
@@ -86,9 +85,8 @@ def _score(
         from histocli.stages.evaluate.run import compare_models
 
         assert truth is not None
-        models = compare_models(
-            predictions, truth, settings, running, ignore=files.ignore, track=screen.track
-        )
+        ignore, track = files.ignore, screen.track
+        models = compare_models(predictions, truth, settings, running, ignore=ignore, track=track)
         results = models.results
         for result in results:
             show_scores(screen, result, title=f"{result.input}: ")

@@ -23,11 +23,8 @@ def generate(
     screen: Screen,
 ) -> None:
     """Draw synthetic H&E patches with nucleus labels, in the likeness of reference images."""
-    o.refuse_by_suffix(
-        references,
-        "generate takes images",
-        {o.MODELS: "a model is used by 'histosynth segment SLIDES --model MODEL'"},
-    )
+    advice = "a model is used by 'histosynth segment SLIDES --model MODEL'"
+    o.refuse_by_suffix(references, "generate takes images", {o.MODELS: advice})
     from histocli.stages.generate.run import generate as run  # late: keeps --help free of torch
 
     screen.result(run(references, out, settings, running, track=screen.track))

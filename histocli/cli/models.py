@@ -35,14 +35,9 @@ def models(
 
     found = run(settings)
     if settings.action == "list":
-        rows = [
-            (
-                f"{each.name}{' (default)' if each.default else ''}",
-                f"{each.mpp:g} um/px",
-                each.description,
-            )
-            for each in found
-        ]
+        names = [f"{each.name}{' (default)' if each.default else ''}" for each in found]
+        sizes = [f"{each.mpp:g} um/px" for each in found]
+        rows = list(zip(names, sizes, [each.description for each in found], strict=True))
         screen.table("Models", ("name", "pixel size", "what it is"), rows, numbers_from=3)
     for each in found:
         if screen.as_json:

@@ -46,17 +46,9 @@ def typer_option(
 ) -> inspect.Parameter:
     """Return a parameter that Typer turns into an option, with an environment variable.
 
-    Parameters
-    ----------
-    name : str
-        Name of the parameter, or of the field of the settings.
-    kind : type
-        Type of the value.
-    default : object
-        Value when the option is not given; ``inspect.Parameter.empty`` makes the option required.
-    option : Option
-    **extra
-        Further arguments of ``typer.Option``.
+    ``name`` is the name of the parameter or of the field of the settings, ``kind`` the type of its
+    value. A ``default`` of ``inspect.Parameter.empty`` makes the option required. ``extra`` holds
+    further arguments of ``typer.Option``.
     """
     if option.repeatable:
         kind, default = list[str] | None, None
@@ -83,46 +75,23 @@ def parameter(name: str, kind: Any, default: Any = inspect.Parameter.empty) -> i
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=default)
 
 
+# options of every command that takes config dataclasses
+FILE = "Settings; flags and HISTOSYNTH_* variables win over them."
+CONFIG = Option(FILE, metavar="FILE.yaml", panel=TALKING)
+PRINT_CONFIG = Option("Print the settings in force as YAML, and stop.", panel=TALKING)
 SETTINGS_FILE = (
-    typer_option(
-        "config",
-        Path | None,
-        None,
-        Option(
-            "Settings; flags and HISTOSYNTH_* variables win over them.",
-            metavar="FILE.yaml",
-            panel=TALKING,
-        ),
-        is_eager=True,
-        callback=take_config_file,
-    ),
-    typer_option(
-        "print_config",
-        bool,
-        False,
-        Option("Print the settings in force as YAML, and stop.", panel=TALKING),
-    ),
+    typer_option("config", Path | None, None, CONFIG, is_eager=True, callback=take_config_file),
+    typer_option("print_config", bool, False, PRINT_CONFIG),
 )
-"""Options of every command that takes config dataclasses."""
 
+# options of every command
+JSON = Option("One JSON object a line on stdout.", flag="--json", panel=TALKING)
+VERBOSE = Option("Say more; -vv says all.", short="-v", metavar="", panel=TALKING)
 TALK = (
-    typer_option(
-        "as_json",
-        bool,
-        False,
-        Option("One JSON object a line on stdout.", flag="--json", panel=TALKING),
-    ),
-    typer_option(
-        "verbose",
-        int,
-        0,
-        Option("Say more; -vv says all.", short="-v", metavar="", panel=TALKING),
-        count=True,
-        show_default=False,
-    ),
+    typer_option("as_json", bool, False, JSON),
+    typer_option("verbose", int, 0, VERBOSE, count=True, show_default=False),
     typer_option("quiet", bool, False, Option("Errors only.", short="-q", panel=TALKING)),
 )
-"""Options of every command."""
 
 
 def command(
@@ -133,24 +102,15 @@ def command(
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Return a decorator that makes a Typer command; the docstring of this module says how.
 
-    Parameters
-    ----------
-    without : collection of str
-        Fields of ``Execution`` that the command does not use; they get no options.
-    overwrite_help : str, optional
-        Help text of ``--overwrite`` in place of the text of ``Execution``.
-    check : callable, optional
-        Function that raises ``InvalidOption`` where options contradict each other. It gets all
-        arguments of the command but ``Execution`` and ``Screen``, by name, also with
-        ``--print-config``.
+    Fields of ``Execution`` in ``without`` get no options, since the command does not use them.
+    ``overwrite_help`` replaces the help text of ``--overwrite``. ``check`` raises ``InvalidOption``
+    where options contradict each other; it gets all arguments of the command but ``Execution`` and
+    ``Screen``, by name, also with ``--print-config``.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        taken = [
-            each
-            for each in inspect.signature(function).parameters.values()
-            if each.annotation is not Screen
-        ]
+        parameters = inspect.signature(function).parameters.values()
+        taken = [each for each in parameters if each.annotation is not Screen]
         own = [each for each in taken if not is_dataclass(each.annotation)]
         configs = {each.name: each.annotation for each in taken if each not in own}
 
@@ -233,19 +193,8 @@ def check_stop_after(stop_after: int | None, **_: Any) -> None:
 def refuse_by_suffix(words: Sequence[str], what: str, meant: Mapping[tuple[str, ...], str]) -> None:
     """Refuse positionals whose suffix shows that they are files of another kind.
 
-    Parameters
-    ----------
-    words : sequence of str
-        The positionals.
-    what : str
-        What the command takes, such as "segment takes images", for the message.
-    meant : mapping
-        Advice for the message, by the suffixes of the file names that are refused.
-
-    Raises
-    ------
-    InvalidOption
-        One of the words has such a suffix.
+    For the message, ``what`` says what the command takes, such as "segment takes images", and
+    ``meant`` maps the refused suffixes to advice. Raises ``InvalidOption``.
     """
     for word in words:
         for suffixes, remedy in meant.items():

@@ -36,19 +36,15 @@ def refine(
     """Make synthetic patches look like their references, by a GAN; labels stay as they are."""
     if not leads():
         screen.verbosity = -1  # of several processes, only the leading one prints
-    o.refuse_by_suffix(
-        [store],
-        "refine takes a patch store",
-        {
-            o.MODELS: "a trained refiner lies in a refined store and is given by --model",
-            o.IMAGES: "references are given by --refs; make a store with "
-            "'histosynth generate IMAGES -o STORE' first",
-        },
-    )
+    meant = {
+        o.MODELS: "a trained refiner lies in a refined store and is given by --model",
+        o.IMAGES: "references are given by --refs; make a store with "
+        "'histosynth generate IMAGES -o STORE' first",
+    }
+    o.refuse_by_suffix([store], "refine takes a patch store", meant)
     from histocli.stages.refine.run import refine as run  # late: keeps --help free of torch
 
-    result = run(
-        store, refs or [], out, settings, running, stop_after=stop_after, track=screen.track
-    )
+    words, track = refs or [], screen.track
+    result = run(store, words, out, settings, running, stop_after=stop_after, track=track)
     if leads():
         screen.result(result)

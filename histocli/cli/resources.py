@@ -37,8 +37,7 @@ def out_of_resources(error: BaseException) -> OutOfResources | None:
     for link in _causes(error):
         if isinstance(link, OutOfResources):
             return link
-        missing = _what_is_missing(link)
-        if missing is not None:
+        if (missing := _what_is_missing(link)) is not None:
             return OutOfResources(missing)
     return None
 
@@ -46,34 +45,22 @@ def out_of_resources(error: BaseException) -> OutOfResources | None:
 def _what_is_missing(link: BaseException) -> str | None:
     """Return the message for one error of a chain; None where it is of another kind."""
     kind, message = type(link), str(link)
-    if (
-        isinstance(link, MemoryError)
-        or kind.__name__ == "OutOfMemoryError"
-        or "can't allocate memory" in message
-    ):
+    elsewhere = "free some space, or write to another place with -o/--out"
+    no_memory = isinstance(link, MemoryError) or kind.__name__ == "OutOfMemoryError"
+    if no_memory or "can't allocate memory" in message:
         where = "GPU memory" if "CUDA" in message else "memory"
-        return (
-            f"not enough {where}; use smaller tiles or batches, fewer --workers or another --device"
-        )
-    if kind.__name__ == "AcceleratorError" or (
-        isinstance(link, RuntimeError) and DEVICE_LOST.search(message)
-    ):
+        advice = "use smaller tiles or batches, fewer --workers or another --device"
+        return f"not enough {where}; {advice}"
+    lost = isinstance(link, RuntimeError) and DEVICE_LOST.search(message)
+    if lost or kind.__name__ == "AcceleratorError":
         said = message.strip().splitlines()[0] if message.strip() else kind.__name__
-        return (
-            f"the device failed ({said}); what was saved is kept, go on with --resume, or "
-            "with --device cpu"
-        )
+        advice = "what was saved is kept, go on with --resume, or with --device cpu"
+        return f"the device failed ({said}); {advice}"
     if kind.__name__ == "BrokenProcessPool":
         return "a worker process died, most often for lack of memory; use fewer --workers"
     if isinstance(link, OSError) and link.errno is None and SHORT_WRITE.search(message):
-        return (
-            f"the disk is full ({message}); free some space, or write to another place "
-            "with -o/--out"
-        )
+        return f"the disk is full ({message}); {elsewhere}"
     if isinstance(link, OSError) and link.errno in NO_ROOM:
         where = f"{os.fsdecode(link.filename)}: " if isinstance(link.filename, (str, bytes)) else ""
-        return (
-            f"{where}{link.strerror or message}; free some space, or write to another "
-            "place with -o/--out"
-        )
+        return f"{where}{link.strerror or message}; {elsewhere}"
     return None

@@ -27,17 +27,12 @@ def show_scores(screen: Screen, result: "EvaluateResult", *, title: str) -> None
         )
         screen.table(title, ("metric", "mean", "95 % interval", "pooled"), rows_of(scores))
         if scores.groups:
-            rows = [
-                (
-                    group.name or "-",
-                    group.images,
-                    *(_number(group.summary.mean[metric]) for metric in GROUP_METRICS),
-                )
-                for group in scores.groups
-            ]
-            screen.table(
-                "by group: mean over its images", ("group", "images", *GROUP_METRICS), rows
-            )
+            rows = []
+            for group in scores.groups:
+                means = [_number(group.summary.mean[metric]) for metric in GROUP_METRICS]
+                rows.append((group.name or "-", group.images, *means))
+            header = ("group", "images", *GROUP_METRICS)
+            screen.table("by group: mean over its images", header, rows)
     if screen.as_json:
         screen.print_json(result.to_json())
     for name, error in result.failures:
@@ -52,16 +47,8 @@ def show_differences(screen: Screen, models: "ComparisonResult") -> None:
         for name in shown_in("console", "console differences"):
             each = metrics[name]
             interval = f"{each.ci95[0]:+.4f} to {each.ci95[1]:+.4f}" if each.ci95 else "-"
-            rows.append(
-                (
-                    name,
-                    _number(each.mean, "+"),
-                    interval,
-                    f"{each.p_value:.4f}",
-                    each.better,
-                    each.worse,
-                )
-            )
+            mean, p = _number(each.mean, "+"), f"{each.p_value:.4f}"
+            rows.append((name, mean, interval, p, each.better, each.worse))
         n = metrics["pq"].images
         header = ("metric", "difference", "95 % interval", "p", "better", "worse")
         title = f"{difference.second} minus {difference.first}, paired over {n} images"
@@ -71,18 +58,12 @@ def show_differences(screen: Screen, models: "ComparisonResult") -> None:
 def show_realism(screen: Screen, result: "RealismResult") -> None:
     """Print the measures of realism of a patch store; for a dry run, only the plan."""
     if result.judgement is not None:
-        rows = [
-            (
-                each.name,
-                f"{each.value:.4g}",
-                f"{each.ci95[0]:.4g} to {each.ci95[1]:.4g}" if each.ci95 else "-",
-                each.meaning,
-            )
-            for each in result.judgement.measures
-        ]
-        screen.table(
-            result.title, ("measure", "value", "95 % interval", "meaning"), rows, numbers_from=4
-        )
+        rows = []
+        for each in result.judgement.measures:
+            interval = f"{each.ci95[0]:.4g} to {each.ci95[1]:.4g}" if each.ci95 else "-"
+            rows.append((each.name, f"{each.value:.4g}", interval, each.meaning))
+        header = ("measure", "value", "95 % interval", "meaning")
+        screen.table(result.title, header, rows, numbers_from=4)
     else:
         screen.say(result.title)
     if screen.as_json:

@@ -34,25 +34,15 @@ def option_key(parameter: Any) -> str:
 
 def options_of(command: Any) -> dict[str, Any]:
     """Return the options of a command that a file may set, by their keys in files."""
-    parameters = (
-        parameter for parameter in command.params if parameter.param_type_name == "option"
-    )
-    return {
-        key: parameter
-        for parameter in parameters
-        if (key := option_key(parameter)) not in NOT_SETTINGS
-    }
+    options = [each for each in command.params if each.param_type_name == "option"]
+    return {key: each for each in options if (key := option_key(each)) not in NOT_SETTINGS}
 
 
 def read_settings(path: Path) -> dict[str, Any]:
     """Read a YAML file of settings.
 
-    Raises
-    ------
-    InputNotFound
-        The file is missing, or is no text in UTF-8.
-    InvalidInput
-        The content is no YAML, or no mapping.
+    Raises ``InputNotFound`` if the file is missing or is no text in UTF-8, and ``InvalidInput`` if
+    its content is no YAML, or no mapping.
     """
     import yaml
 
@@ -69,9 +59,8 @@ def read_settings(path: Path) -> dict[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise InvalidInput(
-            f"{path}: settings must be 'option: value' lines, got a {type(values).__name__}"
-        )
+        kind = type(values).__name__
+        raise InvalidInput(f"{path}: settings must be 'option: value' lines, got a {kind}")
     return {str(key): value for key, value in values.items()}
 
 
@@ -87,28 +76,12 @@ def _as_flag_value(value: Any) -> Any:
 def defaults_for(
     values: Mapping[str, Any], command: str, commands: Mapping[str, Any], path: Path
 ) -> dict[str, Any]:
-    """Pick a command's values from a file of settings.
+    """Pick the values of ``command`` from a file of settings, by parameter, for Click's
+    ``default_map``.
 
-    Parameters
-    ----------
-    values : mapping
-        Content of the file: keys of options and sections.
-    command : str
-        Name of the command that runs.
-    commands : mapping of str to command
-        All commands by name; a key that is an option of none of them is refused.
-    path : Path
-        Path of the file, for messages.
-
-    Returns
-    -------
-    dict
-        Value by name of the parameter, for Click's ``default_map``.
-
-    Raises
-    ------
-    InvalidOption
-        A key is no option, or a section is no mapping.
+    ``values`` is the content of the file at ``path``: keys of options, and sections named after one
+    of all ``commands``. Raises ``InvalidOption`` if no command has an option of that key, if the
+    command of a section lacks it, or if a section is no mapping.
     """
     known = {name: options_of(one) for name, one in commands.items()}
     shared = {key.replace("-", "_"): value for key, value in values.items() if key not in commands}
@@ -127,9 +100,8 @@ def defaults_for(
             raise InvalidOption(f"{path}: {name} must hold 'option: value' lines, got {section!r}")
         for key in (str(key).replace("-", "_") for key in section):
             if key not in known[name]:
-                raise InvalidOption(
-                    f"{path}: {name} has no option {key!r}; it has {', '.join(sorted(known[name]))}"
-                )
+                keys = ", ".join(sorted(known[name]))
+                raise InvalidOption(f"{path}: {name} has no option {key!r}; it has {keys}")
         if name == command:
             mine = {str(key).replace("-", "_"): value for key, value in section.items()}
     merged = {**{key: value for key, value in shared.items() if key in known[command]}, **mine}
@@ -152,9 +124,8 @@ def take_config_file(context: typer.Context, path: Path | None) -> Path | None:
     """
     if path is not None and context.parent is not None and not context.resilient_parsing:
         commands = context.parent.command.commands  # type: ignore[attr-defined]
-        context.default_map = defaults_for(
-            read_settings(path), str(context.info_name), commands, path
-        )
+        name = str(context.info_name)
+        context.default_map = defaults_for(read_settings(path), name, commands, path)
     return path
 
 
@@ -162,20 +133,11 @@ def print_settings(context: typer.Context) -> None:
     """Print the settings in force on stdout, as YAML that ``--config`` reads."""
     import yaml
 
-    values = {
-        key: _plain(context.params[parameter.name])
-        for key, parameter in options_of(context.command).items()
-    }
-    yaml.safe_dump(
-        {
-            str(context.info_name): {
-                key: value for key, value in values.items() if value is not None
-            }
-        },
-        sys.stdout,
-        sort_keys=False,
-        allow_unicode=True,
-    )
+    options = options_of(context.command).items()
+    values = {key: _plain(context.params[each.name]) for key, each in options}
+    given = {key: value for key, value in values.items() if value is not None}
+    content = {str(context.info_name): given}
+    yaml.safe_dump(content, sys.stdout, sort_keys=False, allow_unicode=True)
 
 
 def _plain(value: Any) -> Any:

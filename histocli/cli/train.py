@@ -67,15 +67,12 @@ def train(
     """Train a nucleus segmenter on synthetic, refined or labelled patches."""
     if not leads():
         screen.verbosity = -1  # of several processes, only the leading one prints
-    o.refuse_by_suffix(
-        stores,
-        "train takes patch stores",
-        {
-            o.MODELS: "the model to write is named by -o/--out",
-            o.IMAGES: "make a store with 'histosynth generate IMAGES -o STORE', or with 'pack' "
-            "from images and labels",
-        },
-    )
+    meant = {
+        o.MODELS: "the model to write is named by -o/--out",
+        o.IMAGES: "make a store with 'histosynth generate IMAGES -o STORE', or with 'pack' "
+        "from images and labels",
+    }
+    o.refuse_by_suffix(stores, "train takes patch stores", meant)
     from histocli.stages.train.run import train as run  # late: keeps --help free of torch
 
     result = run(

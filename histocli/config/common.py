@@ -102,14 +102,9 @@ def as_dict(config: Any) -> dict[str, Any]:
 def config_hash(config: Any, **inputs: Any) -> str:
     """Return the fingerprint of a command's settings and inputs, 16 hexadecimal digits.
 
-    Equal fingerprints mean that the command would make the same output.
-
-    Parameters
-    ----------
-    config : dataclass
-        The command's settings, without ``Execution``.
-    **inputs
-        JSON values of everything else that decides the output, such as content hashes of inputs.
+    Equal fingerprints mean that the command would make the same output. ``config`` is the command's
+    dataclass of settings, not ``Execution``; ``inputs`` are JSON values of everything else that
+    decides the output, such as content hashes of inputs.
     """
     text = json.dumps({"config": as_dict(config), "inputs": inputs}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

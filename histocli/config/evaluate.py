@@ -54,10 +54,8 @@ class EvaluateConfig:
     seed: int = option(0, SEED)
 
     def __post_init__(self) -> None:
-        for flag, gates, names in (
-            ("--min", self.minimum, QUALITIES),
-            ("--max", self.maximum, ERRORS),
-        ):
+        bounds = ("--min", self.minimum, QUALITIES), ("--max", self.maximum, ERRORS)
+        for flag, gates, names in bounds:
             for name, _ in gates:
                 if name not in names:
                     raise InvalidOption(f"{flag} takes one of {', '.join(names)}, got {name!r}")
@@ -72,10 +70,8 @@ class EvaluateConfig:
                 raise InvalidOption(
                     f"{flag} must lie above 0 and be at most 100 micrometres, got {value}"
                 )
-        for flag, word, known in (
-            ("--border", self.border, BORDERS),
-            ("--resample", self.resample, RESAMPLED),
-        ):
+        words = ("--border", self.border, BORDERS), ("--resample", self.resample, RESAMPLED)
+        for flag, word, known in words:
             if word not in known:
                 raise InvalidOption(f"{flag} must be {' or '.join(known)}, got {word!r}")
 

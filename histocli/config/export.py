@@ -37,9 +37,8 @@ class ExportConfig:
         of_region = [name for name, form in FORMATS.items() if form.takes_region]
         for name in self.formats:
             if self.region is not None and name not in of_region:
-                raise InvalidOption(
-                    f"--region goes with --format {' and '.join(of_region)}, not with {name}"
-                )
+                fit = " and ".join(of_region)
+                raise InvalidOption(f"--region goes with --format {fit}, not with {name}")
         if self.region is not None:
             y0, x0, y1, x1 = self.region
             if not (0 <= y0 < y1 and 0 <= x0 < x1):

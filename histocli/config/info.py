@@ -19,7 +19,5 @@ class InfoConfig:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
-        if not 1 <= self.sheet_patches <= 400:
-            raise InvalidOption(
-                f"--sheet-patches must lie between 1 and 400, got {self.sheet_patches}"
-            )
+        if not 1 <= (n := self.sheet_patches) <= 400:
+            raise InvalidOption(f"--sheet-patches must lie between 1 and 400, got {n}")

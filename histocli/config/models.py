@@ -11,13 +11,10 @@ ACTIONS = ("list", "path", "verify")
 class ModelsConfig:
     """Positionals of ``histosynth models``."""
 
-    action: str = "list"
-    """``list`` the models, print the ``path`` of one, or ``verify`` their checksums."""
-    name: str | None = None
-    """Name of one model; None: the default model for ``path``, all models for the other actions."""
+    action: str = "list"  # ``list`` models, print the ``path`` of one, or ``verify`` checksums
+    name: str | None = None  # None: the default model for ``path``, all for other actions
 
     def __post_init__(self) -> None:
         if self.action not in ACTIONS:
-            raise InvalidOption(
-                f"models: the action must be one of {', '.join(ACTIONS)}, got {self.action}"
-            )
+            known = ", ".join(ACTIONS)
+            raise InvalidOption(f"models: the action must be one of {known}, got {self.action}")

@@ -21,39 +21,23 @@ T = TypeVar("T")
 class Option:
     """Details of an option that the name, type and default of its field do not give."""
 
-    help: str
-    """One sentence for ``--help``."""
+    help: str  # one sentence for ``--help``
     flag: str | None = None
-    """Long flag where the name of the field does not give it; a switch may have two forms, such as
-    ``--weights/--no-weights``."""
-    short: str | None = None
-    """One-letter flag, such as ``-o``."""
-    metavar: str | None = None
-    """Placeholder for the value in ``--help``; None shows the type."""
-    panel: str | None = None
-    """Heading under which ``--help`` lists the option."""
+    """Long flag, where the field's name does not give it; two as in ``--weights/--no-weights``."""
+    short: str | None = None  # one-letter flag, such as ``-o``
+    metavar: str | None = None  # placeholder for the value in ``--help``; None shows the type
+    panel: str | None = None  # heading under which ``--help`` lists the option
     parse: Callable[[Any, str], Any] | None = None
-    """Parser of the typed text, or of the list of typed texts where the option is repeatable; None
-    leaves the value to Typer."""
-    written: str | None = None
-    """Default in the form that a user types, where that differs from the value of the default."""
-    repeatable: bool = False
-    """Whether the option may be given several times."""
-    before: str | None = None
-    """Field in front of which ``--help`` lists this option; None keeps the order of the code."""
+    """Parser of the typed text, or of all texts of a repeatable option; None leaves it to Typer."""
+    written: str | None = None  # the default as a user types it, where that differs from its value
+    repeatable: bool = False  # whether the option may be given several times
+    before: str | None = None  # field before which ``--help`` lists it; None: order of the code
 
 
 def option(default: T, help: str, **details: Any) -> T:
     """Declare a field of a config dataclass that is also an option of the command line.
 
-    Parameters
-    ----------
-    default : object
-        Value when the option is not given.
-    help : str
-        One sentence for ``--help``.
-    **details
-        Other attributes of :class:`Option`.
+    ``help`` is one sentence for ``--help``; ``details`` are other attributes of :class:`Option`.
     """
     return field(default=default, metadata={"option": Option(help, **details)})
 
@@ -73,15 +57,12 @@ def parse_duration(text: str, flag: str) -> float:
     Hours, minutes and seconds stand in this order. A last number without a unit is in seconds:
     ``600`` is ten minutes, ``1h30`` is one hour and 30 seconds.
     """
-    number = r"(\d+(?:\.\d+)?)"
-    match = re.fullmatch(
-        rf"(?:{number}h)?(?:{number}m)?(?:{number}s?)?", text.strip().lower(), re.ASCII
-    )
+    number, typed = r"(\d+(?:\.\d+)?)", text.strip().lower()
+    match = re.fullmatch(rf"(?:{number}h)?(?:{number}m)?(?:{number}s?)?", typed, re.ASCII)
     if match is None or not any(match.groups()):
         raise InvalidOption(f"{flag} must be a duration such as 90s, 10m or 1h30m, got {text!r}")
-    seconds = sum(
-        float(part or 0) * unit for part, unit in zip(match.groups(), (3600, 60, 1), strict=True)
-    )
+    parts = zip(match.groups(), (3600, 60, 1), strict=True)
+    seconds = sum(float(part or 0) * unit for part, unit in parts)
     if seconds <= 0:
         raise InvalidOption(f"{flag} must be longer than nothing, got {text!r}")
     return seconds

@@ -25,8 +25,7 @@ OBJECTIVES = ("fooling", "matching")
 class RefineConfig:
     """Settings of refinement; each field is a command-line option."""
 
-    # a time budget replaces this number
-    steps: int = option(1200, "Optimisation steps.")
+    steps: int = option(1200, "Optimisation steps.")  # a time budget replaces this number
     batch: int = option(8, "Crops of each kind in a step.")
     # weights of two losses; the loss against the critic has weight 1
     identity: float = option(3.0, "Price of changing the tone of nuclei; texture is free.")
@@ -67,10 +66,8 @@ class RefineConfig:
             raise InvalidOption(
                 "--batch must be at least 2: the style critic compares crops of two images"
             )
-        for name, value, allowed in (
-            ("--edits", self.edits, EDITS),
-            ("--objective", self.objective, OBJECTIVES),
-        ):
+        words = ("--edits", self.edits, EDITS), ("--objective", self.objective, OBJECTIVES)
+        for name, value, allowed in words:
             if value not in allowed:
                 raise InvalidOption(f"{name} must be one of {', '.join(allowed)}, got {value}")
         if not 0 <= self.proof <= 1:

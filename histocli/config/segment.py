@@ -60,19 +60,15 @@ class SegmentConfig:
     def __post_init__(self) -> None:
         check_mpp(self.mpp)
         check_formats(self.formats, "segment")
-        if not 64 <= self.tile_px <= 8192 or self.tile_px % 32:
-            raise InvalidOption(
-                f"--tile-px must be a multiple of 32 between 64 and 8192, got {self.tile_px}"
-            )
+        if not 64 <= (px := self.tile_px) <= 8192 or px % 32:
+            raise InvalidOption(f"--tile-px must be a multiple of 32 between 64 and 8192, got {px}")
         if not 1 <= self.views <= 8:
             raise InvalidOption(f"--views must lie between 1 and 8, got {self.views}")
         if self.tissue not in TISSUE:
             raise InvalidOption(f"--tissue must be auto or none, got {self.tissue!r}")
         if self.max_memory is not None and not self.max_memory >= LEAST_MEMORY_GB:
-            raise InvalidOption(
-                f"--max-memory must be at least {LEAST_MEMORY_GB} gigabytes, got "
-                f"{self.max_memory:g}"
-            )
+            least, given = LEAST_MEMORY_GB, self.max_memory
+            raise InvalidOption(f"--max-memory must be at least {least} gigabytes, got {given:g}")
         if self.shard is not None:
             parse_shard(self.shard)
 
@@ -92,21 +88,12 @@ class SegmentConfig:
 def parse_shard(text: str) -> tuple[int, int]:
     """Read ``i/N``, share i of N shares; return i modulo N, and N.
 
-    Users may count shares from 1 to N or from 0 to N - 1: N and 0 are the same share.
-
-    Raises
-    ------
-    InvalidOption
-        The text is not of this form, N is 0, or i is larger than N.
+    Users may count shares from 1 to N or from 0 to N - 1: N and 0 are the same share. Raises
+    ``InvalidOption`` if the text is not of this form, N is 0, or i is larger than N.
     """
-    number, slash, count = text.partition("/")
-    if (
-        not slash
-        or not number.isdecimal()
-        or not count.isdecimal()
-        or not int(count)
-        or int(number) > int(count)
-    ):
+    number, _, count = text.partition("/")
+    digits = number.isdecimal() and count.isdecimal()
+    if not digits or not int(count) or int(number) > int(count):
         raise InvalidOption(
             f"--shard must be i/N, such as 2/8 for the second of eight shares, got {text!r}"
         )

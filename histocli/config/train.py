@@ -46,8 +46,7 @@ class TrainConfig:
     compile: bool = option(
         False, "Compile the network first: a minute or more, then faster steps; for long trainings."
     )
-    # a time budget replaces this number
-    steps: int = option(3000, "Optimisation steps.")
+    steps: int = option(3000, "Optimisation steps.")  # a time budget replaces this number
     # in equal time, 8 crops a step gave better models than 16 (docs/research/fuller_recipe.md)
     batch: int = option(8, "Crops in a step.")
     crop_px: int = option(128, "Side of a training crop, in pixels.")
@@ -92,31 +91,21 @@ class TrainConfig:
         ):
             if word not in known:
                 raise InvalidOption(f"{name} must be one of {', '.join(known)}, got {word!r}")
-        if not 0 < self.fresh_per_step <= 64:
-            raise InvalidOption(
-                f"--fresh-per-step must lie between 0 and 64, got {self.fresh_per_step}"
-            )
-        without = "; leave --refs out to train without self-training"
-        for name, value, hint in (
-            ("--steps", self.steps, ""),
-            ("--batch", self.batch, ""),
-            ("--rounds", self.rounds, without),
-        ):
+        if not 0 < (fresh := self.fresh_per_step) <= 64:
+            raise InvalidOption(f"--fresh-per-step must lie between 0 and 64, got {fresh}")
+        counts = ("--steps", self.steps), ("--batch", self.batch), ("--rounds", self.rounds)
+        for name, value in counts:
             if value < 1:
+                hint = "; leave --refs out to train without self-training"
+                hint = hint if name == "--rounds" else ""
                 raise InvalidOption(f"{name} must be at least 1, got {value}{hint}")
-        if self.crop_px < 32 or self.crop_px % 16:
-            raise InvalidOption(
-                f"--crop-px must be a multiple of 16 and at least 32, got {self.crop_px}"
-            )
+        if (side := self.crop_px) < 32 or side % 16:
+            raise InvalidOption(f"--crop-px must be a multiple of 16 and at least 32, got {side}")
         check_mpp(self.reference_mpp)
-        if self.learning_rate is not None and not 0 < self.learning_rate < 1:
-            raise InvalidOption(
-                f"--learning-rate must lie between 0 and 1, got {self.learning_rate}"
-            )
-        for name, share in (
-            ("--validation", self.validation),
-            ("--contrast-quantile", self.contrast_quantile),
-        ):
+        if (rate := self.learning_rate) is not None and not 0 < rate < 1:
+            raise InvalidOption(f"--learning-rate must lie between 0 and 1, got {rate}")
+        held, flat = self.validation, self.contrast_quantile
+        for name, share in (("--validation", held), ("--contrast-quantile", flat)):
             if not 0 <= share < 1:
                 raise InvalidOption(f"{name} must lie in [0, 1), got {share}")
         check_time_budget(self.time_budget_s)

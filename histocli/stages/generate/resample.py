@@ -30,11 +30,9 @@ from histocli.training.two_sample import TwoSampleSchedule, judge
 
 logger = logging.getLogger(__name__)
 
-PILOTS = 512
-"""Pilot patches in a round."""
+PILOTS = 512  # pilot patches in a round
 PILOT_BATCH = 16
-JUDGED_PX = 128
-"""Classifiers see the middle of each patch, a square of this side in pixels."""
+JUDGED_PX = 128  # classifiers see the middle of each patch, a square of this side in pixels
 STOPPED = "generate: stopped while parameters were re-sampled; nothing was drawn yet, run it again"
 
 
@@ -47,10 +45,7 @@ def resample_parameters(
 ) -> Spread | None:
     """Return the distribution of the factors on measured parameters after ``config.rounds`` rounds.
 
-    Returns
-    -------
-    Spread or None
-        None if fewer than two references show nuclei, since one must be held out.
+    Returns None if fewer than two references show nuclei, since one must be held out.
     """
     sources = list({region.source.sha256: region.source for region in regions}.values())
     if len(sources) < 2:
@@ -77,17 +72,11 @@ def resample_parameters(
             purpose = f"pilot {turn}"
             pilots = _draw_pilots(regions, config, execution, side, purpose, spread)
             verdict = judge(real, pilots, real_of, source_of[order], schedule, device, dtype)
-            variations = [
-                variation_of(spread, config.seed, purpose, patch) for patch in range(PILOTS)
-            ]
+            variations = [variation_of(spread, config.seed, purpose, i) for i in range(PILOTS)]
             spread = spread.refit(variations, verdict.synthetic, source_of[order])
             bar.advance(1, f"round {turn + 1}, AUC {verdict.auc:.3f}")
-            logger.info(
-                "round %d: held-out AUC of real against synthetic %.3f; %s",
-                turn + 1,
-                verdict.auc,
-                spread.to_json(),
-            )
+            text = "round %d: held-out AUC of real against synthetic %.3f; %s"
+            logger.info(text, turn + 1, verdict.auc, spread.to_json())
     return spread
 
 
@@ -100,16 +89,9 @@ def _draw_pilots(
     spread: Spread,
 ) -> npt.NDArray[np.uint8]:
     """Draw pilot patches, and return their middles with glass made white."""
-    jobs = [
-        draw_job(
-            range(start, min(start + PILOT_BATCH, PILOTS)),
-            regions,
-            config,
-            purpose=purpose,
-            spread=spread,
-        )
-        for start in range(0, PILOTS, PILOT_BATCH)
-    ]
+    starts = range(0, PILOTS, PILOT_BATCH)
+    batches = [range(start, min(start + PILOT_BATCH, PILOTS)) for start in starts]
+    jobs = [draw_job(each, regions, config, purpose=purpose, spread=spread) for each in batches]
     pilots = np.empty((PILOTS, side, side, 3), np.uint8)
     middle = slice((config.patch_px - side) // 2, (config.patch_px - side) // 2 + side)
     workers = resolve_workers(execution.workers)
@@ -125,15 +107,8 @@ def _judged_references(
     sources: Sequence[Source], config: GenerateConfig, execution: Execution, side: int, track: Track
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     """Return patches of the readable references, and the number of each patch's reference."""
-    cut = cut_all(
-        sources,
-        Cutting(config.mpp, side, max(2, PILOTS // len(sources)), config.seed),
-        workers=execution.workers,
-        track=track,
-        stopped=STOPPED,
-    )
-    parts = [
-        found.images if isinstance(found, CutPatches) else np.zeros((0, side, side, 3), np.uint8)
-        for found in cut
-    ]
+    cutting = Cutting(config.mpp, side, max(2, PILOTS // len(sources)), config.seed)
+    cut = cut_all(sources, cutting, workers=execution.workers, track=track, stopped=STOPPED)
+    none = np.zeros((0, side, side, 3), np.uint8)
+    parts = [found.images if isinstance(found, CutPatches) else none for found in cut]
     return np.concatenate(parts), np.repeat(np.arange(len(parts)), [len(part) for part in parts])

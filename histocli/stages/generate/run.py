@@ -41,15 +41,11 @@ class GenerateResult(StageResult):
     """The result of ``generate``."""
 
     schema: ClassVar[str] = "histosynth.generate/1"
-
     patches: int
-    references: int
-    """Number of reference files that patches imitate."""
-    nuclei: int | None = None
-    """Labelled nuclei in all patches; None in a dry run."""
+    references: int  # number of reference files that patches imitate
+    nuclei: int | None = None  # labelled nuclei in all patches; None in a dry run
     mpp: float
-    failed: tuple[str, ...] = ()
-    """References that could not be read, under ``--on-error continue``."""
+    failed: tuple[str, ...] = ()  # references that could not be read, under ``--on-error continue``
 
 
 def generate(
@@ -60,19 +56,10 @@ def generate(
     *,
     track: Track = silent,
 ) -> GenerateResult:
-    """Draw a store of synthetic patches that imitate reference images.
+    """Draw a store of synthetic patches, ``out``, that imitate reference images.
 
-    Parameters
-    ----------
-    references : sequence of str
-        Files, folders, globs, ``@list``, manifests or ``-``.
-    out : Path
-        Patch store to make.
-
-    Raises
-    ------
-    Stopped
-        A signal came; the drawn patches are kept for ``--resume``.
+    ``references`` are files, folders, globs, ``@list``, manifests or ``-``. Raises ``Stopped``
+    after a signal; the drawn patches are kept for ``--resume``.
     """
     watch = Stopwatch()
     tolerant = execution.on_error == "continue"
@@ -88,12 +75,9 @@ def generate(
         priors = Path(config.priors)
         read_model_header(priors)  # raises if the file is not a model, before any work is done
         used["priors"] = content_hash(priors)
+    n, lost = len(sources), tuple(failed)
     result = GenerateResult(
-        output=str(out),
-        patches=config.n,
-        references=len(sources),
-        mpp=config.mpp,
-        failed=tuple(failed),
+        output=str(out), patches=config.n, references=n, mpp=config.mpp, failed=lost
     )
 
     def planned() -> GenerateResult:
@@ -109,9 +93,8 @@ def generate(
         found=lambda: replace(result, nuclei=_count_nuclei(out)),
         watch=watch,
     )
-    return carry_out(
-        plan, execution, lambda work: _make(plan, work, sources, config, execution, track)
-    )
+    settings = config, execution, track
+    return carry_out(plan, execution, lambda work: _make(plan, work, sources, *settings))
 
 
 def _make(
@@ -186,10 +169,8 @@ def _draw_all(
 ) -> None:
     """Draw and write the patches that are not in the store yet."""
     pending = writer.pending()
-    paint_here = device.type != "cpu"
-    jobs = (
-        draw_job(batch, regions, config, paint=not paint_here, spread=spread) for batch in pending
-    )
+    paint = device.type == "cpu"  # workers paint only there; otherwise this process does
+    jobs = (draw_job(each, regions, config, paint=paint, spread=spread) for each in pending)
     workers = min(resolve_workers(execution.workers), max(1, len(pending) // 4))
     stopped = (
         f"{writer.target}: stopped; the patches drawn so far are kept, run the same "

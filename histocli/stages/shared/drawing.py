@@ -28,19 +28,14 @@ from histocli.synthesis.variation import AS_MEASURED, Spread, Variation
 class DrawJob:
     """A batch of patches to draw."""
 
-    batch: range
-    """Numbers of the patches."""
-    reference: npt.NDArray[np.int32]
-    """Number of the region that each patch imitates."""
+    batch: range  # numbers of the patches
+    reference: npt.NDArray[np.int32]  # number of the region that each patch imitates
     folders: tuple[Path, ...]  # for each patch, the folder with the arrays of its region
     patch_px: int
     seed: int
-    paint: bool
-    """Whether the worker also computes the pixels; False if the parent does it on a GPU."""
-    purpose: str
-    """Name of the stream of random numbers: patches of different purposes differ."""
-    spread: Spread | None
-    """Distribution of the factors on measured parameters; None sets all factors to 1."""
+    paint: bool  # whether the worker also computes the pixels; False if the parent does it on a GPU
+    purpose: str  # name of the stream of random numbers: patches of different purposes differ
+    spread: Spread | None  # distribution of the factors on parameters; None: all factors are 1
 
 
 @dataclass(frozen=True)
@@ -49,8 +44,7 @@ class DrawnPatches:
 
     instance_labels: npt.NDArray[np.int32]  # (n, H, W)
     image: npt.NDArray[np.uint8] | None  # (n, H, W, 3)
-    drawings: list[Drawing]
-    """Empty if ``image`` is given."""
+    drawings: list[Drawing]  # empty if ``image`` is given
 
 
 def draw_job(
@@ -75,10 +69,8 @@ def reference_order(seed: int, n_references: int, patches: range) -> npt.NDArray
     entry of patch i depends only on the seed, the number of references and i.
     """
     first, last = patches.start // n_references, (patches.stop - 1) // n_references
-    orders = [
-        rng_for(seed, "reference", turn).permutation(n_references)
-        for turn in range(first, last + 1)
-    ]
+    turns = range(first, last + 1)
+    orders = [rng_for(seed, "reference", turn).permutation(n_references) for turn in turns]
     start = patches.start - first * n_references
     return np.concatenate(orders)[start : start + len(patches)].astype(np.int32)
 

@@ -32,6 +32,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -49,67 +50,38 @@ Result = TypeVar("Result", bound=StageResult)
 class Plan(Generic[Result]):
     """An output before it is made."""
 
-    out: Path
-    """Path of the output."""
-    contract: str
-    """Name and version of the output's layout, such as ``histosynth-patches/1``."""
-    fingerprint: str
-    """Hash of the settings and inputs; equal hashes mean that the output would be the same."""
-    planned: Callable[[], Result]
-    """Returns the result of a dry run; may check inputs and raise."""
-    found: Callable[[], Result] | None = None
-    """Returns the result for an output that is finished already; None uses ``planned``."""
-    watch: Stopwatch
-    """Started when the command began."""
+    out: Path  # path of the output
+    contract: str  # name and version of the output's layout, such as ``histosynth-patches/1``
+    fingerprint: str  # hash of settings and inputs; equal hashes mean equal outputs
+    planned: Callable[[], Result]  # returns the result of a dry run; may check inputs and raise
+    found: Callable[[], Result] | None = None  # result of a finished output; None: ``planned``
+    watch: Stopwatch  # started when the command began
 
 
 @dataclass(frozen=True)
 class Work(Generic[Result]):
     """The argument of the function that makes an output."""
 
-    planned: Result
-    """The result of ``Plan.planned``, which the function completes."""
-    resume: bool
-    """Whether to continue a partial output."""
-    members: Team
-    """The processes that work together; only the first one writes."""
+    planned: Result  # the result of ``Plan.planned``, which the function completes
+    resume: bool  # whether to continue a partial output
+    members: Team  # the processes that work together; only the first one writes
 
 
 def decide(out: Path, contract: str, fingerprint: str, execution: Execution) -> Action:
-    """Apply the rerun rule to an output.
+    """Apply the rerun rule to an output; :class:`Plan` explains ``contract`` and ``fingerprint``.
 
-    Where the answer is ``create``, a partial output is removed, except in a dry run.
-
-    Parameters
-    ----------
-    out, contract, fingerprint
-        See :class:`Plan`.
-    execution : Execution
-
-    Returns
-    -------
-    {"create", "resume", "skip"}
-
-    Raises
-    ------
-    StoreExists
-        An unfinished output, or one of other settings, exists; the message names the option to use.
+    Where the answer is ``create``, a partial output is removed, except in a dry run. Raises
+    ``StoreExists`` if an unfinished output, or one of other settings, exists; its message names the
+    option to use.
     """
     if contract not in (labels.CONTRACT, patches.CONTRACT, models.CONTRACT):
-        return prepare_file(
-            out, contract=contract, config_hash=fingerprint, overwrite=execution.overwrite
-        )
-    if contract == models.CONTRACT:
-        return models.prepare_model_output(
-            out,
-            config_hash=fingerprint,
-            resume=execution.resume,
-            overwrite=execution.overwrite,
-            dry_run=execution.dry_run,
-        )
-    return prepare_output(
+        again = execution.overwrite
+        return prepare_file(out, contract=contract, config_hash=fingerprint, overwrite=again)
+    is_model = contract == models.CONTRACT
+    of_store = partial(prepare_output, contract=contract)
+    prepare = models.prepare_model_output if is_model else of_store
+    return prepare(
         out,
-        contract=contract,
         config_hash=fingerprint,
         resume=execution.resume,
         overwrite=execution.overwrite,
@@ -125,19 +97,9 @@ def carry_out(
 ) -> Result:
     """Make the output of a plan, unless it is finished already or this is a dry run.
 
-    Parameters
-    ----------
-    plan : Plan
-    execution : Execution
-    make : callable
-        Makes the output and returns the completed result, whose status and seconds are set here.
-    members : Team
-        The processes that work together.
-
-    Raises
-    ------
-    StoreExists
-        :func:`decide` refuses, or another process writes the same output.
+    ``make`` returns the completed result, whose status and seconds are set here. ``members`` are
+    the processes that work together. Raises ``StoreExists`` if :func:`decide` refuses, or if
+    another process writes the same output.
     """
     action = members.from_leader(
         decide(plan.out, plan.contract, plan.fingerprint, execution) if members.leads else None

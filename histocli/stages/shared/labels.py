@@ -23,20 +23,10 @@ def _own_store(path: Path, prefix: str) -> list[LabelSource] | None:
     is_patches = known.contract_name == "histosynth-patches"
     store = PatchStore.open(path) if is_patches else open_labels(path)
     if isinstance(store, LabelStore) and store.layout == "slide":
-        return [
-            LabelSource(
-                name=label_stem(path),
-                source=str(path),
-                open=partial(
-                    OpenLabels,
-                    source=str(path),
-                    shape=store.shape,
-                    read=store.window,
-                    mpp=store.mpp,
-                ),
-                probabilities=partial(_probabilities, store),
-            )
-        ]
+        name, source, probabilities = label_stem(path), str(path), partial(_probabilities, store)
+        shape, read, mpp = store.shape, store.window, store.mpp
+        opened = partial(OpenLabels, source=source, shape=shape, read=read, mpp=mpp)
+        return [LabelSource(name=name, source=source, open=opened, probabilities=probabilities)]
     return [
         LabelSource(
             name=f"{prefix}{i:06d}",
@@ -71,4 +61,3 @@ def _recorded_mpp(path: Path) -> float | None:
 
 
 LABEL_FINDER = LabelFinder(own_store=_own_store, recorded_mpp=_recorded_mpp)
-"""Finds label images in files and folders of other programs, and in this program's stores."""

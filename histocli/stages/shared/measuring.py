@@ -56,10 +56,8 @@ class Region:
     """One measured part of a reference file."""
 
     source: Source
-    index: int
-    """Number of the source among the references."""
-    box: tuple[int, int, int, int]
-    """Top, left, bottom, right, in pixels of the resampled image."""
+    index: int  # number of the source among the references
+    box: tuple[int, int, int, int]  # top, left, bottom, right, in pixels of the resampled image
     folder: Path  # with the region's arrays
     statistics: Json
     tissue_fraction: float
@@ -76,13 +74,11 @@ class MeasureJob:
     """One reference to measure."""
 
     source: Source
-    index: int
-    """Number of the source among the references."""
+    index: int  # number of the source among the references
     config: GenerateConfig
     scratch: Path
     most_regions: int
-    tolerant: bool
-    """Whether a reference that cannot be decoded is left out."""
+    tolerant: bool  # whether a reference that cannot be decoded is left out
     calibration: Calibration  # corrects the errors of the model of --priors
 
 
@@ -117,17 +113,11 @@ def _take_apart(
     limit = min(config.n, MOST_REGIONS)
     if len(sources) > limit:
         used = np.sort(rng_for(config.seed, "sources").choice(len(sources), limit, replace=False))
-        logger.warning(
-            "%d of %d references are used: no more than there are patches, and at most %d",
-            limit,
-            len(sources),
-            MOST_REGIONS,
-        )
+        text = "%d of %d references are used: no more than there are patches, and at most %d"
+        logger.warning(text, limit, len(sources), MOST_REGIONS)
     most, tolerant = max(1, limit // len(used)), execution.on_error == "continue"
-    jobs = [
-        MeasureJob(sources[i], i, config, scratch, most, tolerant, calibration)
-        for i in used.tolist()
-    ]
+    rest = config, scratch, most, tolerant, calibration
+    jobs = [MeasureJob(sources[i], i, *rest) for i in used.tolist()]
     found: list[Region] = []
     damaged: list[str] = []
     # a process takes seconds to start, so each gets at least four jobs
@@ -144,9 +134,8 @@ def _take_apart(
                 found.extend(regions)
             bar.advance()
     if not found:
-        raise InputNotFound(
-            f"none of the {len(jobs)} references can be read; see the messages above"
-        )
+        n = len(jobs)
+        raise InputNotFound(f"none of the {n} references can be read; see the messages above")
     found.sort(key=lambda region: (region.index, region.box))
     with_tissue = [region for region in found if region.tissue_fraction >= LEAST_TISSUE]
     if not with_tissue:
@@ -165,11 +154,8 @@ def _measure(job: MeasureJob) -> list[Region] | str:
         return str(error)
     pixels = resample(image, source.mpp, config.mpp)
     height, width = pixels.shape[:2]
-    boxes = [
-        (top, left, bottom, right)
-        for top, bottom in _parts(height, REGION_PX)
-        for left, right in _parts(width, REGION_PX)
-    ]
+    rows, columns = _parts(height, REGION_PX), _parts(width, REGION_PX)
+    boxes = [(top, left, bottom, right) for top, bottom in rows for left, right in columns]
     if len(boxes) > job.most_regions:
         rng = rng_for(config.seed, f"regions of {source.sha256}")
         boxes = [boxes[i] for i in np.sort(rng.choice(len(boxes), job.most_regions, replace=False))]
@@ -243,23 +229,20 @@ def _calibrate_priors(
         for index in range(CALIBRATION_PATCHES):
             raise_if_stopped("generate: stopped before anything was drawn; run it again")
             reference = Reference.from_arrays(*load_arrays(regions[index % len(regions)].folder))
-            drawing = draw_patch(
-                reference, config.patch_px, rng_for(config.seed, "calibration", index)
-            )
+            rng = rng_for(config.seed, "calibration", index)
+            drawing = draw_patch(reference, config.patch_px, rng)
             image = paint_patches([drawing], torch.device("cpu"))[0]
-            areas, n_found, n_drawn = compare_areas(
-                drawing.instance_labels, _predict(model, image, config.mpp)
-            )
+            predicted = _predict(model, image, config.mpp)
+            areas, n_found, n_drawn = compare_areas(drawing.instance_labels, predicted)
             ratios += areas
             found, drawn = found + n_found, drawn + n_drawn
             bar.advance()
     calibration = calibration_of(ratios, found, drawn)
-    logger.info(
+    text = (
         "on synthetic patches the model's nuclei have %.2f of the true area and it finds %.2f of "
-        "them; both are corrected",
-        calibration.area_factor,
-        calibration.recall,
+        "them; both are corrected"
     )
+    logger.info(text, calibration.area_factor, calibration.recall)
     return calibration
 
 

@@ -15,8 +15,8 @@ from histocli.stores.labels import LabelStore
 from histocli.stores.provenance import Provenance, peek
 from histocli.stores.rerun import Action, rerun_rule
 
+# keys of a label store's ``facts`` that every file made from the store repeats
 FACTS = ("mpp", "mpp_source", "n_nuclei", "n_cut", "mm2", "source", "model")
-"""Keys of a label store's ``facts`` that every file made from the store repeats."""
 
 
 def prepare_file(target: Path, *, contract: str, config_hash: str, overwrite: bool) -> Action:
@@ -25,12 +25,9 @@ def prepare_file(target: Path, *, contract: str, config_hash: str, overwrite: bo
     Raises ``StoreExists`` if another program made the file, or if it was made with other settings;
     ``overwrite`` replaces the latter.
     """
+    found = _provenance_of(target)
     return rerun_rule(
-        target,
-        contract=contract,
-        config_hash=config_hash,
-        finished=_provenance_of(target),
-        overwrite=overwrite,
+        target, contract=contract, config_hash=config_hash, finished=found, overwrite=overwrite
     )
 
 

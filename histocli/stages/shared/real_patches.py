@@ -36,12 +36,9 @@ Values = TypeVar("Values", bound=np.generic)
 class Cutting:
     """Settings of cutting patches from references."""
 
-    mpp: float
-    """Micrometres per pixel of the patches."""
-    side: int
-    """Side of a patch, in pixels; a smaller reference is enlarged by mirroring."""
-    most: int
-    """Most patches of one reference, drawn at random if there are more."""
+    mpp: float  # micrometres per pixel of the patches
+    side: int  # side of a patch, in pixels; a smaller reference is enlarged by mirroring
+    most: int  # most patches of one reference, drawn at random if there are more
     seed: int
 
 
@@ -49,34 +46,19 @@ class Cutting:
 class CutPatches:
     """Patches of one reference."""
 
-    images: npt.NDArray[np.uint8]
-    """(n, side, side, 3), sRGB; glass, the empty background, is made white."""
-    nuclei: npt.NDArray[np.bool_]
-    """(n, side, side), rough nuclei."""
-    labels: npt.NDArray[np.int32] | None = None
-    """(n, side, side), nuclei 1..k in each patch; None unless labels were given."""
-    statistics: Json | None = None
-    """Statistics of the reference's top left 1024 x 1024 pixels; None unless measured."""
+    images: npt.NDArray[np.uint8]  # (n, side, side, 3), sRGB; glass, the background, is made white
+    nuclei: npt.NDArray[np.bool_]  # (n, side, side), rough nuclei
+    labels: npt.NDArray[np.int32] | None = None  # (n, side, side), nuclei 1..k; None if none given
+    statistics: Json | None = None  # of the top left 1024 x 1024 pixels; None unless measured
 
 
 def label_agreement(
     labels: npt.NDArray[np.int32], image: npt.NDArray[np.uint8], mpp: float
 ) -> float:
-    """Return the AJI of labels with the rough nuclei found in a picture.
+    """Return the AJI, 0..1, of labels (H, W) with the rough nuclei found in a picture (H, W, 3).
 
-    Parameters
-    ----------
-    labels : ndarray of int32, shape (H, W)
-        Pixels of -1 are ignored.
-    image : ndarray of uint8, shape (H, W, 3)
-        Glass made white.
-    mpp : float
-        Micrometres per pixel.
-
-    Returns
-    -------
-    float
-        0..1. Rough nuclei are inexact, so only compare values of two pictures with equal labels.
+    Pixels whose label is -1 are ignored; the glass of the picture is white; ``mpp`` is micrometres
+    per pixel. Rough nuclei are inexact, so only compare values of two pictures with equal labels.
     """
     return count(labels, find_rough_nuclei(rgb_to_optical_density(image), mpp).labels).aji
 
@@ -86,29 +68,17 @@ def cut_real_patches(
 ) -> CutPatches:
     """Cut patches that show rough nuclei from a reference, without overlap.
 
-    Parameters
-    ----------
-    source : Source
-    cutting : Cutting
-    labels : LabelSource, optional
-        Outlined nuclei of the reference, cut at the same places.
-    measure : bool
-        Whether the statistics of the reference are measured too.
-
-    Raises
-    ------
-    InputNotFound, InvalidInput
-        The reference or its labels cannot be read, or their sizes differ.
+    ``labels`` are outlined nuclei of the reference, cut at the same places; with ``measure``, the
+    statistics of the reference are measured too. Raises ``InputNotFound`` or ``InvalidInput`` if
+    the reference or its labels cannot be read, or if their sizes differ.
     """
     mpp, side = cutting.mpp, cutting.side
     original = source.read()
     pixels = resample(original, source.mpp, mpp)
     level = white_level(pixels)
     rough = find_rough_nuclei(rgb_to_optical_density(pixels, level), mpp)
-    white, nuclei = (
-        _mirrored(glass_to_white(pixels, level), side),
-        _mirrored(rough.labels > 0, side),
-    )
+    white = _mirrored(glass_to_white(pixels, level), side)
+    nuclei = _mirrored(rough.labels > 0, side)
     outlined = None
     if labels is not None:
         outlined = _mirrored(_read_labels(labels, original, source, mpp, pixels), side)
@@ -122,14 +92,13 @@ def cut_real_patches(
         part = np.ascontiguousarray(pixels[:1024, :1024])
         rng = rng_for(cutting.seed, source.sha256)
         statistics = analyse_reference(part, mpp, source.path.name, rng).statistics.to_json()
+    if outlined is not None:
+        parts = [renumber(np.ascontiguousarray(outlined[window])) for window in windows]
+        outlined = np.array(parts, np.int32).reshape(-1, side, side)
     return CutPatches(
         np.array([white[window] for window in windows], np.uint8).reshape(-1, side, side, 3),
         np.array([nuclei[window] for window in windows], bool).reshape(-1, side, side),
-        None
-        if outlined is None
-        else np.array(
-            [renumber(np.ascontiguousarray(outlined[window])) for window in windows], np.int32
-        ).reshape(-1, side, side),
+        outlined,
         statistics,
     )
 
@@ -176,29 +145,15 @@ def cut_all(
     labels: Sequence[LabelSource] | None = None,
     measured: Collection[Source] = (),
 ) -> list[CutPatches | HistosynthError]:
-    """Cut patches from several references in parallel.
+    """Cut patches from several references in parallel; return the patches or the error of each one.
 
-    Parameters
-    ----------
-    workers : int
-        Processes; 0 takes as many as there are processors.
-    stopped : str
-        Message of the error after an interruption.
-    labels : sequence of LabelSource, optional
-        Labels of each reference.
-    measured : collection of Source
-        References whose statistics are measured too.
-
-    Returns
-    -------
-    list
-        For each source, its patches, or the error if it cannot be read.
+    ``workers`` is a number of processes, 0 for as many as there are processors. ``stopped`` is the
+    message of the error after an interruption. ``labels`` holds the labels of each reference, and
+    ``measured`` the references whose statistics are measured too.
     """
     given: Sequence[LabelSource | None] = labels or [None] * len(sources)
-    jobs = [
-        _CutJob(source, cutting, each, source in measured)
-        for source, each in zip(sources, given, strict=True)
-    ]
+    pairs = zip(sources, given, strict=True)
+    jobs = [_CutJob(source, cutting, each, source in measured) for source, each in pairs]
     number = {id(job): index for index, job in enumerate(jobs)}
     found: dict[int, CutPatches | HistosynthError] = {}
     # a process takes seconds to start, so each gets at least four jobs

@@ -50,9 +50,8 @@ def recorded_references(store: PatchStore) -> list[InputImage]:
     """Return the references that a store records; ``InputNotFound`` if one is gone or changed."""
     paths = {record.path: record for record in store.references if record.path}
     if not paths:
-        raise InputNotFound(
-            f"{store.path}: does not record where its references lay; name them with --refs"
-        )
+        hint = "name them with --refs"
+        raise InputNotFound(f"{store.path}: does not record where its references lay; {hint}")
     for path, record in paths.items():
         if not Path(path).exists() or content_hash(Path(path)) != record.sha256:
             raise InputNotFound(
@@ -81,14 +80,10 @@ def identify_references(
 ) -> tuple[list[Source], list[str]]:
     """Hash references and find their pixel sizes, before any work is done.
 
-    Parameters
-    ----------
-    mpp : float
-        Micrometres per pixel of the patches; references more than 30 % coarser cause a warning.
-    reference_mpp : float, optional
-        Replaces the pixel sizes that the references record, but not those of ``images``.
-    tolerant : bool
-        Leave out references that cannot be read; the second result lists their paths.
+    References more than 30 % coarser than ``mpp``, the pixel size of the patches, cause a warning.
+    ``reference_mpp`` replaces the pixel sizes that the references record, but not those of
+    ``images``. If ``tolerant``, references that cannot be read are left out, and the second result
+    lists their paths.
     """
     sources, failed = [], []
     for image in images:
@@ -104,26 +99,17 @@ def identify_references(
             continue
         sources.append(source)
         if source.mpp > 1.3 * mpp:
-            logger.warning(
-                "%s: has %.3g um/px, coarser than the patches' %.3g; they will be blurred. "
-                "Set --mpp %.3g",
-                source.path,
-                source.mpp,
-                mpp,
-                source.mpp,
-            )
+            text = "%s: has %.3g um/px, coarser than the patches' %.3g; they will be blurred. "
+            logger.warning(text + "Set --mpp %.3g", source.path, source.mpp, mpp, source.mpp)
     if not sources:
-        raise InputNotFound(
-            f"none of the {len(images)} references can be read; see the messages above"
-        )
+        n = len(images)
+        raise InputNotFound(f"none of the {n} references can be read; see the messages above")
     if assumed := [source.mpp for source in sources if source.mpp_source == "assumed"]:
-        logger.warning(
+        text = (
             "%d of %d references record no pixel size; %.3g um/px is assumed. "
-            "Give --reference-mpp where that is wrong",
-            len(assumed),
-            len(sources),
-            assumed[0],
+            "Give --reference-mpp where that is wrong"
         )
+        logger.warning(text, len(assumed), len(sources), assumed[0])
     return sources, failed
 
 
@@ -138,10 +124,8 @@ def patch_glass_levels(
     # imported here because it loads torch, which evaluate and info do not need
     from histocli.optics.density import white_level
 
-    recorded = [
-        record.statistics.get("appearance", {}).get("white_level") for record in store.references
-    ]
-    levels = [recorded[store.reference[patch]] for patch in patches]
+    looks = [record.statistics.get("appearance", {}) for record in store.references]
+    levels = [looks[store.reference[patch]].get("white_level") for patch in patches]
     return [
         white_level(image) if level is None else float(level)
         for level, image in zip(levels, images, strict=True)

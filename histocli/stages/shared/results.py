@@ -10,32 +10,25 @@ from typing import ClassVar, Literal, TypeAlias
 from histocli.base.text import plain_json
 from histocli.base.types import Json
 
+# skipped: the output was finished already; planned: a dry run
 Status: TypeAlias = Literal["done", "skipped", "planned", "failed"]
-"""``skipped``: the output was finished already; ``planned``: a dry run."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageResult:
     """The result of a command for one output; each command's subclass adds fields."""
 
-    schema: ClassVar[str] = "histosynth/1"
-    """Name and version of the JSON form, such as ``histosynth.pack/1``."""
-
-    output: str
-    """Path of the output."""
-    status: Status = "planned"
-    """How the command ended for this output."""
-    seconds: float = 0.0
-    """Seconds since the command began."""
-    error: str | None = None
-    """Message, one line; None unless the status is ``failed``."""
+    schema: ClassVar[str] = "histosynth/1"  # name and version of the JSON form of the command
+    output: str  # path of the output
+    status: Status = "planned"  # how the command ended for this output
+    seconds: float = 0.0  # seconds since the command began
+    error: str | None = None  # message, one line; None unless the status is ``failed``
 
     def to_json(self) -> Json:
         """Return the JSON object of ``--json``: the schema first, then the fields."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        values: Json = plain_json(
-            {"schema": self.schema, **fields, "seconds": round(self.seconds, 3)}
-        )
+        fields["seconds"] = round(self.seconds, 3)
+        values: Json = plain_json({"schema": self.schema, **fields})
         return values
 
 

@@ -45,13 +45,10 @@ from histocli.stores.checkpoints import (
 )
 from histocli.stores.logs import append_metrics, start_log
 
-RECORD_EVERY = 20
-"""Steps between two lines of ``metrics.jsonl``; each line averages the values of as many steps."""
-CHECKPOINT_S = 60.0
-"""Seconds between two checkpoints."""
+RECORD_EVERY = 20  # steps between two lines of ``metrics.jsonl``, and over which a line averages
+CHECKPOINT_S = 60.0  # seconds between two checkpoints
 
-Progress: TypeAlias = Callable[[int], float]
-"""Returns the share of the training that is done, given the steps done; at 1 the steps end."""
+Progress: TypeAlias = Callable[[int], float]  # from steps to the share done; at 1 the steps end
 
 
 class Record(Protocol):
@@ -98,8 +95,7 @@ class Clock:
         self.watch = watch
         self._time_budget_s = time_budget_s
         self._reserve_s = reserve_s
-        self.earlier_s = 0.0
-        """Seconds of training in earlier commands that this one resumes."""
+        self.earlier_s = 0.0  # seconds of training in earlier commands that this one resumes
         self.begun_s: float | None = None  # seconds on the watch when the training began
 
     def reserve(self, seconds: float) -> None:
@@ -115,9 +111,8 @@ class Clock:
     @property
     def trained_s(self) -> float:
         """Seconds since the training began, with those of earlier commands; 0 before the start."""
-        return self.earlier_s + (
-            self.watch.seconds - self.begun_s if self.begun_s is not None else 0
-        )
+        now_s = 0 if self.begun_s is None else self.watch.seconds - self.begun_s
+        return self.earlier_s + now_s
 
     def progress(self, step: int) -> float:
         """Return the share of the training that is done; the first call starts the clock."""
@@ -133,15 +128,8 @@ class Clock:
 class Checkpoint:
     """The parts of a training that one file keeps, and that a resumed training restores.
 
-    Parameters
-    ----------
-    plan : Plan
-    resume : bool
-        Read the checkpoint file if there is one; False removes it.
-    noun : str
-        Name of the whole in messages: ``training`` or ``refinement``.
-    writes : bool
-        Whether this process is the one that writes.
+    The file is read with ``resume`` and otherwise removed. ``noun`` names the whole in messages,
+    ``training`` or ``refinement``. Only a process that ``writes`` changes the file.
     """
 
     def __init__(self, plan: Plan[Any], *, resume: bool, noun: str, writes: bool) -> None:
@@ -198,19 +186,9 @@ class Checkpoint:
 class Session:
     """Runs steps, and keeps their log and checkpoint beside the output.
 
-    Parameters
-    ----------
-    plan : Plan
-    work : Work
-        The argument of the plan's ``make`` function. If it does not resume an earlier command, the
-        log of that command is removed.
-    clock : Clock
-    stop_after : int, optional
-        Save a checkpoint and stop after this many steps in all.
-    track : Track
-        Shows progress.
-    noun : str
-        Name of the whole in messages: ``training`` or ``refinement``.
+    ``work`` is the argument of the plan's ``make`` function; unless it resumes an earlier command,
+    the log of that command is removed. After ``stop_after`` steps in all, a checkpoint is saved and
+    the steps stop. ``noun`` names the whole in messages: ``training`` or ``refinement``.
     """
 
     def __init__(
@@ -226,10 +204,8 @@ class Session:
         self.out = plan.out
         self.clock = clock
         self.members = work.members
-        self.done = 0.0
-        """Share of the present ``steps`` loop that was done at its last record."""
-        self.finished = False
-        """Whether the training is over, so that ``steps`` takes no further step."""
+        self.done = 0.0  # share of the present ``steps`` loop that was done at its last record
+        self.finished = False  # whether the training is over; ``steps`` then takes no further step
         self._before = 0.0  # share of the present loop that was done before its last step
         self._stop_after = stop_after
         self._track = track
@@ -254,26 +230,14 @@ class Session:
     ) -> Iterator[AnyRecord]:
         """Take steps; log, save checkpoints and stop when due.
 
-        The body of the caller's loop belongs to the step, and runs before the step's checkpoint.
+        Given the share of this loop that is done as a function of steps, ``stepping`` returns an
+        iterator that takes one step for each of its records. ``name`` and the text that ``note``
+        returns for a record stand beside the bar. ``begin`` and ``end`` are the shares of the whole
+        training, 0..1, at which these steps begin and end. The body of the caller's loop belongs to
+        the step, and runs before the step's checkpoint.
 
-        Parameters
-        ----------
-        stepping : callable
-            Given the share of this loop that is done as a function of steps, returns an iterator
-            that takes one step for each of its records.
-        name : str
-            Shown beside the bar.
-        note : callable
-            Returns the text beside the bar, given the record of a step.
-        begin, end : float
-            Shares of the whole training at which these steps begin and end, 0..1.
-
-        Raises
-        ------
-        InvalidInput
-            A loss is not a number.
-        Stopped
-            A signal came, or ``stop_after`` steps are done; the checkpoint is saved.
+        Raises ``InvalidInput`` if a loss is not a number, and ``Stopped`` after a signal or
+        ``stop_after`` steps; the checkpoint is saved.
         """
         length = end - begin
         # under a time budget the number of steps is unknown, so the bar counts thousandths
@@ -326,11 +290,8 @@ class Session:
 
     def state(self) -> Json:
         """Return the session's own part of a checkpoint."""
-        return {
-            "trained_s": self.clock.trained_s,
-            "recent": self._recent,
-            "finished": self.finished,
-        }
+        seconds = self.clock.trained_s
+        return {"trained_s": seconds, "recent": self._recent, "finished": self.finished}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Load the session's own part of a checkpoint."""
@@ -349,8 +310,7 @@ class Session:
         if not all(math.isfinite(value) for value in values.values() if value is not None):
             raise InvalidInput(
                 f"{self.out}: the loss is not a number at step {record.step}; lower "
-                "--learning-rate, "
-                "or use --precision fp32"
+                "--learning-rate, or use --precision fp32"
             )
         self._recent = [*self._recent[-(RECORD_EVERY - 1) :], values]
         if record.step % RECORD_EVERY == 0:

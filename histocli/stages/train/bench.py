@@ -23,8 +23,7 @@ class Bench:
     training: Training
     session: Session
     examiner: Examiner
-    stack: ExitStack
-    """Runs the closing functions that extras register, after the last step."""
+    stack: ExitStack  # runs the closing functions that extras register, after the last step
 
 
 @dataclass(frozen=True)
@@ -32,8 +31,7 @@ class Joined:
     """An extra that the user asked for."""
 
     extra: Extra
-    report: Callable[[], Any]
-    """Returns the extra's report for the result; called after the last step."""
+    report: Callable[[], Any]  # returns the report for the result; called after the last step
 
 
 def join(bench: Bench, extra: Extra, report: Callable[[], Any]) -> Joined:

@@ -38,17 +38,14 @@ from histocli.synthesis.variation import Spread
 from histocli.training.loop import Extra
 from histocli.training.sampling import PatchSet
 
-BATCH = 16
-"""Patches in a job of a worker."""
+BATCH = 16  # patches in a job of a worker
 
 
 @dataclass(frozen=True)
 class _Job:
     drawing: DrawJob
-    glass: tuple[float, ...]
-    """Brightness of empty glass in each patch."""
-    contacts_mpp: float | None
-    """Micrometres per pixel, or None if contacts of nuclei are not learnt."""
+    glass: tuple[float, ...]  # brightness of empty glass in each patch
+    contacts_mpp: float | None  # micrometres per pixel; None if contacts of nuclei are not learnt
 
 
 def _draw(job: _Job) -> PatchSet:
@@ -62,30 +59,14 @@ def _draw(job: _Job) -> PatchSet:
 class FreshPatches(Extra):
     """Draws patches ahead of a training, and replaces the oldest patches by them.
 
-    The worker processes and a scratch folder exist until ``close``.
+    The references of ``store``, which ``generate`` made, are read again. ``places`` are the indices
+    of the training's patches from the store, which may be replaced. ``per_step`` new patches come
+    with each step. Each of the processes that train together (``members``) draws its own.
+    ``trained_s`` returns the seconds of training so far. Worker processes and a scratch folder
+    exist until ``close``.
 
-    Parameters
-    ----------
-    store : PatchStore
-        Made by ``generate``; its references are read again.
-    places : ndarray of int, shape (k,)
-        Indices of the training's patches that may be replaced: those from the store.
-    per_step : float
-        New patches per step.
-    learns_contacts : bool
-    execution : Execution
-    track : Track
-    members : Team
-        Processes that train together; each draws its own patches.
-    trained_s : callable
-        Returns the seconds of training so far.
-
-    Raises
-    ------
-    InvalidInput
-        The store holds no patches that ``generate`` drew.
-    InputNotFound
-        A reference, or the model of ``--priors``, is gone or has changed.
+    Raises ``InvalidInput`` if ``generate`` did not draw the store's patches, and ``InputNotFound``
+    if a reference, or the model of ``--priors``, is gone or has changed.
     """
 
     name = "fresh"
@@ -105,21 +86,18 @@ class FreshPatches(Extra):
         if store.origin != "initial" or store.provenance.command != "generate":
             raise InvalidInput(
                 f"{store.path}: --fresh draws on where generate stopped, but these patches are "
-                f"{store.origin}; "
-                "give the store of initial patches"
+                f"{store.origin}; give the store of initial patches"
             )
         known = {field.name for field in fields(GenerateConfig)}
-        self.config = GenerateConfig(
-            **{name: value for name, value in store.provenance.config.items() if name in known}
-        )
+        recorded = store.provenance.config.items()
+        self.config = GenerateConfig(**{key: value for key, value in recorded if key in known})
         self.store = store
         self.places = places
         self.per_step = per_step
         self.learns_contacts = learns_contacts
         self.members = members
         self.spread = None if store.variation is None else Spread.from_json(store.variation)
-        self.batches = 0
-        """Number of the next batch to put in place."""
+        self.batches = 0  # number of the next batch to put in place
         self.waited_s = 0.0
         self._trained_s = trained_s
         self._taken_s = 0.0
@@ -131,9 +109,8 @@ class FreshPatches(Extra):
             raise
         workers = max(1, resolve_workers(execution.workers) - 1)  # the training needs one processor
         self._ahead = AHEAD * workers
-        self._pool = ProcessPoolExecutor(
-            workers, mp_context=get_context("spawn"), initializer=single_threaded
-        )
+        spawn = get_context("spawn")
+        self._pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=single_threaded)
         self._running: deque[tuple[int, Future[PatchSet]]] = deque()
 
     def close(self) -> None:
@@ -143,22 +120,16 @@ class FreshPatches(Extra):
         self._scratch.cleanup()
 
     def _measure(self, execution: Execution, track: Track) -> list[Region]:
+        images = recorded_references(self.store)
         sources, _ = identify_references(
-            recorded_references(self.store),
-            mpp=self.store.mpp,
-            reference_mpp=None,
-            tolerant=False,
-            command="train",
+            images, mpp=self.store.mpp, reference_mpp=None, tolerant=False, command="train"
         )
-        priors = self.config.priors
-        if priors is not None and not Path(priors).exists():
+        if self.config.priors is not None and not (model := Path(self.config.priors)).exists():
             raise InputNotFound(
-                f"{Path(priors)}: the model that {self.store.path.name} took its priors from is "
-                "gone"
+                f"{model}: the model that {self.store.path.name} took its priors from is gone"
             )
         scratch = Path(self._scratch.name)
-        regions, _ = measure_references(sources, self.config, execution, scratch, track)
-        return regions
+        return measure_references(sources, self.config, execution, scratch, track)[0]
 
     def _job(self, number: int) -> _Job:
         """Return the job of a batch; patch numbers begin after those of the store."""

@@ -44,15 +44,11 @@ from histocli.training.hard_refiner import RefinerAscent, TargetSampler
 from histocli.training.loop import Moment
 from histocli.training.sampling import whole_patches
 
-JUDGED = 16
-"""Most held-out patches on which hard examples are judged."""
+JUDGED = 16  # most held-out patches on which hard examples are judged
 JUDGED_AT_ONCE = 8
-MOST_INITIAL = 1024
-"""Most initial patches that the refiner learns from."""
-MOST_REAL = 640
-"""Patches of all references, about equally many of each, that the refiner learns from."""
-REFINED_AT_ONCE = 4
-"""Crops that the refiner paints in a step."""
+MOST_INITIAL = 1024  # most initial patches that the refiner learns from
+MOST_REAL = 640  # patches of references, about equally many of each, that the refiner learns from
+REFINED_AT_ONCE = 4  # crops that the refiner paints in a step
 
 
 def hard_examples(bench: Bench) -> Joined | None:
@@ -75,9 +71,8 @@ def _report(bench: Bench, hardening: Hardening) -> Json | None:
     examiner = bench.examiner
     if not len(examiner.held_out) or not bench.session.members.leads:
         return None
-    found = judge_hardness(
-        hardening, examiner.predictor(), examiner.held_out, bench.request.config.seed
-    )
+    seed = bench.request.config.seed
+    found = judge_hardness(hardening, examiner.predictor(), examiner.held_out, seed)
     bench.session.log({"step": bench.training.step, "hard": found.about})
     pairs = zip(found.ordinary, found.hard, strict=True)
     pictures = [picture for pair in pairs for picture in pair][: 2 * PREVIEW_PATCHES]
@@ -116,10 +111,8 @@ def judge_hardness(
         predictor.segmenter.eval()
         both = (pairs.ordinary.pixels, pairs.hard)
         with torch.no_grad():
-            each = [
-                crop_losses(predictor.segmenter, pixels, pairs.ordinary, predictor.dtype)
-                for pixels in both
-            ]
+            network, crops, dtype = predictor.segmenter, pairs.ordinary, predictor.dtype
+            each = [crop_losses(network, pixels, crops, dtype) for pixels in both]
             losses.append(torch.stack(each).cpu().numpy())
             density = [light_to_optical_density(pixels * 255) for pixels in both]
             changes.append(float((density[1] - density[0]).abs().mean()))
@@ -150,12 +143,8 @@ def judge_hardness(
 def refiner_ascent(bench: Bench) -> RefinerAscent:
     """Return hard examples by the refiner and the critics of a refined store, which learn on.
 
-    Raises
-    ------
-    InvalidInput, InvalidStore
-        No store is refined, or the refined store holds no critics.
-    InputNotFound
-        A reference is gone, or the initial store does not lie beside the refined one.
+    Raises ``InvalidInput`` or ``InvalidStore`` if no store is refined or the refined one holds no
+    critics, ``InputNotFound`` if a reference is gone or the initial store does not lie beside it.
     """
     request = bench.request
     config = request.config
@@ -163,8 +152,7 @@ def refiner_ascent(bench: Bench) -> RefinerAscent:
     if store is None:
         raise InvalidInput(
             f"{request.store.path}: --hard refiner goes on with the networks of a refined store, "
-            "and none is given; "
-            "make one with histosynth refine, or use --hard appearance"
+            "and none is given; make one with histosynth refine, or use --hard appearance"
         )
     networks = networks_of(store, config.seed).to(bench.training.device)
     initial = _initial_of(store)
@@ -177,11 +165,8 @@ def refiner_ascent(bench: Bench) -> RefinerAscent:
     )
     sampler = _sampler(request, store, initial, schedule)
     training = AdversarialTraining.start(networks, schedule, bench.session.members.wrap)
-    for name, rate in (
-        ("refiner", schedule.refiner_rate),
-        ("realism", schedule.later_critic_rate),
-        ("style", schedule.later_critic_rate),
-    ):
+    for name in ("refiner", "realism", "style"):
+        rate = schedule.refiner_rate if name == "refiner" else schedule.later_critic_rate
         for group in training.optimizers[name].param_groups:
             group["lr"] = rate
     # the critics are trained, so the refiner learns at once; steps update this running share
@@ -194,29 +179,20 @@ def _sampler(
 ) -> TargetSampler:
     """Return a sampler of reference patches, and of the initial patches made from them."""
     config = request.config
+    images = recorded_references(store)
     sources, _ = identify_references(
-        recorded_references(store),
-        mpp=store.mpp,
-        reference_mpp=config.reference_mpp,
-        tolerant=False,
-        command="train",
+        images, mpp=store.mpp, reference_mpp=config.reference_mpp, tolerant=False, command="train"
     )
-    parts = []
-    for found in cut_all(
-        sources,
-        Cutting(store.mpp, store.patch_px, max(2, MOST_REAL // len(sources)), config.seed),
-        workers=request.execution.workers,
-        track=request.track,
-        stopped="train: stopped before the first step; run it again",
-    ):
+    cutting = Cutting(store.mpp, store.patch_px, max(2, MOST_REAL // len(sources)), config.seed)
+    stopped = "train: stopped before the first step; run it again"
+    workers, track, parts = request.execution.workers, request.track, []
+    for found in cut_all(sources, cutting, workers=workers, track=track, stopped=stopped):
         if isinstance(found, HistosynthError):
             raise found
         parts.append(found)
     real = RealPatches.joined([part.images for part in parts], [part.nuclei for part in parts])
     number = {source.sha256: index for index, source in enumerate(sources)}
-    of_patch = np.array(
-        [number.get(store.references[index].sha256, -1) for index in store.reference]
-    )
+    of_patch = np.array([number.get(store.references[i].sha256, -1) for i in store.reference])
     usable = np.flatnonzero(np.isin(of_patch, real.image_of))
     if not len(usable):
         raise InvalidInput(
@@ -236,26 +212,22 @@ def networks_of(store: PatchStore, seed: int) -> Networks:
     if missing:
         raise InvalidStore(
             f"{store.path}: --hard refiner needs refiner and critics, and the store holds no "
-            f"{', '.join(sorted(missing))}; "
-            "make it with histosynth refine, without --model"
+            f"{', '.join(sorted(missing))}; make it with histosynth refine, without --model"
         )
-    networks = Networks.fresh(
-        build_refiner(store.attributes.get("refinement", {}).get("architecture")), seed
-    )
+    architecture = store.attributes.get("refinement", {}).get("architecture")
+    networks = Networks.fresh(build_refiner(architecture), seed)
     try:
         for name, network in networks.by_name().items():
             if name in values:
-                network.load_state_dict(
-                    {key: torch.from_numpy(value) for key, value in values[name].items()}
-                )
+                arrays = values[name].items()
+                network.load_state_dict({key: torch.from_numpy(array) for key, array in arrays})
     except RuntimeError as error:
         raise InvalidStore(
             f"{store.path}: its networks do not fit their description ({first_line(error)}); make "
             "it again"
         ) from error
-    networks.averaged = (
-        copy.deepcopy(networks.refiner) if "averaged" not in values else networks.averaged
-    )
+    if "averaged" not in values:
+        networks.averaged = copy.deepcopy(networks.refiner)
     return networks
 
 
@@ -266,14 +238,12 @@ def _initial_of(store: PatchStore) -> PatchStore:
     if not record or not path.exists():
         raise InputNotFound(
             f"{store.path}: --hard refiner starts from the initial patches, but "
-            f"{record.get('name', 'their store')} "
-            "does not lie beside it"
+            f"{record.get('name', 'their store')} does not lie beside it"
         )
     initial = PatchStore.open(path)
     if initial.content_hash() != record.get("sha256"):
-        raise InvalidInput(
-            f"{path}: is not what {store.path.name} was made from any more; refine it again"
-        )
+        name = store.path.name
+        raise InvalidInput(f"{path}: is not what {name} was made from any more; refine it again")
     return initial
 
 
@@ -288,9 +258,8 @@ def _read_white(
         if not any(patch in place for patch in batch):
             continue
         read, read_labels = store.read(batch)
-        for patch, image, label, level in zip(
-            batch, read, read_labels, patch_glass_levels(store, batch, read), strict=True
-        ):
+        levels = patch_glass_levels(store, batch, read)
+        for patch, image, label, level in zip(batch, read, read_labels, levels, strict=True):
             if patch in place:
                 images[place[patch]], labels[place[patch]] = glass_to_white(image, level), label
     return images, labels

@@ -22,20 +22,16 @@ from histocli.training.two_sample import effective_share
 
 logger = logging.getLogger(__name__)
 
-MOST_HELD_OUT = 64
-"""Most held-out patches; more would cost time and change the scores little."""
-LEAST_EFFECTIVE = 0.3
-"""Effective sample size of the weights over the number of patches; below it, weights become 1."""
+MOST_HELD_OUT = 64  # most held-out patches; more would cost time and change the scores little
+LEAST_EFFECTIVE = 0.3  # effective share of the weights, below which they all become 1
 
 
 @dataclass(frozen=True)
 class HeldOut:
     """Synthetic patches that are scored and not learnt from."""
 
-    images: npt.NDArray[np.uint8]
-    """(n, H, W, 3), sRGB; glass, the empty background, is made white."""
-    labels: npt.NDArray[np.int32]
-    """(n, H, W)."""
+    images: npt.NDArray[np.uint8]  # (n, H, W, 3), sRGB; glass, the empty background, is made white
+    labels: npt.NDArray[np.int32]  # (n, H, W)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -47,12 +43,9 @@ class TrainingPatches:
 
     learnt: PatchSet
     held_out: HeldOut
-    store_of: npt.NDArray[np.int64]
-    """Number of each learnt patch's store."""
-    contrast_floor: float
-    """Spread of red optical density below which an image is flatter than most references."""
-    effective_share: float
-    """Effective sample size of the weights above 0, over the number of their patches."""
+    store_of: npt.NDArray[np.int64]  # number of each learnt patch's store
+    contrast_floor: float  # spread of red optical density; an image below is flatter than most
+    effective_share: float  # effective sample size of the weights above 0, over their number
 
 
 class _Arrays:
@@ -109,10 +102,7 @@ class _Arrays:
 def load_patches(request: Request) -> TrainingPatches:
     """Read all patches, compute their targets and hold some out.
 
-    Raises
-    ------
-    InvalidStore
-        No patch holds nuclei, or all weights are 0.
+    Raises ``InvalidStore`` if no patch holds nuclei, or all weights are 0.
     """
     arrays = _Arrays(request)
     starts = np.cumsum([0, *(len(item.store) for item in request.inputs)])
@@ -134,9 +124,8 @@ def load_patches(request: Request) -> TrainingPatches:
     kept = np.setdiff1d(np.arange(len(arrays.images)), held)
     if not (arrays.weight[kept] > 0).any() or not (arrays.labels[kept] > 0).any():
         raise InvalidStore(
-            f"{request.store.path}: there is nothing to learn from: the patches hold no nuclei, "
-            "or all their weights are 0; "
-            "make them from references that show tissue"
+            f"{request.store.path}: there is nothing to learn from: the patches hold no nuclei, or "
+            "all their weights are 0; make them from references that show tissue"
         )
     learnt = arrays.part(kept)
     share = effective_share(learnt.weight[learnt.weight > 0])
@@ -164,9 +153,8 @@ def _usable_weights(patches: PatchSet, share: float) -> PatchSet:
     """Return the patches; if ``share``, the effective share, is too small, with equal weights."""
     if share >= LEAST_EFFECTIVE:
         return patches
-    logger.warning(
-        "the weights leave %.0f %% of the patches effective, less than %.0f %%: they are not used",
-        100 * share,
-        100 * LEAST_EFFECTIVE,
+    text = (
+        "the weights leave %.0f %% of the patches effective, less than %.0f %%: they are not used"
     )
+    logger.warning(text, 100 * share, 100 * LEAST_EFFECTIVE)
     return replace(patches, weight=(patches.weight > 0).astype(np.float32))

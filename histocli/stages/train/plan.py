@@ -32,8 +32,7 @@ from histocli.stores.patches import PatchStore
 
 logger = logging.getLogger(__name__)
 
-SAME_MPP = 0.02
-"""Largest relative difference of two pixel sizes that count as the same."""
+SAME_MPP = 0.02  # largest relative difference of two pixel sizes that count as the same
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,29 +40,19 @@ class TrainResult(StageResult):
     """The result of ``train``."""
 
     schema: ClassVar[str] = "histosynth.train/1"
-
-    patches: int
-    """Patches of all stores, held-out ones included."""
+    patches: int  # patches of all stores, held-out ones included
     steps: int
-    loss: float | None = None
-    """Mean training loss of the last 20 steps."""
-    held_out: Json | None = None
-    """Mean scores on the held-out synthetic patches; not an accuracy on real tissue."""
+    loss: float | None = None  # mean training loss of the last 20 steps
+    held_out: Json | None = None  # mean scores on held-out synthetic patches, not on real tissue
     mpp: float
     device: str
     precision: str
     shippable: bool
-    effective_share: float | None = None
-    """Effective sample size of the patches' weights over their number; below 0.3, weights are not
-    used."""
-    rounds: list[Json] = field(default_factory=list)
-    """Report of each round of self-training."""
-    hard: Json | None = None
-    """Scores of ordinary and hard versions of held-out patches."""
-    fresh: Json | None = None
-    """Number of patches drawn during the training, and seconds that the training waited."""
-    failed: tuple[str, ...] = ()
-    """References that could not be read, under ``--on-error continue``."""
+    effective_share: float | None = None  # effective sample size of the weights over their number
+    rounds: list[Json] = field(default_factory=list)  # report of each round of self-training
+    hard: Json | None = None  # scores of ordinary and hard versions of held-out patches
+    fresh: Json | None = None  # number of patches drawn during the training, and seconds waited
+    failed: tuple[str, ...] = ()  # references that could not be read, under ``--on-error continue``
 
 
 @dataclass(frozen=True)
@@ -99,19 +88,13 @@ class Request:
     config: TrainConfig
     execution: Execution
     inputs: list[WeightedStore]
-    sources: list[Source]
-    """Unlabelled references."""
-    failed: list[str]
-    """Paths of references that could not be read."""
-    teacher: list[LabelSource] | None
-    """Labels of each reference, from ``--teacher``, for the first round of self-training."""
+    sources: list[Source]  # unlabelled references
+    failed: list[str]  # paths of references that could not be read
+    teacher: list[LabelSource] | None  # labels of each reference, for the first round
     start: StartingModel | None
-    data: list[Json]
-    """Entries of all inputs in the header of the model."""
-    fingerprint: str
-    """Hash of the settings and of the content of all inputs."""
-    device: torch.device
-    """The user's choice; with several processes, each may use its own GPU instead."""
+    data: list[Json]  # entries of all inputs in the header of the model
+    fingerprint: str  # hash of the settings and of the content of all inputs
+    device: torch.device  # as the user says; each of several processes may use its own GPU
     dtype: torch.dtype
     stop_after: int | None
     preview: Path | None
@@ -147,10 +130,8 @@ def open_request(
 ) -> Request:
     """Open all inputs, and check that they fit together.
 
-    Raises
-    ------
-    InputNotFound, InvalidInput, InvalidStore, InvalidOption
-        An input is missing, cannot be read or does not fit the others.
+    Raises ``InputNotFound``, ``InvalidInput``, ``InvalidStore`` or ``InvalidOption`` if an input is
+    missing, cannot be read or does not fit the others.
     """
     inputs = _open_stores(stores)
     data = [item.about() for item in inputs]
@@ -161,17 +142,13 @@ def open_request(
     dtype = resolve_precision(execution.precision, device)
     if sources:
         used["references"] = [[source.sha256, source.mpp] for source in sources]
-        data += [
-            {"name": source.path.name, "sha256": source.sha256, "origin": "reference"}
-            for source in sources
-        ]
+        about = [(each.path.name, each.sha256) for each in sources]
+        data += [{"name": name, "sha256": sha, "origin": "reference"} for name, sha in about]
     teacher = None
     if config.teacher is not None:
         sources, teacher = _match_teacher(config.teacher, sources)
-    for name, word, origin in (
-        ("teacher", config.teacher, "teacher"),
-        ("init", config.init, "model"),
-    ):
+    words = ("teacher", config.teacher, "teacher"), ("init", config.init, "model")
+    for name, word, origin in words:
         if word is not None:
             used[name] = content_hash(Path(word))
             data.append({"name": Path(word).name, "sha256": used[name], "origin": origin})
@@ -208,22 +185,14 @@ def plan_of(request: Request, out: Path, watch: Stopwatch) -> Plan[TrainResult]:
         and (start is None or start.header.shippable),
         failed=tuple(request.failed),
     )
-    return Plan(
-        out=out,
-        contract=CONTRACT,
-        fingerprint=request.fingerprint,
-        planned=lambda: result,
-        watch=watch,
-    )
+    hashed = request.fingerprint
+    return Plan(out=out, contract=CONTRACT, fingerprint=hashed, planned=lambda: result, watch=watch)
 
 
 def split_weight(word: str) -> tuple[str, float]:
     """Split ``labelled.zarr:2`` into a path and a share; without a colon the share is 1.
 
-    Raises
-    ------
-    InvalidOption
-        The share is not a positive number.
+    Raises ``InvalidOption`` unless the share is positive.
     """
     path, colon, share = word.rpartition(":")
     if not colon or not path or "/" in share or "\\" in share:
@@ -258,8 +227,7 @@ def _open_stores(words: Sequence[str]) -> list[WeightedStore]:
         if item.store.patch_px != first.patch_px:
             raise InvalidInput(
                 f"{item.store.path}: has patches of {item.store.patch_px} px but {first.path} of "
-                f"{first.patch_px}; "
-                "make the stores with the same --patch-px"
+                f"{first.patch_px}; make the stores with the same --patch-px"
             )
     if first.patch_px < 32:
         raise InvalidInput(
@@ -277,8 +245,7 @@ def _open_start(word: str, store: PatchStore) -> StartingModel:
     if abs(header.mpp / store.mpp - 1) > SAME_MPP:
         raise InvalidInput(
             f"--init {word}: was trained at {header.mpp:.4g} um/px but {store.path} has "
-            f"{store.mpp:.4g}; "
-            "make the store with the model's --mpp"
+            f"{store.mpp:.4g}; make the store with the model's --mpp"
         )
     return StartingModel(header, tensors)
 
@@ -286,24 +253,16 @@ def _open_start(word: str, store: PatchStore) -> StartingModel:
 def _match_teacher(word: str, sources: Sequence[Source]) -> tuple[list[Source], list[LabelSource]]:
     """Return the references that have labels of the same name, and these labels."""
     labels = LABEL_FINDER.find(word)
-    matched = [
-        (source, labels[slide_stem(source.path)])
-        for source in sources
-        if slide_stem(source.path) in labels
-    ]
+    by_stem = [(slide_stem(source.path), source) for source in sources]
+    matched = [(source, labels[stem]) for stem, source in by_stem if stem in labels]
     if not matched:
         raise InvalidInput(
             f"--teacher {word}: none of its {len(labels)} label images is named like one of the "
-            f"{len(sources)} references; "
-            "labels are matched by the name without its ending"
+            f"{len(sources)} references; labels are matched by the name without its ending"
         )
     if len(matched) < len(sources):
-        logger.warning(
-            "--teacher %s: %d of %d references have no labels and are left out",
-            word,
-            len(sources) - len(matched),
-            len(sources),
-        )
+        text = "--teacher %s: %d of %d references have no labels and are left out"
+        logger.warning(text, word, len(sources) - len(matched), len(sources))
     return [source for source, _ in matched], [each for _, each in matched]
 
 

@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 
@@ -48,11 +49,10 @@ from histocli.training.sampling import PatchSet
 from histocli.training.self_training import AveragedWeights
 
 logger = logging.getLogger(__name__)
+Network: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
-VALIDATIONS = 4
-"""Equal parts of the training on patches, between which held-out patches are scored."""
-RESERVE_S = 12.0
-"""Seconds of a time budget reserved for the last scoring and for writing the model."""
+VALIDATIONS = 4  # equal parts of the training on patches, between which held-out patches are scored
+RESERVE_S = 12.0  # seconds of a time budget reserved for the last scoring and for writing the model
 
 
 def train(
@@ -66,35 +66,17 @@ def train(
     preview: Path | None = None,
     track: Track = silent,
 ) -> TrainResult:
-    """Train a segmenter on patch stores.
+    """Train a segmenter on patch stores, and write the model file ``out``.
 
-    Parameters
-    ----------
-    stores : sequence of str
-        Patch stores, each with an optional share as in ``labelled.zarr:2``; ``-`` reads them from
-        stdin.
-    out : Path
-        Model file to make.
-    config : TrainConfig
-    execution : Execution
-    refs : sequence of str
-        Unlabelled images for self-training: files, folders, globs, ``@list``, manifests.
-    stop_after : int, optional
-        Save a checkpoint and stop after this many steps in all.
-    preview : Path, optional
-        PNG to make: the reference patches on which teacher and student of the last round disagree
-        most.
-    track : Track
-        Shows progress.
+    ``stores`` are paths, each with an optional share as in ``labelled.zarr:2``; ``-`` reads paths
+    from stdin. ``refs`` are unlabelled images for self-training: files, folders, globs, ``@list``
+    or manifests. After ``stop_after`` steps in all, a checkpoint is saved and the training stops.
+    ``preview`` is a PNG to make, of the reference patches on which teacher and student of the last
+    round disagree most.
 
-    Raises
-    ------
-    InvalidStore, InvalidInput
-        Stores cannot be read or do not fit together.
-    StoreExists
-        An unfinished output, or one of other settings, exists at ``out``.
-    Stopped
-        A signal came, or ``stop_after`` steps are done; a checkpoint is kept for ``--resume``.
+    Raises ``InvalidStore`` or ``InvalidInput`` if stores cannot be read or do not fit together,
+    ``StoreExists`` if an unfinished output, or one of other settings, exists at ``out``, and
+    ``Stopped`` after a signal or ``stop_after`` steps; a checkpoint is kept for ``--resume``.
     """
     watch = Stopwatch()
     request = open_request(
@@ -164,25 +146,21 @@ def _start(request: Request, patches: PatchSet, members: Team) -> tuple[Training
 
 
 def _compiled(
-    called: Callable[[torch.Tensor], torch.Tensor],
-    segmenter: Segmenter,
-    schedule: Schedule,
-    dtype: torch.dtype,
-) -> Callable[[torch.Tensor], torch.Tensor]:
+    called: Network, segmenter: Segmenter, schedule: Schedule, dtype: torch.dtype
+) -> Network:
     """Return the network compiled for the training's crops, or unchanged if that fails."""
     device = next(segmenter.parameters()).device
     shape = (schedule.batch, 3, schedule.crop_px, schedule.crop_px)
     pixels = torch.zeros(shape, device=device).contiguous(memory_format=torch.channels_last)
     before = {name: value.clone() for name, value in segmenter.state_dict().items()}
     try:
-        faster: Callable[[torch.Tensor], torch.Tensor] = torch.compile(called)
+        faster: Network = torch.compile(called)
         with autocast(device, dtype):
             faster(pixels).sum().backward()  # type: ignore[no-untyped-call]
     # without a compiler for the device; the class of the error depends on the version of torch
     except Exception as error:
-        logger.warning(
-            "--compile: not possible here (%s); training goes on without", first_line(error)
-        )
+        cause = first_line(error)
+        logger.warning("--compile: not possible here (%s); training goes on without", cause)
         faster = called
     segmenter.load_state_dict(before)  # the trial changed running statistics
     segmenter.zero_grad(set_to_none=True)
@@ -199,35 +177,30 @@ def _averaged_weights(bench: Bench) -> Joined | None:
     return join(bench, AveragedWeights(bench.training.segmenter), lambda: None)
 
 
-EXTRAS: tuple[Callable[[Bench], Joined | None], ...] = (
-    _averaged_weights,
-    self_training,
-    hard_examples,
-    fresh_patches,
-)
-"""Functions that join an optional part to a training, or return None."""
+# functions that join an optional part to a training, or return None
+EXTRAS = (_averaged_weights, self_training, hard_examples, fresh_patches)
 
 
 def _learn(bench: Bench, schedule: Schedule, extras: Sequence[Extra]) -> None:
     """Take the steps of all phases; score held-out patches during the training on patches."""
-    session, training, request = bench.session, bench.training, bench.request
+    session, training = bench.session, bench.training
 
     def note(record: StepRecord) -> str:
         return f"step {record.step}, loss {session.mean('loss'):.3f}"
 
     for phase in _phases(bench.patches.learnt, schedule.learning_rate, extras):
+        adapted = replace(schedule, learning_rate=phase.learning_rate)
         stepping = partial(
             train_steps,
             training,
             phase.patches,
-            replace(schedule, learning_rate=phase.learning_rate),
-            dtype=request.dtype,
+            adapted,
+            dtype=bench.request.dtype,
             rank=session.members.rank,
             extras=extras,
         )
-        for _ in session.steps(
-            stepping, name=phase.name, note=note, begin=phase.begin, end=phase.end
-        ):
+        begin, end = phase.begin, phase.end
+        for _ in session.steps(stepping, name=phase.name, note=note, begin=begin, end=end):
             if phase.begin == 0 and session.passed(VALIDATIONS) and session.done < 1:
                 bench.examiner.score()
 
@@ -244,9 +217,7 @@ def _phases(patches: PatchSet, learning_rate: float, extras: Sequence[Extra]) ->
 def _candidates(training: Training, joined: Sequence[Joined]) -> dict[str, dict[str, torch.Tensor]]:
     """Return the weights that may be written, by name."""
     averaged = [each.extra for each in joined if isinstance(each.extra, AveragedWeights)]
-    return {"last": training.weights()} | {
-        extra.name: extra.values for extra in averaged if extra.steps
-    }
+    return {"last": training.weights()} | {one.name: one.values for one in averaged if one.steps}
 
 
 def _header(bench: Bench, made: TrainResult, selection: Selection) -> ModelHeader:

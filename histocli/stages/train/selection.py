@@ -24,8 +24,7 @@ from histocli.stages.train.patches import HeldOut
 from histocli.stores.logs import log_path
 from histocli.training.loop import Training
 
-PREVIEW_PATCHES = 8
-"""Patches that a preview picture shows."""
+PREVIEW_PATCHES = 8  # patches that a preview picture shows
 
 
 @dataclass(frozen=True)
@@ -41,28 +40,19 @@ class Selection:
     """The choice of weights and thresholds, made without a person's labels."""
 
     thresholds: Thresholds = DEFAULT_THRESHOLDS
-    about: Json | None = None
-    """Name of the chosen weights, and the scores; None if no patch is held out."""
-    held_out: Json | None = None
-    """Scores of the chosen weights on the held-out patches, without the chosen thresholds."""
+    about: Json | None = None  # name of the chosen weights, and the scores that led to the choice
+    held_out: Json | None = None  # scores of the chosen weights, without the chosen thresholds
 
 
+@dataclass(frozen=True)
 class Examiner:
     """Segments the held-out patches with the present weights."""
 
-    def __init__(
-        self,
-        held_out: HeldOut,
-        training: Training,
-        session: Session,
-        mpp: float,
-        dtype: torch.dtype,
-    ) -> None:
-        self.held_out = held_out
-        self.training = training
-        self.session = session
-        self.mpp = mpp
-        self.dtype = dtype
+    held_out: HeldOut
+    training: Training
+    session: Session
+    mpp: float
+    dtype: torch.dtype
 
     def predictor(self, *, views: int = 1, confidence: float | None = None) -> Predictor:
         """Return a predictor with the present weights."""
@@ -70,13 +60,9 @@ class Examiner:
         thresholds = DEFAULT_THRESHOLDS
         if confidence is not None:
             thresholds = replace(thresholds, confidence=confidence)
+        device, dtype = next(segmenter.parameters()).device, self.dtype
         return Predictor(
-            segmenter,
-            mpp=self.mpp,
-            device=next(segmenter.parameters()).device,
-            dtype=self.dtype,
-            thresholds=thresholds,
-            views=views,
+            segmenter, mpp=self.mpp, device=device, dtype=dtype, thresholds=thresholds, views=views
         )
 
     def look(self) -> Look:
@@ -96,15 +82,12 @@ class Examiner:
         if not len(self.held_out) or not self.session.members.leads:
             return None
         found = (look or self.look()).found
-        counts = [
-            count(truth, labels) for truth, labels in zip(self.held_out.labels, found, strict=True)
-        ]
+        counts = [count(*pair) for pair in zip(self.held_out.labels, found, strict=True)]
         mean = summarise(counts, bootstrap=0).mean
         scores: Json = {name: round(mean[name], 4) for name in shown_in("training")}
         step = self.training.step
-        self.session.log(
-            {"step": step, "held_out": scores, "seconds": self.session.clock.trained_s}
-        )
+        seconds = self.session.clock.trained_s
+        self.session.log({"step": step, "held_out": scores, "seconds": seconds})
         shown = slice(0, PREVIEW_PATCHES)
         self.show(f"preview-{step:06d}", list(self.held_out.images[shown]), found[shown], 4)
         return scores
@@ -118,12 +101,9 @@ class Examiner:
         return sheet
 
     def select(self, candidates: Mapping[str, dict[str, torch.Tensor]]) -> Selection:
-        """Choose thresholds for each candidate, and load the candidate with the best score.
+        """Choose thresholds for each of the candidates, and load the one with the best score.
 
-        Parameters
-        ----------
-        candidates : mapping
-            Weights by name; among equal scores the first is taken.
+        ``candidates`` are weights by name; among equal scores the first is taken.
         """
         if not len(self.held_out) or not self.session.members.leads:
             return Selection()
@@ -141,9 +121,8 @@ class Examiner:
             "score": round(picked.score, 4),
             "scores": {name: round(each.score, 4) for name, each in chosen.items()},
         }
-        thresholds = replace(
-            DEFAULT_THRESHOLDS, confidence=picked.confidence, smallest_um2=picked.smallest_um2
-        )
+        area = picked.smallest_um2
+        thresholds = replace(DEFAULT_THRESHOLDS, confidence=picked.confidence, smallest_um2=area)
         return Selection(thresholds, about, self.score(looks[best]))
 
 

@@ -38,30 +38,21 @@ from histocli.training.self_training import Acceptance, AveragedWeights, Finding
 
 logger = logging.getLogger(__name__)
 
-MOST_PATCHES = 640
-"""Most patches of unlabelled tissue."""
-SHARE_OF_TRAINING = 0.4
-"""Share of the whole training that all rounds of self-training take."""
-PSEUDO_SHARE = 0.5
-"""Share of the crops of a step that show unlabelled tissue."""
-LATER_RATE = 1 / 3
-"""Peak learning rate of a round, divided by that of the training on patches."""
-TEACHER_VIEWS = 2
-"""Orientations of each unlabelled patch over which the teacher's maps are averaged."""
-LABELLING_S = 0.06
-"""Seconds of a time budget reserved for the last labelling, for each patch of 256 px."""
+MOST_PATCHES = 640  # most patches of unlabelled tissue
+SHARE_OF_TRAINING = 0.4  # share of the whole training that all rounds of self-training take
+PSEUDO_SHARE = 0.5  # share of the crops of a step that show unlabelled tissue
+LATER_RATE = 1 / 3  # peak learning rate of a round, divided by that of the training on patches
+TEACHER_VIEWS = 2  # orientations of each patch over which the teacher's maps are averaged
+LABELLING_S = 0.06  # seconds reserved for the last labelling, for each patch of 256 px
 
 
 @dataclass(frozen=True)
 class Unlabelled:
     """Patches of unlabelled tissue."""
 
-    patches: npt.NDArray[np.uint8]
-    """(n, side, side, 3), glass made white."""
-    given: Findings | None
-    """The labels of ``--teacher`` in these patches; None if there are none."""
-    failed: list[str]
-    """Paths of references that could not be read."""
+    patches: npt.NDArray[np.uint8]  # (n, side, side, 3), glass made white
+    given: Findings | None  # the labels of ``--teacher`` in these patches; None if there are none
+    failed: list[str]  # paths of references that could not be read
 
 
 @dataclass(frozen=True)
@@ -81,13 +72,10 @@ class SelfTraining(Extra):
         self.bench = bench
         self.unlabelled = unlabelled
         self.begins = 1 - SHARE_OF_TRAINING
-        self.rounds: list[Json] = []
-        """Report of each finished round."""
-        self._teacher: dict[str, torch.Tensor] | None = None
-        """Weights of the teacher of this round; None between rounds."""
+        self.rounds: list[Json] = []  # report of each finished round
+        self._teacher: dict[str, torch.Tensor] | None = None  # weights; None between rounds
         self._averaged: AveragedWeights | None = None
-        self._confidence: float | None = None
-        """Smallest mean probability of objects that a teacher keeps, the same in all rounds."""
+        self._confidence: float | None = None  # least mean probability of kept objects
         self._first: FirstFindings | None = None
 
     @property
@@ -149,14 +137,8 @@ class SelfTraining(Extra):
         own = findings is self.unlabelled.given
         tissue = self.unlabelled.patches
         contrast = [nuclear_contrast(*each) for each in zip(tissue, findings.labels, strict=True)]
-        pseudo, about = pseudo_labelled(
-            tissue,
-            findings,
-            contrast,
-            self.bench.examiner.mpp,
-            Acceptance(share=1.0) if own else Acceptance(),
-            borders=own,
-        )
+        mpp, accepted = self.bench.examiner.mpp, Acceptance(share=1.0) if own else Acceptance()
+        pseudo, about = pseudo_labelled(tissue, findings, contrast, mpp, accepted, borders=own)
         return patches.mixed_with(pseudo, PSEUDO_SHARE), about
 
     def _end_round(self, number: int, before: Findings, about: Json) -> Findings:
@@ -170,9 +152,8 @@ class SelfTraining(Extra):
             training.segmenter.load_state_dict(self._averaged.values)
         self._share_weights()
         after = self._find()
-        agreements = np.array(
-            [agreement(one, [two]) for one, two in zip(before.labels, after.labels, strict=True)]
-        )
+        pairs = zip(before.labels, after.labels, strict=True)
+        agreements = np.array([agreement(one, [two]) for one, two in pairs])
         drift = after.drift_from(self._first.median_area_px, self._first.count)
         found: Json = about | {
             "round": number,
@@ -185,14 +166,11 @@ class SelfTraining(Extra):
         if session.members.leads:
             self._show(f"disagreement-{number}", before, after, agreements)
         if not drift.tolerable:
-            logger.warning(
+            text = (
                 "round %d of self-training moved the median area of nuclei by %+.0f %% and their "
-                "number by %+.0f %%; "
-                "the weights before it are kept",
-                number,
-                100 * drift.area,
-                100 * drift.count,
+                "number by %+.0f %%; the weights before it are kept"
             )
+            logger.warning(text, number, 100 * drift.area, 100 * drift.count)
             training.segmenter.load_state_dict(self._teacher)
         self.rounds.append(found)
         self._averaged = self._teacher = None
@@ -204,9 +182,7 @@ class SelfTraining(Extra):
         """Write a picture of the patches whose labels before and after a round agree least."""
         worst = np.argsort(agreements, kind="stable")[:PREVIEW_PATCHES]
         images: list[RGBImage] = [self.unlabelled.patches[i] for i in worst for _ in range(2)]
-        labels: list[InstanceLabels] = [
-            findings.labels[i] for i in worst for findings in (before, after)
-        ]
+        labels: list[InstanceLabels] = [each.labels[i] for i in worst for each in (before, after)]
         sheet = self.bench.examiner.show(name, images, labels, 2)
         if self.bench.request.preview is not None:
             write_png(self.bench.request.preview, sheet)
@@ -282,10 +258,7 @@ def self_training(bench: Bench) -> Joined | None:
 def read_unlabelled(request: Request) -> Unlabelled:
     """Read patches of unlabelled tissue, evenly from all references.
 
-    Raises
-    ------
-    InvalidInput
-        No reference shows nuclei, or ``--teacher`` outlines none.
+    Raises ``InvalidInput`` if no reference shows nuclei, or ``--teacher`` outlines none.
     """
     sources, teacher = request.sources, request.teacher
     most = max(1, -(-MOST_PATCHES // len(sources)))
