@@ -177,14 +177,14 @@ class _AtHand:
     """Keeps, in a worker, every model and the slide that was opened last for later tasks."""
 
     def __init__(self) -> None:
-        self._models: dict[str, LoadedModel] = {}
+        self._models: dict[tuple[str, SegmentConfig, Execution], LoadedModel] = {}
         self._stack = ExitStack()  # the pipelines' threads live as long as the worker
         self._slide = ""
         self._view: tuple[View, BlockGrid] | None = None
 
     def model(self, task: _Task) -> LoadedModel:
         """Return the task's model."""
-        key = f"{task.model} {task.config.tile_px} {task.config.max_memory} {task.execution}"
+        key = (task.model, task.config, task.execution)
         if key not in self._models:
             path = Path(task.model)
             self._models[key] = load_model(
