@@ -142,9 +142,9 @@ def inside(part: Area, whole: Area) -> bool:
 
 
 def shows_tissue(tissue: BoolMask, core: Area, px_per_cell: float) -> bool:
-    """Tell whether an area touches a tissue cell of a mask whose cells are ``px_per_cell`` wide.
+    """Tell whether an area touches tissue on a mask.
 
-    ``px_per_cell`` is in pixels of the area.
+    A pixel of the mask is ``px_per_cell`` pixels of the area wide.
     """
     rows, columns = (
         slice(
