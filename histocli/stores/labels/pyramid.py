@@ -68,7 +68,7 @@ def create_pyramid(
 
 
 def image_metadata(name: str, factors: list[int], mpp: float) -> Json:
-    """Return the metadata of the overviews; pixels of k are ``factors[k]`` slide pixels wide."""
+    """Return the metadata of overviews; a pixel of level k is ``factors[k]`` slide pixels wide."""
     window = {"min": 0, "max": 255, "start": 0, "end": 255}
     return {
         "version": OME_VERSION,
@@ -111,7 +111,7 @@ def _multiscale(name: str, axes: str, factors: list[int], mpp: float) -> Json:
 
 
 def shards_of(shape: tuple[int, int]) -> list[Shard]:
-    """Return all shards of level 0; the 2**k by 2**k in a shard of level k follow each other."""
+    """Return the shards of level 0, all that belong to one shard of a level k in succession."""
     down, across = (-(-side // SHARD_PX) for side in shape)
     return sorted(((row, column) for row in range(down) for column in range(across)), key=_morton)
 
