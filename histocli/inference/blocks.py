@@ -82,7 +82,7 @@ class BlockGrid:
     def block(
         self, index: int, wanted: Callable[[int], bool] = lambda window: True
     ) -> Block | None:
-        """Return a block with the wanted ones of its windows; None if no window is wanted."""
+        """Return a block with the windows for which ``wanted`` is true; None if there is none."""
         row, column = divmod(index, self.shape[1])
         down, across = self.windows.grid_shape
         # blocks of even size: the smaller a block, the larger the share that others compute again
@@ -99,7 +99,7 @@ class BlockGrid:
         return Block(index=index, windows=tiles, maps=maps, pixels=self.pixels_for(maps))
 
     def blocks(self, wanted: Callable[[int], bool] = lambda window: True) -> list[Block]:
-        """Return all blocks that have a wanted window."""
+        """Return all blocks with a window for which ``wanted`` is true."""
         every = (self.block(index, wanted) for index in range(len(self)))
         return [block for block in every if block is not None]
 
@@ -142,9 +142,9 @@ def inside(part: Area, whole: Area) -> bool:
 
 
 def shows_tissue(tissue: BoolMask, core: Area, px_per_cell: float) -> bool:
-    """Tell whether an area touches a tissue cell of a mask whose cells are ``px_per_cell`` wide.
+    """Tell whether an area touches tissue on a mask.
 
-    ``px_per_cell`` is in pixels of the area.
+    A pixel of the mask is ``px_per_cell`` pixels of the area wide.
     """
     rows, columns = (
         slice(

@@ -46,7 +46,7 @@ BATCH_PX = 1_200_000
 
 @dataclass
 class PendingBlock:
-    """A block and the objects of its windows, for which any thread may wait."""
+    """A block that is being processed; any thread may wait for the objects of its windows."""
 
     block: Block
     grid: BlockGrid
@@ -205,9 +205,7 @@ def _seen(pending: PendingBlock, tile: Tile) -> RGBImage:
 
 
 def _stacked(windows: Sequence[RGBImage]) -> npt.NDArray[np.uint8]:
-    """Return windows as one array (N, H, W, 3); a single window, which may be large, is not copied
-    if its pixels are contiguous.
-    """
+    """Return windows as one array (N, H, W, 3); a single contiguous window is not copied."""
     return np.ascontiguousarray(windows[0])[None] if len(windows) == 1 else np.stack(windows)
 
 

@@ -83,10 +83,9 @@ class Predictor:
         return maps.flip(3) if mirrored else maps
 
     def segment(self, image: RGBImage) -> InstanceLabels:
-        """Segment one small image at ``mpp``, with white glass, in one tile.
+        """Segment one small image with white glass at ``mpp`` as one tile, mirrored at its borders.
 
-        The image is continued by mirroring. Large images go through
-        :class:`histocli.inference.pipeline.Pipeline`.
+        Large images go through :class:`histocli.inference.pipeline.Pipeline`.
         """
         height, width = image.shape[:2]
         margin = min(self.halo_px, height, width)

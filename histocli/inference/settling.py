@@ -26,7 +26,7 @@ from histocli.inference.runs import Columns, Ids, RunObjects, Runs, paint
 from histocli.inference.tiling import TileGrid
 from histocli.inference.windows import SEAM_PX, largest_halo_px
 
-MOSTLY = 0.5  # share of its pixels; an object that shares more with others was seen before
+MOSTLY = 0.5  # an object counts as seen before if others cover more than this share of its pixels
 CELL_PX = 32  # side, in pixels, of the cells of a quick first test for overlap
 
 
@@ -75,7 +75,7 @@ class _Taken(NamedTuple):
 
 
 def _taken_pixels(mine: Runs, others: Sequence[Runs]) -> _Taken | None:
-    """Find the pixels of others in the box around a window's runs; None if no run meets any."""
+    """Find the pixels of others in the box around a window's runs; None if no run is near any."""
     if not len(mine):
         return None
     top, left = int(mine.y.min()), int(mine.x.min())
@@ -126,10 +126,8 @@ class SlideWindows:
 
     @property
     def reach_px(self) -> int:
-        """How far an object may extend beyond its window's core, in pixels of the grid.
-
-        An object ends with the halo; the width of the seam is a margin.
-        """
+        """How far an object may extend beyond its window's core, in pixels of the grid."""
+        # an object ends with the largest halo; SEAM_PX is a margin
         return largest_halo_px(self.mpp) + SEAM_PX
 
     def __iter__(self) -> Iterator[int]:
@@ -161,8 +159,8 @@ class SlideWindows:
         return self._in(down, across)
 
     def anchors_from(self, row: int) -> float:
-        """Return a lower bound, in slide pixels, of the y of all anchors in a row of windows and
-        the later rows of windows; infinity past the last.
+        """Return the least y, in slide pixels, that anchors of windows in this row of the grid or
+        later rows can have; infinity past the last row.
         """
         if row == self.grid.grid_shape[0]:
             return np.inf
@@ -236,8 +234,7 @@ class Numbered:
     columns: Columns
     """``id`` and the measured columns, a row for each object."""
     complete: dict[int, Ids]
-    """For each window all of whose objects now have numbers, the id of each object, (n,); 0 for
-    dropped objects."""
+    """For windows with no object left to number: the id of each object, (n,); 0 if dropped."""
 
 
 def number_objects(
@@ -293,7 +290,7 @@ def number_objects(
 
 
 PLACES = ("anchor_y", "anchor_x", "window", "object")
-"""Columns of an object that waits for its number: its anchor, its window, its index there."""
+"""Columns of an object that waits for a number: anchor, window, index in the window."""
 
 
 def _unnumbered(window: int, own: RunObjects) -> Columns:

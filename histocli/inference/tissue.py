@@ -1,4 +1,4 @@
-"""Where a slide shows tissue: everything that absorbs more than its glass, except marker ink.
+"""Find tissue on a slide: everything that absorbs more than empty glass, except marker ink.
 
 The threshold depends on the empty glass of the slide only, so neither a pale section nor a thick
 stroke of ink moves it. (Ink would move a threshold between two modes, such as Otsu's, so far that

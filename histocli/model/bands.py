@@ -181,9 +181,7 @@ class BandedNetwork:
         return part.sub_(255 * PIXEL_MEAN).permute(0, 3, 1, 2)
 
     def _joined(self, below: Tensor, kept: Tensor) -> Tensor:
-        """Return the level below, repeated to twice its height and width, and the kept result in
-        one tensor.
-        """
+        """Return the level below, each pixel repeated 2 x 2, and the kept result in one tensor."""
         n, deep, height, width = below.shape
         both = self._empty(n, deep + kept.shape[1], 2 * height, 2 * width)
         both[:, deep:] = kept
@@ -208,9 +206,7 @@ class BandedNetwork:
 
 
 def _without_normalisation(block: ConvBlock) -> tuple[Tensor, Tensor]:
-    """Return weight and bias of one convolution that equals a block's convolution and batch
-    normalisation.
-    """
+    """Return weight and bias of a convolution that equals a block without its rectifier."""
     norm, convolution = block.normalisation, block.convolution
     assert norm.running_mean is not None
     assert norm.running_var is not None

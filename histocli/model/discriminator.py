@@ -1,6 +1,6 @@
 """Critics: one judges whether nuclei look real, one whether two crops match, one whole patches.
 
-The refiner repaints the nuclei of synthetic patches and is trained against the critics. A usual
+The refiner repaints the nuclei of synthetic patches and is trained against the first two. A usual
 critic, with one answer per patch and spectral normalisation, does not learn here, because most of
 a synthetic patch is real tissue. :class:`RealismCritic` answers per pixel and is asked about nuclei
 only (a U-Net as in Schoenfeld et al. 2020, without the answer per patch).

@@ -8,8 +8,10 @@ level below with the result that it kept::
                  └── down ── level 1 ──────────── up ──┘
                         └── down ── deepest level ──┘
 
-A network reports its halo (how far it sees around a pixel) and the number of values that it keeps
-for each pixel. So code that cuts images into tiles works with any such network.
+To predict, the caller applies the logistic function to the logits and turns the values into maps,
+such as nucleus probability and border distance (``LevelNetwork.maps_of``). A network reports its
+halo (how far it sees around a pixel) and the number of values that it keeps for each pixel. So code
+that cuts images into tiles works with any such network.
 """
 
 from abc import ABC, abstractmethod
@@ -58,10 +60,7 @@ class LevelNetwork(nn.Module, ABC):
 
     @abstractmethod
     def maps_of(self, values: Tensor) -> Tensor:
-        """Turn values in 0..1, shape (N, logits, ...), into maps.
-
-        The caller has applied the logistic function to the logits.
-        """
+        """Turn logits, (N, logits, ...), after the caller's logistic function, into maps."""
 
     @property
     def cells_px(self) -> list[int]:

@@ -3,11 +3,10 @@
 Scanners and cameras render empty glass anywhere between mid-grey and white. Networks see white
 glass: the level of glass is measured in each image and divided out, in training and afterwards.
 
-Contrast is the spread of absorbance over tissue. An image to segment may be more faintly stained
-than most images that the network was trained on. Then its absorbances are moved away from their
-mean until their spread reaches the contrast floor, but at most by a factor of 2.5. The floor is
-measured on the training patches and stored in the header of the model; most images of the tissue
-that the network was trained on are not changed.
+Contrast is the spread of red absorbance over tissue. An image to segment may be stained more
+faintly than most training images. Then its absorbances are moved away from their mean until the
+spread reaches the contrast floor, but at most by a factor of 2.5. The floor is measured on the
+training patches and stored in the header of the model.
 """
 
 from collections.abc import Iterable

@@ -1,9 +1,8 @@
 """Make the label store of a slide, given the objects that were found in its windows.
 
-Nuclei are found in overlapping windows and kept on disk. Here one process goes through the windows
-in the order of their grid, with a few of them in memory. It assigns each object to one window
-(:mod:`histocli.inference.settling`), writes the table of nuclei, and paints the label image, one
-shard (the part of the image that is stored as one file) at a time.
+One process goes through the overlapping windows in the order of their grid, with a few in memory.
+It assigns each object to one window (:mod:`histocli.inference.settling`), writes the table, and
+paints the label image shard by shard (a shard is the part of an image that is stored as one file).
 """
 
 from __future__ import annotations
@@ -127,9 +126,7 @@ def write_labels(
 
 
 def _stop_now_and_then() -> Callable[[], None]:
-    """Return a function that stops the command if the user has asked for it; most calls skip the
-    check.
-    """
+    """Return a function that, at every ``STOP_EVERY``-th call, checks for a stop by the user."""
     calls = count(1)
 
     def stop() -> None:

@@ -79,7 +79,7 @@ def run_on_cluster(
     InvalidOption
         The optional package is not installed.
     OutOfResources
-        There is no scheduler, or all workers have gone.
+        The scheduler does not answer, or workers died again and again over one block.
     """
     assert config.scheduler is not None
     with ExitStack() as stack:

@@ -75,16 +75,12 @@ class Job(ABC):
         self.held.close()
 
     def fingerprint_of(self, sha256: str, **more: str) -> str:
-        """Hash everything that decides the labels. Formats are left out, so that one can be added
-        later.
-        """
+        """Hash all that decides the labels; not the formats, so that one can be added later."""
         model = self.model["sha256"]
         settings = self.config.of_labels()
         return config_hash(settings, slide=sha256, model=model, mpp=self.given_mpp, **more)
 
     def decide_about(self, out: Path, contract: str, fingerprint: str) -> Action:
-        """Apply the rerun rule to one output; an unfinished output is resumed without ``--resume``,
-        unless ``--overwrite`` is given.
-        """
+        """Apply the rerun rule to one output; unless ``overwrite``, resume an unfinished output."""
         again = replace(self.execution, resume=not self.execution.overwrite)
         return decide(out, contract, fingerprint, again)

@@ -67,10 +67,7 @@ class Ledger:
 
     @contextmanager
     def failures_of(self, job: Job) -> Iterator[None]:
-        """Turn an error of an input within the context into a failed result if ``keep_going``.
-
-        Any other error, a lack of resources or a stop is raised.
-        """
+        """Turn an error of an input into a failed result if ``keep_going``; raise other errors."""
         try:
             yield
         except (OutOfResources, Stopped):

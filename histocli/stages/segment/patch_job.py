@@ -75,9 +75,7 @@ class PatchJob(Job):
         return [whole_image(image, grid) for image in seen]
 
     def _seen(self, white: RGBImage) -> RGBImage:
-        """Return a patch with the model's contrast and pixel size, given the patch with white
-        glass.
-        """
+        """Bring a patch with white glass to the model's contrast and pixel size."""
         floor = self._loaded.contrast_floor
         if floor > 0:
             white = raise_contrast(white, contrast_of([white]), floor)
