@@ -1,6 +1,6 @@
-"""Files for other programs, one module for each family of formats; each file says how it was made.
+"""Writers of files for other programs, one module for each family of formats.
 
-All files are written beside their place and renamed, so what is there is whole. Labels, outlines
-and tables are written piece by piece: memory does not grow with the slide. The list of formats is
-:data:`histocli.base.formats.FORMATS`.
+Every file has a *record*: a JSON object that says how the file was made (settings, inputs,
+version). Files are written under a temporary name and renamed when complete. Label images, outlines
+and tables are written piece by piece. Formats: :data:`histocli.base.formats.FORMATS`.
 """

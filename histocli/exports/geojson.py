@@ -1,6 +1,6 @@
-"""Outlines of nuclei as compressed GeoJSON for QuPath, a ``detection`` each, in slide pixels.
+"""Outlines of nuclei as compressed GeoJSON, in slide pixels; each is a QuPath ``detection``.
 
-How the file was made is the member ``histosynth``, before ``features``.
+The record of how the file was made is the member ``histosynth``, before ``features``.
 """
 
 import gzip
@@ -21,9 +21,9 @@ from histocli.exports.content import Content
 from histocli.instances.outlines import trace_outlines
 
 GZIP_LEVEL = 4  # level 9 takes three times as long for a twentieth of the bytes
-BLOCK_PX = 4096  # side of the squares of the slide whose outlines are drawn at a time
+BLOCK_PX = 4096  # side of the squares of the slide that are traced one at a time
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "histosynth/nuclei")
-LONGEST_RECORD = 1 << 16  # bytes in which the record of how a file was made must end
+LONGEST_RECORD = 1 << 16  # uncompressed bytes that a reader takes; the record must end in them
 FEATURES = b',"features":['
 MEASURED = {
     "area_um2": "Area um^2",
@@ -31,14 +31,14 @@ MEASURED = {
     "hematoxylin": "Hematoxylin mean",
     "probability": "Probability",
 }
-"""Columns that QuPath gets as measurements, with their names there."""
+"""Columns that are written as QuPath measurements, with their names in QuPath."""
 
 
 def write_outlines(path: Path, content: Content, record: Json) -> None:
-    """Write the outlines of all nuclei, a square of the slide at a time.
+    """Write the outlines of all nuclei, one square of the slide after the other.
 
-    Every nucleus has a UUID (version 5) that depends on slide, model and id only. Coordinates are
-    slide pixels from the outer corner of the first pixel.
+    The UUID (version 5) of a nucleus depends on slide, model and id only. Coordinates are in slide
+    pixels from the outer (top left) corner of the slide's first pixel.
     """
     source = "/".join(record.get(of, {}).get("sha256", "") for of in ("source", "model"))
     columns = content.nuclei.columns
@@ -72,7 +72,7 @@ def write_outlines(path: Path, content: Content, record: Json) -> None:
 
 
 def _squares(boxes: npt.NDArray[np.int32]) -> Iterator[npt.NDArray[np.int64]]:
-    """Yield the rows of the nuclei of each square of the slide, row by row of squares."""
+    """Yield, for each square of the slide, the table rows of nuclei whose box begins in it."""
     if not len(boxes):
         return
     place = (boxes[:, 0] // BLOCK_PX).astype(np.int64) << 32 | boxes[:, 1] // BLOCK_PX
@@ -93,7 +93,7 @@ def _feature(name: uuid.UUID, polygon: Any, titles: Any, values: list[float]) ->
 
 
 def read_geojson_record(path: Path) -> Any:
-    """Return how a file was made."""
+    """Return the record of a GeoJSON file."""
     with gzip.open(path, "rb") as stream:
         head = stream.read(LONGEST_RECORD)
     return json.loads(head[: head.index(FEATURES)] + b"}")[ATTRIBUTE]

@@ -1,6 +1,6 @@
-"""OME-Zarr 0.4 (Zarr format 2), for programs that do not read 0.5 yet.
+"""OME-Zarr 0.4 (Zarr format 2), for programs that cannot read OME-Zarr 0.5.
 
-How the folder was made is the attribute ``histosynth`` of its root.
+The record of how the folder was made is the attribute ``histosynth`` of its root.
 """
 
 import shutil
@@ -13,13 +13,13 @@ from histocli.base.formats import ATTRIBUTE
 from histocli.base.types import Json
 from histocli.exports.content import Content
 
-VALUES_AT_ONCE = 1 << 24  # pixels of a level in memory
+VALUES_AT_ONCE = 1 << 24  # most pixels of a plane that are held in memory
 
 
 def write_ngff_04(path: Path, content: Content, record: Json) -> None:
-    """Copy an OME-Zarr 0.5 image and its labels: chunks without shards, some chunk rows at a time.
+    """Copy the OME-Zarr 0.5 image and its labels as 0.4; a folder at ``path`` is replaced.
 
-    A folder that lies there is replaced.
+    Format 2 has no shards, so each chunk is a file. Whole rows of chunks are copied at a time.
     """
     source = zarr.open_group(content.nuclei.path, mode="r", zarr_format=3, use_consolidated=False)
     partial = partial_path(path)
@@ -42,7 +42,7 @@ def write_ngff_04(path: Path, content: Content, record: Json) -> None:
 
 
 def _attributes_04(group: zarr.Group) -> Json:
-    """Return the attributes of an OME-Zarr 0.5 group as 0.4 writes them."""
+    """Return the attributes of an OME-Zarr 0.5 group in the form of version 0.4."""
     ome = group.attrs["ome"]
     assert isinstance(ome, dict)
     values: Json = {

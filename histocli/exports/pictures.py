@@ -1,6 +1,6 @@
-"""Pictures for people as PNG: overlays, quality pictures, previews.
+"""PNG pictures: overlays (outlines on the slide), quality pictures, previews of training.
 
-How an exported picture was made is JSON in its first text chunk, under the key ``histosynth``.
+The record of how an exported picture was made is a JSON object in the text chunk ``histosynth``.
 """
 
 import json
@@ -23,11 +23,11 @@ from histocli.figures.overlays import add_scale_bar, outline_overlay
 from histocli.figures.qc import CROP_PX, qc_picture
 
 PNG_LEVEL = 4  # twice the speed of level 6 for a few per cent more bytes on stained tissue
-HEADER_BYTES = 33  # of a PNG file: eight to begin with, and the first chunk
+HEADER_BYTES = 33  # signature of a PNG file (8) and its first chunk (25); the text chunk follows
 TEXT_KEY = ATTRIBUTE.encode() + b"\0"
-OVERLAY_LINE_UM = 0.5  # width of outlines
-OVERLAY_PX = 100_000_000  # larger slides are drawn smaller: no viewer opens larger pictures
-QC_CROPS = 12
+OVERLAY_LINE_UM = 0.5  # width of outlines, in micrometres
+OVERLAY_PX = 100_000_000  # most pixels of an overlay, so that viewers open it; larger ones shrink
+QC_CROPS = 12  # most crops in a quality picture
 
 
 def png_bytes(image: RGBImage) -> bytes:
@@ -36,9 +36,9 @@ def png_bytes(image: RGBImage) -> bytes:
 
 
 def write_png(path: Path, image: RGBImage, record: Json | None = None) -> None:
-    """Write a picture, which may say how it was made; a picture there is replaced as a whole.
+    """Write a picture, with a record of how it was made if given; an older file is replaced.
 
-    Raises ``OutOfResources`` where the place cannot be written, and ``StoreExists`` for a folder.
+    Raises ``OutOfResources`` if ``path`` cannot be written, ``StoreExists`` if it is a folder.
     """
     content = png_bytes(image)
     if record is not None:
@@ -50,7 +50,7 @@ def write_png(path: Path, image: RGBImage, record: Json | None = None) -> None:
 
 
 def read_png_record(path: Path) -> Any:
-    """Return how a picture was made."""
+    """Return the record of an exported picture."""
     with path.open("rb") as file:
         file.seek(HEADER_BYTES)
         length, kind = struct.unpack(">I4s", file.read(8))
@@ -59,7 +59,7 @@ def read_png_record(path: Path) -> Any:
 
 
 def write_overlay(path: Path, content: Content, record: Json) -> None:
-    """Draw the outlines of the nuclei over the slide, or over a coarser copy of a large one."""
+    """Draw outlines of nuclei on the slide or a window; shrunk to at most ``OVERLAY_PX``."""
     nuclei = content.nuclei
     rows, columns = content.window or (slice(0, nuclei.shape[0]), slice(0, nuclei.shape[1]))
     factor = 1
@@ -83,7 +83,7 @@ def write_overlay(path: Path, content: Content, record: Json) -> None:
 
 
 def write_qc(path: Path, content: Content, record: Json) -> None:
-    """Draw the quality picture: the slide, the density of its nuclei, and crops around some."""
+    """Draw the quality picture: the slide, the density of nuclei, crops around some nuclei."""
     nuclei = content.nuclei
     overview, tissue = nuclei.overview(), nuclei.tissue
     factor = max(1, round(max(nuclei.shape) / max(overview.shape[:2])))
@@ -91,7 +91,7 @@ def write_qc(path: Path, content: Content, record: Json) -> None:
     centres = (
         np.stack([np.asarray(nuclei.columns[name][...]) for name in ("y_um", "x_um")], axis=1) / mpp
     )
-    # Crops lie around random nuclei, which shows what there is; where there are none, on tissue.
+    # Crops are centred on random nuclei or, if the slide has none, on random tissue.
     places = centres * factor if len(centres) else np.argwhere(tissue) * float(factor) + factor / 2
     windows = _windows(nuclei.shape, places, content.seed)
     labels = [np.asarray(nuclei.level(0)[window]).astype(np.int64) for window in windows]
@@ -104,7 +104,7 @@ def write_qc(path: Path, content: Content, record: Json) -> None:
 
 
 def _windows(shape: tuple[int, int], places: npt.NDArray[np.float64], seed: int) -> list[Window]:
-    """Return the windows around some of the places, from top to bottom."""
+    """Return square windows around at most ``QC_CROPS`` random places (y, x), top to bottom."""
     rng = rng_for(seed, "qc", 0)
     side = min(CROP_PX, *shape)
     if len(places):

@@ -1,4 +1,4 @@
-"""Which function writes which format, and how a file of any format says how it was made."""
+"""The writer of each format, and a reader of the record (how it was made) of any file."""
 
 import importlib.util
 import json
@@ -27,22 +27,22 @@ WRITERS: dict[str, Callable[[Path, Content, Json], None]] = {
     "overlay": write_overlay,
     "qc": write_qc,
 }
-"""For each format of ``export`` the function that writes a file of it: its place, what it is made
-of, and how it was made."""
+"""The function that writes each format of ``export``: gets the path, the content (the segmented
+slide) and the record."""
 
 BEGINNINGS: dict[bytes, Callable[[Path], Any]] = {
     b"\x89PNG\r\n\x1a\n": read_png_record,
     b"\x1f\x8b": read_geojson_record,
     b"PAR1": read_parquet_record,
 }
-"""How files of some kinds begin, and what reads how they were made. These functions, and those for
-the other kinds, raise whatever a foreign file leads to."""
+"""First bytes of PNG, gzip and Parquet files, and the function that reads the record of such a
+file. For a file of another program these functions raise one of ``FOREIGN``."""
 
 FOREIGN = (
     *(OSError, ValueError, LookupError, TypeError, EOFError, ImportError),
     *(struct.error, zlib.error),
 )
-"""Raised over files of other programs."""
+"""Errors of reading a record from a file of another program."""
 
 
 def check_packages(names: Iterable[str]) -> None:
@@ -57,7 +57,7 @@ def check_packages(names: Iterable[str]) -> None:
 
 
 def read_record(path: Path) -> Json | None:
-    """Return how a file of ours was made, or None for anything else."""
+    """Return the record of a file or folder that histosynth wrote, or None for any other."""
     try:
         if path.is_dir():
             record = json.loads((path / ".zattrs").read_bytes())[ATTRIBUTE]

@@ -1,7 +1,7 @@
 """Tables of nuclei: CSV, and Parquet with an optional package.
 
-How a Parquet file was made is JSON under the key ``histosynth`` of the metadata of its schema. CSV
-has no place for it, so it lies beside the table, in ``.<stem>.csv.histosynth.json``.
+The record of how a table was made is a JSON object: in Parquet the key ``histosynth`` of the schema
+metadata; for CSV, which has no metadata, the file ``.<stem>.csv.histosynth.json`` beside the table.
 """
 
 import csv
@@ -18,12 +18,12 @@ from histocli.base.formats import ATTRIBUTE
 from histocli.base.types import Json
 from histocli.exports.content import Content
 
-ROWS_AT_ONCE = 1 << 16  # rows in memory, and in a row group of Parquet
-LEADING = ("id", "y_px", "x_px", "y_um", "x_um", "box", "area_um2")  # others follow by name
+ROWS_AT_ONCE = 1 << 16  # rows held in memory, and rows of a row group of Parquet
+LEADING = ("id", "y_px", "x_px", "y_um", "x_um", "box", "area_um2")  # others are sorted by name
 
 
 def flat_columns(columns: Mapping[str, Any], rows: slice) -> dict[str, npt.NDArray[Any]]:
-    """Return some rows of a table with the box as four columns, ``id`` first."""
+    """Return rows of a table, the columns of ``LEADING`` first and ``box`` as four columns."""
     flat: dict[str, npt.NDArray[Any]] = {}
     leading = [name for name in LEADING if name in columns]
     for name in [*leading, *sorted(set(columns).difference(leading))]:
@@ -36,13 +36,13 @@ def flat_columns(columns: Mapping[str, Any], rows: slice) -> dict[str, npt.NDArr
 
 
 def _pieces(n: int) -> list[slice]:
-    """Return the rows of a table in pieces; one empty piece where there are none."""
+    """Return slices of ``ROWS_AT_ONCE`` rows; one slice even if the table has no rows."""
     starts = range(0, max(n, 1), ROWS_AT_ONCE)
     return [slice(start, start + ROWS_AT_ONCE) for start in starts]
 
 
 def write_csv(path: Path, content: Content, record: Json) -> None:
-    """Write the table of nuclei as CSV, and how it was made into a file beside it."""
+    """Write the table of nuclei as CSV, and its record into a file beside it."""
     with (
         replace_atomically(path) as partial,
         partial.open("w", encoding="ascii", newline="") as stream,
@@ -58,7 +58,7 @@ def write_csv(path: Path, content: Content, record: Json) -> None:
 
 
 def _as_text(values: npt.NDArray[Any]) -> list[str]:
-    """Write numbers, floats with the digits that a measurement has."""
+    """Return numbers as text: float64 (positions) with 3 decimals, float32 with 5 digits."""
     form = {"float64": "{:.3f}", "float32": "{:.5g}"}.get(str(values.dtype), "{}")
     return list(map(form.format, values.tolist()))
 
@@ -68,7 +68,7 @@ def _beside(path: Path) -> Path:
 
 
 def read_csv_record(path: Path) -> Any:
-    """Return how a CSV file was made."""
+    """Return the record of a CSV file."""
     return json.loads(_beside(path).read_text())[ATTRIBUTE]
 
 
@@ -90,7 +90,7 @@ def write_parquet(path: Path, content: Content, record: Json) -> None:
 
 
 def read_parquet_record(path: Path) -> Any:
-    """Return how a Parquet file was made."""
+    """Return the record of a Parquet file."""
     import pyarrow.parquet
 
     return json.loads(pyarrow.parquet.read_schema(path).metadata[ATTRIBUTE.encode()])

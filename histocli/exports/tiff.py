@@ -1,6 +1,6 @@
-"""Label TIFF: uint32 labels of a slide at full resolution, deflated, with resolution tags.
+"""Label TIFF: uint32 labels of a slide at full resolution, compressed, with resolution tags.
 
-How the file was made is JSON in ``ImageDescription``, under the key ``histosynth``.
+The record of how the file was made is JSON in ``ImageDescription``, under the key ``histosynth``.
 """
 
 import json
@@ -17,10 +17,10 @@ from histocli.base.formats import ATTRIBUTE
 from histocli.base.types import Json
 from histocli.exports.content import Content
 
-TILE_PX = 512  # side of a tile; smaller images are one strip
-TILES_AT_ONCE = 8  # tiles that are read in one go
-BIG_BYTES = 2**31  # classic TIFF ends at 4 GiB, compressed; half of that, uncompressed, is safe
-DEFLATE_LEVEL = 1  # labels are runs of equal values: higher levels take longer for little
+TILE_PX = 512  # side of a tile; images whose longer side is at most this have strips instead
+TILES_AT_ONCE = 8  # neighbouring tiles of a row that are read at once
+BIG_BYTES = 2**31  # uncompressed bytes above which BigTIFF is used: classic TIFF ends at 4 GiB
+DEFLATE_LEVEL = 1  # labels are runs of equal values: higher levels are slower and save little
 
 
 def write_label_tiff(path: Path, content: Content, record: Json) -> None:
@@ -51,7 +51,7 @@ def write_label_tiff(path: Path, content: Content, record: Json) -> None:
 
 
 def _tiles(labels: Any) -> Iterator[npt.NDArray[np.uint32]]:
-    """Yield the tiles of a label image, row by row, filled up with background."""
+    """Yield the tiles of a label image, row by row; edge tiles are padded with background."""
     height, width = labels.shape
     step = TILE_PX * TILES_AT_ONCE
     for top in range(0, height, TILE_PX):
@@ -65,6 +65,6 @@ def _tiles(labels: Any) -> Iterator[npt.NDArray[np.uint32]]:
 
 
 def read_tiff_record(path: Path) -> Any:
-    """Return how a label TIFF was made."""
+    """Return the record of a label TIFF."""
     with tifffile.TiffFile(path) as tiff:
         return json.loads(str(tiff.pages.first.description))[ATTRIBUTE]

@@ -1,1 +1,1 @@
-"""What uses weights on new pixels."""
+"""Running a trained segmenter on new images."""

@@ -1,9 +1,10 @@
-"""Blocks: a slide in pieces that are worked on alone, in any order, anywhere, and give the same
-objects.
+"""Blocks: parts of a slide that can be processed in any order and on any machine.
 
-A block is some windows (:mod:`histocli.inference.windows`) that share their maps::
+A network turns pixels into maps: nucleus probability and border distance of each pixel. Objects are
+decoded from the maps, window by window (:mod:`histocli.inference.windows`). A block is a group of
+adjacent windows that are decoded from the same maps::
 
-    +--------------------------------+   pixels: what is read; the maps and the halo of the network
+    +--------------------------------+   pixels: the area to read: maps and the network's halo
     |  +--------------------------+  |
     |  |  +---------+---------+   |  |   maps: the windows with their halo
     |  |  | window  | window  |   |  |
@@ -13,9 +14,10 @@ A block is some windows (:mod:`histocli.inference.windows`) that share their map
     |  +--------------------------+  |
     +--------------------------------+
 
-The windows are the same for any size of blocks and of network tiles, and a map's pixel does not
-depend on the tile that it came from; so neither do the objects. An image that fits into memory is
-one block.
+The anchor of an object is the pixel that stands for its place. The windows do not depend on the
+size of blocks or of network tiles. A pixel of a map does not depend on the tile that it was
+computed in. So the objects are the same for any size of blocks and tiles. A small image is one
+block.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,9 +41,9 @@ class Block:
     windows: tuple[Tile, ...]
     """Some of the windows of the whole image."""
     maps: Area
-    """Where maps are needed; starts are multiples of the network's, inside the image."""
+    """Area of the maps, inside the image; starts are multiples of ``TileGrid.multiple_px``."""
     pixels: Area
-    """Where pixels are needed, inside the image."""
+    """Area of the pixels that the network needs for the maps, inside the image."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,10 @@ class BlockGrid:
     def block(
         self, index: int, wanted: Callable[[int], bool] = lambda window: True
     ) -> Block | None:
-        """Return a block with those of its windows that are wanted, None where there is none."""
+        """Return a block with the windows for which ``wanted`` is true; None if there is none."""
         row, column = divmod(index, self.shape[1])
         down, across = self.windows.grid_shape
-        # as even as can be, because the smallest blocks see most twice
+        # blocks of even size: the smaller a block, the larger the share that others compute again
         high, wide = -(-down // self.shape[0]), -(-across // self.shape[1])
         numbers = [
             y * across + x
@@ -97,13 +99,13 @@ class BlockGrid:
         return Block(index=index, windows=tiles, maps=maps, pixels=self.pixels_for(maps))
 
     def blocks(self, wanted: Callable[[int], bool] = lambda window: True) -> list[Block]:
-        """Return all blocks that have a window that is wanted."""
+        """Return all blocks with a window for which ``wanted`` is true."""
         every = (self.block(index, wanted) for index in range(len(self)))
         return [block for block in every if block is not None]
 
     def maps_for(self, windows: Sequence[Area]) -> Area:
-        """Return the smallest area that starts at multiples of the network's and holds all windows
-        as far as they lie in the image.
+        """Return the smallest area that holds the parts of all windows inside the image and starts
+        at multiples of ``multiple_px``.
         """
         multiple_px = self.tiles.multiple_px
         rows, columns = (
@@ -118,8 +120,8 @@ class BlockGrid:
     def pixels_for(self, maps: Area) -> Area:
         """Return the pixels that the network needs for an area of maps."""
         multiple_px = self.tiles.multiple_px
-        # at the image's border, pixels are mirrored as far as tiles go past it, and as far as the
-        # rest of a multiple
+        # at the image's border, tiles need mirrored pixels: `border` of them, and up to
+        # `multiple_px` more to round the sides up
         reach = max(self.tiles.halo_px, self.tiles.border + multiple_px)
         rows, columns = (
             slice(side.start - reach, round_up(side.stop, multiple_px) + reach) for side in maps
@@ -140,8 +142,9 @@ def inside(part: Area, whole: Area) -> bool:
 
 
 def shows_tissue(tissue: BoolMask, core: Area, px_per_cell: float) -> bool:
-    """Tell whether any cell of a tissue mask that an area touches is tissue; a cell of the mask is
-    ``px_per_cell`` pixels of the area wide.
+    """Tell whether an area touches tissue on a mask.
+
+    A pixel of the mask is ``px_per_cell`` pixels of the area wide.
     """
     rows, columns = (
         slice(

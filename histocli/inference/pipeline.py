@@ -1,14 +1,13 @@
-"""From pixels to instances, with the network, the decoding of its maps and the caller's own work at
-the same time.
+"""From pixels to objects: the network runs while other threads decode its maps.
 
 The network runs in the caller's thread, tile by tile. As soon as the maps of a block
-(:mod:`histocli.inference.blocks`) are there, workers decode its windows; meanwhile the network goes
-on with the next block. Another thread of the caller's may wait for windows before the network has
-begun.
+(:mod:`histocli.inference.blocks`) are finished, workers decode the windows of the block; meanwhile
+the network goes on with the next block. Other threads may wait for windows, even before the network
+has begun.
 
-What comes out depends on the pixels and the predictor only, not on the number of workers, and not
-on the tiles either, as long as the network sees no further than its halo: tiles decide which maps
-are computed together, and instances are found on windows of the finished maps whose size is fixed.
+The objects depend on the pixels and the predictor only: not on the number of workers, and not on
+the tiles, as long as the network sees no further than its halo. Tiles decide which parts of the
+maps are computed together; objects are found on windows of fixed size on the finished maps.
 """
 
 from collections import Counter
@@ -40,14 +39,14 @@ from histocli.model.bands import expected_bytes
 from histocli.model.levels import LevelNetwork
 
 BORDER_PX = 16
-"""Mirrored pixels past the border; beyond them the network continues the image by zeros."""
+"""Mirrored pixels past the image's border; further out, the network sees zeros."""
 BATCH_PX = 1_200_000
 """Pixels that go through the network together: enough to keep a processor busy."""
 
 
 @dataclass
 class PendingBlock:
-    """A block on its way; its windows may be waited for in another thread at any time."""
+    """A block that is being processed; any thread may wait for the objects of its windows."""
 
     block: Block
     grid: BlockGrid
@@ -55,10 +54,10 @@ class PendingBlock:
     pixels: RGBImage
     """The pixels of ``block.pixels``, at the predictor's resolution."""
     read: ReadArea
-    """Reads pixels further off, for the rare object that needs them; may be called in any
-    thread."""
+    """Reads pixels outside the block, for the rare object that leaves its window; may be called in
+    any thread."""
     windows: list[Future[RunObjects]] = field(init=False)
-    """What the windows will give, in their order."""
+    """The objects of each of ``block.windows``, in the same order."""
 
     def __post_init__(self) -> None:
         self.windows = [Future() for _ in self.block.windows]
@@ -81,7 +80,7 @@ def collect(image: PendingBlock, mpp: float) -> InstanceLabels:
     Raises
     ------
     BaseException
-        What ended the network or a decoder.
+        The error that ended the network or a decoder.
     """
     windows = SlideWindows(image.grid.windows, mpp)
     return put_together(windows, lambda window: image.windows[window].result())
@@ -94,7 +93,7 @@ class Pipeline:
     ----------
     predictor : Predictor
     tile_px : int
-        Core of a tile, in pixels at the predictor's resolution.
+        Side of a tile's core, in pixels at the predictor's resolution.
     workers : int
         Threads that decode maps.
     batch_px : int
@@ -114,8 +113,9 @@ class Pipeline:
         self._decoders.shutdown(wait=True, cancel_futures=kind is not None)
 
     def block_grid(self, shape: tuple[int, int], windows_a_side: int | None = None) -> BlockGrid:
-        """Return the blocks of an image of this height and width; without a number of windows along
-        a side of a block, the image is one block.
+        """Return the blocks of an image of this height and width.
+
+        A block has at most ``windows_a_side`` windows along a side; None makes one block.
         """
         halo_px, multiple_px = self._predictor.halo_px, self._predictor.multiple_px
         tiles = TileGrid(shape, self._tile_px, halo_px, multiple_px, BORDER_PX)
@@ -126,14 +126,14 @@ class Pipeline:
     ) -> None:
         """Run the network over blocks; their windows are decoded in the background.
 
-        Tiles of one shape go through the network together, whichever block they are of.
+        Consecutive tiles of one shape go through the network together, even from several blocks.
 
         Parameters
         ----------
         blocks : sequence of PendingBlock
         on_tiles : callable
-            Called after every batch with its number of tiles, and may raise to stop; whoever waits
-            for a window gets the same error.
+            Called after every batch with its number of tiles. May raise to stop; threads that wait
+            for a window get the same error.
         """
         try:
             for pending, maps in zip(blocks, self._maps(blocks, on_tiles), strict=True):
@@ -141,7 +141,7 @@ class Pipeline:
                     self._decoders.submit(self._decode, maps, pending, window, future)
         except BaseException as error:
             for future in (future for pending in blocks for future in pending.windows):
-                with suppress(InvalidStateError):  # it has its result
+                with suppress(InvalidStateError):  # the window has its result
                     future.set_exception(error)
             raise
 
@@ -193,7 +193,7 @@ class Pipeline:
             )
             with suppress(InvalidStateError):
                 future.set_result(found)
-        except BaseException as error:  # whoever waits must hear of it
+        except BaseException as error:  # passed to the threads that wait for the window
             with suppress(InvalidStateError):
                 future.set_exception(error)
 
@@ -205,19 +205,19 @@ def _seen(pending: PendingBlock, tile: Tile) -> RGBImage:
 
 
 def _stacked(windows: Sequence[RGBImage]) -> npt.NDArray[np.uint8]:
-    """Return windows as one array; a single one, which may be large, is not copied."""
+    """Return windows as one array (N, H, W, 3); a single contiguous window is not copied."""
     return np.ascontiguousarray(windows[0])[None] if len(windows) == 1 else np.stack(windows)
 
 
 def _keep(
     found: dict[int, FloatArray], number: int, area: Area, tile: Tile, maps: FloatArray
 ) -> None:
-    """Keep the maps of a tile; a tile that is all of its area is not copied."""
+    """Keep the maps of a tile's core; they are not copied if the core is the whole area."""
     if tile.core == area:
         found[number] = maps[tile.keep]
         return
     if number not in found:
-        # plane by plane, as the network leaves them and as decoding takes them
+        # one plane after the other in memory, as the network writes and decoding reads the maps
         found[number] = pages_of_its_own((2, *size_of(area)), np.float32).transpose(1, 2, 0)
     found[number][within(tile.core, area)] = maps[tile.keep]
 
@@ -230,19 +230,20 @@ def expected_memory(
     workers: int,
     bytes_a_number: int = 4,
 ) -> float:
-    """Return the bytes that the process is expected to take at most, whatever the slide, with
-    so many windows along a side of a block, pixels along a side of a tile, and windows that are
-    decoded at the same time.
+    """Return the largest number of bytes that the process is expected to take on any slide.
+
+    ``block_windows`` is the number of windows along a side of a block, ``workers`` the number of
+    windows that are decoded at the same time.
     """
     halo_px = WINDOW_HALO_UM / mpp
     side = block_windows * WINDOW_PX + 2 * halo_px
     tile = (min(tile_px, side) + 2.0 * network.halo_px) ** 2
     decoded = min(workers, 2 * block_windows**2) * (WINDOW_PX + 2 * halo_px) ** 2
-    # measured on blocks of tissue, with some reserve
+    # the numbers below were measured on blocks of tissue, with some reserve
     return (
         450e6  # interpreter and libraries
         + expected_bytes(network, tile, bytes_a_number)
-        # bytes a pixel of the parts that wait, with the maps of two parts
+        # bytes a pixel of a block: pixels of the blocks that wait, and the maps of two blocks
         + 32 * (side + 2.0 * network.halo_px) ** 2
         + 80 * decoded  # bytes a pixel of a window while it is decoded
     )

@@ -1,4 +1,4 @@
-"""The segmenter on new pixels: tiles in, maps out."""
+"""Run a trained segmenter on tiles: pixels in, nucleus probability and border distance out."""
 
 from collections.abc import Callable
 
@@ -13,8 +13,8 @@ from histocli.model.bands import BandedNetwork
 from histocli.model.segmenter import Segmenter, channels_last
 
 VIEWS = ((0, False), (1, True), (2, False), (3, True), (1, False), (2, True), (3, False), (0, True))
-"""Quarter turns, and whether mirrored: the eight ways to look at a square tile. The first shows the
-tile as it is."""
+"""The eight orientations of a tile: number of quarter turns, and whether it is mirrored first. The
+first leaves the tile as it is."""
 
 
 class Predictor:
@@ -25,15 +25,15 @@ class Predictor:
     segmenter : Segmenter
         Moved to the device and set to evaluation.
     mpp : float
-        Micrometres per pixel that it was trained at.
+        Micrometres per pixel that the segmenter was trained at.
     device : torch.device
     dtype : torch.dtype
         Number format of the convolutions.
     thresholds : Thresholds
     views : int
-        1 to 8: in how many orientations every tile is seen; the maps are averaged.
+        Number of orientations, 1 to 8, in which every tile is predicted; the maps are averaged.
     between : callable, optional
-        Called now and then while a tile is on its way; may raise to stop.
+        Called between the bands of rows in which a tile is computed; may raise to stop.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Predictor:
         """Map sRGB at ``mpp``, (N, H, W, 3), sides multiples of ``multiple_px``, to nucleus
         probability and normalised border distance, 0..1, (N, H, W, 2).
         """
-        # the weights may have changed
+        # made for each call, since the weights of the segmenter may have changed
         network = BandedNetwork(self.segmenter, self.dtype, between=self.between)
         pixels = torch.from_numpy(tiles).to(self.device)
         maps = self._seen(network, pixels, *self.views[0])
@@ -71,10 +71,10 @@ class Predictor:
     def _seen(
         self, network: BandedNetwork, pixels: torch.Tensor, turns: int, mirrored: bool
     ) -> torch.Tensor:
-        """Return the maps of tiles that are seen turned and mirrored, turned back."""
+        """Predict tiles in one orientation; return the maps in the orientation of the tiles."""
         seen = _turned(pixels.flip(2) if mirrored else pixels, turns, (1, 2)).contiguous()
         shape = (seen.shape[0], 2, seen.shape[1], seen.shape[2])
-        if self.device.type == "cpu":  # they outlive the network's inner layers
+        if self.device.type == "cpu":  # pages of their own: maps outlive the inner layers
             maps = torch.from_numpy(pages_of_its_own(shape, np.float32))
         else:
             maps = torch.empty(shape, device=self.device)
@@ -83,7 +83,7 @@ class Predictor:
         return maps.flip(3) if mirrored else maps
 
     def segment(self, image: RGBImage) -> InstanceLabels:
-        """Segment one small image at ``mpp`` at once, glass made white, mirrored at its borders.
+        """Segment one small image with white glass at ``mpp`` as one tile, mirrored at its borders.
 
         Large images go through :class:`histocli.inference.pipeline.Pipeline`.
         """
@@ -102,5 +102,5 @@ class Predictor:
 
 
 def _turned(x: torch.Tensor, turns: int, axes: tuple[int, int]) -> torch.Tensor:
-    """Make quarter turns; none costs nothing."""
+    """Turn an array by a number of quarter turns."""
     return torch.rot90(x, turns, axes) if turns else x

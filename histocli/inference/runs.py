@@ -1,5 +1,9 @@
-"""Objects as runs of pixels: small enough to keep on disk until all of a slide is known, quick to
-paint and to measure.
+"""Objects as runs: stretches of pixels in rows of an image.
+
+Runs are small enough to keep the objects of all windows of a slide on disk until the whole slide is
+decoded, and quick to paint and to measure. A window's core is the part of the image that it answers
+for; the anchor of an object is the pixel that stands for its place; a window owns the objects whose
+anchors lie in its core (:mod:`histocli.inference.windows`).
 """
 
 from collections.abc import Callable, Sequence
@@ -27,7 +31,7 @@ class RunPixels(NamedTuple):
     y: Places
     x: Places
     run: Places
-    """The run that the pixel belongs to."""
+    """Index of the run that each pixel belongs to."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Runs:
     """First column of each run."""
     length: IntColumn
     objects: IntColumn
-    """Object of each run, 0..n-1."""
+    """Index of the object of each run, 0..n-1."""
 
     def __len__(self) -> int:
         return len(self.y)
@@ -62,12 +66,12 @@ class Runs:
 
     @classmethod
     def of_columns(cls, *columns: npt.NDArray[np.integer]) -> Self:
-        """Make runs of whole numbers of any type."""
+        """Make runs from columns of any integer type."""
         return cls(*(column.astype(np.int32) for column in columns))
 
     @classmethod
     def joined(cls, parts: Sequence["Runs"]) -> Self:
-        """Return the runs of all parts, row by row."""
+        """Return the runs of all parts, sorted by row and then column."""
         columns = [
             np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)
         ]
@@ -91,7 +95,7 @@ class Runs:
 
     @classmethod
     def of_pixels(cls, y: Places, x: Places, owner: npt.NDArray[np.int32]) -> Self:
-        """Put the pixels of objects together to runs."""
+        """Join pixels, given the object of each, into runs."""
         order = np.lexsort((x, y, owner))
         y, x, owner = y[order], x[order], owner[order]
         goes_on = (np.diff(y) == 0) & (np.diff(x) == 1) & (np.diff(owner) == 0)
@@ -103,20 +107,20 @@ class Runs:
 
 @dataclass(frozen=True)
 class RunObjects:
-    """The objects that one window owns or nearly owns."""
+    """The objects with anchors in a window's core or just outside it."""
 
     runs: Runs
     anchors: IntColumn
     """(n, 2): y, x."""
     owned: BoolMask
-    """(n,): the anchor lies in the window's core; the other anchors lie just over the seam."""
+    """(n,): whether the anchor lies in the window's core, not just outside it."""
     probability: FloatArray
     """(n,): mean nucleus probability."""
     hematoxylin: FloatArray
-    """(n,): mean concentration; 0 where it is not measured."""
+    """(n,): mean concentration; 0 before :func:`to_slide` has measured it."""
     n_cut: int
-    """Owned objects that reach a border of the window behind which the image goes on: a larger
-    window would see more of them."""
+    """Number of owned objects that touch a border of the window inside the image: a larger window
+    might show more of such an object."""
 
     def __len__(self) -> int:
         return len(self.anchors)
@@ -128,14 +132,14 @@ class RunObjects:
 
     @classmethod
     def from_arrays(cls, arrays: Columns) -> Self:
-        """Rebuild the objects from what ``arrays`` returned."""
+        """Rebuild the objects from the arrays that ``arrays`` returned."""
         runs = Runs(*(arrays[field.name] for field in fields(Runs)))
         others = {field.name: arrays[field.name] for field in fields(cls)[1:-1]}
         return cls(runs, **others, n_cut=int(arrays["n_cut"]))
 
 
 def no_objects() -> RunObjects:
-    """Return what an empty window found."""
+    """Return the objects of an empty window."""
     none, real = np.zeros(0, np.int32), np.zeros(0, np.float32)
     places = np.zeros((0, 2), np.int32)
     return RunObjects(Runs(none, none, none, none), places, none.astype(bool), real, real, 0)
@@ -150,10 +154,10 @@ def to_slide(
     hematoxylin: Callable[[Places, Places], FloatArray],
     is_tissue: Callable[[IntColumn], BoolMask],
 ) -> RunObjects:
-    """Bring the objects of a window to the slide's pixels.
+    """Convert the objects of a window from pixels of the model's resolution to slide pixels.
 
-    A pixel of the slide belongs to the object that has its centre. An object that has no such
-    pixel, or has its anchor where no nuclei are looked for, is gone.
+    A slide pixel belongs to the object that covers the centre of the pixel. Objects without a slide
+    pixel are removed, and so are objects with anchors where no nuclei are looked for.
 
     Parameters
     ----------
@@ -201,9 +205,10 @@ def to_slide(
 
 class _SlidePixels(NamedTuple):
     first: int
-    """The first slide pixel of a stretch."""
+    """The first slide pixel of the stretch."""
     within: Places
-    """The image pixel, from the start of the stretch, that holds the centre of each slide pixel."""
+    """For each slide pixel, the image pixel that holds its centre, counted from the start of the
+    stretch of image pixels."""
 
 
 def _slide_pixels(
@@ -212,7 +217,7 @@ def _slide_pixels(
     """Return the slide pixels whose centres lie in a stretch of image pixels."""
     first, last = max(int(start * ratio) - 1, 0), min(int((start + length) * ratio) + 2, slide_px)
     if start + length >= image_px:
-        last = slide_px  # what is left over at the end belongs to the last pixel
+        last = slide_px  # slide pixels past the last image pixel belong to that pixel
     index = (
         np.minimum(((np.arange(first, last) + 0.5) / ratio).astype(np.intp), image_px - 1) - start
     )
@@ -234,7 +239,7 @@ def paint(canvas: Ids, origin: tuple[int, int], runs: Runs, ids: Ids) -> None:
 
 
 def measure_runs(found: RunObjects, mpp: float) -> Columns:
-    """Measure the objects that have runs, in the order of their numbers, on a slide.
+    """Measure the objects that have runs, in the order of their indices, in slide pixels.
 
     Returns
     -------
@@ -253,7 +258,7 @@ def measure_runs(found: RunObjects, mpp: float) -> Columns:
     np.minimum.at(low_x, objects, x)
     np.maximum.at(high_y, objects, y + 1)
     np.maximum.at(high_x, objects, x + length)
-    dy, dx = y - low_y[objects], x - low_x[objects]  # small whole numbers: every sum below is exact
+    dy, dx = y - low_y[objects], x - low_x[objects]  # small integers: every sum below is exact
 
     def total(values: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         return np.bincount(objects, values, k).astype(np.float64, copy=False)

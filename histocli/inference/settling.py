@@ -1,13 +1,18 @@
-"""One rule says which window has which object of a slide: windows are settled in their order.
+"""Assign each object that several windows saw to one of them: the earlier window wins.
 
-Where two windows agree about an object, one of them owns it and there is nothing to decide. Where
-they disagree, the earlier window wins: an object most of whose pixels are taken has been seen
-before and is dropped, any other object keeps its free pixels. An object that each of two windows
-ascribed to the other, by an anchor just over the seam, comes in at the end, where there is room. So
-no object is doubled and none is lost.
+Nuclei are found on overlapping windows (:mod:`histocli.inference.windows`). A window is a core and
+a halo of context around it. The cores partition the slide; a seam is the line between two cores.
+The anchor of an object is the one pixel that stands for its place. A window owns the objects whose
+anchors lie in its core. An object is stored as runs: stretches of pixels in rows of the image.
 
-Only neighbours can meet, so a slide needs a few windows in memory at a time. Its objects are
-numbered in the order of their anchors, y then x, a row of windows at a time.
+Windows are settled in their order, row by row. If objects of earlier windows cover more than half
+of an owned object, the object counts as seen before and is dropped, even if it is another nucleus;
+otherwise it keeps the pixels that are free. Two windows may each place the anchor of one object on
+the other's side of the seam, so that neither owns it; a second pass adds such objects by the same
+rule.
+
+Only objects of windows near each other can overlap, so few windows are in memory at a time. The
+objects of a slide are numbered in the order of their anchors, y then x.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,8 +26,8 @@ from histocli.inference.runs import Columns, Ids, RunObjects, Runs, paint
 from histocli.inference.tiling import TileGrid
 from histocli.inference.windows import SEAM_PX, largest_halo_px
 
-MOSTLY = 0.5  # above one half of its pixels taken, an object has been seen before
-CELL_PX = 32  # pixels of other windows' objects are looked for in cells of this size first
+MOSTLY = 0.5  # an object counts as seen before if others cover more than this share of its pixels
+CELL_PX = 32  # side, in pixels, of the cells of a quick first test for overlap
 
 
 def settle(window: RunObjects, chosen: BoolMask, others: Sequence[RunObjects]) -> RunObjects:
@@ -31,13 +36,13 @@ def settle(window: RunObjects, chosen: BoolMask, others: Sequence[RunObjects]) -
     Parameters
     ----------
     others : sequence of RunObjects
-        Objects that have been settled before, around this window.
+        Settled objects of this window and of windows around it.
 
     Returns
     -------
     RunObjects
-        Runs of the chosen objects only, without objects that are mostly taken; the objects keep
-        their numbers.
+        Runs of the chosen objects, without those objects that others cover by more than half. The
+        index of an object stays the same, whether or not the object still has runs.
     """
     mine = window.runs.where(chosen[window.runs.objects])
     taken = _taken_pixels(mine, [other.runs for other in others])
@@ -61,16 +66,16 @@ def settle(window: RunObjects, chosen: BoolMask, others: Sequence[RunObjects]) -
 
 class _Taken(NamedTuple):
     occupied: BoolMask
-    """Pixels of other objects, in the box around the runs in question."""
+    """Pixels of other windows' objects, in the smallest box around this window's runs."""
     top: int
     left: int
-    """Where that box begins."""
+    """First row and column of the box."""
     suspicious: BoolMask
-    """The runs in question that may have such pixels."""
+    """This window's runs that touch a cell with pixels of other windows' objects."""
 
 
 def _taken_pixels(mine: Runs, others: Sequence[Runs]) -> _Taken | None:
-    """Find pixels that others have where some runs are; None where there cannot be any."""
+    """Find the pixels of others in the box around a window's runs; None if no run is near any."""
     if not len(mine):
         return None
     top, left = int(mine.y.min()), int(mine.x.min())
@@ -100,7 +105,7 @@ def _taken_pixels(mine: Runs, others: Sequence[Runs]) -> _Taken | None:
 
 @dataclass(frozen=True)
 class SlideWindows:
-    """The windows of a slide that were looked at, and how far their objects reach.
+    """The windows of a slide in which nuclei were looked for, and how far their objects reach.
 
     Parameters
     ----------
@@ -111,7 +116,7 @@ class SlideWindows:
     ratio : float
         Slide pixels along a side of a pixel of the grid.
     wanted : callable
-        Tells whether a window was looked at.
+        Tells whether nuclei were looked for in a window; windows without tissue are left out.
     """
 
     grid: TileGrid
@@ -121,19 +126,21 @@ class SlideWindows:
 
     @property
     def reach_px(self) -> int:
-        """How far an object may lie outside the core of its window, in pixels of the grid."""
+        """How far an object may extend beyond its window's core, in pixels of the grid."""
+        # an object ends with the largest halo; SEAM_PX is a margin
         return largest_halo_px(self.mpp) + SEAM_PX
 
     def __iter__(self) -> Iterator[int]:
         return filter(self.wanted, range(len(self.grid)))
 
     def in_row(self, row: int) -> Iterator[int]:
-        """Yield the windows of a row."""
+        """Yield the windows of a row of the grid."""
         across = self.grid.grid_shape[1]
         return filter(self.wanted, range(row * across, (row + 1) * across))
 
     def around(self, window: int) -> Iterator[int]:
-        """Yield the windows whose objects may meet the objects of a window."""
+        """Yield the windows whose objects may overlap those of a window."""
+        # objects of both windows may extend beyond their cores: hence twice the reach
         row, column = divmod(window, self.grid.grid_shape[1])
         down, across = (max(1, -(-2 * self.reach_px // core)) for core in self.grid.core_shape)
         near = self._in((row - down, row + down), (column - across, column + across))
@@ -141,7 +148,7 @@ class SlideWindows:
 
     def touching(self, rows: slice, columns: slice) -> Iterator[int]:
         """Yield the windows that may have pixels in a part of the slide, in slide pixels."""
-        reach = self.reach_px + 2
+        reach = self.reach_px + 2  # a margin for rounding to slide pixels
         down, across = (
             (
                 int((side.start / self.ratio - reach) // core),
@@ -152,8 +159,8 @@ class SlideWindows:
         return self._in(down, across)
 
     def anchors_from(self, row: int) -> float:
-        """Return the slide row above which no window of this row and the rows below has an
-        anchor.
+        """Return the least y, in slide pixels, that anchors of windows in this row of the grid or
+        later rows can have; infinity past the last row.
         """
         if row == self.grid.grid_shape[0]:
             return np.inf
@@ -161,7 +168,7 @@ class SlideWindows:
         return float((above.core[0].stop - self.reach_px) * self.ratio - SEAM_PX)
 
     def _in(self, rows: tuple[int, int], columns: tuple[int, int]) -> Iterator[int]:
-        """Yield the windows from a first to a last row and column, as far as there are any."""
+        """Yield the windows from a first to a last row and column of the grid, both included."""
         across = self.grid.grid_shape[1]
         y, x = (
             range(max(first, 0), min(last + 1, n))
@@ -171,7 +178,7 @@ class SlideWindows:
 
 
 class SettledObjects(Protocol):
-    """The objects that each window has in the end; a dict, or something that keeps them on disk."""
+    """The settled objects of each window: a dict, or a class that keeps them on disk."""
 
     def __getitem__(self, window: int) -> RunObjects:
         """Return the objects of a window."""
@@ -181,11 +188,11 @@ class SettledObjects(Protocol):
 
 
 class Counts(NamedTuple):
-    """How many objects a slide has."""
+    """Numbers of objects of a slide."""
 
-    objects: int
+    objects: int  # left after settling
     cut: int
-    """Objects that go on beyond what was looked at."""
+    """Owned objects that reach the border of their window, counted before settling."""
 
 
 def settle_windows(
@@ -194,8 +201,9 @@ def settle_windows(
     settled: SettledObjects,
     between: Callable[[], None] = lambda: None,
 ) -> Counts:
-    """Decide which window has which object, given what each window found; ``between`` is called
-    before each window and may raise.
+    """Decide which window keeps which object, given the objects that each window found.
+
+    ``between`` is called before each window of the first pass and may raise.
     """
     objects, cut, doubtful = 0, 0, []
     for window in windows:
@@ -208,6 +216,7 @@ def settle_windows(
         cut += seen.n_cut
         if not seen.owned.all():
             doubtful.append(window)
+    # second pass: objects just over the seam that no window has taken so far
     for window in doubtful:
         seen, own = found(window), settled[window]
         others = [own, *(settled[other] for other in windows.around(window))]
@@ -223,9 +232,9 @@ class Numbered:
     """Objects that have got their numbers, in the order of the numbers."""
 
     columns: Columns
-    """``id`` and what was measured, a row for each object."""
+    """``id`` and the measured columns, a row for each object."""
     complete: dict[int, Ids]
-    """Ids by object of the windows whose objects all have a number now."""
+    """For windows with no object left to number: the id of each object, (n,); 0 if dropped."""
 
 
 def number_objects(
@@ -246,7 +255,7 @@ def number_objects(
     Yields
     ------
     Numbered
-        For each row of windows, the objects that no object of later rows can precede.
+        For each row of windows, the objects whose place in the order is now final.
     """
     ids: dict[int, Ids] = {}
     left: dict[int, int] = {}
@@ -275,12 +284,13 @@ def number_objects(
             left[window] -= int(mine.sum())
         done = [window for window, missing in left.items() if not missing]
         left = {window: missing for window, missing in left.items() if missing}
+        # without the columns that only this module needs: PLACES, below
         columns = {name: table[name] for name in table if name not in PLACES}
         yield Numbered({"id": numbers} | columns, {window: ids.pop(window) for window in done})
 
 
 PLACES = ("anchor_y", "anchor_x", "window", "object")
-"""Columns that say where an object without a number is."""
+"""Columns of an object that waits for a number: anchor, window, index in the window."""
 
 
 def _unnumbered(window: int, own: RunObjects) -> Columns:

@@ -1,12 +1,11 @@
 """Tiles that cover an image, or a part of it, exactly once.
 
-A tile is a window on the image: a core that is kept, and a halo of context around it that is
-thrown away. The cores partition the image, so every pixel of a network's map comes from one tile
+A tile is a window on the image: a core that is kept, and a halo of context around the core that is
+thrown away. The cores partition the image, so every pixel of a network's output comes from one tile
 only. Windows start at multiples of ``multiple_px`` and have sides that are multiples of it, so that
-a network that pools sees every pixel in the same phase whatever the tile. The image is continued by
-reflection for ``border_px`` pixels, and there the world ends for every tile: a pixel at the border
-sees the same surroundings through any grid, and a small image costs little more than its own
-pixels.
+the cells that a network pools are the same in every tile. The image is continued by reflection for
+``border_px`` pixels, and no tile goes further. So a pixel at the border has the same surroundings
+in any grid, and a small image costs little more than its own pixels.
 """
 
 from collections.abc import Iterator
@@ -39,7 +38,7 @@ def clipped(area: Area, shape: tuple[int, int]) -> Area:
 
 
 def within(area: Area, whole: Area) -> Area:
-    """Return an area in pixels of a larger one."""
+    """Return an area relative to the first row and column of a larger area."""
     rows, columns = (
         slice(side.start - other.start, side.stop - other.start)
         for side, other in zip(area, whole, strict=True)
@@ -56,7 +55,7 @@ class Tile:
     core: Area
     """The rows and columns that this tile answers for; inside the image."""
     window: Area
-    """What is looked at: core and halo. It may leave the image on all sides."""
+    """The rows and columns of core and halo; they may leave the image on all sides."""
 
     @property
     def window_shape(self) -> tuple[int, int]:
@@ -85,12 +84,12 @@ class TileGrid:
     image_shape : (int, int)
         Height and width, at least 1.
     core_px : int
-        Largest side of a core. Cores are made smaller, evenly, where that covers the image with
-        less excess.
+        Largest side of a core, rounded up to ``multiple_px``. Cores are made smaller, all by the
+        same amount, to share the image out evenly.
     halo_px : int
         Context on each side, >= 0; rounded up to ``multiple_px``.
     multiple_px : int
-        Windows start at multiples of this and have sides that are multiples of it.
+        Windows start at multiples of ``multiple_px`` and have sides that are multiples of it.
     border_px : int, optional
         How far windows go past the image's border, rounded up to ``multiple_px``; as far as the
         halo by default.
@@ -181,7 +180,7 @@ def read_window(
     place: Area | None = None,
     image_shape: tuple[int, int] | None = None,
 ) -> RGBImage:
-    """Cut a window out of an image that is continued by reflection where the window leaves it.
+    """Cut a window out of an image; outside the image, the window shows the image reflected.
 
     Parameters
     ----------
@@ -190,8 +189,8 @@ def read_window(
     window : (slice, slice)
         Half-open bounds; may start below 0 and end past the image, by any number of pixels.
     place, image_shape : optional
-        Where ``image`` lies in the image that the window is a window of, and that image's height
-        and width; for a part of it.
+        Where ``image`` is only a part of the whole image: the area of the part, and the height and
+        width of the whole image, to which ``window`` refers.
 
     Returns
     -------
@@ -209,7 +208,7 @@ def read_window(
         for known, side in zip(seen, window, strict=True)
     )
     short = max(top, bottom) < size_of(seen)[0] and max(left, right) < size_of(seen)[1]
-    # nineteen times faster than indexing
+    # OpenCV is nineteen times faster here than the indexing below
     if short and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
         continued = cv2.copyMakeBorder(part, top, bottom, left, right, cv2.BORDER_REFLECT_101)
         return np.asarray(continued, np.uint8)
@@ -217,19 +216,18 @@ def read_window(
         _reflected(side, size) - known.start
         for side, size, known in zip(window, (height, width), place, strict=True)
     )
-    # the contiguous part that is needed first, so that a window of a large image costs no more than
-    # itself
+    # first cut out the contiguous part that is needed: only its pixels are then copied
     part = image[y.min() : y.max() + 1, x.min() : x.max() + 1]
     return np.asarray(part[y - y.min()][:, x - x.min()])
 
 
 def round_up(value: int, multiple: int) -> int:
-    """Return the smallest multiple that is no less than a value."""
+    """Round a value up to the next multiple."""
     return -(-value // multiple) * multiple
 
 
 def _reflected(window: slice, size: int) -> npt.NDArray[np.intp]:
-    """Return the pixels of a line that a window sees when reflection continues the line."""
+    """Return the index, 0..size-1, of the pixel that each place of a window shows by reflection."""
     period = max(2 * (size - 1), 1)
     place = np.arange(window.start, window.stop) % period
     return np.where(place < size, place, period - place)

@@ -1,13 +1,13 @@
-"""Where a slide shows tissue: everything that absorbs more than its glass, except marker ink.
+"""Find tissue on a slide: everything that absorbs more than empty glass, except marker ink.
 
-The threshold hangs on the glass of the slide itself and on nothing else, so neither a pale section
-nor a thick stroke of ink moves it (a threshold between two modes, such as Otsu's, is drawn to the
-ink and loses the pale section). Ink is told by its colour: whatever the stains, tissue absorbs
-green most; green and blue ink do not, red ink lets red pass as no tissue does, and black ink
-absorbs all alike, over an area larger than any pigment.
+The threshold depends on the empty glass of the slide only, so neither a pale section nor a thick
+stroke of ink moves it. (Ink would move a threshold between two modes, such as Otsu's, so far that
+the pale section is lost.) Ink is recognised by its colour: tissue absorbs green most, with any
+stain; green and blue ink do not; red ink absorbs far less red than tissue does; black ink absorbs
+all colours strongly, over an area larger than any pigment.
 
-What is left out is not looked at, so the mask errs on the side of tissue: it is widened, and gaps
-within tissue belong to it.
+Nuclei outside the mask are never found, so the mask includes too much rather than too little: it is
+widened, and gaps within tissue belong to it.
 """
 
 import cv2
@@ -19,20 +19,20 @@ from histocli.inference.tiling import clipped
 
 # optical density of green above glass; the palest connective tissue has about 0.08
 FAINTEST_TISSUE = 0.045
-# optical density between the channels of glass; more is a stain, and no glass is in sight
+# largest difference in optical density between the channels of glass; more means stained tissue
 NEUTRAL = 0.10
-# the mask is made at this pixel size, or at that of a coarser overview; noise below is averaged out
+# micrometres per pixel at which the mask is made, unless the overview is coarser; reduces noise
 COARSE_UM = 4.0
-MARGIN_UM = 24.0  # how far the mask is widened
-GAP_UM2 = 40_000.0  # smaller gaps within tissue are lumina, vessels and fat
-SPECK_UM2 = 30.0  # smaller islands hold no nucleus
-# ink covers at least a disc of this diameter; red cells, pigment and single nuclei do not
+MARGIN_UM = 24.0  # width of the margin that is added to the mask, in micrometres
+GAP_UM2 = 40_000.0  # smaller gaps in tissue, such as lumina, vessels and fat, are filled
+SPECK_UM2 = 30.0  # islands of a smaller area hold no nucleus and are removed
+# diameter, in micrometres, of a disc that fits into ink, but not into red cells, pigment or nuclei
 INK_UM = 60.0
 BLACK_OD = 1.2  # optical density of black ink in the channel that absorbs least
 
 
 def tissue_mask(overview: RGBImage, mpp: float, glass_level: float) -> BoolMask:
-    """Find tissue on a coarse view of a slide; at most some 10 um per pixel.
+    """Find tissue on an overview of a slide, at about 10 um per pixel or finer.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def tissue_mask(overview: RGBImage, mpp: float, glass_level: float) -> BoolMask:
     """
     height, width = overview.shape[:2]
     step = max(1, int(COARSE_UM / mpp))
-    # margins are tens of micrometres, so finer pixels than this only take longer
+    # finer pixels than COARSE_UM would only take longer
     down, right = -height % step, -width % step
     padded = cv2.copyMakeBorder(overview, 0, down, 0, right, cv2.BORDER_REPLICATE)
     size = (padded.shape[1] // step, padded.shape[0] // step)
@@ -84,12 +84,12 @@ def squares_of_tissue(
     ----------
     tissue : ndarray of bool, shape (h, w)
     factor : int
-        Slide pixels along a side of a cell of the mask.
+        Slide pixels along a side of a pixel of the mask.
     ratio : float
         Slide pixels along a side of an image pixel.
     image_shape : (int, int)
     n, side_px : int
-        Largest number of squares, and the side of one; squares at the image's border are cut.
+        Largest number of squares, and their side in image pixels; the image's border cuts squares.
     """
     cells = np.argwhere(tissue)
     chosen = cells[np.unique(np.linspace(0, max(len(cells) - 1, 0), n).astype(int))[: len(cells)]]
@@ -98,16 +98,14 @@ def squares_of_tissue(
     for y, x in ((chosen + 0.5) * factor / ratio).astype(int).tolist():
         square = slice(y - half, y + half), slice(x - half, x + half)
         rows, columns = clipped(square, image_shape)
-        # a cell may reach over the border
+        # the centre of a mask pixel at the border may lie outside the image
         if rows.start < rows.stop and columns.start < columns.stop:
             squares.append((rows, columns))
     return squares
 
 
 def ink_colours(density: FloatArray) -> BoolMask:
-    """Tell which pixels have a colour that ink has and tissue has not, given optical density above
-    glass, shape (H, W, 3).
-    """
+    """Tell which pixels have a colour of ink, given optical density above glass, (H, W, 3)."""
     red, green, blue = density[..., 0], density[..., 1], density[..., 2]
     strongest = np.maximum(np.maximum(red, green), blue)
     green_ink = (red > 1.25 * green + 0.05) & (blue > 1.1 * green)
@@ -120,7 +118,7 @@ def ink_colours(density: FloatArray) -> BoolMask:
 
 
 def _extended(ink: BoolMask, mpp: float) -> BoolMask:
-    """Keep what is as wide as a stroke, with its soft rim."""
+    """Keep ink that is as wide as a stroke of a pen, and its paler rim."""
     opened = cv2.morphologyEx(ink.view(np.uint8), cv2.MORPH_OPEN, _disc(INK_UM / 2 / mpp))
     return np.asarray(
         cv2.dilate(opened, _disc(INK_UM / 3 / mpp)).astype(bool) & (ink | (opened > 0))
@@ -128,8 +126,8 @@ def _extended(ink: BoolMask, mpp: float) -> BoolMask:
 
 
 def _glass(overview: RGBImage, glass_level: float) -> npt.NDArray[np.float64]:
-    """Return the colour of glass, plus one: its median where it is in sight, else a neutral one of
-    that level.
+    """Return the colour of glass, plus one: the median of bright pixels if these are neutral, else
+    grey of the given level.
     """
     bright = overview.max(axis=2) >= glass_level - 1 - 6
     if bright.any():

@@ -1,10 +1,12 @@
-"""Windows on the maps of an image, and the objects that each of them finds.
+"""Windows on the maps of an image, and the objects that are found in each window.
 
-Networks and instances have grids of their own. A network's tile may be of any size without changing
-a pixel of the maps. Instances are found on windows of the finished maps, whose size is fixed.
+A network turns pixels into maps (nucleus probability and border distance) on tiles of any size.
+Objects are found on windows of the finished maps; the grid of windows is fixed and independent of
+the tiles. A window is a core and a halo of context around it; the cores partition the image.
 
-An object that lies on several windows is seen several times. It belongs to the window whose core
-holds its anchor (:mod:`histocli.instances.anchors`). Where two windows see an object differently,
+An object that lies in several windows is found several times. The window whose core holds the
+anchor of the object owns it; the anchor is the pixel that stands for the object's place
+(:mod:`histocli.instances.anchors`). Where two windows find different outlines or anchors,
 :mod:`histocli.inference.settling` decides.
 """
 
@@ -22,14 +24,14 @@ WINDOW_PX = 1536
 """Largest side of a window's core, in pixels: small enough to keep workers busy, large enough that
 halos cost little."""
 WINDOW_HALO_UM = 20.0
-"""Halo of a window, in micrometres. A nucleus reaches less far from its middle, and its neighbours
-shape it no further off."""
+"""Halo of a window, in micrometres: more than the radius of a nucleus, and enough for the
+neighbours that change its outline."""
 LARGEST_HALO_UM = 40.0
-"""Where an object leaves its window, the halo grows up to this, in micrometres. What is larger is
-no nucleus."""
+"""Largest halo, in micrometres, of a window that is enlarged because an object leaves it. A nucleus
+is not larger."""
 SEAM_PX = 4
-"""An object that two windows see differently has its anchor on the wrong side of the seam by no
-more pixels than this."""
+"""A window also keeps objects with anchors up to so many pixels outside its core, because the next
+window may place the anchor on this side of the seam, the line between two cores."""
 
 
 def window_grid(image_shape: tuple[int, int], mpp: float) -> TileGrid:
@@ -38,21 +40,22 @@ def window_grid(image_shape: tuple[int, int], mpp: float) -> TileGrid:
 
 
 def largest_halo_px(mpp: float) -> int:
-    """Return how far windows look at most beyond their core, at a pixel size."""
+    """Return the largest halo of a window, in pixels, at a pixel size."""
     return round(LARGEST_HALO_UM / mpp)
 
 
 def window_objects(
     labels: InstanceLabels, scores: FloatArray, tile: Tile, image_shape: tuple[int, int]
 ) -> RunObjects:
-    """Take what a window owns, or nearly owns, out of its label image.
+    """Return the objects of a label image with anchors in a window's core or up to ``SEAM_PX``
+    outside it; of those outside, only objects that no border of the window cuts.
 
     Parameters
     ----------
     labels : ndarray of int32, shape of the part of ``tile.window`` that lies inside the image
         0 = background, 1..n.
     scores : ndarray of float, of the same shape
-        Averaged over each object.
+        Nucleus probability; averaged over each object.
     tile : Tile
     image_shape : (int, int)
         Height and width of the image.
@@ -97,20 +100,20 @@ def decode_window(
     decode: Callable[[FloatArray], InstanceLabels],
     largest_halo_px: int,
 ) -> RunObjects:
-    """Turn one window of an image's maps into objects; look further where one of its own objects
-    leaves the window.
+    """Find the objects of one window of an image's maps; enlarge the window if it cuts an object
+    that it owns.
 
     Parameters
     ----------
     maps_of : callable
-        Returns the maps, shape (rows, columns, 2), of any part of the image; the first of them
-        gives the scores.
+        Returns the maps, shape (rows, columns, 2), of any part of the image; the first map is the
+        nucleus probability.
     image_shape : (int, int)
         Height and width of the image.
     tile : Tile
-        Its window says how far to look at first.
+        Core and first size of the window.
     decode : callable
-        Maps to labels 1..n.
+        Turns maps into labels 1..n.
     largest_halo_px : int
         The halo is doubled until no owned object is cut, or until it has reached this.
     """

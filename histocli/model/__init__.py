@@ -1,1 +1,1 @@
-"""Networks only: the shared core of every command."""
+"""The networks that the commands share."""

@@ -1,16 +1,16 @@
-"""A trained network on tiles whose inner layers would not fit into memory at once.
+"""Run a trained network on tiles whose inner layers would not fit into memory at once.
 
-The surroundings that a tile needs are computed and then thrown away, so few large tiles cost less
-than many small ones; but the inner layers of a tile take a hundred times the memory of its pixels.
-Here every level of a network (:mod:`histocli.model.levels`) works in bands of rows. A band is
-computed together with the few rows around it that its convolutions see, and only what other levels
-need is kept::
+The surroundings of a tile are computed and then thrown away, so few large tiles cost less than many
+small ones. But the inner layers of a tile take a hundred times the memory of its pixels. Here every
+level of a network (:mod:`histocli.model.levels`) is computed in bands of rows, each together with
+the few rows around the band that its convolutions see. Only the results that other levels need are
+kept::
 
     pixels --bands--> level 0 --bands--> level 1 ... deepest        kept: one tensor a level
     maps   <--bands-- level 0 <--bands-- level 1 ...
 
-The maps are those of the network itself up to rounding, and equal to the last bit for bands of any
-height. Batch normalisation and the standardising of pixels are folded into the convolutions'
+The maps equal those of the network itself up to rounding, and do not depend on the height of the
+bands. Batch normalisation and the standardising of pixels are folded into the convolutions'
 weights.
 """
 
@@ -26,19 +26,19 @@ from histocli.model.levels import LevelNetwork, walk
 from histocli.model.normalisation import PIXEL_MEAN, PIXEL_STD
 
 BAND_BYTES = 32e6
-"""Size of the widest tensor of a band on a processor. With smaller bands, the rows around them cost
-more than the processor's cache saves."""
-CUDA_BAND_BYTES = 512e6
+"""Bytes of the largest tensor of a band on a CPU. With smaller bands, computing the rows around
+bands costs more than the cache saves."""
+CUDA_BAND_BYTES = 512e6  # the same on a GPU
 WORKSPACE = 8
-"""Bytes that the tensors of a band and the network's library take for each byte of the widest
-tensor; measured on tissue, with some reserve."""
+"""Bytes that all tensors of a band and PyTorch itself take for each byte of the largest tensor;
+measured on tissue, with some reserve."""
 
 
 Convolution = Callable[[Tensor], Tensor]
 
 
 class BandedNetwork:
-    """A network with the weights that it has now, ready for large tiles.
+    """A network with its present weights, ready for large tiles.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ class BandedNetwork:
     dtype : torch.dtype
         Number format of all layers.
     band_bytes : float, optional
-        Size of the widest tensor of a band.
+        Size of the largest tensor of a band; by default, that for the device.
     between : callable, optional
         Called between bands; may raise.
     """
@@ -84,9 +84,9 @@ class BandedNetwork:
         return partial(functional.conv2d, weight=weight, bias=bias, stride=stride, padding=padding)
 
     def _on_pixels(self, block: ConvBlock) -> Convolution:
-        """Return the first block as a convolution on pixels less their mean.
+        """Return the first block as a convolution on pixels minus their mean.
 
-        It moves by whole cells, so the pixels of a cell need not become channels first.
+        Its stride is one cell, so the pixels of a cell need not become channels first.
         """
         weight, bias = _without_normalisation(block)
         channels, side = weight.shape[0], self._fold
@@ -106,7 +106,7 @@ class BandedNetwork:
         tiles : Tensor of uint8, shape (N, H, W, 3)
             sRGB; H and W multiples of the network's ``multiple_px``.
         out : Tensor of float32, shape (N, maps, H, W)
-            Takes the maps, such as nucleus probability and normalised border distance, 0..1.
+            Receives the maps, such as nucleus probability and normalised border distance, 0..1.
         """
 
         def up(index: int, below: Tensor, kept: Tensor) -> Tensor:
@@ -122,9 +122,9 @@ class BandedNetwork:
         walk(len(self._channels), tiles, self._down, up)
 
     def _down(self, index: int, above: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return what a level keeps, and its pooled form for the level below.
+        """Return the result of a level, and the same pooled for the level below.
 
-        The finest level begins with the tiles, the others with what the level above has pooled.
+        ``above`` is the tiles for the finest level, else the pooled result of the level above.
         """
         n, channels, layers = above.shape[0], self._channels[index], self._layers_down[index]
         height, width = (
@@ -147,8 +147,8 @@ class BandedNetwork:
     def _up_in_bands(
         self, index: int, below: Tensor, kept: Tensor
     ) -> Iterator[tuple[slice, Tensor]]:
-        """Yield bands of what a level makes of the level below and of what it kept itself; in the
-        finest level, of what the head makes of that.
+        """Yield bands of a level's result on the way up, from the level below and the level's own
+        kept result; in the finest level, bands of the head's logits.
         """
         n, channels, height, width = kept.shape
         layers = self._layers_up[index]
@@ -173,15 +173,15 @@ class BandedNetwork:
             yield slice(start, stop), slice(max(start - reach, 0), min(stop + reach, height))
 
     def _pixels(self, tiles: Tensor, rows: slice) -> Tensor:
-        """Return the pixels of some rows of cells, less their mean.
+        """Return the pixels of some rows of cells, minus their mean.
 
-        Convolutions continue a tile by zeros, and so by the mean.
+        Convolutions continue a tile by zeros, so here by pixels of the mean.
         """
         part = tiles[:, rows.start * self._fold : rows.stop * self._fold].to(self._dtype)
         return part.sub_(255 * PIXEL_MEAN).permute(0, 3, 1, 2)
 
     def _joined(self, below: Tensor, kept: Tensor) -> Tensor:
-        """Return the coarser level, every pixel four times, and the finer one in one tensor."""
+        """Return the level below, each pixel repeated 2 x 2, and the kept result in one tensor."""
         n, deep, height, width = below.shape
         both = self._empty(n, deep + kept.shape[1], 2 * height, 2 * width)
         both[:, deep:] = kept
@@ -190,7 +190,7 @@ class BandedNetwork:
         return both
 
     def _write(self, logits: Tensor, out: Tensor) -> None:
-        """Turn the head's numbers, shape (N, logits * fold**2, h, w), into maps."""
+        """Turn the head's logits, shape (N, logits * fold**2, h, w), into maps."""
         n, channels, height, width = logits.shape
         side = self._fold
         values = torch.sigmoid_(logits.float()).view(
@@ -206,7 +206,7 @@ class BandedNetwork:
 
 
 def _without_normalisation(block: ConvBlock) -> tuple[Tensor, Tensor]:
-    """Return weight and bias of a convolution that does what a block does before its rectifier."""
+    """Return weight and bias of a convolution that equals a block without its rectifier."""
     norm, convolution = block.normalisation, block.convolution
     assert norm.running_mean is not None
     assert norm.running_var is not None
@@ -215,7 +215,7 @@ def _without_normalisation(block: ConvBlock) -> tuple[Tensor, Tensor]:
 
 
 def expected_bytes(network: LevelNetwork, pixels: float, bytes_a_number: int) -> float:
-    """Return the bytes that a tile of so many pixels takes at most, pixels and maps included."""
+    """Return the largest number of bytes that a tile of ``pixels`` pixels takes, maps included."""
     widest = pixels * network.widest_per_px * bytes_a_number
     kept = pixels * (network.kept_per_px * bytes_a_number + 8)
     return kept + WORKSPACE * min(BAND_BYTES, widest)

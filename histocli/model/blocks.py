@@ -41,7 +41,7 @@ class Encoder(nn.ModuleList):
         super().__init__(DoubleConv(*pair) for pair in pairwise((channels_in, *channels)))
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Return what each level makes of (N, C_in, H, W), the finest first."""
+        """Map (N, C_in, H, W) to the output of each level, the finest first."""
         seen: list[Tensor] = []
         for level in self:
             x = level(functional.max_pool2d(x, 2) if seen else x)
@@ -50,7 +50,10 @@ class Encoder(nn.ModuleList):
 
 
 def pooled_by_nuclei(features: Tensor, nuclei: Tensor, cell_px: int) -> Tensor:
-    """Pool features (N, C, h, w) inside nuclei (N, 1, H, W) and between them, to (N, 2 C)."""
+    """Average features (N, C, h, w) inside nuclei (N, 1, H, W) and outside, to (N, 2 C).
+
+    ``cell_px`` is the side, in pixels of ``nuclei``, of a position of the features.
+    """
     features = features.float()
     inside = functional.avg_pool2d(nuclei.float(), cell_px)
     pooled = [

@@ -1,8 +1,9 @@
 """Critics: one judges whether nuclei look real, one whether two crops match, one whole patches.
 
-The obvious critic, one answer per patch under spectral normalisation, never learns here: most of a
-synthetic patch is real tissue. This one answers per pixel and is asked about nuclei only (a U-Net
-as in Schoenfeld et al. 2020, without its patch answer).
+The refiner repaints the nuclei of synthetic patches and is trained against the first two. A usual
+critic, with one answer per patch and spectral normalisation, does not learn here, because most of
+a synthetic patch is real tissue. :class:`RealismCritic` answers per pixel and is asked about nuclei
+only (a U-Net as in Schoenfeld et al. 2020, without the answer per patch).
 """
 
 from itertools import pairwise
@@ -17,9 +18,9 @@ from histocli.model.refiner import SLOPE, style_features
 
 
 def texture_of(pixels: Tensor) -> Tensor:
-    """Take tone away: return what means over 9 and over 3 pixels leave, (N, 2 C, H, W).
+    """Return pixels minus their means over 9 x 9 and over 3 x 3 pixels, (N, 2 C, H, W).
 
-    Both are amplified to about unit spread.
+    The two differences lack the tone of the image; both are amplified to about unit spread.
     """
 
     def band(side: int, gain: float) -> Tensor:
@@ -32,13 +33,13 @@ def texture_of(pixels: Tensor) -> Tensor:
 class RealismCritic(nn.Module):
     """Tells per pixel, at half resolution, whether a nucleus is real.
 
-    It is blind to tone: real nuclei are known from a rough map, which finds the dark ones, and a
-    critic that saw how dark a nucleus is would teach the refiner to darken the pale ones. Texture
-    alone tells real nuclei from synthetic ones with an AUC above 0.9 within 200 steps; a critic of
-    unchanged pixels needed 800 steps for 0.7.
+    The critic does not see tone. Its real nuclei come from the rough map, an automatic map that
+    finds mostly dark nuclei; a critic that saw darkness would teach the refiner to darken pale
+    nuclei. Texture alone separates real from synthetic nuclei with an AUC above 0.9 within 200
+    steps; a critic of unchanged pixels needed 800 steps for 0.7.
 
-    Three levels see about 70 pixels around each pixel: a nucleus and its neighbourhood, not the
-    arrangement of nuclei, which a refiner cannot change and should not be punished for.
+    Three levels see about 70 pixels around each pixel: a nucleus and its neighbourhood, but not the
+    arrangement of nuclei, which a refiner cannot change.
     """
 
     def __init__(self, channels: tuple[int, ...] = (16, 32, 64)) -> None:
@@ -50,9 +51,9 @@ class RealismCritic(nn.Module):
         self.head = nn.Conv2d(channels[0], 1, 1)
 
     def features(self, pixels: Tensor) -> list[Tensor]:
-        """Return what the critic sees in sRGB (N, 3, H, W); sides are multiples of 8.
+        """Map sRGB in 0..1, (N, 3, H, W), sides multiples of 8, to features.
 
-        There is one map per level, at 1/2, 1/4, 1/8 and again 1/2 of the resolution.
+        They are the encoder's at 1/2, 1/4 and 1/8 of the resolution, and the decoder's at 1/2.
         """
         seen: list[Tensor] = self.encoder(functional.pixel_unshuffle(texture_of(pixels), 2))
         x = seen[-1]
@@ -62,7 +63,7 @@ class RealismCritic(nn.Module):
         return [*seen, x]
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Map sRGB in 0..1, shape (N, 3, H, W), to logits of being real, float32 (N, H/2, W/2)."""
+        """Map sRGB in 0..1, (N, 3, H, W), to logits of being real, float32, (N, H/2, W/2)."""
         logits: Tensor = self.head(self.features(pixels)[-1])[:, 0].float()
         return logits
 
@@ -104,8 +105,8 @@ class StyleCritic(nn.Module):
 class Classifier(nn.Module):
     """Tells real from synthetic patches of any size.
 
-    Convolutions, then mean and maximum over the patch, then one logit. The maximum lets one
-    impossible nucleus betray a patch of real tissue.
+    Convolutions, then mean and maximum over the patch, then one logit. With the maximum, a single
+    unrealistic nucleus can mark a patch as synthetic.
     """
 
     def __init__(self, channels: tuple[int, ...] = (16, 32, 64)) -> None:

@@ -1,14 +1,17 @@
-"""Networks in the shape of a U: a list of levels that the pixels go down and come up again.
+"""U-shaped networks: a list of levels that are run from the finest to the deepest and back.
 
-Every level has half the resolution of the level above it. On the way down it passes its result
-on to the level below; on the way up it joins what comes back with its own result::
+Every level has half the resolution of the level above it. On the way down, a level keeps its
+result and passes it on, pooled, to the level below. On the way up, a level joins the result of the
+level below with the result that it kept::
 
-    pixels ── down ── level 0 ─────────────────────── up ── head ── maps
+    pixels ── down ── level 0 ─────────────────────── up ── head ── logits
                  └── down ── level 1 ──────────── up ──┘
                         └── down ── deepest level ──┘
 
-A network of this kind says by itself how far it looks and how much memory it takes, so that
-whoever cuts images into tiles knows no number of it.
+To predict, the caller applies the logistic function to the logits and turns the values into maps,
+such as nucleus probability and border distance (``LevelNetwork.maps_of``). A network reports its
+halo (how far it sees around a pixel) and the number of values that it keeps for each pixel. So code
+that cuts images into tiles works with any such network.
 """
 
 from abc import ABC, abstractmethod
@@ -25,25 +28,25 @@ from histocli.model.normalisation import standardise
 
 @dataclass(frozen=True)
 class Level:
-    """What a network does at one resolution."""
+    """The blocks of a network at one resolution; the network itself registers their weights."""
 
     down: Sequence[ConvBlock]
-    """Applied to what comes from above, in order; the result is kept, and pooled for the level
-    below."""
+    """Applied in order on the way down; the result is kept, and pooled for the level below."""
     up: Sequence[ConvBlock]
-    """Applied to what comes from below, joined with what was kept; empty in the deepest level."""
+    """Applied in order on the way up, to the level below joined with the kept result; empty in the
+    deepest level."""
 
     @property
     def channels(self) -> int:
-        """Channels of what is kept."""
+        """Channels of the result that is kept."""
         return self.down[-1].convolution.out_channels
 
 
 class LevelNetwork(nn.Module, ABC):
-    """A network from pixels to maps that is a list of levels and a head.
+    """A network from pixels to logits that is a list of levels and a head.
 
-    The finest level works on cells of ``fold`` x ``fold`` pixels, whose colours are its channels;
-    the head returns the values of all pixels of a cell in the same way.
+    The finest level works on cells of ``fold`` x ``fold`` pixels: the 3 ``fold``**2 colour values
+    of a cell are channels of one position. The head returns all logits of a cell as channels too.
     """
 
     fold: int
@@ -57,7 +60,7 @@ class LevelNetwork(nn.Module, ABC):
 
     @abstractmethod
     def maps_of(self, values: Tensor) -> Tensor:
-        """Turn the logistic function of the logits, shape (N, logits, ...), into maps."""
+        """Turn logits, (N, logits, ...), after the caller's logistic function, into maps."""
 
     @property
     def cells_px(self) -> list[int]:
@@ -71,20 +74,21 @@ class LevelNetwork(nn.Module, ABC):
 
     @property
     def halo_px(self) -> int:
-        """Context that decides a pixel's maps, in pixels; a multiple of ``multiple_px``.
+        """How far around a pixel the network sees, in pixels; a multiple of ``multiple_px``.
 
-        Each 3 x 3 convolution looks one cell of its level further, and the grids of pooling less
-        than one cell of the deepest level.
+        Each 3 x 3 convolution adds one cell of its level; the positions of the pooling grids add
+        less than one cell of the deepest level.
         """
         convolutions = [len(level.down) + len(level.up) for level in self.levels]
         convolutions[0] += 1  # the head
         reach = sum(n * cell for n, cell in zip(convolutions, self.cells_px, strict=True))
+        # one multiple to round up, one for the pooling grids
         return (reach // self.multiple_px + 2) * self.multiple_px
 
     @property
     def kept_per_px(self) -> float:
-        """Numbers that are kept for each pixel of the input while it goes down and up: the result
-        of every level, and the largest of the pooled ones on its way to the level below.
+        """Values in memory between levels, for each pixel of the input: the kept results of all
+        levels and the largest pooled result.
         """
         channels = [level.channels for level in self.levels]
         cells = self.cells_px
@@ -94,8 +98,8 @@ class LevelNetwork(nn.Module, ABC):
 
     @property
     def widest_per_px(self) -> float:
-        """Numbers of the widest tensor for each pixel of the input: both inputs of the finest
-        level on the way up, joined.
+        """Values of the largest tensor, for each pixel of the input: the results of the two finest
+        levels, joined at the highest resolution on the way up.
         """
         return sum(level.channels for level in self.levels[:2]) / self.fold**2
 
@@ -125,15 +129,18 @@ def walk(
     down: Callable[[int, Tensor], tuple[Tensor, Tensor | None]],
     up: Callable[[int, Tensor, Tensor], Tensor],
 ) -> Tensor:
-    """Go down all levels and up again, from what the finest level begins with.
+    """Run all levels down and up again, given the input of the finest level.
+
+    Levels are given as functions, since :mod:`histocli.model.bands` runs them in its own way.
 
     Parameters
     ----------
     down : callable
-        Given a level's number and what comes from above, returns what is kept and what goes to
-        the level below; None in the deepest level.
+        Given a level's number and input, returns the result to keep and the input of the level
+        below; in the deepest level, None for the second.
     up : callable
-        Given a level's number, what comes from below and what was kept, returns what goes on.
+        Given a level's number, the result of the level below and its own kept result, returns
+        the result of the level.
     """
     kept: list[Tensor] = []
     below: Tensor | None = x

@@ -1,13 +1,12 @@
-"""Every image goes through this before a network sees it, in training and afterwards.
+"""Brightness and contrast of an image, changed before a network sees it.
 
-Scanners and cameras render empty glass anywhere between mid-grey and white. Networks see it white:
-brightness is measured per image and divided out, so that a dim microscope is no new domain.
+Scanners and cameras render empty glass anywhere between mid-grey and white. Networks see white
+glass: the level of glass is measured in each image and divided out, in training and afterwards.
 
-A faint staining is no new domain either. Where an image that is to be segmented is flatter than
-most of the images that a network learnt from, its absorbances are spread about their mean until it
-is as flat as those. The threshold, called the contrast floor, is measured on the patches that a
-network is trained on and stands in its header; tissue that the network was adapted to is as a rule
-left alone.
+Contrast is the spread of red absorbance over tissue. An image to segment may be stained more
+faintly than most training images. Then its absorbances are moved away from their mean until the
+spread reaches the contrast floor, but at most by a factor of 2.5. The floor is measured on the
+training patches and stored in the header of the model.
 """
 
 from collections.abc import Iterable
@@ -23,8 +22,8 @@ from histocli.base.types import FloatArray, Json, RGBImage
 from histocli.optics.density import WHITE_LEVEL, rgb_to_optical_density
 
 PIXEL_MEAN, PIXEL_STD = 0.65, 0.22
-"""Brightness and contrast of typical H&E in 0..1. They are fixed; differences between stains are
-left to augmentation."""
+"""Mean and spread of the pixel values of typical H&E, in 0..1. They are the same for all images;
+augmentation in training covers differences between stains."""
 
 
 def glass_to_white(image: RGBImage, glass_level: float) -> RGBImage:
@@ -35,8 +34,8 @@ def glass_to_white(image: RGBImage, glass_level: float) -> RGBImage:
 
 
 def white_to_glass(image: RGBImage, glass_level: float) -> RGBImage:
-    """Darken an image with white glass such that its glass has a level; up to rounding, the inverse
-    of ``glass_to_white``.
+    """Darken an image with white glass such that its glass has the given level; the inverse of
+    ``glass_to_white`` up to rounding.
     """
     return _brightened(image, glass_level / WHITE_LEVEL)
 
@@ -55,20 +54,20 @@ def _mapped(image: RGBImage, table: npt.NDArray[np.floating[Any]]) -> RGBImage:
     return np.asarray(mapped, np.uint8).reshape(image.shape)
 
 
-TISSUE_DENSITY = 0.45  # a pixel whose three absorbances add up to more is no glass
-FEWEST_PX = 500  # fewer pixels of tissue give no contrast
-LARGEST_GAIN = 2.5  # more would spread noise too far
+TISSUE_DENSITY = 0.45  # a pixel is tissue if its three absorbances add up to more
+FEWEST_PX = 500  # pixels of tissue that are needed to measure contrast
+LARGEST_GAIN = 2.5  # a larger factor would amplify noise too much
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """How stain is spread over tissue, in optical density (natural log)."""
+    """Mean and spread of absorbance over tissue, in optical density (natural log)."""
 
     mean: tuple[float, float, float]
     """Mean absorbance of red, green and blue light."""
     spread: float
-    """Standard deviation of the absorbance of red light, which nuclei take up and their
-    surroundings hardly do."""
+    """Standard deviation of the absorbance of red light, which nuclei absorb much more than their
+    surroundings."""
 
     def gain(self, floor: float) -> float:
         """Return the factor, 1 to 2.5, that brings the spread up to a floor."""
@@ -80,7 +79,7 @@ class Contrast:
 
     @classmethod
     def from_json(cls, values: Json) -> Self:
-        """Rebuild a contrast from what ``to_json`` returned."""
+        """Rebuild a contrast from the values that ``to_json`` returned."""
         red, green, blue = values["mean"]
         return cls((red, green, blue), values["spread"])
 
@@ -92,8 +91,7 @@ def tissue_moments(pixels: RGBImage) -> npt.NDArray[np.float64]:
     Returns
     -------
     ndarray of float64, shape (7,)
-        Number of pixels, and the sums of the absorbances of red, green and blue and of their
-        squares.
+        Number of tissue pixels; sums of the absorbances of red, green and blue; sums of squares.
     """
     density = rgb_to_optical_density(pixels).reshape(-1, 3)
     tissue = density[density.sum(axis=1) > TISSUE_DENSITY].astype(np.float64)
@@ -101,7 +99,7 @@ def tissue_moments(pixels: RGBImage) -> npt.NDArray[np.float64]:
 
 
 def contrast_from(moments: npt.NDArray[np.float64]) -> Contrast | None:
-    """Return the contrast, given ``tissue_moments``; None where there is hardly any tissue."""
+    """Return the contrast, given ``tissue_moments``; None for less than ``FEWEST_PX`` of tissue."""
     n = moments[0]
     if n < FEWEST_PX:
         return None
@@ -112,8 +110,9 @@ def contrast_from(moments: npt.NDArray[np.float64]) -> Contrast | None:
 
 
 def contrast_of(parts: Iterable[RGBImage]) -> Contrast | None:
-    """Measure the contrast of an image with white glass, given in parts of shape (..., 3); None
-    where it shows hardly any tissue.
+    """Measure the contrast of an image with white glass, given in parts of shape (..., 3).
+
+    None for less than ``FEWEST_PX`` of tissue.
     """
     return contrast_from(sum((tissue_moments(part) for part in parts), start=np.zeros(7)))
 
@@ -121,8 +120,8 @@ def contrast_of(parts: Iterable[RGBImage]) -> Contrast | None:
 def contrast_floor(
     moments: npt.NDArray[np.float64], group: npt.NDArray[np.integer], quantile: float
 ) -> float:
-    """Return the spread of red absorbance below which a share (``quantile``) of some groups of
-    images lies; 0 for a share of 0, or where no group shows tissue.
+    """Return a quantile of the spread of red absorbance over groups of images; 0 for quantile 0, or
+    if no group shows tissue.
 
     Parameters
     ----------
@@ -141,14 +140,14 @@ def contrast_floor(
 
 
 def raise_contrast(image: RGBImage, contrast: Contrast | None, floor: float) -> RGBImage:
-    """Spread the absorbances of an image about their mean, up to a floor of contrast.
+    """Raise the contrast of an image to a floor, by at most ``LARGEST_GAIN``.
 
     Parameters
     ----------
     image : ndarray of uint8, shape (..., 3)
         With white glass, which stays white.
     contrast : Contrast or None
-        Contrast of the whole slide, of which this may be a part; None changes nothing.
+        Contrast of the slide that the image is, or is a part of; None changes nothing.
     floor : float
         Least spread, in optical density; 0 changes nothing.
     """
@@ -161,8 +160,9 @@ def raise_contrast(image: RGBImage, contrast: Contrast | None, floor: float) -> 
 
 
 def density_table(contrast: Contrast | None, floor: float) -> npt.NDArray[np.float32]:
-    """Return the absorbance, before :func:`raise_contrast`, of each of 256 values of red, green and
-    blue, shape (256, 3).
+    """Return the original absorbance of each value, 0..255, that :func:`raise_contrast` returns.
+
+    Shape (256, 3), for red, green and blue.
     """
     density: FloatArray = np.repeat(
         rgb_to_optical_density(np.arange(256, dtype=np.uint8))[:, None], 3, axis=1

@@ -1,9 +1,10 @@
-"""The refiner: it repaints the nuclei of a synthetic patch in the manner of a reference image.
+"""The refiner: a network that repaints the nuclei of a synthetic patch to match a reference.
 
-Residual and fully convolutional: what it returns is a change of optical density, zero before
-training, and zero wherever the gate is closed. The style of the reference, pooled inside its nuclei
-and between them, modulates every block (feature-wise affine modulation, Perez et al. 2018). It sees
-optical density, in which stains add up.
+The reference is the real image that the patch imitates. The refiner is fully convolutional. Its
+input is optical density, in which stains add up; its output is a change of optical density. The
+change is zero before training. It is multiplied by the gate, a map in 0..1 that says how far each
+pixel may change. The style of the reference is a vector of features, averaged inside nuclei and
+outside; it modulates every block (feature-wise affine modulation, Perez et al. 2018).
 """
 
 from dataclasses import asdict, dataclass
@@ -20,26 +21,26 @@ from histocli.model.blocks import pooled_by_nuclei
 SLOPE = 0.1
 """Slope of the leaky rectifiers below 0."""
 CHANNELS_IN = 3 + 1 + 1
-"""Optical density, nuclei, and noise, since chromatin does not follow from outlines."""
+"""Channels: optical density, nuclei, noise. The noise varies chromatin between equal outlines."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RefinerArchitecture:
-    """What has to be known to build a refiner before its weights are loaded."""
+    """The shape of a refiner, from which it is built before its weights are loaded."""
 
     family: str = "modulated-residual"
     width: int = 24
     blocks: int = 4
     style: int = 64
     edits: str = "nuclei"
-    """Where it may change a patch: ``nuclei`` and a narrow ring, or the whole ``patch``."""
+    """Part of a patch that may change: ``nuclei`` with a narrow ring, or the whole ``patch``."""
 
 
 rectified = partial(functional.leaky_relu, negative_slope=SLOPE)
 
 
 class ModulatedBlock(nn.Module):
-    """Two convolutions, added to their input; a style scales and shifts the features between."""
+    """Two convolutions, added to the input; a style scales and shifts the output of the first."""
 
     def __init__(self, width: int, style: int) -> None:
         super().__init__()
@@ -56,7 +57,7 @@ class ModulatedBlock(nn.Module):
 
 
 def style_features(width: int, stride: int = 1) -> nn.Sequential:
-    """Return two convolutions that take cells of 4 x 4 pixels, (N, 48, h, w), to 2 * width."""
+    """Return two convolutions from cells of 4 x 4 pixels, (N, 48, h, w), to 2 * width channels."""
     return nn.Sequential(
         nn.Conv2d(48, 2 * width, 3, padding=1),
         nn.LeakyReLU(SLOPE),
@@ -66,7 +67,7 @@ def style_features(width: int, stride: int = 1) -> nn.Sequential:
 
 
 class StyleEncoder(nn.Module):
-    """What an image looks like inside its nuclei and between them, as one vector."""
+    """Describes the look of an image inside its nuclei and outside as one vector."""
 
     def __init__(self, width: int, style: int) -> None:
         super().__init__()
@@ -115,11 +116,11 @@ class Refiner(nn.Module):
         Parameters
         ----------
         optical_density : Tensor of float, shape (N, 3, H, W)
-            Of the initial patch; all sides are multiples of 4.
+            Optical density of the synthetic patch; all sides are multiples of 4.
         nuclei, noise, gate : Tensor of float, shape (N, 1, H, W)
             1 in labelled nuclei; standard normal; how far each pixel may change, 0..1.
         style_density, style_nuclei : Tensor of float, shapes (N, 3, h, w) and (N, 1, h, w)
-            Optical density of the reference, and 1 in its nuclei, as far as they are known.
+            Optical density of the reference, and 1 in its known nuclei.
         """
         style = self.encoder(style_density, style_nuclei)
         planes = torch.cat([optical_density, nuclei, noise], dim=1)
@@ -129,19 +130,19 @@ class Refiner(nn.Module):
             x = block(x, style)
         below = functional.interpolate(rectified(x), scale_factor=2, mode="nearest")
         x = self.fine(self.up(below) + fine, style)
-        # the last layers work at full resolution: shuffled pixels would leave a chequerboard that
-        # every critic sees
+        # the last layers work at full resolution: pixel-shuffle would leave a chequerboard pattern
+        # that every critic sees
         wide = functional.interpolate(rectified(x), scale_factor=2, mode="bilinear")
         mixed = self.mix(torch.cat([wide, planes.to(wide.dtype)], dim=1))
         raw = self.head(rectified(mixed)).float()
         more, tint = torch.tanh(raw[:, :1]), torch.tanh(raw[:, 1:])
-        # at most 0.7 of the stain that is there is added or taken away, and each colour changes by
-        # the noise of a sensor: a refiner that chose colours freely turned purple nuclei green
+        # at most 0.7 of the present density is added or removed; besides, each colour changes by at
+        # most 0.06, like sensor noise: a refiner that chose colours freely made purple nuclei green
         return gate * (0.7 * more * optical_density.float().clamp(min=0) + 0.06 * tint)
 
 
 def build_refiner(architecture: dict[str, Any] | None = None) -> Refiner:
-    """Build a refiner that changes nothing yet, from its JSON description or as is usual.
+    """Build an untrained refiner from its JSON description; None gives the default shape.
 
     Raises
     ------

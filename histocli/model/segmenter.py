@@ -1,8 +1,9 @@
 """The segmenter: a U-Net from H&E pixels to nucleus probability and border distance.
 
-It works at half resolution inside (pixel-unshuffle in, pixel-shuffle out; Shi et al. 2016), because
-at 0.25 um/px a nucleus is some 25 pixels wide: half the resolution costs a quarter of the time and
-hardly any of the outline. The encoder and decoder follow Ronneberger et al. 2015.
+By default, all levels work at half resolution or less (pixel-unshuffle in, pixel-shuffle out; Shi
+et al. 2016): at 0.25 um/px a nucleus is some 25 pixels wide, so half the resolution takes a quarter
+of the time and loses hardly any detail of outlines. The encoder and decoder follow Ronneberger et
+al. 2015.
 """
 
 from dataclasses import asdict, dataclass
@@ -21,16 +22,16 @@ SIZES: dict[str, tuple[int, ...]] = {
     "M": (32, 64, 128, 256),
     "L": (64, 128, 256, 512),
 }
-"""Channels of each level, from the finest downwards."""
+"""Channels of each level, the finest first."""
 TARGETS: dict[str, int] = {"distance": 2, "contact": 3}
-"""Number of logits of each kind of target; ``Architecture.targets`` says what they are."""
+"""Number of logits for each value of ``Architecture.targets``."""
 RESOLUTIONS: dict[str, int] = {"half": 2, "full": 1}
 """Pixels of the image along the side of a pixel of the finest level."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """The shape of a segmenter: what must be known before its weights can be loaded."""
+    """The shape of a segmenter, from which it is built before its weights are loaded."""
 
     family: str = "unet"
     channels: tuple[int, ...] = SIZES["S"]
@@ -41,7 +42,7 @@ class Architecture:
 
 
 class Segmenter(LevelNetwork):
-    """U-Net with two or three outputs: nucleus, border distance and, if wanted, contact."""
+    """U-Net with two or three logits a pixel: nucleus, border distance and, optionally, contact."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
@@ -67,7 +68,7 @@ class Segmenter(LevelNetwork):
         return [Level(*blocks) for blocks in zip(down, [*up, []], strict=True)]
 
     def maps_of(self, values: Tensor) -> Tensor:
-        """Turn the logistic function of the logits into two maps: see :func:`combine_maps`."""
+        """Turn values in 0..1 into two maps: see :func:`combine_maps`."""
         return combine_maps(values)
 
 
@@ -76,11 +77,11 @@ def _blocks(level: nn.Module) -> list[ConvBlock]:
 
 
 def combine_maps(values: Tensor) -> Tensor:
-    """Turn the logistic function of the logits, (N, 2 or 3, ...), into nucleus probability and
-    border distance, (N, 2, ...), 0..1.
+    """Turn values in 0..1, (N, 2 or 3, ...), into nucleus probability and border distance, 0..1,
+    (N, 2, ...).
 
-    Where two nuclei are likely to be in contact, the distance is lowered, so that the cores of the
-    two stay apart.
+    The values are the logistic function of the logits. Where two nuclei probably touch, the
+    distance is lowered, so that the middles of the two stay apart.
     """
     if values.shape[1] == TARGETS["distance"]:
         return values

@@ -65,4 +65,4 @@ def white_level(image: RGBImage) -> float:
         smooth = cv2.blur(image, (3, 3), borderType=cv2.BORDER_REPLICATE)
     red, green, blue = cv2.split(smooth)
     brightest = np.percentile(cv2.max(cv2.max(red, green), blue), 99.5)
-    return float(np.clip(brightest + 1, 64.0, WHITE_LEVEL))
+    return float(np.clip(brightest + 1, LOWEST_WHITE, WHITE_LEVEL))

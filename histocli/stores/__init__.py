@@ -1,1 +1,1 @@
-"""Every path, axis, chunk and attribute on disk."""
+"""Reading and writing of the program's own stores and model files: paths, arrays, attributes."""

@@ -1,4 +1,7 @@
-"""The arrays of a store of ours, whatever its contract: found, read, written and counted."""
+"""Arrays, file counts and the common writer of all Zarr stores of histosynth.
+
+A partial store is an unfinished store, under a temporary name; a shard is a file of an array.
+"""
 
 import os
 from collections.abc import Iterator
@@ -23,7 +26,7 @@ from histocli.stores.provenance import (
 
 
 def find_array(group: zarr.Group, name: str) -> zarr.Array[Any] | None:
-    """Return an array of a store; None where it is missing, damaged or no array."""
+    """Return an array of a store; None if it is missing or its metadata is damaged."""
     try:
         found = group[name]
     except (KeyError, ValueError, TypeError, OSError):
@@ -33,7 +36,7 @@ def find_array(group: zarr.Group, name: str) -> zarr.Array[Any] | None:
 
 @contextmanager
 def readable(path: Path, array: str = "") -> Iterator[None]:
-    """Turn what Zarr raises over the damaged chunks of a store into ``InvalidStore``."""
+    """Turn the errors that Zarr raises for damaged chunks into ``InvalidStore``."""
     try:
         yield
     except InvalidStore:
@@ -71,12 +74,12 @@ def count_all_files(store: Path) -> dict[str, list[int]]:
 
 
 def batches_of(n: int, size: int) -> list[range]:
-    """Return the patches of every shard, which holds ``size`` patches."""
+    """Return the patches 0..n-1 in ranges of ``size``, one for each shard; the last is shorter."""
     return [range(start, min(start + size, n)) for start in range(0, n, size)]
 
 
 class StoreWriter:
-    """Makes a store beside its place, under a lock; use as a context manager.
+    """Writes a partial store under a lock and renames it to ``target``; use as a context manager.
 
     Leaving the context before the store is finished keeps the partial store for the next run.
     """
@@ -88,7 +91,7 @@ class StoreWriter:
 
     @contextmanager
     def _beginning(self) -> Iterator[None]:
-        """Let go of the output where its beginning fails."""
+        """Release the lock if creating or opening the partial store fails."""
         try:
             with disk_errors(self.target):
                 yield
@@ -97,14 +100,14 @@ class StoreWriter:
             raise
 
     def _take_up(self, provenance: Provenance, *, is_whole: bool = True) -> zarr.Group | None:
-        """Open a partial store of the same settings that has all its metadata; remove others."""
+        """Return the partial store if settings agree and it ``is_whole``; else remove it."""
         if is_whole and provenance.is_alike(peek(self._partial)):
             return zarr.open_group(self._partial, mode="r+", zarr_format=3, use_consolidated=False)
         rerun.remove_ours(self._partial, provenance.contract)
         return None
 
     def _put_in_place(self, arrays: list[str] | None = None) -> None:
-        """Count the files of some arrays, or of all; mark the store complete and rename it."""
+        """Record file counts of ``arrays`` (default: all), mark the store complete, rename it."""
         with disk_errors(self.target):
             rerun.remove_temporaries(self._partial)
             counts = (
@@ -117,7 +120,7 @@ class StoreWriter:
         self._lock.release()
 
     def close(self) -> None:
-        """Let go of the output; a partial store stays for the next run."""
+        """Release the lock; a partial store stays for the next run."""
         self._lock.release()
 
     def __enter__(self) -> Self:

@@ -1,11 +1,11 @@
-"""The models that come with the package, so that slides can be segmented without any training.
+"""The models that come with the package, so that a user need not train one to segment slides.
 
 ``histocli/weights``::
 
     models.json           {"default": name,
                            "models": [{"name", "file", "sha256", "description"}, ...]}
     <file>.safetensors    a model file as ``histosynth train`` makes it
-    MODEL_CARD.md         data, attribution, method, figures, intended use and limits
+    MODEL_CARD.md         training data, attribution, method, scores, intended use and limits
 """
 
 import hashlib
@@ -31,7 +31,7 @@ class BoxModel:
 
 
 def box_models() -> list[BoxModel]:
-    """Return the models that come with the package, the default one first."""
+    """Return the models that come with the package, default first; none if there is no list."""
     file = WEIGHTS / LIST
     try:
         listed = json.loads(file.read_text(encoding="utf-8"))
@@ -55,7 +55,7 @@ def box_models() -> list[BoxModel]:
 
 
 def find_box_model(name: str | None = None) -> BoxModel:
-    """Return the model of a name, or the default one; raises ``InvalidOption`` for other names."""
+    """Return the model with a name, or the default; ``InvalidOption`` if there is no such model."""
     models = box_models()
     for model in models:
         if name in (None, model.name):
@@ -68,7 +68,7 @@ def find_box_model(name: str | None = None) -> BoxModel:
 
 
 def verify_box_model(model: BoxModel) -> None:
-    """Raise ``StoreNotFound`` or ``InvalidStore`` unless a model's file has its checksum."""
+    """Raise ``StoreNotFound`` if a model's file is unreadable, ``InvalidStore`` if altered."""
     try:
         with model.path.open("rb") as stream:
             found = hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,11 +1,11 @@
-"""Checkpoints: the nested state of a training, as safetensors.
+"""Checkpoints: the state of an unfinished training, as a safetensors file.
 
 ``histosynth-checkpoint/1``::
 
     model.safetensors.log/checkpoint.safetensors
-    ├── 0, 1, ...     every tensor of the training state, numbered
+    ├── 0, 1, ...     the tensors of the training state
     └── metadata      histosynth: JSON {contract, config_hash, package_version, created,
-                      state: the nested state with the numbers of its tensors}
+                      state: the nested state, with a number in place of each tensor}
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CONTRACT = "histosynth-checkpoint/1"
 
 
 class Checkpoint(NamedTuple):
-    """What was given to :func:`write_checkpoint`, with its tensors on the CPU."""
+    """The training state that :func:`write_checkpoint` saved, with its tensors on the CPU."""
 
     state: Json
     config_hash: str
@@ -43,12 +43,12 @@ def checkpoint_path(target: Path) -> Path:
 
 
 def write_checkpoint(path: Path, state: Mapping[str, Any], *, config_hash: str) -> None:
-    """Save a training state; an earlier one stays until the new one is whole.
+    """Save a training state; an earlier checkpoint is replaced once the new file is complete.
 
-    It is nested dicts (keys str or int), lists and tuples of tensors, numbers, strings, booleans
-    and None: ``state_dict()`` of networks, optimisers and schedules, and states of random
-    generators, go in as they are. ``TypeError`` is raised for anything else. ``config_hash`` is the
-    fingerprint of settings and inputs, so that only the same training goes on from it.
+    ``state`` may nest dicts (keys str or int), lists and tuples, and hold tensors, NumPy arrays
+    (saved as lists), numbers, strings, booleans and None; anything else raises ``TypeError``. So
+    ``state_dict()`` of networks, optimisers and schedules and states of random generators can be
+    saved unchanged. ``config_hash`` is the fingerprint of settings and inputs of the training.
     """
     tensors: dict[str, torch.Tensor] = {}
     header = {
@@ -62,7 +62,7 @@ def write_checkpoint(path: Path, state: Mapping[str, Any], *, config_hash: str) 
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a training state; raises ``StoreNotFound`` or ``InvalidStore`` in one line."""
+    """Read a training state; ``StoreNotFound`` if there is none, ``InvalidStore`` if damaged."""
     header = read_header(path, CONTRACT, "checkpoint")
     try:
         state = _from_tree(header["state"], read_tensors(path))
@@ -74,10 +74,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def checkpoint_hash(target: Path) -> str | None:
-    """Return the fingerprint of the training whose state lies beside ``target``.
+    """Return the ``config_hash`` of the checkpoint of the training that makes ``target``.
 
-    None where there is no checkpoint. A damaged one helps nobody and counts as none: the training
-    starts anew and replaces it.
+    Returns None if there is no checkpoint or its header is damaged; then the training begins anew.
     """
     try:
         header = read_header(checkpoint_path(target), CONTRACT, "checkpoint")
@@ -87,17 +86,17 @@ def checkpoint_hash(target: Path) -> str | None:
 
 
 def remove_checkpoint(target: Path) -> None:
-    """Remove the saved training state of ``target``, where there is one."""
+    """Remove the checkpoint of the training that makes ``target``, if there is one."""
     with disk_errors(target), suppress(FileNotFoundError, NotADirectoryError):
         checkpoint_path(target).unlink()
 
 
 def _to_tree(value: Any, tensors: dict[str, torch.Tensor], where: str) -> Any:
-    """Return JSON of a nested state; tensors go into ``tensors`` and leave their number.
+    """Return a nested state as JSON values, and add its tensors to ``tensors`` by number.
 
     Containers become ``["dict", [[key, value], ...]]``, ``["list", [...]]`` and ``["tuple",
-    [...]]``, so that integer keys and tuples come back as they were; tensors ``["tensor",
-    number]``; the rest stands for itself.
+    [...]]``, because JSON has no integer keys and no tuples; a tensor becomes ``["tensor",
+    number]``. Other values stay. ``where`` names the value in messages.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""The folder beside an output: one JSON object a line about how it was made."""
+"""The log folder ``<out>.log/`` beside an output: metrics as JSON lines, and preview pictures."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -34,7 +34,7 @@ def append_metrics(out: Path, values: Json) -> None:
 
 
 def read_metrics(out: Path) -> list[Json]:
-    """Return the whole lines of ``metrics.jsonl`` beside an output; none where there is no log."""
+    """Return the objects in ``metrics.jsonl``, without damaged lines; none if there is no log."""
     rows = []
     with suppress(OSError):
         for line in (log_path(out) / METRICS_FILE).read_bytes().splitlines():
@@ -44,5 +44,5 @@ def read_metrics(out: Path) -> list[Json]:
 
 
 def preview_path(out: Path, step: int) -> Path:
-    """Return where the preview picture of a training step goes."""
+    """Return the path of the preview picture of a training step."""
     return log_path(out) / f"preview-{step:06d}.png"

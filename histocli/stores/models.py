@@ -1,4 +1,4 @@
-"""Model files: safetensors with everything that is no tensor in a JSON header.
+"""Model files: safetensors with the network's tensors, and a JSON header for everything else.
 
 ``histosynth-model/1``::
 
@@ -32,17 +32,17 @@ if TYPE_CHECKING:
     import torch
 
 CONTRACT = "histosynth-model/1"
-LARGEST_SPREAD = 5.0  # of absorbance (natural log); eight bits hold no more
+LARGEST_SPREAD = 5.0  # limit of contrast_floor, in absorbance; 8-bit pixels never spread as much
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelHeader:
-    """What a model file says about itself."""
+    """The JSON header of a model file."""
 
     architecture: Json
     """Name and sizes of the network."""
     mpp: float
-    """Micrometres per pixel that it was trained at."""
+    """Micrometres per pixel of the training patches, and so of the network's input."""
     config_hash: str
     """Fingerprint of the settings and inputs of the training."""
     kind: str = "segmenter"
@@ -53,12 +53,12 @@ class ModelHeader:
     training: Json = field(default_factory=dict)
     """Summary of the training: steps, losses, validation scores."""
     data: list[Json] = field(default_factory=list)
-    """What it learned from: name, content hash and weight of each store."""
+    """Name, content hash and weight of each patch store that the model was trained on."""
     shippable: bool = True
-    """False as soon as the licence of any input forbids giving the weights away."""
+    """False if the licence of any input forbids giving the weights away."""
     command: str = "train"
     config: Json = field(default_factory=dict)
-    """The settings of that command."""
+    """The settings of ``command``."""
     seed: int | None = None
     package_version: str = __version__
     created: str = field(default_factory=now)
@@ -70,7 +70,7 @@ class ModelHeader:
 
     @classmethod
     def from_json(cls, values: Json, where: Path) -> ModelHeader:
-        """Check and take up a header."""
+        """Return the header in a JSON object; ``InvalidStore`` if it breaks the contract."""
         kinds: dict[str, Any] = {
             "architecture": dict, "mpp": (int, float), "config_hash": str, "kind": str,
             "normalisation": dict, "thresholds": dict, "training": dict, "data": list,
@@ -98,43 +98,43 @@ class ModelHeader:
 
     @property
     def provenance(self) -> Provenance:
-        """The part that all outputs share."""
+        """The fields that every output has; a model file is always complete."""
         names = {one.name for one in dataclasses.fields(Provenance)} - {"complete"}
         return Provenance(**{name: getattr(self, name) for name in names}, complete=True)
 
 
 def write_model(path: Path, tensors: Mapping[str, torch.Tensor], header: ModelHeader) -> None:
-    """Write a model file: a state dict, on any device, and its header; replaces what lies there."""
+    """Write a state dict, from any device, and its header; replaces a file at ``path``."""
     write_tensors(path, tensors, header.to_json())
 
 
 def read_model(path: Path) -> tuple[ModelHeader, dict[str, torch.Tensor]]:
     """Read the header and the tensors, on the CPU, of a model file.
 
-    Raises ``StoreNotFound`` where there is none, and ``InvalidStore`` for a pickle and for what is
-    truncated, not ours, or breaks a rule of the contract.
+    Raises ``StoreNotFound`` for a missing file, and ``InvalidStore`` for a pickle and for a file
+    that is truncated, was not written by histosynth, or breaks a rule of the contract.
     """
     header = read_model_header(path)
     return header, read_tensors(path)
 
 
 def read_model_header(path: Path) -> ModelHeader:
-    """Read what a model file says about itself, without its tensors and without torch."""
+    """Read the header of a model file; neither its tensors nor torch are loaded."""
     return ModelHeader.from_json(read_header(path, CONTRACT, "model"), path)
 
 
 def count_parameters(path: Path) -> int:
-    """Return how many values the tensors of a model file have, buffers included."""
+    """Return the number of values in all tensors of a model file, buffers included."""
     return count_values(path, "model")
 
 
 def prepare_model_output(
     target: Path, *, config_hash: str, resume: bool, overwrite: bool, dry_run: bool = False
 ) -> Action:
-    """Apply the rerun rule to a model file, whose partial work is a checkpoint.
+    """Apply the rerun rule to a model file; a checkpoint stands for the partial store.
 
-    As :func:`histocli.stores.rerun.prepare_output` otherwise. On ``"create"`` a checkpoint of
-    another training is removed; :func:`write_model` replaces an older model at the end.
+    The rule is that of :func:`histocli.stores.rerun.prepare_output`. On ``"create"``, except in a
+    dry run, any checkpoint is removed; :func:`write_model` replaces an older model at the end.
     """
     check_parents(target)
     try:
@@ -142,7 +142,7 @@ def prepare_model_output(
     except (StoreNotFound, InvalidStore):
         finished = None
     partial, begun = None, checkpoint_hash(target)
-    # a checkpoint that the finished training left behind is no work to go on with
+    # A checkpoint with the hash of the finished model is left over from its training.
     if begun is not None and (finished is None or finished.config_hash != begun):
         partial = Provenance(contract=CONTRACT, command="train", config={}, config_hash=begun)
     action = rerun_rule(

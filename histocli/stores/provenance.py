@@ -1,11 +1,11 @@
-"""What every store of ours says about itself.
+"""Provenance: the record in every output of which command made it, with which settings.
 
-The root attributes of a Zarr store hold one key of ours::
+The root attributes of a Zarr store of histosynth (a store of *ours*) hold this key::
 
     histosynth: {contract, command, config, config_hash, seed, package_version, created, complete,
                  ...}
 
-``complete`` is the last thing that is written.
+``complete`` is set to true after everything else was written.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def now() -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """Who made an output, with which settings, and whether it is finished."""
+    """Which command made an output, with which settings, and whether it is finished."""
 
     contract: str
     """Name and version of the layout, such as ``histosynth-patches/1``."""
@@ -51,10 +51,10 @@ class Provenance:
     config_hash: str
     """Fingerprint of settings and inputs; equal hashes mean that the output would be the same."""
     seed: int | None = None
-    """The user's seed; None where nothing is drawn."""
+    """The user's seed; None for a command without random numbers."""
     package_version: str = __version__
     created: str = field(default_factory=now)
-    """When it was begun, ISO 8601 in UTC."""
+    """When the output was begun, ISO 8601 in UTC."""
     complete: bool = False
     """True once everything else is on disk."""
 
@@ -69,7 +69,7 @@ class Provenance:
 
     @classmethod
     def from_json(cls, values: Any, where: Path) -> Provenance:
-        """Check and take up what a store says about itself; other keys are ignored."""
+        """Return the provenance in a ``histosynth`` attribute; other keys are ignored."""
         kinds = {
             "contract": str,
             "command": str,
@@ -98,18 +98,18 @@ class Provenance:
         return cls(**{name: values[name] for name in kinds}, seed=seed)
 
     def is_alike(self, other: Provenance | None) -> bool:
-        """Tell whether another output has this contract and was made with these settings."""
+        """Tell whether another output has the same contract and ``config_hash``."""
         mine = (self.contract, self.config_hash)
         return other is not None and mine == (other.contract, other.config_hash)
 
 
 def read_metadata(path: Path) -> Any:
-    """Return the Zarr metadata of a store, group or array; raises whatever damage leads to."""
+    """Return the ``zarr.json`` of a store, group or array; OSError or ValueError if damaged."""
     return json.loads((path / METADATA_FILE).read_bytes())
 
 
 def peek(path: Path) -> Provenance | None:
-    """Return what the Zarr group at ``path`` says about itself; None where no store of ours is."""
+    """Return the provenance of the Zarr group at ``path``; None if there is no store of ours."""
     try:
         metadata = read_metadata(path)
         return Provenance.from_json(metadata["attributes"][ATTRIBUTE], path)
@@ -118,7 +118,7 @@ def peek(path: Path) -> Provenance | None:
 
 
 def update_attribute(path: Path, values: Mapping[str, Any]) -> None:
-    """Change, atomically, keys of what the Zarr store at ``path`` says about itself."""
+    """Set keys of the ``histosynth`` attribute of the Zarr store at ``path``, atomically."""
     metadata = read_metadata(path)
     metadata["attributes"][ATTRIBUTE].update(plain_json(values))
     temporary = path / f"{METADATA_FILE}.new"
@@ -127,9 +127,9 @@ def update_attribute(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def check_contract(path: Path, found: str, contract: str, kind: str, needed: str) -> None:
-    """Raise ``InvalidStore`` unless what lies at ``path`` carries a contract in its version.
+    """Raise ``InvalidStore`` unless the contract ``found`` at ``path`` is ``contract``.
 
-    The message says that ``needed`` is needed, and calls what lies there a ``kind``.
+    In the message, ``needed`` is the expected output and ``kind`` is ``store`` or ``file``.
     """
     if found.partition("/")[0] != contract.partition("/")[0]:
         raise InvalidStore(
@@ -143,10 +143,10 @@ def check_contract(path: Path, found: str, contract: str, kind: str, needed: str
 
 
 def open_group(path: Path, contract: str) -> tuple[zarr.Group, Provenance]:
-    """Open a store for reading that must carry a contract, such as ``histosynth-patches/1``.
+    """Open a store for reading that must have a contract, such as ``histosynth-patches/1``.
 
-    Raises ``StoreNotFound`` where nothing is, and ``InvalidStore`` for what is no store of ours, of
-    another kind or an unknown version, damaged, or unfinished.
+    Raises ``StoreNotFound`` if ``path`` does not exist, and ``InvalidStore`` if the store is not
+    ours, has another contract, is damaged, or is unfinished.
     """
     import zarr
 
@@ -162,7 +162,7 @@ def open_group(path: Path, contract: str) -> tuple[zarr.Group, Provenance]:
 
 
 def read_provenance(path: Path) -> Provenance:
-    """Return what a complete store of any contract of ours says about itself."""
+    """Return the provenance of a complete store of any contract; errors as :func:`open_group`."""
     if not os.path.lexists(path):
         if peek(partial_path(path)) is not None:
             raise StoreNotFound(
@@ -188,7 +188,7 @@ def read_provenance(path: Path) -> Provenance:
 
 
 def _metadata_of_store(path: Path) -> Any:
-    """Return the metadata of a folder that should be a store."""
+    """Return the ``zarr.json`` of a folder, or raise ``InvalidStore`` with the reason."""
     try:
         return read_metadata(path)
     except FileNotFoundError:

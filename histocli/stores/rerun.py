@@ -1,13 +1,16 @@
-"""The rerun rule, the same for every command, and how a finished store comes to its place.
+"""The rerun rule: what every command does about an output that exists or was begun.
 
-Work goes to ``.<name>.partial`` beside the target and is renamed when complete, so what lies at the
-target is absent, the old output or the new one::
+A command writes to ``.<name>.partial`` (the partial store) beside its target and renames it when it
+is complete. So the target is absent, the complete old output, or the complete new one::
 
     out/
-    ├── patches.zarr               complete; or absent while the first one is being made
-    ├── .patches.zarr.partial      work in progress, or what an interruption left for --resume
-    ├── .patches.zarr.partial.lock held by the process that writes the partial
-    └── .patches.zarr.replaced     the old output for the moment of its replacement (--overwrite)
+    ├── patches.zarr               the target
+    ├── .patches.zarr.partial      the partial store, of a running or an interrupted command
+    ├── .patches.zarr.partial.lock locked by the process that writes the partial store
+    └── .patches.zarr.replaced     the old output while it is being replaced (--overwrite)
+
+*Ours* is a store with the attribute ``histosynth``; its contract is the name and version of its
+layout, and its ``config_hash`` a fingerprint of settings and inputs.
 """
 
 import os
@@ -31,22 +34,21 @@ from histocli.base.files import (
 from histocli.stores.provenance import METADATA_FILE, Provenance, peek, update_attribute
 
 Action: TypeAlias = Literal["create", "resume", "skip"]
-"""What a command does about its output: make it anew, go on with a partial one, or leave a finished
-one alone."""
+"""What a command does: make the output anew, go on with the partial store, or do nothing."""
 
 TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.partial$")
-"""Keys that zarr has half written are called so; a killed process leaves them behind."""
+"""Names of files that zarr is writing; a killed process leaves such files behind."""
 
 
 class OutputLock:
-    """Keeps a second process, which gets ``StoreExists``, from writing the same output."""
+    """Locks an output for one process; a second process gets ``StoreExists``."""
 
     def __init__(self, target: Path) -> None:
         partial = partial_path(target)
         self._path = partial.with_name(f"{partial.name}.lock")
         with disk_errors(target):
             make_parents(target)
-            # thread_local=False: a writer may be finished in another thread than it was created in.
+            # thread_local=False: the thread that releases the lock may not be the one that took it.
             self._lock = filelock.FileLock(self._path, timeout=0, thread_local=False)
             try:
                 self._lock.acquire()
@@ -58,14 +60,14 @@ class OutputLock:
 
     @property
     def is_held(self) -> bool:
-        """Whether it was not released yet."""
+        """Whether this process holds the lock."""
         return self._lock.is_locked
 
     def release(self) -> None:
-        """Let go of the output; harmless when called twice."""
+        """Release the lock; a second call does nothing."""
         if self._lock.is_locked:
-            # The file is removed while the lock is held, so that nobody can lock a file that is
-            # about to go away.
+            # POSIX: the file is removed before the release, since a process that locked it after
+            # the release would lose its file.
             if os.name == "posix":
                 self._path.unlink(missing_ok=True)
             self._lock.release()
@@ -90,11 +92,10 @@ def prepare_output(
 ) -> Action:
     """Apply the rerun rule to a Zarr store before any work is done.
 
-    A complete store with the same hash is skipped, unless ``overwrite`` asks for it anew. A partial
-    one with the same hash needs ``resume``. Whatever was made with other settings needs
-    ``overwrite``, which removes a partial store here, except in a dry run, and lets :func:`finish`
-    replace a complete one, once the new one is complete. What does not carry the contract is never
-    touched. Raises ``StoreExists`` where something is in the way.
+    Without ``overwrite``, a complete store with the same hash is skipped, a partial store with the
+    same hash needs ``resume``, and a store with another hash raises ``StoreExists``. ``overwrite``
+    removes the partial store now, except in a dry run; :func:`finish` replaces a complete store
+    later. Files and stores without the contract are never removed and raise ``StoreExists``.
     """
     partial = partial_path(target)
     check_parents(target)
@@ -126,12 +127,11 @@ def rerun_rule(
     resume: bool = False,
     overwrite: bool,
 ) -> Action:
-    """Decide about an output of any kind from what lies at its place.
+    """Return what to do about an output, be it a store or a file; changes nothing on disk.
 
-    ``finished`` is what ``target`` says about itself, None when it is absent or not ours;
-    ``partial`` what the unfinished work beside it says; ``partial_is_foreign`` tells that something
-    else lies there. Raises ``StoreExists``, naming an option that helps, where something is in the
-    way.
+    ``finished`` is the provenance of ``target`` and ``partial`` that of the unfinished work; None
+    where there is none or it is not ours. ``partial_is_foreign`` says that a file or folder that is
+    not ours has the name of the partial store. Raises ``StoreExists`` with the option that helps.
     """
     _refuse_foreign(target, contract, finished, partial, partial_is_foreign)
     if overwrite:
@@ -164,7 +164,7 @@ def _refuse_foreign(
     partial: Provenance | None,
     partial_is_foreign: bool,
 ) -> None:
-    """Refuse a place where something lies that is not ours or of another contract."""
+    """Raise ``StoreExists`` if target or partial store is not ours or has another contract."""
     name = contract.partition("/")[0]
     for path, found in ((target, finished), (partial_path(target), partial)):
         if found is not None and found.contract_name != name:
@@ -185,7 +185,7 @@ def _refuse_foreign(
 
 
 def remove_ours(path: Path, contract: str) -> None:
-    """Remove a store of a contract, or an empty folder; raises ``StoreExists`` for others."""
+    """Remove a store with this contract or a blank folder; ``StoreExists`` for anything else."""
     if not os.path.lexists(path):
         return
     found = peek(path)
@@ -198,10 +198,10 @@ def remove_ours(path: Path, contract: str) -> None:
 
 
 def finish(partial: Path, target: Path) -> None:
-    """Put a partial Zarr store in its place: data to the disk, the complete mark, the rename.
+    """Flush a partial Zarr store to the disk, mark it complete and rename it to ``target``.
 
-    An older output of the same contract is replaced, because :func:`prepare_output` let it pass.
-    Raises ``StoreExists`` where something else has taken the place meanwhile.
+    An older store with the same contract is replaced; :func:`prepare_output` has allowed that.
+    Raises ``StoreExists`` where anything else was put at ``target`` meanwhile.
     """
     found = peek(partial)
     assert found is not None, f"{partial} has no provenance"
@@ -231,7 +231,7 @@ def finish(partial: Path, target: Path) -> None:
 
 
 def remove_temporaries(store: Path) -> None:
-    """Remove the half-written keys that killed processes left in a Zarr store."""
+    """Remove the half-written files that killed processes left in a Zarr store."""
     for file in _files(store):
         if TEMPORARY.search(file.name):
             file.unlink()
@@ -244,7 +244,7 @@ def _files(store: Path) -> Iterator[Path]:
 
 
 def _is_blank(path: Path) -> bool:
-    """Tell whether a folder holds only what the creation of a store leaves behind when killed."""
+    """Tell whether a folder is empty but for half-written files, as after a kill at the start."""
     return path.is_dir() and all(
         (name.startswith(METADATA_FILE) and name != METADATA_FILE) or TEMPORARY.search(name)
         for name in os.listdir(path)
@@ -253,8 +253,8 @@ def _is_blank(path: Path) -> bool:
 
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
-        # The file that says whose store this is goes last, so that what a process leaves that is
-        # killed here can be recognised.
+        # zarr.json of the root goes last: if the process is killed here, the rest of the store is
+        # still recognised as ours.
         for child in sorted(path.iterdir()):
             if child.is_dir() and not child.is_symlink():
                 remove_folder(child)

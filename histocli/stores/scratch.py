@@ -1,4 +1,4 @@
-"""Arrays in a scratch folder of one command: written by one worker, memory-mapped by all."""
+"""Arrays that workers of one command share through files: one writes them, all memory-map them."""
 
 import json
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from histocli.base.types import Json
 
 ABOUT = "about.json"
-MAP_FROM_BYTES = 1 << 16  # smaller arrays are read at once: a mapping costs more
+MAP_FROM_BYTES = 1 << 16  # smaller files are read whole: mapping them would take longer
 
 
 def save_arrays(folder: Path, arrays: Mapping[str, npt.NDArray[Any]], about: Json) -> None:
@@ -23,7 +23,7 @@ def save_arrays(folder: Path, arrays: Mapping[str, npt.NDArray[Any]], about: Jso
 
 
 def load_arrays(folder: Path) -> tuple[dict[str, npt.NDArray[Any]], Json]:
-    """Open what ``save_arrays`` wrote; large arrays stay on disk until they are used."""
+    """Return the arrays and the JSON object of a folder; large arrays are memory-mapped."""
     arrays = {}
     for path in sorted(folder.glob("*.npy")):
         mapped = path.stat().st_size >= MAP_FROM_BYTES

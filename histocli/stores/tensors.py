@@ -1,6 +1,6 @@
-"""Safetensors files of ours: tensors, and everything else as JSON in the header.
+"""Safetensors files of histosynth: named tensors, and a header in JSON for everything else.
 
-Pickles are refused: opening one can run any code. Headers are read without torch.
+Python pickles are refused, because opening one can run any code. Reading a header needs no torch.
 """
 
 from __future__ import annotations
@@ -23,30 +23,29 @@ if TYPE_CHECKING:
     import torch
 
 PICKLE_SUFFIXES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".tar")
-LENGTH_BYTES = 8  # a file begins with the length of its header
+LENGTH_BYTES = 8  # a safetensors file begins with the length of its header, little-endian
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], header: Json) -> None:
-    """Write tensors, on any device, with a header; the file takes its place when it is whole."""
+    """Write tensors from any device with a header; an older file is replaced at the end."""
     from safetensors.torch import save
 
     seen: set[int] = set()
     own: dict[str, torch.Tensor] = {}
     for name, tensor in tensors.items():
         value = tensor.detach().cpu().contiguous()
-        # Parameters that share memory (tied weights, views) are written twice, because the format
-        # knows no sharing.
+        # safetensors refuses tensors that share memory (tied weights, views), so they are copied.
         memory = value.untyped_storage().data_ptr()
         own[name] = value.clone() if memory in seen else value
         seen.add(memory)
     content = save(own, metadata={ATTRIBUTE: json.dumps(header)})
-    # Bytes and not safetensors' own file writer, whose errors hide that the disk is full.
+    # safetensors' own file writer is not used, because its errors do not show a full disk.
     with replace_atomically(path) as partial:
         partial.write_bytes(content)
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Return the tensors of a file whose header was read, on the CPU."""
+    """Return the tensors of a file, on the CPU; call :func:`read_header`, which checks, first."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -59,10 +58,10 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def read_header(path: Path, contract: str, what: str) -> Json:
-    """Return the header of a file that must carry a contract, such as ``histosynth-model/1``.
+    """Return the header of a file that must have a contract, such as ``histosynth-model/1``.
 
-    Messages call the file ``what`` it should be. Raises ``StoreNotFound`` where there is none, and
-    ``InvalidStore`` for a pickle and for what is truncated, not ours, or of another contract.
+    ``what`` names the expected file in messages. Raises ``StoreNotFound`` for a missing file, and
+    ``InvalidStore`` for a pickle, a truncated or foreign file, or another contract.
     """
     with _opened(path, what) as file:
         text = (file.metadata() or {}).get(ATTRIBUTE)
@@ -84,7 +83,7 @@ def read_header(path: Path, contract: str, what: str) -> Json:
 
 
 def count_values(path: Path, what: str) -> int:
-    """Return how many values the tensors of a file have, without reading them."""
+    """Return the number of values in all tensors of a file, without reading the tensors."""
     with _opened(path, what) as file:
         shapes = (file.get_slice(name).get_shape() for name in file.keys())  # noqa: SIM118
         return sum(map(math.prod, shapes))
@@ -92,7 +91,7 @@ def count_values(path: Path, what: str) -> int:
 
 @contextmanager
 def _opened(path: Path, what: str) -> Iterator[Any]:
-    """Open a safetensors file without its tensors, after checking that it is one and whole."""
+    """Open a safetensors file after checking it; no tensor is read."""
     from safetensors import SafetensorError, safe_open
 
     _refuse_others(path, what)
@@ -107,7 +106,7 @@ def _opened(path: Path, what: str) -> Iterator[Any]:
 
 
 def _refuse_others(path: Path, what: str) -> None:
-    """Refuse what is no file that can be read, and what is a pickle."""
+    """Raise an error unless a file can be read and begins like safetensors, not like a pickle."""
     try:
         with path.open("rb") as stream:
             start, first = stream.read(LENGTH_BYTES), stream.read(1)
@@ -124,7 +123,7 @@ def _refuse_others(path: Path, what: str) -> None:
     kind = ""
     if path.suffix.lower() in PICKLE_SUFFIXES:
         kind = f"by its name ({path.suffix}) a Python pickle"
-    # The length of a header may begin with the byte of pickles; then zeros follow it.
+    # Pickles begin with byte 0x80. So may the length of a header, but below 64 KiB zeros follow.
     if start.startswith(b"\x80") and start[2:] != bytes(LENGTH_BYTES - 2):
         kind = "a Python pickle"
     if start.startswith(b"PK\x03\x04"):

@@ -4,12 +4,11 @@ The numbers change the amounts of hematoxylin and eosin, the colour of hematoxyl
 nuclei, the paleness of their interior, blur and noise. No pixel is displaced, so labels stay true.
 """
 
-from __future__ import annotations
-
 from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -18,30 +17,25 @@ from histocli.optics.blur import blur_each
 from histocli.optics.density import light_to_optical_density, optical_density_to_light
 from histocli.optics.stains import TYPICAL_STAINS
 
-NUMBERS = 7
-"""Numbers that describe the appearance of a crop: the fields of ``AppearanceBounds``."""
-SURROUNDINGS_PX = 33
-"""Side of the square over which the pixels outside nuclei are averaged around each pixel."""
+NUMBERS = 7  # numbers that describe the appearance of a crop: the fields of ``AppearanceBounds``
+SURROUNDINGS_PX = 33  # pixels outside nuclei are averaged over squares of this side
 
 
 @dataclass(frozen=True, kw_only=True)
 class AppearanceBounds:
-    """Lower and upper bound of each number; 0 leaves the crop as it is."""
+    """Lower and upper bound of each number; 0 leaves the crop as it is.
 
-    hematoxylin: tuple[float, float] = (-0.4, 0.4)
-    """Natural logarithm of the factor on the amount of hematoxylin."""
-    eosin: tuple[float, float] = (-0.4, 0.4)
-    """Natural logarithm of the factor on the amount of eosin."""
-    tilt: tuple[float, float] = (-0.2, 0.2)
-    """Share by which hematoxylin's colour is mixed towards eosin's."""
+    1 + ``contrast`` is the factor on the optical density by which nuclei exceed their surroundings;
+    ``interior`` is added to that factor in the interior of nuclei only.
+    """
+
+    hematoxylin: tuple[float, float] = (-0.4, 0.4)  # natural logarithm of the stain's factor
+    eosin: tuple[float, float] = (-0.4, 0.4)  # natural logarithm of the stain's factor
+    tilt: tuple[float, float] = (-0.2, 0.2)  # share of eosin's colour mixed into hematoxylin's
     contrast: tuple[float, float] = (-0.6, 0.4)
-    """1 + contrast is the factor on the optical density by which nuclei exceed surroundings."""
-    interior: tuple[float, float] = (-0.5, 0.3)
-    """Added to that factor in the interior of nuclei only; below 0 the interior gets paler."""
-    blur: tuple[float, float] = (-0.5, 1.0)
-    """0 is the crop, 1 the crop blurred by 1.2 px; below 0 the crop is sharpened."""
-    noise: tuple[float, float] = (0.0, 0.03)
-    """Standard deviation of the noise; white is 1."""
+    interior: tuple[float, float] = (-0.5, 0.3)  # below 0 the interior gets paler
+    blur: tuple[float, float] = (-0.5, 1.0)  # 1 is a blur of 1.2 px; below 0 sharpens
+    noise: tuple[float, float] = (0.0, 0.03)  # standard deviation of the noise; white is 1
 
     def edges(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return the lower and the upper bounds, each of shape (7,)."""
@@ -50,17 +44,10 @@ class AppearanceBounds:
 
 
 class AppearanceModel:
-    """Renders crops as a function of seven numbers for each crop.
+    """Renders crops (B, 3, H, W), sRGB 0..1, as a function of seven numbers for each crop.
 
-    Parameters
-    ----------
-    pixels : Tensor of float32, shape (B, 3, H, W)
-        sRGB, 0..1.
-    nucleus, distance : Tensor of float32, shape (B, H, W)
-        1 in nuclei, and the normalised depth: 0 at the border of a nucleus, 1 at its deepest pixel.
-    noise : Tensor of float32, shape (B, 3, H, W)
-        Standard normal.
-    bounds : AppearanceBounds
+    ``nucleus`` (B, H, W) is 1 in nuclei; ``distance`` (B, H, W) is the normalised depth, 0 at the
+    border of a nucleus and 1 at its deepest pixel; ``noise`` (B, 3, H, W) is standard normal.
     """
 
     def __init__(
@@ -92,9 +79,8 @@ class AppearanceModel:
             )
 
         around = mean(outside)
-        overall = (self.density * outside).sum((2, 3), keepdim=True) / outside.sum(
-            (2, 3), keepdim=True
-        ).clamp(min=1)
+        overall = (self.density * outside).sum((2, 3), keepdim=True)
+        overall = overall / outside.sum((2, 3), keepdim=True).clamp(min=1)
         self.around = (mean(self.density * outside) + 0.02 * overall) / (around + 0.02)
         self.blurred_by = torch.full((size,), 1.2, device=pixels.device)
 
@@ -109,11 +95,8 @@ class AppearanceModel:
         )
         amount_h, amount_e = self.amounts[:, :1], self.amounts[:, 1:]
         stain_h, stain_e = self.stains[0][None, :, None, None], self.stains[1][None, :, None, None]
-        density = (
-            self.density
-            + amount_h * stain_h * (hematoxylin.exp() - 1)
-            + amount_e * stain_e * (eosin.exp() - 1)
-        )
+        density = self.density + amount_h * stain_h * (hematoxylin.exp() - 1)
+        density = density + amount_e * stain_e * (eosin.exp() - 1)
         density = density + tilt * amount_h * (stain_e - stain_h)
         density = density + (density - self.around) * (contrast * self.soft + interior * self.deep)
         return density + blur * (blur_each(density, self.blurred_by) - density)
@@ -128,42 +111,30 @@ class AppearanceModel:
 def bounds_from_references(appearances: list[dict[str, Any]]) -> AppearanceBounds:
     """Return the bounds of the variation among and within the reference images.
 
-    Parameters
-    ----------
-    appearances : list of dict
-        ``statistics.appearance`` of each reference: quantiles 5, 25, 50, 75 and 95 % of
-        ``hematoxylin``, ``eosin`` and ``contrast`` of its nuclei.
-
-    Returns
-    -------
-    AppearanceBounds
-        Stains: the 10 % and 90 % quantiles over references, of which four are needed. Contrast:
-        the 5 % and 95 % quantiles of the nuclei of a typical reference. The rest is the default.
+    ``appearances`` are the ``statistics.appearance`` of each reference: quantiles 5, 25, 50, 75 and
+    95 % of ``hematoxylin``, ``eosin`` and ``contrast`` of its nuclei. The bounds of the stains are
+    the 10 % and 90 % quantiles over references, of which four are needed; those of contrast are the
+    5 % and 95 % quantiles of the nuclei of a typical reference; the rest is the default.
     """
     default = AppearanceBounds()
 
-    def spread(name: str, fallback: tuple[float, float]) -> tuple[float, float]:
-        middles = np.array(
-            [each[name][2] for each in appearances if len(each.get(name) or ()) == 5], np.float64
-        )
+    def known(name: str) -> npt.NDArray[np.float64]:
+        found = [each[name] for each in appearances if len(each.get(name) or ()) == 5]
+        return np.array(found, np.float64).reshape(-1, 5)
+
+    def spread(name: str) -> tuple[float, float]:
+        middles = known(name)[:, 2]
         middles = np.log(middles[middles > 0.01])
         if len(middles) < 4:
-            return fallback
+            return default.eosin  # equal to that of hematoxylin
         low, high = np.quantile(middles, (0.1, 0.9)) - np.median(middles)
         return float(np.clip(low, -0.6, -0.1)), float(np.clip(high, 0.1, 0.6))
 
-    quantiles = np.array(
-        [each["contrast"] for each in appearances if len(each.get("contrast") or ()) == 5],
-        np.float64,
-    )
-    quantiles = quantiles[quantiles[:, 2] > 0.02] if len(quantiles) else quantiles
+    quantiles = known("contrast")
+    quantiles = quantiles[quantiles[:, 2] > 0.02]
     contrast = default.contrast
     if len(quantiles):
         low, high = np.median(quantiles[:, [0, 4]] / quantiles[:, 2:3], axis=0) - 1
         contrast = float(np.clip(low, -0.7, -0.1)), float(np.clip(high, 0.1, 0.6))
-    return replace(
-        default,
-        hematoxylin=spread("hematoxylin", default.hematoxylin),
-        eosin=spread("eosin", default.eosin),
-        contrast=contrast,
-    )
+    hematoxylin, eosin = spread("hematoxylin"), spread("eosin")
+    return replace(default, hematoxylin=hematoxylin, eosin=eosin, contrast=contrast)

@@ -16,10 +16,7 @@ from histocli.optics.density import light_to_optical_density, optical_density_to
 RGB_TO_YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
 """Matrix from sRGB to JPEG's colours; rows: brightness, blue difference and red difference."""
 JPEG_BLOCK = [
-    [
-        math.sqrt((1 if k == 0 else 2) / 8) * math.cos((2 * x + 1) * k * math.pi / 16)
-        for x in range(8)
-    ]
+    [math.sqrt((1 + (k > 0)) / 8) * math.cos((2 * x + 1) * k * math.pi / 16) for x in range(8)]
     for k in range(8)
 ]
 """Matrix of the orthonormal cosine transform of 8 samples."""
@@ -46,26 +43,17 @@ CHROMA_STEPS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Strength and frequency of the changes of crops."""
+    """Strength and frequency of the changes of crops; SD is a standard deviation."""
 
-    scale: tuple[float, float] = (0.75, 1.35)
-    """Smallest and largest magnification, drawn evenly in its logarithm."""
-    stain_gain: float = 0.15
-    """Standard deviation of the log factor on all colours; half of it for each colour's own."""
-    stain_mixing: float = 0.04
-    """Standard deviation of the entries added to the 3 x 3 matrix on optical densities."""
-    underexposure: float = 0.6
-    """Largest optical density added to all colours of a fifth of the crops, like a dim lamp."""
-    blur_px: float = 1.3
-    """Largest blur of 35 % of the crops, standard deviation in pixels."""
-    noise: float = 0.035
-    """Largest noise of 35 % of the crops, standard deviation where white is 1."""
-    transfer: float = 0.25
-    """Share of crops whose colours are moved towards those of another crop of the batch."""
-    jpeg: float = 0.25
-    """Share of crops with JPEG compression."""
-    jpeg_quality: tuple[float, float] = (25.0, 90.0)
-    """Lowest and highest JPEG quality, on libjpeg's scale of 1..100."""
+    scale: tuple[float, float] = (0.75, 1.35)  # magnification, drawn evenly in its logarithm
+    stain_gain: float = 0.15  # SD of the log factor on all colours; half of it for single colours
+    stain_mixing: float = 0.04  # SD of the entries added to the 3 x 3 matrix on optical densities
+    underexposure: float = 0.6  # largest optical density added to a fifth of the crops: a dim lamp
+    blur_px: float = 1.3  # largest blur of 35 % of the crops, standard deviation in pixels
+    noise: float = 0.035  # largest noise of 35 % of the crops, standard deviation where white is 1
+    transfer: float = 0.25  # share of crops with colours moved towards those of another crop
+    jpeg: float = 0.25  # share of crops with JPEG compression
+    jpeg_quality: tuple[float, float] = (25.0, 90.0)  # lowest and highest, on libjpeg's 1..100
 
 
 def uniform(batch: int, low: float, high: float, generator: torch.Generator) -> Tensor:
@@ -83,21 +71,11 @@ def cut_crops(
 ) -> Tensor:
     """Cut one crop from each patch at a random place, angle and magnification, mirrored or not.
 
-    Parameters
-    ----------
-    planes : Tensor of float32, shape (B, C, H, W)
-    crop_px : int
-        Side of the crops.
-    scale : tuple of float
-        Smallest and largest magnification.
-    generator : torch.Generator
-
-    Returns
-    -------
-    Tensor of float32, shape (B, C, crop_px, crop_px)
-        Bilinearly resampled; beyond the border of the patch its mirror image is read.
+    Patches are float32 (B, C, H, W), and crops (B, C, crop_px, crop_px), bilinearly resampled;
+    beyond the border of a patch its mirror image is read. ``scale`` holds the limits of
+    magnification.
     """
-    batch, _, height, width = planes.shape
+    batch, channels, height, width = planes.shape
     low, high = (torch.tensor(edge).log().item() for edge in scale)
     zoom = uniform(batch, low, high, generator).exp()
     angle = uniform(batch, 0, 2 * torch.pi, generator)
@@ -115,45 +93,27 @@ def cut_crops(
         [sin * mirror * crop_px / height, cos * crop_px / height, 2 * centre_y / height], dim=1
     )
     affine = torch.stack([x_row, y_row], dim=1).to(planes.device)
-    grid = functional.affine_grid(
-        affine, [batch, planes.shape[1], crop_px, crop_px], align_corners=False
-    )
+    grid = functional.affine_grid(affine, [batch, channels, crop_px, crop_px], align_corners=False)
     return functional.grid_sample(
         planes, grid, mode="bilinear", padding_mode="reflection", align_corners=False
     )
 
 
 def vary_appearance(light: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
-    """Change stain, exposure, focus, noise and compression.
-
-    Parameters
-    ----------
-    light : Tensor of float32, shape (B, 3, H, W)
-        sRGB, 0..255; the result has the same shape and range.
-    settings : Augmentation
-    generator : torch.Generator
-    """
+    """Change stain, exposure, focus, noise and compression of crops (B, 3, H, W), sRGB 0..255."""
     batch, device = len(light), light.device
     gain = (settings.stain_gain * torch.randn(batch, 1, generator=generator)).exp()
     gain = gain * (settings.stain_gain / 2 * torch.randn(batch, 3, generator=generator)).exp()
-    mixing = torch.diag_embed(gain) + settings.stain_mixing * torch.randn(
-        batch, 3, 3, generator=generator
-    )
+    mixing = settings.stain_mixing * torch.randn(batch, 3, 3, generator=generator)
+    mixing = torch.diag_embed(gain) + mixing
     offset = 0.03 * torch.randn(batch, 3, generator=generator)
-    offset = (
-        offset
-        + (sometimes(batch, 0.2, generator) * uniform(batch, 0, settings.underexposure, generator))[
-            :, None
-        ]
-    )
+    dim = sometimes(batch, 0.2, generator) * uniform(batch, 0, settings.underexposure, generator)
+    offset = offset + dim[:, None]
     density = light_to_optical_density(light)
     if settings.transfer > 0:
         density = transfer_colours(density, settings.transfer, generator)
-    density = (
-        torch.einsum("bij,bjhw->bihw", mixing.to(device), density)
-        + offset.to(device)[:, :, None, None]
-    )
-    varied = optical_density_to_light(density)
+    density = torch.einsum("bij,bjhw->bihw", mixing.to(device), density)
+    varied = optical_density_to_light(density + offset.to(device)[:, :, None, None])
     # blur, noise and compression are computed only for the crops that get them
     blurred = _chosen(batch, 0.35, generator)
     if len(blurred):
@@ -165,11 +125,8 @@ def vary_appearance(light: Tensor, settings: Augmentation, generator: torch.Gene
         noise = torch.randn((len(noisy), *light.shape[1:]), generator=generator).to(device)
         # the noise of half of these crops is coarse, as after demosaicking
         soft = sometimes(len(noisy), 0.5, generator) * 0.8
-        noise = (
-            blur_each(noise, soft.to(device))
-            * (strength * (1 + 1.5 * soft)).to(device)[:, None, None, None]
-        )
-        varied[noisy.to(device)] += noise
+        strength = (strength * (1 + 1.5 * soft)).to(device)[:, None, None, None]
+        varied[noisy.to(device)] += blur_each(noise, soft.to(device)) * strength
     varied = varied.clamp(0, 255)
     compressed = _chosen(batch, settings.jpeg, generator)
     if len(compressed):
@@ -186,15 +143,8 @@ def _chosen(batch: int, share: float, generator: torch.Generator) -> Tensor:
 def transfer_colours(density: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """Move the mean and spread of optical density of some crops towards those of other crops.
 
-    The method is that of Reinhard et al. (2001).
-
-    Parameters
-    ----------
-    density : Tensor of float32, shape (B, 3, H, W)
-        Optical density. The crops lend colours to each other in a random permutation.
-    share : float
-        Share of the crops that are changed.
-    generator : torch.Generator
+    The method is that of Reinhard et al. (2001). Crops (B, 3, H, W) lend colours to each other in a
+    random permutation; a ``share`` of them is changed.
     """
     batch = len(density)
     donor = torch.randperm(batch, generator=generator)
@@ -207,16 +157,10 @@ def transfer_colours(density: Tensor, share: float, generator: torch.Generator) 
 
 
 def compress_jpeg(light: Tensor, quality: Tensor) -> Tensor:
-    """Imitate JPEG: halve the resolution of colour differences, and round cosine coefficients.
+    """Imitate JPEG on crops (B, 3, H, W), sRGB 0..255, at qualities (B,) of 1..100.
 
-    The tables are those of ITU-T T.81, annex K.
-
-    Parameters
-    ----------
-    light : Tensor of float32, shape (B, 3, H, W)
-        sRGB, 0..255; the result has the same shape and range.
-    quality : Tensor of float32, shape (B,)
-        1..100.
+    The resolution of colour differences is halved, and cosine coefficients are rounded by the
+    tables of ITU-T T.81, annex K.
     """
     batch, _, height, width = light.shape
     block = light.new_tensor(JPEG_BLOCK)
@@ -237,7 +181,6 @@ def compress_jpeg(light: Tensor, quality: Tensor) -> Tensor:
     luma = lose(ycc[:, :1] - 128, light.new_tensor(LUMA_STEPS))
     chroma = lose(functional.avg_pool2d(ycc[:, 1:], 2), light.new_tensor(CHROMA_STEPS))
     chroma = functional.interpolate(chroma, scale_factor=2, mode="bilinear", align_corners=False)
-    rgb = torch.einsum(
-        "ij,bjhw->bihw", torch.linalg.inv(colour), torch.cat([luma + 128, chroma], dim=1)
-    )
+    ycc = torch.cat([luma + 128, chroma], dim=1)
+    rgb = torch.einsum("ij,bjhw->bihw", torch.linalg.inv(colour), ycc)
     return rgb[..., :height, :width].clamp(0, 255)

@@ -7,8 +7,6 @@ along the sign of the gradient (Goodfellow et al. 2015; Madry et al. 2018) chang
 They stay within the variation of the references, and labels stay true since no pixel is displaced.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, replace
 
@@ -29,12 +27,9 @@ from histocli.training.sampling import Batch
 class Hardness:
     """Losses of the segmenter on crops before and after they were made hard."""
 
-    before: float
-    """Mean loss of the ordinary crops."""
-    after: float
-    """Mean loss of the hard crops."""
-    change: float
-    """Mean absolute change of optical density."""
+    before: float  # mean loss of the ordinary crops
+    after: float  # mean loss of the hard crops
+    change: float  # mean absolute change of optical density
 
 
 @dataclass(frozen=True)
@@ -42,22 +37,15 @@ class HardPairs:
     """Crops in an ordinary and in a hard version."""
 
     ordinary: Batch
-    hard: Tensor
-    """Pixels of the hard version, (B, 3, H, W) float32, sRGB 0..1."""
-    labels: InstanceLabels
-    """(B, H, W), the same for both versions."""
+    hard: Tensor  # pixels of the hard version, (B, 3, H, W) float32, sRGB 0..1
+    labels: InstanceLabels  # (B, H, W), the same for both versions
 
 
 class Hardening(Extra, ABC):
-    """Makes a part of each batch harder, after a warm-up of the segmenter.
+    """Makes a ``share`` of the crops of each batch harder, after a warm-up of the segmenter.
 
-    Parameters
-    ----------
-    share : float
-        Share of the crops of a batch that are hard.
-    warm_up : float
-        Share of the phase before the first hard example; hardness then rises to its full value
-        during a second such share.
+    ``warm_up`` is the share of the phase before the first hard example; hardness then rises to its
+    full value during a second such share.
     """
 
     name = "hard"
@@ -65,8 +53,7 @@ class Hardening(Extra, ABC):
     def __init__(self, share: float = 0.25, warm_up: float = 0.2) -> None:
         self.share = share
         self.warm_up = warm_up
-        self.hardness: Hardness | None = None
-        """The last measurement; None before the first."""
+        self.hardness: Hardness | None = None  # the last measurement; None before the first
 
     def harden(self, segmenter: Segmenter, batch: Batch, moment: Moment) -> Batch:
         """Replace the first crops of the batch by hard ones."""
@@ -149,15 +136,8 @@ def measure_hardness(
 class AppearanceAscent(Hardening):
     """Hard examples without a GAN: gradient steps on appearance from a random start.
 
-    Parameters
-    ----------
-    bounds : AppearanceBounds
-    share, warm_up : float
-        See :class:`Hardening`.
-    steps : tuple of int
-        Fewest and most gradient steps; the number is drawn for each batch.
-    pace : float
-        Length of a step; 1 is the distance from an unchanged crop to a bound.
+    ``steps`` holds the fewest and the most steps; their number is drawn for each batch. ``pace`` is
+    the length of a step; 1 is the distance from an unchanged crop to a bound.
     """
 
     def __init__(

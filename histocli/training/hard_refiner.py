@@ -7,8 +7,6 @@ The refiner changes colours only, and only where the gate is open (in and around
 whole patch), so labels stay true.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -34,8 +32,7 @@ from histocli.training.hard_examples import Hardening, HardPairs, crop_losses, m
 from histocli.training.loop import Moment
 from histocli.training.sampling import Batch
 
-POOL = 64
-"""Hard crops in the pool; new crops replace the oldest."""
+POOL = 64  # hard crops in the pool; new crops replace the oldest
 
 
 class TargetSampler(Sampler):
@@ -43,26 +40,17 @@ class TargetSampler(Sampler):
 
     def _initial_planes(self, patch: int) -> npt.NDArray[np.uint8]:
         labels = self.initial.labels[patch]
-        return np.dstack(
-            [
-                super()._initial_planes(patch),
-                normalised_distance(labels),
-                (labels >= 0).astype(np.uint8),
-                contacts(labels, self.mpp).astype(np.uint8),
-                (labels > 0).astype(np.uint8),
-            ]
-        )
+        planes = super()._initial_planes(patch)
+        masks = [labels >= 0, contacts(labels, self.mpp), labels > 0]
+        targets = [normalised_distance(labels), *(mask.astype(np.uint8) for mask in masks)]
+        return np.dstack([planes, *targets])
 
 
 def crops_with_targets(pixels: Tensor, targets: Tensor) -> Batch:
-    """Return crops as a batch of the segmenter.
+    """Return crops (B, 3, H, W), sRGB 0..1, as a batch of the segmenter.
 
-    Parameters
-    ----------
-    pixels : Tensor of float32, shape (B, 3, H, W)
-        sRGB, 0..1.
-    targets : Tensor of float32, shape (B, 4, H, W)
-        Depth (0..255), valid, contact and nucleus, as :class:`TargetSampler` draws them.
+    ``targets`` (B, 4, H, W) are depth (0..255), valid, contact and nucleus, as
+    :class:`TargetSampler` draws them.
     """
     ones = torch.ones(len(pixels), device=pixels.device)
     return Batch(
@@ -82,8 +70,7 @@ class CropPool:
     def __init__(self, crop_px: int) -> None:
         self.pixels = torch.zeros((POOL, 3, crop_px, crop_px), dtype=torch.uint8)
         self.targets = torch.zeros((POOL, 4, crop_px, crop_px), dtype=torch.uint8)
-        self.filled = 0
-        """Number of crops put into the pool so far; it may exceed ``POOL``."""
+        self.filled = 0  # number of crops put into the pool so far; it may exceed ``POOL``
 
     def put(self, crops: Tensor, targets: Tensor) -> None:
         """Replace the oldest crops by the given ones, sRGB 0..1."""
@@ -105,19 +92,9 @@ class CropPool:
 class RefinerAscent(Hardening):
     """Makes hard examples by a refiner that learns at the same time as the segmenter.
 
-    Parameters
-    ----------
-    training : AdversarialTraining
-        Refiner and critics from ``histosynth refine``; changed in place.
-    sampler : TargetSampler
-    schedule : AdversarialSchedule
-        ``batch`` crops are painted in each step of the refiner.
-    learns_contacts : bool
-        Whether the segmenter learns where two nuclei meet.
-    every : int
-        Steps of the segmenter for each step of the refiner.
-    ratio, cap : float
-        See ``AgainstTask``; the ratio rises from 0 after the warm-up.
+    ``training`` holds the refiner and the critics of ``histosynth refine``, and is changed in
+    place. The refiner takes a step, of ``schedule.batch`` crops, for ``every`` steps of the
+    segmenter. For ``ratio``, which rises from 0 after the warm-up, and ``cap`` see ``AgainstTask``.
     """
 
     def __init__(
@@ -151,8 +128,8 @@ class RefinerAscent(Hardening):
 
     def move(self, segmenter: Segmenter, ramp: float, moment: Moment) -> None:
         """Take a step of the refiner and its critics, and put repainted crops into the pool."""
-        rng, dtype = moment.rng, moment.dtype
-        crops = self.sampler.draw(self.schedule.batch, rng, next(segmenter.parameters()).device)
+        schedule, rng, dtype = self.schedule, moment.rng, moment.dtype
+        crops = self.sampler.draw(schedule.batch, rng, next(segmenter.parameters()).device)
         assert crops.targets is not None
         ordinary = self._ordinary(crops)
         against = AgainstTask(
@@ -162,14 +139,7 @@ class RefinerAscent(Hardening):
         )
         with _frozen(segmenter):
             adversarial_step(
-                self.training,
-                crops,
-                self.schedule,
-                rng,
-                dtype,
-                float,
-                may_move=True,
-                against=against,
+                self.training, crops, schedule, rng, dtype, float, may_move=True, against=against
             )
         hard = self._paint(crops, dtype)
         self.pool.put(hard, crops.targets)

@@ -5,8 +5,6 @@ same batches as an uninterrupted one. Optional parts of a training, such as hard
 an :class:`Extra`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,22 +21,17 @@ from histocli.training.augmentation import Augmentation
 from histocli.training.losses import segmentation_loss
 from histocli.training.sampling import Batch, PatchSet, draw_crops
 
-WARM_UP = 0.1
-"""Share of the steps in which the learning rate rises."""
-MEASURE_EVERY = 20
-"""Steps between two measurements of the loss of hard examples."""
+WARM_UP = 0.1  # share of the steps in which the learning rate rises
+MEASURE_EVERY = 20  # steps between two measurements of the loss of hard examples
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
     """Settings of a training."""
 
-    batch: int
-    """Crops in a step."""
-    crop_px: int
-    """Side of a crop."""
-    learning_rate: float
-    """Peak of the learning rate."""
+    batch: int  # crops in a step
+    crop_px: int  # side of a crop
+    learning_rate: float  # peak of the learning rate
     seed: int
     augmentation: Augmentation = field(default_factory=Augmentation)
 
@@ -48,14 +41,10 @@ class Phase:
     """A part of a training, in which the learning rate rises and falls once."""
 
     name: str
-    patches: PatchSet
-    """The patches that the phase learns from."""
-    begin: float
-    """Share of the whole training that is done when the phase begins."""
-    end: float
-    """Share of the whole training that is done when the phase ends."""
-    learning_rate: float
-    """Peak of the learning rate."""
+    patches: PatchSet  # the patches that the phase learns from
+    begin: float  # share of the whole training that is done when the phase begins
+    end: float  # share of the whole training that is done when the phase ends
+    learning_rate: float  # peak of the learning rate
 
 
 @dataclass(frozen=True)
@@ -63,21 +52,16 @@ class Moment:
     """The circumstances of one step, for the extras."""
 
     rng: np.random.Generator
-    progress: float
-    """Share of the phase that is done."""
-    dtype: torch.dtype
-    """Number format of the convolutions."""
-    measure: bool
-    """Whether hardness is measured in this step."""
+    progress: float  # share of the phase that is done
+    dtype: torch.dtype  # number format of the convolutions
+    measure: bool  # whether hardness is measured in this step
 
 
 class Extra:
     """An optional part of a training; each method does nothing unless a subclass overrides it."""
 
-    name = ""
-    """Key of its state in checkpoints, and of its report in the result."""
-    begins = 1.0
-    """Share of the training that is done when its first phase begins; 1 if it has no phases."""
+    name = ""  # key of its state in checkpoints, and of its report in the result
+    begins = 1.0  # share of the training done when its first phase begins; 1 if it has no phases
 
     @property
     def begun(self) -> bool:
@@ -114,12 +98,10 @@ class Extra:
 class StepRecord:
     """The report of one step."""
 
-    step: int
-    """Steps done, this one included."""
+    step: int  # steps done, this one included
     loss: float
     learning_rate: float
-    extras: Json = field(default_factory=dict)
-    """Logged values of the extras."""
+    extras: Json = field(default_factory=dict)  # logged values of the extras
 
     def averaged(self) -> dict[str, float | None]:
         """Return the values whose means over the last steps are logged."""
@@ -187,12 +169,8 @@ def start_training(
 def learning_rate_at(progress: float, peak: float) -> float:
     """Return the rate of one cycle (Smith and Topin 2019): linear rise, then half a cosine down.
 
-    Parameters
-    ----------
-    progress : float
-        Share of the cycle that is done, 0..1; the first ``WARM_UP`` rises from 4 % of the peak.
-    peak : float
-        The largest learning rate.
+    ``progress`` is the share of the cycle that is done, 0..1. During the first ``WARM_UP`` the rate
+    rises from 4 % of its peak.
     """
     if progress < WARM_UP:
         return peak * (0.04 + 0.96 * progress / WARM_UP)
@@ -208,26 +186,11 @@ def train_steps(
     rank: int = 0,
     extras: Sequence[Extra] = (),
 ) -> Iterator[StepRecord]:
-    """Train until the progress is 1.
+    """Train until the progress is 1; the caller may stop iterating after any record.
 
-    Parameters
-    ----------
-    training : Training
-        Changed in place; the caller may stop iterating after any record.
-    patches : PatchSet
-    schedule : Schedule
-    progress : callable
-        Returns the share of the phase that is done, given the number of steps done; at 1 the phase
-        ends.
-    dtype : torch.dtype
-        Number format of the convolutions.
-    rank : int
-        Number of this process among several; each draws its own batches.
-    extras : sequence of Extra
-
-    Yields
-    ------
-    StepRecord
+    ``progress`` maps the number of steps done to the share of the phase that is done. ``dtype`` is
+    the number format of the convolutions. Each process draws its own batches by its ``rank``.
+    ``training`` is changed in place.
     """
     segmenter = training.segmenter
     segmenter.train()
@@ -258,15 +221,8 @@ def train_step(training: Training, batch: Batch, dtype: torch.dtype) -> float:
     pixels = batch.pixels.contiguous(memory_format=torch.channels_last)
     with autocast(pixels.device, dtype):
         logits = training.called(pixels)
-    loss = segmentation_loss(
-        logits,
-        batch.nucleus,
-        batch.distance,
-        batch.valid,
-        batch.weight,
-        batch.borders,
-        batch.contact,
-    )
+    targets = batch.nucleus, batch.distance, batch.valid
+    loss = segmentation_loss(logits, *targets, batch.weight, batch.borders, batch.contact)
     training.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(training.segmenter.parameters(), max_norm=5.0)

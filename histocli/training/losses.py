@@ -4,10 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-DISTANCE_WEIGHT = 2.0
-"""Weight of the distance error, which is small but alone separates touching nuclei."""
-CONTACT_RARITY = 4.0
-"""Weight of pixels where two nuclei meet, relative to others; they are a few percent of all."""
+DISTANCE_WEIGHT = 2.0  # weight of the distance error, which alone separates touching nuclei
+CONTACT_RARITY = 4.0  # weight of pixels where nuclei meet, a few percent of all; others have 1
 
 
 def segmentation_loss(
@@ -21,27 +19,12 @@ def segmentation_loss(
 ) -> Tensor:
     """Return cross-entropy and soft Dice of the mask plus a robust error of the border distance.
 
-    Parameters
-    ----------
-    logits : Tensor of float, shape (B, 2 or 3, H, W)
-        Logits of nucleus, border distance and, if there are three, contact.
-    nucleus : Tensor of float32, shape (B, H, W)
-        1 in nuclei.
-    distance : Tensor of float32, shape (B, H, W)
-        Normalised border distance, 0..1.
-    valid : Tensor of float32, shape (B, H, W)
-        0 where pixels are ignored.
-    weight : Tensor of float32, shape (B,)
-        Importance of each patch.
-    borders : Tensor of float32, shape (B,), optional
-        0 for patches in which distance and contacts are not learnt.
-    contact : Tensor of float32, shape (B, H, W), optional
-        1 where two nuclei meet; adds a cross-entropy of the third logit.
-
-    Returns
-    -------
-    Tensor
-        Scalar: the weighted mean over the patches.
+    Logits are (B, 2 or 3, H, W): nucleus, border distance and, if there are three, contact. Targets
+    are float32 (B, H, W): ``nucleus`` is 1 in nuclei, ``distance`` the normalised border distance
+    in 0..1, ``valid`` 0 where pixels are ignored, ``contact`` 1 where two nuclei meet; the last
+    adds a cross-entropy of the third logit. ``weight`` (B,) is the importance of each patch;
+    ``borders`` (B,) is 0 for patches in which distance and contacts are not learnt. The result is
+    the scalar weighted mean over the patches.
     """
     each = segmentation_losses(logits, nucleus, distance, valid, borders, contact)
     return (each * weight).sum() / weight.sum().clamp(min=1e-6)
@@ -63,12 +46,10 @@ def segmentation_losses(
     probability = torch.sigmoid(logits[:, 0]) * valid
     shared = (probability * nucleus).sum(dim=(1, 2))
     # 1 is added to both sides of the ratio: without nuclei, Dice then measures false positives
-    dice = 1 - (2 * shared + 1) / (
-        probability.sum(dim=(1, 2)) + (nucleus * valid).sum(dim=(1, 2)) + 1
-    )
-    error = functional.smooth_l1_loss(
-        torch.sigmoid(logits[:, 1]), distance, beta=0.1, reduction="none"
-    )
+    areas = probability.sum(dim=(1, 2)) + (nucleus * valid).sum(dim=(1, 2))
+    dice = 1 - (2 * shared + 1) / (areas + 1)
+    depth = torch.sigmoid(logits[:, 1])
+    error = functional.smooth_l1_loss(depth, distance, beta=0.1, reduction="none")
     error = DISTANCE_WEIGHT * (error * valid).sum(dim=(1, 2)) / counted
     if contact is not None:
         rare = functional.binary_cross_entropy_with_logits(

@@ -14,9 +14,7 @@ from torch import Tensor
 from histocli.instances.targets import contacts, normalised_distance
 from histocli.training.augmentation import Augmentation, cut_crops, vary_appearance
 
-WINDOW = 1.375
-"""Side of the square read for a crop, divided by the crop's side: room for magnification and most
-rotations."""
+WINDOW = 1.375  # side read / side of the crop: room for magnification and most rotations
 
 Values = TypeVar("Values", "PatchSet", "Batch")
 
@@ -25,22 +23,14 @@ Values = TypeVar("Values", "PatchSet", "Batch")
 class PatchSet:
     """Labelled patches with their targets."""
 
-    images: npt.NDArray[np.uint8]
-    """(n, H, W, 3), sRGB."""
-    nucleus: npt.NDArray[np.bool_]
-    """(n, H, W)."""
-    valid: npt.NDArray[np.bool_]
-    """(n, H, W), False for pixels that are ignored."""
-    distance: npt.NDArray[np.uint8]
-    """(n, H, W), depth inside a nucleus: 255 at its deepest pixel, 0 outside nuclei."""
-    weight: npt.NDArray[np.float32]
-    """(n,), how much each patch counts in the loss."""
-    share: npt.NDArray[np.float64]
-    """(n,), chance of being drawn; sums to 1."""
-    borders: npt.NDArray[np.bool_] | None = None
-    """(n,), whether a patch's depths and contacts are learnt; None learns all."""
-    contact: npt.NDArray[np.bool_] | None = None
-    """(n, H, W), True where two nuclei meet; None if contacts are not learnt."""
+    images: npt.NDArray[np.uint8]  # (n, H, W, 3), sRGB
+    nucleus: npt.NDArray[np.bool_]  # (n, H, W)
+    valid: npt.NDArray[np.bool_]  # (n, H, W), False for pixels that are ignored
+    distance: npt.NDArray[np.uint8]  # (n, H, W), depth: 255 deepest in a nucleus, 0 outside
+    weight: npt.NDArray[np.float32]  # (n,), how much each patch counts in the loss
+    share: npt.NDArray[np.float64]  # (n,), chance of being drawn; sums to 1
+    borders: npt.NDArray[np.bool_] | None = None  # (n,), depth and contact are learnt; None: all
+    contact: npt.NDArray[np.bool_] | None = None  # (n, H, W), two nuclei meet; None: not learnt
 
     @classmethod
     def labelled(
@@ -112,20 +102,15 @@ class PatchSet:
 
 @dataclass(frozen=True)
 class Batch:
-    """The crops that a training step sees, with their targets."""
+    """The crops that a training step sees, with their targets; all are float32."""
 
-    pixels: Tensor
-    """(B, 3, H, W) float32, 0..1."""
-    nucleus: Tensor
-    distance: Tensor
-    valid: Tensor
-    """The three targets, (B, H, W) float32, 0..1; pixels with a ``valid`` of 0 are ignored."""
-    weight: Tensor
-    """(B,) float32."""
-    borders: Tensor
-    """(B,) float32, 1 for crops whose depths and contacts are learnt, else 0."""
-    contact: Tensor | None = None
-    """(B, H, W) float32, 1 where two nuclei meet."""
+    pixels: Tensor  # (B, 3, H, W), 0..1
+    nucleus: Tensor  # (B, H, W), 0 or 1
+    distance: Tensor  # (B, H, W), 0..1, depth inside a nucleus
+    valid: Tensor  # (B, H, W), 0 where pixels are ignored, else 1
+    weight: Tensor  # (B,)
+    borders: Tensor  # (B,) float32, 1 for crops whose depths and contacts are learnt, else 0
+    contact: Tensor | None = None  # (B, H, W) float32, 1 where two nuclei meet
 
     def part(self, where: slice) -> Batch:
         """Return some of the crops, as views."""
@@ -168,28 +153,13 @@ def draw_crops(
     rng: np.random.Generator,
     device: torch.device,
 ) -> Batch:
-    """Draw patches, cut crops and vary their appearance.
-
-    Parameters
-    ----------
-    patches : PatchSet
-    size : int
-        Crops in the batch.
-    crop_px : int
-        Side of a crop.
-    augmentation : Augmentation
-    rng : numpy.random.Generator
-        Generator of this step.
-    device : torch.device
-        Device of the crops, on which they are cut and varied.
-    """
+    """Draw ``size`` patches, cut a crop of each and vary its appearance, on the ``device``."""
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     chosen = rng.choice(len(patches), size=size, p=patches.share)
     height, width = patches.nucleus.shape[1:]
     side_y, side_x = (min(side, round(crop_px * WINDOW)) for side in (height, width))
-    planes = torch.empty(
-        (size, 6 if patches.contact is None else 7, side_y, side_x), dtype=torch.float32
-    )
+    channels = 6 if patches.contact is None else 7
+    planes = torch.empty((size, channels, side_y, side_x), dtype=torch.float32)
     corners = rng.integers(0, [height - side_y + 1, width - side_x + 1], size=(size, 2))
     for plane, patch, (top, left) in zip(planes, chosen, corners, strict=True):
         window = (patch, slice(top, top + side_y), slice(left, left + side_x))
@@ -201,14 +171,13 @@ def draw_crops(
             plane[6] = torch.from_numpy(patches.contact[window])
     crops = cut_crops(planes.to(device), crop_px, augmentation.scale, generator)
     nucleus = (crops[:, 3] > 0.5).float()
+    borders = np.ones(size, bool) if patches.borders is None else patches.borders[chosen]
     return Batch(
         pixels=vary_appearance(crops[:, :3], augmentation, generator) / 255,
         nucleus=nucleus,
         distance=crops[:, 4] / 255 * nucleus,
         valid=(crops[:, 5] > 0.99).float(),
         weight=torch.from_numpy(patches.weight[chosen]).to(device),
-        borders=torch.ones(size, device=device)
-        if patches.borders is None
-        else torch.from_numpy(patches.borders[chosen].astype(np.float32)).to(device),
+        borders=torch.from_numpy(borders.astype(np.float32)).to(device),
         contact=None if patches.contact is None else (crops[:, 6] > 0.5).float(),
     )

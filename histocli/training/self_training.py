@@ -6,8 +6,6 @@ every round would drop more pale nuclei, so objects are accepted within strata o
 and size. Pixels near the teacher's inexact borders are ignored; synthetic patches teach borders.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,18 +26,12 @@ from histocli.training.sampling import PatchSet
 class Acceptance:
     """Settings of the choice of objects and pixels that a student learns."""
 
-    share: float = 0.7
-    """Share of the objects of each stratum that is accepted: those of the highest confidence."""
-    contrast_bins: int = 3
-    """Number of strata of contrast."""
-    area_bins: int = 2
-    """Number of strata of area within each stratum of contrast."""
-    sure_background: float = 0.1
-    """Pixels outside objects are learnt as background below this probability of nucleus."""
-    sure_nucleus: float = 0.9
-    """Pixels of accepted objects are learnt as nucleus above this probability."""
-    border_um: float = 0.5
-    """Pixels within this many micrometres of a border, on either side, are ignored."""
+    share: float = 0.7  # share of the objects of each stratum, the most confident, that is accepted
+    contrast_bins: int = 3  # number of strata of contrast
+    area_bins: int = 2  # number of strata of area within each stratum of contrast
+    sure_background: float = 0.1  # background is learnt below this probability of nucleus
+    sure_nucleus: float = 0.9  # accepted objects are learnt where the probability is above this
+    border_um: float = 0.5  # micrometres; pixels this near to a border, on either side, are ignored
 
 
 def accept_within_strata(
@@ -79,10 +71,8 @@ findings; beyond it a student is taken to call other objects nuclei."""
 class Drift:
     """Relative change of findings from those of the first teacher; 0 is no change."""
 
-    area: float
-    """Change of the median area of an object."""
-    count: float
-    """Change of the number of objects."""
+    area: float  # change of the median area of an object
+    count: float  # change of the number of objects
 
     @property
     def tolerable(self) -> bool:
@@ -94,10 +84,8 @@ class Drift:
 class Findings:
     """Objects and probabilities that a network (or a person) finds in unlabelled patches."""
 
-    labels: list[InstanceLabels]
-    """For each patch, (H, W), objects 1..n."""
-    probability: list[FloatArray]
-    """For each patch, (H, W), probability of nucleus."""
+    labels: list[InstanceLabels]  # for each patch, (H, W), objects 1..n
+    probability: list[FloatArray]  # for each patch, (H, W), probability of nucleus
 
     def count(self) -> int:
         """Return the number of objects in all patches."""
@@ -133,18 +121,9 @@ def pseudo_labelled(
 ) -> tuple[PatchSet, Json]:
     """Turn findings into training patches; also return counts and shares for the log.
 
-    Parameters
-    ----------
-    patches : ndarray of uint8, shape (n, H, W, 3)
-    findings : Findings
-    contrast : sequence of ndarray
-        For each patch, how much darker each object is than its surroundings.
-    mpp : float
-        Micrometres per pixel.
-    acceptance : Acceptance
-    borders : bool
-        Whether border distances are learnt too: from labels that a user gives, but not from a
-        network, which may join two nuclei.
+    ``contrast`` says for each patch how much darker each object is than its surroundings. With
+    ``borders`` border distances are learnt too: from labels that a user gives, but not from a
+    network, which may join two nuclei. ``mpp`` is the pixel size in micrometres.
     """
     both = list(zip(findings.labels, findings.probability, strict=True))
     confidence = [mean_within(labels, probability)[1:] for labels, probability in both]
@@ -184,8 +163,7 @@ class PseudoTargets:
     """The targets of one patch for a student."""
 
     nucleus: npt.NDArray[np.bool_]
-    valid: npt.NDArray[np.bool_]
-    """False for pixels that are ignored."""
+    valid: npt.NDArray[np.bool_]  # False for pixels that are ignored
     distance: npt.NDArray[np.uint8]
 
 
@@ -196,18 +174,10 @@ def pseudo_targets(
     mpp: float,
     acceptance: Acceptance,
 ) -> PseudoTargets:
-    """Turn a teacher's findings in one patch into targets.
+    """Turn a teacher's findings in one patch, labels and probability (H, W), into targets.
 
-    Parameters
-    ----------
-    labels : ndarray of int, shape (H, W)
-    probability : ndarray of float, shape (H, W)
-        Probability of nucleus.
-    accepted : ndarray of bool, shape (n + 1,)
-        Indexed by label; other objects are ignored rather than learnt as background.
-    mpp : float
-        Micrometres per pixel.
-    acceptance : Acceptance
+    ``accepted``, indexed by label, says which objects are learnt; others are ignored rather than
+    learnt as background. ``mpp`` is the pixel size in micrometres.
     """
     inside = labels > 0
     band = acceptance.border_um / mpp
@@ -225,12 +195,8 @@ def pseudo_targets(
 class AveragedWeights(Extra):
     """The exponential average of a student's weights over its last steps.
 
-    Parameters
-    ----------
-    student : nn.Module
-    keep : float
-        Share of the average that each step keeps; smaller in the first steps, so that the first
-        weights soon have little influence.
+    Each step keeps the share ``keep`` of the average; less in the first steps, so that the first
+    weights soon have little influence.
     """
 
     name = "averaged"

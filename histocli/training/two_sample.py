@@ -4,8 +4,6 @@ The answer measures realism, and gives weights to synthetic patches. Folds are m
 so that a classifier never judges patches of an image that it has learnt from.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,17 +24,8 @@ from histocli.training.crops import random_crop
 def area_under_curve(real: npt.ArrayLike, synthetic: npt.ArrayLike) -> float:
     """Return the probability that a real item scores above a synthetic one; ties count half.
 
-    This is the statistic of Mann and Whitney (1947) as a share.
-
-    Parameters
-    ----------
-    real, synthetic : array_like, 1-D
-        Scores; NaN is left out.
-
-    Returns
-    -------
-    float
-        0..1; 0.5 if the scores do not separate the two, NaN if one side is empty.
+    This is the statistic of Mann and Whitney (1947) as a share, 0..1. Scores of NaN are left out;
+    NaN is returned if one side is empty.
     """
     first, second = (np.asarray(values, np.float64) for values in (real, synthetic))
     first, second = first[~np.isnan(first)], second[~np.isnan(second)]
@@ -52,8 +41,7 @@ class TwoSampleSchedule:
 
     folds: int = 3
     steps: int = 200
-    batch: int = 16
-    """Crops of each kind in a step."""
+    batch: int = 16  # crops of each kind in a step
     crop_px: int = 128
     learning_rate: float = 2e-3
     seed: int = 0
@@ -63,14 +51,10 @@ class TwoSampleSchedule:
 class TwoSampleScores:
     """Held-out scores: each patch is judged by a classifier that has not learnt from its image."""
 
-    real: npt.NDArray[np.float64]
-    """(n,), logits of "real" for the real patches; NaN if not judged."""
-    synthetic: npt.NDArray[np.float64]
-    """(m,), logits of "real" for the synthetic patches; NaN if not judged."""
-    real_images: npt.NDArray[np.int64]
-    """(n,), number of the image that each real patch shows."""
-    synthetic_images: npt.NDArray[np.int64]
-    """(m,), number of the image that each synthetic patch was made from."""
+    real: npt.NDArray[np.float64]  # (n,), logits of "real" for the real patches; NaN if not judged
+    synthetic: npt.NDArray[np.float64]  # (m,), the same for the synthetic patches
+    real_images: npt.NDArray[np.int64]  # (n,), number of the image that each real patch shows
+    synthetic_images: npt.NDArray[np.int64]  # (m,), image that each synthetic patch was made from
 
     @property
     def auc(self) -> float:
@@ -80,17 +64,15 @@ class TwoSampleScores:
     def interval(self, draws: int = 1000, seed: int = 0) -> tuple[float, float]:
         """Return the 95 % bootstrap interval of the AUC, resampling whole images."""
         rng = rng_for(seed, "auc")
+        sides = ((self.real, self.real_images), (self.synthetic, self.synthetic_images))
         values = []
         for _ in range(draws):
-            sides = []
-            for scores, images in (
-                (self.real, self.real_images),
-                (self.synthetic, self.synthetic_images),
-            ):
+            drawn = []
+            for scores, images in sides:
                 names, inverse = np.unique(images, return_inverse=True)
                 times = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))
-                sides.append(np.repeat(scores, times[inverse]))
-            values.append(area_under_curve(*sides))
+                drawn.append(np.repeat(scores, times[inverse]))
+            values.append(area_under_curve(*drawn))
         low, high = np.nanpercentile(values, [2.5, 97.5])
         return float(low), float(high)
 
@@ -113,47 +95,29 @@ def judge(
 ) -> TwoSampleScores:
     """For each fold, train a new classifier on the other folds and judge the fold's patches.
 
-    Parameters
-    ----------
-    real : ndarray of uint8, shape (n, H, W, 3)
-        Real patches.
-    synthetic : ndarray of uint8, shape (m, H, W, 3)
-    real_images, synthetic_images : ndarray of int
-        Number of the image that each patch shows or was made from; both share one numbering.
-    schedule : TwoSampleSchedule
-    device : torch.device
-    dtype : torch.dtype
-        Number format of the convolutions.
-
-    Raises
-    ------
-    ValueError
-        There are fewer than two images, so that none can be held out.
+    Patches are uint8 (n, H, W, 3) and (m, H, W, 3). ``real_images`` and ``synthetic_images`` number
+    the images that they show or were made from, with one numbering. ``dtype`` is the number format
+    of the convolutions. Raises ValueError if fewer than two images leave none to hold out.
     """
     numbers = np.concatenate([real_images, synthetic_images])
     folds = min(schedule.folds, len(np.unique(numbers)))
     if folds < 2:
         raise ValueError("patches of at least two images are needed to hold one out")
     fold = folds_of(numbers, folds, schedule.seed)
-    real_fold, synthetic_fold = fold[: len(real)], fold[len(real) :]
-    scores = [np.full(len(real), np.nan), np.full(len(synthetic), np.nan)]
+    sides = ((real, fold[: len(real)]), (synthetic, fold[len(real) :]))
+    scores = [np.full(len(patches), np.nan) for patches, _ in sides]
     for number in range(folds):
-        learn = [np.flatnonzero(real_fold != number), np.flatnonzero(synthetic_fold != number)]
+        learn = [np.flatnonzero(fold_of != number) for _, fold_of in sides]
         if not all(map(len, learn)):
             continue
         classifier = _train_classifier(
             real, synthetic, learn[0], learn[1], schedule, number, device, dtype
         )
-        for scored, side, own in zip(
-            scores, (real, synthetic), (real_fold == number, synthetic_fold == number), strict=True
-        ):
-            scored[own] = _classify(classifier, side[own], device, dtype)
-    return TwoSampleScores(
-        scores[0],
-        scores[1],
-        np.asarray(real_images, np.int64),
-        np.asarray(synthetic_images, np.int64),
-    )
+        for scored, (patches, fold_of) in zip(scores, sides, strict=True):
+            own = fold_of == number
+            scored[own] = _classify(classifier, patches[own], device, dtype)
+    images = (np.asarray(each, np.int64) for each in (real_images, synthetic_images))
+    return TwoSampleScores(*scores, *images)
 
 
 def _train_classifier(
@@ -172,17 +136,14 @@ def _train_classifier(
         classifier = Classifier().to(device)
     classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     classifier.train()
-    optimizer = torch.optim.AdamW(
-        classifier.parameters(), lr=schedule.learning_rate, weight_decay=1e-2
-    )
+    rate = schedule.learning_rate
+    optimizer = torch.optim.AdamW(classifier.parameters(), lr=rate, weight_decay=1e-2)
     truth = torch.cat([torch.ones(schedule.batch), torch.zeros(schedule.batch)]).to(device)
     for step in range(schedule.steps):
-        progress = step / schedule.steps
-        warm_up_steps = 0.1 * schedule.steps
+        # the learning rate rises for a tenth of the steps, and falls during the second half
+        factor = min(1, (step + 1) / (0.1 * schedule.steps), 2 * (1 - step / schedule.steps))
         for group in optimizer.param_groups:
-            group["lr"] = schedule.learning_rate * min(
-                1, (step + 1) / warm_up_steps, 2 * (1 - progress)
-            )
+            group["lr"] = rate * factor
         rng = rng_for(schedule.seed, f"two-sample {number}", step)
         crops = [
             random_crop(patches[index], min(schedule.crop_px, *patches.shape[1:3]), rng)
@@ -226,10 +187,7 @@ def _logits(
 def fit_log_odds(scores: TwoSampleScores) -> tuple[float, float]:
     """Fit slope and offset that turn held-out logits into calibrated log odds (Platt 1999).
 
-    Returns
-    -------
-    slope, offset : float
-        ``slope * logit + offset`` is the log odds of "real" for equally many patches of both kinds.
+    ``slope * logit + offset`` is the log odds of "real" for equally many patches of both kinds.
     """
     logits = np.concatenate([scores.real, scores.synthetic])
     truth = np.concatenate([np.ones(len(scores.real)), np.zeros(len(scores.synthetic))])
@@ -255,19 +213,9 @@ def importance_weights(
 ) -> npt.NDArray[np.float64]:
     """Weigh synthetic patches by their odds of being real (Hou et al. 2019).
 
-    Parameters
-    ----------
-    scores : TwoSampleScores
-    limits : tuple of float
-        Smallest and largest odds, before the mean is scaled to 1.
-    least_effective : float
-        Smallest effective share, 0..1. With a nearly perfect classifier few patches would have all
-        the weight, so the log odds are shrunk until this share is reached.
-
-    Returns
-    -------
-    ndarray of float64, shape (m,)
-        Mean 1; patches that were not judged get the mean.
+    Odds stay within ``limits`` before their mean is scaled to 1. With a nearly perfect classifier
+    few patches would have all the weight, so log odds are shrunk until the effective share, 0..1,
+    is ``least_effective``. Patches that were not judged get the mean. The weights are float64 (m,).
     """
     slope, offset = fit_log_odds(scores)
     odds = np.clip(slope * scores.synthetic + offset, -30, 30)
@@ -287,14 +235,8 @@ def weights_of_kept(
 ) -> npt.NDArray[np.float32]:
     """Return weights of all patches, shape (n,): judged ones as given, others 1, discarded ones 0.
 
-    Parameters
-    ----------
-    judged : ndarray of float64, shape (m,)
-        Weights of the judged patches.
-    chosen : ndarray of int, shape (m,)
-        Indices of the judged patches.
-    kept : ndarray of float, shape (n,)
-        1 or, for discarded patches, 0; the mean weight of the kept ones is scaled to 1.
+    ``chosen`` (m,) are the indices of the ``judged`` weights (m,); ``kept`` (n,) is 1 or, for
+    discarded patches, 0. The mean weight of the kept patches is scaled to 1.
     """
     full = np.ones(len(kept), np.float64)
     full[chosen] = judged

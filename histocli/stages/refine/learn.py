@@ -4,8 +4,6 @@ The realism critic is *proven* once its held-out AUC of real against initial cro
 ``--proof``; before that, the refiner is not updated. The *guard* keeps the last good weights.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -35,10 +33,8 @@ from histocli.training.adversarial.step import StepReport, train_adversarial
 
 logger = logging.getLogger(__name__)
 
-JUDGEMENTS = 6
-"""Number of judgements of held-out crops during a training."""
-PROOFS = 40
-"""Number of times during a training at which a critic that is not proven yet is tested."""
+JUDGEMENTS = 6  # number of judgements of held-out crops during a training
+PROOFS = 40  # number of times during a training at which a critic that is not proven yet is tested
 
 
 @dataclass(frozen=True)
@@ -46,8 +42,7 @@ class Course:
     """Figures of a training, for the store and the result."""
 
     steps: int
-    moves: int
-    """Steps in which the refiner was updated."""
+    moves: int  # steps in which the refiner was updated
     critic_auc: float | None  # held out, real against initial crops
     style_auc: float | None  # held out, pairs of one image against pairs of two
 
@@ -58,8 +53,7 @@ class Learnt:
 
     refiner: Refiner
     networks: Mapping[str, nn.Module]
-    course: Course | None
-    """None if the refiner of ``--model`` is used."""
+    course: Course | None  # None if the refiner of ``--model`` is used
 
 
 def learn(job: Refinement, styles: Styles, session: Session) -> Learnt:
@@ -67,7 +61,16 @@ def learn(job: Refinement, styles: Styles, session: Session) -> Learnt:
     if job.trained is not None:
         refiner = job.trained.to(job.device)
         return Learnt(refiner, {"averaged": refiner}, None)
-    schedule = _schedule(job)
+    schedule = AdversarialSchedule(
+        batch=job.config.batch,
+        # a patch must hold two crops side by side; critics need sides that are multiples of 8
+        crop_px=min(128, job.initial.patch_px // 2 // 8 * 8),
+        style_weight=job.config.style,
+        identity_weight=job.config.identity,
+        edits=job.config.edits,
+        objective=job.config.objective,
+        seed=job.config.seed,
+    )
     lessons, exam = _samplers(job, styles, schedule)
     torch.manual_seed(job.config.seed)
     refiner = Refiner(RefinerArchitecture(edits=job.config.edits))
@@ -135,13 +138,9 @@ class Judge:
     def judge(self) -> HeldOut:
         """Score the networks, log the scores and write a sheet of some patches."""
         self.held = self._look()
-        self.session.log(
-            {
-                "step": self.training.step,
-                "held_out": {key: rounded(value) for key, value in asdict(self.held).items()},
-                "critic_proven": self.training.proven,
-            }
-        )
+        step, proven = self.training.step, self.training.proven
+        scores = {key: rounded(value) for key, value in asdict(self.held).items()}
+        self.session.log({"step": step, "held_out": scores, "critic_proven": proven})
         if self.session.members.leads:
             self._show()
         return self.held
@@ -151,9 +150,8 @@ class Judge:
         auc = self._look().auc_initial
         proven = bool(self.session.members.from_leader(auc >= self.job.config.proof))
         self.training.proven = proven
-        self.session.log(
-            {"step": self.training.step, "critic_auc": rounded(auc), "critic_proven": proven}
-        )
+        step = self.training.step
+        self.session.log({"step": step, "critic_auc": rounded(auc), "critic_proven": proven})
 
     def state(self) -> dict[str, Any]:
         """Return the last scores for a checkpoint."""
@@ -172,30 +170,11 @@ class Judge:
         initial, styles = self.job.initial, self.styles
         chosen = np.linspace(0, len(initial) - 1, min(6, len(initial))).astype(int)
         shown, crops = styles.read_white(chosen), styles.crops(chosen.tolist())
-        refined, _ = refine_patches(
-            self.training.networks.averaged,
-            shown.images,
-            shown.labels,
-            crops,
-            [rng_for(self.job.config.seed, "noise", int(patch)) for patch in chosen],
-            initial.mpp,
-            self.job.dtype,
-        )
+        seeds = [rng_for(self.job.config.seed, "noise", int(patch)) for patch in chosen]
+        averaged, mpp, dtype = self.training.networks.averaged, initial.mpp, self.job.dtype
+        refined, _ = refine_patches(averaged, shown.images, shown.labels, crops, seeds, mpp, dtype)
         rows = [list(row) for row in zip(shown.images, refined, crops.images, strict=True)]
         write_png(preview_path(self.job.out, self.training.step), picture_rows(rows))
-
-
-def _schedule(job: Refinement) -> AdversarialSchedule:
-    return AdversarialSchedule(
-        batch=job.config.batch,
-        # a patch must hold two crops side by side; critics need sides that are multiples of 8
-        crop_px=min(128, job.initial.patch_px // 2 // 8 * 8),
-        style_weight=job.config.style,
-        identity_weight=job.config.identity,
-        edits=job.config.edits,
-        objective=job.config.objective,
-        seed=job.config.seed,
-    )
 
 
 def _samplers(

@@ -1,7 +1,5 @@
 """The inputs of a refinement: initial patches, references and, if given, a trained refiner."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -30,15 +28,11 @@ class Refinement:
     execution: Execution
     initial: PatchStore
     sources: list[Source]
-    failed: list[str]
-    """Paths of references that cannot be read and are left out."""
-    trained: Refiner | None
-    """The refiner of ``--model``; None trains one."""
-    fingerprint: str
-    """Hash of all settings and inputs."""
+    failed: list[str]  # paths of references that cannot be read and are left out
+    trained: Refiner | None  # the refiner of ``--model``; None trains one
+    fingerprint: str  # hash of all settings and inputs
     device: torch.device
-    dtype: torch.dtype
-    """Number format of the convolutions."""
+    dtype: torch.dtype  # number format of the convolutions
     track: Track
 
 
@@ -52,10 +46,8 @@ def open_inputs(
 ) -> Refinement:
     """Open the stores and identify the references.
 
-    Raises
-    ------
-    InvalidStore, InputNotFound, InvalidInput
-        The store, the references or the model cannot be used.
+    Raises InvalidStore, InputNotFound or InvalidInput if the store, the references or the model
+    cannot be used.
     """
     initial = _open_initial(store)
     tolerant = execution.on_error == "continue"
@@ -69,13 +61,6 @@ def open_inputs(
     device = resolve_device(execution.device)
     dtype = resolve_precision(execution.precision, device)
     model = None if config.model is None else PatchStore.open(config.model)
-    trained = None if model is None else _refiner_of(model)
-    fingerprint = config_hash(
-        replace(config, model=None),
-        store=initial.content_hash(),
-        references=[[source.sha256, source.mpp] for source in sources],
-        model=None if model is None else model.content_hash(),
-    )
     return Refinement(
         out=out,
         config=config,
@@ -83,8 +68,13 @@ def open_inputs(
         initial=initial,
         sources=sources,
         failed=failed,
-        trained=trained,
-        fingerprint=fingerprint,
+        trained=None if model is None else _refiner_of(model),
+        fingerprint=config_hash(
+            replace(config, model=None),
+            store=initial.content_hash(),
+            references=[[source.sha256, source.mpp] for source in sources],
+            model=None if model is None else model.content_hash(),
+        ),
         device=device,
         dtype=dtype,
         track=track,
@@ -121,9 +111,8 @@ def _refiner_of(store: PatchStore) -> Refiner:
         )
     refiner = build_refiner(store.attributes.get("refinement", {}).get("architecture"))
     try:
-        refiner.load_state_dict(
-            {name: torch.from_numpy(value) for name, value in networks["averaged"].items()}
-        )
+        averaged = networks["averaged"].items()
+        refiner.load_state_dict({name: torch.from_numpy(value) for name, value in averaged})
     except RuntimeError as error:
         raise InvalidStore(
             f"{store.path}: its refiner does not fit its description ({first_line(error)}); "

@@ -1,17 +1,15 @@
 """Repainting all patches of a store, and a check of their labels against roughly found nuclei."""
 
-from __future__ import annotations
-
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from histocli.base.interrupts import raise_if_stopped
 from histocli.base.rng import rng_for
 from histocli.base.system import resolve_workers
+from histocli.base.types import InstanceLabels, RGBImage
 from histocli.model.refiner import Refiner
 from histocli.stages.refine.plan import Refinement
 from histocli.stages.refine.styles import Styles
@@ -35,10 +33,8 @@ class Agreement:
 class Repainted:
     """The result of repainting."""
 
-    rejected: int
-    """Number of patches whose labels no longer fit; their weight is 0."""
-    agreement: Agreement | None
-    """Means over the patches repainted by this command; None if it repainted none."""
+    rejected: int  # number of patches whose labels no longer fit; their weight is 0
+    agreement: Agreement | None  # means over the patches repainted by this command
 
 
 def repaint(
@@ -87,19 +83,11 @@ def _repaint_batch(
     mpp = job.initial.mpp
     read, labels = job.initial.read(batch)
     white = styles.whiten(batch, read)
-    refined, closed = refine_patches(
-        refiner,
-        white,
-        labels,
-        styles.crops(batch),
-        [rng_for(job.config.seed, "noise", patch) for patch in batch],
-        mpp,
-        job.dtype,
-    )
+    crops = styles.crops(batch)
+    seeds = [rng_for(job.config.seed, "noise", patch) for patch in batch]
+    refined, closed = refine_patches(refiner, white, labels, crops, seeds, mpp, job.dtype)
 
-    def fit(
-        label: npt.NDArray[np.int32], before: npt.NDArray[np.uint8], after: npt.NDArray[np.uint8]
-    ) -> tuple[float, float]:
+    def fit(label: InstanceLabels, before: RGBImage, after: RGBImage) -> tuple[float, float]:
         return label_agreement(label, before, mpp), label_agreement(label, after, mpp)
 
     fits = list(pool.map(fit, labels, white, refined))

@@ -1,7 +1,5 @@
 """``histosynth refine`` from its inputs to the refined store."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -36,30 +34,19 @@ class RefineResult(StageResult):
     schema: ClassVar[str] = "histosynth.refine/1"
 
     patches: int
-    references: int
-    """Number of reference files that show nuclei."""
-    steps: int | None
-    """Steps of the training; None where an earlier refiner was applied."""
-    moves: int | None = None
-    """Steps in which the refiner was updated; None where an earlier refiner was applied."""
-    critic_auc: float | None = None
-    """Held-out AUC of the realism critic, real against initial crops."""
-    style_auc: float | None = None
-    """Held-out AUC of the style critic, pairs of real crops of one image against two images."""
-    agreement: Json | None = None
-    """Mean AJI of the labels with roughly found nuclei: ``initial`` and ``refined`` patches."""
-    rejected: int | None = None
-    """Number of patches whose labels no longer fit; their weight is 0."""
-    auc: float | None = None
-    """AUC of classifiers of real against refined patches, cross-validated by reference; 0.5 means
-    that both look alike."""
-    effective_share: float | None = None
-    """Effective sample size of the weights over the number of patches."""
+    references: int  # number of reference files that show nuclei
+    steps: int | None  # steps of the training; None where an earlier refiner was applied
+    moves: int | None = None  # steps that updated the refiner; None where none was trained
+    critic_auc: float | None = None  # of the realism critic, held out: real against initial
+    style_auc: float | None = None  # of the style critic, held out: pairs of one image or two
+    agreement: Json | None = None  # mean AJI with roughly found nuclei, ``initial`` and ``refined``
+    rejected: int | None = None  # number of patches whose labels no longer fit; their weight is 0
+    auc: float | None = None  # of classifiers, real against refined patches; 0.5: both look alike
+    effective_share: float | None = None  # effective sample size over number of patches
     mpp: float
     device: str
     precision: str
-    failed: tuple[str, ...] = ()
-    """References that could not be read, under ``--on-error continue``."""
+    failed: tuple[str, ...] = ()  # references that could not be read, under ``--on-error continue``
 
 
 def refine(
@@ -72,36 +59,28 @@ def refine(
     stop_after: int | None = None,
     track: Track = silent,
 ) -> RefineResult:
-    """Refine a patch store.
+    """Refine the initial patch store ``store`` (``-`` reads its path from stdin) into ``out``.
 
-    Parameters
-    ----------
-    store : str
-        Initial patch store, or ``-`` for its path on stdin.
-    references : sequence of str
-        Files, folders, globs, ``@list``, manifests; empty takes the references that the store
-        records.
-    out : Path
-        Patch store to make.
-    config : RefineConfig
-    execution : Execution
-    stop_after : int, optional
-        Save a checkpoint and stop after this many steps in all.
-    track : Track
-        Shows progress.
+    ``references`` are files, folders, globs, ``@list`` or manifests; none takes those that the
+    store records. ``stop_after`` saves a checkpoint and stops after this many steps in all.
 
-    Raises
-    ------
-    InvalidStore, InputNotFound, InvalidInput
-        The store, the references or the model cannot be used.
-    StoreExists
-        An unfinished output, or one of other settings, exists at ``out``.
-    Stopped
-        A signal came, or ``stop_after`` steps are done; the work is kept for ``--resume``.
+    Raises InvalidStore, InputNotFound or InvalidInput if the store, the references or the model
+    cannot be used; StoreExists if an unfinished output, or one of other settings, exists at
+    ``out``; Stopped if a signal came or ``stop_after`` steps are done: the work is kept for
+    ``--resume``.
     """
     watch = Stopwatch()
     job = open_inputs(store, references, out, config, execution, track)
-    result = _planned(job)
+    result = RefineResult(
+        output=str(out),
+        patches=len(job.initial),
+        references=len(job.sources),
+        steps=None if job.trained else config.steps,
+        mpp=job.initial.mpp,
+        device=str(job.device),
+        precision="bf16" if job.dtype == torch.bfloat16 else "fp32",
+        failed=tuple(job.failed),
+    )
     plan = Plan(
         out=out, contract=CONTRACT, fingerprint=job.fingerprint, planned=lambda: result, watch=watch
     )
@@ -117,13 +96,11 @@ def _make(
     prepare_process()
     styles = read_styles(job)
     with _writer(job, styles, work) as writer:
+        # seconds kept after the training: to write, to repaint each patch, to train classifiers
+        reserve_s = 12.0 + 0.045 * len(job.initial) + (60.0 if job.config.weights else 0.0)
+        clock = Clock(job.config.steps, job.config.time_budget_s, reserve_s, plan.watch)
         session = Session(
-            plan,
-            work,
-            _clock(job, plan.watch),
-            stop_after=stop_after,
-            track=job.track,
-            noun="refinement",
+            plan, work, clock, stop_after=stop_after, track=job.track, noun="refinement"
         )
         learnt = learn(job, styles, session)
         if writer is None:
@@ -151,25 +128,6 @@ def _make(
         critic_auc=course.critic_auc,
         style_auc=course.style_auc,
     )
-
-
-def _planned(job: Refinement) -> RefineResult:
-    return RefineResult(
-        output=str(job.out),
-        patches=len(job.initial),
-        references=len(job.sources),
-        steps=None if job.trained else job.config.steps,
-        mpp=job.initial.mpp,
-        device=str(job.device),
-        precision="bf16" if job.dtype == torch.bfloat16 else "fp32",
-        failed=tuple(job.failed),
-    )
-
-
-def _clock(job: Refinement, watch: Stopwatch) -> Clock:
-    # seconds reserved after the training: to write, to repaint each patch, to train classifiers
-    reserve_s = 12.0 + 0.045 * len(job.initial) + (60.0 if job.config.weights else 0.0)
-    return Clock(job.config.steps, job.config.time_budget_s, reserve_s, watch)
 
 
 @contextmanager
@@ -208,13 +166,11 @@ def _describe(
     weighed: Weighed,
 ) -> None:
     """Write the networks into the store, and the results of refinement into its attributes."""
+    weights = {name: network.state_dict() for name, network in learnt.networks.items()}
     writer.write_networks(
         {
-            name: {
-                key: value.detach().float().cpu().numpy()
-                for key, value in network.state_dict().items()
-            }
-            for name, network in learnt.networks.items()
+            name: {key: value.detach().float().cpu().numpy() for key, value in state.items()}
+            for name, state in weights.items()
         }
     )
     about: Json = asdict(learnt.course) if learnt.course else {}

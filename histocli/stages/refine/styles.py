@@ -4,8 +4,6 @@ A patch gets the *style* of its chosen reference: its stains and the texture of 
 default this is the patch's own reference, the image that ``generate`` imitated.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -34,15 +32,11 @@ class Styles:
     """The patches of the references, and the reference whose style each initial patch gets."""
 
     initial: PatchStore
-    records: list[ReferenceRecord]
-    """Records of the refined store: the initial store's, then one for each new reference."""
-    record_of: npt.NDArray[np.int32]
-    """(n,), index in ``records`` of the reference whose style each patch gets."""
+    records: list[ReferenceRecord]  # the initial store's, then one for each new reference
+    record_of: npt.NDArray[np.int32]  # (n,), index in ``records`` of each patch's reference
     real: RealPatches
-    style_of: npt.NDArray[np.int64]
-    """(n,), number of that reference in ``real.image_of``."""
-    own: npt.NDArray[np.bool_]
-    """(n,), whether that reference is the patch's own."""
+    style_of: npt.NDArray[np.int64]  # (n,), number of that reference in ``real.image_of``
+    own: npt.NDArray[np.bool_]  # (n,), whether that reference is the patch's own
     seed: int
 
     @property
@@ -52,12 +46,10 @@ class Styles:
 
     def crops(self, patches: Sequence[int]) -> RealPatches:
         """Return for each patch a real patch of its style's reference, the same at every call."""
-        chosen = [
-            rng_for(self.seed, "reference patch", patch).choice(
-                np.flatnonzero(self.real.image_of == self.style_of[patch])
-            )
-            for patch in patches
-        ]
+        chosen = []
+        for patch in patches:
+            shown = np.flatnonzero(self.real.image_of == self.style_of[patch])
+            chosen.append(rng_for(self.seed, "reference patch", patch).choice(shown))
         return self.real.part(np.array(chosen))
 
     def read_white(self, patches: npt.NDArray[np.integer]) -> InitialPatches:
@@ -70,9 +62,8 @@ class Styles:
             if not any(patch in place for patch in batch):
                 continue
             read, read_labels = self.initial.read(batch)
-            for patch, image, label in zip(
-                batch, self.whiten(batch, read), read_labels, strict=True
-            ):
+            white = self.whiten(batch, read)
+            for patch, image, label in zip(batch, white, read_labels, strict=True):
                 if patch in place:
                     images[place[patch]], labels[place[patch]] = image, label
         return InitialPatches(images, labels, self.style_of[patches])
@@ -120,10 +111,7 @@ class Styles:
 def read_styles(job: Refinement) -> Styles:
     """Cut patches from the references, and choose a reference for each initial patch.
 
-    Raises
-    ------
-    InvalidInput
-        A reference cannot be read, or none shows nuclei.
+    Raises InvalidInput if a reference cannot be read, or none shows nuclei.
     """
     initial = job.initial
     sources, cut = _cut_references(job)
@@ -229,13 +217,9 @@ def _choose(
             int(foreign.sum()),
             len(made_from),
         )
-    drawn = np.array(
-        [
-            rng_for(job.config.seed, "style", patch).integers(len(sources))
-            for patch in range(len(made_from))
-        ],
-        np.int64,
-    )
+    seed, n = job.config.seed, len(made_from)
+    picks = [rng_for(seed, "style", patch).integers(len(sources)) for patch in range(n)]
+    drawn = np.array(picks, np.int64)
     style_of = drawn if job.config.restyle else np.where(foreign, drawn, made_from)
     return style_of, style_of == made_from
 

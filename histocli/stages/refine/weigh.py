@@ -1,7 +1,5 @@
 """The weights of refined patches: a classifier's odds that a patch is real."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass
 
@@ -30,10 +28,8 @@ logger = logging.getLogger(__name__)
 class Weighed:
     """The result of weighing."""
 
-    auc: float | None
-    """AUC of new classifiers, real against refined patches; None if no classifier was trained."""
-    effective_share: float | None
-    """Effective sample size of the weights over the number of patches."""
+    auc: float | None  # of new classifiers, real against refined; None if none was trained
+    effective_share: float | None  # effective sample size of the weights over the number of patches
 
 
 def weigh(job: Refinement, styles: Styles, writer: PatchStoreWriter, session: Session) -> Weighed:

@@ -1,1 +1,1 @@
-"""The command ``segment``: :mod:`~histocli.stages.segment.run` tells the story."""
+"""The command ``segment``; start with :mod:`~histocli.stages.segment.run`."""

@@ -1,5 +1,8 @@
-"""The label store of a slide, made of what was found in its windows: who has which object, the
-table, the labels. One process, in the order of the grid, with a few windows in memory.
+"""Make the label store of a slide, given the objects that were found in its windows.
+
+One process goes through the overlapping windows in the order of their grid, with a few in memory.
+It assigns each object to one window (:mod:`histocli.inference.settling`), writes the table, and
+paints the label image shard by shard (a shard is the part of an image that is stored as one file).
 """
 
 from __future__ import annotations
@@ -20,15 +23,15 @@ from histocli.stages.segment.loaded import STOPPED
 from histocli.stores import labels
 from histocli.stores.labels import TiledLabelsWriter
 
-KEPT_WINDOWS = 64  # windows of objects that are held in memory at a time
-STOP_EVERY = 16  # windows or shards; what takes a second is not worth stopping
+KEPT_WINDOWS = 64  # windows whose objects are held in memory at a time
+STOP_EVERY = 16  # windows or shards between checks for a stop by the user
 
 Kept = TypeVar("Kept")
 Shard = tuple[int, int]
 
 
 class _Shelf(Generic[Kept]):
-    """What belongs to windows: on disk, the latest of it in memory too; safe from any thread."""
+    """Values by window: all on disk, the last used also in memory; for use in any thread."""
 
     def __init__(
         self,
@@ -63,9 +66,7 @@ class _Shelf(Generic[Kept]):
 def make_store(
     writer: TiledLabelsWriter, windows: SlideWindows, *, mpp: float, workers: int
 ) -> None:
-    """Make table and labels of what was found in all windows of a slide, with so many threads that
-    paint labels.
-    """
+    """Make table and labels from the objects of all windows; ``workers`` threads paint labels."""
     settled = _Shelf(
         lambda window: RunObjects.from_arrays(writer.load_found(window, "settled")),
         lambda window, own: writer.save_found(window, own.arrays(), "settled"),
@@ -90,7 +91,7 @@ def make_store(
 def write_labels(
     writer: TiledLabelsWriter, windows: SlideWindows, settled: _Shelf[RunObjects], workers: int
 ) -> None:
-    """Paint the shards and the coarser levels."""
+    """Paint the shards of the finest level of the label image, and write the coarser levels."""
     ids = _Shelf(lambda window: writer.load_found(window, "ids")["ids"])
 
     def shard_of(shard: Shard) -> Ids:
@@ -125,7 +126,7 @@ def write_labels(
 
 
 def _stop_now_and_then() -> Callable[[], None]:
-    """Return a function that stops the command, if the user asks for it, at some of its calls."""
+    """Return a function that, at every ``STOP_EVERY``-th call, checks for a stop by the user."""
     calls = count(1)
 
     def stop() -> None:

@@ -1,17 +1,16 @@
-"""Blocks of slides on a Dask cluster: pixels are read and results are kept where the work is done,
-only small records travel.
+"""Segment the blocks of slides on a Dask cluster.
 
-::
+Workers read pixels and save the objects that they find; only small records travel::
 
     this process                        scheduler           workers (one task at a time each)
-    begins stores ── blocks ──────────────>  ──────────────>  open the slide and the model once
-                                                              read, network, decode, keep what was
-                                                              found in work/
-    makes the stores <── counts ────────────  <──────────────
+    begins stores ── tasks ───────────────>  ──────────────>  open the slide and the model once
+                                                              read, network, decode, save objects
+                                                              in the store's work folder
+    makes the stores <── done or error ─────  <──────────────
 
-Slides, model and outputs must lie at the same paths for all, as on a cluster's shared file system.
-A worker that dies loses the blocks that it had in hand, and the scheduler gives them to another;
-what it kept is whole or not there. What comes out are the same bytes as from one process.
+Slides, model and outputs must have the same paths for all, as on a cluster's shared file system.
+If a worker dies, the scheduler gives its unfinished blocks to another worker; a file of objects is
+either complete or absent. The outputs have the same bytes as those of one process.
 """
 
 from __future__ import annotations
@@ -41,22 +40,22 @@ from histocli.stages.segment.slide_job import SlideJob
 from histocli.stages.segment.view import View, keep_windows, read_block, recorded_view
 from histocli.stores.models import ModelHeader, read_model_header
 
-IN_FLIGHT = 4  # tasks for each worker that the scheduler knows of at a time
-RETRIES = 3  # of a task whose worker died
-CONNECT_S = 30  # seconds that the scheduler has to answer
+IN_FLIGHT = 4  # tasks per worker that are handed to the scheduler at a time
+RETRIES = 3  # how often a failed task is tried again
+CONNECT_S = 30  # seconds to wait for the scheduler's answer
 
 
 @dataclass(frozen=True)
 class _Task:
-    """A block, as it travels."""
+    """A block, as it is sent to a worker."""
 
     slide: str
     mpp: float | None
     facts: Json
-    """What the store records about the slide, such as its glass and contrast."""
+    """Glass level and contrast of the slide, as recorded in its store."""
     work: str
     tissue: npt.NDArray[np.uint8]
-    """The tissue mask, eight cells a byte."""
+    """The tissue mask, eight pixels a byte."""
     tissue_shape: tuple[int, int]
     block: int
     model: str
@@ -73,19 +72,19 @@ def run_on_cluster(
     ledger: Ledger,
     track: Track,
 ) -> None:
-    """Share the blocks of slides out to the workers of a Dask cluster, then make the stores here.
+    """Send the blocks of slides to the workers of a Dask cluster, then make the stores here.
 
     Raises
     ------
     InvalidOption
         The optional package is not installed.
     OutOfResources
-        There is no scheduler, or all workers have gone.
+        The scheduler does not answer, or workers died again and again over one block.
     """
     assert config.scheduler is not None
     with ExitStack() as stack:
         client = stack.enter_context(_connect(config.scheduler))
-        # for the grid; the network runs elsewhere
+        # only for the grid of blocks; the network runs in the workers
         loaded = load_model(model, header, config, execution, stack)
         for job in jobs:
             stack.callback(job.close)
@@ -140,13 +139,13 @@ def _tasks(
 
 
 def _scatter(client: Any, tasks: Sequence[_Task], bar: Bar, name: str) -> None:
-    """Hand tasks out, a bounded number at a time, and wait for all."""
+    """Hand tasks to the scheduler, a bounded number at a time, and wait for all."""
     from distributed import KilledWorker, as_completed
 
     waiting = iter(tasks)
 
     def next_tasks(n: int) -> list[Any]:
-        # one task at a time is what a worker's thread count says
+        # do_block lets one task at a time run in a worker, whatever its number of threads
         return [
             client.submit(do_block, task, pure=False, retries=RETRIES)
             for task in islice(waiting, n)
@@ -171,21 +170,21 @@ def _scatter(client: Any, tasks: Sequence[_Task], bar: Bar, name: str) -> None:
         client.cancel(list(pending.futures))
 
 
-_lock = threading.Lock()  # a network at a time in a worker, however many threads it has
+_lock = threading.Lock()  # one network runs at a time in a worker, whatever its number of threads
 
 
 class _AtHand:
-    """What a worker keeps between tasks: every model, and the slide that it opened last."""
+    """Keeps, in a worker, every model and the slide that was opened last for later tasks."""
 
     def __init__(self) -> None:
-        self._models: dict[str, LoadedModel] = {}
+        self._models: dict[tuple[str, SegmentConfig, Execution], LoadedModel] = {}
         self._stack = ExitStack()  # the pipelines' threads live as long as the worker
         self._slide = ""
         self._view: tuple[View, BlockGrid] | None = None
 
     def model(self, task: _Task) -> LoadedModel:
         """Return the task's model."""
-        key = f"{task.model} {task.config.tile_px} {task.config.max_memory} {task.execution}"
+        key = (task.model, task.config, task.execution)
         if key not in self._models:
             path = Path(task.model)
             self._models[key] = load_model(
@@ -194,7 +193,7 @@ class _AtHand:
         return self._models[key]
 
     def view(self, task: _Task, model: LoadedModel) -> tuple[View, BlockGrid]:
-        """Return the slide as the network sees it, and its blocks."""
+        """Return the slide at the model's resolution, with white glass, and its blocks."""
         key = f"{task.slide} {task.mpp} {task.work}"
         if self._view is None or self._slide != key:
             if self._view is not None:
@@ -212,7 +211,7 @@ _at_hand = _AtHand()
 
 
 def do_block(task: _Task) -> None:
-    """Work on one block in a worker of the cluster; an error travels back to whoever asked."""
+    """Segment one block in a worker of the cluster; Dask raises an error in the calling process."""
     with _lock:
         model = _at_hand.model(task)
         view, grid = _at_hand.view(task, model)

@@ -1,4 +1,4 @@
-"""What every input of ``segment`` has in common, whether it is a slide or a patch store."""
+"""The base class of the two kinds of input of ``segment``: slides and patch stores."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from histocli.stores.rerun import Action
 
 
 class Job(ABC):
-    """One input on its way.
+    """One input to be segmented.
 
-    ``parts`` and ``load`` run in the thread that reads, ``write`` and ``finish`` in threads of
-    their own. Outputs are given by format, the model by its name and content hash.
+    A job is divided into parts, which are read and written as a whole. ``parts`` and ``load`` run
+    in the thread that reads, ``write`` and ``finish`` in other threads. Outputs are given by
+    format, the model by its name and content hash.
     """
 
     def __init__(
@@ -43,15 +44,15 @@ class Job(ABC):
 
     @abstractmethod
     def decide(self) -> Action:
-        """Apply the rerun rule to all outputs: skip only when none is to be made."""
+        """Apply the rerun rule (create, resume, skip) to all outputs; skip if all are complete."""
 
     @abstractmethod
     def check(self, model: LoadedModel) -> Expected:
-        """Look at the input without decoding all of it, and count."""
+        """Estimate the work for a dry run, without segmenting."""
 
     @abstractmethod
     def parts(self, model: LoadedModel) -> list[Any]:
-        """Begin, or go on with unfinished outputs; return what is read and written together."""
+        """Begin the outputs, or resume unfinished ones; return the parts that are to be done."""
 
     @abstractmethod
     def load(self, part: Any) -> list[PendingBlock]:
@@ -59,27 +60,27 @@ class Job(ABC):
 
     @abstractmethod
     def write(self, part: Any, pending: list[PendingBlock]) -> None:
-        """Wait for the nuclei of a part and keep them."""
+        """Wait for the nuclei of a part and save them."""
 
     @abstractmethod
     def finish(self) -> SlideFacts:
-        """End, after all parts are written."""
+        """Complete the outputs after all parts are written."""
 
     @abstractmethod
     def facts(self) -> SlideFacts | None:
-        """Return what outputs that are there already say; None where they say too little."""
+        """Read the facts about the slide from existing outputs; None if none records them."""
 
     def close(self) -> None:
-        """Let go of what is held, finished or not."""
+        """Release files and locks, whether the job is finished or not."""
         self.held.close()
 
     def fingerprint_of(self, sha256: str, **more: str) -> str:
-        """Identify what decides the labels; the formats do not, so that one can be added later."""
+        """Hash all that decides the labels; not the formats, so that one can be added later."""
         model = self.model["sha256"]
         settings = self.config.of_labels()
         return config_hash(settings, slide=sha256, model=model, mpp=self.given_mpp, **more)
 
     def decide_about(self, out: Path, contract: str, fingerprint: str) -> Action:
-        """Apply the rerun rule to one output; an unfinished one is gone on with unasked."""
+        """Apply the rerun rule to one output; unless ``overwrite``, resume an unfinished output."""
         again = replace(self.execution, resume=not self.execution.overwrite)
         return decide(out, contract, fingerprint, again)

@@ -1,4 +1,4 @@
-"""The results of all inputs, in their order, and the file that says how far a run is."""
+"""The results of all inputs, in their order, and the status file of a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STATUS_FILE = "status.jsonl"
 
 
 class Ledger:
-    """Keeps results and reports each as soon as it and the results before it are there.
+    """Keeps results, and reports each once it and all earlier ones are known.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ class Ledger:
     report : callable
         Called with each result, in order; in any thread, one at a time.
     status_file : Path or None
-        Gets a line for each input that was done or failed.
+        Receives a line for each input that is done or has failed.
     """
 
     def __init__(
@@ -53,11 +53,11 @@ class Ledger:
         return [self._by_job[id(job)] for job in self._jobs]
 
     def has_failed(self, job: Job) -> bool:
-        """Tell whether a job is over because of an error."""
+        """Tell whether a job has ended with an error."""
         return id(job) in self._by_job and self._by_job[id(job)].status == "failed"
 
     def done(self, job: Job, status: Status, facts: SlideFacts | None) -> None:
-        """Record a job whose outputs are there."""
+        """Record a job whose outputs are complete."""
         self._record(job, status, **({} if facts is None else vars(facts)))
 
     def planned(self, job: Job, expected: Expected, seconds: float) -> None:
@@ -67,7 +67,7 @@ class Ledger:
 
     @contextmanager
     def failures_of(self, job: Job) -> Iterator[None]:
-        """Turn an error within the context into a failed result, if the user wants to go on."""
+        """Turn an error of an input into a failed result if ``keep_going``; raise other errors."""
         try:
             yield
         except (OutOfResources, Stopped):
@@ -105,7 +105,7 @@ class Ledger:
         )
 
     def _note(self, result: SegmentResult) -> None:
-        """Add a line to the status file: one write, so that several processes may share it."""
+        """Append a line to the status file in one write, so that several processes may share it."""
         if self._status_file is None:
             return
         line = json.dumps(result.to_json() | {"time": now()}) + "\n"

@@ -1,11 +1,10 @@
-"""The line that jobs go through: threads with bounded queues between them.
+"""The assembly line that jobs go through: threads with bounded queues between them.
 
-::
+A job is one input; a part is the piece of it that is read and written as a whole::
 
     reader ──> network (one a device) ──> decoding ──> writers ──> finisher
-    a few      tile by tile               window by    what was    table, labels, other
-    parts                                 window       found in    files of whole slides
-    ahead                                              each part
+    one part   tile by tile               window by    objects     table, labels, other
+    ahead                                 window       of a part   files of whole slides
 
 The decoding threads belong to :class:`~histocli.inference.pipeline.Pipeline`.
 """
@@ -28,17 +27,18 @@ from histocli.stages.segment.job import Job
 from histocli.stages.segment.ledger import Ledger
 from histocli.stages.segment.loaded import STOPPED, LoadedModel
 
-LOOK_AHEAD = 1  # parts that are read and wait for the network
-WRITERS = 2  # writers a device: writing waits for the disk more than it computes
-UNWRITTEN_PARTS = 2  # parts a device that have left the network and are not yet written
-# share of the expected memory; what is needed until it has been given back must fit above it
+LOOK_AHEAD = 1  # parts that have been read and wait for the network
+WRITERS = 2  # writer threads per device: writing waits for the disk more than it computes
+UNWRITTEN_PARTS = 2  # largest number of parts per device that are in the network or not yet written
+# share of the expected memory above which freed memory is given back to the system; the rest is
+# for memory that is taken meanwhile
 GIVE_BACK_ABOVE = 0.8
-# seconds between looks at the memory, and least between giving back
+# seconds between checks of the memory, and shortest time between two times of giving back
 LOOK_S, GIVE_BACK_EVERY_S = 0.05, 2.0
 
 
 def run_line(jobs: Sequence[Job], model: LoadedModel, ledger: Ledger, track: Track) -> None:
-    """Take jobs through reader, network, decoders and writers."""
+    """Segment all jobs; return when all outputs are written."""
     with ExitStack() as stack:
         for job in jobs:
             stack.callback(job.close)
@@ -49,7 +49,7 @@ def run_line(jobs: Sequence[Job], model: LoadedModel, ledger: Ledger, track: Tra
 
 @dataclass
 class _Read:
-    """A part that was read, or why it was not."""
+    """A part that was read, or the error that prevented it."""
 
     job: Job
     part: Any = None
@@ -60,11 +60,11 @@ class _Read:
 
 @dataclass
 class _Progress:
-    """How far a job is."""
+    """The progress of a job."""
 
     job: Job
     unwritten: int = 0
-    """Parts that are under way."""
+    """Parts that the network has begun and that are not yet written."""
     all_read: bool = False
     tiles: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -77,14 +77,14 @@ def _started(name: str, target: Callable[..., None], *args: Any) -> threading.Th
 
 
 class _Line:
-    """See this module's drawing."""
+    """The threads and queues of the module's diagram."""
 
     def __init__(self, model: LoadedModel, ledger: Ledger, bar: Bar) -> None:
         self._model, self._ledger, self._bar = model, ledger, bar
         self._ready: queue.Queue[_Read | None] = queue.Queue(LOOK_AHEAD)
         self._room = threading.Semaphore(UNWRITTEN_PARTS * len(model.pipelines))
         self._halt = threading.Event()
-        self._over = threading.Event()  # nothing is under way any more
+        self._over = threading.Event()  # all threads but that of the memory have ended
         self._fatal: BaseException | None = None
         self._progress: dict[int, _Progress] = {}
         self._lock = threading.Lock()
@@ -105,7 +105,7 @@ class _Line:
             self._drain()
             for thread in (*others, reader):
                 thread.join()
-            # what was found is kept, and whole slides are finished, before the command ends
+            # save parts in hand, and finish complete slides, before the command ends
             self._writers.shutdown(wait=True)
             self._finisher.shutdown(wait=True)
             self._over.set()
@@ -118,20 +118,20 @@ class _Line:
             for job in jobs:
                 try:
                     parts = job.parts(self._model)
-                    if not parts:  # all was found before
+                    if not parts:  # an earlier run did all parts
                         self._put(_Read(job, last=True))
                     for number, part in enumerate(parts, start=1):
                         if self._halt.is_set():
                             return
                         self._put(_Read(job, part, job.load(part), number == len(parts)))
-                except BaseException as error:  # the network's thread decides what becomes of it
+                except BaseException as error:  # raised again in the network's thread
                     self._put(_Read(job, error=error))
         finally:
             self._put(None)
 
     def _watch_memory(self) -> None:
-        """Give freed memory back where it would pass what is expected; not too often, as fresh
-        pages cost time.
+        """Give freed memory back to the system when the process nears the expected memory; not too
+        often, since taking memory anew costs time.
         """
         while not self._over.wait(LOOK_S):
             if keep_memory_below(GIVE_BACK_ABOVE * self._model.expected_bytes):

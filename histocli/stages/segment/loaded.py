@@ -1,5 +1,7 @@
-"""A segmenter that is ready to run: read, on its devices, with tiles and blocks that fit into the
-memory that is allowed.
+"""Load a segmenter onto its devices, and choose tiles and blocks that fit into memory.
+
+A block is a group of windows (areas in which nuclei are found) that are read together; a tile is
+the area that the network sees at once.
 """
 
 from __future__ import annotations
@@ -27,12 +29,12 @@ from histocli.stores.models import ModelHeader, read_model
 
 STOPPED = "segment: stopped; what was finished is kept, the same command goes on"
 BLOCK_WINDOWS = 3
-"""Windows along a side of a block. A larger block costs memory, a smaller one sees more of its
-surroundings twice."""
+"""Windows along a side of a block. Larger blocks take more memory; of smaller blocks, a larger
+share is read and computed twice."""
 CUDA_BATCH_PX = 16_000_000  # pixels of the tiles that go through a GPU together
 SMALLER = ((2, 8192), (2, 2048), (1, 2048), (1, 1024), (1, 512), (1, 256))
-"""Windows along a side of a block and sides of tiles to fall back on where memory is scarce, best
-first."""
+"""Windows along a side of a block, and side of a tile in pixels, where memory is limited; the
+fastest choice first."""
 
 
 @dataclass(frozen=True)
@@ -41,17 +43,17 @@ class LoadedModel:
 
     header: ModelHeader
     pipelines: list[Pipeline]
-    """One a device; on the CPU, one."""
+    """One for each GPU, or one for the CPU."""
     block_windows: int
     """Windows along a side of a block."""
     expected_bytes: float
-    """Memory that the process is expected to take at most."""
+    """Largest number of bytes that the process is expected to take."""
     workers: int
     """Threads that decode and paint."""
 
     @property
     def mpp(self) -> float:
-        """Micrometres per pixel that it works at."""
+        """Micrometres per pixel that the model works at."""
         return self.header.mpp
 
     def grid(self, shape: tuple[int, int]) -> BlockGrid:
@@ -60,8 +62,8 @@ class LoadedModel:
 
     @property
     def contrast_floor(self) -> float:
-        """Spread of red absorbance below which images are spread; 0 for models of earlier
-        versions.
+        """Spread of red absorbance, in optical density, to which contrast is raised; 0 for models
+        of earlier versions.
         """
         return float(self.header.normalisation.get("contrast_floor", 0.0))
 
@@ -69,7 +71,7 @@ class LoadedModel:
 def load_model(
     path: Path, header: ModelHeader, config: SegmentConfig, execution: Execution, stack: ExitStack
 ) -> LoadedModel:
-    """Read a model and make a pipeline for each device, to be closed with ``stack``."""
+    """Read a model and make a pipeline for each device; ``stack`` closes the pipelines."""
     import torch
 
     prepare_process()
@@ -88,7 +90,7 @@ def load_model(
 
     allowed = np.inf if config.max_memory is None else config.max_memory * 1e9
     while workers > 1 and expected(*SMALLER[-1]) > allowed:
-        workers -= 1  # rather few workers than none
+        workers -= 1  # fewer workers take less memory
     block_windows, tile_px = fit_to_memory(config, expected, workers)
     pipelines = []
     for network, device, dtype in zip(networks, devices, dtypes, strict=True):
@@ -111,13 +113,13 @@ def load_model(
 def fit_to_memory(
     config: SegmentConfig, expected: Callable[[int, int], float], workers: int
 ) -> tuple[int, int]:
-    """Choose the windows along a side of a block and the side of network tiles, such that the
-    bytes that are expected for them obey ``max_memory``.
+    """Choose the number of windows along a side of a block and the side of a tile in pixels, such
+    that the expected bytes stay within ``max_memory``.
 
     Raises
     ------
     OutOfResources
-        The smallest of them need more.
+        The smallest choice needs more.
     """
     choices = [(BLOCK_WINDOWS, config.tile_px)]
     choices += [(windows, min(side, config.tile_px)) for windows, side in SMALLER]

@@ -1,4 +1,4 @@
-"""A patch store: labelled some patches at a time, into one label store."""
+"""Segment a patch store, a batch of patches at a time, into one label store."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from histocli.stores.rerun import Action
 
 
 class PatchJob(Job):
-    """A patch store on its way; every patch is an image of its own."""
+    """A patch store to be segmented; each patch is segmented by itself."""
 
     def decide(self) -> Action:
-        """Open the store and look at the output."""
+        """Open the store and apply the rerun rule to the output."""
         self._store = patches.PatchStore.open(self.input.path)
         self._hash = self.fingerprint_of(self._store.content_hash())
         return self.decide_about(self.outputs["ome-zarr"], labels.CONTRACT, self._hash)
@@ -43,7 +43,7 @@ class PatchJob(Job):
         return Expected(self._mpp, self._mpp_source, pixels, plan)
 
     def parts(self, model: LoadedModel) -> list[range]:
-        """Begin the output, or go on with an unfinished one."""
+        """Begin the output, or resume it; return the batches of patches that are to be done."""
         self.watch = Stopwatch()
         self._loaded = model
         self._writer = labels.PatchLabelsWriter(
@@ -75,7 +75,7 @@ class PatchJob(Job):
         return [whole_image(image, grid) for image in seen]
 
     def _seen(self, white: RGBImage) -> RGBImage:
-        """Return a patch as the network sees it."""
+        """Bring a patch with white glass to the model's contrast and pixel size."""
         floor = self._loaded.contrast_floor
         if floor > 0:
             white = raise_contrast(white, contrast_of([white]), floor)
@@ -87,18 +87,18 @@ class PatchJob(Job):
         self._writer.write(part, np.stack(found))
 
     def _own_pixels(self, found: InstanceLabels) -> InstanceLabels:
-        """Bring labels back to the patch's own pixels, and number them there."""
+        """Resample labels to the patch's own pixel size, and number them anew."""
         if self._same_mpp:
             return found
-        # a nucleus below one pixel is gone; anchors move a little
+        # nuclei smaller than a pixel vanish; anchors, which decide the numbers, move a little
         return renumber_by_anchor(resample_labels(found, self._loaded.mpp, self._mpp, self._shape))
 
     def finish(self) -> SlideFacts:
-        """Put the store in its place."""
+        """Complete the store and move it to its final path."""
         return self._known(self._writer.finish())
 
     def facts(self) -> SlideFacts | None:
-        """Count the nuclei that are there already."""
+        """Read the number of nuclei from the existing store."""
         return self._known(labels.open_labels(self.outputs["ome-zarr"]).n_nuclei)
 
     @property
@@ -111,7 +111,7 @@ class PatchJob(Job):
 
     @property
     def _same_mpp(self) -> bool:
-        """The pixel sizes of patches and model are as good as equal."""
+        """Whether the pixel sizes of patches and model differ by at most ``SAME_MPP``."""
         return abs(self._mpp / self._loaded.mpp - 1) <= SAME_MPP
 
     @property

@@ -1,4 +1,4 @@
-"""What ``segment`` is to do: which model, which inputs, and what their outputs are called."""
+"""The plan of ``segment``: find the model, name the outputs and share the inputs out."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ PATCH_SUFFIX = ".labels.zarr"
 
 
 def find_model(model: Path | None) -> Path:
-    """Return the file of a model: a path, the name of one that comes with the package, or nothing
-    for the default one.
+    """Return the file of a model, given a path or the name of a model that comes with the package.
+
+    None gives the default model.
     """
     if model is not None and (model.exists() or model.suffix or len(model.parts) > 1):
         return model
@@ -53,7 +54,7 @@ def plan_jobs(
     all of them.
     """
     names = [(slide_stem(given.path), _is_patch_store(given.path)) for given in inputs]
-    # some file systems do not tell A from a
+    # some file systems do not distinguish upper and lower case
     taken = Counter((stem.casefold(), is_store) for stem, is_store in names)
     jobs: list[Job] = []
     for given, (stem, is_store) in zip(inputs, names, strict=True):
@@ -83,10 +84,10 @@ def _is_patch_store(path: Path) -> bool:
 
 
 def own_share(jobs: list[Job], config: SegmentConfig) -> list[Job]:
-    """Return this process's share of the jobs: every N-th, as ``--shard`` or a Slurm array says."""
+    """Return this process's share of the jobs: every N-th job, by ``--shard`` or a Slurm array."""
     if config.shard is not None:
         index, count = parse_shard(config.shard)
-        # 1/N is the first share, and so is 0/N: both ways of counting cover all slides once
+        # shares may be counted 1..N or 0..N-1; either way, each slide is in one share
         return jobs[(index - 1) % count :: count]
     environment = os.environ
     if (

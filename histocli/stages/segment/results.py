@@ -1,4 +1,4 @@
-"""What ``segment`` reports about a slide, and the table of a dry run."""
+"""The result of ``segment`` for each slide, and the table of a dry run."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from histocli.stages.shared.results import StageResult
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentResult(StageResult):
-    """What became of one slide; ``output`` is the first of ``outputs``."""
+    """The result of one input, a slide or a patch store; ``output`` is the first of ``outputs``."""
 
     schema: ClassVar[str] = "histosynth.segment/1"
 
     input: str
     """Path of the slide."""
     outputs: dict[str, str]
-    """What was written, by format."""
+    """Paths of the outputs, by format."""
     nuclei: int | None = None
     """Number of nuclei."""
     mm2: float | None = None
-    """Area that was looked at, in square millimetres."""
+    """Area in which nuclei were looked for, in square millimetres."""
     mpp: float | None = None
     """Micrometres per pixel of the slide."""
     mpp_source: str | None = None
-    """Where that comes from."""
+    """Source of ``mpp``, such as ``given`` or ``assumed``."""
     n_cut: int | None = None
-    """Nuclei that reach further than any window looks; they may be cut."""
+    """Number of nuclei that reach the border of the largest window around them; they may be cut."""
     plan: Json | None = None
-    """Of a dry run: tiles, and the memory, disk space and time that are expected."""
+    """In a dry run: number of tiles, and expected memory, disk space and time."""
 
 
 @dataclass(frozen=True)
 class SlideFacts:
-    """What is known about a slide once it is done; the fields are those of the result."""
+    """Facts about a finished slide; the fields are those of :class:`SegmentResult`."""
 
     nuclei: int
     mm2: float
@@ -47,7 +47,7 @@ class SlideFacts:
 
 
 def facts_from(known: Json) -> SlideFacts:
-    """Return what an output says about its slide."""
+    """Return the facts that an output records about its slide."""
     return SlideFacts(
         known["n_nuclei"], known["mm2"], known["mpp"], known["mpp_source"], known.get("n_cut", 0)
     )
@@ -55,18 +55,18 @@ def facts_from(known: Json) -> SlideFacts:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a slide will take, before any of it is labelled."""
+    """The expected work for a slide, estimated in a dry run."""
 
     mpp: float
     mpp_source: str
     network_px: int
     """Pixels that will go through the network."""
     plan: Json
-    """The rest of the result's ``plan``, but for the time."""
+    """``SegmentResult.plan`` without the time."""
 
 
 class Table(NamedTuple):
-    """A table for people."""
+    """A table to print."""
 
     title: str
     header: tuple[str, ...]
@@ -74,7 +74,7 @@ class Table(NamedTuple):
 
 
 def plan_table(results: Sequence[SegmentResult]) -> Table:
-    """Return the table that tells people what a dry run found."""
+    """Return the printed table of a dry run."""
     planned = [(result.input, result.plan) for result in results if result.plan is not None]
     rows: list[tuple[str, ...]] = [
         (

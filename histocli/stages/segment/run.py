@@ -1,11 +1,11 @@
-"""``histosynth segment``: slides and a model -> nuclei that lie over the slides.
+"""``histosynth segment``: slides and a model -> labels of all nuclei, in pixels of the slides.
 
 Slides are read, labelled and written in blocks, so memory does not grow with the slide. Reading,
-the network, decoding and writing go on at the same time (:mod:`histocli.stages.segment.line`).
+the network, decoding and writing run at the same time (:mod:`histocli.stages.segment.line`).
 
-What is written for a slide depends on the slide, the model and the settings only: not on workers,
-order, memory or where a run was stopped. Slides that are done are skipped; of one that was broken
-off, the blocks that were done are kept, and running the same command again goes on there.
+The labels of a slide depend on the slide, the model and the settings only: not on workers, order,
+memory or interruptions. Finished slides are skipped. An interrupted slide keeps its finished
+blocks; the same command does the rest.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ def segment(
     slides : sequence of str
         Words as in :mod:`histocli.base.inputs`; a manifest may give pixel sizes and regions.
     model : Path, optional
-        Model file or the name of one of the package; None takes the default one.
+        Model file, or the name of a model of the package; None takes the default model.
     out : Path
         Folder for the results, named after the slides, and for the status file.
     config, execution
-        ``resume`` changes nothing: what is finished is skipped and the rest is made.
+        ``resume`` has no effect: unfinished outputs are always resumed, unless ``overwrite`` is on.
     report : callable
-        Called with each result, in order, as soon as it is there; in any thread, one at a time.
+        Called with each result, in order, as soon as possible; in any thread, one at a time.
 
     Returns
     -------
@@ -73,7 +73,7 @@ def segment(
     Raises
     ------
     InvalidOption, OutOfResources, Stopped
-        In any case; slides that were finished before stay.
+        Always end the command; finished slides stay.
     InputNotFound, InvalidInput, StoreExists
         With ``on_error="continue"``, an error of one slide goes into its result instead.
     """
@@ -110,7 +110,7 @@ def _segmenter_header(model: Path) -> ModelHeader:
 
 
 def _undone(jobs: Sequence[Job], ledger: Ledger) -> list[Job]:
-    """Return the jobs that are to be done; what is in their way is found before any work."""
+    """Return the jobs that are to be done; conflicts of outputs are found before any work."""
     todo = []
     for job in jobs:
         with ledger.failures_of(job):
@@ -122,7 +122,7 @@ def _undone(jobs: Sequence[Job], ledger: Ledger) -> list[Job]:
 
 
 def _check(jobs: Sequence[Job], model: LoadedModel, ledger: Ledger) -> None:
-    """Record what the jobs will take."""
+    """Record the expected work for the jobs."""
     rate = _network_rate(model.pipelines[0]) * len(model.pipelines)
     for job in jobs:
         with ledger.failures_of(job):

@@ -1,4 +1,4 @@
-"""A slide or image: labelled a block at a time, and then written in all formats that are wanted."""
+"""Segment a slide or image, a block at a time, and write the labels in all requested formats."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ logger = logging.getLogger(__name__)
 
 
 class SlideJob(Job):
-    """A slide on its way; ``store`` is where its labels are or would be, wanted or not."""
+    """A slide to be segmented; ``store`` is the path of its OME-Zarr labels, requested or not."""
 
     writer: TiledLabelsWriter | None = None
     _view: View
@@ -63,8 +63,8 @@ class SlideJob(Job):
         self._store_is_there = False
 
     def decide(self) -> Action:
-        """Find which outputs are to be made; the slide itself is read only if something lies at
-        their place.
+        """Find which outputs are to be made. The slide is hashed only if a file or folder exists at
+        the path of an output.
         """
         places = [*self.outputs.values(), self.store]
         if any(os.path.lexists(path) or os.path.lexists(partial_path(path)) for path in places):
@@ -84,7 +84,7 @@ class SlideJob(Job):
         return "create" if self._to_make else "skip"
 
     def check(self, model: LoadedModel) -> Expected:
-        """Open the slide and count."""
+        """Look at the slide and count tiles and blocks."""
         with closing(self._open()) as slide:
             shape = shape_of(slide)
             seen = self._look(slide, labels.overview_factor(shape, slide.mpp))
@@ -104,9 +104,7 @@ class SlideJob(Job):
             return Expected(slide.mpp, slide.mpp_source, pixels, plan)
 
     def parts(self, model: LoadedModel) -> list[Block]:
-        """Open the slide, begin the store or go on with an unfinished one, and return the blocks
-        that are not found yet.
-        """
+        """Open the slide, begin or resume the store, and return the blocks that are to be done."""
         self.watch = Stopwatch()
         if self._store_is_there:
             return []
@@ -145,7 +143,7 @@ class SlideJob(Job):
         return [read_block(self._view, self._grid, part)]
 
     def write(self, part: Block, pending: list[PendingBlock]) -> None:
-        """Keep what is found in a block."""
+        """Wait for the objects of a block and save them."""
         assert self.writer is not None
         with disk_errors(self.store):
             keep_windows(self.writer.work, self._view, pending[0])
@@ -178,7 +176,7 @@ class SlideJob(Job):
         return found
 
     def facts(self) -> SlideFacts | None:
-        """Read what the outputs say about themselves."""
+        """Read the facts about the slide from the first output that records them."""
         for name, path in self.outputs.items():
             in_store = name == "ome-zarr"
             known = labels.open_labels(path).facts if in_store else read_record(path)
@@ -218,15 +216,16 @@ class SlideJob(Job):
 
     @cached_property
     def _fingerprint(self) -> str:
-        """Of everything that decides the labels."""
+        """Hash of everything that decides the labels."""
         sha256 = self._source["sha256"]
         more = {} if self._roi is None else {"roi": content_hash(self._roi)}
         return self.fingerprint_of(sha256, **more)
 
 
 def expected_disk(shape: tuple[int, int], mm2: float, mpp: float, formats: Sequence[str]) -> float:
-    """Return the bytes that the outputs of a slide are expected to take; measured on tissue with
-    3,000 nuclei a square millimetre.
+    """Return the expected bytes of a slide's outputs, given its shape and the area of tissue.
+
+    Measured on tissue with 3,000 nuclei per square millimetre.
     """
     looked_at = mm2 * 1e6 / mpp**2
     files = sum(FORMATS[name].bytes_per_px * looked_at for name in formats)

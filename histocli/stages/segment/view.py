@@ -1,5 +1,7 @@
-"""A slide as the network sees it: at the model's resolution, with white glass and no less contrast
-than the model is used to.
+"""A slide as the network sees it: at the model's resolution, with white glass and enough contrast.
+
+The contrast of a faintly stained slide is raised to the model's floor
+(:mod:`histocli.model.normalisation`).
 """
 
 from __future__ import annotations
@@ -34,29 +36,31 @@ from histocli.stages.segment.loaded import LoadedModel
 from histocli.stores.labels import FirstLook, overview_factor, save_found
 
 SAME_MPP = 0.02
-"""Relative difference of pixel sizes within which a slide goes to the network as it is: scanners
-differ by more than a model notices."""
+"""Relative difference of pixel sizes up to which a slide is not resampled; a model is not affected
+by so small a difference."""
 STRIP_PX = 1536  # rows of a block that are read at once
-CONTRAST_SQUARES, CONTRAST_SQUARE_PX = 64, 256  # what the contrast of a large slide is measured on
+# number and side in pixels of the squares on which the contrast of a large slide is measured
+CONTRAST_SQUARES, CONTRAST_SQUARE_PX = 64, 256
 
 FindRegions = Callable[[tuple[int, int], float], BoolMask]
-"""Given height, width and slide pixels a pixel, returns the mask of the regions that the user
-drew."""
+"""Given (height, width) of a mask and slide pixels per mask pixel, returns the mask of the regions
+that the user drew."""
 
 
 @dataclass(frozen=True)
 class View:
-    """A slide as the network sees it."""
+    """A slide with the settings that turn it into the network's input."""
 
     slide: Slide
     pixels: ResampledSlide
     """At the model's resolution, with white glass."""
     tissue: BoolMask
-    """Where nuclei are looked for, on the grid of the overview."""
+    """Mask of the area in which nuclei are looked for, in pixels of the overview."""
     factor: int
-    """Slide pixels along a side of a cell of ``tissue``."""
+    """Slide pixels along a side of a pixel of ``tissue``."""
     density: npt.NDArray[np.float32]
-    """Absorbance of each value of red, green and blue in ``pixels``, shape (256, 3)."""
+    """Absorbance, before contrast is raised, of each value of red, green and blue in ``pixels``;
+    shape (256, 3)."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -75,7 +79,7 @@ class View:
     def hematoxylin(
         self, pending: PendingBlock, y: npt.NDArray[np.intp], x: npt.NDArray[np.intp]
     ) -> FloatArray:
-        """Return the amount of hematoxylin at pixels of the view, most of them in a block."""
+        """Return the amount of hematoxylin at pixels of the view, in a block or near it."""
         rows, columns = slice(int(y.min()), int(y.max()) + 1), slice(int(x.min()), int(x.max()) + 1)
         pixels, place = pending.pixels, pending.block.pixels
         if not inside((rows, columns), place):
@@ -85,18 +89,19 @@ class View:
 
 
 class Look(NamedTuple):
-    """What a look at a whole slide shows."""
+    """The overview of a whole slide, and the tissue and glass found on it."""
 
     overview: RGBImage
     tissue: BoolMask
-    """Where nuclei are looked for."""
+    """Mask of the area in which nuclei are looked for."""
     glass_level: float
-    """Level of empty glass."""
+    """Level of empty glass, in 1..256."""
 
 
 def look(slide: Slide, factor: int, *, find_tissue: bool, roi: FindRegions | None) -> Look:
-    """Look at a whole slide, ``factor`` pixels of it along a side of an overview pixel. Everything
-    in the region of interest is tissue unless tissue is to be found.
+    """Make an overview of a whole slide, with ``factor`` slide pixels along a side of its pixels.
+
+    Without ``find_tissue``, everything in the user's regions ``roi`` counts as tissue.
     """
     overview = shrunk(slide, factor)
     level = white_level(overview)
@@ -110,8 +115,10 @@ def look(slide: Slide, factor: int, *, find_tissue: bool, roi: FindRegions | Non
 
 
 def first_look(slide: Slide, model: LoadedModel, seen: Look) -> FirstLook:
-    """Return what a store records of a look at a slide; its contrast, which is that of all of a
-    small slide or of some squares of the tissue of a large one, only if the model asks for it.
+    """Return the facts about a slide that its store records.
+
+    The contrast is measured only if the model has a contrast floor: on all of a small slide, or on
+    squares of tissue of a large one.
     """
     contrast = None
     if model.contrast_floor > 0:
@@ -136,7 +143,7 @@ def first_look(slide: Slide, model: LoadedModel, seen: Look) -> FirstLook:
 
 
 def recorded_view(slide: Slide, model: LoadedModel, facts: Json, tissue: BoolMask) -> View:
-    """Return the view of a slide that its store records, so that all who see it see the same."""
+    """Return the view of a slide by the facts in its store, so that all processes use the same."""
     recorded = facts.get("contrast")
     contrast = None if recorded is None else Contrast.from_json(recorded)
     return view_of(slide, model.mpp, facts["glass_level"], tissue, contrast, model.contrast_floor)
@@ -150,7 +157,7 @@ def view_of(
     contrast: Contrast | None = None,
     contrast_floor: float = 0.0,
 ) -> View:
-    """Return a slide at a model's resolution, given what a look at it found."""
+    """Return a slide at a model's resolution, given its glass level, tissue and contrast."""
 
     def change(image: RGBImage) -> RGBImage:
         return raise_contrast(glass_to_white(image, glass_level), contrast, contrast_floor)
@@ -165,9 +172,7 @@ def view_of(
 
 
 def read_block(view: View, grid: BlockGrid, block: Block) -> PendingBlock:
-    """Read the pixels of a block, a strip at a time: what is decoded and resampled on the way is
-    gone before the next.
-    """
+    """Read the pixels of a block in strips, so that decoded slide pixels take little memory."""
     rows, columns = block.pixels
     pixels = pages_of_its_own((*size_of(block.pixels), 3), np.uint8)
     for start in range(rows.start, rows.stop, STRIP_PX):
@@ -179,7 +184,7 @@ def read_block(view: View, grid: BlockGrid, block: Block) -> PendingBlock:
 
 
 def keep_windows(work: Path, view: View, pending: PendingBlock) -> None:
-    """Wait for the windows of a block and keep what they found."""
+    """Wait for the windows of a block and save their objects, in slide pixels."""
     for window, future in zip(pending.block.windows, pending.windows, strict=True):
         found = to_slide(
             future.result(),

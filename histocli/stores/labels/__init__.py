@@ -3,39 +3,41 @@
 ``histosynth-labels/1``, layout ``slide``::
 
     slide.ome.zarr
-    ├── 0, 1, ...          uint8   (c, y, x)     overview of the slide in RGB, at most 8 um a pixel
+    ├── 0, 1, ...          uint8   (c, y, x)     overviews of the slide in RGB, each half as fine
+    │                                            as the one before; 0 has at most 8 um a pixel
     ├── labels
     │   └── nuclei
-    │       └── 0, 1, ...  uint32  (y, x)        0 = background, k = nucleus k; level 0 has the
-    │                                            slide's own pixels, the others show the nearest
-    │                                            of them (never a mean)
+    │       └── 0, 1, ...  uint32  (y, x)        0 = background, k = nucleus k; level 0 has a
+    │                                            pixel for each slide pixel, a coarser pixel has
+    │                                            the label at the centre of its block
     ├── tables
-    │   └── nuclei                               a row for each nucleus, in the order of ids
+    │   └── nuclei                               a row for each nucleus, ordered by id
     │       ├── id         uint32  (nucleus,)    1..n in the order of anchors, y then x
-    │       ├── y_um, x_um float64 (nucleus,)    centroid; y_px, x_px: the same in slide pixels
+    │       ├── y_um, x_um float64 (nucleus,)    centroid; y_px, x_px: centroid in slide pixels
     │       ├── box        int32   (nucleus, 4)  y0, x0, y1, x1, half open, in slide pixels
     │       ├── area_um2   float32 (nucleus,)
     │       └── ...        float32 (nucleus,)    probability, hematoxylin (mean concentration),
     │                                            eccentricity, elongation, orientation_rad,
     │                                            major_um, minor_um
-    ├── tissue             uint8   (y, x)        1 where nuclei were looked for; on the grid of
-    │                                            the finest overview
-    ├── tiles_done         uint8   (y, x)        1 once that shard of labels/nuclei/0 is on disk
+    ├── tissue             uint8   (y, x)        1 where the slide was segmented; one value per
+    │                                            pixel of overview 0
+    ├── tiles_done         uint8   (y, x)        1 once a shard of labels/nuclei/0 is finished
     └── attributes
         ├── ome            OME-Zarr 0.5 metadata
         └── histosynth     contract, command, config, config_hash, ..., complete; layout, mpp,
                            mpp_source, shape, n_nuclei, n_cut, mm2; source and model {name, sha256};
-                           glass_level; contrast {mean, spread}, null where the model does not ask
-                           for it; files {<array>: [number of files, bytes]}
+                           glass_level (of empty glass, 64..256); contrast {mean, spread}, null
+                           for a model that needs none; files {<array>: [number of files, bytes]}
 
-Micrometres count from the centre of the slide's first pixel, in every scale and translation and in
-the table. Viewers put the centre of a pixel at its coordinate, so slide, overview, labels and table
-lie over each other. A coarser pixel is a block of fine ones, and a translation says where the
-centre of the first block is. Other tools may add labels and tables of their own.
+A shard is a file that holds several chunks. The anchor of a nucleus is the pixel that stands for
+its place (:mod:`histocli.instances.anchors`). Positions in micrometres, in the table and in the
+OME-Zarr metadata, count from the centre of the slide's first pixel. A pixel of a coarser level is a
+block of slide pixels; the translation of a level is the centre of its first block, as viewers
+expect. Other tools may add labels and tables.
 
-``n_cut`` counts nuclei that reach further than any window looks. While the store of a slide is
-being made, its folder ``work`` holds what was found so far, so that a run that was stopped or
-killed goes on.
+``n_cut`` counts nuclei that may be cut: they touch a border of the window in which they were found,
+and the slide goes on behind it. While a store is being made, its folder ``work`` holds the objects
+found so far, so that a later run segments only the remaining windows.
 
 Layout ``patches``, for the patches of a patch store::
 
@@ -43,8 +45,8 @@ Layout ``patches``, for the patches of a patch store::
     ├── instance_labels    uint32  (patch, y, x) in each patch 0 = background, 1..n in the order of
     │                                            anchors
     ├── n_nuclei           uint32  (patch,)
-    ├── batches_done       uint8   (batch,)      1 once that shard of instance_labels is on disk
-    └── attributes         histosynth: as above, with layout, mpp, source and model
+    ├── batches_done       uint8   (batch,)      1 once that shard of instance_labels is written
+    └── attributes         histosynth: as above, with layout, mpp, source, model and n_nuclei
 """
 
 from histocli.stores.labels.layout import CONTRACT, looked_at_mm2, overview_factor

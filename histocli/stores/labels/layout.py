@@ -19,14 +19,14 @@ LAYOUTS = ("slide", "patches")
 LABEL_NAME = "nuclei"
 LABELS = f"labels/{LABEL_NAME}"
 TABLE = f"tables/{LABEL_NAME}"
-OVERVIEW_MPP = 8.0  # micrometres per pixel; the finest overview is not coarser
-OVERVIEW_PX = 1024  # the longer side of the finest overview is not made smaller than this
-SHARD_PATCHES = 32
+OVERVIEW_MPP = 8.0  # um per pixel of the finest overview at most, where the slide is finer
+OVERVIEW_PX = 1024  # pixels of its longer side at least, where the slide has as many
+SHARD_PATCHES = 32  # patches in one file of instance_labels
 COMPRESSOR = ZstdCodec(level=3)
 
 
 def overview_factor(shape: tuple[int, int], mpp: float) -> int:
-    """Return how many slide pixels go along one side of an overview pixel, a power of two."""
+    """Return the width of a pixel of the finest overview in slide pixels, a power of two."""
     factor = 1
     while 2 * factor * mpp <= OVERVIEW_MPP and max(shape) >= 2 * factor * OVERVIEW_PX:
         factor *= 2
@@ -34,7 +34,7 @@ def overview_factor(shape: tuple[int, int], mpp: float) -> int:
 
 
 def looked_at_mm2(tissue: BoolMask, shape: tuple[int, int], mpp: float) -> float:
-    """Return the area of a slide that is tissue, in square millimetres."""
+    """Return the area of the True part of ``tissue``, which covers the slide, in mm2."""
     return float(tissue.mean()) * shape[0] * shape[1] * mpp * mpp / 1e6
 
 
@@ -47,7 +47,7 @@ def make_array(
     chunks: tuple[int, ...],
     shards: tuple[int, ...] | None = None,
 ) -> zarr.Array[Any]:
-    """Make one array, or return the array that an earlier start has made."""
+    """Make one array, or return the array of that name that an earlier run made."""
     if name in group:
         found = group[name]
         assert isinstance(found, zarr.Array), name

@@ -17,11 +17,11 @@ from histocli.stores.provenance import Provenance, update_attribute
 
 
 class PatchLabelsWriter(StoreWriter):
-    """Makes all metadata of a store, or takes up the partial store of the same settings.
+    """Makes a label store of ``n`` patches, or opens the partial store with the same settings.
 
     Use as a context manager. Leaving the context without :meth:`finish` keeps the partial store,
-    and a later run goes on with it. ``source`` and ``model`` are name and content hash of the patch
-    store and of the model file.
+    and a later run writes its pending batches. ``shape`` is (H, W) of a patch. ``source`` and
+    ``model`` are name and content hash of the patch store and of the model file.
     """
 
     def __init__(
@@ -58,23 +58,23 @@ class PatchLabelsWriter(StoreWriter):
             self._done = make_array(root, "batches_done", marks, "uint8", ("batch",), marks)
 
     def pending(self) -> list[range]:
-        """Return the batches that are not on disk yet."""
+        """Return the batches that are not written yet, as ranges of patches."""
         marks = np.asarray(self._done[:])
         return [batch for batch, done in zip(self._batches, marks, strict=True) if not done]
 
     def write(self, batch: range, labels: npt.NDArray[np.integer[Any]]) -> None:
-        """Write one of :meth:`pending`; several threads may write different ones at a time.
+        """Write a batch of :meth:`pending`; threads may write different batches at a time.
 
         Labels have the shape (len(batch), H, W), and in each patch 0 = background, 1..n.
         """
         with disk_errors(self.target):
             self._labels[batch.start : batch.stop] = labels.astype(np.uint32, copy=False)
-            with self._marks_lock:  # all counts are in one chunk, and all marks
+            with self._marks_lock:  # all batches share one chunk of counts, one of marks
                 self._counts[batch.start : batch.stop] = labels.max(axis=(1, 2)).astype(np.uint32)
                 self._done[batch.start // SHARD_PATCHES] = 1
 
     def finish(self) -> int:
-        """Put the store in its place and return the number of nuclei in all patches."""
+        """Mark the store complete, rename it to ``target``; return the nuclei in all patches."""
         assert not self.pending(), self.pending()
         total = int(np.asarray(self._counts[:]).sum())
         with disk_errors(self.target):

@@ -1,4 +1,8 @@
-"""The levels and shards of a slide's labels, their OME-Zarr metadata, and how they are filled."""
+"""The resolution levels of a slide's label image, their shards and their OME-Zarr metadata.
+
+Level 0 has a pixel for each slide pixel, and a pixel of level k is 2**k slide pixels wide (the
+*factor* of the level). A shard is a square of a level that is one file.
+"""
 
 from typing import Any
 
@@ -11,8 +15,8 @@ from histocli.base.types import Json
 from histocli.stores.labels.layout import LABEL_NAME, Labels, make_array
 
 SMALLEST_LEVEL_PX = 256  # a level whose longer side is no longer than this is the last one
-CHUNK_PX = 512
-SHARD_PX = 2048
+CHUNK_PX = 512  # side of the squares that are compressed and read at once
+SHARD_PX = 2048  # side of a shard, in pixels of its level
 OME_VERSION = "0.5"
 
 Shard = tuple[int, int]
@@ -20,9 +24,9 @@ Shard = tuple[int, int]
 
 
 def level_factors(shape: tuple[int, ...]) -> list[int]:
-    """Return how many slide pixels go along one side of a pixel of each level of the labels.
+    """Return the factor of each level of the labels of a slide of (height, width): 1, 2, 4, ...
 
-    The overview has as many levels, because OME-Zarr asks for that, though its last ones are tiny.
+    OME-Zarr wants as many levels of the overview, whose last levels are therefore tiny.
     """
     factors = [1]
     while -(-max(shape) // factors[-1]) > SMALLEST_LEVEL_PX:
@@ -31,7 +35,7 @@ def level_factors(shape: tuple[int, ...]) -> list[int]:
 
 
 def write_image(group: zarr.Group, name: str, values: npt.NDArray[np.uint8], axes: str) -> None:
-    """Make and fill an array of pixels."""
+    """Write a uint8 array with a name for each axis, such as ``cyx``, in chunks without shards."""
     chunks = tuple(max(1, min(side, CHUNK_PX)) for side in values.shape)
     array = make_array(group, name, values.shape, str(values.dtype), axes, chunks)
     if values.size:
@@ -41,7 +45,7 @@ def write_image(group: zarr.Group, name: str, values: npt.NDArray[np.uint8], axe
 def create_pyramid(
     root: zarr.Group, shape: tuple[int, int], factors: list[int], mpp: float
 ) -> None:
-    """Make the arrays of the labels, without any label."""
+    """Make the label arrays of all levels, all background, and ``tiles_done``, all 0."""
     listed = {"version": OME_VERSION, "labels": [LABEL_NAME]}
     about = {
         "version": OME_VERSION,
@@ -64,7 +68,7 @@ def create_pyramid(
 
 
 def image_metadata(name: str, factors: list[int], mpp: float) -> Json:
-    """Return the metadata of the overview; its pixels are ``factors`` slide pixels wide."""
+    """Return the metadata of overviews; a pixel of level k is ``factors[k]`` slide pixels wide."""
     window = {"min": 0, "max": 255, "start": 0, "end": 255}
     return {
         "version": OME_VERSION,
@@ -97,7 +101,7 @@ def _multiscale(name: str, axes: str, factors: list[int], mpp: float) -> Json:
                 "path": str(level),
                 "coordinateTransformations": [
                     transform("scale", [factor * mpp] * 2, 1.0),
-                    # from the centre of the slide's first pixel to the centre of the first block
+                    # from the centre of the slide's first pixel to that of the level's first
                     transform("translation", [(factor - 1) / 2 * mpp] * 2, 0.0),
                 ],
             }
@@ -107,13 +111,13 @@ def _multiscale(name: str, axes: str, factors: list[int], mpp: float) -> Json:
 
 
 def shards_of(shape: tuple[int, int]) -> list[Shard]:
-    """Return all shards, those of every square of two, four, ... one after the other."""
+    """Return the shards of level 0, all that belong to one shard of a level k in succession."""
     down, across = (-(-side // SHARD_PX) for side in shape)
     return sorted(((row, column) for row in range(down) for column in range(across)), key=_morton)
 
 
 def region_of(shard: Shard, shape: tuple[int, ...]) -> tuple[slice, slice]:
-    """Return the rows and columns of a shard of labels of a given height and width."""
+    """Return the pixel rows and columns of a shard of a level with this height and width."""
     rows, columns = (
         slice(index * SHARD_PX, min((index + 1) * SHARD_PX, side))
         for index, side in zip(shard, shape, strict=True)
@@ -122,16 +126,15 @@ def region_of(shard: Shard, shape: tuple[int, ...]) -> tuple[slice, slice]:
 
 
 def _morton(shard: Shard) -> int:
-    """Interleave the bits of row and column."""
+    """Interleave the bits of row and column, each below 2**32: the sort key of Morton order."""
     row, column = shard
     return sum((2 * (row >> bit & 1) | column >> bit & 1) << 2 * bit for bit in range(32))
 
 
 class CoarseLevels:
-    """Fills the coarser levels of the labels while the shards of level 0 pass by in their order.
+    """Fills the coarser levels from the shards of level 0, given in the order of ``shards_of``.
 
-    One shard of each level is held in memory, and written when the next one begins. Each level is
-    half as fine as the one before.
+    It holds one shard of each coarser level in memory and writes a shard when the next one begins.
     """
 
     def __init__(self, levels: list[zarr.Array[Any]]) -> None:
@@ -139,7 +142,7 @@ class CoarseLevels:
         self._canvases: dict[int, tuple[Shard, Labels]] = {}
 
     def add(self, shard: Shard, labels: Labels) -> None:
-        """Take up the labels of a shard of level 0."""
+        """Copy the labels of a shard of level 0 into the current shard of every coarser level."""
         for level in range(1, len(self._levels)):
             factor = 2**level
             is_small = factor <= SHARD_PX
@@ -150,12 +153,12 @@ class CoarseLevels:
             canvas[y : y + coarse.shape[0], x : x + coarse.shape[1]] = coarse
 
     def flush(self) -> None:
-        """Write what is still in memory."""
+        """Write the shards that are still in memory."""
         for level in list(self._canvases):
             self._write(level)
 
     def _canvas(self, level: int, owner: Shard) -> Labels:
-        """Return the pixels of a shard of a level, after writing another one."""
+        """Return the pixels of shard ``owner`` of a level, after writing the shard before."""
         if level not in self._canvases or self._canvases[level][0] != owner:
             self._write(level)
             rows, columns = region_of(owner, self._levels[level].shape)

@@ -19,17 +19,17 @@ from histocli.stores.provenance import DAMAGED, open_group
 class LabelStore:
     """A complete label store of either layout, opened for reading and checked.
 
-    All that reads pixels raises ``InvalidStore`` where a chunk is damaged.
+    Methods that return NumPy arrays raise ``InvalidStore`` where a chunk is damaged.
 
     Attributes
     ----------
     layout : {"slide", "patches"}
     mpp : float
-        Micrometres per pixel of level 0.
+        Micrometres per pixel of level 0, the finest resolution.
     n_nuclei : int
         Number of nuclei in all label images.
     facts : dict
-        What the store says about itself under ``histosynth`` (mpp_source, mm2, source, model, ...).
+        The attribute ``histosynth`` of the store: mpp_source, mm2, source, model, ...
     """
 
     def __init__(self, path: Path) -> None:
@@ -62,22 +62,22 @@ class LabelStore:
         return self._read(self._levels[level])
 
     def level(self, number: int) -> zarr.Array[Any]:
-        """Return the labels of a level of a slide, to be read by regions."""
+        """Return the unread label array of a level; slicing it reads a region."""
         return self._levels[number]
 
     def label_image(self, index: int = 0) -> Labels:
-        """Read one label image, uint32, shape (H, W): patch ``index``, or the slide (0)."""
+        """Read one label image, uint32, shape (H, W): patch ``index``; of a slide only 0."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         return self.labels() if self.layout == "slide" else self._read(self._levels[0], index)
 
     def window(self, rows: slice, columns: slice) -> Labels:
-        """Read a part of a slide's labels, uint32; safe from several threads."""
+        """Read a part of level 0 of a slide, uint32; several threads may call this at a time."""
         return self._read(self._levels[0], (rows, columns))
 
     @property
     def columns(self) -> dict[str, zarr.Array[Any]]:
-        """The columns of the table of a slide, to be read by rows."""
+        """The unread columns of the table of a slide, by name; slicing one reads rows."""
         rows = self._group.get(TABLE)
         if not isinstance(rows, zarr.Group):
             raise InvalidStore(f"{self.path}: has no table {TABLE}; {DAMAGED}")
@@ -85,14 +85,14 @@ class LabelStore:
 
     @property
     def table(self) -> dict[str, npt.NDArray[Any]]:
-        """The table of a slide, in the order of ids; empty for patches, which have none."""
+        """The columns of the table of a slide, rows ordered by id; empty for patches."""
         if self.layout == "patches":
             return {}
         return {name: self._read(array) for name, array in self.columns.items()}
 
     @property
     def tissue(self) -> BoolMask:
-        """Where nuclei were looked for in a slide, on the grid of the finest overview."""
+        """True where a slide was segmented, shape (H, W): one value per overview pixel."""
         return self._read(self._array("tissue")).astype(bool)
 
     def overview(self) -> RGBImage:
@@ -150,9 +150,9 @@ def open_labels(path: Path | str) -> LabelStore:
 
 
 def _check_facts(path: Path, facts: Json) -> None:
-    """Check what a store says about itself, and count its files.
+    """Check the attribute ``histosynth`` of a store, and the number and bytes of its files.
 
-    Zarr reads a missing shard as background, so the files of every array were counted.
+    The count is needed because Zarr reads a missing shard as background without an error.
     """
     layout, mpp, recorded = (facts.get(name) for name in ("layout", "mpp", "files"))
     if layout not in LAYOUTS:

@@ -1,4 +1,10 @@
-"""Writing the label store of one slide, piece by piece and in bounded memory."""
+"""Writing the label store of one slide, piece by piece and in bounded memory.
+
+A *window* is a part of the slide that the network segments at once, given by its number; windows
+overlap. A *shard* is a square of the label image that is one file; shards do not overlap. The array
+``tiles_done`` has a *mark* for each shard of level 0 (slide resolution): 1 once it is finished. The
+*partial store* is the unfinished store, under a temporary name beside ``target``.
+"""
 
 import os
 import shutil
@@ -44,35 +50,38 @@ from histocli.stores.rerun import remove_ours
 
 @dataclass(frozen=True)
 class FirstLook:
-    """What is seen of a slide before any nucleus is looked for."""
+    """What is measured on a whole slide before it is segmented."""
 
     overview: RGBImage
-    """Pixels of the finest overview."""
+    """The finest of the store's overviews, uint8, shape (H, W, 3)."""
     tissue: BoolMask
-    """Where nuclei are to be looked for, on the same grid."""
+    """True where the slide is to be segmented, shape (H, W): one value per overview pixel."""
     facts: Json = field(default_factory=dict)
-    """What the store is to say about it."""
+    """Attributes of the store that were measured on the slide: glass level and contrast."""
 
 
 class TiledLabelsWriter(StoreWriter):
     """Writes the label store of one slide; use as a context manager.
 
-    Work goes through three phases, and a run that was stopped or killed goes on where it was:
+    Work has three phases. A later run reuses the files of kind ``found`` and the finished shards:
 
-    1. ``save_found`` keeps what was found in each window of the slide, in any order, in ``work/``,
-       and what was made of that: a file of named arrays for each window and kind, whole or absent;
-    2. ``begin_table``, ``append_rows`` and ``end_table`` write the table, in the order of ids;
-    3. ``write_shard`` and ``write_coarser`` write the labels, a shard at a time, in the order of
-       ``shards``, and ``end_labels`` what is left of the coarser levels.
+    1. ``save_found`` saves named arrays in ``work/``, a file for each window and ``kind``, in any
+       order: ``found`` (the objects of the window), later ``settled`` (the objects that it keeps
+       where windows overlap) and ``ids`` (the numbers of the kept objects in the slide);
+    2. ``begin_table``, ``append_rows`` and ``end_table`` write the table in the order of ids; every
+       run writes the table from its first row;
+    3. ``write_shard`` writes a shard of level 0, in any order; ``write_coarser`` takes all shards
+       in the order of ``shards``, and ``end_labels`` writes the rest of the coarser levels.
 
-    ``finish`` removes ``work/`` and puts the store in its place. Leaving the context without it
-    keeps the partial store. Call :func:`histocli.stores.rerun.prepare_output` before.
+    ``finish`` removes ``work/``, then renames the store; a kill in between loses all work.
+    Leaving the context earlier keeps the partial store if ``work/`` holds a file and removes it
+    otherwise. Call :func:`histocli.stores.rerun.prepare_output` first.
 
     Parameters
     ----------
     look : callable
-        Given how many slide pixels go along one side of an overview pixel, looks at the slide. Only
-        called where there is no partial store of the same settings.
+        Gets the width of an overview pixel in slide pixels and returns the :class:`FirstLook`.
+        Called only if no partial store with the same settings can be reused.
     source, model : dict
         Name and content hash of the slide and of the model file.
     """
@@ -93,9 +102,9 @@ class TiledLabelsWriter(StoreWriter):
         self._marks_lock = threading.Lock()
         super().__init__(target)
         self.work = self._partial / "work"
-        """Folder of what was found so far; other processes may put files there."""
+        """Folder of the files of ``save_found``; other processes may save files there."""
         with self._beginning():
-            # The folder is made last, so a store without it lacks some of its arrays.
+            # work/ is made last, so a partial store without it may lack arrays and is not reused.
             root = self._take_up(provenance, is_whole=self.work.is_dir())
             if root is None:
                 seen = look(overview_factor(shape, mpp))
@@ -125,82 +134,82 @@ class TiledLabelsWriter(StoreWriter):
 
     @property
     def facts(self) -> Json:
-        """What the store says about itself so far."""
+        """The attribute ``histosynth`` of the partial store, as it is now."""
         return dict(read_metadata(self._partial)["attributes"][ATTRIBUTE])
 
     def has_found(self, window: int) -> bool:
-        """Tell whether what was found in a window is kept, and whole."""
-        # the end of a zip is written last
+        """Tell whether the file of kind ``found`` of a window exists and is not cut short."""
+        # A zip file (.npz) has its directory at the end, so a file cut short has none.
         return zipfile.is_zipfile(_found_path(self.work, window, "found"))
 
     def save_found(self, window: int, arrays: NamedArrays, kind: str = "found") -> None:
-        """Keep what was found in a window; several threads may save different windows at a time."""
+        """Save arrays of a window; several threads may save different windows at a time."""
         with disk_errors(self.target):
             save_found(self.work, window, arrays, kind)
 
     def load_found(self, window: int, kind: str = "found") -> dict[str, npt.NDArray[Any]]:
-        """Return what was found in a window."""
+        """Return the arrays that :meth:`save_found` saved for a window and ``kind``."""
         with np.load(_found_path(self.work, window, kind), allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
 
     def begin_table(self, n_nuclei: int, columns: NamedArrays) -> None:
-        """Make the columns of the table, named and shaped like ``columns``, without their rows."""
+        """Make the table for ``n_nuclei`` rows; ``columns`` gives names and shape of a row."""
         with disk_errors(self.target):
             for child in (self._partial / TABLE).iterdir():
-                if child.is_dir():  # a column of an earlier start
+                if child.is_dir():  # a column of an earlier run
                     shutil.rmtree(child)
             self._table = TableWriter(self._root.require_group(TABLE), n_nuclei, columns)
 
     def append_rows(self, columns: NamedArrays) -> None:
-        """Add rows to the table."""
+        """Append rows, which must follow in the order of ids."""
         with disk_errors(self.target):
             self._table.append(columns)
 
     def end_table(self, facts: Json) -> None:
-        """Check that all rows are there and record what the store says about its nuclei."""
+        """Record the number of nuclei and ``facts`` as attributes; all rows must be appended."""
         assert self._table.n_written == self._table.n_nuclei
         with disk_errors(self.target):
             update_attribute(self._partial, {"n_nuclei": self._table.n_nuclei} | facts)
 
     def shards(self) -> list[Shard]:
-        """Return row and column of the shards of the labels, in the order of writing."""
+        """Return row and column of all shards, in the order that :meth:`write_coarser` needs."""
         return shards_of(self._shape)
 
     def shard_region(self, shard: Shard) -> tuple[slice, slice]:
-        """Return the rows and columns of a shard."""
+        """Return the slide's pixel rows and columns that a shard covers."""
         return region_of(shard, self._shape)
 
     def is_written(self, shard: Shard) -> bool:
-        """Tell whether a shard is on disk."""
+        """Tell whether a shard of level 0 is marked as finished."""
         return bool(np.asarray(self._done[shard]))
 
     def read_shard(self, shard: Shard) -> Labels:
-        """Read back a shard of an earlier start."""
+        """Read a finished shard of level 0."""
         return np.asarray(self._levels[0][self.shard_region(shard)])
 
     def write_shard(self, shard: Shard, labels: Labels) -> None:
-        """Write one shard of level 0; several threads may write different ones at a time."""
+        """Write a shard of level 0 and mark it; threads may write different shards at a time."""
         with disk_errors(self.target):
-            if labels.any():
+            if labels.any():  # an empty shard gets a mark, but no file
                 self._levels[0][self.shard_region(shard)] = labels
-            with self._marks_lock:  # all marks are in one chunk
+            with self._marks_lock:  # all marks share one chunk, which is rewritten for each
                 self._done[shard] = 1
 
     def write_coarser(self, shard: Shard, labels: Labels) -> None:
-        """Fill the coarser levels from a shard; call in the order of ``shards``, in one thread."""
+        """Fill the coarser levels from a shard of level 0; one thread, order of ``shards``."""
         with disk_errors(self.target):
             self._coarser.add(shard, labels)
 
     def end_labels(self) -> None:
-        """Write what is left of the coarser levels."""
+        """Write the shards of coarser levels that are still in memory."""
         with disk_errors(self.target):
             self._coarser.flush()
 
     def finish(self, *, keep_hidden: bool = False) -> Path:
-        """Mark the store complete and put it in its place; return where it is.
+        """Remove ``work/``, mark the store complete, rename it to ``target``; return its path.
 
-        With ``keep_hidden`` it stays beside its place, for files that are made from it, until
-        :meth:`discard`.
+        ``keep_hidden`` leaves the complete store under its temporary name: the caller only exports
+        files from it and then calls :meth:`discard`.
         """
         with disk_errors(self.target):
             shutil.rmtree(self.work)
@@ -212,15 +221,15 @@ class TiledLabelsWriter(StoreWriter):
         return self.target
 
     def discard(self) -> None:
-        """Remove the partial store."""
+        """Remove the store under the temporary name, if there is one."""
         if peek(self._partial) is not None:
             remove_ours(self._partial, CONTRACT)
 
     def close(self) -> None:
-        """Let go of the output, and keep a partial store for which something was found."""
+        """Release the lock; a partial store without any file in ``work/`` is removed first."""
         try:
             if self._lock.is_held and self.work.is_dir() and not any(self.work.iterdir()):
-                # something may still write to it after an error; the next run begins anew
+                # After an error a thread may still be writing, so removal can fail.
                 with suppress(OSError):
                     self.discard()
         finally:
@@ -228,7 +237,7 @@ class TiledLabelsWriter(StoreWriter):
 
 
 def save_found(work: Path, window: int, arrays: NamedArrays, kind: str = "found") -> None:
-    """Keep what was found in a window; several threads and processes may save at a time."""
+    """Save arrays of a window in ``work``; threads and processes may save at the same time."""
     path = _found_path(work, window, kind)
     path.parent.mkdir(exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}")
@@ -241,20 +250,21 @@ def save_found(work: Path, window: int, arrays: NamedArrays, kind: str = "found"
 
 
 def _found_path(work: Path, window: int, kind: str) -> Path:
-    # folders of a thousand files: no file system is slow with those
+    # At most 1,000 files share a folder, because large folders are slow on some file systems.
     return work / f"{kind}{window // 1000:05d}" / f"{window}.npz"
 
 
 def _create_store(path: Path, name: str, about: Json, seen: FirstLook) -> zarr.Group:
-    """Make a store with all its metadata, which say ``about`` it, the overview and the tissue."""
+    """Make a store with the attribute ``about``, the overviews, the tissue and empty labels."""
     mpp, (height, width) = about["mpp"], about["shape"]
-    factor, factors = overview_factor((height, width), mpp), level_factors((height, width))
-    steps = [factor * level for level in factors]
+    finest, factors = overview_factor((height, width), mpp), level_factors((height, width))
+    # OME-Zarr wants as many levels of the image as of its labels, so both halve equally often.
+    steps = [finest * factor for factor in factors]
     attributes = {ATTRIBUTE: about, "ome": image_metadata(name, steps, mpp)}
     root = zarr.create_group(path, zarr_format=3, attributes=attributes)
-    for number, level in enumerate(factors):
-        planes = np.ascontiguousarray(np.moveaxis(shrink(seen.overview, level), 2, 0))
-        write_image(root, str(number), planes, "cyx")
+    for level, factor in enumerate(factors):
+        planes = np.ascontiguousarray(np.moveaxis(shrink(seen.overview, factor), 2, 0))
+        write_image(root, str(level), planes, "cyx")
     write_image(root, "tissue", seen.tissue.astype(np.uint8), "yx")
     create_pyramid(root, (height, width), factors, mpp)
     root.create_group(TABLE)

@@ -1,4 +1,4 @@
-"""The table of the nuclei of a slide, written in whole chunks of rows."""
+"""The table of the nuclei of a slide, an array for each column, written in chunks of rows."""
 
 from collections.abc import Mapping
 from typing import Any, TypeAlias
@@ -9,7 +9,7 @@ import zarr
 
 from histocli.stores.labels.layout import make_array
 
-CHUNK_ROWS = 1 << 16
+CHUNK_ROWS = 1 << 16  # rows in a file
 
 NamedArrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
 
@@ -21,14 +21,14 @@ COLUMN_TYPES = {
     "x_um": "float64",
     "box": "int32",
 }
-"""All other columns are float32, which is enough for a measurement."""
+"""Columns that are not float32; about seven digits are enough for the other measurements."""
 REQUIRED_COLUMNS = ("id", "y_um", "x_um", "box", "area_um2")
 
 
 class TableWriter:
-    """Writes a table of ``n_nuclei`` rows, a few at a time, in the order of ids.
+    """Writes a table of ``n_nuclei`` rows, some rows at a time, in the order of ids.
 
-    Its columns are named and shaped like ``columns``, whose number of rows does not count.
+    ``columns`` gives the names of the columns and the shape of a row, and may have no rows.
     """
 
     def __init__(self, group: zarr.Group, n_nuclei: int, columns: NamedArrays) -> None:
@@ -48,7 +48,7 @@ class TableWriter:
             )
 
     def append(self, columns: NamedArrays) -> None:
-        """Add rows; whole chunks go to the disk."""
+        """Append rows. They are written in whole chunks; the rest waits in memory."""
         self._waiting.append({name: np.asarray(column) for name, column in columns.items()})
         n = sum(len(rows["id"]) for rows in self._waiting)
         is_end = self.n_written + n == self.n_nuclei

@@ -1,28 +1,29 @@
-"""Patch store: patches with nucleus labels, synthetic or a person's own, as a sharded Zarr 3 group.
+"""Patch store: image patches with nucleus labels, synthetic or by a person, as a Zarr 3 group.
 
 ``histosynth-patches/1``::
 
     patches.zarr
-    ├── image            uint8    (patch, y, x, channel)  sRGB; a chunk is a patch, a shard a batch
-    ├── instance_labels  int32    (patch, y, x)           ids 1..n in depth order, 0 background,
-    │                                                     -1 ignored (no loss, no score)
+    ├── image            uint8    (patch, y, x, channel)  sRGB; chunk = patch, shard (file) = batch
+    ├── instance_labels  int32    (patch, y, x)           ids 1..n (synthetic: larger ones on top),
+    │                                                     0 background, -1 ignored (no loss/score)
     ├── weight           float32  (patch,)                how often training draws the patch, >= 0
-    ├── reference        int32    (patch,)                which of ``references`` it follows
-    ├── batches_done     uint8    (batch,)                1 once a shard of every array is on disk
-    ├── networks/<name>/<parameter>  float32              of a refined store: the network that
-    │                                                     repainted it, and its critics
+    ├── reference        int32    (patch,)                index of its item in ``references``
+    ├── batches_done     uint8    (batch,)                1 once the batch is in every array
+    ├── networks/<name>/<parameter>  float32              refined store: the network that repainted
+    │                                                     the patches, and its critics
     └── attributes
         ├── histosynth   contract, command, config, config_hash, seed, package_version, created,
         │                complete, files {<array>: [number of files, bytes]}
         ├── mpp          micrometres per pixel of all patches
         ├── origin       initial (drawn), refined (after the GAN) or labelled (by a person)
         ├── shippable    false when a licence forbids giving away weights that learned from it
-        ├── references   [{name, sha256, mpp, mpp_source, statistics, path}, ...]
-        └── initial, refinement   of a refined store: the store it came from, and how it went
+        ├── references   real images that patches imitate or come from:
+        │                [{name, sha256, mpp, mpp_source, statistics, path}, ...]
+        └── initial, refinement   refined store: its initial store, and results of the refinement
 
-Two writers in one shard would lose data silently, so work is cut along the shards
-(:meth:`PatchStoreWriter.pending`), and one process makes all metadata up front. ``files`` is
-recorded at the end, because Zarr reads a missing shard as zeros.
+Two writers in one shard would lose data silently, so a batch is a whole shard
+(:meth:`PatchStoreWriter.pending`), and one process makes all metadata first. ``files`` reveals a
+missing shard, which Zarr would read as zeros.
 """
 
 from histocli.stores.patches.layout import CONTRACT, ReferenceRecord

@@ -1,4 +1,4 @@
-"""The rules of the contract of patch stores, and the message for each one that is broken."""
+"""Checks of the rules of a patch store, listed in :mod:`histocli.stores.patches`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +18,7 @@ from histocli.stores.provenance import DAMAGED
 
 
 def check_store(path: Path, group: zarr.Group, attributes: Json) -> dict[str, zarr.Array[Any]]:
-    """Check all that needs no array to be read; return the arrays."""
+    """Check metadata, attributes and file counts, without reading values; return the arrays."""
     arrays = _checked_arrays(path, group)
     _check_agreement(path, arrays)
     _check_attributes(path, attributes)
@@ -27,7 +27,7 @@ def check_store(path: Path, group: zarr.Group, attributes: Json) -> dict[str, za
 
 
 def _checked_arrays(path: Path, group: zarr.Group) -> dict[str, zarr.Array[Any]]:
-    """Every array is there, with its type and number of axes."""
+    """Return the arrays; each must exist with its type and number of axes."""
     arrays = {}
     for name, (dtype, axes) in ARRAYS.items():
         array = find_array(group, name)
@@ -45,7 +45,7 @@ def _checked_arrays(path: Path, group: zarr.Group) -> dict[str, zarr.Array[Any]]
 
 
 def _check_agreement(path: Path, arrays: Mapping[str, zarr.Array[Any]]) -> None:
-    """Patches are square and RGB, at least one, and every array has one item for each."""
+    """Check that there are square RGB patches, and one item per patch in every array."""
     image = arrays["image"].shape
     n, height, width, channels = image
     if n < 1 or height != width or channels != 3:
@@ -64,7 +64,7 @@ def _check_agreement(path: Path, arrays: Mapping[str, zarr.Array[Any]]) -> None:
 
 
 def _check_attributes(path: Path, attributes: Json) -> None:
-    """``mpp`` is a pixel size, ``origin`` a known word, and ``shippable`` says yes or no."""
+    """Check ``mpp`` (a pixel size), ``origin`` (one of ``ORIGINS``) and ``shippable`` (bool)."""
     mpp, origin, shippable = (attributes.get(name) for name in ("mpp", "origin", "shippable"))
     if (
         isinstance(mpp, bool)
@@ -87,7 +87,7 @@ def _check_attributes(path: Path, attributes: Json) -> None:
 
 
 def _check_files(path: Path, attributes: Json) -> None:
-    """No shard is missing or cut short; Zarr would read zeros."""
+    """Check that no file of an array is missing or cut short: Zarr reads a missing one as 0."""
     recorded = attributes[ATTRIBUTE].get("files")
     if not isinstance(recorded, dict):
         raise InvalidStore(f"{path}: {ATTRIBUTE}.files is missing; {DAMAGED}")
@@ -103,7 +103,7 @@ def _check_files(path: Path, attributes: Json) -> None:
 
 
 def checked_references(path: Path, attributes: Json) -> list[ReferenceRecord]:
-    """Return the records of ``references``, which is a list that is not empty."""
+    """Return the records of the attribute ``references``, which must have at least one."""
     values = attributes.get("references")
     if not isinstance(values, list) or not values:
         raise InvalidStore(
@@ -119,7 +119,7 @@ def check_values(
     marks: npt.NDArray[np.uint8],
     n_references: int,
 ) -> None:
-    """Patches can be drawn, follow a reference that is recorded, and were all written."""
+    """Check weights and indices of references, and that the marks of all batches are set."""
     try:
         _check_drawing(weight, reference, n_references)
     except ValueError as error:
@@ -153,7 +153,7 @@ def _check_drawing(weight: FloatArray, reference: npt.NDArray[np.int32], n_refer
 
 
 def check_ids(instance_labels: InstanceLabels, where: str) -> None:
-    """Raise ``ValueError`` unless the ids of a patch are 1..n without gaps, beside 0 and -1."""
+    """Raise ``ValueError`` unless a patch has ids 1..n without gaps, beside 0 and -1."""
     if int(instance_labels.min()) < -1:
         raise ValueError(
             f"{where}: instance_labels must be -1 or larger, got {instance_labels.min()}"

@@ -19,11 +19,11 @@ CONTRACT = "histosynth-patches/1"
 NETWORKS = "networks"
 ORIGINS = ("initial", "refined", "labelled")
 SHARD_PATCHES = 32  # at most this many patches share a shard
-SHARD_PIXELS = SHARD_PATCHES * 256 * 256  # a shard is held in memory while it is written
-# Images have noise that does not compress, so a quick level; labels compress well.
+SHARD_PIXELS = SHARD_PATCHES * 256 * 256  # at most, because a shard is written from memory
+# The noise of images does not compress, so a fast level is enough; labels compress well.
 IMAGE_COMPRESSOR = ZstdCodec(level=1)
 LABEL_COMPRESSOR = ZstdCodec(level=3)
-# Empty chunks are written too, so that a missing file shows.
+# Chunks of zeros are written too, so that a missing file is known to be an error.
 WRITE_ALL: Any = {"write_empty_chunks": True}
 
 ARRAYS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -38,20 +38,20 @@ ARRAYS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceRecord:
-    """A reference image as a store remembers it: what it was, and what was measured on it."""
+    """The record of a reference: a real image that patches of the store imitate or come from."""
 
     name: str
     """File name, without folders."""
     sha256: str
     """Hash of the file's bytes."""
     mpp: float
-    """Its own pixel size, in micrometres per pixel."""
+    """Pixel size of the reference image, in micrometres per pixel."""
     mpp_source: str
-    """Where that came from, such as ``given``, ``ome-xml`` or ``assumed``."""
+    """Where the pixel size was read, such as ``given``, ``ome-xml`` or ``assumed``."""
     statistics: Json = field(default_factory=dict)
-    """Everything measured on it: nested objects, lists and numbers."""
+    """All measurements of the image: nested objects, lists and numbers."""
     path: str = ""
-    """Where it lay; empty when unknown. ``sha256`` tells whether the file there is the same."""
+    """Path of the image when it was read; empty if unknown."""
 
     def to_json(self) -> Json:
         """Return plain JSON values."""
@@ -59,7 +59,7 @@ class ReferenceRecord:
 
     @classmethod
     def from_json(cls, values: Any, where: Path) -> Self:
-        """Check and take up one item of ``references``."""
+        """Return the record in an item of ``references``; ``InvalidStore`` if it is damaged."""
         kinds: dict[str, Any] = {
             "name": str, "sha256": str, "mpp": (int, float), "mpp_source": str, "statistics": dict,
         }  # fmt: skip
@@ -80,9 +80,9 @@ def shard_patches(patch_px: int) -> int:
 def create_arrays(
     group: zarr.Group, partial: Path, n: int, patch_px: int
 ) -> dict[str, zarr.Array[Any]]:
-    """Return all arrays of a partial store, after creating those that an interruption left out.
+    """Return all arrays of a partial store; arrays that do not exist yet are created.
 
-    Raises ``StoreExists`` where an array that is there has another shape or type.
+    Raises ``StoreExists`` if an existing array has another shape, type or chunk shape.
     """
     batch = shard_patches(patch_px)
     batches = -(-n // batch)
@@ -121,7 +121,7 @@ def create_arrays(
 
 
 def network_arrays(store: Path) -> list[str]:
-    """Return the arrays of a store's networks, as paths within it."""
+    """Return the paths, in the store, of the arrays with the parameters of networks."""
     return sorted(
         file.parent.relative_to(store).as_posix()
         for file in (store / NETWORKS).glob(f"*/*/{METADATA_FILE}")
@@ -129,5 +129,5 @@ def network_arrays(store: Path) -> list[str]:
 
 
 def are_weights(weight: FloatArray) -> bool:
-    """Tell whether patches can be drawn by these weights."""
+    """Tell whether all weights are finite and not negative."""
     return bool(np.isfinite(weight).all() and (weight >= 0).all())

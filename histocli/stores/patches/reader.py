@@ -27,7 +27,7 @@ class PatchStore:
     weight : ndarray of float32, shape (n,)
     reference : ndarray of int32, shape (n,)
     variation : dict or None
-        How parameters vary from patch to patch, where they were re-sampled.
+        How the parameters of drawing vary between patches; None if the store does not say.
     """
 
     def __init__(self, path: Path) -> None:
@@ -63,11 +63,11 @@ class PatchStore:
 
     @property
     def batch_patches(self) -> int:
-        """Patches in a shard: reading along them opens each file once."""
+        """Patches in a shard (file); reading whole shards opens each file once."""
         return int((self.image.shards or self.image.chunks)[0])
 
     def batches(self) -> list[range]:
-        """Return the patches of every shard."""
+        """Return a range of patches for each shard."""
         return batches_of(len(self), self.batch_patches)
 
     def read(self, patches: range | slice) -> tuple[RGBImage, InstanceLabels]:
@@ -77,7 +77,7 @@ class PatchStore:
             return np.asarray(self.image[where]), np.asarray(self.instance_labels[where])
 
     def networks(self) -> dict[str, dict[str, FloatArray]]:
-        """Return the networks that refinement left in the store, by name and parameter."""
+        """Return the parameters of the networks of a refined store, by network and name."""
         found: dict[str, dict[str, FloatArray]] = {}
         with readable(self.path):
             for path in network_arrays(self.path):
@@ -94,7 +94,7 @@ class PatchStore:
             "mpp": self.mpp,
             "origin": self.origin,
             "shippable": self.shippable,
-            # where the references lay does not count
+            # the path of a reference image may change
             "references": [record.to_json() | {"path": ""} for record in self.references],
             "shape": list(self.image.shape),
         }
@@ -107,5 +107,5 @@ class PatchStore:
         return digest.hexdigest()
 
     def content_hash(self) -> str:
-        """Return the SHA-256 of what the store holds, whenever and wherever it was made."""
+        """Return the SHA-256 of the patches and their attributes; times and paths do not count."""
         return self._hash

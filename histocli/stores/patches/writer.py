@@ -1,4 +1,4 @@
-"""Writing a patch store, one shard-aligned batch after the other."""
+"""Writing a patch store in batches; a batch is the patches of one shard, which is one file."""
 
 import threading
 from collections.abc import Mapping, Sequence
@@ -30,21 +30,21 @@ from histocli.stores.provenance import Provenance
 
 
 class PatchStoreWriter(StoreWriter):
-    """Makes all metadata of a store of ``n`` patches, or takes up the partial store.
+    """Writes a store of ``n`` patches, or opens the partial store with the same settings.
 
-    Batches are written in any order and from several threads. Use as a context manager::
+    Threads may write batches in any order. Use as a context manager::
 
         with PatchStoreWriter(target, n=2000, ...) as writer:
             for batch in writer.pending():
                 writer.write(batch, image, instance_labels, weight, reference)
             writer.finish()
 
-    Leaving the context without :meth:`finish` keeps the partial store for ``--resume``. Call
-    :func:`histocli.stores.rerun.prepare_output` before.
+    Leaving the context without :meth:`finish` keeps the partial store (the unfinished store beside
+    ``target``) for ``--resume``. Call :func:`histocli.stores.rerun.prepare_output` first.
 
-    There is at least one reference; ``origin`` is ``initial``, ``refined`` or ``labelled``. Raises
-    ``StoreExists`` where another process writes the same output, or the partial store is of another
-    make.
+    ``references`` has at least one record; ``origin`` is ``initial``, ``refined`` or ``labelled``.
+    Raises ``StoreExists`` if another process writes the same output, or if an array of the partial
+    store has another shape or type.
     """
 
     def __init__(
@@ -81,11 +81,11 @@ class PatchStoreWriter(StoreWriter):
             self._marks = np.asarray(self._arrays["batches_done"][:])
 
     def batches(self) -> list[range]:
-        """Return the patches of every shard."""
+        """Return a range of patches for each shard."""
         return batches_of(self.n, self._batch_patches)
 
     def pending(self) -> list[range]:
-        """Return the batches that are not on disk yet."""
+        """Return the batches that are not written yet."""
         return [batch for batch, done in zip(self.batches(), self._marks, strict=True) if not done]
 
     def write(
@@ -96,10 +96,11 @@ class PatchStoreWriter(StoreWriter):
         weight: FloatArray,
         reference: npt.NDArray[np.int32],
     ) -> None:
-        """Write one of the :meth:`batches`. Several threads may write different ones at a time.
+        """Write one of the :meth:`batches`; threads may write different batches at a time.
 
-        Shapes are (n, patch_px, patch_px, 3), (n, patch_px, patch_px), (n,) and (n,). A patch has
-        the ids 1..n without gaps, 0 and -1; weights are finite and >= 0.
+        Shapes are (b, patch_px, patch_px, 3), (b, patch_px, patch_px), (b,) and (b,) for b =
+        len(batch). The ids of a patch are 1..k without gaps, beside 0 and -1; weights are finite
+        and >= 0. Raises ``ValueError`` where a value breaks these rules.
         """
         number = batch.start // self._batch_patches
         values: dict[str, npt.NDArray[Any]] = {
@@ -126,31 +127,31 @@ class PatchStoreWriter(StoreWriter):
                 self._arrays["batches_done"][:] = self._marks
 
     def read_back(self, batch: range) -> tuple[RGBImage, InstanceLabels]:
-        """Return images and labels of a batch that was written."""
+        """Return images and labels of a batch that was written before."""
         where = slice(batch.start, batch.stop)
         with readable(self.target):
             images, labels = (self._arrays[name][where] for name in ("image", "instance_labels"))
             return np.asarray(images), np.asarray(labels)
 
     def weights(self) -> FloatArray:
-        """Return the weights written so far."""
+        """Return the weights of all patches, float32; 0 for patches that are not written yet."""
         with readable(self.target):
             return np.asarray(self._arrays["weight"][:], np.float32)
 
     def replace_weights(self, weight: FloatArray) -> None:
-        """Write the weights of all patches anew, float32, shape (n,), once they are known."""
+        """Replace the weights of all patches, shape (n,); ``ValueError`` if one is invalid."""
         if weight.shape != (self.n,) or not are_weights(weight):
             raise ValueError(f"weight must be finite, not negative and of shape ({self.n},)")
         with disk_errors(self.target):
             self._arrays["weight"][:] = weight.astype(np.float32)
 
     def add_attributes(self, values: Json) -> None:
-        """Add attributes beside ``references``; keys of the contract are not to be changed."""
+        """Add attributes to the root group; do not change the keys that ``__init__`` sets."""
         with disk_errors(self.target):
             self._group.update_attributes(plain_json(values))
 
     def write_networks(self, networks: Mapping[str, Mapping[str, FloatArray]]) -> None:
-        """Write the parameters of networks by their names; those of an earlier run are replaced."""
+        """Write network parameters by network and name; replaces networks of these names."""
         with disk_errors(self.target):
             root = self._group.require_group(NETWORKS)
             for name, parameters in networks.items():
@@ -167,7 +168,7 @@ class PatchStoreWriter(StoreWriter):
                     array[...] = value
 
     def finish(self) -> None:
-        """Mark the store complete and put it in its place; every batch must have been written."""
+        """Mark the store complete and rename it to ``target``; every batch must be written."""
         if missing := self.pending():
             raise ValueError(
                 f"{len(missing)} batches are not written yet, the first is {missing[0]}"

@@ -6,38 +6,26 @@ import numpy.typing as npt
 from torch import Tensor
 from torch.nn import functional
 
+from histocli.base.types import BoolMask, FloatArray, InstanceLabels
 
-def edit_gate(
-    labels: npt.NDArray[np.int32], mpp: float, edits: str = "nuclei"
-) -> npt.NDArray[np.float32]:
-    """Return the factor on each pixel's change: nuclei and a narrow ring around them, soft-edged.
 
-    Parameters
-    ----------
-    labels : ndarray of int, shape (H, W)
-        Pixels below 0 are ignored, and get a gate of 0.
-    mpp : float
-        Micrometres per pixel.
-    edits : str
-        ``nuclei``, or the whole ``patch``. Under ``patch`` the refiner leaves its trace everywhere,
-        so that the trace does not tell nuclei from background.
+def edit_gate(labels: InstanceLabels, mpp: float, edits: str = "nuclei") -> FloatArray:
+    """Return the factor on each pixel's change, float32 (H, W) in 0..1; 0 where labels are below 0.
 
-    Returns
-    -------
-    ndarray of float32, shape (H, W)
-        0..1; 0 where pixels are ignored and, under ``nuclei``, away from nuclei.
+    With ``edits`` ``nuclei`` it is open in nuclei and a narrow ring with a soft edge; with
+    ``patch`` it is 1 everywhere, so that the refiner's trace does not tell nuclei from background.
+    ``mpp`` is the pixel size in micrometres.
     """
     if edits == "patch":
         return (labels >= 0).astype(np.float32)
     edge_um = 0.3  # standard deviation of the soft edge, but at least 0.3 px
-    gate = cv2.GaussianBlur(
-        with_ring(labels > 0, mpp).astype(np.float32), (0, 0), max(edge_um / mpp, 0.3)
-    )
+    nearby = with_ring(labels > 0, mpp).astype(np.float32)
+    gate = cv2.GaussianBlur(nearby, (0, 0), max(edge_um / mpp, 0.3))
     gate[labels < 0] = 0
     return np.asarray(np.where(gate > 0.02, gate, 0), np.float32)
 
 
-def with_ring(nuclei: npt.NDArray[np.bool_], mpp: float) -> npt.NDArray[np.uint8]:
+def with_ring(nuclei: BoolMask, mpp: float) -> npt.NDArray[np.uint8]:
     """Widen a mask of nuclei by 1 um: painting shows most at the blurred edge of a nucleus."""
     radius = max(1, round(1.0 / mpp))
     disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))

@@ -6,10 +6,8 @@ from histocli.training.adversarial.judge import HeldOut
 from histocli.training.adversarial.networks import AdversarialTraining
 from histocli.training.adversarial.step import StepReport
 
-LARGEST_CHANGE = 0.35
-"""Mean absolute change of optical density within nuclei above which the training has failed."""
-SATURATED_STEPS = 200
-"""The training ends after this many successive steps in which the critic is almost always right."""
+LARGEST_CHANGE = 0.35  # mean absolute change of optical density in nuclei that counts as failure
+SATURATED_STEPS = 200  # successive steps of an almost perfect critic that end the training
 
 
 class Guard:

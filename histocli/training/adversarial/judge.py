@@ -1,7 +1,5 @@
 """Scores of critics and refiner on held-out patches: patches that they have not learnt from."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,12 +20,9 @@ from histocli.training.two_sample import area_under_curve
 class HeldOut:
     """How well critics tell held-out images apart, and how varied the refiner's nuclei are."""
 
-    auc_initial: float
-    """AUC of the realism critic: real crops against initial ones."""
-    auc_refined: float
-    """AUC of the realism critic: real crops against refined ones."""
-    style_matched: float
-    """AUC of the style critic: pairs of real crops of one image against pairs of two images."""
+    auc_initial: float  # AUC of the realism critic: real crops against initial ones
+    auc_refined: float  # AUC of the realism critic: real crops against refined ones
+    style_matched: float  # AUC of the style critic: real pairs of one image against pairs of two
     diversity: float
     """Standard deviation of the strength of texture over the refined crops, divided by that over
     the initial crops; near 0 all refined crops have equally strong texture."""
@@ -41,9 +36,9 @@ def judge_held_out(
     size: int,
     dtype: torch.dtype,
 ) -> HeldOut:
-    """Judge ``batches`` batches of ``size`` crops of each kind; equal seeds draw equal crops.
+    """Judge ``batches`` batches of ``size`` crops of each kind, drawn from held-out patches.
 
-    The sampler draws from held-out patches. ``dtype`` is the number format of the convolutions.
+    Equal seeds draw equal crops. ``dtype`` is the number format of the convolutions.
     """
     networks = training.networks
     device = next(networks.refiner.parameters()).device

@@ -27,7 +27,7 @@ def not_taken_for_real(logits: Tensor, region: Tensor) -> Tensor:
 def tone_change(change: Tensor, held: Tensor) -> Tensor:
     """Return the mean absolute change of tone within a mask (N, 1, H, W).
 
-    Tone is the mean of the change of optical density (N, 3, H, W) over 9 x 9 pixels.
+    Tone is the change of optical density (N, 3, H, W), averaged over 9 x 9 pixels.
     """
     tone = functional.avg_pool2d(change, 9, stride=1, padding=4)
     return mean_within(tone.abs().mean(dim=1, keepdim=True), held)
@@ -38,8 +38,7 @@ class CriticLoss:
     """The realism critic's loss; real crops together weigh as much as repainted crops together."""
 
     loss: Tensor
-    right: float
-    """Share of judged pixels that the critic judged rightly: mean of real and repainted crops."""
+    right: float  # share of judged pixels judged rightly: mean of real and repainted crops
 
 
 def critic_loss(logits: Tensor, regions: Tensor, n_real: int) -> CriticLoss:
@@ -77,21 +76,11 @@ def feature_distance(
 ) -> Tensor:
     """Return the distance of the means and standard deviations of features within two regions.
 
-    Distances are divided by the standard deviation of the wanted features. Matching a critic's
-    features, rather than its verdict, keeps the refiner from profiting by a trace that the critic
-    does not know yet (Salimans et al. 2016).
-
-    Parameters
-    ----------
-    found, wanted : list of Tensor, shape (N, C, h, w)
-        Features of repainted and of reference crops, one tensor for each layer.
-    region, wanted_region : Tensor of bool, shape (N, 1, H, W)
-        H and W are whole multiples of each h and w.
-
-    Returns
-    -------
-    Tensor
-        Scalar; pairs in which a region is empty do not count.
+    ``found`` and ``wanted`` hold the features (N, C, h, w) of each layer for repainted and
+    reference crops; the regions are bool (N, 1, H, W), H and W multiples of h and w. Distances are
+    divided by the standard deviation of the wanted features; pairs with an empty region do not
+    count. Matching a critic's features, rather than its verdict, keeps the refiner from profiting
+    by a trace that the critic does not know yet (Salimans et al. 2016).
     """
     counted = (region.flatten(1).any(dim=1) & wanted_region.flatten(1).any(dim=1)).float()
     total = found[0].new_zeros((), dtype=torch.float32)

@@ -99,19 +99,14 @@ class AdversarialTraining:
     """Networks, their optimisers, the history, and the counters of the training."""
 
     networks: Networks
-    wrapped: dict[str, Callable[..., Tensor]]
-    """The networks or, with several processes, wrappers that average gradients, by name."""
+    wrapped: dict[str, Callable[..., Tensor]]  # by name; several processes average gradients
     optimizers: dict[str, torch.optim.Optimizer]
     history: History
     step: int = 0
-    moves: int = 0
-    """Steps in which the refiner was updated."""
-    skill: float = 0.5
-    """Running mean of the share of judged pixels that the realism critic judges rightly."""
-    pace: float = 1.0
-    """Factor on the refiner's learning rate; the guard halves it after a bad step."""
-    proven: bool = True
-    """Whether the refiner may learn from the realism critic; the caller sets it after a test."""
+    moves: int = 0  # steps in which the refiner was updated
+    skill: float = 0.5  # running mean of the share of pixels that the realism critic judges rightly
+    pace: float = 1.0  # factor on the refiner's learning rate; the guard halves it after a bad step
+    proven: bool = True  # the realism critic passed a test, so that the refiner may learn from it
 
     @classmethod
     def start(
@@ -122,21 +117,13 @@ class AdversarialTraining:
     ) -> AdversarialTraining:
         """Make the optimisers, and wrap the refiner and the critics."""
         betas, rate = (0.5, 0.99), schedule.critic_rate
-        critics = {"realism": networks.realism, "style": networks.style}
-        optimizers: dict[str, torch.optim.Optimizer] = {
-            "refiner": torch.optim.Adam(
-                networks.refiner.parameters(), lr=schedule.refiner_rate, betas=betas
-            )
-        }
-        for name, critic in critics.items():
+        adam = torch.optim.Adam(networks.refiner.parameters(), schedule.refiner_rate, betas)
+        optimizers: dict[str, torch.optim.Optimizer] = {"refiner": adam}
+        for name, critic in {"realism": networks.realism, "style": networks.style}.items():
             optimizers[name] = torch.optim.AdamW(
                 critic.parameters(), lr=rate, betas=betas, weight_decay=1e-3
             )
-        wrapped = {
-            name: wrap(network)
-            for name, network in networks.by_name().items()
-            if name != "averaged"
-        }
+        wrapped = {name: wrap(networks.by_name()[name]) for name in optimizers}
         return cls(networks, wrapped, optimizers, History(schedule.history, schedule.crop_px))
 
     def set_rates(self, rates: dict[str, float]) -> None:
@@ -148,19 +135,16 @@ class AdversarialTraining:
     def average(self, averaging: float) -> None:
         """Update the averaged refiner's weights; the share kept rises to ``averaging``."""
         keep = min(averaging, self.moves / (self.moves + 10))
+        averaged, refiner = self.networks.averaged, self.networks.refiner
         with torch.no_grad():
-            for mean, value in zip(
-                self.networks.averaged.parameters(), self.networks.refiner.parameters(), strict=True
-            ):
+            for mean, value in zip(averaged.parameters(), refiner.parameters(), strict=True):
                 mean.lerp_(value, 1 - keep)
 
     def state(self) -> dict[str, Any]:
         """Return everything that a resumed training needs."""
         return {
             "networks": self.networks.state(),
-            "optimizers": {
-                name: optimizer.state_dict() for name, optimizer in self.optimizers.items()
-            },
+            "optimizers": {name: each.state_dict() for name, each in self.optimizers.items()},
             "history": self.history.state(),
             "step": self.step,
             "moves": self.moves,

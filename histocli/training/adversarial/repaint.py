@@ -21,30 +21,13 @@ def refine_patches(
     mpp: float,
     dtype: torch.dtype,
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
-    """Repaint patches wherever the gate, ``edit_gate``, allows it.
+    """Repaint patches wherever the gate, ``edit_gate``, allows it, on the refiner's device.
 
-    Parameters
-    ----------
-    refiner : Refiner
-        The work is done on its device.
-    images : ndarray of uint8, shape (B, H, W, 3)
-        Initial patches, glass made white; sides are multiples of 4.
-    labels : ndarray of int32, shape (B, H, W)
-    references : RealPatches
-        For each patch, one real patch of the reference image whose style it takes.
-    seeds : list of numpy.random.Generator
-        For each patch, the generator of the refiner's input noise.
-    mpp : float
-        Micrometres per pixel.
-    dtype : torch.dtype
-        Number format of the convolutions.
-
-    Returns
-    -------
-    images : ndarray of uint8, shape (B, H, W, 3)
-        Equal to the initial patches wherever ``closed``.
-    closed : ndarray of bool, shape (B, H, W)
-        Where the gate is 0.
+    Images are uint8 (B, H, W, 3) with white glass and sides that are multiples of 4; labels are
+    int32 (B, H, W). For each patch, ``references`` holds a real patch of the style it takes, and
+    ``seeds`` the generator of the refiner's input noise. ``mpp`` is the pixel size in micrometres,
+    ``dtype`` the number format of the convolutions. Returns the repainted images and the mask
+    ``closed`` (B, H, W) of a gate of 0, where images stay as they are.
     """
     device = next(refiner.parameters()).device
 

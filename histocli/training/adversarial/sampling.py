@@ -24,12 +24,9 @@ from histocli.training.crops import random_crop
 class RealPatches:
     """Patches of reference images; glass, the empty background, is made white."""
 
-    images: npt.NDArray[np.uint8]
-    """(m, H, W, 3), sRGB."""
-    nuclei: npt.NDArray[np.bool_]
-    """(m, H, W), rough nuclei."""
-    image_of: npt.NDArray[np.int64]
-    """(m,), number of each patch's reference; patches of one reference do not overlap."""
+    images: npt.NDArray[np.uint8]  # (m, H, W, 3), sRGB
+    nuclei: npt.NDArray[np.bool_]  # (m, H, W), rough nuclei
+    image_of: npt.NDArray[np.int64]  # (m,), reference of each patch; patches of one do not overlap
 
     @classmethod
     def joined(
@@ -48,12 +45,9 @@ class RealPatches:
 class InitialPatches:
     """Synthetic patches before refinement, glass made white."""
 
-    images: npt.NDArray[np.uint8]
-    """(n, H, W, 3), sRGB."""
-    labels: npt.NDArray[np.int32]
-    """(n, H, W), number of the nucleus; 0 background, below 0 ignored."""
-    style_of: npt.NDArray[np.int64]
-    """(n,), reference that each is refined towards, numbered as in ``RealPatches.image_of``."""
+    images: npt.NDArray[np.uint8]  # (n, H, W, 3), sRGB
+    labels: npt.NDArray[np.int32]  # (n, H, W), number of the nucleus; 0 background, below 0 ignored
+    style_of: npt.NDArray[np.int64]  # (n,), reference to paint like: see ``RealPatches.image_of``
 
     def part(self, where: npt.NDArray[np.generic]) -> InitialPatches:
         """Return the patches that a mask or an array of indices selects."""
@@ -73,19 +67,8 @@ def hold_out(
 ) -> HeldOutPatches | None:
     """Hold out whole references, or single patches where there are fewer than four references.
 
-    Parameters
-    ----------
-    initial : InitialPatches
-    real : RealPatches
-        References are numbered from 0 without gaps.
-    rng : numpy.random.Generator
-    share : float
-        Share of the references, or of the patches, that is held out.
-
-    Returns
-    -------
-    HeldOutPatches or None
-        None if, in one of the two parts, no initial patch has a real patch of its reference.
+    References are numbered from 0 without gaps; ``share`` of them, or of the patches, is held out.
+    Returns None if, in one of the two parts, no initial patch has a real patch of its reference.
     """
     n_references = int(real.image_of.max()) + 1
     if n_references >= 4:
@@ -104,36 +87,24 @@ def hold_out(
 class RealCrops:
     """Crops of reference images."""
 
-    pixels: Tensor
-    """(B, 3, h, w), sRGB 0..1."""
-    nuclei: Tensor
-    """(B, 1, h, w), 1 in rough nuclei, else 0."""
-    region: Tensor
-    """(B, 1, h/2, w/2) bool, where realism is judged."""
+    pixels: Tensor  # (B, 3, h, w), sRGB 0..1
+    nuclei: Tensor  # (B, 1, h, w), 1 in rough nuclei, else 0
+    region: Tensor  # (B, 1, h/2, w/2) bool, where realism is judged
 
 
 @dataclass(frozen=True)
 class CropBatch:
     """The crops of one step: initial ones, and three sets of real ones."""
 
-    density: Tensor
-    """(B, 3, h, w), optical density of the initial crops."""
-    nuclei: Tensor
-    """(B, 1, h, w), 1 in labelled nuclei of the initial crops, else 0."""
-    gate: Tensor
-    """(B, 1, h, w), 0..1, factor on the refiner's change of each pixel."""
-    region: Tensor
-    """(B, 1, h/2, w/2) bool, where realism is judged."""
-    noise: Tensor
-    """(B, 1, h, w), standard normal, an input of the refiner."""
-    reference: RealCrops
-    """For each initial crop, a crop of the reference that it is refined towards."""
-    real: RealCrops
-    """The real crops of the realism critic, from references drawn at random."""
-    partner: RealCrops
-    """For each crop of ``real``, a crop of the same reference that does not overlap it."""
-    targets: Tensor | None = None
-    """(B, k, h, w), further planes of the initial crops that a subclass of the sampler adds."""
+    density: Tensor  # (B, 3, h, w), optical density of the initial crops
+    nuclei: Tensor  # (B, 1, h, w), 1 in labelled nuclei of the initial crops, else 0
+    gate: Tensor  # (B, 1, h, w), 0..1, factor on the refiner's change of each pixel
+    region: Tensor  # (B, 1, h/2, w/2) bool, where realism is judged
+    noise: Tensor  # (B, 1, h, w), standard normal, an input of the refiner
+    reference: RealCrops  # for each initial crop, one of the reference that it is refined towards
+    real: RealCrops  # the real crops of the realism critic, from references drawn at random
+    partner: RealCrops  # for each crop of ``real``, one of the same reference without overlap
+    targets: Tensor | None = None  # (B, k, h, w), planes of initial crops that a subclass adds
 
     def change_by(self, refiner: Callable[..., Tensor]) -> Tensor:
         """Return a refiner's change of the initial crops' optical density, (B, 3, h, w)."""
@@ -161,9 +132,8 @@ class Sampler:
         self.real = real
         self.mpp = mpp
         self.schedule = schedule
-        self.of_image = {
-            int(image): np.flatnonzero(real.image_of == image) for image in np.unique(real.image_of)
-        }
+        image_of = real.image_of
+        self.of_image = {int(i): np.flatnonzero(image_of == i) for i in np.unique(image_of)}
         self.images = np.array(sorted(self.of_image))
         styled = np.isin(initial.style_of, self.images)
         if not styled.any():
@@ -178,7 +148,7 @@ class Sampler:
             [random_crop(self._initial_planes(int(patch)), crop, rng) for patch in chosen], device
         )
         references = [
-            random_crop(self._real_planes(self._any_of(int(style), rng)), crop, rng)
+            random_crop(self._real_planes(int(style), rng), crop, rng)
             for style in self.initial.style_of[chosen]
         ]
         images = rng.choice(self.images, size, replace=len(self.images) < size)
@@ -197,17 +167,15 @@ class Sampler:
             targets=painted[:, 5:] if painted.shape[1] > 5 else None,
         )
 
-    def _any_of(self, image: int, rng: np.random.Generator) -> int:
-        return int(rng.choice(self.of_image[image]))
-
     def _initial_planes(self, patch: int) -> npt.NDArray[np.uint8]:
         """Return planes (H, W, 5) of an initial patch: colours, nuclei, and the gate in 0..255."""
         labels = self.initial.labels[patch]
         gate = np.rint(255 * edit_gate(labels, self.mpp, self.schedule.edits)).astype(np.uint8)
         return np.dstack([self.initial.images[patch], (labels > 0).astype(np.uint8), gate])
 
-    def _real_planes(self, patch: int) -> npt.NDArray[np.uint8]:
-        """Return planes (H, W, 5) of a real patch: colours, rough nuclei, judged region."""
+    def _real_planes(self, image: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+        """Return planes (H, W, 5) of any patch: colours, rough nuclei, judged region."""
+        patch = int(rng.choice(self.of_image[image]))
         nuclei = self.real.nuclei[patch]
         whole = self.schedule.edits == "patch"
         judged = np.ones(nuclei.shape, np.uint8) if whole else with_ring(nuclei, self.mpp)
@@ -217,8 +185,7 @@ class Sampler:
         self, image: int, crop: int, rng: np.random.Generator
     ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
         """Cut two crops of an image from opposite halves of its patches: they never overlap."""
-        first = self._real_planes(self._any_of(image, rng))
-        second = self._real_planes(self._any_of(image, rng))
+        first, second = self._real_planes(image, rng), self._real_planes(image, rng)
         half = first.shape[1] // 2
         if rng.random() < 0.5:
             first, second = first.swapaxes(0, 1), second.swapaxes(0, 1)

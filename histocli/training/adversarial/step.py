@@ -5,14 +5,12 @@ good enough. Then the realism critic learns from real and repainted crops, and t
 pairs of crops. The *history* is a replay buffer of repainted crops of earlier steps.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from histocli.base.device import autocast
@@ -36,18 +34,12 @@ from histocli.training.adversarial.schedule import AdversarialSchedule
 class StepReport:
     """The report of one step."""
 
-    step: int
-    """Steps done, this one included."""
-    critic: float
-    """Loss of the realism critic."""
-    style: float
-    """Loss of the style critic."""
-    refiner: float | None
-    """The realism part of the refiner's loss; None if the refiner was not updated."""
-    change: float
-    """Mean absolute change of optical density within nuclei."""
-    skill: float
-    """Running mean of the share of judged pixels that the realism critic judges rightly."""
+    step: int  # steps done, this one included
+    critic: float  # loss of the realism critic
+    style: float  # loss of the style critic
+    refiner: float | None  # realism part of the refiner's loss; None if it was not updated
+    change: float  # mean absolute change of optical density within nuclei
+    skill: float  # running mean of the share of pixels that the realism critic judges rightly
 
     @property
     def finite(self) -> bool:
@@ -68,21 +60,17 @@ class StepReport:
 class AgainstTask:
     """A task loss, such as the segmenter's, that the refiner tries to raise."""
 
-    loss: Callable[[Tensor], Tensor]
-    """Maps repainted crops (B, 3, h, w), sRGB 0..1, to the loss of each crop, shape (B,)."""
+    loss: Callable[[Tensor], Tensor]  # maps repainted crops, sRGB 0..1, to losses (B,)
     ratio: float
     """Norm of the task's gradient divided by that of the realism loss, both taken with respect to
     the change of optical density."""
-    cap: float
-    """Upper limit of a crop's task loss; crops above it add no gradient."""
+    cap: float  # upper limit of a crop's task loss; crops above it add no gradient
 
     def weighted(self, repainted: Tensor, change: Tensor, realism: Tensor) -> Tensor:
         """Return the mean capped task loss, scaled so that its gradient has the set ``ratio``."""
         hard = self.loss(repainted).clamp(max=self.cap).mean()
-        lengths = [
-            torch.autograd.grad(each, change, retain_graph=True)[0].norm()
-            for each in (realism, hard)
-        ]
+        grad = torch.autograd.grad
+        lengths = [grad(each, change, retain_graph=True)[0].norm() for each in (realism, hard)]
         weighted: Tensor = self.ratio * lengths[0] / lengths[1].clamp(min=1e-12) * hard
         return weighted
 
@@ -96,31 +84,20 @@ def train_adversarial(
     rank: int = 0,
     mean: Callable[[float], float] = float,
 ) -> Iterator[StepReport]:
-    """Train until the progress is 1.
+    """Train until the progress is 1; the caller may stop iterating after any report.
 
-    Parameters
-    ----------
-    training : AdversarialTraining
-        Changed in place; the caller may stop iterating after any report.
-    sampler : Sampler
-    schedule : AdversarialSchedule
-    progress : callable
-        Returns the share of the training that is done, given the number of steps done; 1 ends it.
-    dtype : torch.dtype
-        Number format of the convolutions; losses are float32.
-    rank : int
-        Number of this process among several; each draws its own batches.
-    mean : callable
-        Averages a number over all processes, which so agree on whether the refiner is updated.
+    ``progress`` maps the number of steps done to the share of the training that is done. ``dtype``
+    is the number format of the convolutions; losses are float32. Each process draws its own batches
+    by its ``rank``; ``mean`` averages a number over all processes, which so agree on whether the
+    refiner is updated. ``training`` is changed in place.
     """
     device = next(training.networks.refiner.parameters()).device
     while (done := progress(training.step)) < 1:
         training.set_rates(schedule.rates(done))
         rng = rng_for(schedule.seed, f"refine {rank}" if rank else "refine", training.step)
         batch = sampler.draw(schedule.batch, rng, device)
-        yield adversarial_step(
-            training, batch, schedule, rng, dtype, mean, may_move=done >= schedule.warm_up
-        )
+        may_move = done >= schedule.warm_up
+        yield adversarial_step(training, batch, schedule, rng, dtype, mean, may_move=may_move)
 
 
 def adversarial_step(
@@ -136,22 +113,9 @@ def adversarial_step(
 ) -> StepReport:
     """Take one step of refiner and critics, as ``train_adversarial`` does.
 
-    Parameters
-    ----------
-    training : AdversarialTraining
-        Changed in place. Its ``proven`` says that the critic passed a test on held-out crops.
-    batch : CropBatch
-    schedule : AdversarialSchedule
-    rng : numpy.random.Generator
-        Chooses which crops the history keeps and returns.
-    dtype : torch.dtype
-        Number format of the convolutions; losses are float32.
-    mean : callable
-        Averages a number over all processes.
-    may_move : bool
-        Update the refiner if the critic is proven and its running skill is high enough.
-    against : AgainstTask, optional
-        A task whose loss the refiner also raises (Hou et al. 2019).
+    ``rng`` chooses which crops the history keeps and returns. With ``may_move`` the refiner is
+    updated if the critic is proven and its running skill is high enough; it then also raises the
+    loss of the task ``against``, if given (Hou et al. 2019).
     """
     precision = autocast(batch.density.device, dtype)
     moving = may_move and training.proven and training.skill >= schedule.least_skill
@@ -253,10 +217,8 @@ def _teach_style(
     return float(loss.detach().cpu())
 
 
-def _descend(
-    optimizer: torch.optim.Optimizer, loss: Tensor, clip: torch.nn.Module | None = None
-) -> None:
-    # one optimiser step; the norm of the gradients of ``clip`` is limited to 1
+def _descend(optimizer: torch.optim.Optimizer, loss: Tensor, clip: nn.Module | None = None) -> None:
+    """Take an optimiser step; the norm of the gradients of ``clip`` is limited to 1."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     if clip is not None:

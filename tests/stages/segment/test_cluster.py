@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -133,3 +134,15 @@ def test_a_scheduler_that_does_not_answer(tmp_path, model, monkeypatch):
     config = SegmentConfig(scheduler="tcp://127.0.0.1:1")
     with pytest.raises(OutOfResources, match="does not answer"):
         segment([str(slide)], model, tmp_path / "out", config, Execution(device="cpu"))
+
+
+def test_a_worker_loads_a_model_anew_for_other_settings(model, monkeypatch):
+    from histocli.stages.segment import cluster as module
+
+    loaded = []
+    monkeypatch.setattr(module, "load_model", lambda *given: loaded.append(given[2].views))
+    at_hand, task = module._AtHand(), SimpleNamespace(model=str(model), execution=Execution())
+    for views in (1, 2, 1):
+        task.config = SegmentConfig(views=views)
+        at_hand.model(task)
+    assert loaded == [1, 2]
