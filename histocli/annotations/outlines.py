@@ -127,7 +127,16 @@ def _pixels(polygon: Polygon, shape: Shape) -> tuple[npt.NDArray[np.intp], ...]:
 
 
 def read_outlines(path: Path) -> Outlines:
-    """Read a file of outlines: ImageScope XML where it ends in ``.xml``, else GeoJSON.
+    """Read a file of outlines.
+
+    Parameters
+    ----------
+    path : Path
+        ImageScope XML where it ends in ``.xml``, else GeoJSON; may be gzipped.
+
+    Returns
+    -------
+    Outlines
 
     Raises
     ------

@@ -58,9 +58,14 @@ class Pairs:
 def find_pairs(prediction: str, truth: str | None, finder: LabelFinder) -> Pairs:
     """Return the pairs of predictions and truths that the user names.
 
-    Both arguments are words for :meth:`LabelFinder.find`. ``truth`` may be a CSV with a column
-    ``truth``. If ``prediction`` is a CSV with columns ``prediction`` and ``truth``, ``truth`` must
-    be None.
+    Parameters
+    ----------
+    prediction : str
+        A word for :meth:`LabelFinder.find`, or a CSV with columns ``prediction`` and ``truth``.
+    truth : str or None
+        A word for :meth:`LabelFinder.find`, or a CSV with a column ``truth``. None if
+        ``prediction`` is a CSV.
+    finder : LabelFinder
 
     Raises
     ------

@@ -19,8 +19,25 @@ def outline_overlay(
 ) -> RGBImage:
     """Draw the outline of every nucleus inside its border: touching nuclei show two lines.
 
-    Nucleus k has colour k modulo 10 of :data:`PALETTE`; ignored pixels, below 0, are faded and
-    hatched. The result is a new image. ``ValueError`` says that image and labels differ in shape.
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (H, W, 3)
+        sRGB.
+    instance_labels : ndarray of integers, shape (H, W)
+        0 is background. Nucleus k has colour k modulo 10 of :data:`PALETTE`. Ignored pixels, below
+        0, are faded and hatched.
+    thickness_px : int
+        Width of the lines, at least 1.
+
+    Returns
+    -------
+    ndarray of uint8, shape (H, W, 3)
+        A new image.
+
+    Raises
+    ------
+    ValueError
+        Image and labels differ in shape.
     """
     if image.shape[:2] != instance_labels.shape or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(

@@ -94,7 +94,21 @@ LEGEND = {
 
 
 def render_report(title: str, lead: str, sections: Sequence[Section]) -> str:
-    """Return the HTML 5 page: title, lead (one or two sentences), and sections with content."""
+    """Return the page of a report.
+
+    Parameters
+    ----------
+    title : str
+    lead : str
+        One or two sentences below the title.
+    sections : sequence of Section
+        Sections without content are left out.
+
+    Returns
+    -------
+    str
+        HTML 5.
+    """
     kept = [section for section in sections if getattr(section, section.content)]
     pictures = [
         (each.group, picture.title)

@@ -232,8 +232,19 @@ def expected_memory(
 ) -> float:
     """Return the largest number of bytes that the process is expected to take on any slide.
 
-    ``block_windows`` is the number of windows along a side of a block, ``workers`` the number of
-    windows that are decoded at the same time.
+    Parameters
+    ----------
+    network : LevelNetwork
+    mpp : float
+        Micrometres per pixel of the model.
+    block_windows : int
+        Number of windows along a side of a block.
+    tile_px : int
+        Largest side of the core of a tile, in pixels.
+    workers : int
+        Number of windows that are decoded at the same time.
+    bytes_a_number : int
+        Bytes of a number in the layers of the network.
     """
     halo_px = WINDOW_HALO_UM / mpp
     side = block_windows * WINDOW_PX + 2 * halo_px

@@ -54,8 +54,17 @@ class Predictor:
         self.views, self.between = VIEWS[:views], between
 
     def maps(self, tiles: npt.NDArray[np.uint8]) -> FloatArray:
-        """Map sRGB at ``mpp``, (N, H, W, 3), sides multiples of ``multiple_px``, to nucleus
-        probability and normalised border distance, 0..1, (N, H, W, 2).
+        """Predict maps of tiles.
+
+        Parameters
+        ----------
+        tiles : ndarray of uint8, shape (N, H, W, 3)
+            sRGB at ``mpp``; H and W are multiples of ``multiple_px``.
+
+        Returns
+        -------
+        ndarray of float32, shape (N, H, W, 2)
+            Nucleus probability and normalised border distance, 0..1.
         """
         # made for each call, since the weights of the segmenter may have changed
         network = BandedNetwork(self.segmenter, self.dtype, between=self.between)

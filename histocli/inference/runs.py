@@ -226,7 +226,19 @@ def _slide_pixels(
 
 
 def paint(canvas: Ids, origin: tuple[int, int], runs: Runs, ids: Ids) -> None:
-    """Write the ids of objects into the part of a label image that starts at ``origin``."""
+    """Write the ids of objects into a part of a label image, in place.
+
+    Parameters
+    ----------
+    canvas : ndarray of uint32, shape (H, W)
+        The part; runs outside it are left out.
+    origin : (int, int)
+        y and x of its first pixel in the whole image.
+    runs : Runs
+        In pixels of the whole image.
+    ids : ndarray of uint32, shape (n,)
+        The id of each object.
+    """
     height, width = canvas.shape
     y, x = runs.y - origin[0], runs.x - origin[1]
     here = (y >= 0) & (y < height) & (x < width) & (x + runs.length > 0)

@@ -201,9 +201,21 @@ def settle_windows(
     settled: SettledObjects,
     between: Callable[[], None] = lambda: None,
 ) -> Counts:
-    """Decide which window keeps which object, given the objects that each window found.
+    """Decide which window keeps which object.
 
-    ``between`` is called before each window of the first pass and may raise.
+    Parameters
+    ----------
+    windows : SlideWindows
+    found : callable
+        Returns the objects that a window found, in slide pixels; called again in the second pass.
+    settled : SettledObjects
+        Takes the objects that each window keeps.
+    between : callable
+        Called before each window of the first pass; may raise to stop.
+
+    Returns
+    -------
+    Counts
     """
     objects, cut, doubtful = 0, 0, []
     for window in windows:

@@ -48,10 +48,24 @@ def _starts_and_owned(length: int, patch_px: int) -> list[tuple[int, int]]:
 def cut_patch(
     image: RGBImage, labels: npt.NDArray[np.integer], window: Window, patch_px: int
 ) -> tuple[RGBImage, InstanceLabels]:
-    """Cut a patch of ``patch_px`` by ``patch_px`` pixels, and its labels, out of a labelled image.
+    """Cut a patch and its labels out of a labelled image.
 
-    Pixels beyond the image are mirrored. Ids become 1..n in the order of the old ids. Labels are -1
-    where they were -1, on pixels of an earlier window, and beyond the image.
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (H, W, 3)
+    labels : ndarray of integers, shape (H, W)
+        0 is background, -1 is ignored; ids need not be consecutive.
+    window : Window
+    patch_px : int
+        Side of the patch, in pixels.
+
+    Returns
+    -------
+    image : ndarray of uint8, shape (patch_px, patch_px, 3)
+        Pixels beyond the image are mirrored.
+    labels : ndarray of int32, shape (patch_px, patch_px)
+        Ids 1..n in the order of the old ids; -1 where labels were -1, on pixels of an earlier
+        window, and beyond the image.
     """
     y, x, own_y, own_x = window.y, window.x, window.own_y, window.own_x
     pixels = image[y : y + patch_px, x : x + patch_px]

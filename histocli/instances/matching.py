@@ -32,14 +32,23 @@ def one_to_one(table: Overlaps) -> IntArray:
 
 
 def assign(rows: IntArray, columns: IntArray, weight: FloatVector) -> IntArray:
-    """Return the indices, ascending, of the one-to-one assignment with the largest total weight.
+    """Return the one-to-one assignment with the largest total weight.
 
     A pair is in every such assignment, and is taken at once, if it weighs more than the best other
     pair of its row and the best other pair of its column together. The remaining pairs fall into
     connected groups, which are solved one by one, so that the cost grows with the number of pairs.
 
-    ``rows`` and ``columns``, shape (n_pairs,), hold the two items of each pair. No pair occurs
-    twice, and every weight is above 0.
+    Parameters
+    ----------
+    rows, columns : ndarray of int64, shape (n_pairs,)
+        The two items of each pair. No pair occurs twice.
+    weight : ndarray of float64, shape (n_pairs,)
+        Above 0.
+
+    Returns
+    -------
+    ndarray of int64, shape (n_chosen,)
+        Indices of the chosen pairs, ascending.
     """
     left, chosen = np.arange(len(rows)), []
     while len(left):

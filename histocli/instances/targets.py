@@ -84,12 +84,20 @@ def contacts(labels: InstanceLabels, mpp: float) -> npt.NDArray[np.bool_]:
 def maps_to_instances(
     maps: FloatArray, mpp: float, thresholds: Thresholds = DEFAULT_THRESHOLDS
 ) -> InstanceLabels:
-    """Decode network maps into instances 1..n; each object's pixels are connected.
+    """Decode network maps into instances.
 
     Parameters
     ----------
     maps : ndarray of float32, shape (H, W, 2)
         Nucleus probability and depth, both in 0..1.
+    mpp : float
+        Micrometres per pixel.
+    thresholds : Thresholds
+
+    Returns
+    -------
+    ndarray of int32, shape (H, W)
+        0 is background, 1..n are instances; each object's pixels are connected.
     """
     pixel_um2 = mpp * mpp
     probability, distance = maps[..., 0], maps[..., 1]

@@ -86,8 +86,23 @@ def count_boundaries(
 ) -> BoundaryCounts:
     """Compare the boundaries of an image window by window.
 
-    ``table`` holds the overlaps of the whole image, and ``filled`` the windows that contain nuclei.
-    If there are several, new windows tile the image. ``mpp`` is in micrometres per pixel.
+    Parameters
+    ----------
+    table : Overlaps
+        Of the whole image.
+    labels : MaskedPair
+    filled : sequence of Rectangle
+        The windows that contain nuclei. If there are several, new windows tile the image.
+    tolerance_px : float
+        Largest distance of boundary pixels that agree.
+    mpp : float
+        Micrometres per pixel.
+    mapper : callable
+        ``map``, or a function like it that uses threads.
+
+    Returns
+    -------
+    BoundaryCounts
     """
     work = _WindowComparison(table, labels, filled, tolerance_px)
     windows = filled if len(filled) == 1 else tile(labels.shape, work.reach_px)

@@ -70,6 +70,11 @@ def compare(truth: LabelImage, prediction: LabelImage, rules: Rules) -> Comparis
         nor nuclei connected.
     prediction : ndarray of integers, shape (H, W)
         0 is background, k > 0 is nucleus k; negative counts as background.
+    rules : Rules
+
+    Returns
+    -------
+    Comparison
 
     Raises
     ------
@@ -87,7 +92,17 @@ def compare_windows(
 ) -> Comparison:
     """Compare two label images window by window; the result is exactly that of :func:`compare`.
 
-    A label that occurs in several windows is one nucleus.
+    Parameters
+    ----------
+    truth, prediction : Windowed
+        Integers as in :func:`compare`. A label that occurs in several windows is one nucleus.
+    rules : Rules
+    mapper : callable
+        ``map``, or a function like it that uses threads.
+
+    Returns
+    -------
+    Comparison
 
     Raises
     ------

@@ -257,8 +257,23 @@ def _ratio(part: float, whole: float, of_nothing: float = 1.0) -> float:
 def count(truth: LabelImage, prediction: LabelImage) -> Counts:
     """Count what follows from the pixels that true and predicted nuclei share.
 
-    Parameters and errors are those of :func:`histocli.metrics.comparison.compare`, which compares
-    centroids and boundaries too.
+    :func:`histocli.metrics.comparison.compare` compares centroids and boundaries too.
+
+    Parameters
+    ----------
+    truth : ndarray of integers, shape (H, W)
+        0 is background, k > 0 is nucleus k, negative is ignored.
+    prediction : ndarray of integers, shape (H, W)
+        0 is background, k > 0 is nucleus k; negative counts as background.
+
+    Returns
+    -------
+    Counts
+
+    Raises
+    ------
+    InvalidInput
+        The shapes differ, or labels are not integers.
     """
     return count_table(overlaps(truth, prediction))
 

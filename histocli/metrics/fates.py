@@ -64,7 +64,14 @@ class Fates:
 def tell_fates(table: Overlaps) -> Fates:
     """Tell what became of each nucleus.
 
-    Each row of ``table`` is an overlapping pair of a true and a predicted nucleus.
+    Parameters
+    ----------
+    table : Overlaps
+        Each row is an overlapping pair of a true and a predicted nucleus.
+
+    Returns
+    -------
+    Fates
     """
     rows, columns = table.rows, table.columns
     matched = matched_pairs(table)

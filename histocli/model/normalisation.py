@@ -27,8 +27,18 @@ augmentation in training covers differences between stains."""
 
 
 def glass_to_white(image: RGBImage, glass_level: float) -> RGBImage:
-    """Brighten an image (..., 3) such that empty glass becomes white, given the level of its empty
-    glass, in 1..256, as ``optics.density.white_level`` measures it.
+    """Brighten an image such that empty glass becomes white.
+
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (..., 3)
+        sRGB.
+    glass_level : float
+        Level of its empty glass, in 1..256, as ``optics.density.white_level`` measures it.
+
+    Returns
+    -------
+    ndarray of uint8, shape (..., 3)
     """
     return _brightened(image, WHITE_LEVEL / glass_level)
 
@@ -110,9 +120,17 @@ def contrast_from(moments: npt.NDArray[np.float64]) -> Contrast | None:
 
 
 def contrast_of(parts: Iterable[RGBImage]) -> Contrast | None:
-    """Measure the contrast of an image with white glass, given in parts of shape (..., 3).
+    """Measure the contrast of an image with white glass.
 
-    None for less than ``FEWEST_PX`` of tissue.
+    Parameters
+    ----------
+    parts : iterable of ndarray of uint8, shape (..., 3)
+        sRGB; together the image.
+
+    Returns
+    -------
+    Contrast or None
+        None for less than ``FEWEST_PX`` of tissue.
     """
     return contrast_from(sum((tissue_moments(part) for part in parts), start=np.zeros(7)))
 
@@ -175,5 +193,15 @@ def density_table(contrast: Contrast | None, floor: float) -> npt.NDArray[np.flo
 
 
 def standardise(pixels: Tensor) -> Tensor:
-    """Bring sRGB values in 0..1, shape (N, 3, H, W), to about zero mean and unit spread."""
+    """Bring pixels to about zero mean and unit spread.
+
+    Parameters
+    ----------
+    pixels : Tensor of float, shape (N, 3, H, W)
+        sRGB values in 0..1.
+
+    Returns
+    -------
+    Tensor of float, shape (N, 3, H, W)
+    """
     return (pixels - PIXEL_MEAN) / PIXEL_STD

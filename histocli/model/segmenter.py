@@ -99,7 +99,16 @@ def channels_last(segmenter: Segmenter, device: torch.device) -> Segmenter:
 
 
 def build_segmenter(architecture: dict[str, Any]) -> Segmenter:
-    """Build a segmenter, with fresh weights, from its JSON description.
+    """Build a segmenter with fresh weights.
+
+    Parameters
+    ----------
+    architecture : dict
+        The fields of :class:`Architecture`, as JSON.
+
+    Returns
+    -------
+    Segmenter
 
     Raises
     ------

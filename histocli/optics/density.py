@@ -19,10 +19,19 @@ LOWEST_WHITE = 64.0
 
 
 def rgb_to_optical_density(image: RGBImage, white: float = WHITE_LEVEL) -> FloatArray:
-    """Convert transmitted light, shape (..., 3), to absorbance.
+    """Convert transmitted light to absorbance.
 
-    Absorbance is the optical density by natural logarithm, >= 0; 0 is glass. ``white`` is the level
-    of empty glass, in 1..256.
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (..., 3)
+        sRGB.
+    white : float
+        Level of empty glass, in 1..256.
+
+    Returns
+    -------
+    ndarray of float32, shape (..., 3)
+        Optical density by natural logarithm, >= 0; 0 is glass.
     """
     table = np.maximum(np.log(white / (np.arange(256) + 1.0)), 0).astype(np.float32)
     absorbance: FloatArray = table[image]
@@ -51,11 +60,21 @@ def light_to_optical_density(light: Tensor) -> Tensor:
 
 
 def white_level(image: RGBImage) -> float:
-    """Estimate the level of empty glass of one image, in 64..256.
+    """Estimate the level of empty glass of one image.
 
     Glass is colourless and nothing is brighter, but some scanners and cameras show it far below
     255. The estimate, one level for all channels, is one above the 99.5th percentile of the
     brightest channel after slight smoothing. Where eosin covers all, red still shows this level.
+
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (H, W, 3)
+        sRGB.
+
+    Returns
+    -------
+    float
+        In 64..256.
     """
     enough_px = 2**21  # larger images are shrunk to this many pixels
     if image.shape[0] * image.shape[1] > enough_px:

@@ -30,14 +30,22 @@ class StainEstimate:
 
 
 def estimate_stains(optical_density: FloatArray) -> StainEstimate:
-    """Estimate the colours of hematoxylin and eosin from optical density, shape (..., 3).
-
-    ``TYPICAL_STAINS`` and a reason are returned where the image is nearly empty, or shows only one
-    stain or other stains.
+    """Estimate the colours of hematoxylin and eosin of one image.
 
     Macenko et al. 2009: project the stained pixels on the plane of their two largest singular
     vectors and take the 1st and 99th percentile of the angle. Added to this are the order of the
     two (hematoxylin absorbs more red) and the refusal of impossible colours.
+
+    Parameters
+    ----------
+    optical_density : ndarray of float32, shape (..., 3)
+        Natural log; 0 is glass.
+
+    Returns
+    -------
+    StainEstimate
+        ``TYPICAL_STAINS`` and a reason where the image is nearly empty, or shows only one stain or
+        other stains.
     """
     pixels = optical_density.reshape(-1, 3)
     # faster than max over an axis of three

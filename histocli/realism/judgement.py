@@ -77,9 +77,19 @@ def judge_patches(
 ) -> Judgement:
     """Judge synthetic patches against real ones of the same size.
 
-    Both use the same numbers of reference images. Classifiers are trained with ``schedule``,
-    ``device`` and ``dtype``; the keys of ``morphology`` are properties, such as ``area``.
-    ``ValueError`` says that all patches together have fewer than two references.
+    Parameters
+    ----------
+    real, synthetic : Patches
+        The ``references`` of both number the same images.
+    schedule, device, dtype
+        Of the training of classifiers.
+    morphology : mapping of str to Histograms, optional
+        By property, such as ``area``.
+
+    Raises
+    ------
+    ValueError
+        All patches together have fewer than two references.
     """
     sides = real.images, synthetic.images, real.references, synthetic.references
     told_apart = judge(*sides, schedule, device, dtype)

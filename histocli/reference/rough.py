@@ -60,12 +60,22 @@ def inner_border(labels: InstanceLabels) -> BoolMask:
 
 
 def find_rough_nuclei(optical_density: FloatArray, mpp: float) -> RoughNuclei:
-    """Find compact objects that absorb red light in optical density (H, W, 3).
+    """Find compact objects that absorb red light.
 
     Hematoxylin absorbs red; eosin and blood hardly do. The absorbance of red needs no stain
     estimate, so purple, pale and badly unmixed images work too: on images stained in one colour it
-    finds half as many nuclei again as unmixed hematoxylin, elsewhere equally many. An image without
-    nuclei, such as empty glass, gives a map without nuclei.
+    finds half as many nuclei again as unmixed hematoxylin, elsewhere equally many.
+
+    Parameters
+    ----------
+    optical_density : ndarray of float32, shape (H, W, 3)
+    mpp : float
+        Micrometres per pixel.
+
+    Returns
+    -------
+    RoughNuclei
+        Without nuclei where the image has none, such as empty glass.
     """
     darkness = blur_um(
         np.ascontiguousarray(np.minimum(optical_density[..., 0], 3)), SMOOTHING_UM, mpp

@@ -149,11 +149,20 @@ def analyse_reference(
     predicted: InstanceLabels | None = None,
     calibration: Calibration = UNCALIBRATED,
 ) -> Reference:
-    """Analyse a reference image, uint8 RGB (H, W, 3) at ``mpp`` micrometres per pixel.
+    """Analyse a reference image.
 
-    ``rng`` chooses the places that fill holes, and the textures that are kept. ``predicted``, int32
-    labels (H, W), are a model's nuclei in place of the rough nuclei; rough nuclei outside them are
-    then ignored. ``calibration`` holds the errors of the source of nuclei on synthetic patches.
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (H, W, 3)
+    mpp : float
+        Micrometres per pixel.
+    name : str
+    rng : numpy.random.Generator
+        Chooses the places that fill holes, and the textures that are kept.
+    predicted : ndarray of int32, shape (H, W), optional
+        Labels of a model, in place of the rough nuclei; rough nuclei outside them are ignored.
+    calibration : Calibration
+        Errors of the source of nuclei on synthetic patches.
     """
     white = white_level(image)
     optical_density = rgb_to_optical_density(image, white)

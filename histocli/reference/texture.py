@@ -45,9 +45,20 @@ class NuclearTextures:
 def remove_nuclei(
     optical_density: FloatArray, rough: RoughNuclei, mpp: float, rng: np.random.Generator
 ) -> FloatArray:
-    """Fill the holes of nuclei in an optical density (H, W, 3) with tissue.
+    """Fill the holes of nuclei with tissue.
 
-    Pixels more than about 4 um from any nucleus stay unchanged. ``mpp`` is micrometres per pixel.
+    Parameters
+    ----------
+    optical_density : ndarray of float32, shape (H, W, 3)
+    rough : RoughNuclei
+    mpp : float
+        Micrometres per pixel.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    ndarray of float32, shape (H, W, 3)
+        Optical density; pixels more than about 4 um from any nucleus stay unchanged.
     """
     nuclei = rough.labels > 0
     if not nuclei.any():
@@ -141,10 +152,23 @@ def cut_textures(
     mpp: float,
     rng: np.random.Generator,
 ) -> NuclearTextures:
-    """Resample nuclei of an optical density (H, W, 3) into the frames of their ellipses.
+    """Resample nuclei into the frames of their ellipses.
 
-    ``nuclei`` are measured from ``labels`` (H, W). Nuclei that the image border cuts, or thinner
-    than 1.5 um, are left out; of more than ``MOST_FRAGMENTS``, so many are drawn at random.
+    Parameters
+    ----------
+    optical_density : ndarray of float32, shape (H, W, 3)
+    labels : ndarray of int32, shape (H, W)
+    nuclei : Measurements
+        Measured from ``labels``.
+    mpp : float
+        Micrometres per pixel.
+    rng : numpy.random.Generator
+        Draws ``MOST_FRAGMENTS`` of the nuclei if there are more.
+
+    Returns
+    -------
+    NuclearTextures
+        Without nuclei that the image border cuts or that are thinner than 1.5 um.
     """
     rows = np.flatnonzero(~nuclei.touches_border & (nuclei.minor_um > 1.5))
     if len(rows) > MOST_FRAGMENTS:

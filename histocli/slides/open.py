@@ -99,7 +99,14 @@ class SlideImage:
 
 
 def open_slide(path: str | Path, *, mpp: float | None = None) -> Slide:
-    """Open a slide or image for reading by regions; ``mpp`` (um) replaces the recorded pixel size.
+    """Open a slide or image for reading by regions.
+
+    Parameters
+    ----------
+    path : str or Path
+        A file, or a Zarr folder.
+    mpp : float, optional
+        Micrometres per pixel; replaces the recorded pixel size.
 
     Raises
     ------
@@ -125,7 +132,25 @@ def open_slide(path: str | Path, *, mpp: float | None = None) -> Slide:
 
 
 def read_image(path: str | Path, *, mpp: float | None = None) -> SlideImage:
-    """Read all pixels of an image or slide; errors are those of ``open_slide``."""
+    """Read all pixels of an image or slide.
+
+    Parameters
+    ----------
+    path, mpp
+        As in :func:`open_slide`.
+
+    Returns
+    -------
+    SlideImage
+        uint8 sRGB, shape (H, W, 3), and the pixel size in micrometres with its source.
+
+    Raises
+    ------
+    InputNotFound, UnsupportedSlide, UnknownPixelSize
+        As :func:`open_slide`.
+    OutOfResources
+        The pixels do not fit in memory.
+    """
     path = Path(path)
     with decoding(path, "cannot be decoded", UNUSUAL), closing(_open(path, mpp)) as slide:
         return SlideImage(slide.whole(), slide.mpp, slide.mpp_source)

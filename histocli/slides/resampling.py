@@ -34,7 +34,19 @@ def resampled_shape(shape: tuple[int, int], from_mpp: float, to_mpp: float) -> t
 
 
 def resample(image: RGBImage, from_mpp: float, to_mpp: float) -> RGBImage:
-    """Bring an image to another pixel size; equal pixel sizes return the same array."""
+    """Bring an image to another pixel size.
+
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (H, W, 3)
+    from_mpp, to_mpp : float
+        Micrometres per pixel of input and result.
+
+    Returns
+    -------
+    ndarray of uint8, shape (*resampled_shape, 3)
+        The same array if the pixel sizes are equal.
+    """
     if from_mpp == to_mpp:
         return image
     height, width = resampled_shape(image.shape[:2], from_mpp, to_mpp)
@@ -59,8 +71,19 @@ def resample_labels(
 ) -> npt.NDArray[Any]:
     """Bring a label image to another pixel size: an output pixel takes the label at its centre.
 
-    ``shape`` is the height and width of the result, by default ``resampled_shape``. Pixels beyond
-    the last row or column of labels repeat that row or column.
+    Parameters
+    ----------
+    labels : ndarray of any type, shape (H, W)
+    from_mpp, to_mpp : float
+        Micrometres per pixel of input and result.
+    shape : (int, int), optional
+        Height and width of the result, by default ``resampled_shape``. Pixels beyond the last row
+        or column of labels repeat that row or column.
+
+    Returns
+    -------
+    ndarray of the same type, shape ``shape``
+        The same array if pixel sizes and shapes are equal.
     """
     height, width = shape or resampled_shape((labels.shape[0], labels.shape[1]), from_mpp, to_mpp)
     if from_mpp == to_mpp and labels.shape == (height, width):

@@ -104,7 +104,22 @@ class ModelHeader:
 
 
 def write_model(path: Path, tensors: Mapping[str, torch.Tensor], header: ModelHeader) -> None:
-    """Write a state dict, from any device, and its header; replaces a file at ``path``."""
+    """Write a model file; replaces a file at ``path``.
+
+    Parameters
+    ----------
+    path : Path
+    tensors : mapping of str to torch.Tensor
+        A state dict, from any device.
+    header : ModelHeader
+
+    Raises
+    ------
+    OutOfResources
+        The disk is full or the place cannot be written.
+    StoreExists
+        ``path`` is a folder.
+    """
     write_tensors(path, tensors, header.to_json())
 
 

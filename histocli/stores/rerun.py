@@ -92,10 +92,31 @@ def prepare_output(
 ) -> Action:
     """Apply the rerun rule to a Zarr store before any work is done.
 
-    Without ``overwrite``, a complete store with the same hash is skipped, a partial store with the
-    same hash needs ``resume``, and a store with another hash raises ``StoreExists``. ``overwrite``
-    removes the partial store now, except in a dry run; :func:`finish` replaces a complete store
-    later. Files and stores without the contract are never removed and raise ``StoreExists``.
+    Without ``overwrite``, a complete store with the same hash is skipped, and a partial store with
+    the same hash needs ``resume``. ``overwrite`` removes the partial store now; :func:`finish`
+    replaces a complete store later. Files and stores without the contract are never removed.
+
+    Parameters
+    ----------
+    target : Path
+    contract : str
+        Contract of the store, such as ``histosynth-patches/1``.
+    config_hash : str
+        Hash of settings and inputs.
+    resume, overwrite : bool
+        Options of the user.
+    dry_run : bool
+        Remove nothing.
+
+    Returns
+    -------
+    {"create", "resume", "skip"}
+
+    Raises
+    ------
+    StoreExists
+        Without ``overwrite``, a store with another hash is in the way, or a partial store without
+        ``resume``; in any case, a file or a store without the contract.
     """
     partial = partial_path(target)
     check_parents(target)
@@ -129,9 +150,23 @@ def rerun_rule(
 ) -> Action:
     """Return what to do about an output, be it a store or a file; changes nothing on disk.
 
-    ``finished`` is the provenance of ``target`` and ``partial`` that of the unfinished work; None
-    where there is none or it is not ours. ``partial_is_foreign`` says that a file or folder that is
-    not ours has the name of the partial store. Raises ``StoreExists`` with the option that helps.
+    Parameters
+    ----------
+    target, contract, config_hash, resume, overwrite
+        As in :func:`prepare_output`.
+    finished, partial : Provenance or None
+        That of ``target`` and of the unfinished work; None where there is none or it is not ours.
+    partial_is_foreign : bool
+        A file or folder that is not ours has the name of the partial store.
+
+    Returns
+    -------
+    {"create", "resume", "skip"}
+
+    Raises
+    ------
+    StoreExists
+        As in :func:`prepare_output`; the message has the option that helps.
     """
     _refuse_foreign(target, contract, finished, partial, partial_is_foreign)
     if overwrite:

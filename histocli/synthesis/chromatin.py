@@ -43,8 +43,19 @@ def draw_appearances(
 ) -> Appearances:
     """Draw colour, strength, chromatin and texture of every nucleus.
 
-    ``background`` (H, W, 3) is the optical density under the nuclei, ``hematoxylin`` (3,) the
-    optical density that nuclei add for an absorbance of red of 1.
+    Parameters
+    ----------
+    reference : Reference
+        Lends colours and textures.
+    layout : Layout
+    background : ndarray of float32, shape (H, W, 3)
+        Optical density under the nuclei.
+    hematoxylin : ndarray of float32, shape (3,)
+        Optical density that nuclei add for an absorbance of red of 1.
+    recipe : Recipe
+    rng : numpy.random.Generator
+    variation : Variation
+        Factors on the measurements.
     """
     n = len(layout.outlines)
     table = np.zeros((n + 1, len(COLUMNS)), np.float32)

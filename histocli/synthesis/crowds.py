@@ -39,9 +39,23 @@ def plan_epithelium(
 ) -> list[Member]:
     """Plan a ribbon of one to four rows, a gland or a sheet, somewhere in a patch.
 
-    Members come in random depth order; some may lie outside the patch. Long axes stand across
-    ribbons, as in columnar epithelium. ``area_px`` and ``elongation`` are medians, ``log_area_sd``
-    is the spread of the natural log of the area; ``shape`` is that of the patch.
+    Parameters
+    ----------
+    shape : (int, int)
+        Height and width of the patch, in pixels.
+    area_px : float
+        Median area, in pixels.
+    log_area_sd : float
+        Spread of the natural log of the area.
+    elongation : float
+        Median of major over minor axis; long axes stand across ribbons, as in columnar epithelium.
+    kind : Kind
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    list of Member
+        In random depth order; some may lie outside the patch.
     """
     diameter = 2 * np.sqrt(area_px / np.pi)
     spacing = diameter * float(rng.uniform(0.85, 1.15))

@@ -39,9 +39,24 @@ def place_nuclei(
     rng: np.random.Generator,
     fibres: DirectionField | None = None,
 ) -> Layout:
-    """Place nuclei on ``tissue`` (H, W) until the targeted coverage is reached.
+    """Place nuclei on tissue until the targeted coverage is reached.
 
-    Long nuclei follow ``fibres``. The border may cut nuclei. ``mpp`` is micrometres per pixel.
+    Parameters
+    ----------
+    arrangement : Arrangement
+    tissue : ndarray of bool, shape (H, W)
+    sites : Sites
+        Nuclei of the reference.
+    mpp : float
+        Micrometres per pixel.
+    rng : numpy.random.Generator
+    fibres : DirectionField, optional
+        Long nuclei follow it.
+
+    Returns
+    -------
+    Layout
+        The border may cut nuclei.
     """
     placement = Placement(tissue, max(arrangement.margin_um, 0) / mpp)
     target_px = arrangement.coverage * float(tissue.sum())

@@ -55,10 +55,19 @@ def draw_patch(
     recipe: Recipe = FULL_RECIPE,
     variation: Variation = AS_MEASURED,
 ) -> Drawing:
-    """Draw a square patch of ``patch_px`` pixels, at the pixel size of its reference.
+    """Draw a square patch, at the pixel size of its reference.
 
-    The reference lends background, colours, textures and priors. ``recipe`` says which components
-    are on; ``variation`` holds factors on the measurements.
+    Parameters
+    ----------
+    reference : Reference
+        Lends background, colours, textures and priors.
+    patch_px : int
+        Side of the patch, in pixels.
+    rng : numpy.random.Generator
+    recipe : Recipe
+        Which components are on.
+    variation : Variation
+        Factors on the measurements.
     """
     crop = _crop(reference, patch_px, rng)
     background = crop.background

@@ -39,10 +39,19 @@ def draw_outline(
     irregularity: float,
     rng: np.random.Generator,
 ) -> RadialOutline:
-    """Draw a smooth closed outline of ``area_px`` pixels.
+    """Draw a smooth closed outline.
 
-    ``elongation`` is major over minor axis, at least 1. ``irregularity`` is the relative standard
-    deviation of the radius: 0 gives an ellipse, 0.1 a lobed outline.
+    Parameters
+    ----------
+    area_px : float
+        Area, in pixels.
+    elongation : float
+        Major over minor axis, at least 1.
+    orientation_rad : float
+        Direction of the major axis, in radians from the x axis towards y.
+    irregularity : float
+        Relative standard deviation of the radius: 0 gives an ellipse, 0.1 a lobed outline.
+    rng : numpy.random.Generator
     """
     major = np.sqrt(area_px * elongation / np.pi)
     minor = major / elongation
