@@ -59,8 +59,10 @@ def export(
 ) -> list[ExportResult]:
     """Write label stores of slides as files for other programs; return a result for each file.
 
-    ``stores`` are words as in :mod:`histocli.base.inputs`. Files go to the folder ``out``, or
-    beside their stores where it is None.
+    Parameters
+    ----------
+    stores, out
+        Words as in :mod:`histocli.base.inputs`; folder for the files, None for those of the stores.
 
     Raises
     ------

@@ -87,9 +87,19 @@ def pack(
 ) -> PackResult:
     """Make a patch store of origin ``labelled`` from images and label images with the same names.
 
-    ``images`` and ``labels`` are words as in :mod:`histocli.base.inputs`; a manifest of images may
-    give pixel sizes. An invalid pair ends the command before anything is written, whatever
-    ``on_error`` says.
+    Parameters
+    ----------
+    images, labels : str or sequence of str
+        Words as in :mod:`histocli.base.inputs`. A manifest of images may give pixel sizes.
+    out : Path
+        Patch store to make.
+
+    Raises
+    ------
+    InputNotFound, InvalidInput
+        An invalid pair ends the command before anything is written, whatever ``on_error`` says.
+    StoreExists, OutOfResources, Stopped
+        As in all commands.
     """
     watch = Stopwatch()
     pairs = _find_labelled_images(images, labels)

@@ -123,8 +123,10 @@ def _refuse_others(path: Path, what: str) -> None:
     kind = ""
     if path.suffix.lower() in PICKLE_SUFFIXES:
         kind = f"by its name ({path.suffix}) a Python pickle"
-    # Pickles begin with byte 0x80. So may the length of a header, but below 64 KiB zeros follow.
-    if start.startswith(b"\x80") and start[2:] != bytes(LENGTH_BYTES - 2):
+    # Pickles begin with byte 0x80. So may the length of a header, but a header, which is JSON,
+    # follows it, and the bytes of a length that memory can hold end in zeros.
+    is_length = first == b"{" and start[5:] == bytes(LENGTH_BYTES - 5)
+    if start.startswith(b"\x80") and not is_length:
         kind = "a Python pickle"
     if start.startswith(b"PK\x03\x04"):
         kind = "a zip archive, as torch.save writes it around a pickle"

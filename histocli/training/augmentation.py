@@ -71,9 +71,21 @@ def cut_crops(
 ) -> Tensor:
     """Cut one crop from each patch at a random place, angle and magnification, mirrored or not.
 
-    Patches are float32 (B, C, H, W), and crops (B, C, crop_px, crop_px), bilinearly resampled;
-    beyond the border of a patch its mirror image is read. ``scale`` holds the limits of
-    magnification.
+    Parameters
+    ----------
+    planes : Tensor of float32, shape (B, C, H, W)
+        Patches.
+    crop_px : int
+        Side of the crops, in pixels.
+    scale : tuple of float
+        Smallest and largest magnification.
+    generator : torch.Generator
+        On the CPU.
+
+    Returns
+    -------
+    Tensor of float32, shape (B, C, crop_px, crop_px)
+        Bilinearly resampled. Beyond the border of a patch its mirror image is read.
     """
     batch, channels, height, width = planes.shape
     low, high = (torch.tensor(edge).log().item() for edge in scale)
@@ -100,7 +112,20 @@ def cut_crops(
 
 
 def vary_appearance(light: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
-    """Change stain, exposure, focus, noise and compression of crops (B, 3, H, W), sRGB 0..255."""
+    """Change stain, exposure, focus, noise and compression of crops.
+
+    Parameters
+    ----------
+    light : Tensor of float32, shape (B, 3, H, W)
+        sRGB, 0..255.
+    generator : torch.Generator
+        On the CPU.
+
+    Returns
+    -------
+    Tensor of float32, shape (B, 3, H, W)
+        sRGB, 0..255.
+    """
     batch, device = len(light), light.device
     gain = (settings.stain_gain * torch.randn(batch, 1, generator=generator)).exp()
     gain = gain * (settings.stain_gain / 2 * torch.randn(batch, 3, generator=generator)).exp()

@@ -91,8 +91,23 @@ def ascend(
 ) -> Tensor:
     """Return numbers of an appearance model for which the segmenter's loss is larger.
 
-    ``start`` and the result have the shape (B, 7) and lie in -1..1. Each step changes every number
-    by ``pace``. The segmenter's weights and statistics stay unchanged.
+    Parameters
+    ----------
+    segmenter : Segmenter
+        Its weights and statistics stay unchanged.
+    start : Tensor of float32, shape (B, 7)
+        Numbers to start from, in -1..1.
+    steps : int
+        Number of steps.
+    pace : float
+        Change of every number in a step.
+    dtype : torch.dtype
+        Number format of the convolutions.
+
+    Returns
+    -------
+    Tensor of float32, shape (B, 7)
+        In -1..1.
     """
     unit = start
     was_training = segmenter.training

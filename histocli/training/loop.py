@@ -188,9 +188,21 @@ def train_steps(
 ) -> Iterator[StepRecord]:
     """Train until the progress is 1; the caller may stop iterating after any record.
 
-    ``progress`` maps the number of steps done to the share of the phase that is done. ``dtype`` is
-    the number format of the convolutions. Each process draws its own batches by its ``rank``.
-    ``training`` is changed in place.
+    Parameters
+    ----------
+    training : Training
+        Changed in place.
+    progress : callable
+        Maps the number of steps done to the share of the phase that is done.
+    dtype : torch.dtype
+        Number format of the convolutions.
+    rank : int
+        Number of the process. Each process draws its own batches by it.
+
+    Yields
+    ------
+    StepRecord
+        One for each step.
     """
     segmenter = training.segmenter
     segmenter.train()

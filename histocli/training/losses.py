@@ -19,12 +19,27 @@ def segmentation_loss(
 ) -> Tensor:
     """Return cross-entropy and soft Dice of the mask plus a robust error of the border distance.
 
-    Logits are (B, 2 or 3, H, W): nucleus, border distance and, if there are three, contact. Targets
-    are float32 (B, H, W): ``nucleus`` is 1 in nuclei, ``distance`` the normalised border distance
-    in 0..1, ``valid`` 0 where pixels are ignored, ``contact`` 1 where two nuclei meet; the last
-    adds a cross-entropy of the third logit. ``weight`` (B,) is the importance of each patch;
-    ``borders`` (B,) is 0 for patches in which distance and contacts are not learnt. The result is
-    the scalar weighted mean over the patches.
+    Parameters
+    ----------
+    logits : Tensor of float, shape (B, 2 or 3, H, W)
+        Nucleus, border distance and, if there are three, contact.
+    nucleus : Tensor of float32, shape (B, H, W)
+        1 in nuclei.
+    distance : Tensor of float32, shape (B, H, W)
+        Normalised border distance, 0..1.
+    valid : Tensor of float32, shape (B, H, W)
+        0 where pixels are ignored.
+    weight : Tensor of float32, shape (B,)
+        Importance of each patch.
+    borders : Tensor of float32, shape (B,), optional
+        0 for patches in which distance and contacts are not learnt.
+    contact : Tensor of float32, shape (B, H, W), optional
+        1 where two nuclei meet. It adds a cross-entropy of the third logit.
+
+    Returns
+    -------
+    Tensor
+        Scalar, the weighted mean over the patches.
     """
     each = segmentation_losses(logits, nucleus, distance, valid, borders, contact)
     return (each * weight).sum() / weight.sum().clamp(min=1e-6)

@@ -153,7 +153,22 @@ def draw_crops(
     rng: np.random.Generator,
     device: torch.device,
 ) -> Batch:
-    """Draw ``size`` patches, cut a crop of each and vary its appearance, on the ``device``."""
+    """Draw patches, cut a crop of each and vary its appearance.
+
+    Parameters
+    ----------
+    size : int
+        Number of patches to draw; a patch may be drawn twice.
+    crop_px : int
+        Side of the crops, in pixels.
+    device : torch.device
+        Device on which crops are cut and varied.
+
+    Returns
+    -------
+    Batch
+        Crops and their targets, float32, on the device.
+    """
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     chosen = rng.choice(len(patches), size=size, p=patches.share)
     height, width = patches.nucleus.shape[1:]

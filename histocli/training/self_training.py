@@ -119,11 +119,24 @@ def pseudo_labelled(
     *,
     borders: bool = False,
 ) -> tuple[PatchSet, Json]:
-    """Turn findings into training patches; also return counts and shares for the log.
+    """Turn findings into training patches.
 
-    ``contrast`` says for each patch how much darker each object is than its surroundings. With
-    ``borders`` border distances are learnt too: from labels that a user gives, but not from a
-    network, which may join two nuclei. ``mpp`` is the pixel size in micrometres.
+    Parameters
+    ----------
+    patches : ndarray of uint8, shape (n, H, W, 3)
+    contrast : sequence of ndarray of float64
+        For each patch, how much darker each object is than its surroundings.
+    mpp : float
+        Pixel size in micrometres.
+    borders : bool
+        Learn border distances too: from labels that a user gives, but not from a network, which
+        may join two nuclei.
+
+    Returns
+    -------
+    made : PatchSet
+    about : dict
+        Counts and shares for the log.
     """
     both = list(zip(findings.labels, findings.probability, strict=True))
     confidence = [mean_within(labels, probability)[1:] for labels, probability in both]

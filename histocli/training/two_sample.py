@@ -24,8 +24,17 @@ from histocli.training.crops import random_crop
 def area_under_curve(real: npt.ArrayLike, synthetic: npt.ArrayLike) -> float:
     """Return the probability that a real item scores above a synthetic one; ties count half.
 
-    This is the statistic of Mann and Whitney (1947) as a share, 0..1. Scores of NaN are left out;
-    NaN is returned if one side is empty.
+    This is the statistic of Mann and Whitney (1947) as a share.
+
+    Parameters
+    ----------
+    real, synthetic : array_like, 1-D
+        Scores; NaN is left out.
+
+    Returns
+    -------
+    float
+        0..1, or NaN if one side is empty.
     """
     first, second = (np.asarray(values, np.float64) for values in (real, synthetic))
     first, second = first[~np.isnan(first)], second[~np.isnan(second)]
@@ -95,9 +104,19 @@ def judge(
 ) -> TwoSampleScores:
     """For each fold, train a new classifier on the other folds and judge the fold's patches.
 
-    Patches are uint8 (n, H, W, 3) and (m, H, W, 3). ``real_images`` and ``synthetic_images`` number
-    the images that they show or were made from, with one numbering. ``dtype`` is the number format
-    of the convolutions. Raises ValueError if fewer than two images leave none to hold out.
+    Parameters
+    ----------
+    real : ndarray of uint8, shape (n, H, W, 3)
+    synthetic : ndarray of uint8, shape (m, H, W, 3)
+    real_images, synthetic_images : ndarray of int, shapes (n,) and (m,)
+        Numbers of the images that patches show or were made from, with one numbering.
+    dtype : torch.dtype
+        Number format of the convolutions.
+
+    Raises
+    ------
+    ValueError
+        Fewer than two images leave none to hold out.
     """
     numbers = np.concatenate([real_images, synthetic_images])
     folds = min(schedule.folds, len(np.unique(numbers)))
@@ -213,9 +232,18 @@ def importance_weights(
 ) -> npt.NDArray[np.float64]:
     """Weigh synthetic patches by their odds of being real (Hou et al. 2019).
 
-    Odds stay within ``limits`` before their mean is scaled to 1. With a nearly perfect classifier
-    few patches would have all the weight, so log odds are shrunk until the effective share, 0..1,
-    is ``least_effective``. Patches that were not judged get the mean. The weights are float64 (m,).
+    Parameters
+    ----------
+    limits : tuple of float
+        Smallest and largest odds. They hold before the mean of the odds is scaled to 1.
+    least_effective : float
+        Least effective share, 0..1. With a nearly perfect classifier few patches would have all the
+        weight, so log odds are shrunk until this share is reached.
+
+    Returns
+    -------
+    ndarray of float64, shape (m,)
+        Weights of mean 1. Patches that were not judged get the mean.
     """
     slope, offset = fit_log_odds(scores)
     odds = np.clip(slope * scores.synthetic + offset, -30, 30)

@@ -98,11 +98,12 @@ def test_a_pickle_is_refused_unopened_whatever_its_name(tmp_path, reader, name, 
         reader(path)
 
 
-def test_a_header_of_128_bytes_is_no_pickle(tmp_path):
+@pytest.mark.parametrize("length", [0x80, 0x10080, 0x12380])
+def test_a_header_whose_length_begins_with_0x80_is_no_pickle(tmp_path, length):
     """Its file begins with the byte 0x80, as pickles do."""
     path = tmp_path / "model.safetensors"
-    text = json.dumps({"__metadata__": {"tool": "x"}}).encode().ljust(128)
-    path.write_bytes(struct.pack("<Q", 128) + text)
+    text = json.dumps({"__metadata__": {"tool": "x"}}).encode().ljust(length)
+    path.write_bytes(struct.pack("<Q", length) + text)
     with pytest.raises(InvalidStore, match="carries no 'histosynth'"):
         read_model(path)
 

@@ -56,8 +56,6 @@ def evaluate(
 ) -> EvaluateResult:
     """Compare predicted labels with true ones.
 
-    The result lists missed gates; the caller shows the scores, then raises ``GateNotMet``.
-
     Parameters
     ----------
     prediction, truth : str
@@ -70,6 +68,11 @@ def evaluate(
         ``workers``, ``dry_run`` and ``on_error`` are used.
     ignore : str, optional
         Masks with the names of the true images; pixels that are not 0 are ignored.
+
+    Returns
+    -------
+    EvaluateResult
+        Lists missed gates; the caller shows the scores, then raises ``GateNotMet``.
 
     Raises
     ------
@@ -177,8 +180,22 @@ def compare_models(
 ) -> ComparisonResult:
     """Compare each prediction with the truth, and every two predictions with each other.
 
-    Parameters and errors are those of :func:`evaluate`. Two predictions are compared over the
-    images that both have; none in common is an ``InvalidInput``.
+    Parameters
+    ----------
+    predictions : sequence of str
+        Each is as in :func:`evaluate`, and so are the other parameters.
+
+    Returns
+    -------
+    ComparisonResult
+        Two predictions are compared over the images that both have.
+
+    Raises
+    ------
+    InvalidOption
+        A prediction is named twice.
+    InputNotFound, InvalidInput
+        As in :func:`evaluate`, or two predictions have no image in common.
     """
     repeated = {word for word in predictions if list(predictions).count(word) > 1}
     if repeated:

@@ -56,10 +56,23 @@ def generate(
     *,
     track: Track = silent,
 ) -> GenerateResult:
-    """Draw a store of synthetic patches, ``out``, that imitate reference images.
+    """Draw a store of synthetic patches that imitate reference images.
 
-    ``references`` are files, folders, globs, ``@list``, manifests or ``-``. Raises ``Stopped``
-    after a signal; the drawn patches are kept for ``--resume``.
+    Parameters
+    ----------
+    references : sequence of str
+        Files, folders, globs, ``@list``, manifests or ``-``.
+    out : Path
+        Patch store to make.
+
+    Raises
+    ------
+    InputNotFound, InvalidInput
+        References, or the file of priors, are missing or cannot be read.
+    StoreExists
+        An unfinished output, or one of other settings, exists at ``out``.
+    Stopped
+        A signal came. The drawn patches are kept for ``--resume``.
     """
     watch = Stopwatch()
     tolerant = execution.on_error == "continue"

@@ -70,9 +70,16 @@ class InfoResult(StageResult):
 
 
 def info(store: str, config: InfoConfig, execution: Execution) -> InfoResult:
-    """Describe a store, model, slide or image; write a sheet of it where ``config`` names one.
+    """Describe a store, model, slide or image.
 
-    A dry run draws no sheet. With ``overwrite`` the sheet replaces another picture.
+    Parameters
+    ----------
+    store : str
+        Path of a store, model, slide or image.
+    config : InfoConfig
+        May name a sheet to write.
+    execution : Execution
+        A dry run draws no sheet. With ``overwrite`` the sheet replaces another picture.
 
     Raises
     ------

@@ -59,15 +59,27 @@ def refine(
     stop_after: int | None = None,
     track: Track = silent,
 ) -> RefineResult:
-    """Refine the initial patch store ``store`` (``-`` reads its path from stdin) into ``out``.
+    """Refine an initial patch store.
 
-    ``references`` are files, folders, globs, ``@list`` or manifests; none takes those that the
-    store records. ``stop_after`` saves a checkpoint and stops after this many steps in all.
+    Parameters
+    ----------
+    store : str
+        Path of the initial patch store; ``-`` reads it from stdin.
+    references : sequence of str
+        Files, folders, globs, ``@list`` or manifests; none takes those that the store records.
+    out : Path
+        Patch store to make.
+    stop_after : int, optional
+        Save a checkpoint and stop after this many steps in all.
 
-    Raises InvalidStore, InputNotFound or InvalidInput if the store, the references or the model
-    cannot be used; StoreExists if an unfinished output, or one of other settings, exists at
-    ``out``; Stopped if a signal came or ``stop_after`` steps are done: the work is kept for
-    ``--resume``.
+    Raises
+    ------
+    InvalidStore, InputNotFound, InvalidInput
+        The store, the references or the model cannot be used.
+    StoreExists
+        An unfinished output, or one of other settings, exists at ``out``.
+    Stopped
+        A signal came, or ``stop_after`` steps are done. The work is kept for ``--resume``.
     """
     watch = Stopwatch()
     job = open_inputs(store, references, out, config, execution, track)

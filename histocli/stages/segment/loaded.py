@@ -71,7 +71,20 @@ class LoadedModel:
 def load_model(
     path: Path, header: ModelHeader, config: SegmentConfig, execution: Execution, stack: ExitStack
 ) -> LoadedModel:
-    """Read a model and make a pipeline for each device; ``stack`` closes the pipelines."""
+    """Read a model and make a pipeline for each device.
+
+    Parameters
+    ----------
+    stack : ExitStack
+        Closes the pipelines.
+
+    Raises
+    ------
+    StoreNotFound, InvalidStore
+        As in :func:`histocli.stores.models.read_model`.
+    OutOfResources
+        The device does not exist, or the model needs more than ``max_memory``.
+    """
     import torch
 
     prepare_process()

@@ -97,9 +97,17 @@ def carry_out(
 ) -> Result:
     """Make the output of a plan, unless it is finished already or this is a dry run.
 
-    ``make`` returns the completed result, whose status and seconds are set here. ``members`` are
-    the processes that work together. Raises ``StoreExists`` if :func:`decide` refuses, or if
-    another process writes the same output.
+    Parameters
+    ----------
+    make : callable
+        Returns the completed result, whose status and seconds are set here.
+    members : Team
+        Processes that work together.
+
+    Raises
+    ------
+    StoreExists
+        :func:`decide` refuses, or another process writes the same output.
     """
     action = members.from_leader(
         decide(plan.out, plan.contract, plan.fingerprint, execution) if members.leads else None

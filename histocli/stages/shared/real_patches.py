@@ -145,11 +145,23 @@ def cut_all(
     labels: Sequence[LabelSource] | None = None,
     measured: Collection[Source] = (),
 ) -> list[CutPatches | HistosynthError]:
-    """Cut patches from several references in parallel; return the patches or the error of each one.
+    """Cut patches from several references in parallel.
 
-    ``workers`` is a number of processes, 0 for as many as there are processors. ``stopped`` is the
-    message of the error after an interruption. ``labels`` holds the labels of each reference, and
-    ``measured`` the references whose statistics are measured too.
+    Parameters
+    ----------
+    workers : int
+        Number of processes; 0 for as many as there are processors.
+    stopped : str
+        Message of the error after an interruption.
+    labels : sequence of LabelSource, optional
+        Labels of each reference.
+    measured : collection of Source
+        References whose statistics are measured too.
+
+    Returns
+    -------
+    list of CutPatches or HistosynthError
+        Patches, or the error, of each reference.
     """
     given: Sequence[LabelSource | None] = labels or [None] * len(sources)
     pairs = zip(sources, given, strict=True)

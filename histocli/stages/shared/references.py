@@ -80,10 +80,27 @@ def identify_references(
 ) -> tuple[list[Source], list[str]]:
     """Hash references and find their pixel sizes, before any work is done.
 
-    References more than 30 % coarser than ``mpp``, the pixel size of the patches, cause a warning.
-    ``reference_mpp`` replaces the pixel sizes that the references record, but not those of
-    ``images``. If ``tolerant``, references that cannot be read are left out, and the second result
-    lists their paths.
+    Parameters
+    ----------
+    mpp : float
+        Pixel size of the patches, micrometres. References more than 30 % coarser cause a warning.
+    reference_mpp : float, optional
+        Replaces the pixel sizes that the references record, but not those of ``images``.
+    tolerant : bool
+        Leave out references that cannot be read.
+    command : str
+        Name of the command, for messages.
+
+    Returns
+    -------
+    sources : list of Source
+    failed : list of str
+        Paths of the references that were left out.
+
+    Raises
+    ------
+    InputNotFound, InvalidInput
+        A reference cannot be read, or, if ``tolerant``, none can.
     """
     sources, failed = [], []
     for image in images:

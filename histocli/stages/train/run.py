@@ -66,17 +66,30 @@ def train(
     preview: Path | None = None,
     track: Track = silent,
 ) -> TrainResult:
-    """Train a segmenter on patch stores, and write the model file ``out``.
+    """Train a segmenter on patch stores.
 
-    ``stores`` are paths, each with an optional share as in ``labelled.zarr:2``; ``-`` reads paths
-    from stdin. ``refs`` are unlabelled images for self-training: files, folders, globs, ``@list``
-    or manifests. After ``stop_after`` steps in all, a checkpoint is saved and the training stops.
-    ``preview`` is a PNG to make, of the reference patches on which teacher and student of the last
-    round disagree most.
+    Parameters
+    ----------
+    stores : sequence of str
+        Paths, each with an optional share as in ``labelled.zarr:2``; ``-`` reads them from stdin.
+    out : Path
+        Model file to make.
+    refs : sequence of str
+        Unlabelled images for self-training: files, folders, globs, ``@list`` or manifests.
+    stop_after : int, optional
+        Save a checkpoint and stop after this many steps in all.
+    preview : Path, optional
+        PNG to make, of the reference patches on which teacher and student of the last round
+        disagree most.
 
-    Raises ``InvalidStore`` or ``InvalidInput`` if stores cannot be read or do not fit together,
-    ``StoreExists`` if an unfinished output, or one of other settings, exists at ``out``, and
-    ``Stopped`` after a signal or ``stop_after`` steps; a checkpoint is kept for ``--resume``.
+    Raises
+    ------
+    InvalidStore, InvalidInput
+        Stores cannot be read or do not fit together.
+    StoreExists
+        An unfinished output, or one of other settings, exists at ``out``.
+    Stopped
+        A signal came, or ``stop_after`` steps are done. A checkpoint is kept for ``--resume``.
     """
     watch = Stopwatch()
     request = open_request(

@@ -36,9 +36,18 @@ def judge_held_out(
     size: int,
     dtype: torch.dtype,
 ) -> HeldOut:
-    """Judge ``batches`` batches of ``size`` crops of each kind, drawn from held-out patches.
+    """Judge crops drawn from held-out patches.
 
-    Equal seeds draw equal crops. ``dtype`` is the number format of the convolutions.
+    Parameters
+    ----------
+    sampler : Sampler
+        Draws from the held-out patches.
+    seed : int
+        Equal seeds draw equal crops.
+    batches, size : int
+        Number of batches, and number of crops of each kind in a batch.
+    dtype : torch.dtype
+        Number format of the convolutions.
     """
     networks = training.networks
     device = next(networks.refiner.parameters()).device

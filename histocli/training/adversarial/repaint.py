@@ -23,11 +23,25 @@ def refine_patches(
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
     """Repaint patches wherever the gate, ``edit_gate``, allows it, on the refiner's device.
 
-    Images are uint8 (B, H, W, 3) with white glass and sides that are multiples of 4; labels are
-    int32 (B, H, W). For each patch, ``references`` holds a real patch of the style it takes, and
-    ``seeds`` the generator of the refiner's input noise. ``mpp`` is the pixel size in micrometres,
-    ``dtype`` the number format of the convolutions. Returns the repainted images and the mask
-    ``closed`` (B, H, W) of a gate of 0, where images stay as they are.
+    Parameters
+    ----------
+    images : ndarray of uint8, shape (B, H, W, 3)
+        sRGB with white glass; sides are multiples of 4.
+    labels : ndarray of int32, shape (B, H, W)
+    references : RealPatches
+        For each patch, a real patch of the style that it takes.
+    seeds : list of numpy.random.Generator
+        For each patch, the generator of the refiner's input noise.
+    mpp : float
+        Pixel size in micrometres.
+    dtype : torch.dtype
+        Number format of the convolutions.
+
+    Returns
+    -------
+    repainted : ndarray of uint8, shape (B, H, W, 3)
+    closed : ndarray of bool, shape (B, H, W)
+        True where the gate is 0. Images stay as they are there.
     """
     device = next(refiner.parameters()).device
 

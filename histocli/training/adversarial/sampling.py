@@ -67,8 +67,20 @@ def hold_out(
 ) -> HeldOutPatches | None:
     """Hold out whole references, or single patches where there are fewer than four references.
 
-    References are numbered from 0 without gaps; ``share`` of them, or of the patches, is held out.
-    Returns None if, in one of the two parts, no initial patch has a real patch of its reference.
+    Parameters
+    ----------
+    initial : InitialPatches
+    real : RealPatches
+        References are numbered from 0 without gaps.
+    rng : numpy.random.Generator
+        Chooses what is held out.
+    share : float
+        Share of the references, or of the patches, that is held out; 0..1.
+
+    Returns
+    -------
+    HeldOutPatches or None
+        None if, in one of the two parts, no initial patch has a real patch of its reference.
     """
     n_references = int(real.image_of.max()) + 1
     if n_references >= 4:

@@ -86,10 +86,27 @@ def train_adversarial(
 ) -> Iterator[StepReport]:
     """Train until the progress is 1; the caller may stop iterating after any report.
 
-    ``progress`` maps the number of steps done to the share of the training that is done. ``dtype``
-    is the number format of the convolutions; losses are float32. Each process draws its own batches
-    by its ``rank``; ``mean`` averages a number over all processes, which so agree on whether the
-    refiner is updated. ``training`` is changed in place.
+    Parameters
+    ----------
+    training : AdversarialTraining
+        Changed in place.
+    sampler : Sampler
+        Draws the batches.
+    schedule : AdversarialSchedule
+        Rates, warm-up, batch size and seed.
+    progress : callable
+        Maps the number of steps done to the share of the training that is done.
+    dtype : torch.dtype
+        Number format of the convolutions; losses are float32.
+    rank : int
+        Number of the process. Each process draws its own batches by it.
+    mean : callable
+        Averages a number over all processes, which so agree on whether the refiner is updated.
+
+    Yields
+    ------
+    StepReport
+        One for each step.
     """
     device = next(training.networks.refiner.parameters()).device
     while (done := progress(training.step)) < 1:
@@ -111,11 +128,18 @@ def adversarial_step(
     may_move: bool,
     against: AgainstTask | None = None,
 ) -> StepReport:
-    """Take one step of refiner and critics, as ``train_adversarial`` does.
+    """Take one step of refiner and critics.
 
-    ``rng`` chooses which crops the history keeps and returns. With ``may_move`` the refiner is
-    updated if the critic is proven and its running skill is high enough; it then also raises the
-    loss of the task ``against``, if given (Hou et al. 2019).
+    Parameters
+    ----------
+    training, schedule, dtype, mean
+        As for :func:`train_adversarial`.
+    rng : numpy.random.Generator
+        Chooses which crops the history keeps and returns.
+    may_move : bool
+        Update the refiner if the critic is proven and its running skill is high enough.
+    against : AgainstTask, optional
+        Task whose loss an updated refiner also raises (Hou et al. 2019).
     """
     precision = autocast(batch.density.device, dtype)
     moving = may_move and training.proven and training.skill >= schedule.least_skill
