@@ -66,10 +66,12 @@ class OutputLock:
     def release(self) -> None:
         """Release the lock; a second call does nothing."""
         if self._lock.is_locked:
-            # POSIX: the file is removed before the release, since a process that locked it after
-            # the release would lose its file.
+            # The file is removed before the release, since a process that locked it after the
+            # release would lose its file. Windows cannot remove a file that is open.
             if os.name == "posix":
                 self._path.unlink(missing_ok=True)
+                self._lock.release()
+                return
             self._lock.release()
             with suppress(OSError):
                 self._path.unlink(missing_ok=True)
