@@ -1,9 +1,9 @@
 """Objects as runs: stretches of pixels in rows of an image.
 
-Runs are small enough to keep the objects of all windows of a slide on disk until the whole slide is
-decoded, and quick to paint and to measure. A window's core is the part of the image that it answers
-for; the anchor of an object is the pixel that stands for its place; a window owns the objects whose
-anchors lie in its core (:mod:`histocli.inference.windows`).
+Runs are small enough to keep the objects of all windows of a slide on disk until the model has been
+run on all windows, and quick to paint and to measure. Windows overlap; their cores partition the
+image (:mod:`histocli.inference.windows`). The anchor of an object is one pixel inside the object
+(:mod:`histocli.instances.anchors`). A window owns the objects whose anchors lie in its core.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from histocli.instances.measurements import PIXEL_MOMENT, ellipses
 
 IntColumn: TypeAlias = npt.NDArray[np.int32]
 Places: TypeAlias = npt.NDArray[np.intp]
-"""Rows or columns of pixels."""
+"""Indices: rows or columns of pixels, or indices of runs."""
 Ids: TypeAlias = npt.NDArray[np.uint32]
 Columns: TypeAlias = dict[str, npt.NDArray[Any]]
 """Columns of a table by name."""
@@ -71,7 +71,10 @@ class Runs:
 
     @classmethod
     def joined(cls, parts: Sequence["Runs"]) -> Self:
-        """Return the runs of all parts, sorted by row and then column."""
+        """Return the runs of all parts, sorted by row and then column.
+
+        Indices of objects are kept, so an index must mean the same object in every part.
+        """
         columns = [
             np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)
         ]
@@ -80,7 +83,7 @@ class Runs:
 
     @classmethod
     def of_labels(cls, labels: npt.NDArray[np.int32], origin: tuple[int, int] = (0, 0)) -> Self:
-        """Cut a label image that begins at ``origin`` into runs; object 0 has the label 1."""
+        """Cut a label image that begins at ``origin`` (y, x) into runs; label 1 is object 0."""
         height, width = labels.shape
         flat = np.zeros((height, width + 1), np.int32)
         flat[:, :width] = labels
@@ -107,20 +110,25 @@ class Runs:
 
 @dataclass(frozen=True)
 class RunObjects:
-    """The objects with anchors in a window's core or just outside it."""
+    """The objects with anchors in a window's core or just outside it.
+
+    Objects just outside are kept since the neighbour may place their anchors in this window's core,
+    so that neither window owns them (:mod:`histocli.inference.settling`).
+    """
 
     runs: Runs
     anchors: IntColumn
     """(n, 2): y, x."""
     owned: BoolMask
-    """(n,): whether the anchor lies in the window's core, not just outside it."""
+    """(n,): whether the anchor at the model's resolution lies in the window's core;
+    :func:`to_slide` moves anchors but keeps this."""
     probability: FloatArray
     """(n,): mean nucleus probability."""
     hematoxylin: FloatArray
     """(n,): mean concentration; 0 before :func:`to_slide` has measured it."""
     n_cut: int
     """Number of owned objects that touch a border of the window inside the image: a larger window
-    might show more of such an object."""
+    might show more of such an object. Counted before :func:`to_slide` removes objects."""
 
     def __len__(self) -> int:
         return len(self.anchors)
@@ -157,7 +165,7 @@ def to_slide(
     """Convert the objects of a window from pixels of the model's resolution to slide pixels.
 
     A slide pixel belongs to the object that covers the centre of the pixel. Objects without a slide
-    pixel are removed, and so are objects with anchors where no nuclei are looked for.
+    pixel are removed, and so are objects with anchors where ``is_tissue`` is False.
 
     Parameters
     ----------
@@ -170,7 +178,7 @@ def to_slide(
     hematoxylin : callable
         Returns the concentration at pixels y, x of the image.
     is_tissue : callable
-        Tells whether nuclei are looked for at anchors (n, 2), in slide pixels.
+        Tells which anchors (n, 2), in slide pixels, lie where nuclei are looked for.
     """
     runs, place, n = found.runs, found.anchors, len(found)
     if not len(runs):
@@ -187,7 +195,7 @@ def to_slide(
         canvas = np.ascontiguousarray(canvas[rows.within][:, columns.within])
         runs = Runs.of_labels(canvas, (rows.first, columns.first))
         seen = anchors(canvas)
-        place = np.full((n, 2), -1, np.int32)
+        place = np.full((n, 2), -1, np.int32)  # -1: the object has no slide pixel left
         place[: len(seen)] = np.where(seen < 0, -1, seen + np.array([rows.first, columns.first]))
     kept = place[:, 0] >= 0
     kept[kept] = is_tissue(place[kept])
@@ -215,6 +223,7 @@ def _slide_pixels(
     start: int, length: int, ratio: float, image_px: int, slide_px: int
 ) -> _SlidePixels:
     """Return the slide pixels whose centres lie in a stretch of image pixels."""
+    # a little too wide at both ends; ``fits`` leaves out the pixels beyond the stretch
     first, last = max(int(start * ratio) - 1, 0), min(int((start + length) * ratio) + 2, slide_px)
     if start + length >= image_px:
         last = slide_px  # slide pixels past the last image pixel belong to that pixel
@@ -233,7 +242,7 @@ def paint(canvas: Ids, origin: tuple[int, int], runs: Runs, ids: Ids) -> None:
     canvas : ndarray of uint32, shape (H, W)
         The part; runs outside it are left out.
     origin : (int, int)
-        y and x of its first pixel in the whole image.
+        y and x, in the whole image, of the first pixel of ``canvas``.
     runs : Runs
         In pixels of the whole image.
     ids : ndarray of uint32, shape (n,)
@@ -275,6 +284,8 @@ def measure_runs(found: RunObjects, mpp: float) -> Columns:
     def total(values: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         return np.bincount(objects, values, k).astype(np.float64, copy=False)
 
+    # sums of x and x**2 over the l pixels of a run that begins at dx, from
+    # sum(i) = l(l-1)/2 and sum(i**2) = l(l-1)(2l-1)/6 for i = 0..l-1
     rest = length * (length - 1)
     along = length * dx + rest // 2
     count = np.maximum(total(length), 1)

@@ -2,8 +2,8 @@
 
 A region is joined from the tiles or strips (segments) that it needs. A file without usable segments
 is decoded as a whole and kept in memory. Photographs of the glass or of its label, which slide
-files also hold, are not taken for the slide. TIFFs of Ventana (overlapping tiles) and Leica
-(separate areas) are read by openslide.
+files also hold, are ignored. TIFFs of Ventana (overlapping tiles) and Leica (separate areas) are
+read by openslide.
 """
 
 import math
@@ -34,7 +34,7 @@ from histocli.slides.slide import (
     pyramid,
 )
 
-LARGEST_WHOLE_PX = 1 << 28  # files of more pixels must have usable segments to be read by regions
+LARGEST_WHOLE_PX = 1 << 28  # most pixels of a file that is decoded as a whole (268 million)
 
 Pages: TypeAlias = tuple[Any, ...]
 """The TIFF pages of one level: one page, or one for each channel."""
@@ -66,7 +66,7 @@ def open_tiff(path: Path, given_mpp: float | None = None) -> Slide:
 
 
 class TiffSlide(Slide):
-    """The main series of a TIFF; a series is one image with all its levels."""
+    """The slide in a TIFF: one series, which is one image with all its levels."""
 
     backend = "tifffile"
 
@@ -79,7 +79,8 @@ class TiffSlide(Slide):
         if not tiff.series:
             raise UnsupportedSlide(f"{path}: holds no image; it is damaged or truncated")
         self._series: Any = tiff.series[0]
-        if not (tiff.is_ome or tiff.is_svs):  # else the first one is the slide
+        # OME-TIFF and SVS put the slide first; in other files the largest series is the slide
+        if not (tiff.is_ome or tiff.is_svs):
             self._series = max(tiff.series, key=lambda series: int(np.prod(series.shape)))
 
     @cached_property
@@ -125,6 +126,7 @@ class TiffSlide(Slide):
             if not _readable_by_segments(level, pages):
                 break
             self._check_segments(pages)
+            # reduced levels are read with all bits: only the bits of level 0 are known
             bits = None if levels else self._bits
             levels.append(Segments(pages, colours_of(self.path, pages[0], bits)))
         return levels
@@ -134,8 +136,8 @@ class TiffSlide(Slide):
         self._check_end(pages)
         for page in pages:
             height, width, _ = segment_shape(page)
-            planes = page.samplesperpixel if page.planarconfig == 2 else 1
-            wanted = -(-page.imagelength // height) * -(-page.imagewidth // width) * planes
+            n_planes = page.samplesperpixel if page.planarconfig == 2 else 1
+            wanted = -(-page.imagelength // height) * -(-page.imagewidth // width) * n_planes
             if len(page.dataoffsets) < wanted:
                 raise UnsupportedSlide(
                     f"{self.path}: lists {len(page.dataoffsets)} of {wanted} tiles; it is damaged"
@@ -162,6 +164,7 @@ class TiffSlide(Slide):
         check_sides(self.path, sides)
         if not self._segmented:
             if (px := math.prod(sides)) > LARGEST_WHOLE_PX:
+                # tiled files that cannot be read by segments end here too
                 raise UnsupportedSlide(
                     f"{self.path}: {px / 1e6:.0f} megapixels that are not stored in tiles "
                     "cannot be read in parts; save it as tiled TIFF"
@@ -171,7 +174,10 @@ class TiffSlide(Slide):
         return pyramid([(page.imagelength, page.imagewidth) for page in firsts])
 
     def read(self, level: int, rows: slice, columns: slice) -> RGBImage:
-        """Decode the segments of a region and join them; segments that are not stored are white."""
+        """Decode the segments of a region and join them.
+
+        Segments that are not stored are white, except with a palette.
+        """
         if not self._segmented:
             return super().read(level, rows, columns)
         pages, colours = self._segmented[level]
@@ -181,8 +187,8 @@ class TiffSlide(Slide):
             f"columns {columns.start} and {columns.stop} of level {level} cannot be decoded",
             "the file is damaged, copy it again",
         ):
-            planes = [self._read_page(page, rows, columns) for page in pages]
-            values = planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2)
+            parts = [self._read_page(page, rows, columns) for page in pages]
+            values = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
             if values.shape[2] == 1:
                 values = values[..., 0]
             return to_rgb(values, self.path, colours)
@@ -198,7 +204,8 @@ class TiffSlide(Slide):
     def _read_page(self, page: Any, rows: slice, columns: slice) -> npt.NDArray[Any]:
         height, width, samples = segment_shape(page)
         channels = page.samplesperpixel
-        # a missing segment is white like glass: scanners leave out areas without tissue
+        # scanners leave out areas without tissue: missing segments get the largest value, or 0 if
+        # inverted, which is white like glass except with a palette
         is_inverted = page.photometric == tifffile.PHOTOMETRIC.MINISWHITE
         empty = 0 if is_inverted else np.iinfo(page.dtype).max
         size = rows.stop - rows.start, columns.stop - columns.start, channels
@@ -249,7 +256,11 @@ def segment_shape(page: Any) -> tuple[int, int, int]:
 
 
 def _readable_by_segments(level: Any, pages: Pages) -> bool:
-    """Tell whether regions of a level can be joined from its segments."""
+    """Tell whether regions of a level can be joined from its segments.
+
+    They can if values have 8 or 16 bits, grey or colour, on one page or on one page for each of
+    three channels, and no segment is larger than ``LARGEST_SEGMENT_BYTES``.
+    """
     named = zip(level.axes, level.shape, strict=True)
     axes = "".join(axis for axis, size in named if size > 1 or axis in "YX")
     return (
@@ -274,11 +285,13 @@ def colours_of(path: Path, page: Any, bits: int | None) -> Colours:
     """Return how the values of a TIFF page, with ``bits`` significant bits, encode colours."""
     photometric = tifffile.PHOTOMETRIC(page.photometric).name
     known = {"MINISBLACK", "MINISWHITE", "RGB", "PALETTE"}
-    # kinds of JPEG and Aperio's JPEG 2000, whose decoders turn YCbCr into RGB
+    # decoders that turn YCbCr into RGB: old JPEG, JPEG, Aperio's JPEG 2000 (YCbCr and RGB),
+    # alternative JPEG, lossy JPEG
     if page.compression in (6, 7, 33003, 33005, 33007, 34892):
         known.add("YCBCR")
     if photometric not in known:
         raise UnsupportedSlide(f"{path}: has {photometric} colours; convert it to RGB")
+    # 0: an extra channel of unknown meaning, not opacity; 1: colours were multiplied by opacity
     extra = int(page.extrasamples[-1]) if page.extrasamples else None
     return Colours(
         bits=bits,

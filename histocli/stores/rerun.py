@@ -10,7 +10,9 @@ is complete. So the target is absent, the complete old output, or the complete n
     └── .patches.zarr.replaced     the old output while it is being replaced (--overwrite)
 
 *Ours* is a store with the attribute ``histosynth``; its contract is the name and version of its
-layout, and its ``config_hash`` a fingerprint of settings and inputs.
+layout, and its ``config_hash`` a fingerprint of settings and inputs. Only names of contracts are
+compared here, so that ``--overwrite`` can replace old layouts. After a kill between the two renames
+of a replacement, ``.replaced`` is the only complete old output and the target is absent.
 """
 
 import os
@@ -41,7 +43,7 @@ TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.partial$")
 
 
 class OutputLock:
-    """Locks an output for one process; a second process gets ``StoreExists``."""
+    """Locks an output from construction until ``release``; ``StoreExists`` if it is locked."""
 
     def __init__(self, target: Path) -> None:
         partial = partial_path(target)
@@ -95,8 +97,9 @@ def prepare_output(
     """Apply the rerun rule to a Zarr store before any work is done.
 
     Without ``overwrite``, a complete store with the same hash is skipped, and a partial store with
-    the same hash needs ``resume``. ``overwrite`` removes the partial store now; :func:`finish`
-    replaces a complete store later. Files and stores without the contract are never removed.
+    the same hash needs ``resume``. A blank partial folder is removed now, and with ``overwrite``
+    any partial store of the same contract name, except in a dry run. :func:`finish` replaces a
+    store at ``target`` later. Files and stores of another contract name are never removed.
 
     Parameters
     ----------
@@ -118,7 +121,8 @@ def prepare_output(
     ------
     StoreExists
         Without ``overwrite``, a store with another hash is in the way, or a partial store without
-        ``resume``; in any case, a file or a store without the contract.
+        ``resume``; in any case, a file or a store of another contract name, or a partial store that
+        must be removed and is locked by another process.
     """
     partial = partial_path(target)
     check_parents(target)
@@ -157,7 +161,7 @@ def rerun_rule(
     target, contract, config_hash, resume, overwrite
         As in :func:`prepare_output`.
     finished, partial : Provenance or None
-        That of ``target`` and of the unfinished work; None where there is none or it is not ours.
+        Provenance of ``target`` and of the unfinished work; None if absent or not ours.
     partial_is_foreign : bool
         A file or folder that is not ours has the name of the partial store.
 
@@ -201,7 +205,7 @@ def _refuse_foreign(
     partial: Provenance | None,
     partial_is_foreign: bool,
 ) -> None:
-    """Raise ``StoreExists`` if target or partial store is not ours or has another contract."""
+    """Raise ``StoreExists`` if target or partial store is not ours or has another contract name."""
     name = contract.partition("/")[0]
     for path, found in ((target, finished), (partial_path(target), partial)):
         if found is not None and found.contract_name != name:
@@ -222,7 +226,7 @@ def _refuse_foreign(
 
 
 def remove_ours(path: Path, contract: str) -> None:
-    """Remove a store with this contract or a blank folder; ``StoreExists`` for anything else."""
+    """Remove a store of this contract name or a blank folder; else raise ``StoreExists``."""
     if not os.path.lexists(path):
         return
     found = peek(path)
@@ -237,8 +241,8 @@ def remove_ours(path: Path, contract: str) -> None:
 def finish(partial: Path, target: Path) -> None:
     """Flush a partial Zarr store to the disk, mark it complete and rename it to ``target``.
 
-    An older store with the same contract is replaced; :func:`prepare_output` has allowed that.
-    Raises ``StoreExists`` where anything else was put at ``target`` meanwhile.
+    Any store of the same contract name at ``target`` is replaced, even one that another command put
+    there meanwhile. Raises ``StoreExists`` if anything else is at ``target``.
     """
     found = peek(partial)
     assert found is not None, f"{partial} has no provenance"
@@ -282,6 +286,7 @@ def _files(store: Path) -> Iterator[Path]:
 
 def _is_blank(path: Path) -> bool:
     """Tell whether a folder is empty but for half-written files, as after a kill at the start."""
+    # half-written: zarr's temporary files, and our rewrites of zarr.json before their rename
     return path.is_dir() and all(
         (name.startswith(METADATA_FILE) and name != METADATA_FILE) or TEMPORARY.search(name)
         for name in os.listdir(path)
@@ -290,8 +295,8 @@ def _is_blank(path: Path) -> bool:
 
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
-        # zarr.json of the root goes last: if the process is killed here, the rest of the store is
-        # still recognised as ours.
+        # zarr.json of the root goes after all folders: if the process is killed before, the rest of
+        # the store is still recognised as ours.
         for child in sorted(path.iterdir()):
             if child.is_dir() and not child.is_symlink():
                 remove_folder(child)

@@ -1,4 +1,7 @@
-"""Nuclei drawn one after the other into the labels of a patch, later nuclei over earlier ones."""
+"""Nuclei drawn one after the other into the labels of a patch, later nuclei over earlier ones.
+
+A nucleus is labelled up to its outline; its paint ends ``margin_px`` inside the outline.
+"""
 
 from dataclasses import dataclass
 
@@ -9,7 +12,7 @@ from histocli.base.types import BoolMask, FloatArray, InstanceLabels
 from histocli.instances.kinds import Kind
 from histocli.synthesis.shapes import DIRECTIONS, RadialOutline
 
-SKIRT_PX = 2  # pixels around the largest radius of a nucleus that its window includes
+SKIRT_PX = 2  # pixels added to the largest radius of a nucleus for its window
 MOST_OVERLAP = 0.12  # share of a new nucleus that may lie over earlier nuclei
 MOST_HIDDEN = 0.3  # share of an earlier nucleus that may lie under later nuclei
 LEAST_TISSUE = 0.75  # share of a nucleus that must lie on tissue
@@ -20,18 +23,20 @@ class Layout:
     """The n nuclei of one patch, in drawing order, with coordinates inside each."""
 
     instance_labels: InstanceLabels  # (H, W), 1..n, later nuclei on top; 0 background, -1 ignored
-    depth_px: FloatArray  # (H, W), pixels inside the painted edge along the radius
-    frame_u: FloatArray  # (H, W), coordinate along the major axis, in half axes of the ellipse
-    frame_v: FloatArray  # (H, W), the same along the minor axis
+    # (H, W), pixels along the radius to the painted edge; negative in the margin, 0 on background
+    depth_px: FloatArray
+    frame_u: FloatArray  # (H, W), coordinate along the major axis; 1 is the major half axis
+    frame_v: FloatArray  # (H, W), coordinate along the minor axis; 1 is the minor half axis
     outlines: list[RadialOutline]
-    own_textures: list[int]  # texture of the reference nucleus that each restores; -1: none
+    # for each nucleus, index of the texture of the reference nucleus that it re-creates; -1: none
+    own_textures: list[int]
     kinds: list[Kind]
 
 
 class Placement:
     """A patch to which nuclei are added one by one.
 
-    ``tissue`` (H, W) is where nuclei may lie; labels reach ``margin_px`` beyond the painted edges.
+    ``tissue`` (H, W) is True where nuclei may lie.
     """
 
     def __init__(self, tissue: BoolMask, margin_px: float) -> None:
@@ -44,8 +49,8 @@ class Placement:
         self.centres: list[tuple[float, float]] = []
         self.own_textures: list[int] = []
         self.kinds: list[Kind] = []
-        self.areas: list[int] = []
-        self.full_areas: list[int] = []
+        self.areas: list[int] = []  # pixels of each nucleus that are visible
+        self.full_areas: list[int] = []  # inside the patch, before later nuclei were drawn
         self.covered_px = 0.0
 
     def add(
@@ -56,7 +61,11 @@ class Placement:
         own_texture: int = -1,
         kind: Kind = Kind.DENSE,
     ) -> bool:
-        """Draw a nucleus unless it would hide others or lie on glass; return whether it was."""
+        """Draw a nucleus with its centre at (y, x); return whether it was drawn.
+
+        A nucleus is left out if it would overlap or hide too much of others, lie too far on glass,
+        or show under 4 pixels in the patch.
+        """
         reach = outline.reach_px + SKIRT_PX
         top, bottom = max(0, int(y - reach)), min(self.shape[0], int(y + reach) + 2)
         left, right = max(0, int(x - reach)), min(self.shape[1], int(x + reach) + 2)
@@ -104,8 +113,8 @@ class Placement:
     def finish(self) -> Layout:
         """Return the layout.
 
-        Parts that a later nucleus cut off an earlier one get the label -1 (ignored), except for the
-        largest part: nobody could tell to which nucleus they belong.
+        Where later nuclei cut an earlier one into parts, the largest part keeps its label. The
+        others get -1 (ignored): nobody could tell to which nucleus they belong.
         """
         for k, (now, full) in enumerate(zip(self.areas, self.full_areas, strict=True), start=1):
             if now < full:
@@ -144,7 +153,7 @@ def _depth(outline: RadialOutline, dy: FloatArray, dx: FloatArray) -> FloatArray
     direction = angle * np.float32(DIRECTIONS / (2 * np.pi))
     below = direction.astype(np.int32)
     share = direction - below
-    # repeat the first radii after a full turn
+    # the first radii again after a full turn; two, as rounding can give an angle of a whole turn
     around = np.concatenate([outline.radii_px, outline.radii_px[:2]])
     border = around[below]
     border += (around[below + 1] - border) * share

@@ -1,9 +1,11 @@
 """``--refs``: self-training on unlabelled tissue (the references), in rounds that can be undone.
 
 In each round the present weights become the *teacher*, which labels the tissue. The segmenter (the
-*student*) learns on, from confident labels of the tissue together with the patches. A round ends
-with the student's weights averaged over its steps. If these change the number or the median area
-of nuclei too much (*drift*), the teacher's weights are restored and self-training ends.
+*student*) learns on, from confident labels of the tissue together with the patches. With
+``--teacher``, outlines that another tool made replace the teacher's labels in round 1. A round ends
+with the student's weights averaged over its steps. If the number or the median area of the nuclei
+that they find differs too much (*drift*) from the labels that round 1 learnt from, the teacher's
+weights are restored and self-training ends.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ logger = logging.getLogger(__name__)
 MOST_PATCHES = 640  # most patches of unlabelled tissue
 SHARE_OF_TRAINING = 0.4  # share of the whole training that all rounds of self-training take
 PSEUDO_SHARE = 0.5  # share of the crops of a step that show unlabelled tissue
-LATER_RATE = 1 / 3  # peak learning rate of a round, divided by that of the training on patches
+LATER_RATE = 1 / 3  # peak learning rate of a round as a share of that of the training on patches
 TEACHER_VIEWS = 2  # orientations of each patch over which the teacher's maps are averaged
 LABELLING_S = 0.06  # seconds reserved for the last labelling, for each patch of 256 px
 
@@ -57,7 +59,7 @@ class Unlabelled:
 
 @dataclass(frozen=True)
 class FirstFindings:
-    """Figures of the first teacher's labels, with which later rounds are compared."""
+    """Figures of the labels that round 1 learns from, with which every round is compared."""
 
     count: int
     median_area_px: float
@@ -93,7 +95,7 @@ class SelfTraining(Extra):
         for number in range(1, request.config.rounds + 1):
             patches = patches.part(everything)
             if number <= len(self.rounds):
-                continue  # a command that this one resumes finished the round
+                continue  # finished by the command that this one resumes
             if self.rounds and not self.rounds[-1]["kept"]:
                 return
             findings = self._begin_round(number, findings)
@@ -132,8 +134,9 @@ class SelfTraining(Extra):
         return findings
 
     def _teach(self, patches: PatchSet, findings: Findings) -> tuple[PatchSet, Json]:
-        """Return the patches mixed with accepted findings, and figures of the accepted part."""
-        # of the labels of --teacher, all objects and their border distances are learnt
+        """Return the patches mixed with labelled tissue, and figures of its labels."""
+        # ``own``: the labels are the user's (--teacher). All of their objects are learnt, with
+        # border distances; of a teacher's labels, only accepted objects, without border distances.
         own = findings is self.unlabelled.given
         tissue = self.unlabelled.patches
         contrast = [nuclear_contrast(*each) for each in zip(tissue, findings.labels, strict=True)]
@@ -142,7 +145,10 @@ class SelfTraining(Extra):
         return patches.mixed_with(pseudo, PSEUDO_SHARE), about
 
     def _end_round(self, number: int, before: Findings, about: Json) -> Findings:
-        """Load the averaged weights, or the teacher's after drift; return the averaged findings."""
+        """End a round with the averaged weights, or after drift with the teacher's.
+
+        Returns the findings of the averaged weights.
+        """
         assert self._averaged is not None
         assert self._teacher is not None
         assert self._first is not None
@@ -188,7 +194,10 @@ class SelfTraining(Extra):
             write_png(self.bench.request.preview, sheet)
 
     def _choose_confidence(self) -> float:
-        """Choose the smallest confidence of a teacher's objects on the held-out patches."""
+        """Choose the threshold of confidence for a teacher's objects on the held-out patches.
+
+        Returns the default threshold without such patches.
+        """
         members, examiner = self.bench.session.members, self.bench.examiner
         chosen = DEFAULT_THRESHOLDS.confidence
         if members.leads and len(examiner.held_out):
@@ -256,9 +265,10 @@ def self_training(bench: Bench) -> Joined | None:
 
 
 def read_unlabelled(request: Request) -> Unlabelled:
-    """Read patches of unlabelled tissue, evenly from all references.
+    """Read at most ``MOST_PATCHES`` patches of unlabelled tissue, spread over the references.
 
-    Raises ``InvalidInput`` if no reference shows nuclei, or ``--teacher`` outlines none.
+    Raises ``InvalidInput`` if no reference could be read or none shows nuclei, or if ``--teacher``
+    outlines none. With ``--on-error stop``, an unreadable reference raises its own error.
     """
     sources, teacher = request.sources, request.teacher
     most = max(1, -(-MOST_PATCHES // len(sources)))
@@ -286,7 +296,7 @@ def read_unlabelled(request: Request) -> Unlabelled:
             "of stained tissue"
         )
     patches = np.concatenate([part.images for part in parts])
-    # evenly spaced indices take patches of all references
+    # evenly spaced indices; of more than MOST_PATCHES references, some give no patch
     even = np.linspace(0, len(patches) - 1, min(len(patches), MOST_PATCHES)).astype(int)
     given = None
     if teacher is not None:
