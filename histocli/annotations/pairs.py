@@ -18,7 +18,7 @@ from histocli.annotations.outlines import Opened
 from histocli.annotations.sources import LabelFinder, LabelSource
 from histocli.base.errors import InputNotFound, InvalidInput, InvalidOption
 from histocli.base.inputs import MANIFEST_SUFFIX
-from histocli.base.units import sane_mpp
+from histocli.base.units import MPP_RANGE, sane_mpp
 from histocli.slides.slide import slide_stem
 
 
@@ -210,9 +210,10 @@ class _Row:
         with suppress(ValueError):
             if mpp := sane_mpp(float(text)):
                 return mpp
+        low, high = MPP_RANGE
         raise InvalidInput(
-            f"{self.csv}: line {self.line}: mpp must lie between 0.05 and 5 micrometres per "
-            f"pixel, got {text!r}"
+            f"{self.csv}: line {self.line}: mpp must lie between {low:g} and {high:g} micrometres "
+            f"per pixel, got {text!r}"
         )
 
 
