@@ -12,6 +12,7 @@ from histocli.config.common import MPP, check_mpp
 from histocli.config.options import option, parse_gigabytes, parse_names
 
 TISSUE = ("auto", "none")
+ADAPT = ("stain", "none")
 LEAST_MEMORY_GB = 0.5
 SCALE = "Scale"  # panel of --help
 
@@ -36,6 +37,12 @@ class SegmentConfig:
     )
     tissue: str = option(
         "auto", "Look for nuclei on tissue only, or everywhere (none).", metavar="|".join(TISSUE)
+    )
+    adapt: str = option(
+        "stain",
+        "Bring slides of a foreign stain towards the stains that the model knows, or leave them "
+        "(none).",
+        metavar="|".join(ADAPT),
     )
     roi: str | None = option(
         None,
@@ -66,6 +73,8 @@ class SegmentConfig:
             raise InvalidOption(f"--views must lie between 1 and 8, got {self.views}")
         if self.tissue not in TISSUE:
             raise InvalidOption(f"--tissue must be auto or none, got {self.tissue!r}")
+        if self.adapt not in ADAPT:
+            raise InvalidOption(f"--adapt must be stain or none, got {self.adapt!r}")
         if self.max_memory is not None and not self.max_memory >= LEAST_MEMORY_GB:
             least, given = LEAST_MEMORY_GB, self.max_memory
             raise InvalidOption(f"--max-memory must be at least {least} gigabytes, got {given:g}")

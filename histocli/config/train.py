@@ -69,8 +69,8 @@ class TrainConfig:
     validation: float = option(0.05, "Share of the patches held out to watch the training.")
     contrast_quantile: float = option(
         0.25,
-        "Share of the references that are flatter than what 'segment' raises flat images to; "
-        "0.5 suits a model for other laboratories, 0 leaves images as they are.",
+        "Share of the references whose stain is paler, and as many whose stain is stronger, than "
+        "what 'segment' brings foreign slides to; 0 leaves slides as they are.",
     )
     time_budget_s: float | None = time_budget()
     seed: int = option(0, SEED)
@@ -104,8 +104,8 @@ class TrainConfig:
         check_mpp(self.reference_mpp)
         if (rate := self.learning_rate) is not None and not 0 < rate < 1:
             raise InvalidOption(f"--learning-rate must lie between 0 and 1, got {rate}")
-        held, flat = self.validation, self.contrast_quantile
-        for name, share in (("--validation", held), ("--contrast-quantile", flat)):
-            if not 0 <= share < 1:
-                raise InvalidOption(f"{name} must lie in [0, 1), got {share}")
+        if not 0 <= self.validation < 1:
+            raise InvalidOption(f"--validation must lie in [0, 1), got {self.validation}")
+        if not 0 <= (share := self.contrast_quantile) <= 0.5:
+            raise InvalidOption(f"--contrast-quantile must lie in [0, 0.5], got {share}")
         check_time_budget(self.time_budget_s)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import torch
 
 CONTRACT = "histosynth-model/1"
+LARGEST_STATISTIC = 5.6  # limit of stain_range, in absorbance: that of level 0
 LARGEST_SPREAD = 5.0  # limit of contrast_floor, in absorbance; 8-bit pixels never spread as much
 
 
@@ -88,6 +89,7 @@ class ModelHeader:
                 f"{where}: mpp of the header must lie between {MPP_RANGE[0]} and {MPP_RANGE[1]} "
                 f"micrometres per pixel, got {values['mpp']}; train the model again"
             )
+        _check_stain_range(values["normalisation"].get("stain_range"), where)
         floor = values["normalisation"].get("contrast_floor", 0)
         if not isinstance(floor, int | float) or not 0 <= floor <= LARGEST_SPREAD:
             raise InvalidStore(
@@ -101,6 +103,36 @@ class ModelHeader:
         """The fields that every output has; a model file is always complete."""
         names = {one.name for one in dataclasses.fields(Provenance)} - {"complete"}
         return Provenance(**{name: getattr(self, name) for name in names}, complete=True)
+
+
+def _check_stain_range(edges: Any, where: Path) -> None:
+    """Raise ``InvalidStore`` if ``stain_range`` of a header is neither None nor a range of stains:
+    lower and upper edges of three means and three spreads.
+    """
+    if edges is None:
+        return
+
+    def edge(name: str) -> list[float]:
+        values: Any = edges.get(name) if isinstance(edges, dict) else None
+        if (
+            not isinstance(values, list)
+            or len(values) != 3
+            or not all(isinstance(each, int | float) for each in values)
+            or not all(0 <= each <= LARGEST_STATISTIC for each in values)
+        ):
+            raise InvalidStore(
+                f"{where}: {name} of stain_range of the header must be three numbers between 0 and "
+                f"{LARGEST_STATISTIC}, got {values!r}; train the model again"
+            )
+        return list(values)
+
+    for kind in ("mean", "spread"):
+        low, high = edge(f"{kind}_low"), edge(f"{kind}_high")
+        if any(one > two for one, two in zip(low, high, strict=True)):
+            raise InvalidStore(
+                f"{where}: {kind}_low of stain_range of the header must not exceed {kind}_high, "
+                f"got {low} and {high}; train the model again"
+            )
 
 
 def write_model(path: Path, tensors: Mapping[str, torch.Tensor], header: ModelHeader) -> None:

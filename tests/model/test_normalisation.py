@@ -1,15 +1,7 @@
 import numpy as np
 import pytest
 
-from histocli.model.normalisation import (
-    LARGEST_GAIN,
-    Contrast,
-    contrast_of,
-    density_table,
-    glass_to_white,
-    raise_contrast,
-    white_to_glass,
-)
+from histocli.model.normalisation import Contrast, contrast_of, glass_to_white, white_to_glass
 from histocli.optics.density import (
     WHITE_LEVEL,
     optical_density_to_rgb,
@@ -73,36 +65,3 @@ def test_contrast_is_that_of_the_tissue():
 def test_an_image_in_parts_has_the_contrast_of_the_whole():
     image = flat_tissue(0.1)
     assert contrast_of([image[:10], image[10:], image[:0]]) == contrast_of([image])
-
-
-@pytest.mark.parametrize("floor", [0.12, 0.15])
-def test_a_flat_image_is_brought_up_to_the_floor(floor):
-    image = flat_tissue(0.08)
-    raised = raise_contrast(image, contrast_of([image]), floor)
-    assert contrast_of([raised]).spread == pytest.approx(floor, rel=0.03)
-    assert contrast_of([raised]).mean == pytest.approx(contrast_of([image]).mean, abs=0.01)
-    assert (raised[:8, :8] == 255).all()  # glass stays white
-
-
-def test_what_is_not_flat_is_left_alone():
-    image = flat_tissue(0.2)
-    for contrast, floor in ((contrast_of([image]), 0.15), (contrast_of([image]), 0.0), (None, 0.3)):
-        assert raise_contrast(image, contrast, floor) is image
-
-
-def test_noise_is_not_blown_up_without_end():
-    assert Contrast((0.5, 0.5, 0.5), 0.01).gain(0.2) == LARGEST_GAIN
-    assert Contrast((0.5, 0.5, 0.5), 0.0).gain(0.2) == LARGEST_GAIN
-
-
-def test_absorbances_before_are_found_again():
-    image = flat_tissue(0.08)
-    contrast = contrast_of([image])
-    raised = raise_contrast(image, contrast, 0.12)
-    table = density_table(contrast, 0.12)
-    inside = image.max(axis=2) < 250
-    found = table[raised, range(3)][inside]
-    np.testing.assert_allclose(found, rgb_to_optical_density(image)[inside], atol=0.02)
-    assert np.array_equal(
-        density_table(None, 0.12)[:, 1], rgb_to_optical_density(np.arange(256, dtype=np.uint8))
-    )

@@ -166,6 +166,21 @@ def cut(path: Path, size: int) -> None:
             "contrast_floor",
         ),
         (
+            lambda path: rewrite_header(
+                path, lambda ours: ours.update(normalisation={"stain_range": {"mean_low": [1, 2]}})
+            ),
+            "mean_low of stain_range",
+        ),
+        (
+            lambda path: rewrite_header(
+                path,
+                lambda ours: ours.update(
+                    normalisation={"stain_range": {"mean_low": [1, 1, 1], "mean_high": [2, 0.5, 2]}}
+                ),
+            ),
+            "mean_low of stain_range of the header must not exceed",
+        ),
+        (
             lambda path: rewrite_header(path, lambda ours: ours.update(mpp=None)),
             "mpp of the header is missing",
         ),

@@ -24,6 +24,7 @@ from histocli.inference.blocks import BlockGrid
 from histocli.inference.pipeline import BATCH_PX, Pipeline, expected_memory
 from histocli.inference.predict import Predictor
 from histocli.instances.targets import Thresholds
+from histocli.model.adaptation import Adaptation, ContrastFloor, StainRange
 from histocli.model.segmenter import build_segmenter
 from histocli.stores.models import ModelHeader, read_model
 
@@ -50,6 +51,8 @@ class LoadedModel:
     """Largest number of bytes that the process is expected to take."""
     workers: int
     """Threads that decode and paint."""
+    adaptation: Adaptation | None
+    """How slides of a stain that the model does not know are changed; None leaves them."""
 
     @property
     def mpp(self) -> float:
@@ -60,12 +63,15 @@ class LoadedModel:
         """Return the blocks of a slide of this height and width."""
         return self.pipelines[0].block_grid(shape, self.block_windows)
 
-    @property
-    def contrast_floor(self) -> float:
-        """Spread of red absorbance, in optical density, to which contrast is raised; 0 for models
-        of earlier versions.
-        """
-        return float(self.header.normalisation.get("contrast_floor", 0.0))
+
+def adaptation_of(header: ModelHeader, config: SegmentConfig) -> Adaptation | None:
+    """Return how slides are changed for a model; None with ``--adapt none``."""
+    if config.adapt == "none":
+        return None
+    if (edges := header.normalisation.get("stain_range")) is not None:
+        return StainRange.from_json(edges)
+    floor = float(header.normalisation.get("contrast_floor", 0.0))  # of earlier versions
+    return ContrastFloor(floor) if floor > 0 else None
 
 
 def load_model(
@@ -120,7 +126,14 @@ def load_model(
         batch_px = CUDA_BATCH_PX if device.type == "cuda" else BATCH_PX
         pipeline = Pipeline(predictor, tile_px=tile_px, workers=workers, batch_px=batch_px)
         pipelines.append(stack.enter_context(pipeline))
-    return LoadedModel(header, pipelines, block_windows, expected(block_windows, tile_px), workers)
+    return LoadedModel(
+        header,
+        pipelines,
+        block_windows,
+        expected(block_windows, tile_px),
+        workers,
+        adaptation_of(header, config),
+    )
 
 
 def fit_to_memory(

@@ -8,7 +8,8 @@ from histocli.base.types import InstanceLabels, RGBImage
 from histocli.config.common import as_dict
 from histocli.inference.pipeline import PendingBlock, collect, whole_image
 from histocli.instances.anchors import renumber_by_anchor
-from histocli.model.normalisation import contrast_of, glass_to_white, raise_contrast
+from histocli.model.adaptation import adapt_stain
+from histocli.model.normalisation import contrast_of, glass_to_white
 from histocli.slides.resampling import resample, resample_labels
 from histocli.stages.segment.job import Job
 from histocli.stages.segment.loaded import LoadedModel
@@ -75,10 +76,10 @@ class PatchJob(Job):
         return [whole_image(image, grid) for image in seen]
 
     def _seen(self, white: RGBImage) -> RGBImage:
-        """Bring a patch with white glass to the model's contrast and pixel size."""
-        floor = self._loaded.contrast_floor
-        if floor > 0:
-            white = raise_contrast(white, contrast_of([white]), floor)
+        """Bring a patch with white glass to the model's stain and pixel size."""
+        adaptation = self._loaded.adaptation
+        if adaptation is not None:
+            white = adapt_stain(white, contrast_of([white]), adaptation)
         return white if self._same_mpp else resample(white, self._mpp, self._loaded.mpp)
 
     def write(self, part: range, pending: list[PendingBlock]) -> None:

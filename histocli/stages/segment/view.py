@@ -1,7 +1,7 @@
-"""A slide as the network sees it: at the model's resolution, with white glass and enough contrast.
+"""A slide as the network sees it: at the model's resolution, with white glass and a known stain.
 
-The contrast of a faintly stained slide is raised to the model's floor
-(:mod:`histocli.model.normalisation`).
+A slide whose stain is foreign to the model is brought towards the stains that it knows
+(:mod:`histocli.model.adaptation`).
 """
 
 from __future__ import annotations
@@ -21,13 +21,8 @@ from histocli.inference.pipeline import PendingBlock
 from histocli.inference.runs import to_slide
 from histocli.inference.tiling import size_of
 from histocli.inference.tissue import squares_of_tissue, tissue_mask
-from histocli.model.normalisation import (
-    Contrast,
-    contrast_of,
-    density_table,
-    glass_to_white,
-    raise_contrast,
-)
+from histocli.model.adaptation import Adaptation, adapt_stain, original_densities
+from histocli.model.normalisation import Contrast, contrast_of, glass_to_white
 from histocli.optics.density import white_level
 from histocli.optics.stains import typical_hematoxylin
 from histocli.slides.resampling import ResampledSlide, shrunk
@@ -59,7 +54,7 @@ class View:
     factor: int
     """Slide pixels along a side of a pixel of ``tissue``."""
     density: npt.NDArray[np.float32]
-    """Absorbance, before contrast is raised, of each value of red, green and blue in ``pixels``;
+    """Absorbance, before the stain is changed, of each value of red, green and blue in ``pixels``;
     shape (256, 3)."""
 
     @property
@@ -117,11 +112,11 @@ def look(slide: Slide, factor: int, *, find_tissue: bool, roi: FindRegions | Non
 def first_look(slide: Slide, model: LoadedModel, seen: Look) -> FirstLook:
     """Return the facts about a slide that its store records.
 
-    The contrast is measured only if the model has a contrast floor: on all of a small slide, or on
+    The stain is measured only if the model adapts slides to it: on all of a small slide, or on
     squares of tissue of a large one.
     """
     contrast = None
-    if model.contrast_floor > 0:
+    if model.adaptation is not None:
         view = view_of(slide, model.mpp, seen.glass_level, seen.tissue)
         height, width = view.shape
         squares = [(slice(0, height), slice(0, width))]
@@ -146,7 +141,7 @@ def recorded_view(slide: Slide, model: LoadedModel, facts: Json, tissue: BoolMas
     """Return the view of a slide by the facts in its store, so that all processes use the same."""
     recorded = facts.get("contrast")
     contrast = None if recorded is None else Contrast.from_json(recorded)
-    return view_of(slide, model.mpp, facts["glass_level"], tissue, contrast, model.contrast_floor)
+    return view_of(slide, model.mpp, facts["glass_level"], tissue, contrast, model.adaptation)
 
 
 def view_of(
@@ -155,19 +150,19 @@ def view_of(
     glass_level: float,
     tissue: BoolMask,
     contrast: Contrast | None = None,
-    contrast_floor: float = 0.0,
+    adaptation: Adaptation | None = None,
 ) -> View:
-    """Return a slide at a model's resolution, given its glass level, tissue and contrast."""
+    """Return a slide at a model's resolution, given its glass level, tissue and stain."""
 
     def change(image: RGBImage) -> RGBImage:
-        return raise_contrast(glass_to_white(image, glass_level), contrast, contrast_floor)
+        return adapt_stain(glass_to_white(image, glass_level), contrast, adaptation)
 
     return View(
         slide,
         ResampledSlide(slide, model_mpp, same_mpp=SAME_MPP, change=change),
         tissue,
         overview_factor(shape_of(slide), slide.mpp),
-        density_table(contrast, contrast_floor),
+        original_densities(contrast, adaptation),
     )
 
 

@@ -14,7 +14,8 @@ from histocli.base.interrupts import raise_if_stopped
 from histocli.base.rng import rng_for
 from histocli.base.system import resolve_workers
 from histocli.instances.targets import contacts, normalised_distance
-from histocli.model.normalisation import contrast_floor, glass_to_white, tissue_moments
+from histocli.model.adaptation import StainRange, measure_stain_range
+from histocli.model.normalisation import glass_to_white, tissue_moments
 from histocli.stages.shared.references import patch_glass_levels
 from histocli.stages.train.plan import Request, WeightedStore
 from histocli.training.sampling import PatchSet
@@ -44,7 +45,7 @@ class TrainingPatches:
     learnt: PatchSet
     held_out: HeldOut
     store_of: npt.NDArray[np.int64]  # number of each learnt patch's store
-    contrast_floor: float  # spread of red optical density; an image below is flatter than most
+    stain_range: StainRange | None  # stains of the middle references
     effective_share: float  # effective sample size of the weights above 0, over their number
 
 
@@ -76,7 +77,7 @@ class _Arrays:
         levels = patch_glass_levels(item.store, batch, self.images[where])
         for index, level in zip(range(where.start, where.stop), levels, strict=True):
             self.images[index] = glass_to_white(self.images[index], level)
-            # every second row and column are enough to measure contrast
+            # every second row and column are enough to measure the stain
             self.moments[index] = tissue_moments(self.images[index][::2, ::2])
             self.distance[index] = normalised_distance(self.labels[index])
             if self.contact is not None:
@@ -133,7 +134,7 @@ def load_patches(request: Request) -> TrainingPatches:
         learnt=_usable_weights(learnt, share),
         held_out=HeldOut(arrays.images[held], arrays.labels[held]),
         store_of=arrays.store_of[kept],
-        contrast_floor=contrast_floor(arrays.moments, group, request.config.contrast_quantile),
+        stain_range=measure_stain_range(arrays.moments, group, request.config.contrast_quantile),
         effective_share=round(share, 4),
     )
 

@@ -236,6 +236,7 @@ def _candidates(training: Training, joined: Sequence[Joined]) -> dict[str, dict[
 def _header(bench: Bench, made: TrainResult, selection: Selection) -> ModelHeader:
     """Return the header of the model file."""
     request, config = bench.request, bench.request.config
+    edges = bench.patches.stain_range
     return ModelHeader(
         architecture=asdict(bench.training.segmenter.architecture),
         mpp=made.mpp,
@@ -245,7 +246,7 @@ def _header(bench: Bench, made: TrainResult, selection: Selection) -> ModelHeade
             "mean": PIXEL_MEAN,
             "std": PIXEL_STD,
             "range": "sRGB 0..1",
-            "contrast_floor": bench.patches.contrast_floor,
+            "stain_range": None if edges is None else edges.to_json(),
         },
         thresholds=asdict(selection.thresholds),
         training={

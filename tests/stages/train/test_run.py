@@ -26,8 +26,11 @@ def test_a_model_says_what_it_is_and_can_be_rebuilt(store, tmp_path):
     assert header.mpp == MPP
     assert header.seed == 0
     assert header.config["steps"] == 4
-    assert header.normalisation.keys() == {"glass", "mean", "std", "range", "contrast_floor"}
-    assert 0.01 < header.normalisation["contrast_floor"] < 2
+    assert header.normalisation.keys() == {"glass", "mean", "std", "range", "stain_range"}
+    edges = header.normalisation["stain_range"]
+    assert all(
+        0 < low <= high < 2 for low, high in zip(edges["mean_low"], edges["mean_high"], strict=True)
+    )
     assert header.thresholds["probability"] == 0.5
     assert header.training["steps"] == 4
     assert header.training["loss"] == pytest.approx(result.loss)
