@@ -14,7 +14,7 @@ from histocli.config.common import (
 )
 from histocli.config.options import option
 
-SIZES = ("S", "M", "L")
+SIZES = ("T", "S", "M", "L")
 TARGETS = ("distance", "contact")
 HARD = ("none", "appearance", "refiner")
 LEARNING_RATE = 3e-3
@@ -25,7 +25,10 @@ class TrainConfig:
     """Settings of training a segmenter; each field is a command-line option."""
 
     size: str = option(
-        "S", "Size of the network: S laptop, M workstation, L GPU.", metavar="|".join(SIZES)
+        "S",
+        "Network: T on frozen public features, which finds most in other laboratories; S, M and L "
+        "learn all of theirs, and S is the fastest.",
+        metavar="|".join(SIZES),
     )
     targets: str = option(
         "distance",
@@ -56,7 +59,7 @@ class TrainConfig:
     init: str | None = option(
         None, "Start from the weights of this model (fine-tuning).", metavar="MODEL"
     )
-    rounds: int = option(2, "Rounds of self-training, with --refs.")
+    rounds: int = option(1, "Rounds of self-training, with --refs.")
     # without it, the network itself labels the references for the first round
     teacher: str | None = option(
         None,

@@ -11,6 +11,8 @@ from histocli.base.types import FloatArray, InstanceLabels, RGBImage
 from histocli.instances.targets import DEFAULT_THRESHOLDS, Thresholds, maps_to_instances
 from histocli.model.bands import BandedNetwork
 from histocli.model.segmenter import Segmenter, channels_last
+from histocli.model.trunk_bands import BandedTrunk
+from histocli.model.trunk_segmenter import TrunkSegmenter
 
 VIEWS = ((0, False), (1, True), (2, False), (3, True), (1, False), (2, True), (3, False), (0, True))
 """The eight orientations of a tile: number of quarter turns, and whether it is mirrored first. The
@@ -67,7 +69,8 @@ class Predictor:
             Nucleus probability and normalised border distance, 0..1.
         """
         # made for each call, since the weights of the segmenter may have changed
-        network = BandedNetwork(self.segmenter, self.dtype, between=self.between)
+        kind = BandedTrunk if isinstance(self.segmenter, TrunkSegmenter) else BandedNetwork
+        network = kind(self.segmenter, self.dtype, between=self.between)
         pixels = torch.from_numpy(tiles).to(self.device)
         maps = self._seen(network, pixels, *self.views[0])
         for view in self.views[1:]:

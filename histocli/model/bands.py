@@ -64,13 +64,20 @@ class BandedNetwork:
         self._dtype, self._device = dtype, network.head.weight.device
         usual = CUDA_BAND_BYTES if self._device.type == "cuda" else BAND_BYTES
         self._band_bytes = band_bytes or usual
-        levels = network.levels
+        self._channels: list[int]  # kept by each level
+        self._channels_up: list[int]  # of the result of each level on the way up
+        self._layers_up: list[list[Convolution]]
         with torch.no_grad():
-            self._channels = [level.channels for level in levels]
-            self._layers_down = [self._layers(level.down) for level in levels]
-            self._layers_up = [self._layers(level.up) for level in levels]
-            self._layers_down[0][0] = self._on_pixels(levels[0].down[0])
+            self._prepare()
             self._head = self._ready(network.head.weight, network.head.bias)
+
+    def _prepare(self) -> None:
+        """Bring the layers into the form in which they are run."""
+        levels = self._network.levels
+        self._channels = self._channels_up = [level.channels for level in levels]
+        self._layers_down = [self._layers(level.down) for level in levels]
+        self._layers_up = [self._layers(level.up) for level in levels]
+        self._layers_down[0][0] = self._on_pixels(levels[0].down[0])
 
     def _layers(self, blocks: Sequence[ConvBlock]) -> list[Convolution]:
         return [self._ready(*_without_normalisation(block)) for block in blocks]
@@ -111,7 +118,7 @@ class BandedNetwork:
 
         def up(index: int, below: Tensor, kept: Tensor) -> Tensor:
             n, _, height, width = kept.shape
-            whole = out if index == 0 else self._empty(n, self._channels[index], height, width)
+            whole = out if index == 0 else self._empty(n, self._channels_up[index], height, width)
             for rows, x in self._up_in_bands(index, below, kept):
                 if index == 0:
                     self._write(x, out[:, :, rows.start * self._fold : rows.stop * self._fold])

@@ -1,96 +1,35 @@
-"""The segmenter: a U-Net from H&E pixels to nucleus probability and border distance.
+"""The sizes of segmenters, and how a segmenter is built.
 
-By default, all levels work at half resolution or less (pixel-unshuffle in, pixel-shuffle out; Shi
-et al. 2016): at 0.25 um/px a nucleus is some 25 pixels wide, so half the resolution takes a quarter
-of the time and loses hardly any detail of outlines. The encoder and decoder follow Ronneberger et
-al. 2015.
+S, M and L are U-Nets (:mod:`histocli.model.unet`); T stands on frozen public features
+(:mod:`histocli.model.trunk_segmenter`).
 """
 
-from dataclasses import asdict, dataclass
-from itertools import pairwise
+from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from histocli.base.errors import InvalidStore
-from histocli.model.blocks import ConvBlock, Encoder
-from histocli.model.levels import Level, LevelNetwork
+from histocli.model.trunk_segmenter import TrunkSegmenter
+from histocli.model.unet import RESOLUTIONS, TARGETS, Architecture, Segmenter, combine_maps
+
+__all__ = ["Architecture", "Segmenter", "build_segmenter", "channels_last", "combine_maps"]
 
 SIZES: dict[str, tuple[int, ...]] = {
     "S": (16, 32, 64, 128),
     "M": (32, 64, 128, 256),
     "L": (64, 128, 256, 512),
+    "T": (32, 48, 64),
 }
-"""Channels of each level, the finest first."""
-TARGETS: dict[str, int] = {"distance": 2, "contact": 3}
-"""Number of logits for each value of ``Architecture.targets``."""
-RESOLUTIONS: dict[str, int] = {"half": 2, "full": 1}
-"""Pixels of the image along the side of a pixel of the finest level."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Architecture:
-    """The shape of a segmenter, from which it is built before its weights are loaded."""
-
-    family: str = "unet"
-    channels: tuple[int, ...] = SIZES["S"]
-    resolution: str = "half"
-    """Resolution of the finest level: ``half`` or ``full``."""
-    targets: str = "distance"
-    """``distance``: nucleus and border distance. ``contact``: also where two nuclei meet."""
-
-
-class Segmenter(LevelNetwork):
-    """U-Net with two or three logits a pixel: nucleus, border distance and, optionally, contact."""
-
-    def __init__(self, architecture: Architecture) -> None:
-        super().__init__()
-        self.architecture = architecture
-        widths = architecture.channels
-        self.fold = RESOLUTIONS[architecture.resolution]
-        self.stem = ConvBlock(3 * self.fold**2, widths[0])
-        self.encoder = Encoder(widths[0], widths)
-        self.decoder = nn.ModuleList(
-            nn.ModuleDict(
-                {"reduce": ConvBlock(deep + width, width), "mix": ConvBlock(width, width)}
-            )
-            for deep, width in pairwise(reversed(widths))
-        )
-        self.head = nn.Conv2d(widths[0], TARGETS[architecture.targets] * self.fold**2, 3, padding=1)
-
-    @property
-    def levels(self) -> list[Level]:
-        """The levels, the finest first; the stem is the first step down."""
-        down = [_blocks(level) for level in self.encoder]
-        up = [_blocks(level) for level in reversed(self.decoder)]
-        down[0].insert(0, self.stem)
-        return [Level(*blocks) for blocks in zip(down, [*up, []], strict=True)]
-
-    def maps_of(self, values: Tensor) -> Tensor:
-        """Turn values in 0..1 into two maps: see :func:`combine_maps`."""
-        return combine_maps(values)
-
-
-def _blocks(level: nn.Module) -> list[ConvBlock]:
-    return [block for block in level.children() if isinstance(block, ConvBlock)]
-
-
-def combine_maps(values: Tensor) -> Tensor:
-    """Turn values in 0..1, (N, 2 or 3, ...), into nucleus probability and border distance, 0..1,
-    (N, 2, ...).
-
-    The values are the logistic function of the logits. Where two nuclei probably touch, the
-    distance is lowered, so that the middles of the two stay apart.
-    """
-    if values.shape[1] == TARGETS["distance"]:
-        return values
-    return torch.stack([values[:, 0], values[:, 1] * (1 - values[:, 2])], dim=1)
+"""Channels of each level, the finest first; for T, of each level of the decoder on the trunk."""
+FAMILIES: dict[str, str] = {"T": "trunk"}
+"""Family of each size that is no U-Net."""
 
 
 def architecture_of_size(size: str, targets: str = "distance") -> dict[str, Any]:
-    """Return the JSON description of the segmenter of size S, M or L."""
-    return asdict(Architecture(channels=SIZES[size], targets=targets))
+    """Return the JSON description of the segmenter of size S, M, L or T."""
+    family = FAMILIES.get(size, "unet")
+    return asdict(Architecture(family=family, channels=SIZES[size], targets=targets))
 
 
 def channels_last(segmenter: Segmenter, device: torch.device) -> Segmenter:
@@ -99,7 +38,7 @@ def channels_last(segmenter: Segmenter, device: torch.device) -> Segmenter:
 
 
 def build_segmenter(architecture: dict[str, Any]) -> Segmenter:
-    """Build a segmenter with fresh weights.
+    """Build a segmenter with fresh weights; those of a trunk are zero until they are loaded.
 
     Parameters
     ----------
@@ -119,7 +58,8 @@ def build_segmenter(architecture: dict[str, Any]) -> Segmenter:
     resolution = architecture.get("resolution", "half")
     targets = architecture.get("targets", "distance")
     if (
-        family != "unet"
+        family not in ("unet", "trunk")
+        or (family == "trunk" and (resolution != "half" or len(channels or ()) != 3))
         or resolution not in RESOLUTIONS
         or targets not in TARGETS
         or not isinstance(channels, list | tuple)
@@ -129,4 +69,9 @@ def build_segmenter(architecture: dict[str, Any]) -> Segmenter:
         raise InvalidStore(
             f"model architecture {architecture} is not known to this version; update histosynth"
         )
-    return Segmenter(Architecture(channels=tuple(channels), resolution=resolution, targets=targets))
+    built = Architecture(
+        family=str(family), channels=tuple(channels), resolution=resolution, targets=targets
+    )
+    if family == "trunk":
+        return TrunkSegmenter(built)
+    return Segmenter(built)

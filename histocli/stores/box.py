@@ -2,21 +2,31 @@
 
 ``histocli/weights``::
 
-    models.json           {"default": name,
+    trunk.safetensors     public weights of the frozen part of segmenters of size T, with which a
+                          training begins (histocli.model.trunk, benchmarks/convert_trunk.py)
+    models.json           {"trunk": {"file", "sha256", "origin", "licence"}, "default": name,
                            "models": [{"name", "file", "sha256", "description"}, ...]}
     <file>.safetensors    a model file as ``histosynth train`` makes it
     MODEL_CARD.md         training data, attribution, method, scores, intended use and limits
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from histocli.base.errors import InvalidOption, InvalidStore, StoreNotFound
+from histocli.stores.tensors import read_tensors
+
+if TYPE_CHECKING:
+    import torch
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 LIST = "models.json"
+TRUNK = "trunk.safetensors"
 
 
 @dataclass(frozen=True)
@@ -65,6 +75,14 @@ def find_box_model(name: str | None = None) -> BoxModel:
         f"{name or 'default model'}: no such model comes with histosynth (there are: {known}); "
         "give a file with --model, as 'histosynth train' makes it"
     )
+
+
+def read_trunk_weights() -> dict[str, torch.Tensor]:
+    """Return the public weights of the trunk, named as in :class:`histocli.model.trunk.Trunk`.
+
+    Raises ``InvalidStore`` if the file is damaged or missing.
+    """
+    return read_tensors(WEIGHTS / TRUNK)
 
 
 def verify_box_model(model: BoxModel) -> None:

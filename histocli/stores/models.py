@@ -53,6 +53,8 @@ class ModelHeader:
     """How network maps become instances."""
     training: Json = field(default_factory=dict)
     """Summary of the training: steps, losses, validation scores."""
+    pretrained: str = "none"
+    """Public non-medical weights that the network holds: ``none`` or ``imagenet``."""
     data: list[Json] = field(default_factory=list)
     """Name, content hash and weight of each patch store that the model was trained on."""
     shippable: bool = True
@@ -96,7 +98,11 @@ class ModelHeader:
                 f"{where}: contrast_floor of the header must lie between 0 and {LARGEST_SPREAD}, "
                 f"got {floor!r}; train the model again"
             )
-        return cls(**{name: values[name] for name in kinds})
+        # models of earlier versions do not name it
+        return cls(
+            **{name: values[name] for name in kinds},
+            pretrained=str(values.get("pretrained", "none")),
+        )
 
     @property
     def provenance(self) -> Provenance:

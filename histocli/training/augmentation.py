@@ -7,9 +7,10 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
+from histocli.model.trunk_segmenter import TrunkSegmenter
 from histocli.optics.blur import blur_each
 from histocli.optics.density import light_to_optical_density, optical_density_to_light
 
@@ -54,6 +55,16 @@ class Augmentation:
     transfer: float = 0.25  # share of crops with colours moved towards those of another crop
     jpeg: float = 0.25  # share of crops with JPEG compression
     jpeg_quality: tuple[float, float] = (25.0, 90.0)  # lowest and highest, on libjpeg's 1..100
+    stains: float = 0.0  # strength of the changes of ``vary_stains``; 0 leaves them out
+
+
+STRONG_STAINS = 1.6
+"""``Augmentation.stains`` of networks on a frozen trunk (``docs/research/trunk.md``)."""
+
+
+def augmentation_for(segmenter: nn.Module) -> Augmentation:
+    """Return the changes of crops that suit a network."""
+    return Augmentation(stains=STRONG_STAINS if isinstance(segmenter, TrunkSegmenter) else 0.0)
 
 
 def uniform(batch: int, low: float, high: float, generator: torch.Generator) -> Tensor:
@@ -138,6 +149,8 @@ def vary_appearance(light: Tensor, settings: Augmentation, generator: torch.Gene
     if settings.transfer > 0:
         density = transfer_colours(density, settings.transfer, generator)
     density = torch.einsum("bij,bjhw->bihw", mixing.to(device), density)
+    if settings.stains > 0:
+        density = vary_stains(density, settings.stains, generator)
     varied = optical_density_to_light(density + offset.to(device)[:, :, None, None])
     # blur, noise and compression are computed only for the crops that get them
     blurred = _chosen(batch, 0.35, generator)
@@ -158,6 +171,49 @@ def vary_appearance(light: Tensor, settings: Augmentation, generator: torch.Gene
         quality = uniform(len(compressed), *settings.jpeg_quality, generator).to(device)
         varied[compressed.to(device)] = compress_jpeg(varied[compressed.to(device)], quality)
     return varied
+
+
+def vary_stains(density: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """Change the stains of crops much more than laboratories that use hematoxylin and eosin differ.
+
+    Some crops come near to one hue, as of a single stain; all change the strength of each colour
+    and mix colours; some lose or gain contrast; some get a coloured haze over everything. A network
+    that learns its own filters needs several times the steps then; one on a frozen trunk does not.
+
+    Parameters
+    ----------
+    density : Tensor of float32, shape (B, 3, H, W)
+        Optical density.
+    strength : float
+        About 1.
+    generator : torch.Generator
+        On the CPU.
+
+    Returns
+    -------
+    Tensor of float32, shape (B, 3, H, W)
+    """
+    batch, device = len(density), density.device
+
+    def plane(values: Tensor) -> Tensor:
+        return values.to(device)[..., None, None]
+
+    share = sometimes(batch, 0.2 * strength, generator) * uniform(batch, 0.3, 1.0, generator)
+    hue = (0.35 * strength * torch.randn(batch, 3, generator=generator)).exp()
+    hue = plane(hue / hue.mean(dim=1, keepdim=True))
+    share = plane(share[:, None])
+    density = density * (1 - share) + share * hue * density.mean(dim=1, keepdim=True)
+    gain = (0.2 * strength * torch.randn(batch, 1, generator=generator)).exp()
+    gain = gain * (0.15 * strength * torch.randn(batch, 3, generator=generator)).exp()
+    mixing = 0.06 * strength * torch.randn(batch, 3, 3, generator=generator)
+    mixing = torch.diag_embed(gain) + mixing
+    density = torch.einsum("bij,bjhw->bihw", mixing.to(device), density)
+    contrast = uniform(batch, math.log(0.35), math.log(1.3), generator).exp()
+    contrast = 1 + sometimes(batch, 0.3, generator) * (contrast - 1)
+    mean = density.mean(dim=(2, 3), keepdim=True)
+    density = mean + (density - mean) * plane(contrast[:, None])
+    haze = sometimes(batch, 0.25, generator) * uniform(batch, 0, 0.5 * strength, generator)
+    return density + plane(haze[:, None] * torch.rand(batch, 3, generator=generator))
 
 
 def _chosen(batch: int, share: float, generator: torch.Generator) -> Tensor:

@@ -116,6 +116,21 @@ class Batch:
         """Return some of the crops, as views."""
         return _changed(self, lambda values: values[where])
 
+    def joined(self, other: Batch) -> Batch:
+        """Return the crops of both; where ``other`` knows no contacts, none are learnt."""
+        joined = {
+            each.name: torch.cat([getattr(self, each.name), getattr(other, each.name)])
+            for each in fields(self)
+            if each.name != "contact"
+        }
+        contact = None
+        if self.contact is not None:
+            unknown = torch.zeros_like(other.nucleus)
+            contact = torch.cat([self.contact, unknown if other.contact is None else other.contact])
+            if other.contact is None:
+                joined["borders"] = torch.cat([self.borders, torch.zeros_like(other.borders)])
+        return Batch(**joined, contact=contact)
+
 
 def _changed(values: Values, change: Callable[[Any], Any]) -> Values:
     """Return patches or crops with ``change`` applied to each array that is not None."""
@@ -145,6 +160,11 @@ def whole_patches(
     )
 
 
+def window_px(crop_px: int, side: int) -> int:
+    """Return the side of the window that is read for a crop from a patch of a side, in pixels."""
+    return min(side, round(crop_px * WINDOW))
+
+
 def draw_crops(
     patches: PatchSet,
     size: int,
@@ -172,7 +192,7 @@ def draw_crops(
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     chosen = rng.choice(len(patches), size=size, p=patches.share)
     height, width = patches.nucleus.shape[1:]
-    side_y, side_x = (min(side, round(crop_px * WINDOW)) for side in (height, width))
+    side_y, side_x = (window_px(crop_px, side) for side in (height, width))
     channels = 6 if patches.contact is None else 7
     planes = torch.empty((size, channels, side_y, side_x), dtype=torch.float32)
     corners = rng.integers(0, [height - side_y + 1, width - side_x + 1], size=(size, 2))

@@ -62,7 +62,7 @@ def _bin(values: npt.NDArray[np.floating], bins: int) -> npt.NDArray[np.int64]:
     return np.asarray(rank * bins // max(len(values), 1), np.int64)
 
 
-AREA_DRIFT, COUNT_DRIFT = 0.10, 0.15
+AREA_DRIFT, COUNT_DRIFT = 0.25, 0.25
 """Largest relative change of the median area and of the number of nuclei from the first teacher's
 findings; beyond it a student is taken to call other objects nuclei."""
 
@@ -86,6 +86,9 @@ class Findings:
 
     labels: list[InstanceLabels]  # for each patch, (H, W), objects 1..n
     probability: list[FloatArray]  # for each patch, (H, W), probability of nucleus
+    maps: list[FloatArray] | None = None
+    """For each patch, (H, W, 3): probability, border distance and disagreement of a network's
+    views; None for a person's labels."""
 
     def count(self) -> int:
         """Return the number of objects in all patches."""

@@ -13,6 +13,7 @@ from histocli.training.augmentation import (
     transfer_colours,
     uniform,
     vary_appearance,
+    vary_stains,
 )
 from tests.tissue import make_tissue, paint_ellipses
 
@@ -303,3 +304,14 @@ def test_jpeg_is_a_setting():
     torch.testing.assert_close(
         compressed, compress_jpeg(without, torch.full((4,), 20.0)), atol=0.01, rtol=0
     )
+
+
+def test_strong_changes_of_stains_keep_places_and_differ_between_crops():
+    density = torch.rand(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    varied = vary_stains(density, 1.6, torch.Generator().manual_seed(1))
+    again = vary_stains(density, 1.6, torch.Generator().manual_seed(1))
+    assert torch.equal(varied, again)
+    assert (varied.mean(dim=(2, 3)) - density.mean(dim=(2, 3))).std() > 0.1
+    # each pixel's new colour depends on its own colour and on the mean of its crop only
+    turned = vary_stains(density.flip(3), 1.6, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(turned.flip(3), varied, atol=1e-5, rtol=1e-5)

@@ -24,6 +24,7 @@ from histocli.training.two_sample import effective_share
 logger = logging.getLogger(__name__)
 
 MOST_HELD_OUT = 64  # most held-out patches; more would cost time and change the scores little
+FEW_REFERENCES = 8  # from so many references on, all patches of some references are held out
 LEAST_EFFECTIVE = 0.3  # effective share of the weights, below which they all become 1
 
 
@@ -121,8 +122,9 @@ def load_patches(request: Request) -> TrainingPatches:
             bar.advance(count)
     pairs = np.stack([arrays.store_of, arrays.reference])
     group = np.unique(pairs, axis=1, return_inverse=True)[1].ravel()
-    held = _choose_held_out(arrays.synthetic, request.config.validation, request.config.seed)
-    kept = np.setdiff1d(np.arange(len(arrays.images)), held)
+    unseen = _choose_unseen(arrays.synthetic, group, request.config.validation, request.config.seed)
+    kept = np.setdiff1d(np.arange(len(arrays.images)), unseen)
+    held = unseen[np.linspace(0, len(unseen) - 1, min(len(unseen), MOST_HELD_OUT)).astype(int)]
     if not (arrays.weight[kept] > 0).any() or not (arrays.labels[kept] > 0).any():
         raise InvalidStore(
             f"{request.store.path}: there is nothing to learn from: the patches hold no nuclei, or "
@@ -139,15 +141,26 @@ def load_patches(request: Request) -> TrainingPatches:
     )
 
 
-def _choose_held_out(
-    synthetic: npt.NDArray[np.bool_], share: float, seed: int
+def _choose_unseen(
+    synthetic: npt.NDArray[np.bool_], reference: npt.NDArray[np.integer], share: float, seed: int
 ) -> npt.NDArray[np.int64]:
-    """Return the indices of held-out patches: synthetic ones, never a person's labelled patches."""
+    """Return the indices of patches that are not learnt: synthetic ones, never a person's.
+
+    They are all patches of some references (numbers ``reference``), since patches of one reference
+    show the same textures. Of fewer than ``FEW_REFERENCES``, single patches are held out instead.
+    """
     candidates = np.flatnonzero(synthetic)
     count = min(MOST_HELD_OUT, round(share * len(candidates)), len(candidates) - 1)
     if count <= 0:
         return np.zeros(0, np.int64)
-    return np.sort(rng_for(seed, "validation").choice(candidates, count, replace=False))
+    rng = rng_for(seed, "validation")
+    numbers = np.unique(reference[candidates])
+    if len(numbers) < FEW_REFERENCES:
+        return np.sort(rng.choice(candidates, count, replace=False))
+    order = rng.permutation(numbers)
+    sizes = np.cumsum([(reference[candidates] == number).sum() for number in order])
+    chosen = order[: int(np.searchsorted(sizes, count)) + 1]
+    return candidates[np.isin(reference[candidates], chosen)]
 
 
 def _usable_weights(patches: PatchSet, share: float) -> PatchSet:

@@ -25,6 +25,7 @@ from histocli.config.common import Execution, as_dict
 from histocli.config.train import TrainConfig
 from histocli.model.normalisation import PIXEL_MEAN, PIXEL_STD
 from histocli.model.segmenter import Segmenter, build_segmenter, channels_last
+from histocli.model.trunk_segmenter import TrunkSegmenter
 from histocli.stages.shared.frame import Plan, Work, carry_out
 from histocli.stages.shared.results import Stopwatch
 from histocli.stages.shared.session import Clock, Session
@@ -35,7 +36,9 @@ from histocli.stages.train.patches import load_patches
 from histocli.stages.train.plan import Request, TrainResult, open_request, plan_of
 from histocli.stages.train.selection import Examiner, Selection
 from histocli.stages.train.teacher import self_training
+from histocli.stores.box import read_trunk_weights
 from histocli.stores.models import ModelHeader, write_model
+from histocli.training.augmentation import augmentation_for
 from histocli.training.loop import (
     Extra,
     Phase,
@@ -144,9 +147,12 @@ def _start(request: Request, patches: PatchSet, members: Team) -> tuple[Training
     segmenter = build_segmenter(request.architecture)
     if request.start is not None:
         segmenter.load_state_dict(request.start.tensors)
+    elif isinstance(segmenter, TrunkSegmenter):
+        segmenter.trunk.load_state_dict(read_trunk_weights())
     segmenter = channels_last(segmenter, local_device(request.device))
     multiple = segmenter.multiple_px  # the sides of crops must be multiples of this
     schedule = Schedule(
+        augmentation=augmentation_for(segmenter),
         batch=config.batch,
         crop_px=min(config.crop_px, *patches.nucleus.shape[1:]) // multiple * multiple,
         learning_rate=config.peak_rate,
@@ -239,6 +245,7 @@ def _header(bench: Bench, made: TrainResult, selection: Selection) -> ModelHeade
     edges = bench.patches.stain_range
     return ModelHeader(
         architecture=asdict(bench.training.segmenter.architecture),
+        pretrained="imagenet" if isinstance(bench.training.segmenter, TrunkSegmenter) else "none",
         mpp=made.mpp,
         config_hash=request.fingerprint,
         normalisation={

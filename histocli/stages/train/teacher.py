@@ -1,11 +1,11 @@
 """``--refs``: self-training on unlabelled tissue (the references), in rounds that can be undone.
 
-In each round the present weights become the *teacher*, which labels the tissue. The segmenter (the
-*student*) learns on, from confident labels of the tissue together with the patches. With
-``--teacher``, outlines that another tool made replace the teacher's labels in round 1. A round ends
-with the student's weights averaged over its steps. If the number or the median area of the nuclei
-that they find differs too much (*drift*) from the labels that round 1 learnt from, the teacher's
-weights are restored and self-training ends.
+In each round the present weights become the *teacher*, whose maps of the tissue are soft labels.
+The segmenter (the *student*) learns on, from crops of tissue with these labels and as many crops of
+the patches. With ``--teacher``, outlines that another tool made replace them in round 1. A round
+ends with the student's weights averaged over its steps. If the number or the median area of the
+nuclei that they find differs too much (*drift*) from the labels that round 1 learnt from, the
+teacher's weights are restored and self-training ends.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch
 from histocli.base.errors import HistosynthError, InvalidInput
 from histocli.base.interrupts import raise_if_stopped
 from histocli.base.progress import Track
-from histocli.base.types import InstanceLabels, Json, RGBImage
+from histocli.base.types import FloatArray, InstanceLabels, Json, RGBImage
 from histocli.exports.pictures import write_png
 from histocli.inference.predict import Predictor
 from histocli.instances.targets import DEFAULT_THRESHOLDS
@@ -34,18 +34,20 @@ from histocli.stages.shared.real_patches import CutPatches, Cutting, cut_all
 from histocli.stages.train.bench import Bench, Joined, join
 from histocli.stages.train.plan import Request
 from histocli.stages.train.selection import PREVIEW_PATCHES
-from histocli.training.loop import Extra, Phase
-from histocli.training.sampling import PatchSet
+from histocli.training.augmentation import augmentation_for
+from histocli.training.loop import Extra, Moment, Phase
+from histocli.training.sampling import Batch, PatchSet
 from histocli.training.self_training import Acceptance, AveragedWeights, Findings, pseudo_labelled
+from histocli.training.soft_labels import SoftTissue, maps_over_scales, soft_tissue
 
 logger = logging.getLogger(__name__)
 
 MOST_PATCHES = 640  # most patches of unlabelled tissue
 SHARE_OF_TRAINING = 0.4  # share of the whole training that all rounds of self-training take
 PSEUDO_SHARE = 0.5  # share of the crops of a step that show unlabelled tissue
-LATER_RATE = 1 / 3  # peak learning rate of a round as a share of that of the training on patches
+LATER_RATE = 1 / 2  # peak learning rate of a round as a share of that of the training on patches
 TEACHER_VIEWS = 2  # orientations of each patch over which the teacher's maps are averaged
-LABELLING_S = 0.06  # seconds reserved for the last labelling, for each patch of 256 px
+LABELLING_S = 0.4  # seconds reserved for the last labelling, for each patch of 256 px
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class SelfTraining(Extra):
         self._averaged: AveragedWeights | None = None
         self._confidence: float | None = None  # least mean probability of kept objects
         self._first: FirstFindings | None = None
+        self._soft: SoftTissue | None = None  # labels of the present round, unless they are given
 
     @property
     def begun(self) -> bool:
@@ -106,6 +109,20 @@ class SelfTraining(Extra):
             patches = data.part(everything)  # --fresh may have replaced patches in ``data``
             findings = self._end_round(number, findings, about)
 
+    def harden(self, segmenter: Segmenter, batch: Batch, moment: Moment) -> Batch:
+        """Replace a part of the crops by crops of tissue with the teacher's maps."""
+        if self._soft is None:
+            return batch
+        tissue = round(PSEUDO_SHARE * len(batch.pixels))
+        drawn = self._soft.draw(
+            tissue,
+            batch.pixels.shape[-1],
+            augmentation_for(segmenter),
+            moment.rng,
+            batch.pixels.device,
+        )
+        return batch.part(slice(0, len(batch.pixels) - tissue)).joined(drawn)
+
     def after_step(self, segmenter: Segmenter) -> None:
         """Add the weights after a step of a round to the average."""
         if self._averaged is not None:
@@ -124,7 +141,7 @@ class SelfTraining(Extra):
         self.bench.session.save()  # so that an interruption of the labelling loses no steps
         self._share_weights()
         if self._confidence is None:
-            self._confidence = self._choose_confidence()
+            self._confidence = choose_confidence(self.bench)
         findings = findings or self._find()
         if self._first is None:
             self._first = FirstFindings(findings.count(), findings.median_area_px())
@@ -134,15 +151,19 @@ class SelfTraining(Extra):
         return findings
 
     def _teach(self, patches: PatchSet, findings: Findings) -> tuple[PatchSet, Json]:
-        """Return the patches mixed with labelled tissue, and figures of its labels."""
-        # ``own``: the labels are the user's (--teacher). All of their objects are learnt, with
-        # border distances; of a teacher's labels, only accepted objects, without border distances.
-        own = findings is self.unlabelled.given
+        """Return the patches that the round learns from, and figures of the tissue's labels.
+
+        A teacher's maps are learnt beside the patches (``harden``). A person's labels (--teacher)
+        are mixed with the patches, with all of their objects and border distances.
+        """
         tissue = self.unlabelled.patches
+        if findings.maps is not None:
+            self._soft = soft_tissue(tissue, findings.maps)
+            return patches, about_soft(self._soft, findings)
         contrast = [nuclear_contrast(*each) for each in zip(tissue, findings.labels, strict=True)]
-        mpp, accepted = self.bench.examiner.mpp, Acceptance(share=1.0) if own else Acceptance()
-        pseudo, about = pseudo_labelled(tissue, findings, contrast, mpp, accepted, borders=own)
-        return patches.mixed_with(pseudo, PSEUDO_SHARE), about
+        mpp, accepted = self.bench.examiner.mpp, Acceptance(share=1.0)
+        given, about = pseudo_labelled(tissue, findings, contrast, mpp, accepted, borders=True)
+        return patches.mixed_with(given, PSEUDO_SHARE), about
 
     def _end_round(self, number: int, before: Findings, about: Json) -> Findings:
         """End a round with the averaged weights, or after drift with the teacher's.
@@ -179,7 +200,7 @@ class SelfTraining(Extra):
             logger.warning(text, number, 100 * drift.area, 100 * drift.count)
             training.segmenter.load_state_dict(self._teacher)
         self.rounds.append(found)
-        self._averaged = self._teacher = None
+        self._averaged = self._teacher = self._soft = None
         return after
 
     def _show(
@@ -192,17 +213,6 @@ class SelfTraining(Extra):
         sheet = self.bench.examiner.show(name, images, labels, 2)
         if self.bench.request.preview is not None:
             write_png(self.bench.request.preview, sheet)
-
-    def _choose_confidence(self) -> float:
-        """Choose the threshold of confidence for a teacher's objects on the held-out patches.
-
-        Returns the default threshold without such patches.
-        """
-        members, examiner = self.bench.session.members, self.bench.examiner
-        chosen = DEFAULT_THRESHOLDS.confidence
-        if members.leads and len(examiner.held_out):
-            chosen = examiner.thresholds(examiner.look()).confidence
-        return float(members.from_leader(chosen))
 
     def _share_weights(self) -> None:
         """Give all processes the weights and the running statistics of the first one."""
@@ -250,6 +260,28 @@ class SelfTraining(Extra):
             self._averaged.restore(state["averaged"])
         self._confidence = state["confidence"]
         self._first = None if state["first"] is None else FirstFindings(*state["first"])
+
+
+def choose_confidence(bench: Bench) -> float:
+    """Choose the threshold of confidence for a teacher's objects on the held-out patches.
+
+    Returns the default threshold without such patches.
+    """
+    members, examiner = bench.session.members, bench.examiner
+    chosen = DEFAULT_THRESHOLDS.confidence
+    if members.leads and len(examiner.held_out):
+        chosen = examiner.thresholds(examiner.look()).confidence
+    return float(members.from_leader(chosen))
+
+
+def about_soft(soft: SoftTissue, findings: Findings) -> Json:
+    """Return figures of a teacher's soft labels for the log."""
+    return {
+        "objects": findings.count(),
+        "mean_weight": round(float(soft.maps[..., 2].mean()) / 255, 4),
+        "median_area_px": findings.median_area_px(),
+        "coverage": round(findings.coverage(), 4),
+    }
 
 
 def self_training(bench: Bench) -> Joined | None:
@@ -315,14 +347,15 @@ def find_nuclei(
 ) -> Findings:
     """Label patches (n, H, W, 3); ``stopped`` is the message of the error after an interruption."""
     labels: list[InstanceLabels] = []
-    probability: list[npt.NDArray[np.float32]] = []
+    seen: list[FloatArray] = []
     batch = 8
     with track("labelling unlabelled tissue", len(patches)) as bar, ThreadPoolExecutor(2) as pool:
         for start in range(0, len(patches), batch):
             raise_if_stopped(stopped)
             part = patches[start : start + batch]
-            maps = predictor.maps(np.ascontiguousarray(part))
-            labels += pool.map(predictor.instances, [np.ascontiguousarray(each) for each in maps])
-            probability += [each[..., 0].copy() for each in maps]
+            maps = maps_over_scales(predictor.maps, part, predictor.multiple_px)
+            decoded = [np.ascontiguousarray(each[..., :2]) for each in maps]
+            labels += pool.map(predictor.instances, decoded)
+            seen += list(maps)
             bar.advance(len(part))
-    return Findings(labels, probability)
+    return Findings(labels, [each[..., 0] for each in seen], seen)

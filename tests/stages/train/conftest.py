@@ -25,7 +25,7 @@ from tests.training.easy import easy_patches
 
 MPP = 0.5
 CONFIG = {"steps": 4, "batch": 2, "crop_px": 32, "validation": 0.25}
-SELF = {"steps": 10, "reference_mpp": MPP}
+SELF = {"steps": 10, "rounds": 2, "reference_mpp": MPP}
 """Settings of a training with references: its first part has six steps, each round two."""
 
 

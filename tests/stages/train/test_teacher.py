@@ -20,7 +20,6 @@ from histocli.stores.models import read_model, read_model_header
 from histocli.training import self_training
 from tests.stages.train.conftest import MPP, SELF, assert_same_weights, run
 from tests.tissue import make_tissue
-from tests.training.easy import easy_patches
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +48,7 @@ def test_rounds_of_self_training_follow(whole, folder):
     assert (worst == np.asarray(Image.open(last))).all()
     assert [found["round"] for found in result.rounds] == [1, 2]
     for found in result.rounds:
-        assert found["accepted"] <= found["objects"]
+        assert 0.1 <= found["mean_weight"] <= 1
         assert 0 <= found["agreement"] <= 1
         assert found["kept"]
     header = read_model_header(out)
@@ -215,7 +214,7 @@ def test_a_persons_labels_may_be_the_first_teacher(
     result = run(store, out, refs=references, teacher=str(outlined), **SELF)
     given, borders, made, about = learnt[0]
     assert borders
-    assert not learnt[1][1]
+    assert len(learnt) == 1  # from the second round on, maps are learnt
     assert about["accepted"] == about["objects"] == given.count() > 0
     assert made.borders.all()
     for truth, target, valid in zip(given.labels, made.nucleus, made.valid, strict=True):
@@ -281,9 +280,11 @@ def test_a_teacher_of_other_images_is_refused(store, tmp_path, references):
         )
 
 
-def test_views_are_turned_back_before_they_are_averaged(monkeypatch):
-    """A network that answers with the brightness of each pixel answers the same in every view."""
-    images, _ = easy_patches(4)
+def test_sizes_are_undone_before_maps_are_averaged(monkeypatch):
+    """A network that answers with the brightness of each pixel answers the same at every size."""
+    ramp = np.linspace(40, 220, 64).astype(np.uint8)
+    images = np.stack([np.repeat(np.broadcast_to(ramp, (64, 64))[..., None], 3, axis=2)] * 2)
+    images[1] = images[1].transpose(1, 0, 2)
     torch.manual_seed(0)
     segmenter = build_segmenter({"family": "unet", "channels": [4, 4, 6, 6]})
     predictor = Predictor(segmenter, mpp=MPP, device=torch.device("cpu"), dtype=torch.float32)
@@ -295,4 +296,4 @@ def test_views_are_turned_back_before_they_are_averaged(monkeypatch):
     monkeypatch.setattr(predictor, "maps", brightness)
     found = find_nuclei(predictor, images, silent, "stopped")
     for image, probability in zip(images, found.probability, strict=True):
-        np.testing.assert_allclose(probability, image.mean(axis=2) / 255, atol=1e-5)
+        np.testing.assert_allclose(probability, image.mean(axis=2) / 255, atol=0.012)
