@@ -1,10 +1,11 @@
 """Outlines drawn by people or programs, as files of polygons: GeoJSON and Aperio ImageScope XML.
 
 ``.geojson``, ``.geojson.gz``
-    A FeatureCollection, a list of features or one feature, as QuPath and this program write them.
-    Polygons and MultiPolygons are read, with holes. Of a QuPath cell, the outline of the nucleus is
-    read if the file has one, else that of the cell. A feature whose class begins with ``Ignore``
-    marks ignored pixels. Features without an area, or of ``objectType`` ``tma_core``, are left out.
+    See :mod:`histocli.annotations.geojson`. Polygons and MultiPolygons are read, with holes. Of a
+    QuPath cell, the outline of the nucleus is read if the file has one, else that of the cell. A
+    feature whose class begins with ``Ignore`` marks ignored pixels. Features without an area, those
+    of ``objectType`` ``tma_core``, and the annotations of a file that also holds detections or
+    cells, are left out.
 ``.xml``
     ``Annotations/Annotation/Regions/Region/Vertices/Vertex`` with ``X`` and ``Y``, as ImageScope
     and the MoNuSeg challenge write them. A region with ``NegativeROA="1"`` is a hole.
@@ -20,22 +21,21 @@ from __future__ import annotations
 
 import gzip
 import logging
-import re
 import zlib
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 from xml.parsers import expat
 
 import numpy as np
 import numpy.typing as npt
-import orjson
 from skimage.draw import polygon as polygon_pixels
 from skimage.draw import polygon2mask
 
+from histocli.annotations.geojson import read_geojson
 from histocli.annotations.labels import OpenLabels, Shape
+from histocli.annotations.polygons import Outline, Polygon, Ring, ring_of
 from histocli.base.errors import InputNotFound, InvalidInput
 from histocli.base.units import sane_mpp
 
@@ -48,19 +48,6 @@ PIXEL_CENTRE = (-0.5 + 1e-7, -0.5 + 0.618e-7)
 """Added to rows and columns, because scikit-image has pixel centres at whole numbers. The small
 fractions move edges off pixel centres: of two polygons with a common edge through the centre of a
 pixel, only one covers it. Without them both would, and simplified outlines would be too large."""
-
-Ring: TypeAlias = npt.NDArray[np.float64]
-"""(n, 2) x and y of the corners of a closed line, n >= 3."""
-Polygon: TypeAlias = tuple[Ring, ...]
-"""The outer ring, then the holes."""
-
-
-@dataclass(frozen=True)
-class Outline:
-    """The outline of one nucleus, or of an area to ignore."""
-
-    polygons: tuple[Polygon, ...]
-    ignored: bool = False
 
 
 @dataclass(frozen=True)
@@ -152,7 +139,9 @@ def read_outlines(path: Path) -> Outlines:
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InvalidInput(f"{path}: cannot be unzipped ({error}); is the file damaged?") from error
     is_xml = path.name.lower().endswith(".xml")
-    return _read_xml(path, content) if is_xml else _read_geojson(path, content)
+    if is_xml:
+        return _read_xml(path, content)
+    return Outlines(str(path), read_geojson(path, content))
 
 
 def unzipped(content: bytes) -> bytes:
@@ -160,100 +149,8 @@ def unzipped(content: bytes) -> bytes:
     return gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
 
 
-def _read_geojson(path: Path, content: bytes) -> Outlines:
-    try:
-        document = orjson.loads(content)
-    except orjson.JSONDecodeError as error:
-        raise InvalidInput(
-            f"{path}: is no JSON ({_message(error)}); a GeoJSON file was expected"
-        ) from error
-    if isinstance(document, dict) and document.get("type") == "FeatureCollection":
-        document = document.get("features")
-    features = [document] if isinstance(document, dict) else document
-    if not isinstance(features, list):
-        raise InvalidInput(
-            f"{path}: holds no features; GeoJSON is a FeatureCollection, a list of features or "
-            "one feature"
-        )
-    found = (_outline_of(feature, path, number) for number, feature in enumerate(features))
-    outlines = tuple(outline for outline in found if outline is not None)
-    if features and not outlines:
-        raise InvalidInput(
-            f"{path}: none of {len(features)} features is a polygon; nuclei are Polygon or "
-            "MultiPolygon features"
-        )
-    return Outlines(str(path), outlines)
-
-
-def _outline_of(feature: Any, path: Path, number: int) -> Outline | None:
-    """Return the outline of a GeoJSON feature, None for a feature that is left out."""
-    properties = feature.get("properties") or {} if isinstance(feature, dict) else None
-    if not isinstance(properties, dict):
-        raise InvalidInput(f"{path}: feature {number} is no object with geometry and properties")
-    if properties.get("objectType") == "tma_core":
-        return None
-    nucleus = feature.get("nucleusGeometry") or properties.get("nucleusGeometry")
-    geometry = nucleus or feature.get("geometry")
-    if not isinstance(geometry, dict) or "type" not in geometry:
-        return None
-    try:
-        polygons = tuple(polygon for polygon in polygons_of(geometry) if polygon)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise InvalidInput(
-            f"{path}: the coordinates of feature {number} are no polygon ({_message(error)}); "
-            "a ring is a list of at least three points [x, y]"
-        ) from error
-    if not polygons:
-        return None
-    kind = properties.get("classification")
-    name = kind.get("name") if isinstance(kind, dict) else kind
-    return Outline(
-        polygons, isinstance(name, str) and re.match("ignore", name, re.IGNORECASE) is not None
-    )
-
-
 def _message(error: Exception) -> str:
     return " ".join(str(error).split())
-
-
-def polygons_of(node: Any) -> Iterator[Polygon]:
-    """Yield the polygons of a GeoJSON object, or of a list of objects, which QuPath also writes.
-
-    Raises
-    ------
-    KeyError, TypeError, ValueError
-        The object breaks a rule of GeoJSON.
-    """
-    if isinstance(node, list):
-        for item in node:
-            yield from polygons_of(item)
-        return
-    match node["type"]:
-        case "FeatureCollection":
-            yield from polygons_of(node["features"])
-        case "Feature":
-            yield from polygons_of(node["geometry"])
-        case "GeometryCollection":
-            yield from polygons_of(node["geometries"])
-        case "Polygon":
-            yield _polygon(node["coordinates"])
-        case "MultiPolygon":
-            yield from map(_polygon, node["coordinates"])
-        # points and lines have no area
-
-
-def _polygon(rings: Any) -> Polygon:
-    # the third number of a point is a height
-    return tuple(_ring(point[:2] for point in ring) for ring in rings)
-
-
-def _ring(points: Iterable[Any]) -> Ring:
-    ring = np.array(list(points), np.float64)
-    if ring.ndim != 2 or ring.shape[1] != 2 or len(ring) < 3:
-        raise ValueError(f"a ring has shape {ring.shape}")
-    if not np.isfinite(ring).all():
-        raise ValueError("a coordinate is no finite number")
-    return ring
 
 
 class _ImageScope:
@@ -302,17 +199,22 @@ def _read_xml(path: Path, content: bytes) -> Outlines:
             "export it as such"
         )
     polygons: list[Polygon] = []
+    broken: list[str] = []
     for number, (is_hole, points) in enumerate(found.regions, 1):
         if len(points) < 3:
             continue  # a point or a line has no area
         try:
-            ring = _ring(points)
+            ring = ring_of(points)
         except ValueError as error:
-            raise InvalidInput(f"{path}: region {number} is no polygon ({error})") from error
+            broken.append(f"region {number}: {error}")
+            continue
         if not is_hole:
             polygons.append((ring,))
         elif (holder := _last_around(polygons, ring)) is not None:
             polygons[holder] = (*polygons[holder], ring)
+    if broken:
+        text = "%s: %d of %d regions are no polygons and are left out (%s)"
+        logger.warning(text, path, len(broken), len(found.regions), "; ".join(broken[:3]))
     outlines = tuple(Outline((polygon,)) for polygon in polygons)
     return Outlines(str(path), outlines, found.mpp)
 

@@ -4,7 +4,7 @@ GeoJSON polygons are in level-0 pixels of the slide, x before y, from the outer 
 pixel. A mask image covers the whole slide at any size; pixels that are not 0 are inside.
 """
 
-import json
+import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,8 +13,10 @@ import cv2
 import numpy as np
 from skimage.draw import polygon as polygon_pixels
 
+from histocli.annotations.geojson import read_geojson_regions
 from histocli.annotations.labels import Shape
-from histocli.annotations.outlines import Polygon, polygons_of, unzipped
+from histocli.annotations.outlines import unzipped
+from histocli.annotations.polygons import Polygon
 from histocli.base.errors import InputNotFound, InvalidInput
 from histocli.base.types import BoolMask
 from histocli.slides.open import read_image
@@ -39,16 +41,8 @@ def read_regions(path: Path) -> Callable[[Shape, float], BoolMask]:
     if not path.name.lower().endswith(GEOJSON_SUFFIXES):
         return partial(_resized, read_image(path, mpp=1.0).pixels.max(axis=2) > 0)
     try:
-        polygons = list(polygons_of(json.loads(unzipped(path.read_bytes()))))
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-    ) as error:
+        polygons = read_geojson_regions(path, unzipped(path.read_bytes()))
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise InvalidInput(
             f"{path}: is no GeoJSON ({str(error)[:100]}); export annotations from QuPath as GeoJSON"
         ) from error

@@ -30,7 +30,7 @@ from rich.text import Text
 
 from histocli.base.errors import InvalidOption, SomeFailed
 from histocli.base.progress import Bar, silent
-from histocli.base.text import printable
+from histocli.base.text import printable, valid_unicode
 
 LINE_INTERVAL_S = 10.0  # least seconds between two lines of progress, where stderr is no terminal
 REFRESH_PER_S = 4  # drawings of the progress bars a second; each takes time from the workers
@@ -190,7 +190,7 @@ class Screen:
         try:
             line = orjson.dumps(values, default=_plain, option=form)
         except orjson.JSONEncodeError:  # a file name is no valid Unicode
-            line = orjson.dumps(_unicode(values), default=_plain, option=form)
+            line = orjson.dumps(valid_unicode(values), default=_plain, option=form)
         self.write(line)
 
     def print_path(self, output: object) -> None:
@@ -284,14 +284,3 @@ class ScreenHandler(logging.Handler):
 def _plain(value: Any) -> Any:
     """Return an object that orjson cannot encode, such as a path, as text."""
     return os.fspath(value) if isinstance(value, os.PathLike) else str(value)
-
-
-def _unicode(value: Any) -> Any:
-    """Replace the undecodable bytes of file names in nested JSON values."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    if isinstance(value, dict):
-        return {_unicode(key): _unicode(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_unicode(item) for item in value]
-    return value

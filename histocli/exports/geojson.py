@@ -16,6 +16,7 @@ import orjson
 
 from histocli.base.files import replace_atomically
 from histocli.base.formats import ATTRIBUTE
+from histocli.base.text import valid_unicode
 from histocli.base.types import Json
 from histocli.exports.content import Content
 from histocli.instances.outlines import trace_outlines
@@ -48,10 +49,12 @@ def write_outlines(path: Path, content: Content, record: Json) -> None:
     }
     with (
         replace_atomically(path) as partial,
-        gzip.GzipFile(partial, "wb", GZIP_LEVEL, mtime=0) as stream,
+        partial.open("wb") as file,
+        # without a name, since that of the unfinished file differs from run to run
+        gzip.GzipFile("", "wb", GZIP_LEVEL, file, mtime=0) as stream,
     ):
         stream.write(b'{"type":"FeatureCollection","%s":' % ATTRIBUTE.encode())
-        stream.write(orjson.dumps(record))
+        stream.write(orjson.dumps(valid_unicode(record)))
         stream.write(FEATURES)
         separator = b"\n"
         for rows in _squares(boxes):

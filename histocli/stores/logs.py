@@ -6,7 +6,7 @@ from pathlib import Path
 import orjson
 
 from histocli.base.files import disk_errors
-from histocli.base.text import plain_json
+from histocli.base.text import plain_json, valid_unicode
 from histocli.base.types import Json
 
 METRICS_FILE = "metrics.jsonl"
@@ -30,7 +30,7 @@ def start_log(out: Path, *, keep: bool) -> None:
 def append_metrics(out: Path, values: Json) -> None:
     """Append one line to ``metrics.jsonl``; NaN becomes null."""
     with disk_errors(out), (log_path(out) / METRICS_FILE).open("ab") as stream:
-        stream.write(orjson.dumps(plain_json(values)) + b"\n")
+        stream.write(orjson.dumps(valid_unicode(plain_json(values))) + b"\n")
 
 
 def read_metrics(out: Path) -> list[Json]:
