@@ -22,16 +22,14 @@ from rows import RESULTS, Row, append_rows, commit
 
 from histocli.base.device import prepare_process, resolve_device, resolve_precision
 from histocli.base.types import FloatArray, InstanceLabels, RGBImage
-from histocli.config.segment import SegmentConfig
 from histocli.inference.predict import Predictor
 from histocli.instances.targets import Thresholds, maps_to_instances, mean_within
 from histocli.metrics.counts import count
-from histocli.model.adaptation import adapt_stain
+from histocli.model.adaptation import adapt_stain, adaptation_of
 from histocli.model.normalisation import contrast_of, glass_to_white
 from histocli.model.segmenter import build_segmenter
 from histocli.optics.density import white_level
 from histocli.slides.open import read_image
-from histocli.stages.segment.loaded import adaptation_of
 from histocli.stores.box import find_box_model
 from histocli.stores.models import read_model
 
@@ -52,7 +50,7 @@ class Model:
     def __init__(self, path: Path, adapt: str, views: int) -> None:
         header, tensors = read_model(path)
         self.header = header
-        self.adaptation = adaptation_of(header, SegmentConfig(adapt=adapt))
+        self.adaptation = adaptation_of(header.normalisation) if adapt == "stain" else None
         device = resolve_device("auto")
         network = build_segmenter(header.architecture)
         network.load_state_dict(tensors)

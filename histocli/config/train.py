@@ -63,15 +63,16 @@ class TrainConfig:
     # without it, the network itself labels the references for the first round
     teacher: str | None = option(
         None,
-        "Labels of the references that teach the first round: label images, GeoJSON, stores; "
-        "matched by name.",
-        metavar="LABELS",
+        "What teaches, with --refs: a model (a file, box or box:NAME), whose maps of the "
+        "references are learnt from the first step on; or labels of the references for the first "
+        "round, matched by name.",
+        metavar="MODEL|LABELS",
     )
     reference_mpp: float | None = option(None, REFERENCE_MPP)
     shippable: bool = option(True, SHIPPABLE, flag="--shippable/--not-shippable")
     validation: float = option(0.05, "Share of the patches held out to watch the training.")
     contrast_quantile: float = option(
-        0.25,
+        0.4,
         "Share of the references whose stain is paler, and as many whose stain is stronger, than "
         "what 'segment' brings foreign slides to; 0 leaves slides as they are.",
     )

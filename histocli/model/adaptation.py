@@ -144,6 +144,14 @@ def _plain_densities() -> FloatArray:
     return np.repeat(density, 3, axis=1)
 
 
+def adaptation_of(normalisation: Json) -> Adaptation | None:
+    """Return the adaptation that the header of a model names in ``normalisation``; None if none."""
+    if (edges := normalisation.get("stain_range")) is not None:
+        return StainRange.from_json(edges)
+    floor = float(normalisation.get("contrast_floor", 0.0))  # of models of earlier versions
+    return ContrastFloor(floor) if floor > 0 else None
+
+
 def measure_stain_range(
     moments: npt.NDArray[np.float64], group: npt.NDArray[np.integer], quantile: float
 ) -> StainRange | None:

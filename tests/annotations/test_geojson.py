@@ -151,16 +151,16 @@ def test_regions_are_the_annotations_of_a_file(tmp_path):
     assert len(read_geojson_regions(path, json.dumps(cells).encode())) == 2
 
 
+KEYS = (
+    "type features geometry geometries coordinates properties objectType classification "
+    "nucleusGeometry name"
+).split()
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.text(max_size=8) | st.integers(-5, 70),
     lambda inner: (
         st.lists(inner, max_size=5)
         | st.dictionaries(
-            st.sampled_from(
-                ["type", "features", "geometry", "geometries", "coordinates", "properties"]
-                + ["objectType", "classification", "nucleusGeometry", "name"]
-            )
-            | st.text(max_size=3),
+            st.sampled_from(KEYS) | st.text(max_size=3),
             inner | st.sampled_from(["Feature", "FeatureCollection", "Polygon", "MultiPolygon"]),
             max_size=5,
         )

@@ -24,7 +24,7 @@ from histocli.inference.blocks import BlockGrid
 from histocli.inference.pipeline import BATCH_PX, Pipeline, expected_memory
 from histocli.inference.predict import Predictor
 from histocli.instances.targets import Thresholds
-from histocli.model.adaptation import Adaptation, ContrastFloor, StainRange
+from histocli.model.adaptation import Adaptation, adaptation_of
 from histocli.model.segmenter import build_segmenter
 from histocli.stores.models import ModelHeader, read_model
 
@@ -62,16 +62,6 @@ class LoadedModel:
     def grid(self, shape: tuple[int, int]) -> BlockGrid:
         """Return the blocks of a slide of this height and width."""
         return self.pipelines[0].block_grid(shape, self.block_windows)
-
-
-def adaptation_of(header: ModelHeader, config: SegmentConfig) -> Adaptation | None:
-    """Return how slides are changed for a model; None with ``--adapt none``."""
-    if config.adapt == "none":
-        return None
-    if (edges := header.normalisation.get("stain_range")) is not None:
-        return StainRange.from_json(edges)
-    floor = float(header.normalisation.get("contrast_floor", 0.0))  # of earlier versions
-    return ContrastFloor(floor) if floor > 0 else None
 
 
 def load_model(
@@ -132,7 +122,7 @@ def load_model(
         block_windows,
         expected(block_windows, tile_px),
         workers,
-        adaptation_of(header, config),
+        adaptation_of(header.normalisation) if config.adapt == "stain" else None,
     )
 
 

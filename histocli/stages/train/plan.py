@@ -27,6 +27,7 @@ from histocli.stages.shared.frame import Plan
 from histocli.stages.shared.labels import LABEL_FINDER
 from histocli.stages.shared.references import Source, identify_references, named_references
 from histocli.stages.shared.results import StageResult, Stopwatch
+from histocli.stores.box import find_box_model
 from histocli.stores.models import CONTRACT, ModelHeader, read_model
 from histocli.stores.patches import PatchStore
 
@@ -75,7 +76,7 @@ class WeightedStore:
 
 @dataclass(frozen=True)
 class StartingModel:
-    """A model whose weights a training starts from."""
+    """A model that a training starts from, or learns from."""
 
     header: ModelHeader
     tensors: dict[str, torch.Tensor]
@@ -91,6 +92,7 @@ class Request:
     sources: list[Source]  # unlabelled references
     failed: list[str]  # paths of references that could not be read
     teacher: list[LabelSource] | None  # labels of each reference, for the first round
+    taught_by: StartingModel | None  # a model whose maps of the references are learnt throughout
     start: StartingModel | None
     data: list[Json]  # entries of all inputs in the header of the model
     fingerprint: str  # hash of the settings and of the content of all inputs
@@ -136,7 +138,9 @@ def open_request(
     inputs = _open_stores(stores)
     data = [item.about() for item in inputs]
     used: Json = {"stores": [[entry["sha256"], entry["weight"]] for entry in data]}
-    start = None if config.init is None else _open_start(config.init, inputs[0].store)
+    start = None
+    if config.init is not None:
+        start = _open_model(Path(config.init), inputs[0].store, "--init")
     sources, failed = _identify(refs, inputs[0].store.mpp, config, execution) if refs else ([], [])
     device = resolve_device(execution.device)
     dtype = resolve_precision(execution.precision, device)
@@ -144,14 +148,17 @@ def open_request(
         used["references"] = [[source.sha256, source.mpp] for source in sources]
         about = [(each.path.name, each.sha256) for each in sources]
         data += [{"name": name, "sha256": sha, "origin": "reference"} for name, sha in about]
-    teacher = None
-    if config.teacher is not None:
+    teacher, taught_by = None, None
+    taught = None if config.teacher is None else Path(config.teacher)
+    if config.teacher is not None and (model := model_named(config.teacher)) is not None:
+        taught, taught_by = model, _open_model(model, inputs[0].store, "--teacher")
+    elif config.teacher is not None:
         sources, teacher = _match_teacher(config.teacher, sources)
-    words = ("teacher", config.teacher, "teacher"), ("init", config.init, "model")
-    for name, word, origin in words:
-        if word is not None:
-            used[name] = content_hash(Path(word))
-            data.append({"name": Path(word).name, "sha256": used[name], "origin": origin})
+    init = None if config.init is None else Path(config.init)
+    for name, path, origin in (("teacher", taught, "teacher"), ("init", init, "model")):
+        if path is not None:
+            used[name] = content_hash(path)
+            data.append({"name": path.name, "sha256": used[name], "origin": origin})
     return Request(
         config=config,
         execution=execution,
@@ -159,6 +166,7 @@ def open_request(
         sources=sources,
         failed=failed,
         teacher=teacher,
+        taught_by=taught_by,
         start=start,
         data=data,
         fingerprint=config_hash(replace(config, init=None, teacher=None), **used),
@@ -182,7 +190,7 @@ def plan_of(request: Request, out: Path, watch: Stopwatch) -> Plan[TrainResult]:
         precision="bf16" if request.dtype == torch.bfloat16 else "fp32",
         shippable=all(item.store.shippable for item in request.inputs)
         and (config.shippable or not request.sources)
-        and (start is None or start.header.shippable),
+        and all(model is None or model.header.shippable for model in (start, request.taught_by)),
         failed=tuple(request.failed),
     )
     hashed = request.fingerprint
@@ -237,14 +245,21 @@ def _open_stores(words: Sequence[str]) -> list[WeightedStore]:
     return inputs
 
 
-def _open_start(word: str, store: PatchStore) -> StartingModel:
-    """Read the model of ``--init``, and check that its pixel size is that of the patches."""
-    header, tensors = read_model(Path(word))
+def model_named(word: str) -> Path | None:
+    """Return the model that a word names, as a file or as ``box`` or ``box:NAME``, else None."""
+    if word == "box" or word.startswith("box:"):
+        return find_box_model(word[4:] or None).path
+    return Path(word) if word.endswith(".safetensors") else None
+
+
+def _open_model(path: Path, store: PatchStore, flag: str) -> StartingModel:
+    """Read the model of an option, and check that its pixel size is that of the patches."""
+    header, tensors = read_model(path)
     if header.kind != "segmenter":
-        raise InvalidOption(f"--init {word}: is a {header.kind}, but a segmenter is needed")
+        raise InvalidOption(f"{flag} {path}: is a {header.kind}, but a segmenter is needed")
     if abs(header.mpp / store.mpp - 1) > SAME_MPP:
         raise InvalidInput(
-            f"--init {word}: was trained at {header.mpp:.4g} um/px but {store.path} has "
+            f"{flag} {path}: was trained at {header.mpp:.4g} um/px but {store.path} has "
             f"{store.mpp:.4g}; make the store with the model's --mpp"
         )
     return StartingModel(header, tensors)

@@ -228,7 +228,8 @@ def _phases(patches: PatchSet, learning_rate: float, extras: Sequence[Extra]) ->
     """Yield the phase on patches, and then the phases of the extras."""
     if not any(extra.begun for extra in extras):
         end = min((extra.begins for extra in extras), default=1.0)
-        yield Phase("training", patches, 0.0, end, learning_rate)
+        if end > 0:
+            yield Phase("training", patches, 0.0, end, learning_rate)
     for extra in extras:
         yield from extra.phases(patches)
 

@@ -25,10 +25,10 @@ from histocli.stores.logs import log_path
 from histocli.training.loop import Training
 
 PREVIEW_PATCHES = 8  # patches that a preview picture shows
-SURE_ENOUGH = 0.8
-"""Largest threshold of confidence. Synthetic patches alone would choose a larger one, at which
-models lose nuclei of real tissue: over five laboratories that models had not seen, the sum of AJI
-and PQ is largest at 0.8 to 0.85 (``docs/research/trunk.md``)."""
+SURE_ENOUGH = {"unet": 0.8, "trunk": 0.85}
+"""Largest threshold of confidence of each family of networks. Synthetic patches alone would choose
+larger ones, at which models lose nuclei of real tissue: over five laboratories that models had not
+seen, the sum of AJI and PQ is largest here (``docs/research/trunk.md``)."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,8 @@ class Examiner:
             "scores": {name: round(each.score, 4) for name, each in chosen.items()},
         }
         area = picked.smallest_um2
-        confidence = min(picked.confidence, SURE_ENOUGH)
+        family = self.training.segmenter.architecture.family
+        confidence = min(picked.confidence, SURE_ENOUGH[family])
         thresholds = replace(DEFAULT_THRESHOLDS, confidence=confidence, smallest_um2=area)
         return Selection(thresholds, about, self.score(looks[best]))
 

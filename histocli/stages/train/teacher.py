@@ -2,7 +2,8 @@
 
 In each round the present weights become the *teacher*, whose maps of the tissue are soft labels.
 The segmenter (the *student*) learns on, from crops of tissue with these labels and as many crops of
-the patches. With ``--teacher``, outlines that another tool made replace them in round 1. A round
+the patches. With ``--teacher``, outlines that another tool made replace them in round 1; or another
+model is the teacher of round 1, which then takes the whole training. A round
 ends with the student's weights averaged over its steps. If the number or the median area of the
 nuclei that they find differs too much (*drift*) from the labels that round 1 learnt from, the
 teacher's weights are restored and self-training ends.
@@ -12,7 +13,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,43 +20,30 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from histocli.base.errors import HistosynthError, InvalidInput
-from histocli.base.interrupts import raise_if_stopped
-from histocli.base.progress import Track
-from histocli.base.types import FloatArray, InstanceLabels, Json, RGBImage
+from histocli.base.types import InstanceLabels, Json, RGBImage
 from histocli.exports.pictures import write_png
 from histocli.inference.predict import Predictor
-from histocli.instances.targets import DEFAULT_THRESHOLDS
+from histocli.instances.targets import DEFAULT_THRESHOLDS, Thresholds
 from histocli.metrics.contrast import nuclear_contrast
 from histocli.metrics.selection import agreement
-from histocli.model.segmenter import Segmenter
-from histocli.stages.shared.real_patches import CutPatches, Cutting, cut_all
+from histocli.model.adaptation import Adaptation, adapt_stain, adaptation_of
+from histocli.model.segmenter import Segmenter, build_segmenter
 from histocli.stages.train.bench import Bench, Joined, join
-from histocli.stages.train.plan import Request
 from histocli.stages.train.selection import PREVIEW_PATCHES
+from histocli.stages.train.unlabelled import Unlabelled, find_nuclei, read_unlabelled
 from histocli.training.augmentation import augmentation_for
 from histocli.training.loop import Extra, Moment, Phase
 from histocli.training.sampling import Batch, PatchSet
 from histocli.training.self_training import Acceptance, AveragedWeights, Findings, pseudo_labelled
-from histocli.training.soft_labels import SoftTissue, maps_over_scales, soft_tissue
+from histocli.training.soft_labels import SoftTissue, soft_tissue
 
 logger = logging.getLogger(__name__)
 
-MOST_PATCHES = 640  # most patches of unlabelled tissue
 SHARE_OF_TRAINING = 0.4  # share of the whole training that all rounds of self-training take
 PSEUDO_SHARE = 0.5  # share of the crops of a step that show unlabelled tissue
 LATER_RATE = 1 / 2  # peak learning rate of a round as a share of that of the training on patches
 TEACHER_VIEWS = 2  # orientations of each patch over which the teacher's maps are averaged
 LABELLING_S = 0.4  # seconds reserved for the last labelling, for each patch of 256 px
-
-
-@dataclass(frozen=True)
-class Unlabelled:
-    """Patches of unlabelled tissue."""
-
-    patches: npt.NDArray[np.uint8]  # (n, side, side, 3), glass made white
-    given: Findings | None  # the labels of ``--teacher`` in these patches; None if there are none
-    failed: list[str]  # paths of references that could not be read
 
 
 @dataclass(frozen=True)
@@ -75,7 +62,8 @@ class SelfTraining(Extra):
     def __init__(self, bench: Bench, unlabelled: Unlabelled) -> None:
         self.bench = bench
         self.unlabelled = unlabelled
-        self.begins = 1 - SHARE_OF_TRAINING
+        self.other = _other_teacher(bench)
+        self.begins = 1 - SHARE_OF_TRAINING if self.other is None else 0.0
         self.rounds: list[Json] = []  # report of each finished round
         self._teacher: dict[str, torch.Tensor] | None = None  # weights; None between rounds
         self._averaged: AveragedWeights | None = None
@@ -92,7 +80,6 @@ class SelfTraining(Extra):
         """Yield one phase for each round; end after a round that was undone."""
         request = self.bench.request
         edges = np.linspace(self.begins, 1, request.config.rounds + 1).tolist()
-        rate = LATER_RATE * request.config.peak_rate
         everything = slice(0, len(patches))
         findings: Findings | None = None
         for number in range(1, request.config.rounds + 1):
@@ -105,9 +92,15 @@ class SelfTraining(Extra):
             data, about = self._teach(patches, findings)
             name = f"self-training {number}"
             logger.info("%s: %s", name, about)
-            yield Phase(name, data, edges[number - 1], edges[number], rate)
+            yield Phase(name, data, edges[number - 1], edges[number], self._rate)
             patches = data.part(everything)  # --fresh may have replaced patches in ``data``
             findings = self._end_round(number, findings, about)
+
+    @property
+    def _rate(self) -> float:
+        """Peak of the learning rate of a round."""
+        share = LATER_RATE if self.other is None else 1.0
+        return share * self.bench.request.config.peak_rate
 
     def harden(self, segmenter: Segmenter, batch: Batch, moment: Moment) -> Batch:
         """Replace a part of the crops by crops of tissue with the teacher's maps."""
@@ -137,17 +130,19 @@ class SelfTraining(Extra):
         if number == 1:
             findings = self.unlabelled.given
         if self._teacher is not None:
+            if number == 1 and self.other is not None:
+                return self._find(self.other)
             return findings or self._find_as_teacher(self._teacher)
         self.bench.session.save()  # so that an interruption of the labelling loses no steps
         self._share_weights()
-        if self._confidence is None:
+        if self._confidence is None and self.other is None:
             self._confidence = choose_confidence(self.bench)
-        findings = findings or self._find()
+        findings = findings or self._find(self.other if number == 1 else None)
         if self._first is None:
             self._first = FirstFindings(findings.count(), findings.median_area_px())
         self._teacher = training.weights()
         self._averaged = AveragedWeights(training.segmenter)
-        training.restart(LATER_RATE * self.bench.request.config.peak_rate)
+        training.restart(self._rate)
         return findings
 
     def _teach(self, patches: PatchSet, findings: Findings) -> tuple[PatchSet, Json]:
@@ -191,8 +186,10 @@ class SelfTraining(Extra):
         }
         session.log({"step": training.step, "self_training": found})
         if session.members.leads:
-            self._show(f"disagreement-{number}", before, after, agreements)
-        if not drift.tolerable:
+            show_worst(self.bench, self.unlabelled, number, before, after, agreements)
+        # what was learnt from another model is all there is, so it is never taken back
+        found["kept"] = drift.tolerable or self.other is not None
+        if not found["kept"]:
             text = (
                 "round %d of self-training moved the median area of nuclei by %+.0f %% and their "
                 "number by %+.0f %%; the weights before it are kept"
@@ -202,17 +199,6 @@ class SelfTraining(Extra):
         self.rounds.append(found)
         self._averaged = self._teacher = self._soft = None
         return after
-
-    def _show(
-        self, name: str, before: Findings, after: Findings, agreements: npt.NDArray[np.float64]
-    ) -> None:
-        """Write a picture of the patches whose labels before and after a round agree least."""
-        worst = np.argsort(agreements, kind="stable")[:PREVIEW_PATCHES]
-        images: list[RGBImage] = [self.unlabelled.patches[i] for i in worst for _ in range(2)]
-        labels: list[InstanceLabels] = [each.labels[i] for i in worst for each in (before, after)]
-        sheet = self.bench.examiner.show(name, images, labels, 2)
-        if self.bench.request.preview is not None:
-            write_png(self.bench.request.preview, sheet)
 
     def _share_weights(self) -> None:
         """Give all processes the weights and the running statistics of the first one."""
@@ -230,11 +216,17 @@ class SelfTraining(Extra):
         training.segmenter.load_state_dict(student)
         return findings
 
-    def _find(self) -> Findings:
-        """Label the tissue with the present weights."""
+    def _find(self, other: Predictor | None = None) -> Findings:
+        """Label the tissue with the present weights, or with another model."""
+        bench, tissue = self.bench, self.unlabelled
+        own = bench.examiner.predictor(views=TEACHER_VIEWS, confidence=self._confidence)
+        edges: Adaptation | None = bench.patches.stain_range
+        if other is not None and bench.request.taught_by is not None:
+            edges = adaptation_of(bench.request.taught_by.header.normalisation)
+        both = zip(tissue.patches, tissue.stains, strict=True)
         return find_nuclei(
-            self.bench.examiner.predictor(views=TEACHER_VIEWS, confidence=self._confidence),
-            self.unlabelled.patches,
+            other or own,
+            np.stack([adapt_stain(patch, stain, edges) for patch, stain in both]),
             self.bench.request.track,
             f"{self.bench.session.out}: stopped after {self.bench.training.step} steps; run the "
             "same command with --resume",
@@ -274,6 +266,23 @@ def choose_confidence(bench: Bench) -> float:
     return float(members.from_leader(chosen))
 
 
+def show_worst(
+    bench: Bench,
+    unlabelled: Unlabelled,
+    number: int,
+    before: Findings,
+    after: Findings,
+    agreements: npt.NDArray[np.float64],
+) -> None:
+    """Write a picture of the patches whose labels before and after a round agree least."""
+    worst = np.argsort(agreements, kind="stable")[:PREVIEW_PATCHES]
+    images: list[RGBImage] = [unlabelled.patches[i] for i in worst for _ in range(2)]
+    labels: list[InstanceLabels] = [each.labels[i] for i in worst for each in (before, after)]
+    sheet = bench.examiner.show(f"disagreement-{number}", images, labels, 2)
+    if bench.request.preview is not None:
+        write_png(bench.request.preview, sheet)
+
+
 def about_soft(soft: SoftTissue, findings: Findings) -> Json:
     """Return figures of a teacher's soft labels for the log."""
     return {
@@ -282,6 +291,23 @@ def about_soft(soft: SoftTissue, findings: Findings) -> Json:
         "median_area_px": findings.median_area_px(),
         "coverage": round(findings.coverage(), 4),
     }
+
+
+def _other_teacher(bench: Bench) -> Predictor | None:
+    """Return the model that ``--teacher`` names, ready to label; None without one."""
+    if (model := bench.request.taught_by) is None:
+        return None
+    segmenter = build_segmenter(model.header.architecture)
+    segmenter.load_state_dict(model.tensors)
+    examiner = bench.examiner
+    return Predictor(
+        segmenter,
+        mpp=examiner.mpp,
+        device=bench.training.device,
+        dtype=examiner.dtype,
+        thresholds=Thresholds(**model.header.thresholds),
+        views=TEACHER_VIEWS,
+    )
 
 
 def self_training(bench: Bench) -> Joined | None:
@@ -294,68 +320,3 @@ def self_training(bench: Bench) -> Joined | None:
     rounds = SelfTraining(bench, unlabelled)
     bench.request.failed.extend(unlabelled.failed)
     return join(bench, rounds, lambda: rounds.rounds)
-
-
-def read_unlabelled(request: Request) -> Unlabelled:
-    """Read at most ``MOST_PATCHES`` patches of unlabelled tissue, spread over the references.
-
-    Raises ``InvalidInput`` if no reference could be read or none shows nuclei, or if ``--teacher``
-    outlines none. With ``--on-error stop``, an unreadable reference raises its own error.
-    """
-    sources, teacher = request.sources, request.teacher
-    most = max(1, -(-MOST_PATCHES // len(sources)))
-    cut = cut_all(
-        sources,
-        Cutting(request.store.mpp, request.store.patch_px, most, request.config.seed),
-        workers=request.execution.workers,
-        track=request.track,
-        stopped="train: stopped before the first step; run it again",
-        labels=teacher,
-    )
-    failed: list[str] = []
-    parts: list[CutPatches] = []
-    for source, found in zip(sources, cut, strict=True):
-        if isinstance(found, HistosynthError):
-            if request.execution.on_error == "stop":
-                raise found
-            logger.warning("%s", found)
-            failed.append(str(source.path))
-        elif len(found.images):
-            parts.append(found)
-    if not parts:
-        raise InvalidInput(
-            f"{sources[0].path}: none of the {len(sources)} references shows nuclei; give images "
-            "of stained tissue"
-        )
-    patches = np.concatenate([part.images for part in parts])
-    # evenly spaced indices; of more than MOST_PATCHES references, some give no patch
-    even = np.linspace(0, len(patches) - 1, min(len(patches), MOST_PATCHES)).astype(int)
-    given = None
-    if teacher is not None:
-        labels = np.concatenate([part.labels for part in parts if part.labels is not None])[even]
-        given = Findings(list(labels), [(each > 0).astype(np.float32) for each in labels])
-        if not given.count():
-            raise InvalidInput(
-                f"{teacher[0].source}: the teacher has outlined no nucleus in {len(sources)} "
-                "references"
-            )
-    return Unlabelled(patches[even], given, sorted(failed))
-
-
-def find_nuclei(
-    predictor: Predictor, patches: npt.NDArray[np.uint8], track: Track, stopped: str
-) -> Findings:
-    """Label patches (n, H, W, 3); ``stopped`` is the message of the error after an interruption."""
-    labels: list[InstanceLabels] = []
-    seen: list[FloatArray] = []
-    batch = 8
-    with track("labelling unlabelled tissue", len(patches)) as bar, ThreadPoolExecutor(2) as pool:
-        for start in range(0, len(patches), batch):
-            raise_if_stopped(stopped)
-            part = patches[start : start + batch]
-            maps = maps_over_scales(predictor.maps, part, predictor.multiple_px)
-            decoded = [np.ascontiguousarray(each[..., :2]) for each in maps]
-            labels += pool.map(predictor.instances, decoded)
-            seen += list(maps)
-            bar.advance(len(part))
-    return Findings(labels, [each[..., 0] for each in seen], seen)

@@ -297,3 +297,39 @@ def test_sizes_are_undone_before_maps_are_averaged(monkeypatch):
     found = find_nuclei(predictor, images, silent, "stopped")
     for image, probability in zip(images, found.probability, strict=True):
         np.testing.assert_allclose(probability, image.mean(axis=2) / 255, atol=0.012)
+
+
+def test_another_model_teaches_from_the_first_step(
+    whole, store, tmp_path, references, monkeypatch, loose
+):
+    """Its maps are learnt throughout, and a stopped training goes on as if it had not been."""
+    out, again = tmp_path / "m.safetensors", tmp_path / "again.safetensors"
+    settings = {"steps": 6, "rounds": 1, "reference_mpp": MPP, "teacher": str(whole[0])}
+    result = run(store, out, refs=references, **settings)
+    assert [found["round"] for found in result.rounds] == [1]
+    assert result.steps == 6
+    header = read_model_header(out)
+    assert [entry["origin"] for entry in header.data].count("teacher") == 1
+    with pytest.raises(Stopped):
+        run(store, again, refs=references, stop_after=3, **settings)
+    run(store, again, refs=references, execution={"resume": True}, **settings)
+    assert_same_weights(out, again)
+
+
+def test_tissue_is_labelled_in_the_stain_that_the_teacher_knows(
+    whole, store, tmp_path, references, monkeypatch, loose
+):
+    seen = []
+    original = teacher.find_nuclei
+
+    def spy(predictor, patches, *given):
+        seen.append(patches)
+        return original(predictor, patches, *given)
+
+    monkeypatch.setattr(teacher, "find_nuclei", spy)
+    settings = {"steps": 4, "rounds": 1, "reference_mpp": MPP}
+    run(store, tmp_path / "m.safetensors", refs=references, **settings)
+    plain = {"contrast_quantile": 0.0, **settings}
+    run(store, tmp_path / "n.safetensors", refs=references, **plain)
+    assert seen[0].shape == seen[-1].shape
+    assert (seen[0] != seen[-1]).any()
