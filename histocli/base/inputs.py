@@ -31,6 +31,8 @@ from histocli.base.errors import InputNotFound, InvalidInput
 from histocli.base.units import MPP_RANGE, sane_mpp
 
 STORE_SUFFIX = ".zarr"
+ZARR_FILES = ("zarr.json", ".zgroup", ".zarray")
+"""Files of which each Zarr group or array, of version 3 or 2, has one."""
 MANIFEST_SUFFIX = ".csv"
 
 
@@ -103,7 +105,9 @@ def has_suffix(path: Path, suffixes: Collection[str]) -> bool:
 
 def is_store(path: Path) -> bool:
     """Tell whether a path is a Zarr store, which counts as one input and is not searched."""
-    return path.name.lower().endswith(STORE_SUFFIX) or (path / "zarr.json").is_file()
+    return path.name.lower().endswith(STORE_SUFFIX) or any(
+        (path / name).is_file() for name in ZARR_FILES
+    )
 
 
 @dataclass(frozen=True)

@@ -167,9 +167,28 @@ def main() -> None:
     # processors, as on shared nodes and under quotas, that makes training ten times slower. OpenMP
     # reads this variable once, when torch loads it.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    _open_closed_streams()
     if "segment" in sys.argv[1:]:
         _begin_again_with_tunables()
     sys.exit(run(sys.argv[1:]))
+
+
+def _open_closed_streams() -> None:
+    """Let standard streams that the caller has closed lead nowhere.
+
+    Otherwise the next file that is opened would get the number of a closed stream, and what is
+    printed would end up in it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            with suppress(OSError):
+                os.fstat(number)
+                continue
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            if descriptor != number:
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
 
 
 def _begin_again_with_tunables() -> None:

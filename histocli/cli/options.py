@@ -9,8 +9,10 @@ dataclasses from the typed values and calls the function.
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
@@ -119,6 +121,7 @@ def command(
             screen: Screen = context.obj
             screen.configure(**{each.name: typed[each.name] for each in TALK})
             values = {each.name: typed[each.name] for each in own}
+            _refuse_empty_paths(context, values)
             for name, kind in configs.items():
                 if kind is Execution and check is not None:
                     check(**values)
@@ -135,6 +138,22 @@ def command(
         return run
 
     return decorate
+
+
+def _refuse_empty_paths(context: typer.Context, values: dict[str, Any]) -> None:
+    """Refuse a path that was typed as an empty word: it would mean the working folder.
+
+    A shell writes one where a variable is not set.
+    """
+    typed = {name for name, value in values.items() if isinstance(value, Path)}
+    flags = {option: each.name for each in context.command.params for option in each.opts}
+    for flag, name in flags.items():
+        empty = (flag, "") in pairwise(sys.argv) or f"{flag}=" in sys.argv
+        if name in typed and empty and str(values[name]) == ".":
+            raise InvalidOption(
+                f"{flag} must name a path, got an empty word; is a variable of the calling script "
+                "not set? Write . for the working folder"
+            )
 
 
 def _shown(

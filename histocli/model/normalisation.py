@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from histocli.base.types import Json, RGBImage
+from histocli.base.types import BoolMask, Json, RGBImage
 from histocli.optics.density import WHITE_LEVEL, rgb_to_optical_density
 
 PIXEL_MEAN, PIXEL_STD = 0.65, 0.22
@@ -63,6 +63,7 @@ def mapped(image: RGBImage, table: npt.NDArray[np.floating[Any]]) -> RGBImage:
 
 
 TISSUE_DENSITY = 0.45  # a pixel is tissue if its three absorbances add up to more
+PALEST_FILL = 240  # what is grey and brighter may be glass
 FEWEST_PX = 500  # pixels of tissue that are needed to measure contrast
 Colours = tuple[float, float, float]
 """A value for red, green and blue light each."""
@@ -112,9 +113,36 @@ def tissue_moments(pixels: RGBImage) -> npt.NDArray[np.float64]:
     ndarray of float64, shape (7,)
         Number of tissue pixels; sums of the absorbances of red, green and blue; sums of squares.
     """
-    density = rgb_to_optical_density(pixels).reshape(-1, 3)
-    tissue = density[density.sum(axis=1) > TISSUE_DENSITY].astype(np.float64)
+    density = rgb_to_optical_density(pixels)
+    tissue = (density.sum(axis=-1) > TISSUE_DENSITY) & ~is_fill(pixels)
+    tissue = density[tissue].astype(np.float64)
     return np.concatenate([[len(tissue)], tissue.sum(axis=0), (tissue**2).sum(axis=0)])
+
+
+FILL_BLACK = 8  # largest value of black padding; compression makes it uneven
+
+
+def is_fill(pixels: RGBImage) -> BoolMask:
+    """Tell which pixels are padding of a scanner or a program, and show neither glass nor tissue.
+
+    Padding is black, or exactly grey and equal to the next pixel of its row.
+
+    Parameters
+    ----------
+    pixels : ndarray of uint8, shape (..., W, 3)
+
+    Returns
+    -------
+    ndarray of bool, shape (..., W)
+    """
+    brightest, darkest = pixels.max(axis=-1), pixels.min(axis=-1)
+    flat = np.zeros(pixels.shape[:-1], bool)
+    if pixels.ndim > 2 and pixels.shape[-2] > 1:
+        same = (pixels[..., 1:, :] == pixels[..., :-1, :]).all(axis=-1)
+        flat[..., 1:] |= same
+        flat[..., :-1] |= same
+    grey = (brightest == darkest) & flat & (brightest < PALEST_FILL)
+    return np.asarray((brightest <= FILL_BLACK) | grey)
 
 
 def contrast_from(moments: npt.NDArray[np.float64]) -> Contrast | None:

@@ -4,7 +4,8 @@ Contrast is never stretched to the range of one image, so that two tiles of a sc
 
 - unsigned integers of b significant bits become ``round(v * 255 / (2**b - 1))``. b is recorded in
   the file (12 bits in a 16-bit TIFF), or else the width of the type;
-- floats are taken as 0..1 where no value exceeds 1, else as 0..255;
+- floats are taken as 0..1 where no value exceeds 1.1, else as 0..255 (rounding and interpolation
+  leave values a little above 1 and below 0);
 - a grey channel is repeated three times; an opacity channel is blended with white, the colour of
   empty glass; palette indices are replaced by their colours.
 """
@@ -13,11 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 from histocli.base.errors import UnsupportedSlide
 from histocli.base.types import RGBImage
+
+SLACK = 0.1  # how far floats may lie outside 0..1
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,8 @@ class Colours:
     """Whether the last of two or four channels is not opacity and is left out."""
     inverted: bool = False
     """Whether 0 is white."""
+    luma_chroma: bool = False
+    """Whether channels are brightness and two colour differences (YCbCr of JPEG)."""
     palette: npt.NDArray[Any] | None = None
     """Red, green and blue of each index, uint16, shape (3, n)."""
 
@@ -53,6 +59,9 @@ def to_rgb(values: npt.NDArray[Any], path: Path, colours: Colours = Colours()) -
         image: RGBImage = palette.astype(np.uint8)[values]
     else:
         image = _to_8_bits(values, colours.bits, path)
+    if colours.luma_chroma and image.ndim == 3 and image.shape[2] == 3:
+        # OpenCV has the red difference before the blue one
+        image = np.asarray(cv2.cvtColor(image[..., [0, 2, 1]], cv2.COLOR_YCrCb2RGB), np.uint8)
     if colours.inverted:
         image = 255 - image
     if image.ndim == 2:
@@ -98,12 +107,13 @@ def _to_8_bits(values: npt.NDArray[Any], bits: int | None, path: Path) -> npt.ND
         return np.asarray(np.minimum(table, 255).astype(np.uint8)[values])
     if values.dtype.kind == "f":
         low, high = float(values.min()), float(values.max())
-        if not (low >= 0 and high <= 255):  # NaN fails here too
+        if not (low >= -SLACK and high <= 255):  # NaN fails here too
             raise UnsupportedSlide(
                 f"{path}: holds floats from {low:.4g} to {high:.4g}; "
                 "brightness must lie in 0..1 or 0..255; save it as 8-bit RGB"
             )
-        return np.rint(values * 255.0 if high <= 1 else values).astype(np.uint8)
+        scaled = values * 255.0 if high <= 1 + SLACK else values
+        return np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
     raise UnsupportedSlide(
         f"{path}: holds {values.dtype} values, whose white is unknown; "
         "save it as 8-bit or 16-bit RGB"

@@ -50,6 +50,9 @@ class OpenSlideSlide(Slide):
         self._errors = (openslide.OpenSlideError, *DECODING_ERRORS)
         with decoding(path, "cannot be read", "it is damaged or incomplete", self._errors):
             self._slide = openslide.OpenSlide(str(path))
+        sides = [str(self._slide.properties.get(f"openslide.bounds-{axis}", "0")) for axis in "xy"]
+        if all(side.isdecimal() for side in sides):
+            self.origin = (int(sides[0]), int(sides[1]))
 
     def _recorded_pixel_size(self) -> PixelSize | None:
         return of_openslide(self._slide.properties, self.path)

@@ -1,20 +1,26 @@
 """Micrometres per pixel as files record them: one function for each source.
 
 A value that the user gives comes first, then the recorded one (in a TIFF: OME-XML, then Aperio's
-description, then the resolution tags), then an assumed one, for PNG, JPEG, WebP and BMP only. A
-recorded size that no microscope scan has, such as zero, NaN or 72 dpi, counts as missing.
+description, then Philips' XML, then the resolution tags), then an assumed one, for PNG, JPEG, WebP
+and BMP only. A recorded size that no microscope scan has, such as zero, NaN or 72 dpi, counts as
+missing.
 """
 
+import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from xml.etree import ElementTree
 
 import numpy as np
 
 from histocli.base.errors import UnknownPixelSize
 from histocli.base.units import sane_mpp
 
+logger = logging.getLogger(__name__)
+
+CONTRADICTION = 1.5  # factor from which two recorded pixel sizes contradict each other
 MICROMETRES = {
     unit: size
     for size, units in {
@@ -38,7 +44,8 @@ class PixelSize(NamedTuple):
 
     mpp: float
     source: str
-    """given, ome-xml, aperio, tiff, imagej, ome-zarr, zarr, assumed, or openslide's vendor name."""
+    """given, ome-xml, aperio, philips, tiff, imagej, ome-zarr, zarr, assumed, or the name of
+    openslide's vendor."""
 
 
 def of_ome_xml(pixels: Mapping[str, str], path: Path) -> PixelSize | None:
@@ -52,8 +59,46 @@ def of_ome_xml(pixels: Mapping[str, str], path: Path) -> PixelSize | None:
 
 def of_aperio(description: str, path: Path) -> PixelSize | None:
     """Return the pixel size that an Aperio scanner wrote into an image description (``MPP = ``)."""
-    found = re.search(r"\bMPP\s*=\s*([0-9.]+)", description)
-    return _of_square(path, length_um(found[1], "um") if found else None, source="aperio")
+    found = re.search(r"\bMPP\s*=\s*([0-9]*[.,]?[0-9]+(?:[eE][-+]?[0-9]+)?)", description)
+    # some scanners write numbers in the language of their computer
+    side = length_um(found[1].replace(",", "."), "um") if found else None
+    return _of_square(path, side, source="aperio")
+
+
+def of_philips(description: str, path: Path) -> PixelSize | None:
+    """Return the pixel size in the XML that Philips scanners write into a TIFF.
+
+    It holds the spacing of rows and columns in millimetres for each picture of the file and each of
+    its levels; that of the first level of the slide (``WSI``) is the smallest.
+    """
+    if "DICOM_PIXEL_SPACING" not in description:
+        return None
+    try:
+        root = ElementTree.fromstring(description.strip())
+    except ElementTree.ParseError:
+        return None
+    sides = []
+    for picture in root.iter("DataObject"):
+        kinds = {(each.get("Name"), (each.text or "").strip()) for each in picture}
+        if ("PIM_DP_IMAGE_TYPE", "WSI") in kinds:
+            for attribute in picture.iter("Attribute"):
+                if attribute.get("Name") == "DICOM_PIXEL_SPACING":
+                    numbers = re.findall(r"[0-9.]+(?:[eE][-+]?[0-9]+)?", attribute.text or "")
+                    sides.append([length_um(number, "mm") or 0.0 for number in numbers[:2]])
+    known = [side for side in sides if len(side) == 2 and all(side)]
+    return _of_square(path, *min(known), source="philips") if known else None
+
+
+def first_known(sizes: Sequence[PixelSize | None], path: Path) -> PixelSize | None:
+    """Return the first pixel size that is known; warn if another source contradicts it."""
+    known = [size for size in sizes if size is not None]
+    for other in known[1:]:
+        ratio = known[0].mpp / other.mpp
+        if max(ratio, 1 / ratio) > CONTRADICTION:
+            text = "%s: its pixel size is %.4g um by %s, but %.4g um by %s; the first is used, "
+            logger.warning(text + "--mpp gives another", path, *known[0], *other)
+            break
+    return known[0] if known else None
 
 
 def of_resolution_tags(page: Any, path: Path, imagej_unit: str = "") -> PixelSize | None:

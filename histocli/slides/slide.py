@@ -58,6 +58,10 @@ class Slide(ABC):
     may_assume_mpp = False
     """Whether ``ASSUMED_MPP`` is used if no pixel size is given: for kinds that record none."""
 
+    origin: tuple[int, int] = (0, 0)
+    """Column and row of the pixel from which QuPath counts: it shows only the scanned part of some
+    slides. All coordinates of this package count from the first pixel of the whole slide."""
+
     def __init__(self, path: Path, given_mpp: float | None = None) -> None:
         self.path = path
         self._given_mpp = given_mpp

@@ -22,7 +22,14 @@ from histocli.base.errors import UnsupportedSlide
 from histocli.base.types import RGBImage
 from histocli.slides.colours import Colours, to_channels_last, to_rgb
 from histocli.slides.openslide import OpenSlideSlide, openslide_vendor
-from histocli.slides.pixel_size import PixelSize, of_aperio, of_ome_xml, of_resolution_tags
+from histocli.slides.pixel_size import (
+    PixelSize,
+    first_known,
+    of_aperio,
+    of_ome_xml,
+    of_philips,
+    of_resolution_tags,
+)
 from histocli.slides.slide import (
     DECODING_ERRORS,
     LARGEST_SEGMENT_BYTES,
@@ -98,11 +105,14 @@ class TiffSlide(Slide):
     def _recorded_pixel_size(self) -> PixelSize | None:
         page = self._series.keyframe
         imagej = (self._tiff.imagej_metadata or {}) if self._tiff.is_imagej else {}
-        return (
-            of_ome_xml(self._ome_pixels, self.path)
-            or of_aperio(page.description or "", self.path)
-            or of_resolution_tags(page, self.path, str(imagej.get("unit", "")))
+        description = page.description or ""
+        sizes = (
+            of_ome_xml(self._ome_pixels, self.path),
+            of_aperio(description, self.path),
+            of_philips(description, self.path),
+            of_resolution_tags(page, self.path, str(imagej.get("unit", ""))),
         )
+        return first_known(sizes, self.path)
 
     @cached_property
     def _bits(self) -> int | None:
@@ -126,9 +136,8 @@ class TiffSlide(Slide):
             if not _readable_by_segments(level, pages):
                 break
             self._check_segments(pages)
-            # reduced levels are read with all bits: only the bits of level 0 are known
-            bits = None if levels else self._bits
-            levels.append(Segments(pages, colours_of(self.path, pages[0], bits)))
+            # reduced levels have the bits of level 0 if their values do
+            levels.append(Segments(pages, colours_of(self.path, pages[0], self._bits)))
         return levels
 
     def _check_segments(self, pages: Pages) -> None:
@@ -298,5 +307,7 @@ def colours_of(path: Path, page: Any, bits: int | None) -> Colours:
         premultiplied=extra == 1,
         opaque=extra == 0,
         inverted=photometric == "MINISWHITE",
+        # Aperio's codec 33003 stores brightness and colour differences, whatever the tags say
+        luma_chroma=page.compression == 33003,
         palette=page.colormap if photometric == "PALETTE" else None,
     )

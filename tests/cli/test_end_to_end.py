@@ -9,6 +9,7 @@ import io
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -569,3 +570,27 @@ def test_priors_come_from_a_model_on_the_command_line(house, tmp_path, capsys):
         [*arguments, "--overwrite", "--priors", str(tmp_path / "none.safetensors")],
         "none.safetensors",
     )
+
+
+def test_an_empty_word_is_no_output(tmp_path, monkeypatch):
+    """``-o "$UNSET"`` must not write into the working folder."""
+    monkeypatch.chdir(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "histocli", "segment", "a.png", "-o", "", "--mpp", "0.25"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "empty word" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="closes file descriptors by a POSIX shell")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&-"])
+def test_closed_streams_are_no_errors(tmp_path, closed):
+    out = tmp_path / "models.txt"
+    script = f'exec "$0" -m histocli models list {closed}'
+    with out.open("wb") as stream:
+        done = subprocess.run(["sh", "-c", script, sys.executable], stdout=stream, check=False)
+    assert done.returncode == 0

@@ -14,6 +14,7 @@ from histocli.base.inputs import InputImage
 from histocli.base.types import Json
 from histocli.config.common import Execution
 from histocli.config.segment import SegmentConfig, parse_shard
+from histocli.exports.registry import read_record
 from histocli.slides.slide import slide_stem
 from histocli.stages.segment.job import Job
 from histocli.stages.segment.patch_job import PatchJob
@@ -41,6 +42,34 @@ def find_model(model: Path | None) -> Path:
             shipped.name,
         )
     return shipped.path
+
+
+def without_outputs(inputs: Sequence[InputImage], words: Sequence[str]) -> list[InputImage]:
+    """Return the inputs without results of histosynth that lie in a folder of slides.
+
+    Results often lie among the slides; a second run must not take them for slides. What the user
+    names as a file stays, and is refused later if it is no slide.
+    """
+    named = set(words)
+    kept: list[InputImage] = []
+    left_out: list[InputImage] = []
+    for given in inputs:
+        ours = str(given.path) not in named and _is_output(given.path)
+        (left_out if ours else kept).append(given)
+    if left_out and kept:
+        text = "%d results of histosynth among the slides are left out, %s first"
+        logger.info(text, len(left_out), left_out[0].path)
+    return kept or list(inputs)
+
+
+def _is_output(path: Path) -> bool:
+    """Tell whether histosynth wrote a file or store; patch stores are inputs."""
+    if not path.exists():
+        return False
+    found = peek(path) if path.is_dir() else None
+    if found is not None:
+        return found.contract_name == "histosynth-labels"
+    return read_record(path) is not None
 
 
 def plan_jobs(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,10 @@ from typing import ClassVar, NamedTuple
 
 from histocli.base.types import Json
 from histocli.stages.shared.results import StageResult
+
+logger = logging.getLogger(__name__)
+
+LEAST_TISSUE_MM2 = 0.02  # tissue of this area nearly always shows nuclei
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +36,8 @@ class SegmentResult(StageResult):
     """Source of ``mpp``, such as ``given`` or ``assumed``."""
     n_cut: int | None = None
     """Number of nuclei that reach the border of the largest window around them; they may be cut."""
+    empty: str | None = None
+    """``nothing looked at``, or ``no nuclei`` on tissue; None for an ordinary result."""
     plan: Json | None = None
     """In a dry run: number of tiles, and expected memory, disk space and time."""
 
@@ -44,13 +51,18 @@ class SlideFacts:
     mpp: float
     mpp_source: str
     n_cut: int = 0
+    empty: str | None = None
 
 
 def facts_from(known: Json) -> SlideFacts:
     """Return the facts that an output records about its slide."""
-    return SlideFacts(
-        known["n_nuclei"], known["mm2"], known["mpp"], known["mpp_source"], known.get("n_cut", 0)
-    )
+    nuclei, mm2 = known["n_nuclei"], known["mm2"]
+    empty = None
+    if mm2 == 0:
+        empty = "nothing looked at"
+    elif nuclei == 0 and mm2 > LEAST_TISSUE_MM2:
+        empty = "no nuclei"
+    return SlideFacts(nuclei, mm2, known["mpp"], known["mpp_source"], known.get("n_cut", 0), empty)
 
 
 @dataclass(frozen=True)
@@ -97,3 +109,16 @@ def plan_table(results: Sequence[SegmentResult]) -> Table:
         )
     header = ("slide", "mm2 of tissue", "tiles", "MB of memory", "MB of disk", "seconds")
     return Table("expected", header, rows)
+
+
+def warn_of_nothing(path: Path, found: SlideFacts, roi: Path | None) -> None:
+    """Warn if no part of a slide was looked at, or if tissue was and shows no nucleus."""
+    if found.empty == "nothing looked at" and roi is not None:
+        text = "%s: the regions of %s lie off its tissue, so nothing was looked at; are they of "
+        logger.warning(text + "this slide, in pixels of its full resolution?", path, roi)
+    elif found.empty == "nothing looked at":
+        text = "%s: no tissue was found on it, so nothing was looked at; --tissue none looks "
+        logger.warning(text + "everywhere (an image of 12 bits in 16 is nearly black)", path)
+    elif found.empty is not None:
+        text = "%s: no nucleus was found on %.3g mm2; is the pixel size right, and does the model "
+        logger.warning(text + "suit this stain?", path, found.mm2)

@@ -20,7 +20,7 @@ import numpy as np
 
 from histocli.base.errors import InvalidOption
 from histocli.base.files import content_hash
-from histocli.base.inputs import expand_with_mpp
+from histocli.base.inputs import InputImage, expand_with_mpp
 from histocli.base.progress import Track, silent
 from histocli.config.common import Execution
 from histocli.config.segment import SegmentConfig
@@ -32,7 +32,7 @@ from histocli.stages.segment.job import Job
 from histocli.stages.segment.ledger import STATUS_FILE, Ledger
 from histocli.stages.segment.line import run_line
 from histocli.stages.segment.loaded import LoadedModel, load_model
-from histocli.stages.segment.plan import find_model, own_share, plan_jobs
+from histocli.stages.segment.plan import find_model, own_share, plan_jobs, without_outputs
 from histocli.stages.segment.results import SegmentResult
 from histocli.stages.segment.slide_job import SlideJob
 from histocli.stores.models import ModelHeader, read_model_header
@@ -81,9 +81,7 @@ def segment(
     header = _segmenter_header(model)
     check_packages(config.formats)
     keep_going = execution.on_error == "continue"
-    inputs = expand_with_mpp(
-        slides, suffixes=SLIDE_SUFFIXES, stdin=sys.stdin, what="slide", keep_missing=keep_going
-    )
+    inputs = _slides_named(slides, keep_going)
     facts = {"name": model.name, "sha256": content_hash(model)}
     jobs = own_share(plan_jobs(inputs, out, config, execution, facts), config)
     ledger = Ledger(jobs, keep_going, report, None if execution.dry_run else out / STATUS_FILE)
@@ -100,6 +98,14 @@ def segment(
             else:
                 run_line(todo, loaded, ledger, track)
     return ledger.results
+
+
+def _slides_named(words: Sequence[str], keep_missing: bool) -> list[InputImage]:
+    """Return the slides that words name, without results of earlier runs among them."""
+    inputs = expand_with_mpp(
+        words, suffixes=SLIDE_SUFFIXES, stdin=sys.stdin, what="slide", keep_missing=keep_missing
+    )
+    return without_outputs(inputs, words)
 
 
 def _segmenter_header(model: Path) -> ModelHeader:

@@ -28,7 +28,7 @@ from histocli.slides.slide import Slide, shape_of, slide_stem
 from histocli.stages.segment.assemble import make_store
 from histocli.stages.segment.job import Job
 from histocli.stages.segment.loaded import LoadedModel
-from histocli.stages.segment.results import Expected, SlideFacts, facts_from
+from histocli.stages.segment.results import Expected, SlideFacts, facts_from, warn_of_nothing
 from histocli.stages.segment.view import (
     Look,
     View,
@@ -117,6 +117,13 @@ class SlideJob(Job):
                     slide.path,
                     ASSUMED_MPP,
                 )
+            if slide.origin != (0, 0) and ("geojson" in self.outputs or self._roi is not None):
+                logger.warning(
+                    "%s: QuPath counts from column %d, row %d of this slide (its bounds), outlines "
+                    "and --roi from its first pixel; move what goes from one to the other by that",
+                    slide.path,
+                    *slide.origin,
+                )
             writer = TiledLabelsWriter(
                 self.store,
                 shape=shape_of(slide),
@@ -166,6 +173,7 @@ class SlideJob(Job):
         finally:
             if self.writer is not None and store != self.store:
                 self.writer.discard()
+        warn_of_nothing(self.input.path, found, self._roi)
         if found.n_cut:
             logger.warning(
                 "%s: %d nuclei reach further than 40 um from the border of their window "

@@ -174,3 +174,33 @@ def test_the_labels_open_over_the_slide_in_another_reader(tmp_path, model):
         assert size[0] is None or size[0] == pytest.approx(
             size[1], abs=getattr(shown.pixel_size, axis)
         )
+
+
+def test_results_among_the_slides_are_no_slides(tmp_path, model, caplog):
+    """A run into the folder of the slides can be repeated, and finds nothing new."""
+    slides = tmp_path / "slides"
+    write_png(slides / "a.png", tissue())
+    formats = ("ome-zarr", "tiff", "overlay")
+    for out in (slides, slides / "found"):
+        first = run(slides, model, out, mpp=MPP, formats=formats)
+        again = run(slides, model, out, mpp=MPP, formats=formats)
+        assert [each.input for each in first] == [each.input for each in again]
+        assert [Path(each.input).name for each in again] == ["a.png"]
+        assert again[0].status == "skipped"
+
+
+def test_nothing_is_said(tmp_path, model, caplog):
+    """Glass alone and regions off the slide: a warning, and a word in JSON."""
+    glass = write_png(tmp_path / "glass.png", np.full((150, 200, 3), 243, np.uint8))
+    (result,) = run(glass, model, tmp_path / "out", mpp=MPP)
+    assert (result.nuclei, result.mm2, result.empty) == (0, 0, "nothing looked at")
+    assert "no tissue was found" in caplog.text
+    caplog.clear()
+    region = {"type": "Polygon", "coordinates": [[[900, 900], [950, 900], [950, 950]]]}
+    (tmp_path / "roi.geojson").write_text(json.dumps(region))
+    slide = write_png(tmp_path / "a.png", tissue())
+    (result,) = run(slide, model, tmp_path / "out", mpp=MPP, roi=str(tmp_path / "roi.geojson"))
+    assert result.empty == "nothing looked at"
+    assert "lie off its tissue" in caplog.text
+    (result,) = run(slide, model, tmp_path / "whole", mpp=MPP)
+    assert result.empty is None

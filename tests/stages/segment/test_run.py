@@ -89,7 +89,7 @@ class TestOneSlide:
         assert values["schema"] == "histosynth.segment/1"
         assert set(values) == {
             "schema", "input", "output", "outputs", "status", "nuclei", "mm2", "seconds", "mpp",
-            "mpp_source", "error", "n_cut", "plan",
+            "mpp_source", "error", "n_cut", "empty", "plan",
         }  # fmt: skip
         assert values["input"] == str(tmp_path / "a.png")
         assert values["output"] == str(tmp_path / "out" / "a.ome.zarr")
