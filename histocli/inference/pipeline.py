@@ -10,13 +10,15 @@ the tiles, as long as the network sees no further than its halo. Tiles decide wh
 maps are computed together; objects are found on windows of fixed size on the finished maps.
 """
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +26,6 @@ import numpy.typing as npt
 from histocli.base.memory import pages_of_its_own
 from histocli.base.types import FloatArray, InstanceLabels, RGBImage
 from histocli.inference.blocks import Block, BlockGrid, ReadArea, inside
-from histocli.inference.predict import Predictor
 from histocli.inference.runs import RunObjects
 from histocli.inference.settling import SlideWindows, put_together
 from histocli.inference.tiling import Area, Tile, TileGrid, read_window, size_of, within
@@ -35,8 +36,10 @@ from histocli.inference.windows import (
     largest_halo_px,
     window_grid,
 )
-from histocli.model.bands import expected_bytes
-from histocli.model.levels import LevelNetwork
+
+if TYPE_CHECKING:  # blocks and objects are of use without a network
+    from histocli.inference.predict import Predictor
+    from histocli.model.levels import LevelNetwork
 
 BORDER_PX = 16
 """Mirrored pixels past the image's border; further out, the network sees zeros."""
@@ -246,6 +249,8 @@ def expected_memory(
     bytes_a_number : int
         Bytes of a number in the layers of the network.
     """
+    from histocli.model.bands import expected_bytes  # late: it imports torch
+
     halo_px = WINDOW_HALO_UM / mpp
     side = block_windows * WINDOW_PX + 2 * halo_px
     tile = (min(tile_px, side) + 2.0 * network.halo_px) ** 2

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial import cKDTree
 
 from histocli.base.types import InstanceLabels, IntArray
 
@@ -108,6 +107,8 @@ def local_direction(measurements: Measurements, neighbours: int = 6) -> float:
     and its nearest elongated neighbours, corrected for the length of random directions. It is 0
     where too few nuclei are elongated.
     """
+    from scipy.spatial import cKDTree  # late: most callers measure no directions
+
     elongated = measurements.elongation > 1.3  # rounder nuclei have no clear direction
     if elongated.sum() < neighbours + 2:
         return 0.0

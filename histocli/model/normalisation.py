@@ -7,17 +7,21 @@ The stain of an image is described by the mean and the spread of its absorbances
 :mod:`histocli.model.adaptation` says what is done with an image whose stain is foreign to a model.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from histocli.base.types import BoolMask, Json, RGBImage
 from histocli.optics.density import WHITE_LEVEL, rgb_to_optical_density
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PIXEL_MEAN, PIXEL_STD = 0.65, 0.22
 """Mean and spread of the pixel values of typical H&E, in 0..1. They are the same for all images;

@@ -5,12 +5,18 @@ Each stain weakens light by a factor, so absorbance ``-ln(I / I0)`` is a sum ove
 for NumPy (channels last) and, where training needs them, for torch (channels first).
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import cv2
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from histocli.base.types import FloatArray, RGBImage
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WHITE_LEVEL = 256.0
 """Level of white, 255 + 1: one is added to all levels, so that level 0 has a finite density."""

@@ -10,18 +10,22 @@ bit where they overlap. Read from level 0, they differ from ``resample`` by at m
 because OpenCV rounds its weights, except in the last rows and columns.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
 
 from histocli.base.pyramid import shrink
 from histocli.base.types import RGBImage
 from histocli.slides.slide import STRIP_PX, Slide, shape_of
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 # Coefficient a of the cubic kernel, the same as OpenCV's, so that slides look like training images.
 CUBIC = -0.75
@@ -145,6 +149,8 @@ def taps(window: slice, ratio: float, length: int) -> tuple[sparse.csr_array, sl
     Returns the weights, float32 of shape (output pixels, needed input pixels), and the range of
     needed input pixels. Each row of weights sums to 1 and does not depend on the window.
     """
+    from scipy import sparse  # late: most slides have the pixel size that is wanted
+
     place = np.arange(window.start, window.stop, dtype=np.float64)
     if ratio > 1:  # a weight is the length of the input pixel that lies in the output pixel
         start, stop = place * ratio, (place + 1) * ratio

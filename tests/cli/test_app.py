@@ -14,7 +14,8 @@ import pytest
 from histocli import __version__
 from histocli.base import errors
 from histocli.base.interrupts import raise_if_stopped
-from histocli.cli.app import EXIT_CODES, main, run
+from histocli.cli.app import EXIT_CODES, run
+from histocli.cli.start import main
 from tests.cli.conftest import FakeResult
 
 GENERATE = ["generate", "refs", "-o", "a.zarr"]
@@ -332,7 +333,7 @@ def test_waiting_threads_leave_the_processor_unless_the_user_wants_otherwise(
 @pytest.mark.parametrize("given", ["", "glibc.malloc.check=1"])
 def test_segment_begins_again_with_another_setting_of_an_old_c_library(monkeypatch, given):
     begun = []
-    monkeypatch.setattr("histocli.cli.app.c_library", lambda: "glibc 2.36")
+    monkeypatch.setattr("histocli.cli.start.c_library", lambda: "glibc 2.36")
     monkeypatch.setattr(os, "execve", lambda *call: begun.append(call))
     monkeypatch.setattr(sys, "argv", ["histosynth", "segment", "--help"])
     monkeypatch.setattr(sys, "orig_argv", ["python", "/bin/histosynth", "segment", "--help"])

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,11 +23,11 @@ from histocli.config.common import Execution
 from histocli.config.segment import SegmentConfig
 from histocli.inference.blocks import BlockGrid
 from histocli.inference.pipeline import BATCH_PX, Pipeline, expected_memory
-from histocli.inference.predict import Predictor
-from histocli.instances.targets import Thresholds
 from histocli.model.adaptation import Adaptation, adaptation_of
-from histocli.model.segmenter import build_segmenter
 from histocli.stores.models import ModelHeader, read_model
+
+if TYPE_CHECKING:
+    import torch
 
 STOPPED = "segment: stopped; what was finished is kept, the same command goes on"
 BLOCK_WINDOWS = 3
@@ -81,14 +82,14 @@ def load_model(
     OutOfResources
         The device does not exist, or the model needs more than ``max_memory``.
     """
-    import torch
+    # late: a command that finds nothing to do loads no network
+    from histocli.inference.predict import Predictor
+    from histocli.instances.targets import Thresholds
+    from histocli.model.segmenter import build_segmenter
 
     prepare_process()
     share_freed_memory()
-    first = resolve_device(execution.device)
-    devices = [first]
-    if execution.device in ("auto", "cuda") and first.type == "cuda":
-        devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    devices = _devices(execution.device)
     _, tensors = read_model(path)
     workers = resolve_workers(execution.workers)
     dtypes = [resolve_precision(execution.precision, device) for device in devices]
@@ -124,6 +125,16 @@ def load_model(
         workers,
         adaptation_of(header.normalisation) if config.adapt == "stain" else None,
     )
+
+
+def _devices(name: str) -> list[torch.device]:
+    """Return the devices that a name stands for: all GPUs, or one device."""
+    import torch
+
+    first = resolve_device(name)
+    if name in ("auto", "cuda") and first.type == "cuda":
+        return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    return [first]
 
 
 def fit_to_memory(

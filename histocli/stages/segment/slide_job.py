@@ -12,7 +12,6 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from histocli.annotations.regions import find_regions, read_regions
 from histocli.base.files import content_hash, disk_errors, partial_path
 from histocli.base.formats import FORMATS
 from histocli.base.types import Json
@@ -208,10 +207,16 @@ class SlideJob(Job):
         """The file with the user's regions of this slide."""
         if self.input.roi is not None or self.config.roi is None:
             return self.input.roi
+        from histocli.annotations.regions import find_regions  # late: few slides have any
+
         return find_regions(Path(self.config.roi), slide_stem(self.input.path))
 
     def _look(self, slide: Slide, factor: int) -> Look:
-        roi = None if self._roi is None else read_regions(self._roi)
+        roi = None
+        if self._roi is not None:
+            from histocli.annotations.regions import read_regions
+
+            roi = read_regions(self._roi)
         return look(slide, factor, find_tissue=self.config.tissue == "auto", roi=roi)
 
     def _open(self) -> Slide:
