@@ -69,7 +69,17 @@ SHARED_BY_STAGES = "shared"
 # --help imports these rooms, so they import heavy libraries only inside functions
 LIGHT_ROOMS = {"base", "config", "cli"}
 # --help lists metrics, so metrics.table is light too; light rooms import nothing else of metrics
-HEAVY = {"torch", "zarr", "scipy", "skimage", "cv2", "tifffile", "imagecodecs", "safetensors"}
+HEAVY = {
+    "torch",
+    "zarr",
+    "scipy",
+    "skimage",
+    "cv2",
+    "tifffile",
+    "imagecodecs",
+    "safetensors",
+    "openvino",
+}
 
 
 @dataclass(frozen=True)

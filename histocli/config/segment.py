@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 
 from histocli.base.errors import InvalidOption
 from histocli.base.formats import check_formats, format_names
-from histocli.config.common import MPP, check_mpp
+from histocli.config.common import MPP, RUNNING, check_mpp
 from histocli.config.options import option, parse_gigabytes, parse_names
 
 TISSUE = ("auto", "none")
 ADAPT = ("stain", "none")
+BACKENDS = ("torch", "openvino", "auto")
 LEAST_MEMORY_GB = 0.5
 SCALE = "Scale"  # panel of --help
 
@@ -50,6 +51,14 @@ class SegmentConfig:
         "slide.",
         metavar="FILE|FOLDER",
     )
+    backend: str = option(
+        "torch",
+        "What runs the network: torch; openvino, which needs the extra fast, often is faster on "
+        "processors, and rounds otherwise; or auto, what a short test finds faster.",
+        metavar="|".join(BACKENDS),
+        panel=RUNNING,
+        before="precision",
+    )
     # gigabytes; None sets no limit
     max_memory: float | None = option(
         None, "Memory that the process may take.", metavar="4G", panel=SCALE, parse=parse_gigabytes
@@ -75,6 +84,13 @@ class SegmentConfig:
             raise InvalidOption(f"--tissue must be auto or none, got {self.tissue!r}")
         if self.adapt not in ADAPT:
             raise InvalidOption(f"--adapt must be stain or none, got {self.adapt!r}")
+        if self.backend not in BACKENDS:
+            raise InvalidOption(f"--backend must be torch, openvino or auto, got {self.backend!r}")
+        if self.backend == "auto" and self.scheduler is not None:
+            raise InvalidOption(
+                "--backend auto measures this machine, not the workers of --scheduler; "
+                "give torch or openvino"
+            )
         if self.max_memory is not None and not self.max_memory >= LEAST_MEMORY_GB:
             least, given = LEAST_MEMORY_GB, self.max_memory
             raise InvalidOption(f"--max-memory must be at least {least} gigabytes, got {given:g}")
@@ -88,6 +104,7 @@ class SegmentConfig:
             formats=("ome-zarr",),
             mpp=None,
             roi=None,
+            backend="torch",
             max_memory=None,
             shard=None,
             scheduler=None,

@@ -232,6 +232,7 @@ def expected_memory(
     tile_px: int,
     workers: int,
     bytes_a_number: int = 4,
+    compiled: bool = False,
 ) -> float:
     """Return the largest number of bytes that the process is expected to take on any slide.
 
@@ -248,13 +249,18 @@ def expected_memory(
         Number of windows that are decoded at the same time.
     bytes_a_number : int
         Bytes of a number in the layers of the network.
+    compiled : bool
+        Whether tiles are computed as a whole (:mod:`histocli.model.compiled`), not in bands.
     """
-    from histocli.model.bands import expected_bytes  # late: it imports torch
+    # late: these import torch
+    from histocli.model import bands
+    from histocli.model import compiled as whole
 
     halo_px = WINDOW_HALO_UM / mpp
     side = block_windows * WINDOW_PX + 2 * halo_px
     tile = (min(tile_px, side) + 2.0 * network.halo_px) ** 2
     decoded = min(workers, 2 * block_windows**2) * (WINDOW_PX + 2 * halo_px) ** 2
+    expected_bytes = whole.expected_bytes if compiled else bands.expected_bytes
     # the numbers below were measured on blocks of tissue, with some reserve
     return (
         450e6  # interpreter and libraries

@@ -9,10 +9,8 @@ import torch
 from histocli.base.memory import pages_of_its_own
 from histocli.base.types import FloatArray, InstanceLabels, RGBImage
 from histocli.instances.targets import DEFAULT_THRESHOLDS, Thresholds, maps_to_instances
-from histocli.model.bands import BandedNetwork
+from histocli.model.backends import TileNetwork, in_bands
 from histocli.model.segmenter import Segmenter, channels_last
-from histocli.model.trunk_bands import BandedTrunk
-from histocli.model.trunk_segmenter import TrunkSegmenter
 
 VIEWS = ((0, False), (1, True), (2, False), (3, True), (1, False), (2, True), (3, False), (0, True))
 """The eight orientations of a tile: number of quarter turns, and whether it is mirrored first. The
@@ -36,6 +34,8 @@ class Predictor:
         Number of orientations, 1 to 8, in which every tile is predicted; the maps are averaged.
     between : callable, optional
         Called between the bands of rows in which a tile is computed; may raise to stop.
+    compiled : TileNetwork, optional
+        The same segmenter as another backend runs it; by default, PyTorch runs it in bands.
     """
 
     def __init__(
@@ -48,12 +48,13 @@ class Predictor:
         thresholds: Thresholds = DEFAULT_THRESHOLDS,
         views: int = 1,
         between: Callable[[], None] = lambda: None,
+        compiled: TileNetwork | None = None,
     ) -> None:
         self.segmenter = channels_last(segmenter, device).eval()
         self.multiple_px, self.halo_px = self.segmenter.multiple_px, self.segmenter.halo_px
         self.mpp, self.thresholds = mpp, thresholds
         self.device, self.dtype = device, dtype
-        self.views, self.between = VIEWS[:views], between
+        self.views, self.between, self.compiled = VIEWS[:views], between, compiled
 
     def maps(self, tiles: npt.NDArray[np.uint8]) -> FloatArray:
         """Predict maps of tiles.
@@ -68,9 +69,8 @@ class Predictor:
         ndarray of float32, shape (N, H, W, 2)
             Nucleus probability and normalised border distance, 0..1.
         """
-        # made for each call, since the weights of the segmenter may have changed
-        kind = BandedTrunk if isinstance(self.segmenter, TrunkSegmenter) else BandedNetwork
-        network = kind(self.segmenter, self.dtype, between=self.between)
+        # bands are made for each call, since the weights of the segmenter may have changed
+        network = self.compiled or in_bands(self.segmenter, self.dtype, self.between)
         pixels = torch.from_numpy(tiles).to(self.device)
         maps = self._seen(network, pixels, *self.views[0])
         for view in self.views[1:]:
@@ -81,7 +81,7 @@ class Predictor:
         return found
 
     def _seen(
-        self, network: BandedNetwork, pixels: torch.Tensor, turns: int, mirrored: bool
+        self, network: TileNetwork, pixels: torch.Tensor, turns: int, mirrored: bool
     ) -> torch.Tensor:
         """Predict tiles in one orientation; return the maps in the orientation of the tiles."""
         seen = _turned(pixels.flip(2) if mirrored else pixels, turns, (1, 2)).contiguous()

@@ -80,7 +80,7 @@ class BandedNetwork:
         self._layers_down[0][0] = self._on_pixels(levels[0].down[0])
 
     def _layers(self, blocks: Sequence[ConvBlock]) -> list[Convolution]:
-        return [self._ready(*_without_normalisation(block)) for block in blocks]
+        return [self._ready(*without_normalisation(block)) for block in blocks]
 
     def _ready(
         self, weight: Tensor, bias: Tensor | None, stride: int = 1, padding: int = 1
@@ -95,14 +95,8 @@ class BandedNetwork:
 
         Its stride is one cell, so the pixels of a cell need not become channels first.
         """
-        weight, bias = _without_normalisation(block)
-        channels, side = weight.shape[0], self._fold
-        on_pixels = (
-            weight.reshape(channels, 3, side, side, 3, 3)
-            .permute(0, 1, 4, 2, 5, 3)
-            .reshape(channels, 3, 3 * side, 3 * side)
-        )
-        return self._ready(on_pixels / (255 * PIXEL_STD), bias, side, side)
+        weight, bias = without_normalisation(block)
+        return self._ready(on_pixels(weight, self._fold), bias, self._fold, self._fold)
 
     @torch.inference_mode()
     def maps(self, tiles: Tensor, out: Tensor) -> None:
@@ -212,7 +206,16 @@ class BandedNetwork:
         return torch.empty(shape, dtype=self._dtype, device=self._device).permute(0, 3, 1, 2)
 
 
-def _without_normalisation(block: ConvBlock) -> tuple[Tensor, Tensor]:
+def on_pixels(weight: Tensor, side: int) -> Tensor:
+    """Turn weights on cells of ``side`` x ``side`` standardised pixels into weights on pixels in
+    0..255, of which the mean is subtracted; the stride is then one cell.
+    """
+    channels = weight.shape[0]
+    cells = weight.reshape(channels, 3, side, side, 3, 3).permute(0, 1, 4, 2, 5, 3)
+    return cells.reshape(channels, 3, 3 * side, 3 * side) / (255 * PIXEL_STD)
+
+
+def without_normalisation(block: ConvBlock) -> tuple[Tensor, Tensor]:
     """Return weight and bias of a convolution that equals a block without its rectifier."""
     norm, convolution = block.normalisation, block.convolution
     assert norm.running_mean is not None

@@ -56,8 +56,8 @@ class Segmenter(LevelNetwork):
     @property
     def levels(self) -> list[Level]:
         """The levels, the finest first; the stem is the first step down."""
-        down = [_blocks(level) for level in self.encoder]
-        up = [_blocks(level) for level in reversed(self.decoder)]
+        down = [blocks_of(level) for level in self.encoder]
+        up = [blocks_of(level) for level in reversed(self.decoder)]
         down[0].insert(0, self.stem)
         return [Level(*blocks) for blocks in zip(down, [*up, []], strict=True)]
 
@@ -66,7 +66,8 @@ class Segmenter(LevelNetwork):
         return combine_maps(values)
 
 
-def _blocks(level: nn.Module) -> list[ConvBlock]:
+def blocks_of(level: nn.Module) -> list[ConvBlock]:
+    """Return the blocks of a level, in order."""
     return [block for block in level.children() if isinstance(block, ConvBlock)]
 
 

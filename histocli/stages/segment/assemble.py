@@ -19,7 +19,7 @@ import numpy as np
 from histocli.base.interrupts import raise_if_stopped
 from histocli.inference.runs import Ids, RunObjects, measure_runs, no_objects, paint
 from histocli.inference.settling import SlideWindows, number_objects, settle_windows
-from histocli.stages.segment.loaded import STOPPED
+from histocli.stages.segment.backend import STOPPED
 from histocli.stores import labels
 from histocli.stores.labels import TiledLabelsWriter
 

@@ -34,8 +34,9 @@ from histocli.config.common import Execution
 from histocli.config.segment import SegmentConfig
 from histocli.inference.blocks import Block, BlockGrid
 from histocli.slides.open import open_slide
+from histocli.stages.segment.backend import STOPPED
 from histocli.stages.segment.ledger import Ledger
-from histocli.stages.segment.loaded import STOPPED, LoadedModel, load_model
+from histocli.stages.segment.loaded import LoadedModel, load_model
 from histocli.stages.segment.slide_job import SlideJob
 from histocli.stages.segment.view import View, keep_windows, read_block, recorded_view
 from histocli.stores.models import ModelHeader, read_model_header

@@ -42,6 +42,9 @@ class Job(ABC):
         self.watch = Stopwatch()
         self.held = ExitStack()
 
+    store: Path
+    """The label store, which may be hidden if no store is asked for."""
+
     @abstractmethod
     def decide(self) -> Action:
         """Apply the rerun rule (create, resume, skip) to all outputs; skip if all are complete."""

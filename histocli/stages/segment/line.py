@@ -23,9 +23,10 @@ from histocli.base.interrupts import raise_if_stopped
 from histocli.base.memory import keep_memory_below
 from histocli.base.progress import Bar, Track
 from histocli.inference.pipeline import PendingBlock, Pipeline
+from histocli.stages.segment.backend import STOPPED
 from histocli.stages.segment.job import Job
 from histocli.stages.segment.ledger import Ledger
-from histocli.stages.segment.loaded import STOPPED, LoadedModel
+from histocli.stages.segment.loaded import LoadedModel
 
 LOOK_AHEAD = 1  # parts that have been read and wait for the network
 WRITERS = 2  # writer threads per device: writing waits for the disk more than it computes

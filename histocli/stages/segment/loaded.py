@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,12 +25,14 @@ from histocli.config.segment import SegmentConfig
 from histocli.inference.blocks import BlockGrid
 from histocli.inference.pipeline import BATCH_PX, Pipeline, expected_memory
 from histocli.model.adaptation import Adaptation, adaptation_of
+from histocli.stages.segment.backend import OPENVINO, STOPPED, Settings, choose
 from histocli.stores.models import ModelHeader, read_model
 
 if TYPE_CHECKING:
     import torch
 
-STOPPED = "segment: stopped; what was finished is kept, the same command goes on"
+    from histocli.model.unet import Segmenter
+
 BLOCK_WINDOWS = 3
 """Windows along a side of a block. Larger blocks take more memory; of smaller blocks, a larger
 share is read and computed twice."""
@@ -54,6 +57,8 @@ class LoadedModel:
     """Threads that decode and paint."""
     adaptation: Adaptation | None
     """How slides of a stain that the model does not know are changed; None leaves them."""
+    backend: str
+    """What runs the network: ``torch``, or ``openvino-`` and a precision."""
 
     @property
     def mpp(self) -> float:
@@ -85,35 +90,34 @@ def load_model(
     # late: a command that finds nothing to do loads no network
     from histocli.inference.predict import Predictor
     from histocli.instances.targets import Thresholds
-    from histocli.model.segmenter import build_segmenter
 
     prepare_process()
     share_freed_memory()
-    devices = _devices(execution.device)
-    _, tensors = read_model(path)
-    workers = resolve_workers(execution.workers)
-    dtypes = [resolve_precision(execution.precision, device) for device in devices]
-    networks = [build_segmenter(header.architecture) for _ in devices]
+    devices = _devices("cpu" if config.backend == OPENVINO else execution.device)
+    networks = [_read_network(path, header) for _ in devices]
+    adaptation = adaptation_of(header.normalisation)
+    backend = choose(networks[0], devices[0], Settings(config, execution), adaptation)
+    dtypes = [backend.dtype or resolve_precision(execution.precision, each) for each in devices]
+    config = replace(config, tile_px=min(config.tile_px, backend.largest_tile_px))
 
-    def expected(windows: int, side: int) -> float:
-        return expected_memory(networks[0], header.mpp, windows, side, workers, dtypes[0].itemsize)
+    def needed(windows: int, side: int, workers: int) -> float:
+        about = (networks[0], header.mpp, windows, side, workers, dtypes[0].itemsize)
+        return expected_memory(*about, compiled=backend.network is not None)
 
-    allowed = np.inf if config.max_memory is None else config.max_memory * 1e9
-    while workers > 1 and expected(*SMALLER[-1]) > allowed:
-        workers -= 1  # fewer workers take less memory
+    workers = _workers_that_fit(config, execution, partial(needed, *SMALLER[-1]))
+    expected = partial(needed, workers=workers)
     block_windows, tile_px = fit_to_memory(config, expected, workers)
+    predict = partial(
+        Predictor,
+        mpp=header.mpp,
+        thresholds=Thresholds(**header.thresholds),
+        views=config.views,
+        between=lambda: raise_if_stopped(STOPPED),
+        compiled=backend.network,
+    )
     pipelines = []
     for network, device, dtype in zip(networks, devices, dtypes, strict=True):
-        network.load_state_dict(tensors)
-        predictor = Predictor(
-            network,
-            mpp=header.mpp,
-            device=device,
-            dtype=dtype,
-            thresholds=Thresholds(**header.thresholds),
-            views=config.views,
-            between=lambda: raise_if_stopped(STOPPED),
-        )
+        predictor = predict(network, device=device, dtype=dtype)
         batch_px = CUDA_BATCH_PX if device.type == "cuda" else BATCH_PX
         pipeline = Pipeline(predictor, tile_px=tile_px, workers=workers, batch_px=batch_px)
         pipelines.append(stack.enter_context(pipeline))
@@ -123,8 +127,30 @@ def load_model(
         block_windows,
         expected(block_windows, tile_px),
         workers,
-        adaptation_of(header.normalisation) if config.adapt == "stain" else None,
+        adaptation if config.adapt == "stain" else None,
+        backend.name,
     )
+
+
+def _workers_that_fit(
+    config: SegmentConfig, execution: Execution, least: Callable[[int], float]
+) -> int:
+    """Return the number of workers, fewer than wanted if the least bytes for them are too many."""
+    workers = resolve_workers(execution.workers)
+    allowed = np.inf if config.max_memory is None else config.max_memory * 1e9
+    while workers > 1 and least(workers) > allowed:
+        workers -= 1
+    return workers
+
+
+def _read_network(path: Path, header: ModelHeader) -> Segmenter:
+    """Read the network of a model."""
+    from histocli.model.segmenter import build_segmenter
+
+    _, tensors = read_model(path)
+    network = build_segmenter(header.architecture)
+    network.load_state_dict(tensors)
+    return network.eval()
 
 
 def _devices(name: str) -> list[torch.device]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from histocli.base.types import InstanceLabels, RGBImage
@@ -24,6 +26,10 @@ from histocli.stores.rerun import Action
 
 class PatchJob(Job):
     """A patch store to be segmented; each patch is segmented by itself."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.store = self.outputs["ome-zarr"]
 
     def decide(self) -> Action:
         """Open the store and apply the rerun rule to the output."""
@@ -53,7 +59,7 @@ class PatchJob(Job):
             shape=self._shape,
             mpp=self._mpp,
             source={"name": self.input.path.name, "sha256": self._store.content_hash()},
-            model=self.model,
+            model=self.model | {"backend": model.backend},
             provenance=Provenance(
                 contract=labels.CONTRACT,
                 command="segment",

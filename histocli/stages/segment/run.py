@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from histocli.config.segment import SegmentConfig
 from histocli.exports.registry import check_packages
 from histocli.inference.pipeline import Pipeline, collect, whole_image
 from histocli.slides.open import SLIDE_SUFFIXES
+from histocli.stages.segment.backend import by_backend, check_backend
 from histocli.stages.segment.cluster import run_on_cluster
 from histocli.stages.segment.job import Job
 from histocli.stages.segment.ledger import STATUS_FILE, Ledger
@@ -80,23 +82,24 @@ def segment(
     model = find_model(model)
     header = _segmenter_header(model)
     check_packages(config.formats)
+    check_backend(config, execution)
     keep_going = execution.on_error == "continue"
     inputs = _slides_named(slides, keep_going)
     facts = {"name": model.name, "sha256": content_hash(model)}
     jobs = own_share(plan_jobs(inputs, out, config, execution, facts), config)
     ledger = Ledger(jobs, keep_going, report, None if execution.dry_run else out / STATUS_FILE)
     todo = _undone(jobs, ledger)
-    if config.scheduler is not None and not execution.dry_run and todo:
-        slide_jobs = [job for job in todo if isinstance(job, SlideJob)]
-        run_on_cluster(slide_jobs, model, header, config, execution, ledger, track)
-        todo = [job for job in todo if not isinstance(job, SlideJob)]
-    if todo:
-        with ExitStack() as stack:
-            loaded = load_model(model, header, config, execution, stack)
-            if execution.dry_run:
-                _check(todo, loaded, ledger)
-            else:
-                run_line(todo, loaded, ledger, track)
+    for settings, group in by_backend(todo, config, execution):
+        here = group
+        if config.scheduler is not None and not execution.dry_run:
+            slide_jobs = [job for job in group if isinstance(job, SlideJob)]
+            run_on_cluster(slide_jobs, model, header, *settings, ledger, track)
+            here = [job for job in group if not isinstance(job, SlideJob)]
+        if here:
+            with ExitStack() as stack:
+                loaded = load_model(model, header, *settings, stack)
+                work = _check if execution.dry_run else partial(run_line, track=track)
+                work(here, loaded, ledger)
     return ledger.results
 
 

@@ -130,7 +130,7 @@ class SlideJob(Job):
                 mpp_source=slide.mpp_source,
                 look=lambda factor: first_look(slide, model, self._look(slide, factor)),
                 source=source,
-                model=self.model,
+                model=self.model | {"backend": model.backend},
                 provenance=provenance,
             )
             stack.callback(writer.close)
@@ -194,7 +194,13 @@ class SlideJob(Job):
     def provenance(self, contract: str) -> Provenance:
         """Return the record of how an output is made."""
         given = self.config
-        config = replace(given.of_labels(), formats=given.formats, mpp=given.mpp, roi=given.roi)
+        config = replace(
+            given.of_labels(),
+            formats=given.formats,
+            mpp=given.mpp,
+            roi=given.roi,
+            backend=given.backend,
+        )
         return Provenance(
             contract=contract,
             command="segment",

@@ -25,7 +25,8 @@
     └── attributes
         ├── ome            OME-Zarr 0.5 metadata
         └── histosynth     contract, command, config, config_hash, ..., complete; layout, mpp,
-                           mpp_source, shape, n_nuclei, n_cut, mm2; source and model {name, sha256};
+                           mpp_source, shape, n_nuclei, n_cut, mm2; source {name, sha256}; model
+                           {name, sha256, backend}: backend ran it, such as openvino-int8;
                            glass_level (of empty glass, 64..256); contrast {mean, spread,
                            spreads}: stain by which the slide was adapted to the model, null with
                            --adapt none; files {<array>: [number of files, bytes]}
