@@ -1,17 +1,20 @@
 """Speed on this machine: synthesis, the bare network, and the whole segmentation in the same run.
 
     python benchmarks/speed.py --reference SLIDE [--model MODEL] [--runs 3] [--patches 0]
+                               [--backend torch] [--precision auto]
 
 Absolute figures depend on the machine and on what else it does. The ``ratio`` of segmentation, from
 file to label store, to the bare network is the figure to compare. The median of the runs is
 appended to ``--results`` with the name of the processor or of the GPU. ``steps`` are the processor
 seconds that each step of the last run took, without those of the network's own threads; steps
-overlap. With ``--patches 0`` no patches are drawn.
+overlap. With ``--patches 0`` no patches are drawn. ``ONEDNN_MAX_CPU_ISA=AVX512_CORE_VNNI`` or
+``AVX2_VNNI`` hides the newer instructions of a processor from both backends.
 """
 
 import argparse
 import functools
 import json
+import os
 import platform
 import statistics
 import tempfile
@@ -35,11 +38,13 @@ from histocli.config.generate import GenerateConfig
 from histocli.config.segment import SegmentConfig
 from histocli.config.train import TrainConfig
 from histocli.inference.predict import Predictor
+from histocli.model.adaptation import adaptation_of
 from histocli.model.segmenter import build_segmenter
 from histocli.slides.open import read_image
 from histocli.slides.resampling import ResampledSlide, resample
 from histocli.stages.generate.run import generate
 from histocli.stages.segment import slide_job, view
+from histocli.stages.segment.backend import Backend, Settings, choose
 from histocli.stages.segment.run import segment
 from histocli.stages.train.run import train
 from histocli.stores.models import read_model
@@ -67,7 +72,8 @@ class Work(NamedTuple):
     pixels: Pixels
     """The whole image at the pixel size of the model."""
     predictor: Predictor
-    device: str
+    execution: Execution
+    backend: Backend
     folder: Path
     """Where outputs go."""
 
@@ -184,8 +190,8 @@ def segment_once(work: Work, run: int) -> Rates:
         [str(work.reference)],
         work.model,
         work.folder / f"out{run}",
-        SegmentConfig(formats=("ome-zarr",), mpp=work.mpp),
-        Execution(device=work.device),
+        SegmentConfig(mpp=work.mpp, backend=work.backend.name.partition("-")[0]),
+        work.execution,
     )
     wall_s, processor_s = time.perf_counter() - start, time.process_time() - processor_s
     megapixels = work.pixels.size / 3 / 1e6
@@ -200,14 +206,21 @@ def prepare(options: argparse.Namespace, folder: Path) -> Work:
         model = folder / "model.safetensors"
         execution = Execution(device=options.device)
         train([str(folder / "0.zarr")], model, TrainConfig(steps=FEW_STEPS), execution)
+    execution = Execution(device=options.device, precision=options.precision)
     header, tensors = read_model(model)
     segmenter = build_segmenter(header.architecture)
     segmenter.load_state_dict(tensors)
-    dtype = resolve_precision("auto", device)
-    predictor = Predictor(segmenter, mpp=header.mpp, device=device, dtype=dtype)
+    wanted = Settings(SegmentConfig(backend=options.backend), execution)
+    backend = choose(segmenter.eval(), device, wanted, adaptation_of(header.normalisation))
+    dtype = backend.dtype or resolve_precision(options.precision, device)
+    predictor = Predictor(
+        segmenter, mpp=header.mpp, device=device, dtype=dtype, compiled=backend.network
+    )
     image = read_image(options.reference, mpp=options.mpp)
     pixels = resample(image.pixels, options.mpp, header.mpp)
-    return Work(options.reference, options.mpp, model, pixels, predictor, options.device, folder)
+    return Work(
+        options.reference, options.mpp, model, pixels, predictor, execution, backend, folder
+    )
 
 
 def measure(options: argparse.Namespace, folder: Path) -> Row:
@@ -235,7 +248,9 @@ def measure(options: argparse.Namespace, folder: Path) -> Row:
         | {"all": round(rates[-1].processor_s, 2)},
         "megapixels": round(work.pixels.size / 3 / 1e6, 2),
         "nuclei": rates[-1].nuclei,
-        "precision": "bf16" if resolve_precision("auto", device) == torch.bfloat16 else "fp32",
+        "backend": work.backend.name,
+        "precision": "bf16" if work.predictor.dtype == torch.bfloat16 else "fp32",
+        "isa": os.environ.get("ONEDNN_MAX_CPU_ISA", "all"),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "amx": "amx_bf16" in cpu_flags(),
         "cpus": available_cpus(),
@@ -259,6 +274,8 @@ def main() -> None:
     parser.add_argument("--patches", type=int, default=640)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--backend", default="torch")
+    parser.add_argument("--precision", default="auto")
     parser.add_argument("--results", type=Path, default=RESULTS / "speed.jsonl")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:

@@ -8,8 +8,10 @@ A tile is computed as a whole, not in bands (:mod:`histocli.model.bands`), so ti
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,8 +31,12 @@ from histocli.model.unet import Segmenter, blocks_of
 
 PRECISIONS = {"int8": "f32", "fp32": "f32", "bf16": "bf16"}
 """OpenVINO's name of the format of what is not in 8 bits, for each precision."""
+SHAPES = 2
+"""Shapes of tiles for which the network is kept: that of most tiles, and that of what is looked at
+once more."""
 WORKSPACE = 4.5
-"""Bytes that a tile takes for each byte of the largest tensor; measured, with some reserve."""
+"""Bytes that tiles of these shapes take for each byte of the largest tensor; measured, with some
+reserve."""
 
 
 class CompiledNetwork:
@@ -61,15 +67,15 @@ class CompiledNetwork:
         import openvino
 
         self._network, self._between, self._lock = network, between, Lock()
-        settings = {
+        self._settings = {
             "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
             "ENABLE_CPU_PINNING": False,  # other threads decode meanwhile
         }
-        model = graph_of(network, precision == "int8", adaptation)
-        compiled = openvino.Core().compile_model(model, "CPU", settings)
-        self._request = compiled.create_infer_request()
+        self._core = openvino.Core()
+        self._model = graph_of(network, precision == "int8", adaptation)
+        self._requests: OrderedDict[tuple[int, ...], Any] = OrderedDict()
 
     @torch.inference_mode()
     def maps(self, tiles: Tensor, out: Tensor) -> None:
@@ -77,12 +83,28 @@ class CompiledNetwork:
         for tile, kept in zip(tiles, out, strict=True):
             self._between()
             with self._lock:
-                found = self._request.infer({0: tile[None].numpy()}, share_inputs=True)
+                request = self._request_for(tuple(tile.shape))
+                found = request.infer({0: tile[None].numpy()}, share_inputs=True)
                 values = torch.from_numpy(next(iter(found.values())))
                 kept.copy_(self._network.maps_of(values)[0])
 
+    def _request_for(self, shape: tuple[int, ...]) -> Any:
+        """Return the network compiled for a shape of tiles.
 
-def graph_of(network: Segmenter, eight_bits: bool, adaptation: Adaptation | None) -> object:
+        Compiled for any shape, it would take twice the memory, and more with every shape.
+        """
+        if shape not in self._requests:
+            while len(self._requests) >= SHAPES:
+                self._requests.popitem(last=False)
+            model = self._model.clone()
+            model.reshape({0: [1, *shape]})
+            compiled = self._core.compile_model(model, "CPU", self._settings)
+            self._requests[shape] = compiled.create_infer_request()
+        self._requests.move_to_end(shape)
+        return self._requests[shape]
+
+
+def graph_of(network: Segmenter, eight_bits: bool, adaptation: Adaptation | None) -> Any:
     """Return the model of OpenVINO for a segmenter."""
     graph = Graph(eight_bits)
     if isinstance(network, TrunkSegmenter):
