@@ -1,8 +1,10 @@
 """Score models on labelled images of laboratories over a curve of confidence.
 
     python benchmarks/yardstick.py --data DATA MODEL... [--sets tnbc,...] [--adapt none] [--views 1]
+    python benchmarks/yardstick.py --data DATA MODEL MODEL@openvino-int8 --precision fp32
 
-A model is a file or ``box:NAME``. The confidence of an object is its mean probability, and a model
+A model is a file or ``box:NAME``, and may be followed by ``@`` and a backend: ``torch``, or
+``openvino-`` and a precision. The confidence of an object is its mean probability, and a model
 holds a threshold on it, which ``train`` wrote. Scores at one threshold compare models that chose
 theirs by different rules, so all objects are kept here first, and then scored at every threshold of
 ``CONFIDENCES``. Of two models and more, each is compared with the first, paired by image, at
@@ -22,6 +24,8 @@ from rows import RESULTS, Row, append_rows, commit
 
 from histocli.base.device import prepare_process, resolve_device, resolve_precision
 from histocli.base.types import FloatArray, InstanceLabels, RGBImage
+from histocli.config.common import Execution
+from histocli.config.segment import SegmentConfig
 from histocli.inference.predict import Predictor
 from histocli.instances.targets import Thresholds, maps_to_instances, mean_within
 from histocli.metrics.counts import count
@@ -30,6 +34,7 @@ from histocli.model.normalisation import contrast_of, glass_to_white
 from histocli.model.segmenter import build_segmenter
 from histocli.optics.density import white_level
 from histocli.slides.open import read_image
+from histocli.stages.segment.backend import Settings, choose
 from histocli.stores.box import find_box_model
 from histocli.stores.models import read_model
 
@@ -47,15 +52,27 @@ Scores = npt.NDArray[np.float64]
 class Model:
     """A model that predicts whole images as ``histosynth segment`` does."""
 
-    def __init__(self, path: Path, adapt: str, views: int) -> None:
+    def __init__(
+        self, path: Path, adapt: str, views: int, backend: str = "torch", precision: str = "auto"
+    ) -> None:
         header, tensors = read_model(path)
         self.header = header
         self.adaptation = adaptation_of(header.normalisation) if adapt == "stain" else None
         device = resolve_device("auto")
         network = build_segmenter(header.architecture)
         network.load_state_dict(tensors)
-        dtype = resolve_precision("auto", device)
-        self.predictor = Predictor(network, mpp=header.mpp, device=device, dtype=dtype, views=views)
+        dtype = resolve_precision(precision, device)
+        name, _, own = backend.partition("-")
+        wanted = Settings(SegmentConfig(backend=name), Execution(precision=own or precision))
+        chosen = choose(network.eval(), device, wanted, adaptation_of(header.normalisation))
+        self.predictor = Predictor(
+            network,
+            mpp=header.mpp,
+            device=device,
+            dtype=dtype,
+            views=views,
+            compiled=chosen.network,
+        )
         self.thresholds = replace(Thresholds(**header.thresholds), confidence=0.0)
 
     def found(self, image: RGBImage) -> tuple[InstanceLabels, FloatArray]:
@@ -73,10 +90,13 @@ class Model:
         return labels, mean_within(labels, np.ascontiguousarray(maps[..., 0]))
 
 
-def images_of(data: Path, name: str) -> Iterator[tuple[RGBImage, InstanceLabels]]:
-    """Yield the images of a set with their true labels."""
+def images_of(
+    data: Path, name: str, most: int | None = None
+) -> Iterator[tuple[RGBImage, InstanceLabels]]:
+    """Yield the images of a set with their true labels; at most so many, spread over the set."""
     folder = data / "dev" / name
-    for path in sorted((folder / "images").glob("*.png")):
+    paths = sorted((folder / "images").glob("*.png"))
+    for path in paths[:: max(1, len(paths) // most)][:most] if most else paths:
         truth = tifffile.imread(folder / "labels" / f"{path.stem}.tif")
         yield read_image(path).pixels, np.asarray(truth, np.int32)
 
@@ -98,9 +118,10 @@ def curve(truth: InstanceLabels, labels: InstanceLabels, confidence: FloatArray)
     return np.array(rows, np.float64)
 
 
-def score(model: Model, data: Path, name: str) -> Scores:
-    """Return the scores of all images of a set."""
-    return np.stack([curve(truth, *model.found(image)) for image, truth in images_of(data, name)])
+def score(model: Model, data: Path, name: str, most: int | None = None) -> Scores:
+    """Return the scores of the images of a set."""
+    images = images_of(data, name, most)
+    return np.stack([curve(truth, *model.found(image)) for image, truth in images])
 
 
 def interval(differences: npt.NDArray[np.float64], seed: int = 0) -> tuple[float, float]:
@@ -158,6 +179,8 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--sets", default=",".join(SETS))
     parser.add_argument("--adapt", default="stain")
     parser.add_argument("--views", type=int, default=1)
+    parser.add_argument("--precision", default="auto", help="of PyTorch")
+    parser.add_argument("--images", type=int, help="largest number of images of a set")
     parser.add_argument("--results", type=Path, default=RESULTS / "yardstick.jsonl")
     options = parser.parse_args(words)
     prepare_process()
@@ -165,9 +188,13 @@ def main(words: Sequence[str] | None = None) -> None:
     about |= {"measures": list(MEASURES), "torch": torch.__version__}
     first: dict[str, Scores] = {}
     for label in options.models:
-        path = find_box_model(label[4:]).path if label.startswith("box:") else Path(label)
-        model = Model(path, options.adapt, options.views)
-        scores = {name: score(model, options.data, name) for name in options.sets.split(",")}
+        given, _, backend = label.partition("@")
+        path = find_box_model(given[4:]).path if given.startswith("box:") else Path(given)
+        model = Model(path, options.adapt, options.views, backend or "torch", options.precision)
+        scores = {
+            name: score(model, options.data, name, options.images)
+            for name in options.sets.split(",")
+        }
         print_scores(label, scores)
         if first:
             print_differences(label, scores, first)

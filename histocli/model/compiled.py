@@ -22,7 +22,7 @@ from histocli.model.adaptation import Adaptation
 from histocli.model.bands import on_pixels, without_normalisation
 from histocli.model.blocks import ConvBlock
 from histocli.model.calibration import drawn_tissue, scale_of, trunk_scales
-from histocli.model.graph import SIX, Feature, Graph, Layer
+from histocli.model.graph import SIX, Feature, Graph, Layer, without_telemetry
 from histocli.model.levels import LevelNetwork
 from histocli.model.normalisation import PIXEL_MEAN
 from histocli.model.trunk import INPUT_MEAN, INPUT_SPREAD, FrozenBlock, FrozenConv
@@ -64,8 +64,6 @@ class CompiledNetwork:
         threads: int,
         between: Callable[[], None] = lambda: None,
     ) -> None:
-        import openvino
-
         self._network, self._between, self._lock = network, between, Lock()
         self._settings = {
             "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
@@ -73,7 +71,7 @@ class CompiledNetwork:
             "NUM_STREAMS": 1,
             "ENABLE_CPU_PINNING": False,  # other threads decode meanwhile
         }
-        self._core = openvino.Core()
+        self._core = without_telemetry().Core()
         self._model = graph_of(network, precision == "int8", adaptation)
         self._requests: OrderedDict[tuple[int, ...], Any] = OrderedDict()
 

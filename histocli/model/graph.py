@@ -10,6 +10,7 @@ channel. OpenVINO computes a convolution in integers where it finds both so mark
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,24 @@ if TYPE_CHECKING:
 
 SIX = 6.0  # upper limit of the trunk's rectifiers
 LARGEST_SIGNED = 127 / 128  # so that 0 is one of the 256 values
+
+
+def without_telemetry() -> Any:
+    """Import and return OpenVINO, such that it reports nothing to anyone.
+
+    When it is imported, it otherwise writes an identity into the home folder and sends a message,
+    by the package openvino-telemetry, which pip installs with it and which it can do without.
+    """
+    blocked = "openvino_telemetry"
+    known = {blocked: sys.modules[blocked]} if blocked in sys.modules else {}
+    sys.modules[blocked] = None  # type: ignore[assignment]  # its import now fails
+    try:
+        import openvino
+        import openvino.opset13
+    finally:
+        del sys.modules[blocked]
+        sys.modules.update(known)
+    return openvino
 
 
 @dataclass(frozen=True)
@@ -71,8 +90,8 @@ class Graph:
     """Builds a graph from pixels to values in 0..1."""
 
     def __init__(self, eight_bits: bool) -> None:
-        import openvino.opset13 as opset
-
+        self._openvino = without_telemetry()
+        opset = self._openvino.opset13
         self.eight_bits = eight_bits
         self._op = opset
         self._tiles = opset.parameter([1, -1, -1, 3], np.uint8, name="tiles")
@@ -82,7 +101,8 @@ class Graph:
 
     def pixels(self, mean: float) -> Feature:
         """Return sRGB in 0..255 minus a mean, so that padding by zero shows the mean."""
-        return Feature(self._op.subtract(self._pixels, _number(mean)), np.ones(3, np.float32))
+        node = self._op.subtract(self._pixels, self._number(mean))
+        return Feature(node, np.ones(3, np.float32))
 
     def convolved(
         self, parts: Sequence[Feature], layer: Layer, scale: FloatArray, *, exact: bool = False
@@ -139,7 +159,7 @@ class Graph:
     def _in_eight_bits(self, node: Any, low: float, high: float) -> Any:
         if not self.eight_bits:
             return node
-        least, most = _number(low), _number(high)
+        least, most = self._number(low), self._number(high)
         return self._op.fake_quantize(node, least, most, least, most, 256)
 
     def block(self, parts: Sequence[Feature], block: ConvBlock, scale: FloatArray) -> Feature:
@@ -166,15 +186,16 @@ class Graph:
         )  # fmt: skip
         return Feature(node, feature.scale, feature.signed)
 
+    def _number(self, value: float) -> Any:
+        return self._op.constant(np.float32(value))
+
     def finished(self, head: Sequence[Feature], layer: Layer, fold: int) -> Any:
         """Return the model of OpenVINO: tiles (1, H, W, 3) to values in 0..1 (1, logits, H, W)."""
-        import openvino
-
         logits = self.convolved(head, layer, np.ones(len(layer.bias), np.float32))
         values = self._op.sigmoid(logits)
         if fold > 1:
             values = self._op.depth_to_space(values, "depth_first", fold)
-        return openvino.Model([self._op.result(values)], [self._tiles], "segmenter")
+        return self._openvino.Model([self._op.result(values)], [self._tiles], "segmenter")
 
 
 def _scaled(layer: Layer, part: slice, before: FloatArray, behind: FloatArray) -> FloatArray:
@@ -184,9 +205,3 @@ def _scaled(layer: Layer, part: slice, before: FloatArray, behind: FloatArray) -
     else:
         weight = layer.weight * before[:, None, None, None]
     return np.asarray(weight / behind[:, None, None, None], np.float32)
-
-
-def _number(value: float) -> Any:
-    import openvino.opset13 as opset
-
-    return opset.constant(np.float32(value))

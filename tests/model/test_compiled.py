@@ -1,5 +1,10 @@
 """Networks that OpenVINO runs give the maps of PyTorch: up to rounding, or nearly in 8 bits."""
 
+import importlib.util
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -7,13 +12,14 @@ import torch
 from histocli.inference.predict import Predictor
 from histocli.model.backends import in_bands
 from histocli.model.calibration import drawn_tissue
+from histocli.model.compiled import CompiledNetwork
 from histocli.model.segmenter import build_segmenter
 from histocli.stores.box import read_trunk_weights
 
-pytest.importorskip("openvino", reason="the extra 'fast' is not installed")
-
-from histocli.model.compiled import CompiledNetwork
-
+# found, but not imported here, which would send a message
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("openvino") is None, reason="the extra 'fast' is not installed"
+)
 UNET = {"family": "unet", "channels": [8, 12, 16]}
 ARCHITECTURES = {
     "U-Net": UNET,
@@ -92,3 +98,15 @@ def test_it_may_be_stopped_between_tiles(network):
 
     with pytest.raises(InterruptedError):
         maps_of(compiled(network, "fp32", between=stop), tiles())
+
+
+def test_importing_it_tells_nobody(tmp_path):
+    code = (
+        "import sys; from histocli.model.graph import without_telemetry;"
+        "without_telemetry().Core();"
+        "assert not [name for name in sys.modules if name.startswith('openvino_telemetry')]"
+    )
+    away = {"HOME": str(tmp_path), "USERPROFILE": str(tmp_path)}
+    left = {name: value for name, value in os.environ.items() if name != "CI"}
+    subprocess.run([sys.executable, "-c", code], env=left | away, check=True)
+    assert not list(tmp_path.iterdir())

@@ -141,10 +141,16 @@ def _as_begun(settings: Settings, begun: str, store: Path) -> Settings:
             f"{store}: was begun with {words}, and an output has one backend; "
             "go on with the same, or begin anew with --overwrite"
         )
+    return decided(settings, begun)
+
+
+def decided(settings: Settings, backend: str) -> Settings:
+    """Return settings that ask for a backend, given the name that a store records."""
+    name, _, precision = backend.partition("-")
+    config, execution = settings
     config = replace(config, backend=name)
     if precision:
         execution = replace(execution, precision=precision)
-    check_backend(config, execution)
     return Settings(config, execution)
 
 
@@ -153,6 +159,7 @@ def choose(
 ) -> Backend:
     """Return the backend for a segmenter; ``auto`` measures which one is faster."""
     config, execution = settings
+    check_backend(config, execution)
     can_be_openvino = device.type == "cpu" and _is_installed()
     if config.backend == TORCH or not can_be_openvino:
         return Backend(TORCH, None)

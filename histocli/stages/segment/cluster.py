@@ -34,7 +34,7 @@ from histocli.config.common import Execution
 from histocli.config.segment import SegmentConfig
 from histocli.inference.blocks import Block, BlockGrid
 from histocli.slides.open import open_slide
-from histocli.stages.segment.backend import STOPPED
+from histocli.stages.segment.backend import STOPPED, Settings, decided
 from histocli.stages.segment.ledger import Ledger
 from histocli.stages.segment.loaded import LoadedModel, load_model
 from histocli.stages.segment.slide_job import SlideJob
@@ -85,8 +85,9 @@ def run_on_cluster(
     assert config.scheduler is not None
     with ExitStack() as stack:
         client = stack.enter_context(_connect(config.scheduler))
-        # only for the grid of blocks; the network runs in the workers
+        # only for the grid of blocks; the network runs in the workers, all in the same way
         loaded = load_model(model, header, config, execution, stack)
+        config, execution = decided(Settings(config, execution), loaded.backend)
         for job in jobs:
             stack.callback(job.close)
         bar = stack.enter_context(track("segment", len(jobs)))
