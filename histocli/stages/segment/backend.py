@@ -7,7 +7,8 @@ store is finished by the same one; ``auto`` measures only for slides that are be
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
@@ -105,19 +106,24 @@ def _is_installed() -> bool:
 
 
 def by_backend(
-    jobs: Sequence[AnyJob], config: SegmentConfig, execution: Execution
+    jobs: Sequence[AnyJob],
+    config: SegmentConfig,
+    execution: Execution,
+    failures_of: Callable[[AnyJob], AbstractContextManager[None]],
 ) -> list[tuple[Settings, list[AnyJob]]]:
     """Group jobs by backend: unfinished stores by the one that began them.
 
-    Raises ``StoreExists`` where the user asks for another one.
+    Where the user asks for another one, the job raises ``StoreExists`` in the context that
+    ``failures_of`` returns for it.
     """
     groups: dict[Settings, list[AnyJob]] = {}
     for job in jobs:
-        begun = begun_by(job.store)
-        settings = Settings(config, execution)
-        if begun is not None:
-            settings = _as_begun(settings, begun, job.store)
-        groups.setdefault(settings, []).append(job)
+        with failures_of(job):
+            begun = begun_by(job.store)
+            settings = Settings(config, execution)
+            if begun is not None:
+                settings = _as_begun(settings, begun, job.store)
+            groups.setdefault(settings, []).append(job)
     return list(groups.items())
 
 

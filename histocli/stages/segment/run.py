@@ -89,7 +89,7 @@ def segment(
     jobs = own_share(plan_jobs(inputs, out, config, execution, facts), config)
     ledger = Ledger(jobs, keep_going, report, None if execution.dry_run else out / STATUS_FILE)
     todo = _undone(jobs, ledger)
-    for settings, group in by_backend(todo, config, execution):
+    for settings, group in by_backend(todo, config, execution, ledger.failures_of):
         here = group
         if config.scheduler is not None and not execution.dry_run:
             slide_jobs = [job for job in group if isinstance(job, SlideJob)]

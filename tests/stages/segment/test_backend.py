@@ -180,6 +180,13 @@ class TestGoingOn:
         run(slide, model, store.parent, mpp=MPP, overwrite=True)
         assert recorded(store) == "torch"
 
+    def test_in_a_batch_that_goes_on_it_fails_alone(self, store, tmp_path, slide, model):
+        begun(store, "openvino-int8")
+        new = write_png(tmp_path / "b.png", tissue(seed=1))
+        results = run([slide, new], model, store.parent, mpp=MPP, on_error="continue")
+        assert [result.status for result in results] == ["failed", "done"]
+        assert "was begun with" in results[0].error
+
     def test_without_the_package_it_cannot_go_on(self, store, slide, model, absent):
         begun(store, "openvino-int8")
         with pytest.raises(InvalidOption, match="fast"):
