@@ -31,12 +31,11 @@ from histocli.model.unet import Segmenter, blocks_of
 
 PRECISIONS = {"int8": "f32", "fp32": "f32", "bf16": "bf16"}
 """OpenVINO's name of the format of what is not in 8 bits, for each precision."""
-SHAPES = 2
-"""Shapes of tiles for which the network is kept: that of most tiles, and that of what is looked at
-once more."""
-WORKSPACE = 4.5
-"""Bytes that tiles of these shapes take for each byte of the largest tensor; measured, with some
-reserve."""
+SHAPES = 16
+"""Shapes of tiles for which the network is kept, without its memory for tensors: the parts of a
+large slide have few shapes, but take turns."""
+WORKSPACE = 3.0
+"""Bytes that a tile takes for each byte of the largest tensor; measured, with some reserve."""
 
 
 class CompiledNetwork:
@@ -73,7 +72,8 @@ class CompiledNetwork:
         }
         self._core = without_telemetry().Core()
         self._model = graph_of(network, precision == "int8", adaptation)
-        self._requests: OrderedDict[tuple[int, ...], Any] = OrderedDict()
+        self._compiled: OrderedDict[tuple[int, ...], Any] = OrderedDict()
+        self._request: Any = None
 
     @torch.inference_mode()
     def maps(self, tiles: Tensor, out: Tensor) -> None:
@@ -91,15 +91,20 @@ class CompiledNetwork:
 
         Compiled for any shape, it would take twice the memory, and more with every shape.
         """
-        if shape not in self._requests:
-            while len(self._requests) >= SHAPES:
-                self._requests.popitem(last=False)
-            model = self._model.clone()
-            model.reshape({0: [1, *shape]})
-            compiled = self._core.compile_model(model, "CPU", self._settings)
-            self._requests[shape] = compiled.create_infer_request()
-        self._requests.move_to_end(shape)
-        return self._requests[shape]
+        last = next(reversed(self._compiled), None)
+        if shape != last:
+            self._request = None
+            if last is not None:
+                self._compiled[last].release_memory()
+            if shape not in self._compiled:
+                while len(self._compiled) >= SHAPES:
+                    self._compiled.popitem(last=False)
+                model = self._model.clone()
+                model.reshape({0: [1, *shape]})
+                self._compiled[shape] = self._core.compile_model(model, "CPU", self._settings)
+            self._compiled.move_to_end(shape)
+            self._request = self._compiled[shape].create_infer_request()
+        return self._request
 
 
 def graph_of(network: Segmenter, eight_bits: bool, adaptation: Adaptation | None) -> Any:
