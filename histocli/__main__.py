@@ -1,4 +1,4 @@
-"""Run the command line with ``python -m histocli``."""
+"""Run the command line: ``python -m histocli``, and the program ``histosynth``."""
 
 from histocli.cli.start import main
 
