@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 
-from histocli.base.errors import InvalidOption
 from histocli.base.files import content_hash
 from histocli.base.inputs import InputImage, expand_with_mpp
 from histocli.base.progress import Track, silent
@@ -32,10 +31,15 @@ from histocli.stages.segment.job import Job
 from histocli.stages.segment.ledger import STATUS_FILE, Ledger
 from histocli.stages.segment.line import run_line
 from histocli.stages.segment.loaded import LoadedModel, load_model
-from histocli.stages.segment.plan import find_model, own_share, plan_jobs, without_outputs
+from histocli.stages.segment.plan import (
+    find_model,
+    own_share,
+    plan_jobs,
+    segmenter_header,
+    without_outputs,
+)
 from histocli.stages.segment.results import SegmentResult
 from histocli.stages.segment.slide_job import SlideJob
-from histocli.stores.models import ModelHeader, read_model_header
 
 PROBE_PX = 512  # side of the tile that a dry run times the network with
 
@@ -78,7 +82,7 @@ def segment(
         With ``on_error="continue"``, an error of one slide goes into its result instead.
     """
     model = find_model(model)
-    header = _segmenter_header(model)
+    header = segmenter_header(model)
     check_packages(config.formats)
     keep_going = execution.on_error == "continue"
     inputs = _slides_named(slides, keep_going)
@@ -106,13 +110,6 @@ def _slides_named(words: Sequence[str], keep_missing: bool) -> list[InputImage]:
         words, suffixes=SLIDE_SUFFIXES, stdin=sys.stdin, what="slide", keep_missing=keep_missing
     )
     return without_outputs(inputs, words)
-
-
-def _segmenter_header(model: Path) -> ModelHeader:
-    header = read_model_header(model)
-    if header.kind != "segmenter":
-        raise InvalidOption(f"--model {model}: is a {header.kind}, but a segmenter is needed")
-    return header
 
 
 def _undone(jobs: Sequence[Job], ledger: Ledger) -> list[Job]:
