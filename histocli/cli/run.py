@@ -12,6 +12,15 @@ from histocli.config.common import Execution
 from histocli.config.options import Option
 from histocli.config.run import RunConfig
 
+COUNTED = {
+    "generate": {"patches": "patch"},
+    "refine": {"patches": "patch"},
+    "train": {"steps": "step"},
+    "segment": {"slides": "slide", "nuclei": "nucleus"},
+    "evaluate": {},
+}
+"""Counts that are told of each stage: the field of its result, and the singular."""
+
 
 def _check(segment: list[str] | None, **_: Any) -> None:
     """Raise ``InvalidOption`` where no slides are named."""
@@ -73,14 +82,11 @@ def run(
 
 def _line(stage: str, values: dict[str, Any]) -> str:
     """Return what a stage made in one line."""
-    counts = {
-        "generate": ("patches",),
-        "refine": ("patches",),
-        "train": ("steps",),
-        "segment": ("slides", "nuclei"),
-        "evaluate": (),
-    }[stage]
-    made = [f"{values[name]:,} {name}" for name in counts if values.get(name) is not None]
+    made = [
+        f"{values[plural]:,} {one if values[plural] == 1 else plural}"
+        for plural, one in COUNTED[stage].items()
+        if values.get(plural) is not None
+    ]
     if stage == "evaluate":
         made = [f"{name} {values['mean'][name]:.3f}" for name in ("aji", "pq", "dice")]
     status = {"skipped": "complete before", "planned": "planned"}.get(values["status"])

@@ -56,7 +56,7 @@ def test_each_stage_is_told_in_one_line(stages, capsys):
     def answer(tell, **_):
         tell("generate", done | {"patches": 2000, "output": "out/patches.zarr"})
         tell("train", done | {"steps": 1234, "status": "skipped", "output": "out/m.safetensors"})
-        tell("segment", done | {"slides": 2, "nuclei": 23170, "output": "out/nuclei"})
+        tell("segment", done | {"slides": 1, "nuclei": 23170, "output": "out/nuclei"})
         tell("evaluate", done | {"mean": {"aji": 0.5, "pq": 0.25, "dice": 1}, "output": "s.json"})
         return FakeResult()
 
@@ -65,7 +65,7 @@ def test_each_stage_is_told_in_one_line(stages, capsys):
     assert capsys.readouterr().err.splitlines() == [
         "generate: 2,000 patches in 1 min 01 s -> out/patches.zarr",
         "train: 1,234 steps complete before -> out/m.safetensors",
-        "segment: 2 slides, 23,170 nuclei in 1 min 01 s -> out/nuclei",
+        "segment: 1 slide, 23,170 nuclei in 1 min 01 s -> out/nuclei",
         "evaluate: aji 0.500, pq 0.250, dice 1.000 in 1 min 01 s -> s.json",
     ]
 

@@ -198,12 +198,13 @@ class _Timed:
             self.seconds = watch.seconds
 
 
-def titled(track: Track, title: str) -> Track:
-    """Return a track whose descriptions begin with the place of the stage in the run."""
+def titled(track: Track, stage: str, place: str) -> Track:
+    """Return a track whose descriptions begin with the stage and its place, such as ``2/3``."""
 
     @contextmanager
     def named(description: str, total: int | None) -> Iterator[Bar]:
-        with track(f"{title}: {description}", total) as bar:
+        task = "" if description == stage else f": {description}"
+        with track(f"{place} {stage}{task}", total) as bar:
             yield bar
 
     return named

@@ -211,7 +211,7 @@ class _Chain:
     def _titled(self, stage: str) -> Track:
         names = ["generate", *(["refine"] if self.config.refine else []), "train", "segment"]
         names += [] if self.truth is None else ["evaluate"]
-        return titled(self.track, f"{names.index(stage) + 1}/{len(names)} {stage}")
+        return titled(self.track, stage, f"{names.index(stage) + 1}/{len(names)}")
 
     def _told(self, stage: str, result: StageResult) -> Json:
         values: Json = {"stage": stage, **result.to_json()}

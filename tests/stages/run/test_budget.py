@@ -1,5 +1,6 @@
 """A time budget is shared out once, and a resumed run decides alike."""
 
+from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ from histocli.base.errors import InvalidOption
 from histocli.config.common import Execution
 from histocli.config.run import RunConfig
 from histocli.stages.run import budget as module
-from histocli.stages.run.budget import Budget, Decided, drawn_per_s, slides_s
+from histocli.stages.run.budget import Budget, Decided, drawn_per_s, slides_s, titled
 from histocli.stages.run.report import Places
 from tests.tissue import make_tissue
 
@@ -130,3 +131,18 @@ def test_the_rate_of_drawing_is_that_of_one_process(tmp_path):
     assert rate > 0
     assert measuring_s > 0
     assert [each.name for each in tmp_path.iterdir()] == ["reference.png"]
+
+
+def test_bars_name_the_stage_once():
+    seen = []
+
+    @contextmanager
+    def track(description, total):
+        seen.append((description, total))
+        yield
+
+    named = titled(track, "segment", "3/4")
+    for description in ("segment", "painting"):
+        with named(description, 7):
+            pass
+    assert seen == [("3/4 segment", 7), ("3/4 segment: painting", 7)]
