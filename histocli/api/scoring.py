@@ -127,16 +127,17 @@ def compare(
             ignore=None if ignore is None else label_word(ignore, folder / "ignore"),
             track=track_of(progress),
         )
-    names = dict(zip(words, predictions, strict=True))
-    results = tuple(
-        _named(each, name, None, truth)
-        for each, name in zip(found.results, names.values(), strict=True)
-    )
-    differences = tuple(
+    return _renamed(found, dict(zip(words, predictions, strict=True)), truth)
+
+
+def _renamed(found: ComparisonResult, names: Mapping[str, str], truth: Labels) -> ComparisonResult:
+    """Return a result with the caller's names in the place of the words of the predictions."""
+    results = (_named(each, names[each.input], None, truth) for each in found.results)
+    differences = (
         replace(each, first=names[each.first], second=names[each.second])
         for each in found.differences
     )
-    return replace(found, results=results, differences=differences)
+    return replace(found, results=tuple(results), differences=tuple(differences))
 
 
 def _labels(prediction: Prediction) -> Labels:

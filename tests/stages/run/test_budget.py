@@ -5,15 +5,17 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import imagecodecs
-import numpy as np
 import pytest
 
 from histocli.base.errors import InvalidOption
 from histocli.config.common import Execution
 from histocli.config.run import RunConfig
+from histocli.model.segmenter import SIZES
 from histocli.stages.run import budget as module
 from histocli.stages.run.budget import Budget, Decided, drawn_per_s, slides_s, titled
 from histocli.stages.run.report import Places
+from histocli.stages.segment.run import segment
+from histocli.stores.models import read_model_header
 from tests.tissue import make_tissue
 
 CPU = Execution(device="cpu", precision="fp32", workers=2)
@@ -108,19 +110,27 @@ def test_what_is_overwritten_is_decided_anew(machine, tmp_path):
     assert decided(tmp_path, execution=replace(CPU, overwrite=True)).decided.n < first.n
 
 
-def test_the_time_of_slides_grows_with_them_and_leaves_no_trace(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "SLIDE_S", 0.0)
-    monkeypatch.setattr(module, "SEGMENT_S", 0.0)
+def test_slides_are_timed_with_a_network_of_the_size_and_leave_no_trace(tmp_path, monkeypatch):
+    models = []
+
+    def spy(slides, model, *others, **more):
+        models.append(read_model_header(model))
+        return segment(slides, model, *others, **more)
+
+    monkeypatch.setattr(module, "segment", spy)
+    monkeypatch.setattr(module, "SLIDES_OVER_NETWORK", 0.0)  # how fast this machine is counts not
     paths = []
     for name in "ab":
         path = tmp_path / f"{name}.png"
-        imagecodecs.imwrite(str(path), np.tile(make_tissue(128).image, (3, 3, 1)))
+        imagecodecs.imwrite(str(path), make_tissue(128).image)
         paths.append(str(path))
-    config = RunConfig(mpp=0.5, slide_mpp=0.5)
-    assert slides_s(paths, config, CPU) > 0
+    config = RunConfig(mpp=0.5, slide_mpp=0.5, size="M")
+    expected = module.SEGMENT_S + 2 * module.SLIDE_S
+    assert slides_s(paths, config, CPU) == expected
+    (header,) = models
+    assert header.architecture["channels"] == list(SIZES["M"])
+    assert header.mpp == 0.5
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png"]
-    with pytest.raises(InvalidOption, match="--format"):
-        replace(config, formats=("pdf",))
 
 
 def test_the_rate_of_drawing_is_that_of_one_process(tmp_path):
