@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from histocli.api.inputs import PathLike
+from histocli.api.inputs import PathLike, model_named
 from histocli.api.progress import Progress, track_of
 from histocli.config.common import Execution
 from histocli.config.run import RunConfig
@@ -64,7 +64,7 @@ def segment(
 
     return run(
         _words(slides),
-        Path(model),
+        model_named(model),
         Path(out),
         config or SegmentConfig(),
         execution or Execution(),

@@ -68,6 +68,14 @@ def no_dry_run(execution: Execution, name: str) -> None:
         )
 
 
+def model_named(model: PathLike) -> Path | None:
+    """Return what stages take for a model: a path, a name without ``box:``, or None for ``box``."""
+    word = os.fspath(model)
+    if word == "box":
+        return None
+    return Path(word.removeprefix("box:"))
+
+
 def is_path(value: object) -> bool:
     """Tell whether a value is a path, and no array or sequence."""
     return isinstance(value, (str, os.PathLike))

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from histocli.base.progress import Bar, Track, silent
 
-Progress: TypeAlias = Callable[[str, int, int | None], object]
+Progress: TypeAlias = Callable[[str, float, float | None], object]
 """Called with the name of the present task, its steps done, and its steps in all (None: unknown).
 
 Calls may come from any thread, but one at a time; an exception ends the work and is passed on.
@@ -18,11 +18,12 @@ Calls may come from any thread, but one at a time; an exception ends the work an
 class _Counter:
     """Counts the steps of one task and reports each advance."""
 
-    def __init__(self, report: Progress, description: str, total: int | None) -> None:
+    def __init__(self, report: Progress, description: str, total: float | None) -> None:
         self._report, self._description, self._total = report, description, total
-        self._done, self._lock = 0, Lock()
+        self._done: float = 0
+        self._lock = Lock()
 
-    def advance(self, steps: int = 1, note: str = "") -> None:
+    def advance(self, steps: float = 1, note: str = "") -> None:
         """Report that ``steps`` more are done; an advance of none reports nothing."""
         if not steps:
             return
@@ -38,7 +39,7 @@ def track_of(progress: Progress | None) -> Track:
     report = progress
 
     @contextmanager
-    def track(description: str, total: int | None) -> Iterator[Bar]:
+    def track(description: str, total: float | None) -> Iterator[Bar]:
         report(description, 0, total)
         yield _Counter(report, description, total)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from histocli.api.inputs import PathLike
+from histocli.api.inputs import PathLike, model_named
 from histocli.api.progress import Progress, track_of
 from histocli.base.types import InstanceLabels
 from histocli.config.common import Execution
@@ -118,7 +118,7 @@ class Segmenter:
         execution: Execution | None = None,
     ) -> None:
         self._images = ImageSegmenter(
-            Path(model), config or SegmentConfig(), execution or Execution()
+            model_named(model), config or SegmentConfig(), execution or Execution()
         )
         self.result: TrainResult | None = None
         """Where :func:`histocli.train` made the model: what it reported."""

@@ -172,7 +172,7 @@ def main() -> None:
     # reads this variable once, when torch loads it.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _open_closed_streams()
-    if {"segment", "run"} & set(sys.argv[1:]):
+    if "segment" in sys.argv[1:]:
         _begin_again_with_tunables()
     sys.exit(run(sys.argv[1:]))
 

@@ -7,7 +7,7 @@ import typer
 
 from histocli.base.errors import InvalidOption
 from histocli.cli import options as o
-from histocli.cli.console import Screen, clock
+from histocli.cli.console import Screen
 from histocli.config.common import Execution
 from histocli.config.options import Option
 from histocli.config.run import RunConfig
@@ -90,5 +90,5 @@ def _line(stage: str, values: dict[str, Any]) -> str:
     if stage == "evaluate":
         made = [f"{name} {values['mean'][name]:.3f}" for name in ("aji", "pq", "dice")]
     status = {"skipped": "complete before", "planned": "planned"}.get(values["status"])
-    took = status or f"in {clock(values['seconds'])}"
+    took = status or f"in {values['seconds']:,.0f} s"
     return f"{stage}: {', '.join(made)} {took} -> {values['output']}"

@@ -111,6 +111,13 @@ def test_settings_are_those_of_the_command_line(image):
     assert found.mm2 == pytest.approx(image.shape[0] * image.shape[1] * MPP**2 / 1e6)
 
 
+def test_models_of_the_package_have_names():
+    default = Segmenter().path
+    for word in ("box", f"box:{default.stem}", default.stem, default, str(default)):
+        assert Segmenter(word).path == default
+    assert Segmenter(f"box:{default.stem}").mpp == Segmenter().mpp > 0
+
+
 @pytest.mark.parametrize(
     ("model", "kind", "said"),
     [

@@ -63,10 +63,10 @@ def test_each_stage_is_told_in_one_line(stages, capsys):
     stages.answer = answer
     assert run(["run", "a", "--segment", "s", "-o", "out"]) == 0
     assert capsys.readouterr().err.splitlines() == [
-        "generate: 2,000 patches in 1 min 01 s -> out/patches.zarr",
+        "generate: 2,000 patches in 61 s -> out/patches.zarr",
         "train: 1,234 steps complete before -> out/m.safetensors",
-        "segment: 1 slide, 23,170 nuclei in 1 min 01 s -> out/nuclei",
-        "evaluate: aji 0.500, pq 0.250, dice 1.000 in 1 min 01 s -> s.json",
+        "segment: 1 slide, 23,170 nuclei in 61 s -> out/nuclei",
+        "evaluate: aji 0.500, pq 0.250, dice 1.000 in 61 s -> s.json",
     ]
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from histocli.base.errors import InvalidOption
 from histocli.base.progress import Bar, Track, silent
@@ -104,11 +105,11 @@ class Budget:
             They take most of the budget.
         """
         budget = self.config.time_budget_s
-        if budget is None:
+        if budget is None or self._is_known:
             return
         planned = slides_s(slides, self.config, self.execution)
         self.after_s = planned + (SCORES_S + SCORE_S * images if images else 0.0)
-        if self.after_s > MOST_AFTER * budget and not self._is_known:
+        if self.after_s > MOST_AFTER * budget:
             enough = self.after_s / MOST_AFTER
             raise InvalidOption(
                 f"--time-budget {budget:.0f}s: the slides alone take about {self.after_s:.0f} s, "
@@ -189,7 +190,7 @@ class _Timed:
         self._description = description
 
     @contextmanager
-    def track(self, description: str, total: int | None) -> Iterator[Bar]:
+    def track(self, description: str, total: Any) -> Iterator[Bar]:
         """Show nothing; take the time of the bar."""
         watch = Stopwatch()
         with silent(description, total) as bar:
@@ -202,7 +203,7 @@ def titled(track: Track, stage: str, place: str) -> Track:
     """Return a track whose descriptions begin with the stage and its place, such as ``2/3``."""
 
     @contextmanager
-    def named(description: str, total: int | None) -> Iterator[Bar]:
+    def named(description: str, total: Any) -> Iterator[Bar]:
         task = "" if description == stage else f": {description}"
         with track(f"{place} {stage}{task}", total) as bar:
             yield bar

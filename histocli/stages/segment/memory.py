@@ -7,8 +7,9 @@ label store that the command would write for the same pixels.
 from __future__ import annotations
 
 import logging
+import threading
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from histocli.annotations.regions import find_regions, read_regions
+from histocli.base.device import resolve_device
 from histocli.base.errors import OutOfResources
 from histocli.base.progress import Track, silent
 from histocli.base.types import InstanceLabels
@@ -30,8 +32,9 @@ from histocli.slides.array import ArraySlide
 from histocli.slides.open import open_slide
 from histocli.slides.slide import Slide, shape_of, slide_stem
 from histocli.stages.segment.loaded import LoadedModel, load_model
-from histocli.stages.segment.plan import find_model, segmenter_header
+from histocli.stages.segment.plan import find_model
 from histocli.stages.segment.results import SlideFacts, facts_from, warn_of_nothing
+from histocli.stages.segment.run import segmenter_header
 from histocli.stages.segment.view import first_look, look, objects_of, read_block, recorded_view
 from histocli.stores.labels import looked_at_mm2, overview_factor
 from histocli.stores.labels.table import COLUMN_TYPES
@@ -81,6 +84,7 @@ class ImageSegmenter:
         self._config, self._execution = config, execution
         self._stack = ExitStack()  # threads of the pipeline end with this object
         self._loaded: LoadedModel | None = None
+        self._one_at_a_time = threading.Lock()  # the network uses all processors for one image
 
     def segment_array(
         self, image: npt.ArrayLike, mpp: float | None, *, track: Track = silent
@@ -91,7 +95,8 @@ class ImageSegmenter:
         ``OutOfResources``.
         """
         slide = ArraySlide(image, self._config.mpp if mpp is None else mpp)
-        return self._segment(slide, track)
+        with self._one_at_a_time:
+            return self._segment(slide, track)
 
     def segment_file(self, path: Path, mpp: float | None, *, track: Track = silent) -> Nuclei:
         """Label an image or a slide of any kind that the command reads.
@@ -104,14 +109,17 @@ class ImageSegmenter:
             if slide.mpp_source == "assumed":
                 text = "%s: records no pixel size; %g um/px is assumed, give another with mpp="
                 logger.warning(text, slide.path, ASSUMED_MPP)
-            return self._segment(slide, track)
+            with self._one_at_a_time:
+                return self._segment(slide, track)
 
     @property
     def _model(self) -> LoadedModel:
         if self._loaded is None:
-            self._loaded = load_model(
-                self.path, self.header, self._config, self._execution, self._stack
-            )
+            device = resolve_device(self._execution.device)
+            # without a number the model would be loaded on every GPU, for a batch of slides
+            name = "cuda:0" if str(device) == "cuda" else str(device)
+            execution = replace(self._execution, device=name)
+            self._loaded = load_model(self.path, self.header, self._config, execution, self._stack)
         return self._loaded
 
     def _segment(self, slide: Slide, track: Track) -> Nuclei:

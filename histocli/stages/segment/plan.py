@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from histocli.base.errors import InvalidOption
 from histocli.base.formats import FORMATS
 from histocli.base.inputs import InputImage
 from histocli.base.types import Json
@@ -21,7 +20,6 @@ from histocli.stages.segment.job import Job
 from histocli.stages.segment.patch_job import PatchJob
 from histocli.stages.segment.slide_job import SlideJob
 from histocli.stores.box import find_box_model
-from histocli.stores.models import ModelHeader, read_model_header
 from histocli.stores.provenance import peek
 
 logger = logging.getLogger(__name__)
@@ -32,13 +30,11 @@ PATCH_SUFFIX = ".labels.zarr"
 def find_model(model: Path | None) -> Path:
     """Return the file of a model, given a path or the name of a model that comes with the package.
 
-    Names are those of ``histosynth models``, also with ``box:`` before them; None and ``box`` give
-    the default model.
+    None gives the default model.
     """
     if model is not None and (model.exists() or model.suffix or len(model.parts) > 1):
         return model
-    name = None if model is None else str(model).removeprefix("box:")
-    shipped = find_box_model(None if name in ("", "box") else name)
+    shipped = find_box_model(None if model is None else str(model))
     if model is None:
         logger.info(
             "segmenting with %s, which comes with histosynth; a model of the tissue itself finds "
@@ -46,14 +42,6 @@ def find_model(model: Path | None) -> Path:
             shipped.name,
         )
     return shipped.path
-
-
-def segmenter_header(model: Path) -> ModelHeader:
-    """Read the header of a segmenter; ``InvalidOption`` for a model of another kind."""
-    header = read_model_header(model)
-    if header.kind != "segmenter":
-        raise InvalidOption(f"--model {model}: is a {header.kind}, but a segmenter is needed")
-    return header
 
 
 def without_outputs(inputs: Sequence[InputImage], words: Sequence[str]) -> list[InputImage]:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from histocli.base.errors import InvalidOption
 from histocli.base.files import content_hash
 from histocli.base.inputs import InputImage, expand_with_mpp
 from histocli.base.progress import Track, silent
@@ -31,15 +32,10 @@ from histocli.stages.segment.job import Job
 from histocli.stages.segment.ledger import STATUS_FILE, Ledger
 from histocli.stages.segment.line import run_line
 from histocli.stages.segment.loaded import LoadedModel, load_model
-from histocli.stages.segment.plan import (
-    find_model,
-    own_share,
-    plan_jobs,
-    segmenter_header,
-    without_outputs,
-)
+from histocli.stages.segment.plan import find_model, own_share, plan_jobs, without_outputs
 from histocli.stages.segment.results import SegmentResult
 from histocli.stages.segment.slide_job import SlideJob
+from histocli.stores.models import ModelHeader, read_model_header
 
 PROBE_PX = 512  # side of the tile that a dry run times the network with
 
@@ -110,6 +106,14 @@ def _slides_named(words: Sequence[str], keep_missing: bool) -> list[InputImage]:
         words, suffixes=SLIDE_SUFFIXES, stdin=sys.stdin, what="slide", keep_missing=keep_missing
     )
     return without_outputs(inputs, words)
+
+
+def segmenter_header(model: Path) -> ModelHeader:
+    """Read the header of a segmenter; ``InvalidOption`` for a model of another kind."""
+    header = read_model_header(model)
+    if header.kind != "segmenter":
+        raise InvalidOption(f"--model {model}: is a {header.kind}, but a segmenter is needed")
+    return header
 
 
 def _undone(jobs: Sequence[Job], ledger: Ledger) -> list[Job]:

@@ -1,19 +1,17 @@
 """Segmenting in memory finds what the command writes for the same pixels."""
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from histocli.base.errors import InvalidOption, OutOfResources, UnknownPixelSize
+from histocli.base.errors import OutOfResources, UnknownPixelSize
 from histocli.config.common import Execution
 from histocli.config.segment import SegmentConfig
 from histocli.stages.segment import memory
 from histocli.stages.segment.memory import ImageSegmenter
-from histocli.stages.segment.plan import find_model
 from histocli.stages.segment.run import segment
-from histocli.stores.box import find_box_model
 from histocli.stores.labels import open_labels
 from tests.drawn import rectangle
 from tests.stages.segment.given import MPP, tissue, write_png, write_tiff
@@ -112,13 +110,10 @@ def test_an_array_without_a_pixel_size_is_refused(model):
         ImageSegmenter(model, SegmentConfig(), CPU).segment_array(tissue(), None)
 
 
-def test_models_of_the_package_have_names(tmp_path, monkeypatch):
-    default = find_box_model().path
-    for word in (None, "box", f"box:{find_box_model().name}", find_box_model().name):
-        assert find_model(None if word is None else Path(word)) == default
-    for word in ("box:nobody", "nobody"):
-        with pytest.raises(InvalidOption, match="nobody: no such model"):
-            find_model(Path(word))
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "box").touch()  # a file of this name is meant
-    assert find_model(Path("box")) == Path("box")
+def test_threads_share_a_segmenter(model):
+    images = ImageSegmenter(model, SegmentConfig(mpp=MPP), CPU)
+    drawn = [tissue(seed=seed) for seed in range(6)]
+    alone = [images.segment_array(image, None).labels for image in drawn]
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(lambda image: images.segment_array(image, None).labels, drawn))
+    assert all(map(np.array_equal, alone, together))
