@@ -14,6 +14,8 @@ unfinished one goes on with ``--resume``::
 
 from __future__ import annotations
 
+import glob
+import itertools
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -33,6 +35,7 @@ from histocli.stages.generate.run import generate
 from histocli.stages.refine.run import refine
 from histocli.stages.run.budget import Budget, titled
 from histocli.stages.run.report import Places, RunResult, read_ours, write_json
+from histocli.stages.segment.plan import without_outputs
 from histocli.stages.segment.results import SegmentResult
 from histocli.stages.segment.run import segment
 from histocli.stages.shared.labels import LABEL_FINDER
@@ -79,9 +82,10 @@ def run(
         As the stages raise it. What is finished stays; ``resume`` goes on.
     """
     watch = Stopwatch()
+    tolerant = execution.on_error == "continue"
     chain = _Chain(
-        references=_without_stdin(references),
-        slides=_without_stdin(slides),
+        references=_words(references, out, "reference image", tolerant),
+        slides=_words(slides, out, "slide", tolerant),
         truth=truth,
         places=Places(out),
         config=config,
@@ -93,12 +97,30 @@ def run(
     return chain.planned(watch) if execution.dry_run else chain.carry_out(watch)
 
 
-def _without_stdin(words: Sequence[str]) -> list[str]:
-    """Return words in which the paths on stdin stand for ``-``, as stages read stdin only once."""
-    if "-" not in words:
-        return list(words)
-    named = expand_inputs(["-"], suffixes=SLIDE_SUFFIXES, stdin=sys.stdin, what="image")
-    return [*(word for word in words if word != "-"), *map(str, named)]
+def _words(words: Sequence[str], out: Path, what: str, keep_missing: bool) -> list[str]:
+    """Return words for the same images that can be read twice and name no output of the run.
+
+    Stages read stdin only once. Folders may hold the folder of outputs, and patches would be taken
+    for images by the next run. Raises ``InputNotFound`` for a missing image unless it is kept.
+    """
+    given = list(words)
+    if "-" in given:
+        lines = expand_inputs(["-"], suffixes=SLIDE_SUFFIXES, stdin=sys.stdin, what=what)
+        given = [*(word for word in given if word != "-"), *map(str, lines)]
+    images = named_references(given, keep_missing=keep_missing, what=what)
+    by_manifest = any(image.mpp is not None or image.roi is not None for image in images)
+    # the words of a manifest say more than paths, and name no folder of outputs
+    if by_manifest or not any(_may_hold(word, out) for word in given):
+        return given
+    place = out.absolute()
+    others = [image for image in images if place not in image.path.absolute().parents]
+    return [str(image.path) for image in without_outputs(others, given)]
+
+
+def _may_hold(word: str, out: Path) -> bool:
+    """Tell whether a folder or a pattern may name what lies in ``out``."""
+    folder = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), Path(word).parts))
+    return folder.absolute() in out.absolute().parents
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,9 +140,6 @@ class _Chain:
         """Find wrong inputs and places before any work is done."""
         check_parents(self.places.report)
         self.places.check_report()
-        tolerant = self.execution.on_error == "continue"
-        named_references(self.references, keep_missing=tolerant)
-        named_references(self.slides, keep_missing=tolerant, what="slide")
         if self.truth is not None:
             LABEL_FINDER.find(self.truth)
 

@@ -263,6 +263,19 @@ def test_references_may_come_from_stdin(finished, copy, tissue, monkeypatch):
     assert result.status == "skipped"
 
 
+def test_outputs_among_the_inputs_are_no_inputs(tissue, tmp_path):
+    """A second run finds its own patches below the folder of the images."""
+    shutil.copytree(tissue / "refs", tmp_path / "all")
+    folder, pattern = str(tmp_path / "all"), str(tmp_path / "all" / "**" / "*")
+    for status, word in (("done", folder), ("skipped", folder), ("skipped", pattern)):
+        result = run([word], [word], tmp_path / "all" / "out", CONFIG, CPU)
+        assert result.status == status
+        assert [Path(slide["input"]).name for slide in result.slides] == [
+            "piece 0.png",
+            "piece 1.png",
+        ]
+
+
 def test_settings_are_checked_by_the_commands_that_they_are_for():
     for field, value, said in (
         ("n", 0, "--n"),
