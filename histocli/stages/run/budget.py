@@ -105,7 +105,7 @@ class Budget:
             They take most of the budget.
         """
         budget = self.config.time_budget_s
-        if budget is None or self._is_known:
+        if budget is None or self.decided.train_s is not None:
             return
         planned = slides_s(slides, self.config, self.execution)
         self.after_s = planned + (SCORES_S + SCORE_S * images if images else 0.0)
@@ -134,16 +134,21 @@ class Budget:
             logger.warning(text, n, self.config.n)
         self._decide(replace(self.decided, n=n))
 
+    def decide_refinement(self) -> None:
+        """Give the refinement its part of the time that is left, where it is asked for."""
+        if self.config.time_budget_s is not None and self.decided.refine_s is None:
+            self._decide(replace(self.decided, refine_s=round(REFINE_SHARE * self._left_s, 1)))
+
     def decide_training(self) -> None:
-        """Share out the time that is left between refinement and training."""
-        budget = self.config.time_budget_s
-        if budget is None or self._is_known:
-            return
-        left = max(budget - self.after_s - self.watch.seconds, 0.1 * budget)
-        refine_s = REFINE_SHARE * left if self.config.refine else None
-        train_s = left - (refine_s or 0.0)
-        rounded = None if refine_s is None else round(refine_s, 1)
-        self._decide(replace(self.decided, refine_s=rounded, train_s=round(train_s, 1)))
+        """Give the training the time that is left."""
+        if self.config.time_budget_s is not None and self.decided.train_s is None:
+            self._decide(replace(self.decided, train_s=round(self._left_s, 1)))
+
+    @property
+    def _left_s(self) -> float:
+        """Seconds until what follows the training has to begin; a tenth of the budget at least."""
+        budget = self.config.time_budget_s or 0.0
+        return max(budget - self.after_s - self.watch.seconds, 0.1 * budget)
 
     def _decide(self, decided: Decided) -> None:
         self.decided = decided

@@ -159,11 +159,12 @@ class _Chain:
         budget.foresee(self.slides, images)
         budget.decide_patches(self.references)
         stages = [self._told("generate", self._generate(budget))]
-        budget.decide_training()
         store = self.places.patches
         if self.config.refine:
+            budget.decide_refinement()
             stages.append(self._told("refine", self._refine(budget)))
             store = self.places.refined
+        budget.decide_training()
         stages.append(self._told("train", self._train(store, budget)))
         slides = self._segment()
         stages.append(self._summed(slides))

@@ -36,7 +36,7 @@ def machine(monkeypatch):
     return known
 
 
-def decided(out, config=CONFIG, execution=CPU, *, drawing_s=60.0):
+def decided(out, config=CONFIG, execution=CPU, *, drawing_s=60.0, refining_s=0.0):
     """Return the budget after all decisions; the clock stands still but for the drawing."""
     out.mkdir(exist_ok=True)
     budget = Budget(Places(out), config, execution)
@@ -44,6 +44,9 @@ def decided(out, config=CONFIG, execution=CPU, *, drawing_s=60.0):
     budget.foresee(["slides"], 0)
     budget.decide_patches(["refs"])
     budget.watch.seconds += drawing_s
+    if config.refine:
+        budget.decide_refinement()
+        budget.watch.seconds += refining_s
     budget.decide_training()
     return budget
 
@@ -59,9 +62,11 @@ def test_training_gets_what_the_others_leave(machine, tmp_path):
     assert decided(tmp_path).decided.train_s == 600 - 100 - 60
     machine.slides = 200
     assert decided(tmp_path / "b").decided.train_s == 600 - 200 - 60
-    refined = decided(tmp_path / "c", replace(CONFIG, refine=True)).decided
-    assert refined.refine_s + refined.train_s == pytest.approx(600 - 200 - 60)
-    assert 0 < refined.refine_s < refined.train_s
+    refined = decided(tmp_path / "c", replace(CONFIG, refine=True), refining_s=150.0).decided
+    assert refined.refine_s == pytest.approx(module.REFINE_SHARE * (600 - 200 - 60))
+    assert refined.train_s == 600 - 200 - 60 - 150  # even where refining took longer
+    late = decided(tmp_path / "d", drawing_s=10_000.0).decided
+    assert late.train_s == 60  # something has to be learnt
 
 
 def test_a_truth_takes_time_too(machine, tmp_path):
@@ -102,6 +107,16 @@ def test_a_resumed_run_decides_alike(machine, tmp_path):
     assert decided(tmp_path, replace(CONFIG, formats=("csv",), slide_mpp=0.3)).decided == first
     assert machine.probed == probed
     assert decided(tmp_path, replace(CONFIG, seed=1)).decided != first
+
+
+def test_a_run_that_stopped_before_the_training_decides_the_rest(machine, tmp_path):
+    stopped = Budget(Places(tmp_path), CONFIG, CPU)
+    stopped.foresee(["slides"], 0)
+    stopped.decide_patches(["refs"])
+    machine.rate = 0.1
+    resumed = decided(tmp_path, drawing_s=5.0).decided
+    assert resumed.n == stopped.decided.n
+    assert resumed.train_s == 600 - 100 - 5
 
 
 def test_what_is_overwritten_is_decided_anew(machine, tmp_path):
