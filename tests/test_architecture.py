@@ -3,6 +3,7 @@
 The folders of the package are called rooms and lie on floors:
 
 Floor 3  cli                                typed words -> settings, errors -> exit codes
+         api                                Python calls -> the same settings, arrays -> files
 Floor 2  stages                             open stores, call rooms, write outputs
 Floor 1  reference synthesis model training inference metrics realism figures
          slides annotations exports stores
@@ -61,11 +62,17 @@ ROOMS = {
         "base",
     },
     "cli": {"stages", "config", "metrics", "base"},
+    # the same floor for Python programs: it calls stages with the same settings and knows no other
+    # room, so that a change below the stages cannot change what programs rely on
+    "api": {"stages", "config", "base"},
+    "histosynth": set(),  # the package's other name, which re-exports it
 }
 """For each room the other rooms that it may import."""
 
 # The only folder of stages from which other stages may import.
 SHARED_BY_STAGES = "shared"
+# The stage that calls the others, one after the other: the whole chain in one command.
+CHAIN = "run"
 # --help imports these rooms, so they import heavy libraries only inside functions
 LIGHT_ROOMS = {"base", "config", "cli"}
 # --help lists metrics, so metrics.table is light too; light rooms import nothing else of metrics
@@ -125,8 +132,8 @@ def imports_of(source: str) -> list[Import]:
 def violations(path: str, source: str) -> list[str]:
     """Return a message for each import of a file (``room/file.py``) that breaks the rules."""
     parts = Path(path).parts
-    if len(parts) == 1:
-        return []  # __init__ holds the version, __main__ starts cli
+    if len(parts) == 1 or parts[0] == "histosynth":
+        return []  # __init__ names what api and config offer, __main__ starts cli
     room, own = parts[0], Path(parts[1]).stem  # a stage is a file or a folder
     wrong = []
     for item in imports_of(source):
@@ -145,7 +152,7 @@ def violations(path: str, source: str) -> list[str]:
         elif target != room and target not in ROOMS.get(room, set()):
             wrong.append(f"{where}: {room} must not import {target}")
         elif room == "stages" and target == "stages":
-            if len(words) > 2 and words[2] not in {SHARED_BY_STAGES, own}:
+            if own != CHAIN and len(words) > 2 and words[2] not in {SHARED_BY_STAGES, own}:
                 wrong.append(f"{where}: a stage must not import another one ({words[2]})")
         elif target == "metrics" and room in LIGHT_ROOMS and words[2:3] != ["table"]:
             wrong.append(f"{where}: {room} may see metrics.table alone of metrics")
@@ -335,7 +342,10 @@ def test_the_plan_has_no_circles():
         ("config/a.py", "from histocli.metrics.counts import Counts", "metrics.table alone"),
         ("stages/a.py", "from histocli.stages.train import train", "another one (train)"),
         ("stages/a.py", "from histocli.stages import train", "another one (train)"),
+        ("stages/run/a.py", "from histocli.cli.app import run", "stages must not import cli"),
         ("stages/a.py", "from histocli.cli.app import run", "stages must not import cli"),
+        ("api/a.py", "from histocli.stores.labels import open_labels", "must not import stores"),
+        ("stages/a.py", "from histocli.api.segmenter import Segmenter", "must not import api"),
         ("stores/a.py", "from ..base import errors", "full path"),
         ("stores/a.py", "from histocli.utils import x", "in no room"),
         (
@@ -362,6 +372,9 @@ def test_a_wrong_import_is_found(path, source, said):
             "from histocli.stages.shared.results import x\nfrom histocli.stores.labels import y",
         ),
         ("stages/train/run.py", "from histocli.stages.train.plan import x"),
+        ("stages/run/run.py", "from histocli.stages.train.run import train"),
+        ("api/a.py", "import numpy\nfrom histocli.stages.train.run import train"),
+        ("__init__.py", "from histocli.api.segmenter import Segmenter"),
         ("config/a.py", "from histocli.metrics.table import QUALITIES"),
         ("instances/a.py", "import torch\nfrom histocli.instances.matching import overlaps"),
     ],

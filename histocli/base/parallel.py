@@ -1,6 +1,7 @@
 """Run jobs in worker processes or threads, and stop soon when the user asks."""
 
 import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import (
     FIRST_COMPLETED,
@@ -9,6 +10,7 @@ from concurrent.futures import (
     ThreadPoolExecutor,
     wait,
 )
+from contextlib import contextmanager
 from itertools import islice
 from multiprocessing import get_context
 from typing import TypeVar
@@ -30,6 +32,23 @@ def single_threaded() -> None:
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+
+
+@contextmanager
+def without_main_script() -> Iterator[None]:
+    """Let workers that start in the context not import the script that runs.
+
+    A fresh interpreter imports the main script under another name, to find the functions that the
+    script defines. Ours never lie there, and a script that calls this package outside of ``if
+    __name__ == "__main__"`` would begin anew in each worker.
+    """
+    main = sys.modules["__main__"]
+    hidden = {name: vars(main).pop(name, None) for name in ("__file__", "__spec__")}
+    main.__spec__ = None
+    try:
+        yield
+    finally:
+        vars(main).update({name: value for name, value in hidden.items() if value is not None})
 
 
 def map_unordered(
@@ -65,8 +84,9 @@ def map_unordered(
         running: dict[Future[Result], Job] = {}
         try:
             while True:
-                for job in islice(waiting, AHEAD * workers - len(running)):
-                    running[pool.submit(function, job)] = job
+                with without_main_script():  # the pool starts a worker when it gets a job
+                    for job in islice(waiting, AHEAD * workers - len(running)):
+                        running[pool.submit(function, job)] = job
                 if not running:
                     return
                 # the timeout, in seconds, lets a signal be noticed while workers are busy

@@ -18,6 +18,7 @@ from histocli import __version__
 from histocli.base.errors import HistosynthError, Stopped
 from histocli.base.interrupts import graceful_signals
 from histocli.cli.console import Screen, ScreenHandler
+from histocli.cli.doctor import doctor
 from histocli.cli.evaluate import evaluate
 from histocli.cli.export import export
 from histocli.cli.generate import generate
@@ -26,6 +27,7 @@ from histocli.cli.models import models
 from histocli.cli.pack import pack
 from histocli.cli.refine import refine
 from histocli.cli.resources import out_of_resources
+from histocli.cli.run import run as run_chain
 from histocli.cli.segment import segment
 from histocli.cli.train import train
 
@@ -77,7 +79,9 @@ app = typer.Typer(
     epilog=EXIT_CODES,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-COMMANDS = (generate, refine, train, segment, evaluate, export, pack, info, models)
+COMMANDS = (
+    run_chain, generate, refine, train, segment, evaluate, export, pack, info, models, doctor
+)  # fmt: skip
 for _command in COMMANDS:
     app.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})(_command)
 

@@ -1,6 +1,9 @@
 """Jobs come back with their results, here or in other processes, and a stop is heard."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -68,3 +71,29 @@ def test_processes_work_and_tell_errors(monkeypatch):
     assert os.getpid() not in {result[1] for result in found.values()}
     with pytest.raises(InvalidInput, match="job 9: is bad"):
         list(results)
+
+
+def test_a_script_without_a_guard_is_not_run_again_by_its_workers(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os\n"
+        "print('began')\n"
+        "from histocli.base import parallel\n"
+        "parallel.single_threaded = None\n"  # torch takes seconds to load
+        "print(sorted(parallel.map_unordered(abs, range(-4, 0), 2, 'stopped')))\n"
+        "print(os.path.basename(__file__))\n"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": str(root)},
+    )
+    assert done.stdout.splitlines() == [
+        "began",
+        "[(-4, 4), (-3, 3), (-2, 2), (-1, 1)]",
+        "script.py",
+    ], done.stderr

@@ -14,7 +14,7 @@ import pytest
 
 import histocli.stages
 
-VERBS = ("generate", "refine", "train", "segment", "pack", "info", "evaluate", "export")
+VERBS = ("generate", "refine", "train", "segment", "pack", "info", "evaluate", "export", "run")
 
 
 @dataclass

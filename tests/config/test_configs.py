@@ -16,6 +16,7 @@ from histocli.config.generate import GenerateConfig
 from histocli.config.info import InfoConfig
 from histocli.config.pack import PackConfig
 from histocli.config.refine import RefineConfig
+from histocli.config.run import RunConfig
 from histocli.config.segment import SegmentConfig
 from histocli.config.train import TrainConfig
 
@@ -27,6 +28,7 @@ ALL = (
     InfoConfig,
     PackConfig,
     RefineConfig,
+    RunConfig,
     SegmentConfig,
     TrainConfig,
 )
@@ -49,6 +51,9 @@ WRONG = [
     (GenerateConfig, "reference_mpp", 6.0, "mpp"),
     (GenerateConfig, "seed", -1, "--seed"),
     (GenerateConfig, "rounds", -1, "--rounds"),
+    (RunConfig, "slide_mpp", 9.0, "--mpp"),
+    (RunConfig, "size", "XL", "--size"),
+    (RunConfig, "time_budget_s", 0.0, "--time-budget"),
     (RefineConfig, "steps", 0, "--steps"),
     (RefineConfig, "batch", 1, "--batch"),
     (RefineConfig, "identity", -1.0, "--identity"),

@@ -127,6 +127,11 @@ class EvaluateResult(StageResult):
         """Scores of the images that were compared; empty for a dry run."""
         return () if self.scores is None else self.scores.images
 
+    @property
+    def mean(self) -> dict[str, float]:
+        """Mean of each metric over the images, by its name; empty for a dry run."""
+        return {} if self.scores is None else self.scores.summary.mean
+
     def raise_if_any_failed(self) -> None:
         """Raise ``SomeFailed`` when an image could not be compared."""
         if self.failures:

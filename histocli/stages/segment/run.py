@@ -80,7 +80,7 @@ def segment(
         With ``on_error="continue"``, an error of one slide goes into its result instead.
     """
     model = find_model(model)
-    header = _segmenter_header(model)
+    header = segmenter_header(model)
     check_packages(config.formats)
     check_backend(config, execution)
     keep_going = execution.on_error == "continue"
@@ -111,7 +111,8 @@ def _slides_named(words: Sequence[str], keep_missing: bool) -> list[InputImage]:
     return without_outputs(inputs, words)
 
 
-def _segmenter_header(model: Path) -> ModelHeader:
+def segmenter_header(model: Path) -> ModelHeader:
+    """Read the header of a segmenter; ``InvalidOption`` for a model of another kind."""
     header = read_model_header(model)
     if header.kind != "segmenter":
         raise InvalidOption(f"--model {model}: is a {header.kind}, but a segmenter is needed")

@@ -6,7 +6,7 @@ A slide whose stain is foreign to the model is brought towards the stains that i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from histocli.base.memory import pages_of_its_own
 from histocli.base.types import BoolMask, FloatArray, Json, RGBImage
 from histocli.inference.blocks import Block, BlockGrid, inside, shows_tissue
 from histocli.inference.pipeline import PendingBlock
-from histocli.inference.runs import to_slide
+from histocli.inference.runs import RunObjects, to_slide
 from histocli.inference.tiling import size_of
 from histocli.inference.tissue import squares_of_tissue, tissue_mask
 from histocli.model.adaptation import Adaptation, adapt_stain, original_densities
@@ -180,6 +180,12 @@ def read_block(view: View, grid: BlockGrid, block: Block) -> PendingBlock:
 
 def keep_windows(work: Path, view: View, pending: PendingBlock) -> None:
     """Wait for the windows of a block and save their objects, in slide pixels."""
+    for window, found in objects_of(view, pending):
+        save_found(work, window, found.arrays())
+
+
+def objects_of(view: View, pending: PendingBlock) -> Iterator[tuple[int, RunObjects]]:
+    """Wait for the windows of a block; yield index and objects of each, in slide pixels."""
     for window, future in zip(pending.block.windows, pending.windows, strict=True):
         found = to_slide(
             future.result(),
@@ -189,4 +195,4 @@ def keep_windows(work: Path, view: View, pending: PendingBlock) -> None:
             hematoxylin=lambda y, x: view.hematoxylin(pending, y, x),
             is_tissue=view.is_tissue,
         )
-        save_found(work, window.index, found.arrays())
+        yield window.index, found

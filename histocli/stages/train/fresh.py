@@ -22,7 +22,7 @@ import numpy.typing as npt
 from histocli.base.distributed import ALONE, Team
 from histocli.base.errors import InputNotFound, InvalidInput
 from histocli.base.interrupts import raise_if_stopped
-from histocli.base.parallel import AHEAD, single_threaded
+from histocli.base.parallel import AHEAD, single_threaded, without_main_script
 from histocli.base.progress import Track
 from histocli.base.system import resolve_workers
 from histocli.base.types import Json
@@ -170,7 +170,9 @@ class FreshPatches(Extra):
     def _hand_out(self) -> None:
         following = self._running[-1][0] + 1 if self._running else self.batches
         while len(self._running) < self._ahead:
-            self._running.append((following, self._pool.submit(_draw, self._job(following))))
+            job = self._job(following)
+            with without_main_script():  # the pool starts a worker when it gets a job
+                self._running.append((following, self._pool.submit(_draw, job)))
             following += 1
 
     def report(self) -> Json:

@@ -1,0 +1,1 @@
+"""``histosynth run``: the other commands as one, from references to labelled slides."""
