@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,8 +26,12 @@ from histocli.inference.pipeline import BATCH_PX, Pipeline, expected_memory
 from histocli.inference.predict import Predictor
 from histocli.instances.targets import Thresholds
 from histocli.model.adaptation import Adaptation, adaptation_of
+from histocli.model.known_stains import KnownStains, known_stains_of
 from histocli.model.segmenter import build_segmenter
 from histocli.stores.models import ModelHeader, read_model
+
+if TYPE_CHECKING:
+    import torch
 
 STOPPED = "segment: stopped; what was finished is kept, the same command goes on"
 BLOCK_WINDOWS = 3
@@ -53,6 +58,8 @@ class LoadedModel:
     """Threads that decode and paint."""
     adaptation: Adaptation | None
     """How slides of a stain that the model does not know are changed; None leaves them."""
+    known_stains: KnownStains | None
+    """Stains of the model's references; None for models of earlier versions."""
 
     @property
     def mpp(self) -> float:
@@ -81,14 +88,9 @@ def load_model(
     OutOfResources
         The device does not exist, or the model needs more than ``max_memory``.
     """
-    import torch
-
     prepare_process()
     share_freed_memory()
-    first = resolve_device(execution.device)
-    devices = [first]
-    if execution.device in ("auto", "cuda") and first.type == "cuda":
-        devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    devices = _devices(execution)
     _, tensors = read_model(path)
     workers = resolve_workers(execution.workers)
     dtypes = [resolve_precision(execution.precision, device) for device in devices]
@@ -123,7 +125,18 @@ def load_model(
         expected(block_windows, tile_px),
         workers,
         adaptation_of(header.normalisation) if config.adapt == "stain" else None,
+        known_stains_of(header.normalisation),
     )
+
+
+def _devices(execution: Execution) -> list[torch.device]:
+    """Return the device to compute on, or all GPUs unless the user names one."""
+    import torch
+
+    first = resolve_device(execution.device)
+    if execution.device in ("auto", "cuda") and first.type == "cuda":
+        return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    return [first]
 
 
 def fit_to_memory(
