@@ -30,7 +30,7 @@ def segment(
     model: Annotated[
         Path | None,
         Option(
-            "Model file that 'histosynth train' made, or a name from 'histosynth models'; "
+            "Model file that 'histosynth train' made, or box:NAME for one of 'histosynth models'; "
             "without it, the default one.",
             metavar="MODEL",
         ),

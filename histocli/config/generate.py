@@ -17,8 +17,8 @@ class GenerateConfig:
     reference_mpp: float | None = option(None, REFERENCE_MPP)
     priors: str | None = option(
         None,
-        "Measure the nuclei that this model finds in the references, instead of the roughly found "
-        "ones.",
+        "Measure the nuclei that this model (a file, box or box:NAME) finds in the references, "
+        "instead of the roughly found ones.",
         metavar="MODEL",
     )
     rounds: int = option(

@@ -57,7 +57,9 @@ class TrainConfig:
         None, "Peak learning rate; 0.003, or 0.001 with --init, by default."
     )
     init: str | None = option(
-        None, "Start from the weights of this model (fine-tuning).", metavar="MODEL"
+        None,
+        "Start from the weights of this model (fine-tuning): a file, box or box:NAME.",
+        metavar="MODEL",
     )
     rounds: int = option(1, "Rounds of self-training, with --refs.")
     # without it, the network itself labels the references for the first round

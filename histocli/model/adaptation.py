@@ -81,17 +81,6 @@ class StainRange:
     spread_low: Colours
     spread_high: Colours
 
-    def shift(self, contrast: Contrast) -> float:
-        """Return how far a slide is outside: the largest absolute natural logarithm of the factors
-        that would bring its means and spreads into the range. 0 is inside.
-        """
-        if contrast.spreads is None:
-            return 0.0
-        means, spreads = (np.maximum(each, 0.01) for each in (contrast.mean, contrast.spreads))
-        wanted_means, wanted_spreads = self._wanted(means, spreads)
-        factors = np.concatenate([wanted_means / means, wanted_spreads / spreads])
-        return round(float(np.abs(np.log(factors)).max()), 3)
-
     def densities(self, contrast: Contrast) -> FloatArray | None:
         """Return new absorbances: see :class:`Adaptation`."""
         if contrast.spreads is None:

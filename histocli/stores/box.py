@@ -77,6 +77,21 @@ def find_box_model(name: str | None = None) -> BoxModel:
     )
 
 
+def model_named(word: str) -> Path | None:
+    """Return the model that a word names, as a file or as ``box`` or ``box:NAME``, else None.
+
+    Raises ``InvalidOption`` if no model of that name comes with the package.
+    """
+    if word == "box" or word.startswith("box:"):
+        return find_box_model(word[4:] or None).path
+    return Path(word) if word.endswith(".safetensors") else None
+
+
+def model_path(word: str) -> Path:
+    """Return the path of the model that an option names: as :func:`model_named`, or any path."""
+    return model_named(word) or Path(word)
+
+
 def read_trunk_weights() -> dict[str, torch.Tensor]:
     """Return the public weights of the trunk, named as in :class:`histocli.model.trunk.Trunk`.
 

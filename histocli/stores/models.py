@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from histocli import __version__
 from histocli.base.errors import InvalidStore, StoreNotFound
 from histocli.base.files import check_parents
@@ -92,6 +94,7 @@ class ModelHeader:
                 f"micrometres per pixel, got {values['mpp']}; train the model again"
             )
         _check_stain_range(values["normalisation"].get("stain_range"), where)
+        _check_known_stains(values["normalisation"].get("known_stains"), where)
         floor = values["normalisation"].get("contrast_floor", 0)
         if not isinstance(floor, int | float) or not 0 <= floor <= LARGEST_SPREAD:
             raise InvalidStore(
@@ -139,6 +142,25 @@ def _check_stain_range(edges: Any, where: Path) -> None:
                 f"{where}: {kind}_low of stain_range of the header must not exceed {kind}_high, "
                 f"got {low} and {high}; train the model again"
             )
+
+
+def _check_known_stains(known: Any, where: Path) -> None:
+    """Raise ``InvalidStore`` if ``known_stains`` of a header is neither None nor the statistics of
+    references, six numbers each, with a limit.
+    """
+    if known is None:
+        return
+    try:
+        rows = np.array(known["statistics"], np.float64)
+        good = rows.ndim == 2 and rows.shape[1] == 6 and len(rows) > 0 and np.isfinite(rows).all()
+        good = good and 0 < float(known["limit"]) < np.inf
+    except (KeyError, TypeError, ValueError):
+        good = False
+    if not good:
+        raise InvalidStore(
+            f"{where}: known_stains of the header must hold six finite numbers for each reference "
+            "and a limit above 0; train the model again"
+        )
 
 
 def write_model(path: Path, tensors: Mapping[str, torch.Tensor], header: ModelHeader) -> None:

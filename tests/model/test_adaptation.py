@@ -28,7 +28,6 @@ def stained(mean, spread, seed=0):
 def test_a_known_stain_is_left_alone():
     image = stained((0.4, 0.8, 0.5), 0.1)
     assert adapt_stain(image, contrast_of([image]), KNOWN) is image
-    assert KNOWN.shift(contrast_of([image])) == 0
 
 
 @pytest.mark.parametrize("mean", [(0.4, 0.8, 0.2), (0.8, 0.8, 0.5), (0.2, 0.4, 0.9)])
@@ -44,7 +43,6 @@ def test_a_foreign_stain_is_moved_to_the_nearer_edge(mean, spread):
         # pixels near glass are changed less, so that the edge is reached only nearly
         wanted = np.clip(was, low, high)
         assert abs(found - wanted) <= max(0.4 * abs(was - wanted), 0.03)
-    assert KNOWN.shift(before) > KNOWN.shift(after)
 
 
 def test_glass_stays_white_and_what_was_darker_stays_so():

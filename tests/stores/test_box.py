@@ -2,12 +2,20 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import pytest
 
 from histocli.base.errors import InvalidOption, InvalidStore, StoreNotFound
 from histocli.stores import box
-from histocli.stores.box import WEIGHTS, box_models, find_box_model, verify_box_model
+from histocli.stores.box import (
+    WEIGHTS,
+    box_models,
+    find_box_model,
+    model_named,
+    model_path,
+    verify_box_model,
+)
 from histocli.stores.models import read_model_header
 
 
@@ -49,6 +57,16 @@ def test_an_unknown_name_is_refused_with_those_that_there_are(folder):
         find_box_model("XL")
 
 
+def test_options_name_models_alike(folder):
+    assert model_named("box") == folder / "M.safetensors"
+    assert model_named("box:S") == folder / "S.safetensors"
+    assert model_named("mine.safetensors") == Path("mine.safetensors")
+    assert model_named("labels") is None
+    assert model_path("labels") == Path("labels")
+    with pytest.raises(InvalidOption, match="XL: no such model"):
+        model_named("box:XL")
+
+
 def test_an_empty_box(empty):
     assert box_models() == []
     with pytest.raises(InvalidOption, match="there are: none"):
@@ -83,5 +101,7 @@ def test_what_comes_with_the_package_is_whole():
         assert model.path.stat().st_size < 10_000_000
         header = read_model_header(model.path)
         assert header.shippable
-        assert {entry["origin"] for entry in header.data} == {"initial"}
+        # synthetic patches, unlabelled images, and for S the model that taught it
+        assert {entry["origin"] for entry in header.data} <= {"initial", "reference", "teacher"}
+        assert header.pretrained == ("imagenet" if model.name == "T" else "none")
         assert f"`{model.name}`" in card

@@ -181,6 +181,15 @@ def cut(path: Path, size: int) -> None:
             "mean_low of stain_range of the header must not exceed",
         ),
         (
+            lambda path: rewrite_header(
+                path,
+                lambda ours: ours.update(
+                    normalisation={"known_stains": {"statistics": [[1, 2]], "limit": 1}}
+                ),
+            ),
+            "known_stains of the header must hold six",
+        ),
+        (
             lambda path: rewrite_header(path, lambda ours: ours.update(mpp=None)),
             "mpp of the header is missing",
         ),

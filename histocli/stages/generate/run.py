@@ -29,6 +29,7 @@ from histocli.stages.shared.frame import Plan, Work, carry_out
 from histocli.stages.shared.measuring import Region, measure_references
 from histocli.stages.shared.references import Source, identify_references, named_references
 from histocli.stages.shared.results import StageResult, Stopwatch
+from histocli.stores.box import model_path
 from histocli.stores.models import read_model_header
 from histocli.stores.patches import CONTRACT, PatchStore, PatchStoreWriter, ReferenceRecord
 from histocli.stores.provenance import Provenance
@@ -85,7 +86,7 @@ def generate(
     )
     used: dict[str, object] = {"references": [[each.sha256, each.mpp] for each in sources]}
     if config.priors is not None:
-        priors = Path(config.priors)
+        priors = model_path(config.priors)
         read_model_header(priors)  # raises if the file is not a model, before any work is done
         used["priors"] = content_hash(priors)
     n, lost = len(sources), tuple(failed)

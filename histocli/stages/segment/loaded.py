@@ -25,6 +25,7 @@ from histocli.config.segment import SegmentConfig
 from histocli.inference.blocks import BlockGrid
 from histocli.inference.pipeline import BATCH_PX, Pipeline, expected_memory
 from histocli.model.adaptation import Adaptation, adaptation_of
+from histocli.model.known_stains import KnownStains, known_stains_of
 from histocli.stages.segment.backend import OPENVINO, STOPPED, Settings, choose
 from histocli.stores.models import ModelHeader, read_model
 
@@ -59,6 +60,8 @@ class LoadedModel:
     """How slides of a stain that the model does not know are changed; None leaves them."""
     backend: str
     """What runs the network: ``torch``, or ``openvino-`` and a precision."""
+    known_stains: KnownStains | None
+    """Stains of the model's references; None for models of earlier versions."""
 
     @property
     def mpp(self) -> float:
@@ -129,6 +132,7 @@ def load_model(
         workers,
         adaptation if config.adapt == "stain" else None,
         backend.name,
+        known_stains_of(header.normalisation),
     )
 
 

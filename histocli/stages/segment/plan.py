@@ -19,7 +19,7 @@ from histocli.slides.slide import slide_stem
 from histocli.stages.segment.job import Job
 from histocli.stages.segment.patch_job import PatchJob
 from histocli.stages.segment.slide_job import SlideJob
-from histocli.stores.box import find_box_model
+from histocli.stores.box import find_box_model, model_named
 from histocli.stores.provenance import peek
 
 logger = logging.getLogger(__name__)
@@ -34,6 +34,8 @@ def find_model(model: Path | None) -> Path:
     """
     if model is not None and (model.exists() or model.suffix or len(model.parts) > 1):
         return model
+    if model is not None and (named := model_named(str(model))) is not None:
+        return named
     shipped = find_box_model(None if model is None else str(model))
     if model is None:
         logger.info(

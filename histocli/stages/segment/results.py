@@ -38,6 +38,11 @@ class SegmentResult(StageResult):
     """Number of nuclei that reach the border of the largest window around them; they may be cut."""
     empty: str | None = None
     """``nothing looked at``, or ``no nuclei`` on tissue; None for an ordinary result."""
+    stain_distance: float | None = None
+    """Distance of the slide's stain to those of the model's references (see
+    :mod:`histocli.model.known_stains`); None where it was not measured."""
+    far: bool = False
+    """Whether that distance is larger than between the references."""
     plan: Json | None = None
     """In a dry run: number of tiles, and expected memory, disk space and time."""
 
@@ -52,6 +57,8 @@ class SlideFacts:
     mpp_source: str
     n_cut: int = 0
     empty: str | None = None
+    stain_distance: float | None = None
+    far: bool = False
 
 
 def facts_from(known: Json) -> SlideFacts:
@@ -62,7 +69,16 @@ def facts_from(known: Json) -> SlideFacts:
         empty = "nothing looked at"
     elif nuclei == 0 and mm2 > LEAST_TISSUE_MM2:
         empty = "no nuclei"
-    return SlideFacts(nuclei, mm2, known["mpp"], known["mpp_source"], known.get("n_cut", 0), empty)
+    return SlideFacts(
+        nuclei,
+        mm2,
+        known["mpp"],
+        known["mpp_source"],
+        known.get("n_cut", 0),
+        empty,
+        known.get("stain_distance"),
+        known.get("far", False),
+    )
 
 
 @dataclass(frozen=True)
@@ -122,3 +138,14 @@ def warn_of_nothing(path: Path, found: SlideFacts, roi: Path | None) -> None:
     elif found.empty is not None:
         text = "%s: no nucleus was found on %.3g mm2; is the pixel size right, and does the model "
         logger.warning(text + "suit this stain?", path, found.mm2)
+
+
+def warn_of_stain(path: Path, found: SlideFacts) -> None:
+    """Warn if the stain of a slide is far from those that the model has seen."""
+    if found.far:
+        logger.warning(
+            "%s: the model has seen no stain like this (distance %.2g); look at an overlay before "
+            "you trust the nuclei, or train on such tissue",
+            path,
+            found.stain_distance,
+        )

@@ -27,7 +27,13 @@ from histocli.slides.slide import Slide, shape_of, slide_stem
 from histocli.stages.segment.assemble import make_store
 from histocli.stages.segment.job import Job
 from histocli.stages.segment.loaded import LoadedModel
-from histocli.stages.segment.results import Expected, SlideFacts, facts_from, warn_of_nothing
+from histocli.stages.segment.results import (
+    Expected,
+    SlideFacts,
+    facts_from,
+    warn_of_nothing,
+    warn_of_stain,
+)
 from histocli.stages.segment.view import (
     Look,
     View,
@@ -173,6 +179,7 @@ class SlideJob(Job):
             if self.writer is not None and store != self.store:
                 self.writer.discard()
         warn_of_nothing(self.input.path, found, self._roi)
+        warn_of_stain(self.input.path, found)
         if found.n_cut:
             logger.warning(
                 "%s: %d nuclei reach further than 40 um from the border of their window "

@@ -112,11 +112,12 @@ def look(slide: Slide, factor: int, *, find_tissue: bool, roi: FindRegions | Non
 def first_look(slide: Slide, model: LoadedModel, seen: Look) -> FirstLook:
     """Return the facts about a slide that its store records.
 
-    The stain is measured only if the model adapts slides to it: on all of a small slide, or on
-    squares of tissue of a large one.
+    The stain is measured on all of a small slide, or on squares of tissue of a large one; not at
+    all if the model neither adapts slides nor tells known stains.
     """
-    contrast = None
-    if model.adaptation is not None:
+    contrast, distance, far = None, None, False
+    known = model.known_stains
+    if model.adaptation is not None or known is not None:
         view = view_of(slide, model.mpp, seen.glass_level, seen.tissue)
         height, width = view.shape
         squares = [(slice(0, height), slice(0, width))]
@@ -130,9 +131,14 @@ def first_look(slide: Slide, model: LoadedModel, seen: Look) -> FirstLook:
                 side_px=CONTRAST_SQUARE_PX,
             )
         contrast = contrast_of(view.pixels.read(rows, columns) for rows, columns in squares)
+        if contrast is not None and known is not None:
+            distance = known.distance(contrast)
+            far = distance is not None and distance > known.limit
     facts = {
         "glass_level": seen.glass_level,
         "contrast": None if contrast is None else contrast.to_json(),
+        "stain_distance": distance,
+        "far": far,
     }
     return FirstLook(seen.overview, seen.tissue, facts)
 

@@ -38,6 +38,7 @@ from histocli.reference.calibration import UNCALIBRATED, Calibration, calibratio
 from histocli.reference.statistics import Reference, analyse_reference
 from histocli.slides.resampling import resample, resample_labels
 from histocli.stages.shared.references import Source
+from histocli.stores.box import model_path
 from histocli.stores.models import read_model
 from histocli.stores.scratch import load_arrays, save_arrays
 from histocli.synthesis.patch import draw_patch, paint_patches
@@ -168,7 +169,7 @@ def _measure(job: MeasureJob) -> list[Region] | str:
             config.mpp,
             source.path.name,
             rng_for(config.seed, source.sha256, number),
-            predicted=None if priors is None else _predict(Path(priors), part, config.mpp),
+            predicted=None if priors is None else _predict(model_path(priors), part, config.mpp),
             calibration=job.calibration,
         )
         folder = job.scratch / f"{job.index}-{number}"
@@ -218,7 +219,7 @@ def _calibrate_priors(
     smaller, since models miss their uncertain borders.
     """
     assert config.priors is not None
-    model = Path(config.priors)
+    model = model_path(config.priors)
     most = min(len(sources), CALIBRATION_REFERENCES)
     few = [sources[int(i)] for i in np.linspace(0, len(sources) - 1, most).astype(int)]
     rough = replace(config, n=len(few), priors=None)

@@ -16,7 +16,17 @@ from histocli.stores.provenance import Provenance, peek
 from histocli.stores.rerun import Action, rerun_rule
 
 # keys of a label store's ``facts`` that every file made from the store repeats
-FACTS = ("mpp", "mpp_source", "n_nuclei", "n_cut", "mm2", "source", "model")
+FACTS = (
+    "mpp",
+    "mpp_source",
+    "n_nuclei",
+    "n_cut",
+    "mm2",
+    "stain_distance",
+    "far",
+    "source",
+    "model",
+)
 
 
 def prepare_file(target: Path, *, contract: str, config_hash: str, overwrite: bool) -> Action:

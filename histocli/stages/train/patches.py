@@ -15,6 +15,7 @@ from histocli.base.rng import rng_for
 from histocli.base.system import resolve_workers
 from histocli.instances.targets import contacts, normalised_distance
 from histocli.model.adaptation import StainRange, measure_stain_range
+from histocli.model.known_stains import KnownStains, measure_known_stains
 from histocli.model.normalisation import glass_to_white, tissue_moments
 from histocli.stages.shared.references import patch_glass_levels
 from histocli.stages.train.plan import Request, WeightedStore
@@ -47,6 +48,7 @@ class TrainingPatches:
     held_out: HeldOut
     store_of: npt.NDArray[np.int64]  # number of each learnt patch's store
     stain_range: StainRange | None  # stains of the middle references
+    known_stains: KnownStains | None  # stains of all references
     effective_share: float  # effective sample size of the weights above 0, over their number
 
 
@@ -137,6 +139,7 @@ def load_patches(request: Request) -> TrainingPatches:
         held_out=HeldOut(arrays.images[held], arrays.labels[held]),
         store_of=arrays.store_of[kept],
         stain_range=measure_stain_range(arrays.moments, group, request.config.contrast_quantile),
+        known_stains=measure_known_stains(arrays.moments, group),
         effective_share=round(share, 4),
     )
 

@@ -27,7 +27,7 @@ from histocli.stages.shared.frame import Plan
 from histocli.stages.shared.labels import LABEL_FINDER
 from histocli.stages.shared.references import Source, identify_references, named_references
 from histocli.stages.shared.results import StageResult, Stopwatch
-from histocli.stores.box import find_box_model
+from histocli.stores.box import model_named, model_path
 from histocli.stores.models import CONTRACT, ModelHeader, read_model
 from histocli.stores.patches import PatchStore
 
@@ -140,7 +140,7 @@ def open_request(
     used: Json = {"stores": [[entry["sha256"], entry["weight"]] for entry in data]}
     start = None
     if config.init is not None:
-        start = _open_model(Path(config.init), inputs[0].store, "--init")
+        start = _open_model(model_path(config.init), inputs[0].store, "--init")
     sources, failed = _identify(refs, inputs[0].store.mpp, config, execution) if refs else ([], [])
     device = resolve_device(execution.device)
     dtype = resolve_precision(execution.precision, device)
@@ -154,7 +154,7 @@ def open_request(
         taught, taught_by = model, _open_model(model, inputs[0].store, "--teacher")
     elif config.teacher is not None:
         sources, teacher = _match_teacher(config.teacher, sources)
-    init = None if config.init is None else Path(config.init)
+    init = None if config.init is None else model_path(config.init)
     for name, path, origin in (("teacher", taught, "teacher"), ("init", init, "model")):
         if path is not None:
             used[name] = content_hash(path)
@@ -243,13 +243,6 @@ def _open_stores(words: Sequence[str]) -> list[WeightedStore]:
             "are needed"
         )
     return inputs
-
-
-def model_named(word: str) -> Path | None:
-    """Return the model that a word names, as a file or as ``box`` or ``box:NAME``, else None."""
-    if word == "box" or word.startswith("box:"):
-        return find_box_model(word[4:] or None).path
-    return Path(word) if word.endswith(".safetensors") else None
 
 
 def _open_model(path: Path, store: PatchStore, flag: str) -> StartingModel:

@@ -243,7 +243,7 @@ def _candidates(training: Training, joined: Sequence[Joined]) -> dict[str, dict[
 def _header(bench: Bench, made: TrainResult, selection: Selection) -> ModelHeader:
     """Return the header of the model file."""
     request, config = bench.request, bench.request.config
-    edges = bench.patches.stain_range
+    edges, known = bench.patches.stain_range, bench.patches.known_stains
     return ModelHeader(
         architecture=asdict(bench.training.segmenter.architecture),
         pretrained="imagenet" if isinstance(bench.training.segmenter, TrunkSegmenter) else "none",
@@ -255,6 +255,7 @@ def _header(bench: Bench, made: TrainResult, selection: Selection) -> ModelHeade
             "std": PIXEL_STD,
             "range": "sRGB 0..1",
             "stain_range": None if edges is None else edges.to_json(),
+            "known_stains": None if known is None else known.to_json(),
         },
         thresholds=asdict(selection.thresholds),
         training={

@@ -89,7 +89,7 @@ class TestOneSlide:
         assert values["schema"] == "histosynth.segment/1"
         assert set(values) == {
             "schema", "input", "output", "outputs", "status", "nuclei", "mm2", "seconds", "mpp",
-            "mpp_source", "error", "n_cut", "empty", "plan",
+            "mpp_source", "error", "n_cut", "empty", "plan", "stain_distance", "far",
         }  # fmt: skip
         assert values["input"] == str(tmp_path / "a.png")
         assert values["output"] == str(tmp_path / "out" / "a.ome.zarr")
@@ -505,6 +505,35 @@ class TestFaintStaining:
         (result,) = run(patches, demanding, tmp_path / "out")
         assert plain.nuclei == 0
         assert result.nuclei > 20
+
+
+def test_a_stain_that_the_model_has_not_seen_is_said(tmp_path, model, caplog):
+    header, tensors = read_model(model)
+    slide = write_tiff(tmp_path / "a.tif", tissue())
+    (plain,) = run(slide, model, tmp_path / "plain")
+    assert (plain.stain_distance, plain.far) == (None, False)
+
+    def segmented(name, statistics):
+        known = {"statistics": [statistics], "limit": 0.8}
+        path = tmp_path / f"{name}.safetensors"
+        write_model(
+            path, tensors, dataclasses.replace(header, normalisation={"known_stains": known})
+        )
+        (result,) = run(slide, path, tmp_path / name)
+        store = open_labels(result.output).facts
+        assert (store["stain_distance"], store["far"]) == (result.stain_distance, result.far)
+        return result
+
+    far = segmented("far", [0.02, 0.02, 2.0, 0.02, 0.02, 0.7])
+    assert far.far
+    assert far.stain_distance > 0.8
+    assert "the model has seen no stain like this" in caplog.text
+    caplog.clear()
+    contrast = open_labels(far.output).facts["contrast"]
+    near = segmented("near", [*contrast["mean"], *contrast["spreads"]])
+    assert (near.stain_distance, near.far) == (0, False)
+    assert "no stain like this" not in caplog.text
+    assert near.nuclei == far.nuclei == plain.nuclei
 
 
 class TestStopping:

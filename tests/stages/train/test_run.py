@@ -26,11 +26,19 @@ def test_a_model_says_what_it_is_and_can_be_rebuilt(store, tmp_path):
     assert header.mpp == MPP
     assert header.seed == 0
     assert header.config["steps"] == 4
-    assert header.normalisation.keys() == {"glass", "mean", "std", "range", "stain_range"}
+    assert header.normalisation.keys() == {
+        "glass",
+        "mean",
+        "std",
+        "range",
+        "stain_range",
+        "known_stains",
+    }
     edges = header.normalisation["stain_range"]
     assert all(
         0 < low <= high < 2 for low, high in zip(edges["mean_low"], edges["mean_high"], strict=True)
     )
+    assert len(header.normalisation["known_stains"]["statistics"][0]) == 6
     assert header.thresholds["probability"] == 0.5
     assert header.training["steps"] == 4
     assert header.training["loss"] == pytest.approx(result.loss)
