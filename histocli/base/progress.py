@@ -8,23 +8,27 @@ from typing import Protocol
 class Bar(Protocol):
     """One running task."""
 
-    def advance(self, steps: int = 1, note: str = "") -> None:
+    def advance(self, steps: float = 1, note: str = "") -> None:
         """Report that ``steps`` more are done; ``note`` is a short state, such as a loss."""
 
 
 class Track(Protocol):
-    """Opens a bar for a task of ``total`` steps (None: unknown)."""
+    """Opens a bar for a task.
 
-    def __call__(self, description: str, total: int | None) -> AbstractContextManager[Bar]:
+    The total says what a step is: an integer counts things that a person would count, such as
+    patches, and a float is an amount of work that is shown as a percentage. None is unknown.
+    """
+
+    def __call__(self, description: str, total: float | None) -> AbstractContextManager[Bar]:
         """Open the bar; it closes with the context."""
 
 
 class _NoBar:
-    def advance(self, steps: int = 1, note: str = "") -> None:
+    def advance(self, steps: float = 1, note: str = "") -> None:
         """Do nothing."""
 
 
 @contextmanager
-def silent(description: str, total: int | None) -> Iterator[Bar]:
+def silent(description: str, total: float | None) -> Iterator[Bar]:
     """Show nothing."""
     yield _NoBar()

@@ -10,6 +10,7 @@ import typer
 from histocli.base.errors import GateNotMet, InvalidOption
 from histocli.cli import options as o
 from histocli.cli.console import Screen
+from histocli.cli.endings import counted
 from histocli.cli.scores import show_differences, show_realism, show_scores
 from histocli.config.common import Execution
 from histocli.config.evaluate import EvaluateConfig, EvaluateFiles
@@ -106,6 +107,9 @@ def _score(
             track=screen.track,
         )
         screen.print_path(str(files.html))
+    if not running.dry_run:
+        compared = sum(len(result.images) for result in results)
+        screen.sum_up(f"{counted(compared, 'image')} compared", str(files.html or ""))
     missed = [
         f"mean {gate.metric} is {gate.mean:.4f}, "
         f"{'below --min' if gate.metric in QUALITIES else 'above --max'} "
@@ -164,3 +168,5 @@ def _judge(
 
     result = judge_realism(store, files.refs or [], settings, running, track=screen.track)
     show_realism(screen, result)
+    if not running.dry_run:
+        screen.sum_up(f"{store} judged against {counted(result.references, 'reference')}")

@@ -128,9 +128,11 @@ def command(
                 values[name] = read_fields(kind, typed)
             if typed.get("print_config"):
                 print_settings(context)
-            else:
+                return
+            with screen.at_work(str(context.info_name)):
                 function(**values, screen=screen)
-                screen.raise_if_any_failed()
+            screen.conclude()
+            screen.raise_if_any_failed()
 
         shown = _shown(own, configs.values(), without, overwrite_help)
         run.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]

@@ -8,9 +8,10 @@ import pytest
 from rich.console import Console
 
 from histocli.base.text import printable
-from histocli.cli import console
+from histocli.cli import bars
 from histocli.cli.app import _logging_to
-from histocli.cli.console import Screen, clock
+from histocli.cli.bars import clock
+from histocli.cli.console import Screen
 
 
 @pytest.fixture
@@ -34,15 +35,22 @@ def test_a_pipe_gets_a_line_at_the_end(screen):
     assert text_of(screen).startswith("drawing: 40 of 40 (100%) in 0 s")
 
 
-def test_a_pipe_gets_lines_at_intervals(screen, monkeypatch):
-    now = iter(range(0, 1000, 6))
-    monkeypatch.setattr(console.time, "monotonic", lambda: float(next(now)))
+@pytest.fixture
+def now(monkeypatch):
+    """The time that the display sees, in seconds; a test sets ``now[0]``."""
+    now = [0.0]
+    monkeypatch.setattr(bars.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_a_pipe_gets_lines_at_intervals(screen, now):
     with screen.track("training", 4) as bar:
         for _ in range(4):
+            now[0] += 6
             bar.advance(note="loss 0.5")
     lines = text_of(screen).splitlines()
     assert lines[0] == "training: 2 of 4 (50%), loss 0.5, 12 s left"
-    assert lines[-1] == "training: 4 of 4 (100%), loss 0.5 in 30 s"
+    assert lines[-1] == "training: 4 of 4 (100%), loss 0.5 in 24 s"
     assert len(lines) == 3
 
 
@@ -72,18 +80,19 @@ def test_a_terminal_gets_bars_also_nested_and_from_threads(screen):
         for thread in threads:
             thread.join()
         outer.advance()
+        screen.display._bars.refresh()
     shown = text_of(screen)
     assert "slides [/]" in shown
-    assert "8/8" in shown
+    assert "100%" in shown
     assert "busy" in shown
-    assert screen._progress is None
+    assert not screen.display.has_bars
 
 
 def test_bars_close_when_the_task_fails(screen):
     screen.console = Console(file=screen.console.file, force_terminal=True, width=100)
     with pytest.raises(ZeroDivisionError), screen.track("drawing", 2):
         raise ZeroDivisionError
-    assert screen._progress is None
+    assert not screen.display.has_bars
 
 
 def test_foreign_text_is_shown_as_it_is(screen):

@@ -55,6 +55,10 @@ class Job(ABC):
         """Begin the outputs, or resume unfinished ones; return the parts that are to be done."""
 
     @abstractmethod
+    def tiles_of(self, part: Any) -> int:
+        """Return the number of network tiles of a part; may be called after :meth:`parts`."""
+
+    @abstractmethod
     def load(self, part: Any) -> list[PendingBlock]:
         """Read a part and bring it to the model's pixel size."""
 

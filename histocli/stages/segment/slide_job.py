@@ -145,6 +145,10 @@ class SlideJob(Job):
             if not all(writer.has_found(window.index) for window in block.windows)
         ]
 
+    def tiles_of(self, part: Block) -> int:
+        """Return the number of network tiles of a block."""
+        return len(self._grid.tiles_of(part.maps))
+
     def load(self, part: Block) -> list[PendingBlock]:
         """Read the pixels of a block."""
         return [read_block(self._view, self._grid, part)]

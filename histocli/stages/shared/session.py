@@ -240,9 +240,10 @@ class Session:
         ``stop_after`` steps; the checkpoint is saved.
         """
         length = end - begin
-        # under a time budget the number of steps is unknown, so the bar counts thousandths
-        total = length * (self.clock.steps if self.clock.budget_s is None else 1000)
-        shown = 0
+        # under a time budget the number of steps is unknown, so the bar shows the share of it
+        steps = round(length * self.clock.steps)
+        total: float = steps if self.clock.budget_s is None else 1.0
+        shown = 0.0
         begun = False
 
         def progress(step: int) -> float:
@@ -252,14 +253,15 @@ class Session:
                 self._before, begun = max(done, 0.0), True
             return done
 
-        with self._track(name, round(total)) as bar:
+        with self._track(name, total) as bar:
             for record in stepping(progress):
                 self._log_step(record)
                 overall = self._progress(record.step)
                 self.done = min((overall - begin) / length, 1.0)
-                if round(self.done * total) > shown:
-                    bar.advance(round(self.done * total) - shown, note(record))
-                    shown = round(self.done * total)
+                done = round(self.done * total, None if self.clock.budget_s is None else 3)
+                if done > shown:
+                    bar.advance(done - shown, note(record))
+                    shown = done
                 yield record
                 self._before = self.done
                 self._save_or_stop(record.step, overall)
