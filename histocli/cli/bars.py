@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.table import Column
 from rich.text import Text
 
-from histocli.base.progress import Bar, silent
+from histocli.base.progress import Bar, command_at_work, silent
 from histocli.base.text import printable
 
 BEAT_S = 0.5  # seconds between two looks at whether the display has been silent for too long
@@ -239,7 +239,8 @@ class Display:
         beat = threading.Thread(target=self._beat, args=(over,), name="display", daemon=True)
         beat.start()
         try:
-            yield
+            with command_at_work():
+                yield
         finally:
             over.set()
             beat.join()

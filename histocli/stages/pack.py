@@ -101,7 +101,7 @@ def pack(
     StoreExists, OutOfResources, Stopped
         As in all commands.
     """
-    watch = Stopwatch()
+    watch = Stopwatch.of_command()
     pairs = _find_labelled_images(images, labels)
     identities = [
         [slide_stem(pair.image), pair.image_sha256, pair.labels_sha256, pair.mpp] for pair in pairs

@@ -74,7 +74,7 @@ def generate(
     Stopped
         A signal came. The drawn patches are kept for ``--resume``.
     """
-    watch = Stopwatch()
+    watch = Stopwatch.of_command()
     tolerant = execution.on_error == "continue"
     sources, failed = identify_references(
         named_references(references, keep_missing=tolerant),

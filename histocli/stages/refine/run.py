@@ -1,5 +1,6 @@
 """``histosynth refine`` from its inputs to the refined store."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -17,7 +18,7 @@ from histocli.config.refine import RefineConfig
 from histocli.model.refiner import describe_refiner
 from histocli.stages.refine.learn import Learnt, learn
 from histocli.stages.refine.plan import Refinement, open_inputs
-from histocli.stages.refine.repaint import Repainted, repaint
+from histocli.stages.refine.repaint import Repainted, repaint, seconds_per_patch
 from histocli.stages.refine.styles import Styles, read_styles
 from histocli.stages.refine.weigh import Weighed, weigh
 from histocli.stages.shared.frame import Plan, Work, carry_out
@@ -25,6 +26,12 @@ from histocli.stages.shared.results import StageResult, Stopwatch
 from histocli.stages.shared.session import Clock, Session
 from histocli.stores.patches import CONTRACT, PatchStoreWriter
 from histocli.stores.provenance import Provenance
+
+logger = logging.getLogger(__name__)
+
+AFTER_S = 4.0  # seconds of a time budget for the last judgement and for writing networks
+WEIGHING_SHARE = 0.2  # share of a time budget for weighing, but at most a minute
+MOST_RESERVED = 0.8  # largest share of a time budget for the work after the training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +50,7 @@ class RefineResult(StageResult):
     rejected: int | None = None  # number of patches whose labels no longer fit; their weight is 0
     auc: float | None = None  # of classifiers, real against refined patches; 0.5: both look alike
     effective_share: float | None = None  # effective sample size over number of patches
+    too_short: bool = False  # whether the time budget ended the training after a few steps
     mpp: float
     device: str
     precision: str
@@ -81,7 +89,7 @@ def refine(
     Stopped
         A signal came, or ``stop_after`` steps are done. The work is kept for ``--resume``.
     """
-    watch = Stopwatch()
+    watch = Stopwatch.of_command()
     job = open_inputs(store, references, out, config, execution, track)
     result = RefineResult(
         output=str(out),
@@ -108,13 +116,12 @@ def _make(
     prepare_process()
     styles = read_styles(job)
     with _writer(job, styles, work) as writer:
-        # seconds kept after the training: to write, to repaint each patch, to train classifiers
-        reserve_s = 12.0 + 0.045 * len(job.initial) + (60.0 if job.config.weights else 0.0)
-        clock = Clock(job.config.steps, job.config.time_budget_s, reserve_s, plan.watch)
+        clock = _clock(job, styles, writer, plan.watch)
         session = Session(
             plan, work, clock, stop_after=stop_after, track=job.track, noun="refinement"
         )
         learnt = learn(job, styles, session)
+        too_short = learnt.course is not None and session.was_too_short(learnt.course.steps)
         if writer is None:
             return work.planned
         repainted = repaint(job, styles, learnt.refiner, writer, session)
@@ -129,6 +136,7 @@ def _make(
         rejected=repainted.rejected,
         auc=weighed.auc,
         effective_share=weighed.effective_share,
+        too_short=too_short,
     )
     course = learnt.course
     if course is None:
@@ -140,6 +148,28 @@ def _make(
         critic_auc=course.critic_auc,
         style_auc=course.style_auc,
     )
+
+
+def _clock(
+    job: Refinement, styles: Styles, writer: PatchStoreWriter | None, watch: Stopwatch
+) -> Clock:
+    """Return the clock of the training, which leaves the time that the work after it takes here."""
+    budget_s = job.config.time_budget_s
+    if budget_s is None or writer is None:  # other processes follow the first one's clock
+        return Clock(job.config.steps, budget_s, 0.0, watch)
+    patches = sum(len(batch) for batch in writer.pending())
+    repainting_s = 1.15 * patches * seconds_per_patch(job, styles)  # with the time of writing
+    weighing_s = min(60.0, WEIGHING_SHARE * budget_s) if job.config.weights else 0.0
+    reserve_s = repainting_s + weighing_s + AFTER_S
+    if job.trained is None and watch.seconds + reserve_s > MOST_RESERVED * budget_s:
+        logger.warning(
+            "the time budget of %.0f s leaves little to train the refiner: repainting %d patches "
+            "takes about %.0f s here",
+            budget_s,
+            patches,
+            repainting_s,
+        )
+    return Clock(job.config.steps, budget_s, reserve_s, watch, MOST_RESERVED)
 
 
 @contextmanager

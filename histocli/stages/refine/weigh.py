@@ -23,6 +23,10 @@ from histocli.training.two_sample import (
 
 logger = logging.getLogger(__name__)
 
+LEAST_S = 3.0  # seconds below which a classifier cannot learn enough to weigh patches
+WRITING_S = 2.0  # seconds of a time budget that are kept to write networks and attributes
+TRAINING_SHARE = 0.75  # share of the time for weighing in which the classifiers learn
+
 
 @dataclass(frozen=True)
 class Weighed:
@@ -40,7 +44,14 @@ def weigh(job: Refinement, styles: Styles, writer: PatchStoreWriter, session: Se
             "weights need at least two references, so that a classifier can be asked about unseen "
             "ones"
         )
-    if not job.config.weights or styles.n_references < 2 or not kept.any():
+    left_s = session.clock.left_s
+    spent = left_s is not None and left_s < LEAST_S + WRITING_S
+    if spent and job.config.weights:
+        logger.warning(
+            "the time budget was spent before the patches could be weighed; all that fit their "
+            "labels have the weight 1"
+        )
+    if spent or not job.config.weights or styles.n_references < 2 or not kept.any():
         writer.replace_weights(kept)
         return Weighed(None, rounded(effective_share(kept)))
     n, seed = len(job.initial), job.config.seed
@@ -56,18 +67,31 @@ def weigh(job: Refinement, styles: Styles, writer: PatchStoreWriter, session: Se
         images, _ = writer.read_back(batch)
         for patch, image in zip(batch, images, strict=True):
             crops[patch] = glass_to_white(image[middle, middle], styles.glass_level(patch, image))
-    raise_if_stopped(
-        f"{job.out}: stopped; the patches are kept, run the same command with --resume"
-    )
-    scores = judge(
-        styles.real.images[:, middle, middle],
-        crops[chosen],
-        styles.real.image_of,
-        styles.style_of[chosen],
-        TwoSampleSchedule(seed=seed, crop_px=side),
-        job.device,
-        job.dtype,
-    )
+    stopped = f"{job.out}: stopped; the patches are kept, run the same command again to go on"
+    raise_if_stopped(stopped)
+    # of what is left of a time budget, the trained classifiers need a part to judge all patches
+    left_s = session.clock.left_s
+    time_s = None if left_s is None else max(TRAINING_SHARE * (left_s - WRITING_S), 0.1)
+    schedule = TwoSampleSchedule(seed=seed, crop_px=side, time_s=time_s)
+    with job.track("weighing patches", 1.0) as bar:
+        done = 0.0
+
+        def on_share(share: float) -> None:
+            nonlocal done
+            raise_if_stopped(stopped)
+            bar.advance(share - done)
+            done = share
+
+        scores = judge(
+            styles.real.images[:, middle, middle],
+            crops[chosen],
+            styles.real.image_of,
+            styles.style_of[chosen],
+            schedule,
+            job.device,
+            job.dtype,
+            on_share,
+        )
     # weights are flattened until their effective share is at least one half
     weights = importance_weights(scores, least_effective=0.5)
     writer.replace_weights(weights_of_kept(weights, chosen, kept))

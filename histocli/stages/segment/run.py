@@ -32,7 +32,13 @@ from histocli.stages.segment.job import Job
 from histocli.stages.segment.ledger import STATUS_FILE, Ledger
 from histocli.stages.segment.line import run_line
 from histocli.stages.segment.loaded import LoadedModel, load_model
-from histocli.stages.segment.plan import find_model, own_share, plan_jobs, without_outputs
+from histocli.stages.segment.plan import (
+    find_model,
+    own_share,
+    plan_jobs,
+    warn_of_assumed,
+    without_outputs,
+)
 from histocli.stages.segment.results import SegmentResult
 from histocli.stages.segment.slide_job import SlideJob
 from histocli.stores.models import ModelHeader, read_model_header
@@ -91,6 +97,7 @@ def segment(
         run_on_cluster(slide_jobs, model, header, config, execution, ledger, track)
         todo = [job for job in todo if not isinstance(job, SlideJob)]
     if todo:
+        warn_of_assumed(todo)
         with ExitStack() as stack:
             loaded = load_model(model, header, config, execution, stack)
             if execution.dry_run:

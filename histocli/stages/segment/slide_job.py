@@ -53,6 +53,7 @@ class SlideJob(Job):
     """A slide to be segmented; ``store`` is the path of its OME-Zarr labels, requested or not."""
 
     writer: TiledLabelsWriter | None = None
+    said_mpp = False  # whether the user knows that the pixel size is assumed
     _view: View
     _grid: BlockGrid
 
@@ -111,7 +112,7 @@ class SlideJob(Job):
         source, provenance = self._source, self.provenance(labels.CONTRACT)
         with ExitStack() as stack:
             slide = stack.enter_context(closing(self._open()))
-            if slide.mpp_source == "assumed":
+            if slide.mpp_source == "assumed" and not self.said_mpp:
                 logger.warning(
                     "%s: records no pixel size; %g um/px is assumed, give another with --mpp",
                     slide.path,

@@ -21,6 +21,7 @@ and stop together, and only the first one writes.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -45,6 +46,9 @@ from histocli.stores.checkpoints import (
 )
 from histocli.stores.logs import append_metrics, start_log
 
+logger = logging.getLogger(__name__)
+
+FEW_STEPS = 100  # steps below which a network has learnt next to nothing
 RECORD_EVERY = 20  # steps between two lines of ``metrics.jsonl``, and over which a line averages
 CHECKPOINT_S = 60.0  # seconds between two checkpoints
 
@@ -82,17 +86,24 @@ class Clock:
     """Tells how much of a training is done: steps of ``steps``, or seconds of a time budget.
 
     The budget covers the whole command, counted from the start of ``watch``. Its last part is
-    reserved for the work after the training: ``reserve_s``, but at most half of the budget.
+    reserved for the work after the training: ``reserve_s``, but at most the share
+    ``most_reserved`` of the budget.
 
     A resumed command has a whole new budget. The seconds trained earlier add to both the seconds
     done and the seconds in all, so that the share done is smaller than when the command stopped.
     """
 
     def __init__(
-        self, steps: int, time_budget_s: float | None, reserve_s: float, watch: Stopwatch
+        self,
+        steps: int,
+        time_budget_s: float | None,
+        reserve_s: float,
+        watch: Stopwatch,
+        most_reserved: float = 0.5,
     ) -> None:
         self.steps = steps
         self.watch = watch
+        self._most_reserved = most_reserved
         self._time_budget_s = time_budget_s
         self._reserve_s = reserve_s
         self.earlier_s = 0.0  # seconds of training in earlier commands that this one resumes
@@ -106,7 +117,20 @@ class Clock:
     def budget_s(self) -> float | None:
         """Seconds from the start of the command to the end of its steps; None counts steps."""
         budget = self._time_budget_s
-        return None if budget is None else max(budget - self._reserve_s, 0.5 * budget)
+        if budget is None:
+            return None
+        return budget - min(self._reserve_s, self._most_reserved * budget)
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds to the end of the budget, below 0 after it; None without a budget."""
+        budget = self._time_budget_s
+        return None if budget is None else budget - self.watch.seconds
+
+    @property
+    def overhead_s(self) -> float:
+        """Seconds of the command before its training, and those that are reserved after it."""
+        return (self.begun_s or 0.0) + self._reserve_s
 
     @property
     def trained_s(self) -> float:
@@ -269,6 +293,23 @@ class Session:
     def passed(self, parts: int) -> bool:
         """Return whether the last step completed one of ``parts`` equal parts of this loop."""
         return int(self._before * parts) < int(self.done * parts)
+
+    def was_too_short(self, steps: int) -> bool:
+        """Tell whether the time budget ended the training after a few steps; warn if so."""
+        budget = self.clock.budget_s
+        if budget is None or steps >= min(FEW_STEPS, self.clock.steps):
+            return False
+        if self.members.leads:
+            each_s = self.clock.trained_s / max(steps, 1)
+            need_s = FEW_STEPS * each_s + self.clock.overhead_s
+            logger.warning(
+                "%s: the time budget was enough for %d steps, which teach a network next to "
+                "nothing; give at least --time-budget %dm",
+                self.out,
+                steps,
+                math.ceil(need_s / 60),
+            )
+        return True
 
     def mean(self, name: str) -> float | None:
         """Return the mean of a value over the last ``RECORD_EVERY`` steps; None if all are None."""

@@ -8,6 +8,7 @@ until the model is written, the checkpoint for ``--resume``.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -55,7 +56,8 @@ logger = logging.getLogger(__name__)
 Network: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
 VALIDATIONS = 4  # equal parts of the training on patches, between which held-out patches are scored
-RESERVE_S = 12.0  # seconds of a time budget reserved for the last scoring and for writing the model
+RESERVE_S = 12.0  # seconds of a time budget for the last scoring and for writing, until measured
+WRITING_S = 1.5  # seconds of a time budget to write the model
 
 
 def train(
@@ -94,7 +96,7 @@ def train(
     Stopped
         A signal came, or ``stop_after`` steps are done. A checkpoint is kept for ``--resume``.
     """
-    watch = Stopwatch()
+    watch = Stopwatch.of_command()
     request = open_request(
         stores, refs, config, execution, stop_after=stop_after, preview=preview, track=track
     )
@@ -119,6 +121,7 @@ def _make(request: Request, plan: Plan[TrainResult], work: Work[TrainResult]) ->
         _learn(bench, schedule, [each.extra for each in joined])
     digests = work.members.gather(weights_digest(training.segmenter))
     selection = examiner.select(_candidates(training, joined))
+    too_short = session.was_too_short(training.step)
     reports = {each.extra.name: each.report() for each in joined}
     made = replace(
         work.planned,
@@ -130,6 +133,7 @@ def _make(request: Request, plan: Plan[TrainResult], work: Work[TrainResult]) ->
         hard=reports.get("hard"),
         fresh=reports.get("fresh"),
         failed=tuple(request.failed),
+        too_short=too_short,
     )
     if work.members.leads:
         if work.members.size > 1:
@@ -203,6 +207,7 @@ EXTRAS = (_averaged_weights, self_training, hard_examples, fresh_patches)
 def _learn(bench: Bench, schedule: Schedule, extras: Sequence[Extra]) -> None:
     """Take the steps of all phases; score held-out patches during the training on patches."""
     session, training = bench.session, bench.training
+    guessed_s = RESERVE_S  # seconds that are reserved for the last scoring at the moment
 
     def note(record: StepRecord) -> str:
         return f"step {record.step}, loss {session.mean('loss'):.3f}"
@@ -221,7 +226,20 @@ def _learn(bench: Bench, schedule: Schedule, extras: Sequence[Extra]) -> None:
         begin, end = phase.begin, phase.end
         for _ in session.steps(stepping, name=phase.name, note=note, begin=begin, end=end):
             if phase.begin == 0 and session.passed(VALIDATIONS) and session.done < 1:
+                start = time.perf_counter()
                 bench.examiner.score()
+                guessed_s -= _correct_reserve(session, guessed_s, time.perf_counter() - start)
+
+
+def _correct_reserve(session: Session, guessed_s: float, scoring_s: float) -> float:
+    """Reserve what the end of the training takes, now that a scoring was timed.
+
+    At the end two sets of weights are scored, and thresholds are chosen for both, which takes about
+    as long as a third scoring. Returns by how many seconds the reserve has become smaller.
+    """
+    change_s = 3.5 * scoring_s + WRITING_S - guessed_s
+    session.clock.reserve(change_s)
+    return -change_s
 
 
 def _phases(patches: PatchSet, learning_rate: float, extras: Sequence[Extra]) -> Iterator[Phase]:
