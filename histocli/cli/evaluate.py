@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 MOST_POSITIONALS = 2  # PREDICTION TRUTH; with --truth there may be more
 
 
-@o.command(without=["precision", "resume"], overwrite_help="Replace an existing report.")
+@o.command(
+    example="histosynth evaluate out/ truth/",
+    without=["precision", "resume"],
+    overwrite_help="Replace an existing report.",
+)
 def evaluate(
     files: EvaluateFiles,
     settings: EvaluateConfig,
@@ -41,7 +45,8 @@ def evaluate(
 ) -> None:
     """Score predicted nuclei against true ones, compare models, judge how real patches look.
 
-    The table goes to stderr, --json and the path of a report to stdout.
+    The table goes to stderr, --json and the path of a report to stdout. A report is written whole,
+    so there is no --resume.
     """
     words = labels or []
     o.refuse_by_suffix(

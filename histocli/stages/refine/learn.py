@@ -233,7 +233,7 @@ def _go_back(guard: Guard, step: int, trouble: str, session: Session) -> None:
 
 
 def _conclude(training: AdversarialTraining, judge: Judge, session: Session) -> Course:
-    """Return the training's figures, and save it as finished for a later ``--resume``."""
+    """Return the training's figures, and save it as finished for a later command."""
     held = judge.held or judge.judge()
     if not training.moves:
         logger.warning(

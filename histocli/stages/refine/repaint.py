@@ -56,7 +56,7 @@ def repaint(
         for batch in pending:
             raise_if_stopped(
                 f"{job.out}: stopped; the patches refined so far are kept, "
-                "run the same command with --resume"
+                "run the same command again to go on"
             )
             fits += _repaint_batch(job, styles, refiner, writer, batch, pool)
             bar.advance(len(batch))

@@ -85,9 +85,9 @@ def refine(
     InvalidStore, InputNotFound, InvalidInput
         The store, the references or the model cannot be used.
     StoreExists
-        An unfinished output, or one of other settings, exists at ``out``.
+        An output of other settings, finished or not, exists at ``out``.
     Stopped
-        A signal came, or ``stop_after`` steps are done. The work is kept for ``--resume``.
+        A signal came, or ``stop_after`` steps are done. The work is kept for a later command.
     """
     watch = Stopwatch.of_command()
     job = open_inputs(store, references, out, config, execution, track)

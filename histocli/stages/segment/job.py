@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +84,5 @@ class Job(ABC):
         return config_hash(settings, slide=sha256, model=model, mpp=self.given_mpp, **more)
 
     def decide_about(self, out: Path, contract: str, fingerprint: str) -> Action:
-        """Apply the rerun rule to one output; unless ``overwrite``, resume an unfinished output."""
-        again = replace(self.execution, resume=not self.execution.overwrite)
-        return decide(out, contract, fingerprint, again)
+        """Apply the rerun rule to one output."""
+        return decide(out, contract, fingerprint, self.execution)

@@ -66,8 +66,6 @@ def segment(
         Model file, or the name of a model of the package; None takes the default model.
     out : Path
         Folder for the results, named after the slides, and for the status file.
-    config, execution
-        ``resume`` has no effect: unfinished outputs are always resumed, unless ``overwrite`` is on.
     report : callable
         Called with each result, in order, as soon as possible; in any thread, one at a time.
 

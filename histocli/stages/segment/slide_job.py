@@ -44,7 +44,7 @@ from histocli.stages.shared.results import Stopwatch
 from histocli.stores import labels
 from histocli.stores.labels import TiledLabelsWriter
 from histocli.stores.provenance import Provenance, peek
-from histocli.stores.rerun import Action
+from histocli.stores.rerun import Action, remove_ours
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +68,8 @@ class SlideJob(Job):
         the path of an output.
         """
         places = [*self.outputs.values(), self.store]
+        if self.execution.resume is False and not self.execution.dry_run:
+            remove_ours(partial_path(self.store), labels.CONTRACT)
         if any(os.path.lexists(path) or os.path.lexists(partial_path(path)) for path in places):
             mark = self._fingerprint
             self._to_make = [

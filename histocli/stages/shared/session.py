@@ -326,7 +326,7 @@ class Session:
         self.checkpoint.save()
 
     def finish(self) -> None:
-        """End the training and save that, so that a later ``--resume`` takes no further step."""
+        """End the training and save that, so that a later command takes no further step."""
         if not self.finished:
             self.finished = True
             self.save()
@@ -369,7 +369,7 @@ class Session:
         if stop:
             raise Stopped(
                 f"{self.out}: stopped after {step} steps, the checkpoint is saved; "
-                "run the same command with --resume"
+                "run the same command again to go on"
             )
 
 

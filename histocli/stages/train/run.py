@@ -2,7 +2,7 @@
 
 Patches and their targets are held in memory; a share of the synthetic ones is held out and scored.
 Beside the model, ``<out>.log/`` holds ``metrics.jsonl``, preview pictures of held-out patches and,
-until the model is written, the checkpoint for ``--resume``.
+until the model is written, the checkpoint for a later command.
 """
 
 from __future__ import annotations
@@ -92,9 +92,9 @@ def train(
     InvalidStore, InvalidInput
         Stores cannot be read or do not fit together.
     StoreExists
-        An unfinished output, or one of other settings, exists at ``out``.
+        An output of other settings, finished or not, exists at ``out``.
     Stopped
-        A signal came, or ``stop_after`` steps are done. A checkpoint is kept for ``--resume``.
+        A signal came, or ``stop_after`` steps are done. A checkpoint is kept for a later command.
     """
     watch = Stopwatch.of_command()
     request = open_request(

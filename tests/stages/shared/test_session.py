@@ -101,7 +101,7 @@ def test_what_is_stopped_goes_on_as_if_it_had_not_been(out, tmp_path, stop_after
     whole, expected = begin(tmp_path / "whole.safetensors")
     run(whole, expected)
     session, walk = begin(out, stop_after=stop_after)
-    with pytest.raises(Stopped, match=f"after {stop_after} steps.*--resume"):
+    with pytest.raises(Stopped, match=f"after {stop_after} steps.*to go on"):
         run(session, walk)
     session, walk = begin(out, resume=True)
     assert len(run(session, walk)) == 50 - stop_after
