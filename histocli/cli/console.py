@@ -9,6 +9,7 @@ import errno
 import logging
 import os
 import sys
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -56,12 +57,14 @@ class Screen:
     def say(self, message: str) -> None:
         """Print a message as one line on stderr, unless quiet."""
         if self.verbosity >= 0:
-            self._print(Text(printable(message)))
+            self._print(Text(self._wrapped(printable(message))))
 
     def complain(self, message: str, *, kind: str = "error") -> None:
         """Print an error or a warning as one line on stderr, also when quiet."""
         style = {"error": "bold red", "warning": "bold yellow"}.get(kind, "bold")
-        self._print(Text.assemble((f"{kind}: ", style), printable(message)))
+        text = Text(self._wrapped(f"{kind}: {printable(message)}"))
+        text.stylize(style, 0, len(kind) + 1)
+        self._print(text)
 
     def warn(self, message: str, sort: str) -> None:
         """Print a warning; of those of one ``sort``, only the first, but all with ``-v``.
@@ -188,6 +191,16 @@ class Screen:
     def track(self, description: str, total: float | None) -> AbstractContextManager[Bar]:
         """Show the progress of a task; see ``histocli.base.progress.Track``."""
         return self.display.track(description, total)
+
+    def _wrapped(self, message: str) -> str:
+        """Break a message between words where a terminal would break it within one.
+
+        A word that is longer than a line, such as a path, stays whole, so that it can be copied.
+        """
+        if not self.console.is_terminal:
+            return message
+        width = self.console.width
+        return textwrap.fill(message, width, break_long_words=False, break_on_hyphens=False)
 
     def _print(self, what: Text | Table, **options: Any) -> None:
         with self.display.lock:

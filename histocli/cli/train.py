@@ -13,6 +13,13 @@ from histocli.config.common import Execution
 from histocli.config.options import ESSENTIAL, FILES, Option
 from histocli.config.train import TrainConfig
 
+MEANT = {
+    o.MODELS: "the model to write is named by -o/--out",
+    o.IMAGES: "make a store with 'histosynth generate IMAGES -o STORE', or with 'pack' from images "
+    "and labels",
+}
+"""What to do about positionals of another kind, by their suffixes."""
+
 
 def _check(
     settings: TrainConfig,
@@ -75,12 +82,7 @@ def train(
     if not leads():
         screen.verbosity = -1  # of several processes, only the leading one prints
     o.check_output(out, ".safetensors", "models")
-    meant = {
-        o.MODELS: "the model to write is named by -o/--out",
-        o.IMAGES: "make a store with 'histosynth generate IMAGES -o STORE', or with 'pack' "
-        "from images and labels",
-    }
-    o.refuse_by_suffix(stores, "train takes patch stores", meant)
+    o.refuse_by_suffix(stores, "train takes patch stores", MEANT)
     from histocli.stages.train.run import train as run  # late: keeps --help free of torch
 
     result = run(

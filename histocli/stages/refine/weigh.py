@@ -4,6 +4,7 @@ import logging
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from histocli.base.interrupts import raise_if_stopped
 from histocli.base.rng import rng_for
@@ -62,11 +63,7 @@ def weigh(job: Refinement, styles: Styles, writer: PatchStoreWriter, session: Se
     side = min(128, job.initial.patch_px)
     start = (job.initial.patch_px - side) // 2
     middle = slice(start, start + side)  # classifiers see only the middle of each patch
-    crops = np.empty((n, side, side, 3), np.uint8)
-    for batch in writer.batches():
-        images, _ = writer.read_back(batch)
-        for patch, image in zip(batch, images, strict=True):
-            crops[patch] = glass_to_white(image[middle, middle], styles.glass_level(patch, image))
+    crops = _middles(styles, writer, middle)
     stopped = f"{job.out}: stopped; the patches are kept, run the same command again to go on"
     raise_if_stopped(stopped)
     # of what is left of a time budget, the trained classifiers need a part to judge all patches
@@ -98,3 +95,14 @@ def weigh(job: Refinement, styles: Styles, writer: PatchStoreWriter, session: Se
     effective = effective_share(weights)
     session.log({"auc": scores.auc, "ci95": scores.interval(), "effective_share": effective})
     return Weighed(rounded(scores.auc), rounded(effective))
+
+
+def _middles(styles: Styles, writer: PatchStoreWriter, middle: slice) -> npt.NDArray[np.uint8]:
+    """Return the middle of each refined patch (n, side, side, 3), with white glass."""
+    parts = []
+    for batch in writer.batches():
+        images, _ = writer.read_back(batch)
+        for patch, image in zip(batch, images, strict=True):
+            white = glass_to_white(image[middle, middle], styles.glass_level(patch, image))
+            parts.append(white)
+    return np.stack(parts)

@@ -44,8 +44,10 @@ class Gauge:
     def begin(self, job: Job, tiles: int) -> None:
         """Set the number of tiles that a job will take."""
         with self._lock:
+            first = not self._tiles
             self._tiles[id(job)] = tiles
-        self._bar.advance(0, self._note(job))
+        if first:  # later jobs are begun while the network still works on the one before
+            self._bar.advance(0, self._note(job))
 
     def saw_tiles(self, job: Job, n: int) -> None:
         """Report tiles that have gone through the network."""

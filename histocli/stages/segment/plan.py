@@ -127,14 +127,9 @@ def warn_of_assumed(jobs: Sequence[Job]) -> None:
         job.said_mpp = True
     if plain:
         first = plain[0].input.path
-        named = str(first) if len(plain) == 1 else f"{len(plain)} images, {first} first"
-        several = len(plain) > 1
-        logger.warning(
-            "%s: %s no pixel size; %g um/px is assumed, give another with --mpp",
-            named,
-            "record" if several else "records",
-            ASSUMED_MPP,
-        )
+        several = f"{len(plain)} images ({first} first) record"
+        text = "%s no pixel size; %g um/px is assumed, give another with --mpp"
+        logger.warning(text, several if len(plain) > 1 else f"{first}: records", ASSUMED_MPP)
 
 
 def own_share(jobs: list[Job], config: SegmentConfig) -> list[Job]:

@@ -58,6 +58,9 @@ Network: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 VALIDATIONS = 4  # equal parts of the training on patches, between which held-out patches are scored
 RESERVE_S = 12.0  # seconds of a time budget for the last scoring and for writing, until measured
 WRITING_S = 1.5  # seconds of a time budget to write the model
+# At the end two sets of weights are scored, and thresholds are chosen for both, which takes about
+# as long as one and a half more.
+ENDING_SCORINGS = 3.5
 
 
 def train(
@@ -207,7 +210,7 @@ EXTRAS = (_averaged_weights, self_training, hard_examples, fresh_patches)
 def _learn(bench: Bench, schedule: Schedule, extras: Sequence[Extra]) -> None:
     """Take the steps of all phases; score held-out patches during the training on patches."""
     session, training = bench.session, bench.training
-    guessed_s = RESERVE_S  # seconds that are reserved for the last scoring at the moment
+    reserved_s = RESERVE_S  # seconds reserved for the last scorings, until one was timed
 
     def note(record: StepRecord) -> str:
         return f"step {record.step}, loss {session.mean('loss'):.3f}"
@@ -228,18 +231,9 @@ def _learn(bench: Bench, schedule: Schedule, extras: Sequence[Extra]) -> None:
             if phase.begin == 0 and session.passed(VALIDATIONS) and session.done < 1:
                 start = time.perf_counter()
                 bench.examiner.score()
-                guessed_s -= _correct_reserve(session, guessed_s, time.perf_counter() - start)
-
-
-def _correct_reserve(session: Session, guessed_s: float, scoring_s: float) -> float:
-    """Reserve what the end of the training takes, now that a scoring was timed.
-
-    At the end two sets of weights are scored, and thresholds are chosen for both, which takes about
-    as long as a third scoring. Returns by how many seconds the reserve has become smaller.
-    """
-    change_s = 3.5 * scoring_s + WRITING_S - guessed_s
-    session.clock.reserve(change_s)
-    return -change_s
+                needed_s = ENDING_SCORINGS * (time.perf_counter() - start) + WRITING_S
+                session.clock.reserve(needed_s - reserved_s)
+                reserved_s = needed_s
 
 
 def _phases(patches: PatchSet, learning_rate: float, extras: Sequence[Extra]) -> Iterator[Phase]:
