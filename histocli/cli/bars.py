@@ -26,7 +26,7 @@ REFRESH_PER_S = 4  # drawings of the progress bars a second; each takes time fro
 # The widths of percentage and times are fixed, and the note has what is left.
 LAYOUTS = ((120, 28, 30, 12), (90, 27, 15, 0), (70, 20, 10, 0), (0, 16, 8, 0))
 TIMES_WIDTH = 20  # of "1:02:05, 1:30:00 left"
-LEAST_NOTE = 8  # columns below which a note is left out
+LEAST_NOTE = 12  # columns below which a note is left out
 
 
 def clock(seconds: float) -> str:
