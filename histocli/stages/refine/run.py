@@ -1,6 +1,5 @@
 """``histosynth refine`` from its inputs to the refined store."""
 
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -23,15 +22,14 @@ from histocli.stages.refine.styles import Styles, read_styles
 from histocli.stages.refine.weigh import Weighed, weigh
 from histocli.stages.shared.frame import Plan, Work, carry_out
 from histocli.stages.shared.results import StageResult, Stopwatch
-from histocli.stages.shared.session import Clock, Session
+from histocli.stages.shared.session import Clock, Session, refuse_short_budget
 from histocli.stores.patches import CONTRACT, PatchStoreWriter
 from histocli.stores.provenance import Provenance
 
-logger = logging.getLogger(__name__)
-
 AFTER_S = 4.0  # seconds of a time budget for the last judgement and for writing networks
 WEIGHING_SHARE = 0.2  # share of a time budget for weighing, but at most a minute
-MOST_RESERVED = 0.8  # largest share of a time budget for the work after the training
+MOST_RESERVED = 0.9  # largest share of a time budget for the work after the training
+WITH_WRITING = 1.15  # time to repaint and write a patch over that to repaint it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +113,8 @@ def _make(
     """Train the refiner, repaint and weigh the patches, and write the store."""
     prepare_process()
     styles = read_styles(job)
+    clock = _clock(job, styles, plan.watch, work)
     with _writer(job, styles, work) as writer:
-        clock = _clock(job, styles, writer, plan.watch)
         session = Session(
             plan, work, clock, stop_after=stop_after, track=job.track, noun="refinement"
         )
@@ -150,26 +148,23 @@ def _make(
     )
 
 
-def _clock(
-    job: Refinement, styles: Styles, writer: PatchStoreWriter | None, watch: Stopwatch
-) -> Clock:
-    """Return the clock of the training, which leaves the time that the work after it takes here."""
-    budget_s = job.config.time_budget_s
-    if budget_s is None or writer is None:  # other processes follow the first one's clock
-        return Clock(job.config.steps, budget_s, 0.0, watch)
-    patches = sum(len(batch) for batch in writer.pending())
-    repainting_s = 1.15 * patches * seconds_per_patch(job, styles)  # with the time of writing
+def _clock(job: Refinement, styles: Styles, watch: Stopwatch, work: Work[RefineResult]) -> Clock:
+    """Return the clock of the training, which leaves the time that the work after it takes here.
+
+    Raises ``InvalidOption`` if the time budget is too short for that work.
+    """
+    budget_s, members = job.config.time_budget_s, work.members
+    if budget_s is None:
+        return Clock(job.config.steps, None, 0.0, watch)
+    patch_s = members.from_leader(seconds_per_patch(job, styles) if members.leads else None)
+    repainting_s = WITH_WRITING * patch_s * len(job.initial)
     weighing_s = min(60.0, WEIGHING_SHARE * budget_s) if job.config.weights else 0.0
     reserve_s = repainting_s + weighing_s + AFTER_S
-    if job.trained is None and watch.seconds + reserve_s > MOST_RESERVED * budget_s:
-        logger.warning(
-            "the time budget of %.0f s leaves little to train the refiner: repainting %d patches "
-            "takes about %.0f s here",
-            budget_s,
-            patches,
-            repainting_s,
-        )
-    return Clock(job.config.steps, budget_s, reserve_s, watch, MOST_RESERVED)
+    clock = Clock(job.config.steps, budget_s, reserve_s, watch, MOST_RESERVED)
+    if job.trained is None and not work.resume:  # a resumed command may have less left to do
+        text = f"repainting {len(job.initial)} patches takes about {repainting_s:.0f} s here"
+        refuse_short_budget(clock, members, repainting_s + AFTER_S, text)
+    return clock
 
 
 @contextmanager

@@ -31,7 +31,8 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 import numpy as np
 import torch
 
-from histocli.base.errors import InvalidInput, InvalidStore, Stopped
+from histocli.base.distributed import Team
+from histocli.base.errors import InvalidInput, InvalidOption, InvalidStore, Stopped
 from histocli.base.interrupts import stop_requested
 from histocli.base.progress import Track, silent
 from histocli.base.text import first_line
@@ -48,6 +49,7 @@ from histocli.stores.logs import append_metrics, start_log
 
 logger = logging.getLogger(__name__)
 
+LEAST_SHARE = 0.1  # share of a time budget that the training has at least
 FEW_STEPS = 100  # steps below which a network has learnt next to nothing
 RECORD_EVERY = 20  # steps between two lines of ``metrics.jsonl``, and over which a line averages
 CHECKPOINT_S = 60.0  # seconds between two checkpoints
@@ -147,6 +149,21 @@ class Clock:
             return step / self.steps
         available = max(budget - self.begun_s, 1.0)  # reading the patches took begun_s seconds
         return max(self.trained_s / (available + self.earlier_s), 0.0)
+
+
+def refuse_short_budget(clock: Clock, members: Team, after_s: float, why: str) -> None:
+    """Raise ``InvalidOption`` if a time budget has no time for a training.
+
+    ``after_s`` are the seconds that the work after it takes at least; ``why`` says so to the user.
+    """
+    need_s = clock.watch.seconds + after_s
+    left_s = clock.left_s
+    short = left_s is not None and left_s - after_s < LEAST_SHARE * (left_s + clock.watch.seconds)
+    if members.from_leader(short):
+        raise InvalidOption(
+            f"--time-budget is too short: {why}, which leaves no time to train; give at least "
+            f"{math.ceil(need_s / 30)}m"
+        )
 
 
 class Checkpoint:

@@ -29,7 +29,7 @@ from histocli.model.segmenter import Segmenter, build_segmenter, channels_last
 from histocli.model.trunk_segmenter import TrunkSegmenter
 from histocli.stages.shared.frame import Plan, Work, carry_out
 from histocli.stages.shared.results import Stopwatch
-from histocli.stages.shared.session import Clock, Session
+from histocli.stages.shared.session import Clock, Session, refuse_short_budget
 from histocli.stages.train.bench import Bench, Joined, join
 from histocli.stages.train.fresh import fresh_patches
 from histocli.stages.train.hard import hard_examples
@@ -115,6 +115,8 @@ def _make(request: Request, plan: Plan[TrainResult], work: Work[TrainResult]) ->
     patches = load_patches(request)
     training, schedule = _start(request, patches.learnt, work.members)
     clock = Clock(config.steps, config.time_budget_s, RESERVE_S, plan.watch)
+    text = f"opening the inputs took {plan.watch.seconds:.0f} s"
+    refuse_short_budget(clock, work.members, WRITING_S, text)
     session = Session(plan, work, clock, stop_after=request.stop_after, track=request.track)
     session.register("training", training)
     examiner = Examiner(patches.held_out, training, session, request.store.mpp, request.dtype)

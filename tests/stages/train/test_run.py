@@ -159,6 +159,10 @@ def test_a_time_budget_plans_the_steps_and_is_kept(store, tmp_path, monkeypatch)
 
         now = 0.0
 
+        @classmethod
+        def of_command(cls):
+            return cls()
+
         @property
         def seconds(self):
             self.now += 0.1
