@@ -72,7 +72,9 @@ class _Times(ProgressColumn):
         """Return ``0:12, 0:45 left``."""
         shown = stopwatch(task.elapsed or 0)
         left = task.time_remaining
-        if task.total is not None and left is not None and not task.finished:
+        if left is None and task.total and task.completed:  # too few steps to know the speed of now
+            left = (task.elapsed or 0) * (task.total / task.completed - 1)
+        if left is not None and not task.finished:
             shown += f", {stopwatch(left)} left"
         return Text(shown)
 

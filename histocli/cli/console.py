@@ -69,8 +69,10 @@ class Screen:
     def warn(self, message: str, sort: str) -> None:
         """Print a warning; of those of one ``sort``, only the first, but all with ``-v``.
 
-        The others are counted and mentioned when the command ends.
+        The others are counted and mentioned when the command ends. With ``-q`` none is shown.
         """
+        if self.verbosity < 0:
+            return
         with self.display.lock:
             self._warned[sort] += 1
             self._first.setdefault(sort, message)
@@ -125,13 +127,15 @@ class Screen:
         """Set the last line of a command whose results do not go through :meth:`result`."""
         self._summary = what, place
 
-    def conclude(self) -> None:
-        """Say what the command has done, in one line, and how often it warned of what."""
+    def conclude(self, *, finished: bool = True) -> None:
+        """Say how often the command warned of what and, if it is finished, what it has done."""
         for sort, n in self._warned.items():
             if n > 1 and self.verbosity == 0:
                 more = f"{n - 1} more like the first of them" if n > 2 else "one more like"
                 self.complain(f"{more}: {self._first[sort]}", kind="warning")
         self._warned.clear()
+        if not finished:
+            return
         line = ending(self._results, self.display.seconds)
         if self._summary is not None:
             what, place = self._summary

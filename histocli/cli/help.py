@@ -84,7 +84,8 @@ def _names(parameter: Any) -> Text:
     long = [flag for flag in parameter.opts if flag.startswith("--")]
     flags = ", ".join([*short, "/".join([*long, *parameter.secondary_opts])])
     needs_value = not (parameter.is_flag or parameter.count)
-    return Text.assemble((flags, "cyan"), f" {parameter.metavar}" if needs_value else "")
+    placeholder = parameter.metavar or parameter.type.name.upper()
+    return Text.assemble((flags, "cyan"), f" {placeholder}" if needs_value else "")
 
 
 def _about(parameter: Any, context: Any) -> Text:

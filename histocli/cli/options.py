@@ -18,7 +18,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
-from histocli.base.errors import InvalidOption
+from histocli.base.errors import GateNotMet, InvalidOption
 from histocli.cli.console import Screen
 from histocli.cli.settings import PREFIX, print_settings, take_config_file, unknown_variables
 from histocli.config.common import Execution
@@ -152,9 +152,16 @@ def command(
             if typed.get("print_config"):
                 print_settings(context)
                 return
-            with screen.at_work(str(context.info_name)):
-                function(**values, screen=screen)
-            screen.conclude()
+            finished = False
+            try:
+                with screen.at_work(str(context.info_name)):
+                    function(**values, screen=screen)
+                finished = True
+            except GateNotMet:
+                finished = True
+                raise
+            finally:
+                screen.conclude(finished=finished)
             screen.raise_if_any_failed()
 
         sentence, *more = inspect.cleandoc(function.__doc__ or "").split("\n\n")
