@@ -75,6 +75,6 @@ class GateNotMet(HistosynthError):
 
 
 class Stopped(HistosynthError):
-    """The command was asked to stop; finished work is saved and ``--resume`` continues."""
+    """The command was asked to stop; finished work is saved and the same command goes on."""
 
     exit_code = 75

@@ -32,7 +32,7 @@ def disk_errors(path: Path) -> Iterator[None]:
         while cause is not None:
             if isinstance(cause, OSError) and cause.errno in CANNOT_WRITE:
                 remedy = (
-                    "free some space and run the command again with --resume; "
+                    "free some space and run the command again to go on; "
                     "nothing that was finished is lost"
                     if cause.errno in FULL
                     else "choose another place with --out"

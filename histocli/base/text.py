@@ -1,8 +1,9 @@
 """Text for people and for other programs: messages of one line, and values as plain JSON."""
 
+import difflib
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -14,6 +15,12 @@ def first_line(error: BaseException) -> str:
 def shortened(error: BaseException) -> str:
     """Return up to 160 characters of an exception's message on one line, or its class if empty."""
     return " ".join(str(error).split())[:160] or type(error).__name__
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean NAME?`` for the known name most like a mistyped one, else nothing."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def printable(text: str) -> str:

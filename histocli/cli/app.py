@@ -17,11 +17,13 @@ from typer.main import get_command
 from histocli import __version__
 from histocli.base.errors import HistosynthError, Stopped
 from histocli.base.interrupts import graceful_signals
+from histocli.base.text import did_you_mean
 from histocli.cli.console import Screen, ScreenHandler
 from histocli.cli.doctor import doctor
 from histocli.cli.evaluate import evaluate
 from histocli.cli.export import export
 from histocli.cli.generate import generate
+from histocli.cli.help import show_help
 from histocli.cli.info import info
 from histocli.cli.models import models
 from histocli.cli.pack import pack
@@ -30,6 +32,7 @@ from histocli.cli.resources import out_of_resources
 from histocli.cli.run import run as run_chain
 from histocli.cli.segment import segment
 from histocli.cli.train import train
+from histocli.config.options import RUN
 
 PROGRAM = "histosynth"
 # ClickException, the base class of Click's errors. Typer depends on Click or bundles a copy of it,
@@ -38,14 +41,34 @@ ClickError = typer.BadParameter.__mro__[2]
 
 EXIT_CODES = (
     "Exit codes: 0 done (or already there), 1 internal error, 2 usage, 3 input missing or invalid, "
-    "4 output exists,\n5 some items failed, 6 no memory, disk or device, 7 a --min gate not met, "
-    "75 stopped with a checkpoint (go on with --resume)."
+    "4 output exists, 5 some items failed, 6 no memory, disk or device, 7 a --min gate not met, "
+    "75 stopped with a checkpoint (run it again to go on)."
 )
-STOPPED_AT_ONCE = "stopped at once; finished outputs are kept, go on with --resume"
+COMPLETION = "_HISTOSYNTH_COMPLETE"  # set by the shell when it asks for completions
+PIPELINE = f"""\
+{PROGRAM} segment slides/ -o out/                   label nuclei, as a start
+{PROGRAM} generate refs/ -o synth.zarr              draw patches like yours
+{PROGRAM} refine synth.zarr -o refined.zarr         bring them nearer to yours
+{PROGRAM} train refined.zarr -o mine.safetensors    learn your tissue
+{PROGRAM} segment slides/ --model mine.safetensors -o out/     label with that
+{PROGRAM} evaluate out/ truth/                      score; all: {PROGRAM} -h\
+"""
+STOPPED_AT_ONCE = "stopped at once; finished outputs are kept, run the same command again to go on"
 
 
 class Command(TyperCommand):
     """A command whose required parameters may be missing when ``--print-config`` is given."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """Return ``--help`` under the heading that the other options of running have."""
+        found = super().get_help_option(ctx)
+        if found is not None:
+            found.rich_help_panel = RUN
+        return found
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help."""
+        show_help(self, ctx)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments; with ``--print-config`` no parameter is required."""
@@ -63,6 +86,10 @@ class Command(TyperCommand):
 class Group(TyperGroup):
     """The set of commands; Ctrl-C ends them with exit code 75 (``Stopped``), not Click's."""
 
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help."""
+        show_help(self, ctx)
+
     def invoke(self, ctx: Any) -> Any:
         """Run a command; raise ``Stopped`` where a second Ctrl-C ends it at once."""
         try:
@@ -74,7 +101,6 @@ class Group(TyperGroup):
 app = typer.Typer(
     name=PROGRAM,
     cls=Group,
-    add_completion=False,
     pretty_exceptions_enable=False,
     epilog=EXIT_CODES,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -102,7 +128,7 @@ def root(version: Annotated[bool, VERSION] = False) -> None:
     """From unlabelled H&E images to a nucleus segmenter for that tissue, with nothing labelled by
     hand.
 
-    histosynth generate refs/ -o a.zarr | histosynth train - -o m.safetensors
+    Example: histosynth generate refs/ -o a.zarr | histosynth train - -o m.safetensors
     """
 
 
@@ -125,13 +151,12 @@ def _logging_to(screen: Screen) -> Iterator[None]:
 def run(arguments: Sequence[str]) -> int:
     """Run the command line and return its exit code; errors are printed, not raised.
 
-    ``arguments`` are the words after ``histosynth``; an empty sequence shows the help.
+    ``arguments`` are the words after ``histosynth``; an empty sequence shows the pipeline.
     """
     screen = Screen()
     with graceful_signals(), _logging_to(screen):
         try:
-            words = list(arguments) or ["--help"]
-            get_command(app).main(words, prog_name=PROGRAM, standalone_mode=False, obj=screen)
+            _call(list(arguments), screen)
         except HistosynthError as error:
             screen.complain(str(error), kind="stopped" if isinstance(error, Stopped) else "error")
             return error.exit_code
@@ -153,10 +178,23 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _call(words: list[str], screen: Screen) -> None:
+    """Run the command that the words name; without words, show the pipeline."""
+    if not words and COMPLETION not in os.environ:
+        typer.echo(PIPELINE)
+        return
+    get_command(app).main(words, prog_name=PROGRAM, standalone_mode=False, obj=screen)
+
+
 def _usage(screen: Screen, error: Exception) -> int:
     """Print a usage error that Click raised as one line, and return its exit code."""
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else PROGRAM
-    message = " ".join(getattr(error, "format_message", error.__str__)().split()).rstrip(".")
-    screen.complain(f"{command}: {message}. Try '{command} --help'.")
+    message = " ".join(getattr(error, "format_message", error.__str__)().split())
+    unknown = getattr(error, "option_name", None)
+    if context is not None and unknown is not None and hasattr(error, "possibilities"):
+        flags = [flag for each in context.command.params for flag in each.opts]
+        message = f"no such option: {unknown}{did_you_mean(unknown, flags)}"
+    message = message.rstrip(".?") + ("?" if message.endswith(("?", "?.")) else ".")
+    screen.complain(f"{command}: {message} Try '{command} --help'.")
     return int(getattr(error, "exit_code", 2))

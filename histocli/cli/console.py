@@ -1,7 +1,7 @@
 """Output of the command line: results on stdout; messages, tables and progress on stderr.
 
-Progress is shown as bars on a terminal, as plain lines at intervals where stderr is a pipe or file,
-and not at all with ``-q``. Text such as file names is never read as Rich markup, and its control
+Both streams go through one :class:`Screen`, so that a result which a terminal shows never tears the
+bars of running tasks. Text such as file names is never read as Rich markup, and its control
 characters are escaped, so that a message stays one line.
 """
 
@@ -9,31 +9,21 @@ import errno
 import logging
 import os
 import sys
-import threading
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import textwrap
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from rich.console import Console, JustifyMethod
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
 from histocli.base.errors import InvalidOption, SomeFailed
-from histocli.base.progress import Bar, silent
+from histocli.base.progress import Bar
 from histocli.base.text import printable, valid_unicode
-
-LINE_INTERVAL_S = 10.0  # least seconds between two lines of progress, where stderr is no terminal
-REFRESH_PER_S = 4  # drawings of the progress bars a second; each takes time from the workers
+from histocli.cli.bars import Display, clock
+from histocli.cli.endings import ending
 
 
 class Result(Protocol):
@@ -43,74 +33,19 @@ class Result(Protocol):
         """Return schema, output, status, seconds, error and further facts of the result."""
 
 
-def clock(seconds: float) -> str:
-    """Return a duration as text: ``45 s``, ``3 min 20 s`` or ``2 h 05 min``."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-class _RichBar:
-    """A progress bar on a terminal."""
-
-    def __init__(self, progress: Progress, task: TaskID) -> None:
-        self._progress, self._task = progress, task
-
-    def advance(self, steps: int = 1, note: str = "") -> None:
-        """Move the bar by ``steps``; any thread may call this."""
-        if note:
-            self._progress.update(self._task, advance=steps, note=printable(note))
-        else:
-            self._progress.advance(self._task, steps)
-
-
-class _LineBar:
-    """Progress as lines of text, at most one in ``LINE_INTERVAL_S`` seconds, for log files."""
-
-    def __init__(self, screen: "Screen", description: str, total: int | None) -> None:
-        self._screen, self._description, self._total = screen, description, total
-        self._done, self._note, self._lock = 0, "", threading.Lock()
-        self._start = self._last = time.monotonic()
-
-    def advance(self, steps: int = 1, note: str = "") -> None:
-        """Count ``steps``, and print a line if the interval is over; any thread may call this."""
-        with self._lock:
-            self._done += steps
-            self._note = note or self._note
-            now = time.monotonic()
-            if now - self._last < LINE_INTERVAL_S:
-                return
-            self._last = now
-            left = ""
-            if self._total and self._done:
-                seconds = (now - self._start) * (self._total - self._done) / self._done
-                left = f", {clock(seconds)} left"
-            self._screen.say(self._line() + left)
-
-    def close(self) -> None:
-        """Print the last line, with the duration of the task."""
-        self._screen.say(f"{self._line()} in {clock(time.monotonic() - self._start)}")
-
-    def _line(self) -> str:
-        done = str(self._done)
-        if self._total:
-            done += f" of {self._total} ({self._done / self._total:.0%})"
-        return f"{self._description}: {done}" + (f", {self._note}" if self._note else "")
-
-
 class Screen:
-    """Stdout and stderr of one run of the command line, and the count of failed results."""
+    """Stdout and stderr of one run of the command line, and the results that it has shown."""
 
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
         self.as_json = False
         self.verbosity = 0  # -1 with ``-q``, 0 by default, 1 with ``-v``, 2 with ``-vv``
-        self._progress: Progress | None = None
-        self._open_bars = 0
-        self._failed = self._seen = 0
+        self.display = Display(self)
+        self._summary: tuple[str, str] | None = None  # see ``sum_up``
+        self._results: list[dict[str, Any]] = []
+        self._left_out = 0  # inputs without which an output was made
+        self._warned: Counter[str] = Counter()  # number of warnings by kind
+        self._first: dict[str, str] = {}  # the first warning of each kind
 
     def configure(self, *, as_json: bool, verbose: int, quiet: bool) -> None:
         """Set the amount and the form of the output; ``verbose`` counts the options ``-v``."""
@@ -122,17 +57,33 @@ class Screen:
     def say(self, message: str) -> None:
         """Print a message as one line on stderr, unless quiet."""
         if self.verbosity >= 0:
-            self.console.print(Text(printable(message)))
+            self._print(Text(self._wrapped(printable(message))))
 
     def complain(self, message: str, *, kind: str = "error") -> None:
         """Print an error or a warning as one line on stderr, also when quiet."""
         style = {"error": "bold red", "warning": "bold yellow"}.get(kind, "bold")
-        self.console.print(Text.assemble((f"{kind}: ", style), printable(message)))
+        text = Text(self._wrapped(f"{kind}: {printable(message)}"))
+        text.stylize(style, 0, len(kind) + 1)
+        self._print(text)
+
+    def warn(self, message: str, sort: str) -> None:
+        """Print a warning; of those of one ``sort``, only the first, but all with ``-v``.
+
+        The others are counted and mentioned when the command ends. With ``-q`` none is shown.
+        """
+        if self.verbosity < 0:
+            return
+        with self.display.lock:
+            self._warned[sort] += 1
+            self._first.setdefault(sort, message)
+            first = self._warned[sort] == 1
+        if first or self.verbosity > 0:
+            self.complain(message, kind="warning")
 
     def show(self, table: Table) -> None:
         """Print a table on stderr, unless quiet."""
         if self.verbosity >= 0:
-            self.console.print(table, soft_wrap=False)
+            self._print(table, soft_wrap=False)
 
     def table(
         self,
@@ -156,30 +107,49 @@ class Screen:
         values = result.to_json()
         output, error = values.get("output"), values.get("error")
         name = str(output or values.get("input") or "")
-        self._seen += 1
+        self._results.append(values)
         for lost in values.get("failed") or ():  # inputs without which the output was made
-            self._failed += 1
-            self._seen += 1
+            self._left_out += 1
             self.complain(f"{lost}: left out, see above")
         if self.as_json:
             self.print_json(values)
         match values.get("status"):
             case "failed":
-                self._failed += 1
                 self.complain(str(error or f"{name} failed"))
             case "planned":
                 self.say(f"would write {name}")
-            case "skipped":
-                self.say(f"{name} is complete and was made with these settings: nothing to do")
-                self.print_path(output)
             case _:
                 self.print_path(output)
+                if self.verbosity > 0 and values.get("status") == "done":
+                    self._list_files(values)
+
+    def sum_up(self, what: str, place: str = "") -> None:
+        """Set the last line of a command whose results do not go through :meth:`result`."""
+        self._summary = what, place
+
+    def conclude(self, *, finished: bool = True) -> None:
+        """Say how often the command warned of what and, if it is finished, what it has done."""
+        for sort, n in self._warned.items():
+            if n > 1 and self.verbosity == 0:
+                more = f"{n - 1} more like the first of them" if n > 2 else "one more like"
+                self.complain(f"{more}: {self._first[sort]}", kind="warning")
+        self._warned.clear()
+        if not finished:
+            return
+        line = ending(self._results, self.display.seconds)
+        if self._summary is not None:
+            what, place = self._summary
+            line = f"{what} in {clock(self.display.seconds)}" + (f" -> {place}" if place else "")
+        if line is not None:
+            self.say(line)
 
     def raise_if_any_failed(self) -> None:
         """Raise ``SomeFailed`` when one of the results so far has failed."""
-        if self._failed:
+        failed = sum(values.get("status") == "failed" for values in self._results)
+        if failed or self._left_out:
+            of = len(self._results) + self._left_out
             raise SomeFailed(
-                f"{self._failed} of {self._seen} failed, see above; what is done stays done"
+                f"{failed + self._left_out} of {of} failed, see above; what is done stays done"
             )
 
     def print_json(self, values: dict[str, Any]) -> None:
@@ -202,61 +172,69 @@ class Screen:
             self.write(os.fsencode(str(output)))
 
     def write(self, line: bytes) -> None:
-        """Write a line on stdout.
+        """Write a line on stdout; where stdout is the terminal of the bars, above these.
 
         When the program that reads stdout has closed it, lines are dropped and the work goes on.
         """
-        try:
-            sys.stdout.buffer.write(line + b"\n")
-            sys.stdout.flush()
-        except OSError as error:
-            if error.errno not in (errno.EPIPE, errno.EINVAL):  # EINVAL on Windows
-                raise
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-    @contextmanager
-    def track(self, description: str, total: int | None) -> Iterator[Bar]:
-        """Show the progress of a task; see ``histocli.base.progress.Track``."""
-        description = printable(description)
-        if self.verbosity < 0:
-            with silent(description, total) as bar:
-                yield bar
-        elif self.console.is_terminal:
-            progress = self._progress or self._new_progress()
-            if not self._open_bars:
-                progress.start()
-            self._progress, self._open_bars = progress, self._open_bars + 1
+        with self.display.lock:
+            if self.display.has_bars and _is_one_terminal():
+                self._print(Text(printable(os.fsdecode(line))))
+                return
             try:
-                yield _RichBar(progress, progress.add_task(description, total=total, note=""))
-            finally:
-                self._open_bars -= 1
-                if not self._open_bars:
-                    progress.stop()
-                    self._progress = None
-        else:
-            lines = _LineBar(self, description, total)
-            yield lines
-            lines.close()
+                sys.stdout.buffer.write(line + b"\n")
+                sys.stdout.flush()
+            except OSError as error:
+                if error.errno not in (errno.EPIPE, errno.EINVAL):  # EINVAL on Windows
+                    raise
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
-    def _new_progress(self) -> Progress:
-        return Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
-            console=self.console,
-            refresh_per_second=REFRESH_PER_S,
-        )
+    def at_work(self, name: str) -> AbstractContextManager[None]:
+        """Show, while the context is open, that the command of this name is at work."""
+        return self.display.at_work(name)
+
+    def track(self, description: str, total: float | None) -> AbstractContextManager[Bar]:
+        """Show the progress of a task; see ``histocli.base.progress.Track``."""
+        return self.display.track(description, total)
+
+    def _wrapped(self, message: str) -> str:
+        """Break a message between words where a terminal would break it within one.
+
+        A word that is longer than a line, such as a path, stays whole, so that it can be copied.
+        """
+        if not self.console.is_terminal:
+            return message
+        width = self.console.width
+        return textwrap.fill(message, width, break_long_words=False, break_on_hyphens=False)
+
+    def _print(self, what: Text | Table, **options: Any) -> None:
+        with self.display.lock:
+            self.console.print(what, **options)
+            self.display.spoke()
+
+    def _list_files(self, values: dict[str, Any]) -> None:
+        """Name the files of a result that are not named on stdout."""
+        files = (values.get("outputs") or {}).values()
+        named = None if self.as_json else values.get("output")
+        for file in files or ([values["output"]] if values.get("output") else ()):
+            if file != named:
+                self.say(f"wrote {file}")
+
+
+def _is_one_terminal() -> bool:
+    """Tell whether stdout and stderr are the same terminal."""
+    try:
+        one, other = os.fstat(sys.stdout.fileno()), os.fstat(sys.__stderr__.fileno())  # type: ignore[union-attr]
+        return os.isatty(sys.stdout.fileno()) and os.path.samestat(one, other)
+    except (AttributeError, OSError, ValueError):  # a stream that is no file
+        return False
 
 
 class ScreenHandler(logging.Handler):
     """Sends log records to the screen: warnings unless quiet, INFO with -v, DEBUG with -vv.
 
     Records of other packages and Python's warnings appear with -vv only, because a user cannot act
-    on them. Errors appear with -q, too.
+    on them. Errors appear with -q, too. Of warnings that differ only in their arguments, such as
+    file names, the first is shown and the others are counted.
     """
 
     def __init__(self, screen: Screen) -> None:
@@ -272,9 +250,12 @@ class ScreenHandler(logging.Handler):
             return
         try:
             message = record.getMessage()
-            kind = record.levelname.lower() if record.levelno >= logging.WARNING else ""
-            if kind:
-                self._screen.complain(message, kind=kind)
+            if record.levelno == logging.WARNING:
+                # "%s" alone forwards messages of errors, which differ from one to the next
+                sort = message if record.msg == "%s" else f"{record.name} {record.msg}"
+                self._screen.warn(message, sort)
+            elif record.levelno > logging.WARNING:
+                self._screen.complain(message, kind=record.levelname.lower())
             else:
                 self._screen.say(message)
         except Exception:

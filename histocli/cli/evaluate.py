@@ -10,6 +10,7 @@ import typer
 from histocli.base.errors import GateNotMet, InvalidOption
 from histocli.cli import options as o
 from histocli.cli.console import Screen
+from histocli.cli.endings import counted
 from histocli.cli.scores import show_differences, show_realism, show_scores
 from histocli.config.common import Execution
 from histocli.config.evaluate import EvaluateConfig, EvaluateFiles
@@ -21,7 +22,11 @@ if TYPE_CHECKING:
 MOST_POSITIONALS = 2  # PREDICTION TRUTH; with --truth there may be more
 
 
-@o.command(without=["precision", "resume"], overwrite_help="Replace an existing report.")
+@o.command(
+    example="histosynth evaluate out/ truth/",
+    without=["precision", "resume"],
+    overwrite_help="Replace an existing report.",
+)
 def evaluate(
     files: EvaluateFiles,
     settings: EvaluateConfig,
@@ -40,7 +45,8 @@ def evaluate(
 ) -> None:
     """Score predicted nuclei against true ones, compare models, judge how real patches look.
 
-    The table goes to stderr, --json and the path of a report to stdout.
+    The table goes to stderr, --json and the path of a report to stdout. A report is written whole,
+    so there is no --resume.
     """
     words = labels or []
     o.refuse_by_suffix(
@@ -106,6 +112,9 @@ def _score(
             track=screen.track,
         )
         screen.print_path(str(files.html))
+    if not running.dry_run:
+        compared = sum(len(result.images) for result in results)
+        screen.sum_up(f"{counted(compared, 'image')} compared", str(files.html or ""))
     missed = [
         f"mean {gate.metric} is {gate.mean:.4f}, "
         f"{'below --min' if gate.metric in QUALITIES else 'above --max'} "
@@ -164,3 +173,5 @@ def _judge(
 
     result = judge_realism(store, files.refs or [], settings, running, track=screen.track)
     show_realism(screen, result)
+    if not running.dry_run:
+        screen.sum_up(f"{store} judged against {counted(result.references, 'reference')}")

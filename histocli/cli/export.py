@@ -9,10 +9,13 @@ from histocli.cli import options as o
 from histocli.cli.console import Screen
 from histocli.config.common import Execution
 from histocli.config.export import ExportConfig
-from histocli.config.options import Option
+from histocli.config.options import ESSENTIAL, Option
 
 
-@o.command(without=["device", "precision", "workers", "resume"])
+@o.command(
+    example="histosynth export out/ -o files/ --format csv,geojson",
+    without=["device", "precision", "workers", "resume"],
+)
 def export(
     stores: Annotated[
         list[str],
@@ -24,10 +27,20 @@ def export(
     running: Execution,
     screen: Screen,
     out: Annotated[
-        Path | None, Option("Folder for the files; beside the stores by default.", short="-o")
+        Path | None,
+        Option(
+            "Folder for the files; beside the stores by default.",
+            short="-o",
+            metavar="FOLDER",
+            panel=ESSENTIAL,
+        ),
     ] = None,
 ) -> None:
-    """Write label stores as files for other programs: QuPath, napari, R, spreadsheets."""
+    """Write label stores as files for other programs: QuPath, napari, R, spreadsheets.
+
+    A file is complete or absent, so there is no --resume: the same command makes the rest.
+    """
+    o.check_folder(out)
     from histocli.stages.export import export as run  # late: keeps --help free of torch
 
     run(stores, out, settings, running, track=screen.track, report=screen.result)

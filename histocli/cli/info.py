@@ -11,6 +11,7 @@ from histocli.config.info import InfoConfig
 
 
 @command(
+    example="histosynth info synth.zarr",
     without=["device", "precision", "workers", "resume", "on_error", "dry_run"],
     overwrite_help="Replace an existing sheet.",
 )
@@ -24,7 +25,8 @@ def info(
 ) -> None:
     """Describe a store, model or slide: contents, measured statistics, levels, pixel size, origin.
 
-    The description goes to stderr, --json to stdout.
+    The description goes to stderr, --json to stdout. A sheet is the only output and is written
+    whole, so there is no --resume and no --dry-run.
     """
     from histocli.stages.info.run import info as run  # late: keeps --help free of torch
 

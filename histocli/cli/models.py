@@ -9,7 +9,7 @@ from histocli.cli.options import command
 from histocli.config.models import ModelsConfig
 
 
-@command()
+@command(example="histosynth models list")
 def models(
     screen: Screen,
     action: Annotated[

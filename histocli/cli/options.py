@@ -18,24 +18,28 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
-from histocli.base.errors import InvalidOption
+from histocli.base.errors import GateNotMet, InvalidOption
 from histocli.cli.console import Screen
-from histocli.cli.settings import print_settings, take_config_file
+from histocli.cli.settings import PREFIX, print_settings, take_config_file, unknown_variables
 from histocli.config.common import Execution
-from histocli.config.options import Option
+from histocli.config.options import FILES, PANELS, RUN, Option
 
-TALKING = "Input of settings, output of results"  # panel of --help
 INPUTS = "Files, folders, quoted globs, @list.txt, or - for paths on stdin."
 MODELS = (".safetensors",)
 IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".svs")
+RESULTS = (".zarr", ".geojson", ".json", ".gz", ".csv", ".parquet")
 STOP_AFTER = Option(
-    "Save a checkpoint after this many steps and exit 75.", metavar="STEPS", before="seed"
+    "Save a checkpoint after this many steps and exit 75.",
+    metavar="STEPS",
+    panel=RUN,
+    before="seed",
 )
+METAVARS = {int: "N", float: "NUMBER", Path: "PATH"}  # placeholders of options that name none
 
 
 def environment_name(flag: str) -> str:
     """Return the environment variable of a flag: ``HISTOSYNTH_PATCH_PX`` for ``--patch-px``."""
-    return "HISTOSYNTH_" + flag.lstrip("-").replace("-", "_").upper()
+    return PREFIX + flag.lstrip("-").replace("-", "_").upper()
 
 
 def long_flag(name: str, option: Option) -> str:
@@ -63,13 +67,27 @@ def typer_option(
         *([option.short] if option.short else []),
         option.flag or flag,
         help=option.help,
-        metavar=option.metavar,
+        metavar=option.metavar or _placeholder(kind),
         rich_help_panel=option.panel,
         envvar=environment_name(flag),
-        show_envvar=False,
+        autocompletion=_completion(option.metavar or ""),
         **{"show_default": default is not None, **extra},
     )
     return parameter(name, Annotated[kind, about], default)
+
+
+def _placeholder(kind: Any) -> str | None:
+    """Return what ``--help`` shows for a value of a type; None for switches."""
+    kinds = [kind, *get_args(kind)]
+    return next((word for each, word in METAVARS.items() if each in kinds), None)
+
+
+def _completion(metavar: str) -> Callable[[str], list[str]] | None:
+    """Return a function that completes the words of a metavar such as ``stop|continue``."""
+    words = [word.partition("[")[0] for word in metavar.split("|")]
+    if len(words) < 2 or any(word.isupper() and len(word) > 1 for word in words):
+        return None  # one placeholder, or placeholders such as FILE|FOLDER
+    return lambda incomplete: [word for word in words if word.startswith(incomplete)]
 
 
 def parameter(name: str, kind: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
@@ -79,31 +97,33 @@ def parameter(name: str, kind: Any, default: Any = inspect.Parameter.empty) -> i
 
 # options of every command that takes config dataclasses
 FILE = "Settings; flags and HISTOSYNTH_* variables win over them."
-CONFIG = Option(FILE, metavar="FILE.yaml", panel=TALKING)
-PRINT_CONFIG = Option("Print the settings in force as YAML, and stop.", panel=TALKING)
+CONFIG = Option(FILE, metavar="FILE.yaml", panel=FILES)
+PRINT_CONFIG = Option("Print the settings in force as YAML, and stop.", panel=RUN)
 SETTINGS_FILE = (
     typer_option("config", Path | None, None, CONFIG, is_eager=True, callback=take_config_file),
     typer_option("print_config", bool, False, PRINT_CONFIG),
 )
 
 # options of every command
-JSON = Option("One JSON object a line on stdout.", flag="--json", panel=TALKING)
-VERBOSE = Option("Say more; -vv says all.", short="-v", metavar="", panel=TALKING)
+JSON = Option("One JSON object a line on stdout.", flag="--json", panel=FILES)
+VERBOSE = Option("Say more, and name every file; -vv says all.", short="-v", panel=RUN)
 TALK = (
     typer_option("as_json", bool, False, JSON),
     typer_option("verbose", int, 0, VERBOSE, count=True, show_default=False),
-    typer_option("quiet", bool, False, Option("Errors only.", short="-q", panel=TALKING)),
+    typer_option("quiet", bool, False, Option("Errors only.", short="-q", panel=RUN)),
 )
 
 
 def command(
     *,
+    example: str = "",
     without: Collection[str] = (),
     overwrite_help: str | None = None,
     check: Callable[..., None] | None = None,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Return a decorator that makes a Typer command; the docstring of this module says how.
 
+    ``example`` is a call of the command that ``--help`` shows and the tests run.
     Fields of ``Execution`` in ``without`` get no options, since the command does not use them.
     ``overwrite_help`` replaces the help text of ``--overwrite``. ``check`` raises ``InvalidOption``
     where options contradict each other; it gets all arguments of the command but ``Execution`` and
@@ -120,6 +140,9 @@ def command(
         def run(context: typer.Context, **typed: Any) -> None:
             screen: Screen = context.obj
             screen.configure(**{each.name: typed[each.name] for each in TALK})
+            if context.parent is not None:
+                for message in unknown_variables(context.parent.command.commands):  # type: ignore[attr-defined]
+                    screen.warn(message, message)
             values = {each.name: typed[each.name] for each in own}
             _refuse_empty_paths(context, values)
             for name, kind in configs.items():
@@ -128,10 +151,23 @@ def command(
                 values[name] = read_fields(kind, typed)
             if typed.get("print_config"):
                 print_settings(context)
-            else:
-                function(**values, screen=screen)
-                screen.raise_if_any_failed()
+                return
+            finished = False
+            try:
+                with screen.at_work(str(context.info_name)):
+                    function(**values, screen=screen)
+                finished = True
+            except GateNotMet:
+                finished = True
+                raise
+            finally:
+                screen.conclude(finished=finished)
+            screen.raise_if_any_failed()
 
+        sentence, *more = inspect.cleandoc(function.__doc__ or "").split("\n\n")
+        shown_example = [f"Example: {example}"] if example else []
+        run.__doc__ = "\n\n".join([sentence, *shown_example, *more])
+        run.example = example  # type: ignore[attr-defined]
         shown = _shown(own, configs.values(), without, overwrite_help)
         run.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
         run.__annotations__ = {each.name: each.annotation for each in shown}
@@ -189,7 +225,15 @@ def _shown(
                 add(field.name, types[field.name], field.default, about)
     for before, made in placed:
         shown.insert([each.name for each in shown].index(before), made)
-    return [*shown, *(SETTINGS_FILE if configs else ()), *TALK]
+    everything = [*shown, *(SETTINGS_FILE if configs else ()), *TALK]
+    return sorted(everything, key=_panel_number)  # stable: within a panel the order stays
+
+
+def _panel_number(shown: inspect.Parameter) -> int:
+    """Return the place of a parameter's panel in ``--help``; positionals come before all panels."""
+    details = get_args(shown.annotation)[1:]
+    panel = getattr(details[0], "rich_help_panel", None) if details else None
+    return -1 if panel is None else PANELS.index(panel)
 
 
 def read_fields(config: type[Any], typed: Mapping[str, Any]) -> Any:
@@ -207,6 +251,23 @@ def check_stop_after(stop_after: int | None, **_: Any) -> None:
     """Raise ``InvalidOption`` unless ``--stop-after`` is None or at least one step."""
     if stop_after is not None and stop_after < 1:
         raise InvalidOption(f"--stop-after must be at least 1 step, got {stop_after}")
+
+
+def check_output(out: Path, suffix: str, what: str) -> None:
+    """Raise ``InvalidOption`` unless the name of an output ends with the suffix of its kind."""
+    if out.suffix.lower() != suffix:
+        raise InvalidOption(
+            f"--out {out}: {what} are {suffix}; name it {out.with_suffix(suffix).name}"
+        )
+
+
+def check_folder(out: Path | None) -> None:
+    """Raise ``InvalidOption`` if the folder for results is named like a file or store."""
+    if out is not None and out.suffix.lower() in (*MODELS, *IMAGES, *RESULTS) and not out.is_dir():
+        raise InvalidOption(
+            f"--out {out}: names the folder for the results, whose files are named after the "
+            f"slides; name it {out.stem}"
+        )
 
 
 def refuse_by_suffix(words: Sequence[str], what: str, meant: Mapping[tuple[str, ...], str]) -> None:

@@ -9,17 +9,19 @@ from histocli.base.distributed import leads
 from histocli.cli import options as o
 from histocli.cli.console import Screen
 from histocli.config.common import Execution
-from histocli.config.options import Option
+from histocli.config.options import ESSENTIAL, FILES, Option
 from histocli.config.refine import RefineConfig
 
 
-@o.command(check=o.check_stop_after)
+@o.command(example="histosynth refine synth.zarr -o refined.zarr", check=o.check_stop_after)
 def refine(
     store: Annotated[
         str,
         typer.Argument(metavar="STORE", help="Initial patch store, or - for its path on stdin."),
     ],
-    out: Annotated[Path, Option("Patch store to create (.zarr).", short="-o")],
+    out: Annotated[
+        Path, Option("Patch store to create (.zarr).", short="-o", metavar="STORE", panel=ESSENTIAL)
+    ],
     settings: RefineConfig,
     running: Execution,
     screen: Screen,
@@ -29,6 +31,7 @@ def refine(
             "Reference images, folders or slides; repeatable. Without it, those that the store "
             "records.",
             metavar="REFS",
+            panel=FILES,
         ),
     ] = None,
     stop_after: Annotated[int | None, o.STOP_AFTER] = None,
@@ -36,6 +39,7 @@ def refine(
     """Make synthetic patches look like their references, by a GAN; labels stay as they are."""
     if not leads():
         screen.verbosity = -1  # of several processes, only the leading one prints
+    o.check_output(out, ".zarr", "patch stores")
     meant = {
         o.MODELS: "a trained refiner lies in a refined store and is given by --model",
         o.IMAGES: "references are given by --refs; make a store with "

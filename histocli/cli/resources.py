@@ -54,7 +54,7 @@ def _what_is_missing(link: BaseException) -> str | None:
     lost = isinstance(link, RuntimeError) and DEVICE_LOST.search(message)
     if lost or kind.__name__ == "AcceleratorError":
         said = message.strip().splitlines()[0] if message.strip() else kind.__name__
-        advice = "what was saved is kept, go on with --resume, or with --device cpu"
+        advice = "what was saved is kept, run the command again to go on, or with --device cpu"
         return f"the device failed ({said}); {advice}"
     if kind.__name__ == "BrokenProcessPool":
         return "a worker process died, most often for lack of memory; use fewer --workers"

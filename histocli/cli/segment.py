@@ -8,11 +8,11 @@ import typer
 from histocli.cli import options as o
 from histocli.cli.console import Screen
 from histocli.config.common import Execution
-from histocli.config.options import Option
+from histocli.config.options import ESSENTIAL, Option
 from histocli.config.segment import SegmentConfig
 
 
-@o.command()
+@o.command(example="histosynth segment slides/ -o out/")
 def segment(
     slides: Annotated[
         list[str],
@@ -22,7 +22,13 @@ def segment(
         ),
     ],
     out: Annotated[
-        Path, Option("Folder for the results, one set a slide, named after it.", short="-o")
+        Path,
+        Option(
+            "Folder for the results, one set a slide, named after it.",
+            short="-o",
+            metavar="FOLDER",
+            panel=ESSENTIAL,
+        ),
     ],
     settings: SegmentConfig,
     running: Execution,
@@ -33,10 +39,12 @@ def segment(
             "Model file that 'histosynth train' made, or box:NAME for one of 'histosynth models'; "
             "without it, the default one.",
             metavar="MODEL",
+            panel=ESSENTIAL,
         ),
     ] = None,
 ) -> None:
     """Label every nucleus of slides and images."""
+    o.check_folder(out)
     o.refuse_by_suffix(slides, "segment takes images", {o.MODELS: "a model is given with --model"})
     from histocli.stages.segment.run import segment as run  # late: keeps --help free of torch
 

@@ -13,6 +13,7 @@ and takes precedence over the top level::
       min: [pq=0.55, dice=0.7]
 """
 
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,8 +22,9 @@ from typing import Any
 import typer
 
 from histocli.base.errors import InputNotFound, InvalidInput, InvalidOption
-from histocli.base.text import printable
+from histocli.base.text import did_you_mean, printable
 
+PREFIX = "HISTOSYNTH_"  # of the environment variables of all options
 # options of the input of settings and the output of messages, which a file may not set
 NOT_SETTINGS = frozenset({"help", "config", "print_config", "json", "verbose", "quiet"})
 
@@ -73,6 +75,23 @@ def _as_flag_value(value: Any) -> Any:
     return value if value is None or isinstance(value, bool) else str(value)
 
 
+def known_are(keys: Iterable[str]) -> str:
+    """Return the part of a message that lists all known keys."""
+    return f"; known are {', '.join(sorted(keys))}"
+
+
+def unknown_variables(commands: Mapping[str, Any]) -> list[str]:
+    """Return a message for each ``HISTOSYNTH_*`` variable that no option of a command has."""
+    known = {
+        str(each.envvar)
+        for command in commands.values()
+        for each in command.params
+        if getattr(each, "envvar", None)
+    }
+    unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
+    return [f"{name}: no option has this variable{did_you_mean(name, known)}" for name in unknown]
+
+
 def defaults_for(
     values: Mapping[str, Any], command: str, commands: Mapping[str, Any], path: Path
 ) -> dict[str, Any]:
@@ -88,8 +107,9 @@ def defaults_for(
     everywhere = sorted({key for options in known.values() for key in options})
     for key in shared:
         if key not in everywhere:
+            guess = did_you_mean(key, [*everywhere, *commands])
             raise InvalidOption(
-                f"{path}: no command has an option {key!r}; known are {', '.join(everywhere)}"
+                f"{path}: no command has an option {key!r}{guess or known_are(everywhere)}"
             )
     mine: dict[str, Any] = {}
     for name in commands:
@@ -100,8 +120,8 @@ def defaults_for(
             raise InvalidOption(f"{path}: {name} must hold 'option: value' lines, got {section!r}")
         for key in (str(key).replace("-", "_") for key in section):
             if key not in known[name]:
-                keys = ", ".join(sorted(known[name]))
-                raise InvalidOption(f"{path}: {name} has no option {key!r}; it has {keys}")
+                guess = did_you_mean(key, known[name]) or known_are(known[name])
+                raise InvalidOption(f"{path}: {name} has no option {key!r}{guess}")
         if name == command:
             mine = {str(key).replace("-", "_"): value for key, value in section.items()}
     merged = {**{key: value for key, value in shared.items() if key in known[command]}, **mine}

@@ -1,6 +1,6 @@
 """The start of the program: what a process needs before it imports anything else.
 
-A process of ``segment`` may begin itself anew with another environment. Until then, only modules
+A process of ``segment`` or ``run`` may begin itself anew with another environment. Until then, only modules
 of Python are imported, so that the command line is not imported twice.
 """
 
@@ -18,7 +18,7 @@ def main() -> None:
     # reads this variable once, when torch loads it.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _open_closed_streams()
-    if "segment" in sys.argv[1:]:
+    if {"segment", "run"} & set(sys.argv[1:]):
         _begin_again_with_tunables()
     from histocli.cli.app import run  # late: a process that begins again has not imported it
 

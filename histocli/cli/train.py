@@ -10,8 +10,15 @@ from histocli.base.errors import InvalidOption
 from histocli.cli import options as o
 from histocli.cli.console import Screen
 from histocli.config.common import Execution
-from histocli.config.options import Option
+from histocli.config.options import ESSENTIAL, FILES, Option
 from histocli.config.train import TrainConfig
+
+MEANT = {
+    o.MODELS: "the model to write is named by -o/--out",
+    o.IMAGES: "make a store with 'histosynth generate IMAGES -o STORE', or with 'pack' from images "
+    "and labels",
+}
+"""What to do about positionals of another kind, by their suffixes."""
 
 
 def _check(
@@ -32,7 +39,7 @@ def _check(
         )
 
 
-@o.command(check=_check)
+@o.command(example="histosynth train refined.zarr --refs refs/ -o model.safetensors", check=_check)
 def train(
     stores: Annotated[
         list[str],
@@ -42,7 +49,12 @@ def train(
             "stdin.",
         ),
     ],
-    out: Annotated[Path, Option("Model file to create (.safetensors).", short="-o")],
+    out: Annotated[
+        Path,
+        Option(
+            "Model file to create (.safetensors).", short="-o", metavar="MODEL", panel=ESSENTIAL
+        ),
+    ],
     settings: TrainConfig,
     running: Execution,
     screen: Screen,
@@ -51,6 +63,7 @@ def train(
         Option(
             "Unlabelled images, folders or slides for self-training; repeatable.",
             metavar="REFS",
+            panel=ESSENTIAL,
             before="rounds",
         ),
     ] = None,
@@ -59,6 +72,7 @@ def train(
         Option(
             "Picture of the references that teacher and student disagree on most, with --refs.",
             metavar="PNG",
+            panel=FILES,
             before="reference_mpp",
         ),
     ] = None,
@@ -67,12 +81,8 @@ def train(
     """Train a nucleus segmenter on synthetic, refined or labelled patches."""
     if not leads():
         screen.verbosity = -1  # of several processes, only the leading one prints
-    meant = {
-        o.MODELS: "the model to write is named by -o/--out",
-        o.IMAGES: "make a store with 'histosynth generate IMAGES -o STORE', or with 'pack' "
-        "from images and labels",
-    }
-    o.refuse_by_suffix(stores, "train takes patch stores", meant)
+    o.check_output(out, ".safetensors", "models")
+    o.refuse_by_suffix(stores, "train takes patch stores", MEANT)
     from histocli.stages.train.run import train as run  # late: keeps --help free of torch
 
     result = run(

@@ -8,9 +8,8 @@ from typing import Any
 
 from histocli.base.errors import InvalidOption
 from histocli.base.units import MPP_RANGE, sane_mpp
-from histocli.config.options import option, parse_duration, parse_workers
+from histocli.config.options import ESSENTIAL, RUN, option, parse_duration, parse_workers
 
-RUNNING = "Running"  # panel of --help
 # help texts of options that several commands have
 SEED = "Seed of everything that is drawn."
 MPP = "Micrometres per pixel of the inputs; overrides what they record."
@@ -23,31 +22,43 @@ class Execution:
     """Options of how a command runs; they are no part of the fingerprint of its output."""
 
     device: str = option(
-        "auto", "Where the networks run.", metavar="auto|cpu|cuda[:i]|mps", panel=RUNNING
+        "auto", "Where the networks run.", metavar="auto|cpu|cuda[:i]|mps", panel=RUN
     )
     precision: str = option(
-        "auto", "Number format of the networks.", metavar="auto|fp32|bf16", panel=RUNNING
+        "auto", "Number format of the networks.", metavar="auto|fp32|bf16", panel=RUN
     )
     # number of processes or threads; 0 stands for auto
     workers: int = option(
         0,
         "Parallel workers; auto is one a processor.",
         metavar="auto|N",
-        panel=RUNNING,
+        panel=RUN,
         parse=parse_workers,
         written="auto",
     )
-    resume: bool = option(False, "Go on with a partial output.", panel=RUNNING)
+    # None leaves it to ``goes_on``
+    resume: bool | None = option(
+        None,
+        "Go on with an unfinished output of the same settings, as is done by default, or begin it "
+        "anew.",
+        flag="--resume/--no-resume",
+        panel=RUN,
+    )
     overwrite: bool = option(
-        False, "Replace an output of ours made with other settings.", panel=RUNNING
+        False, "Replace an output of histosynth that was made with other settings.", panel=RUN
     )
     on_error: str = option(
         "stop",
         "Whether one bad input ends the batch (continue: exit 5).",
         metavar="stop|continue",
-        panel=RUNNING,
+        panel=RUN,
     )
-    dry_run: bool = option(False, "Check the inputs and say what would be made.", panel=RUNNING)
+    dry_run: bool = option(False, "Check the inputs and say what would be made.", panel=RUN)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the command goes on with an unfinished output of the same settings."""
+        return self.resume is not False and not self.overwrite
 
     def __post_init__(self) -> None:
         if self.on_error not in ("stop", "continue"):
@@ -64,9 +75,11 @@ def time_budget() -> float | None:
     """Declare ``--time-budget``: seconds within which a training writes its output, or None."""
     return option(
         None,
-        "Plan the steps so that the command ends within this time.",
+        "Time for the whole command, such as 10m, after which its output is written; a command "
+        "that goes on with an unfinished output has it anew.",
         flag="--time-budget",
-        metavar="10m",
+        metavar="TIME",
+        panel=ESSENTIAL,
         parse=parse_duration,
     )
 

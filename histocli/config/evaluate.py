@@ -8,7 +8,7 @@ from pathlib import Path
 
 from histocli.base.errors import InvalidOption
 from histocli.config.common import MPP, SEED, check_mpp, check_seed
-from histocli.config.options import option, parse_gates
+from histocli.config.options import ESSENTIAL, FILES, RUN, option, parse_gates
 from histocli.metrics.table import ERRORS, QUALITIES
 
 BORDERS = ("count", "ignore")
@@ -24,6 +24,7 @@ class EvaluateConfig:
         f"Exit 7 when a mean is lower: {', '.join(QUALITIES)}. Repeatable.",
         flag="--min",
         metavar="METRIC=VALUE",
+        panel=ESSENTIAL,
         parse=parse_gates,
         repeatable=True,
     )
@@ -32,10 +33,11 @@ class EvaluateConfig:
         f"Exit 7 when a mean is higher: {', '.join(ERRORS)}. Repeatable.",
         flag="--max",
         metavar="METRIC=VALUE",
+        panel=ESSENTIAL,
         parse=parse_gates,
         repeatable=True,
     )
-    mpp: float | None = option(None, MPP)
+    mpp: float | None = option(None, MPP, metavar="UM", panel=FILES)
     radius_um: float = option(3.0, "A centroid this near to a true one detects it, in um.")
     tolerance_um: float = option(0.5, "A boundary pixel this near to a true one is right, in um.")
     # comparing boundaries takes most of the time of an evaluation
@@ -51,7 +53,7 @@ class EvaluateConfig:
     # the unit that the bootstrap draws; a group may be a patient
     resample: str = option("image", "What is drawn anew for it.", metavar="|".join(RESAMPLED))
     realism_patches: int = option(600, "Patches of each kind that are judged.")
-    seed: int = option(0, SEED)
+    seed: int = option(0, SEED, metavar="N", panel=RUN)
 
     def __post_init__(self) -> None:
         bounds = ("--min", self.minimum, QUALITIES), ("--max", self.maximum, ERRORS)
@@ -81,26 +83,51 @@ class EvaluateFiles:
     """Files that ``evaluate`` reads besides the predictions, and the report that it writes."""
 
     truth: str | None = option(
-        None, "Truth of several predictions that are compared.", metavar="TRUTH", before="minimum"
+        None,
+        "Truth of several predictions that are compared.",
+        metavar="TRUTH",
+        panel=ESSENTIAL,
+        before="minimum",
     )
     ignore: str | None = option(
-        None, "Masks by name; what is not 0 does not count.", metavar="MASKS", before="bootstrap"
+        None,
+        "Masks by name; what is not 0 does not count.",
+        metavar="MASKS",
+        panel=FILES,
+        before="bootstrap",
     )
     html: Path | None = option(
-        None, "Report to write, one file.", metavar="FILE.html", before="realism_patches"
+        None,
+        "Report to write, one file.",
+        metavar="FILE.html",
+        panel=ESSENTIAL,
+        before="realism_patches",
     )
     images: str | None = option(
-        None, "Pictures by name, for the report.", metavar="IMAGES", before="realism_patches"
+        None,
+        "Pictures by name, for the report.",
+        metavar="IMAGES",
+        panel=FILES,
+        before="realism_patches",
     )
     show: list[str] | None = option(
         None,
         "Patch store or model for the report. Repeatable.",
         metavar="PATH",
+        panel=FILES,
         before="realism_patches",
     )
     realism: str | None = option(
-        None, "Judge this patch store against --refs.", metavar="STORE", before="realism_patches"
+        None,
+        "Judge this patch store against --refs.",
+        metavar="STORE",
+        panel=ESSENTIAL,
+        before="realism_patches",
     )
     refs: list[str] | None = option(
-        None, "Reference images, with --realism. Repeatable.", before="realism_patches"
+        None,
+        "Reference images, with --realism. Repeatable.",
+        metavar="REFS",
+        panel=FILES,
+        before="realism_patches",
     )

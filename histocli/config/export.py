@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from histocli.base.errors import InvalidOption
 from histocli.base.formats import FORMATS, check_formats, format_names
 from histocli.config.common import MPP, SEED, check_seed
-from histocli.config.options import option, parse_names, parse_region
+from histocli.config.options import ESSENTIAL, FILES, RUN, option, parse_names, parse_region
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,20 +17,25 @@ class ExportConfig:
         f"What to write, comma-separated: {', '.join(format_names('export'))}.",
         flag="--format",
         metavar="LIST",
+        panel=ESSENTIAL,
         parse=parse_names,
     )
     slide: str | None = option(
-        None, "The slide, or a folder with it; for overlay and qc.", metavar="SLIDE|FOLDER"
+        None,
+        "The slide, or a folder with it; for overlay and qc.",
+        metavar="SLIDE|FOLDER",
+        panel=FILES,
     )
     # in pixels of the full resolution (level 0): rows y0 to y1 - 1, columns x0 to x1 - 1
     region: tuple[int, int, int, int] | None = option(
         None,
         "Part of the slide, in pixels of level 0; for tiff and overlay.",
         metavar="y0,x0,y1,x1",
+        panel=FILES,
         parse=parse_region,
     )
-    mpp: float | None = option(None, MPP)
-    seed: int = option(0, SEED)  # decides which crops a qc picture shows
+    mpp: float | None = option(None, MPP, metavar="UM", panel=FILES)
+    seed: int = option(0, SEED, metavar="N", panel=RUN)  # decides which crops a qc picture shows
 
     def __post_init__(self) -> None:
         check_formats(self.formats, "export")

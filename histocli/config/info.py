@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from histocli.base.errors import InvalidOption
 from histocli.config.common import SEED, check_seed
-from histocli.config.options import option
+from histocli.config.options import FILES, RUN, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,10 +12,10 @@ class InfoConfig:
     """Settings of describing a store; each field is a command-line option."""
 
     sheet: str | None = option(
-        None, "Picture to write: patches beside their outlines.", metavar="FILE.png"
+        None, "Picture to write: patches beside their outlines.", metavar="FILE.png", panel=FILES
     )
-    sheet_patches: int = option(16, "Patches on the sheet.")
-    seed: int = option(0, SEED)
+    sheet_patches: int = option(16, "Patches on the sheet.", metavar="N", panel=FILES)
+    seed: int = option(0, SEED, metavar="N", panel=RUN)
 
     def __post_init__(self) -> None:
         check_seed(self.seed)

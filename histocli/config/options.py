@@ -16,6 +16,14 @@ from histocli.base.errors import InvalidOption
 
 T = TypeVar("T")
 
+# headings of ``--help``, in their order
+ESSENTIAL = "Essential"  # what most calls name
+FILES = "Input and output"
+METHOD = "Method"  # how the result is made
+RUN = "Run"  # how the command runs
+RESEARCH = "Research"  # what was tried and may help elsewhere
+PANELS = (ESSENTIAL, FILES, METHOD, RUN, RESEARCH)
+
 
 @dataclass(frozen=True)
 class Option:
@@ -25,8 +33,8 @@ class Option:
     flag: str | None = None
     """Long flag, where the field's name does not give it; two as in ``--weights/--no-weights``."""
     short: str | None = None  # one-letter flag, such as ``-o``
-    metavar: str | None = None  # placeholder for the value in ``--help``; None shows the type
-    panel: str | None = None  # heading under which ``--help`` lists the option
+    metavar: str | None = None  # placeholder for the value in ``--help``; None: of the type
+    panel: str = METHOD  # heading under which ``--help`` lists the option, one of ``PANELS``
     parse: Callable[[Any, str], Any] | None = None
     """Parser of the typed text, or of all texts of a repeatable option; None leaves it to Typer."""
     written: str | None = None  # the default as a user types it, where that differs from its value
@@ -71,12 +79,14 @@ def parse_duration(text: str, flag: str) -> float:
 def parse_gigabytes(text: str, flag: str) -> float:
     """Read an amount of memory such as ``4G``, ``800M`` or ``2.5`` (gigabytes); return gigabytes.
 
-    Units are powers of 1000, in either case; ``G``, ``GB`` and ``GiB`` are the same.
+    ``G`` and ``GB`` are 1000^3 bytes, ``GiB`` is 1024^3; likewise for K, M and T, in either case.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b)?", text.strip().lower(), re.ASCII)
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?b)?|b?)", text.strip().lower(), re.ASCII)
     if match is None:
         raise InvalidOption(f"{flag} must be an amount of memory such as 4G or 800M, got {text!r}")
-    return float(match[1]) * {"k": 1e-6, "m": 1e-3, "": 1.0, "g": 1.0, "t": 1e3}[match[2]]
+    unit = match[2] or "g"
+    base = 1024 if match[3] == "ib" else 1000
+    return float(float(match[1]) * base ** (1 + "kmgt".index(unit)) / 1e9)
 
 
 def parse_names(text: str, flag: str) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from histocli.base.errors import InvalidOption
 from histocli.config.common import MPP, check_mpp
-from histocli.config.options import option
+from histocli.config.options import FILES, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,12 +12,13 @@ class PackConfig:
     """Settings of packing labelled images as a patch store; each field is a command-line option."""
 
     # larger images are cut into patches; smaller images are padded with pixels labelled -1
-    patch_px: int = option(256, "Side of a patch, in pixels.")
-    mpp: float | None = option(None, MPP)
+    patch_px: int = option(256, "Side of a patch, in pixels.", metavar="PX")
+    mpp: float | None = option(None, MPP, metavar="UM", panel=FILES)
     shippable: bool = option(
         True,
         "Whether the licence of the images lets trained weights be given away.",
         flag="--shippable/--not-shippable",
+        panel=FILES,
     )
 
     def __post_init__(self) -> None:

@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 
 from histocli.base.errors import InvalidOption
 from histocli.base.formats import check_formats, format_names
-from histocli.config.common import MPP, RUNNING, check_mpp
-from histocli.config.options import option, parse_gigabytes, parse_names
+from histocli.config.common import MPP, check_mpp
+from histocli.config.options import ESSENTIAL, FILES, RUN, option, parse_gigabytes, parse_names
 
 TISSUE = ("auto", "none")
 ADAPT = ("stain", "none")
 BACKENDS = ("torch", "openvino", "auto")
 LEAST_MEMORY_GB = 0.5
-SCALE = "Scale"  # panel of --help
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +26,19 @@ class SegmentConfig:
         f"What to write, comma-separated: {', '.join(format_names('segment'))}.",
         flag="--format",
         metavar="LIST",
+        panel=ESSENTIAL,
         parse=parse_names,
     )
-    mpp: float | None = option(None, MPP)
+    mpp: float | None = option(None, MPP, metavar="UM", panel=FILES)
     # in pixels at the pixel size of the model
-    tile_px: int = option(8192, "Largest side of a network tile's kept core, in pixels.")
+    tile_px: int = option(
+        8192, "Largest side of a network tile's kept core, in pixels.", metavar="PX", panel=RUN
+    )
     # orientations are turns and mirror images of a tile; their predictions are averaged
     views: int = option(
-        1, "Orientations in which the network sees each tile, 1 to 8; the cost grows as much."
+        1,
+        "Orientations in which the network sees each tile, 1 to 8; the cost grows as much.",
+        metavar="N",
     )
     tissue: str = option(
         "auto", "Look for nuclei on tissue only, or everywhere (none).", metavar="|".join(TISSUE)
@@ -50,27 +54,32 @@ class SegmentConfig:
         "Regions to look at: GeoJSON in slide pixels, a mask image, or a folder with one for each "
         "slide.",
         metavar="FILE|FOLDER",
+        panel=FILES,
     )
     backend: str = option(
         "torch",
         "What runs the network: torch; openvino, which needs the extra fast, often is faster on "
         "processors, and rounds otherwise; or auto, what a short test finds faster.",
         metavar="|".join(BACKENDS),
-        panel=RUNNING,
+        panel=RUN,
         before="precision",
     )
     # gigabytes; None sets no limit
     max_memory: float | None = option(
-        None, "Memory that the process may take.", metavar="4G", panel=SCALE, parse=parse_gigabytes
+        None,
+        "Memory that the process may take, such as 4GB or 4GiB.",
+        metavar="SIZE",
+        panel=RUN,
+        parse=parse_gigabytes,
     )
     shard: str | None = option(
         None,
         "Take the i-th of N shares of the slides; by default what a Slurm array says, else all.",
         metavar="i/N",
-        panel=SCALE,
+        panel=RUN,
     )
     scheduler: str | None = option(
-        None, "Dask scheduler whose workers do the work.", metavar="ADDRESS", panel=SCALE
+        None, "Dask scheduler whose workers do the work.", metavar="ADDRESS", panel=RUN
     )
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ from histocli.config.common import (
     check_time_budget,
     time_budget,
 )
-from histocli.config.options import option
+from histocli.config.options import ESSENTIAL, FILES, RESEARCH, RUN, option
 
 SIZES = ("T", "S", "M", "L")
 TARGETS = ("distance", "contact")
@@ -29,39 +29,50 @@ class TrainConfig:
         "Network: T on frozen public features, which finds most in other laboratories; S, M and L "
         "learn all of theirs, and S is the fastest.",
         metavar="|".join(SIZES),
+        panel=ESSENTIAL,
     )
     targets: str = option(
         "distance",
         "What is predicted beside the nucleus mask: distance to the border, or also where nuclei "
         "meet.",
         metavar="|".join(TARGETS),
+        panel=RESEARCH,
     )
     hard: str = option(
         "none",
         "Hard examples made while training: by moving appearance, or by the refiner of a refined "
         "store.",
         metavar="|".join(HARD),
+        panel=RESEARCH,
     )
     fresh: bool = option(
-        False, "Draw new patches while training goes on, in the place of those of the store."
+        False,
+        "Draw new patches while training goes on, in the place of those of the store.",
+        panel=RESEARCH,
     )
-    fresh_per_step: float = option(0.5, "New patches that each step brings, with --fresh.")
+    fresh_per_step: float = option(
+        0.5, "New patches that each step brings, with --fresh.", metavar="N", panel=RESEARCH
+    )
     compile: bool = option(
-        False, "Compile the network first: a minute or more, then faster steps; for long trainings."
+        False,
+        "Compile the network first: a minute or more, then faster steps; for long trainings.",
+        panel=RUN,
     )
-    steps: int = option(3000, "Optimisation steps.")  # a time budget replaces this number
+    steps: int = option(
+        3000, "Optimisation steps.", metavar="N"
+    )  # a time budget replaces this number
     # in equal time, 8 crops a step gave better models than 16 (docs/research/fuller_recipe.md)
-    batch: int = option(8, "Crops in a step.")
-    crop_px: int = option(128, "Side of a training crop, in pixels.")
+    batch: int = option(8, "Crops in a step.", metavar="N")
+    crop_px: int = option(128, "Side of a training crop, in pixels.", metavar="PX")
     learning_rate: float | None = option(
-        None, "Peak learning rate; 0.003, or 0.001 with --init, by default."
+        None, "Peak learning rate; 0.003, or 0.001 with --init, by default.", metavar="RATE"
     )
     init: str | None = option(
         None,
         "Start from the weights of this model (fine-tuning): a file, box or box:NAME.",
         metavar="MODEL",
     )
-    rounds: int = option(1, "Rounds of self-training, with --refs.")
+    rounds: int = option(1, "Rounds of self-training, with --refs.", metavar="N")
     # without it, the network itself labels the references for the first round
     teacher: str | None = option(
         None,
@@ -70,16 +81,20 @@ class TrainConfig:
         "round, matched by name.",
         metavar="MODEL|LABELS",
     )
-    reference_mpp: float | None = option(None, REFERENCE_MPP)
-    shippable: bool = option(True, SHIPPABLE, flag="--shippable/--not-shippable")
-    validation: float = option(0.05, "Share of the patches held out to watch the training.")
+    reference_mpp: float | None = option(None, REFERENCE_MPP, metavar="UM", panel=FILES)
+    shippable: bool = option(True, SHIPPABLE, flag="--shippable/--not-shippable", panel=FILES)
+    validation: float = option(
+        0.05, "Share of the patches held out to watch the training.", metavar="SHARE"
+    )
     contrast_quantile: float = option(
         0.4,
         "Share of the references whose stain is paler, and as many whose stain is stronger, than "
         "what 'segment' brings foreign slides to; 0 leaves slides as they are.",
+        metavar="SHARE",
+        panel=RESEARCH,
     )
     time_budget_s: float | None = time_budget()
-    seed: int = option(0, SEED)
+    seed: int = option(0, SEED, metavar="N", panel=RUN)
 
     @property
     def peak_rate(self) -> float:

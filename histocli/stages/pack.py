@@ -101,7 +101,7 @@ def pack(
     StoreExists, OutOfResources, Stopped
         As in all commands.
     """
-    watch = Stopwatch()
+    watch = Stopwatch.of_command()
     pairs = _find_labelled_images(images, labels)
     identities = [
         [slide_stem(pair.image), pair.image_sha256, pair.labels_sha256, pair.mpp] for pair in pairs
@@ -244,7 +244,7 @@ def _write_patches(
     pending = writer.pending()
     with track("packing patches", sum(map(len, pending))) as bar:
         for batch in pending:
-            raise_if_stopped(f"{writer.target}: pack was stopped; run it again with --resume")
+            raise_if_stopped(f"{writer.target}: pack was stopped; run it again to go on")
             chosen = patches[batch.start : batch.stop]
             cut = [cut_patch(*read(index), window, writer.patch_px) for index, window in chosen]
             pixels, labels = map(np.stack, zip(*cut, strict=True))

@@ -166,7 +166,7 @@ def read_provenance(path: Path) -> Provenance:
     if not os.path.lexists(path):
         if peek(partial_path(path)) is not None:
             raise StoreNotFound(
-                f"{path}: is not finished; continue the command that makes it with --resume"
+                f"{path}: is not finished; run the command that makes it again to go on"
             )
         raise StoreNotFound(f"{path}: no such store; check the path, or make the store first")
     if not path.is_dir():
@@ -182,7 +182,7 @@ def read_provenance(path: Path) -> Provenance:
     provenance = Provenance.from_json(attributes[ATTRIBUTE], path)
     if not provenance.complete:
         raise InvalidStore(
-            f"{path}: is not complete; continue histosynth {provenance.command} with --resume"
+            f"{path}: is not complete; run histosynth {provenance.command} again to go on"
         )
     return provenance
 

@@ -97,8 +97,8 @@ def prepare_output(
     """Apply the rerun rule to a Zarr store before any work is done.
 
     Without ``overwrite``, a complete store with the same hash is skipped, and a partial store with
-    the same hash needs ``resume``. A blank partial folder is removed now, and with ``overwrite``
-    any partial store of the same contract name, except in a dry run. :func:`finish` replaces a
+    the same hash is resumed, or made anew without ``resume``. A blank partial folder is removed
+    now, and so is a partial store that is made anew, except in a dry run. :func:`finish` replaces a
     store at ``target`` later. Files and stores of another contract name are never removed.
 
     Parameters
@@ -120,9 +120,9 @@ def prepare_output(
     Raises
     ------
     StoreExists
-        Without ``overwrite``, a store with another hash is in the way, or a partial store without
-        ``resume``; in any case, a file or a store of another contract name, or a partial store that
-        must be removed and is locked by another process.
+        Without ``overwrite``, a finished or partial store with another hash is in the way; in any
+        case, a file or a store of another contract name, or a partial store that must be removed
+        and is locked by another process.
     """
     partial = partial_path(target)
     check_parents(target)
@@ -183,13 +183,9 @@ def rerun_rule(
         if partial.config_hash != config_hash:
             raise StoreExists(
                 f"{target}: an unfinished one was begun with other settings or inputs; "
-                "repeat those with --resume, or start anew with --overwrite"
+                "repeat those to go on with it, or start anew with --overwrite"
             )
-        if not resume:
-            raise StoreExists(
-                f"{target}: is unfinished; continue it with --resume or start anew with --overwrite"
-            )
-        return "resume"
+        return "resume" if resume else "create"
     if finished is not None:
         why = "was made with other settings or inputs" if finished.complete else "is incomplete"
         raise StoreExists(

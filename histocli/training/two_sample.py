@@ -4,8 +4,10 @@ The answer measures realism, and gives weights to synthetic patches. Folds are m
 so that a classifier never judges patches of an image that it has learnt from.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +56,9 @@ class TwoSampleSchedule:
     crop_px: int = 128
     learning_rate: float = 2e-3
     seed: int = 0
+    time_s: float | None = None
+    """Seconds for all folds; where they do not suffice for the steps, fewer are taken. None: no
+    limit."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,7 @@ def judge(
     schedule: TwoSampleSchedule,
     device: torch.device,
     dtype: torch.dtype,
+    on_share: Callable[[float], None] = lambda share: None,
 ) -> TwoSampleScores:
     """For each fold, train a new classifier on the other folds and judge the fold's patches.
 
@@ -112,6 +118,8 @@ def judge(
         Numbers of the images that patches show or were made from, with one numbering.
     dtype : torch.dtype
         Number format of the convolutions.
+    on_share : callable
+        Called after each step with the share of all that is done, 0..1; it may raise to stop.
 
     Raises
     ------
@@ -129,8 +137,10 @@ def judge(
         learn = [np.flatnonzero(fold_of != number) for _, fold_of in sides]
         if not all(map(len, learn)):
             continue
+        report = partial(_report, on_share, number / folds, 1 / folds)
+        share = replace(schedule, time_s=schedule.time_s and schedule.time_s / folds)
         classifier = _train_classifier(
-            real, synthetic, learn[0], learn[1], schedule, number, device, dtype
+            (real, synthetic), learn, share, number, device, dtype, report
         )
         for scored, (patches, fold_of) in zip(scores, sides, strict=True):
             own = fold_of == number
@@ -139,17 +149,24 @@ def judge(
     return TwoSampleScores(*scores, *images)
 
 
+def _report(on_share: Callable[[float], None], begin: float, length: float, done: float) -> None:
+    """Report the share of all folds that is done, given that of one fold."""
+    on_share(begin + length * done)
+
+
 def _train_classifier(
-    real: npt.NDArray[np.uint8],
-    synthetic: npt.NDArray[np.uint8],
-    learn_real: npt.NDArray[np.integer],
-    learn_synthetic: npt.NDArray[np.integer],
+    kinds: tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]],
+    learn: Sequence[npt.NDArray[np.integer]],
     schedule: TwoSampleSchedule,
     number: int,
     device: torch.device,
     dtype: torch.dtype,
+    on_share: Callable[[float], None],
 ) -> Classifier:
-    """Train a new classifier; ``learn_real`` and ``learn_synthetic`` are indices of patches."""
+    """Train a new classifier of real and synthetic patches on those of each with indices ``learn``.
+
+    ``on_share`` is called after each step with the share that is done; it may raise to stop.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(schedule.seed * 1000 + number)
         classifier = Classifier().to(device)
@@ -158,24 +175,37 @@ def _train_classifier(
     rate = schedule.learning_rate
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=rate, weight_decay=1e-2)
     truth = torch.cat([torch.ones(schedule.batch), torch.zeros(schedule.batch)]).to(device)
-    for step in range(schedule.steps):
-        # the learning rate rises for a tenth of the steps, and falls during the second half
-        factor = min(1, (step + 1) / (0.1 * schedule.steps), 2 * (1 - step / schedule.steps))
+    for step, done in _steps(schedule):
+        # the learning rate rises for a tenth of the training, and falls during the second half
+        factor = min(1, (done * schedule.steps + 1) / (0.1 * schedule.steps), 2 * (1 - done))
         for group in optimizer.param_groups:
             group["lr"] = rate * factor
         rng = rng_for(schedule.seed, f"two-sample {number}", step)
         crops = [
             random_crop(patches[index], min(schedule.crop_px, *patches.shape[1:3]), rng)
-            for patches, learn in ((real, learn_real), (synthetic, learn_synthetic))
-            for index in rng.choice(learn, schedule.batch)
+            for patches, learnt in zip(kinds, learn, strict=True)
+            for index in rng.choice(learnt, schedule.batch)
         ]
         logits = _logits(classifier, np.stack(crops), device, dtype)
         loss = functional.binary_cross_entropy_with_logits(logits, truth)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+        on_share(done)
     classifier.eval()
     return classifier
+
+
+def _steps(schedule: TwoSampleSchedule) -> Iterator[tuple[int, float]]:
+    """Yield each step with the share of the training, 0..1, that is done before it."""
+    start = time.monotonic()
+    for step in range(schedule.steps):
+        done = step / schedule.steps
+        if schedule.time_s is not None:
+            done = max(done, (time.monotonic() - start) / schedule.time_s)
+        if done >= 1:
+            return
+        yield step, done
 
 
 def _classify(

@@ -14,7 +14,7 @@ import pytest
 from histocli import __version__
 from histocli.base import errors
 from histocli.base.interrupts import raise_if_stopped
-from histocli.cli.app import EXIT_CODES, run
+from histocli.cli.app import COMMANDS, EXIT_CODES, run
 from histocli.cli.start import main
 from tests.cli.conftest import FakeResult
 
@@ -36,15 +36,22 @@ def test_help_imports_nothing_heavy():
         assert "Usage" in done.stdout
 
 
-def test_without_arguments_shows_help(capsys):
+def test_without_arguments_shows_the_pipeline_in_six_lines(capsys):
     assert run([]) == 0
     shown = capsys.readouterr()
-    assert all(
-        verb in shown.out
-        for verb in ("generate", "refine", "train", "segment", "evaluate", "pack", "info")
-    )
-    assert "Exit codes" in shown.out
+    lines = shown.out.splitlines()
+    assert len(lines) == 6
+    assert max(map(len, lines)) <= 80
+    verbs = ["segment", "generate", "refine", "train", "segment", "evaluate"]
+    assert [line.split()[:2] for line in lines] == [["histosynth", verb] for verb in verbs]
     assert not shown.err
+
+
+def test_help_names_all_commands_and_exit_codes(capsys):
+    assert run(["-h"]) == 0
+    shown = capsys.readouterr().out
+    assert all(function.__name__ in shown for function in COMMANDS)
+    assert "Exit codes" in shown
 
 
 def test_version(capsys):

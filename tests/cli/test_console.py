@@ -8,9 +8,10 @@ import pytest
 from rich.console import Console
 
 from histocli.base.text import printable
-from histocli.cli import console
+from histocli.cli import bars
 from histocli.cli.app import _logging_to
-from histocli.cli.console import Screen, clock
+from histocli.cli.bars import clock
+from histocli.cli.console import Screen
 
 
 @pytest.fixture
@@ -34,15 +35,22 @@ def test_a_pipe_gets_a_line_at_the_end(screen):
     assert text_of(screen).startswith("drawing: 40 of 40 (100%) in 0 s")
 
 
-def test_a_pipe_gets_lines_at_intervals(screen, monkeypatch):
-    now = iter(range(0, 1000, 6))
-    monkeypatch.setattr(console.time, "monotonic", lambda: float(next(now)))
+@pytest.fixture
+def now(monkeypatch):
+    """The time that the display sees, in seconds; a test sets ``now[0]``."""
+    now = [0.0]
+    monkeypatch.setattr(bars.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_a_pipe_gets_lines_at_intervals(screen, now):
     with screen.track("training", 4) as bar:
         for _ in range(4):
+            now[0] += 6
             bar.advance(note="loss 0.5")
     lines = text_of(screen).splitlines()
     assert lines[0] == "training: 2 of 4 (50%), loss 0.5, 12 s left"
-    assert lines[-1] == "training: 4 of 4 (100%), loss 0.5 in 30 s"
+    assert lines[-1] == "training: 4 of 4 (100%), loss 0.5 in 24 s"
     assert len(lines) == 3
 
 
@@ -72,18 +80,19 @@ def test_a_terminal_gets_bars_also_nested_and_from_threads(screen):
         for thread in threads:
             thread.join()
         outer.advance()
+        screen.display._bars.refresh()
     shown = text_of(screen)
     assert "slides [/]" in shown
-    assert "8/8" in shown
+    assert "100%" in shown
     assert "busy" in shown
-    assert screen._progress is None
+    assert not screen.display.has_bars
 
 
 def test_bars_close_when_the_task_fails(screen):
     screen.console = Console(file=screen.console.file, force_terminal=True, width=100)
     with pytest.raises(ZeroDivisionError), screen.track("drawing", 2):
         raise ZeroDivisionError
-    assert screen._progress is None
+    assert not screen.display.has_bars
 
 
 def test_foreign_text_is_shown_as_it_is(screen):
@@ -136,3 +145,98 @@ def test_warnings_of_others_do_not_reach_the_user(screen):
         warnings.simplefilter("always")
         warnings.warn("internals", stacklevel=1)
     assert text_of(screen) == ""
+
+
+def test_an_amount_of_work_is_a_percentage(screen):
+    with screen.track("segment", 1.0) as bar:
+        bar.advance(0.25)
+        bar.advance(0.5, "a.svs")
+    assert text_of(screen).startswith("segment: 75%, a.svs in 0 s")
+
+
+class Beats:
+    """An event that is over after some beats, each of which takes seconds of a made-up time."""
+
+    def __init__(self, now, beats, seconds):
+        self.now, self.left, self.seconds = now, beats, seconds
+
+    def wait(self, _):
+        self.left -= 1
+        self.now[0] += self.seconds
+        return self.left < 0
+
+
+def test_a_command_is_never_silent_for_long(now, screen):
+    """First without a task, then with one that does not move."""
+    screen.display._name = "refine"
+    screen.display._beat(Beats(now, 25, 1.0))
+    assert text_of(screen).splitlines() == ["refine: at work for 10 s", "refine: at work for 20 s"]
+    with screen.track("judging", None):
+        screen.display._beat(Beats(now, 12, 1.0))
+        assert text_of(screen).splitlines()[2:] == ["judging for 4 s"]  # 10 s after the last line
+
+
+def test_a_quiet_command_stays_silent(now, screen):
+    screen.verbosity = -1
+    screen.display._name = "refine"
+    screen.display._beat(Beats(now, 60, 1.0))
+    assert text_of(screen) == ""
+
+
+def test_a_terminal_shows_the_command_where_no_task_does(now, screen):
+    screen.console = Console(file=screen.console.file, force_terminal=True, width=80)
+    screen.display._name = "refine"
+    screen.display._beat(Beats(now, 3, 1.0))
+    try:
+        assert screen.display.has_bars
+        screen.display._bars.refresh()
+        assert "refine" in text_of(screen)
+    finally:
+        screen.display._close_bars()
+
+
+def test_one_warning_for_many_of_a_kind(screen):
+    ours = logging.getLogger("histocli.stages.fake")
+    with _logging_to(screen):
+        for name in ("a", "b", "c"):
+            ours.warning("%s.png: records no pixel size", name)
+        ours.warning("another")
+    screen.conclude()
+    assert text_of(screen).splitlines() == [
+        "warning: a.png: records no pixel size",
+        "warning: another",
+        "warning: 2 more like the first of them: a.png: records no pixel size",
+    ]
+
+
+def test_errors_that_are_passed_on_as_warnings_are_all_shown(screen):
+    with _logging_to(screen):
+        for name in ("a", "b"):
+            logging.getLogger("histocli.stages.fake").warning("%s", f"{name}.png: is damaged")
+    screen.conclude()
+    assert text_of(screen).count("damaged") == 2
+
+
+def test_all_warnings_are_shown_when_asked(screen):
+    screen.verbosity = 1
+    with _logging_to(screen):
+        for name in ("a", "b"):
+            logging.getLogger("histocli.stages.fake").warning("%s.png: no", name)
+    screen.conclude()
+    assert text_of(screen).splitlines() == ["warning: a.png: no", "warning: b.png: no"]
+
+
+def test_lines_on_a_terminal_end_between_words(screen):
+    screen.console = Console(
+        file=screen.console.file, force_terminal=True, width=20, soft_wrap=True
+    )
+    path = "a/path/that/is/longer/than/the/line.zarr"
+    screen.say(f"some words and {path}")
+    assert text_of(screen).splitlines() == ["some words and", path]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (200, "3:20"), (7500, "2:05:00")]
+)
+def test_stopwatch(seconds, text):
+    assert bars.stopwatch(seconds) == text

@@ -523,9 +523,7 @@ def test_interrupted_commands_go_on_where_they_were(
         shown = capsys.readouterr()
         assert len([line for line in shown.err.splitlines() if line.startswith("stopped: ")]) == 1
         assert "Traceback" not in shown.err
-    if verb != "segment":  # several slides resume by themselves
-        one_error(capsys, 4, [*words[verb], *more], "--resume")
-    assert run([*words[verb], *more, "--resume"]) == 0
+    assert run([*words[verb], *more]) == 0
     capsys.readouterr()
     assert run([*words[verb], *more, "--json"]) == 0
     assert all(

@@ -93,6 +93,10 @@ def test_the_file_may_be_named_by_the_environment(stages, settings, monkeypatch)
     ("text", "said", "code"),
     [
         ("patchpx: 3", "patchpx", 2),
+        ("patchpx: 3", "did you mean patch_px?", 2),
+        ("generat: {n: 3}", "did you mean generate?", 2),
+        ("generate: {patch_pix: 3}", "did you mean patch_px?", 2),
+        ("zebra: 3", "known are", 2),
         ("generate: {size: S}", "generate has no option 'size'", 2),
         ("train: {patch_px: 3}", "train has no option 'patch_px'", 2),
         ("generate: 3", "generate must hold", 2),

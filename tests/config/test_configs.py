@@ -110,6 +110,19 @@ def test_what_makes_no_sense_is_refused_by_name(config, field, value, option):
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("given", "goes_on"),
+    [
+        ({}, True),
+        ({"resume": True}, True),
+        ({"resume": False}, False),
+        ({"overwrite": True}, False),
+    ],
+)
+def test_unfinished_outputs_are_gone_on_with_unless_the_user_says_otherwise(given, goes_on):
+    assert Execution(**given).goes_on is goes_on
+
+
 def test_resume_and_overwrite_exclude_each_other():
     with pytest.raises(InvalidOption, match="give one"):
         Execution(resume=True, overwrite=True)

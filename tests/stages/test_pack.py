@@ -136,12 +136,10 @@ def test_a_stop_in_the_middle_is_resumed_with_the_same_result(folder, monkeypatc
     answers = iter([False] * 5 + [True])
     with monkeypatch.context() as patched:
         patched.setattr(interrupts, "stop_requested", lambda: next(answers))
-        with pytest.raises(Stopped, match="--resume"):
+        with pytest.raises(Stopped, match="to go on"):
             run(folder, config=config)
     assert not (folder / "labelled.zarr").exists()
-    with pytest.raises(StoreExists, match="--resume"):
-        run(folder, config=config)
-    assert run(folder, config=config, resume=True).status == "done"
+    assert run(folder, config=config).status == "done"
     assert PatchStore.open(folder / "labelled.zarr").content_hash() == expected
 
 

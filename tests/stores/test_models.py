@@ -255,7 +255,7 @@ def test_a_full_disk_keeps_the_model_that_was_there(tmp_path, monkeypatch):
         ("other", None, {}, "--overwrite"),
         ("other", "other", {}, "--overwrite"),
         ("other", None, {"overwrite": True}, "create"),
-        (None, "same", {}, "--resume"),
+        (None, "same", {}, "create"),
         (None, "same", {"resume": True}, "resume"),
         (None, "same", {"overwrite": True}, "create"),
         (None, "other", {"resume": True}, "other settings"),

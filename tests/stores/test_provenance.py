@@ -67,7 +67,7 @@ def spoil(target: Path, how: str) -> None:
         ("list", "carries no 'histosynth'"),
         ("kind", "holds histosynth-labels/1, but histosynth-things/1 is needed"),
         ("version", "holds histosynth-things/99, and this version"),
-        ("unfinished", "continue histosynth make with --resume"),
+        ("unfinished", "run histosynth make again to go on"),
         ("no config", "config must be a dict"),
         ("seed", "seed must be an integer"),
         ("format", "cannot be read"),
@@ -88,7 +88,7 @@ def test_what_is_no_store_gets_one_line(tmp_path):
     with pytest.raises(StoreNotFound, match="no such store"):
         open_group(tmp_path / "absent.zarr", CONTRACT)
     make(tmp_path / "begun.zarr", complete=False, partial=True)
-    with pytest.raises(StoreNotFound, match="--resume"):
+    with pytest.raises(StoreNotFound, match="again to go on"):
         open_group(tmp_path / "begun.zarr", CONTRACT)
     (tmp_path / "file").touch()
     with pytest.raises(InvalidStore, match="which is a folder"):

@@ -57,7 +57,7 @@ def decide(target, *, config_hash="same", resume=False, overwrite=False, dry_run
         ("complete", "other", False, True, "create"),
         ("incomplete", "same", False, False, "--overwrite"),
         ("incomplete", "same", False, True, "create"),
-        ("partial", "same", False, False, "--resume"),
+        ("partial", "same", False, False, "create"),
         ("partial", "same", True, False, "resume"),
         ("partial", "same", False, True, "create"),
         ("partial", "other", False, False, "other settings"),

@@ -10,6 +10,7 @@ from scipy.stats import mannwhitneyu
 from histocli.training.two_sample import (
     TwoSampleSchedule,
     TwoSampleScores,
+    _steps,
     area_under_curve,
     effective_share,
     fit_log_odds,
@@ -138,3 +139,23 @@ def test_one_image_leaves_nothing_to_hold_out():
             CPU,
             torch.float32,
         )
+
+
+def test_a_time_limit_ends_the_training_of_classifiers(monkeypatch):
+    """A clock that moves on by a second a step: three of the steps fit."""
+    now = iter(np.arange(1000.0))
+    monkeypatch.setattr("histocli.training.two_sample.time.monotonic", lambda: float(next(now)))
+    taken = [step for step, _ in _steps(TwoSampleSchedule(steps=200, time_s=4.0))]
+    assert taken == [0, 1, 2]
+    shares = [share for _, share in _steps(TwoSampleSchedule(steps=4))]
+    assert shares == [0, 0.25, 0.5, 0.75]
+
+
+def test_judging_reports_how_much_is_done():
+    seen = []
+    images = np.arange(12) // 3
+    pictures = noise(12, 10, 0), noise(12, 40, 1)
+    judge(*pictures, images, images, SCHEDULE, CPU, torch.float32, seen.append)
+    assert seen == sorted(seen)
+    assert len(seen) == SCHEDULE.folds * SCHEDULE.steps
+    assert 0.9 < seen[-1] <= 1

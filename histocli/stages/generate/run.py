@@ -71,11 +71,11 @@ def generate(
     InputNotFound, InvalidInput
         References, or the file of priors, are missing or cannot be read.
     StoreExists
-        An unfinished output, or one of other settings, exists at ``out``.
+        An output of other settings, finished or not, exists at ``out``.
     Stopped
-        A signal came. The drawn patches are kept for ``--resume``.
+        A signal came. The drawn patches are kept for a later command.
     """
-    watch = Stopwatch()
+    watch = Stopwatch.of_command()
     tolerant = execution.on_error == "continue"
     sources, failed = identify_references(
         named_references(references, keep_missing=tolerant),
@@ -188,7 +188,7 @@ def _draw_all(
     workers = min(resolve_workers(execution.workers), max(1, len(pending) // 4))
     stopped = (
         f"{writer.target}: stopped; the patches drawn so far are kept, run the same "
-        "command with --resume"
+        "command again to go on"
     )
     with track("drawing patches", config.n) as bar:
         bar.advance(config.n - sum(len(batch) for batch in pending))

@@ -5,5 +5,5 @@ then repaints every patch in the style of a reference. Labels stay bit for bit t
 they still fit is checked against nuclei that a rough method finds, and each patch is weighed by a
 classifier that has not seen it. The refined store also holds the networks. Beside it,
 ``<out>.log/`` holds ``metrics.jsonl``, sheets of initial, refined and reference patches and, until
-the store is written, the checkpoint for ``--resume``.
+the store is written, the checkpoint for a later command.
 """

@@ -6,6 +6,7 @@ The realism critic is *proven* once its held-out AUC of real against initial cro
 
 import logging
 import math
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -34,6 +35,7 @@ from histocli.training.adversarial.step import StepReport, train_adversarial
 logger = logging.getLogger(__name__)
 
 JUDGEMENTS = 6  # number of judgements of held-out crops during a training
+PROVING_SHARE = 0.15  # largest share of a time budget that goes into tests of the critic
 PROOFS = 40  # number of times during a training at which a critic that is not proven yet is tested
 
 
@@ -124,6 +126,7 @@ class Judge:
         self.held: HeldOut | None = None
         self.judgements = int(session.clock.progress(training.step) * JUDGEMENTS)
         self.proofs = 0
+        self._spent_s = 0.0  # seconds spent on proofs
 
     def judgement_is_due(self) -> bool:
         """Return whether a judgement is due since the last call: ``JUDGEMENTS`` in a training."""
@@ -131,9 +134,16 @@ class Judge:
         return earlier < self.judgements
 
     def proof_is_due(self) -> bool:
-        """Return whether a test of the critic is due since the last call."""
+        """Return whether a test of the critic is due since the last call.
+
+        Under a time budget, tests that would take too large a part of it are left out.
+        """
         earlier, self.proofs = self.proofs, int(self.session.done * PROOFS)
-        return earlier < self.proofs
+        if earlier == self.proofs:
+            return False
+        clock = self.session.clock
+        busy = clock.budget_s is not None and self._spent_s > PROVING_SHARE * clock.trained_s
+        return not self.session.members.from_leader(busy)
 
     def judge(self) -> HeldOut:
         """Score the networks, log the scores and write a sheet of some patches."""
@@ -147,7 +157,9 @@ class Judge:
 
     def prove(self) -> None:
         """Mark the critic as proven if its AUC of real against initial crops is high enough."""
+        start = time.perf_counter()
         auc = self._look().auc_initial
+        self._spent_s += time.perf_counter() - start
         proven = bool(self.session.members.from_leader(auc >= self.job.config.proof))
         self.training.proven = proven
         step = self.training.step
@@ -221,7 +233,7 @@ def _go_back(guard: Guard, step: int, trouble: str, session: Session) -> None:
 
 
 def _conclude(training: AdversarialTraining, judge: Judge, session: Session) -> Course:
-    """Return the training's figures, and save it as finished for a later ``--resume``."""
+    """Return the training's figures, and save it as finished for a later command."""
     held = judge.held or judge.judge()
     if not training.moves:
         logger.warning(

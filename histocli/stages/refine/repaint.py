@@ -1,16 +1,18 @@
 """Repainting all patches of a store, and a check of their labels against roughly found nuclei."""
 
 import logging
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from histocli.base.interrupts import raise_if_stopped
 from histocli.base.rng import rng_for
 from histocli.base.system import resolve_workers
 from histocli.base.types import InstanceLabels, RGBImage
-from histocli.model.refiner import Refiner
+from histocli.model.refiner import Refiner, RefinerArchitecture
 from histocli.stages.refine.plan import Refinement
 from histocli.stages.refine.styles import Styles
 from histocli.stages.shared.real_patches import label_agreement
@@ -19,6 +21,8 @@ from histocli.stores.patches import PatchStoreWriter
 from histocli.training.adversarial.repaint import refine_patches
 
 logger = logging.getLogger(__name__)
+
+TRIAL_PATCHES = 4  # patches on which the time of repainting is measured
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ def repaint(
         for batch in pending:
             raise_if_stopped(
                 f"{job.out}: stopped; the patches refined so far are kept, "
-                "run the same command with --resume"
+                "run the same command again to go on"
             )
             fits += _repaint_batch(job, styles, refiner, writer, batch, pool)
             bar.advance(len(batch))
@@ -71,6 +75,17 @@ def repaint(
     return Repainted(rejected, agreement)
 
 
+def seconds_per_patch(job: Refinement, styles: Styles) -> float:
+    """Return how long a patch takes to be repainted and checked here, measured on a few patches."""
+    refiner = job.trained or Refiner(RefinerArchitecture(edits=job.config.edits)).eval()
+    few = range(min(TRIAL_PATCHES, len(job.initial)))
+    with ThreadPoolExecutor(resolve_workers(job.execution.workers)) as pool:
+        _paint(job, styles, refiner.to(job.device), few[:1], pool)  # libraries get ready
+        start = time.perf_counter()
+        _paint(job, styles, refiner, few, pool)
+    return (time.perf_counter() - start) / len(few)
+
+
 def _repaint_batch(
     job: Refinement,
     styles: Styles,
@@ -80,6 +95,17 @@ def _repaint_batch(
     pool: ThreadPoolExecutor,
 ) -> list[tuple[float, float]]:
     """Repaint and write a batch; returns each patch's label agreement before and after."""
+    images, labels, fits = _paint(job, styles, refiner, batch, pool)
+    lost = 0.1  # largest loss of AJI at which a patch keeps its weight
+    kept = np.array([after >= before - lost for before, after in fits], np.float32)
+    writer.write(batch, images, labels, kept, styles.record_of[batch.start : batch.stop])
+    return fits
+
+
+def _paint(
+    job: Refinement, styles: Styles, refiner: Refiner, batch: range, pool: ThreadPoolExecutor
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32], list[tuple[float, float]]]:
+    """Return repainted patches, their labels, and the label agreement before and after."""
     mpp = job.initial.mpp
     read, labels = job.initial.read(batch)
     white = styles.whiten(batch, read)
@@ -91,8 +117,4 @@ def _repaint_batch(
         return label_agreement(label, before, mpp), label_agreement(label, after, mpp)
 
     fits = list(pool.map(fit, labels, white, refined))
-    lost = 0.1  # largest loss of AJI at which a patch keeps its weight
-    kept = np.array([after >= before - lost for before, after in fits], np.float32)
-    images = styles.darken(batch, refined, closed, read)
-    writer.write(batch, images, labels, kept, styles.record_of[batch.start : batch.stop])
-    return fits
+    return styles.darken(batch, refined, closed, read), labels, fits

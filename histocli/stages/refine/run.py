@@ -17,14 +17,19 @@ from histocli.config.refine import RefineConfig
 from histocli.model.refiner import describe_refiner
 from histocli.stages.refine.learn import Learnt, learn
 from histocli.stages.refine.plan import Refinement, open_inputs
-from histocli.stages.refine.repaint import Repainted, repaint
+from histocli.stages.refine.repaint import Repainted, repaint, seconds_per_patch
 from histocli.stages.refine.styles import Styles, read_styles
 from histocli.stages.refine.weigh import Weighed, weigh
 from histocli.stages.shared.frame import Plan, Work, carry_out
 from histocli.stages.shared.results import StageResult, Stopwatch
-from histocli.stages.shared.session import Clock, Session
+from histocli.stages.shared.session import Clock, Session, refuse_short_budget
 from histocli.stores.patches import CONTRACT, PatchStoreWriter
 from histocli.stores.provenance import Provenance
+
+AFTER_S = 4.0  # seconds of a time budget for the last judgement and for writing networks
+WEIGHING_SHARE = 0.2  # share of a time budget for weighing, but at most a minute
+MOST_RESERVED = 0.9  # largest share of a time budget for the work after the training
+WITH_WRITING = 1.15  # time to repaint and write a patch over that to repaint it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +48,7 @@ class RefineResult(StageResult):
     rejected: int | None = None  # number of patches whose labels no longer fit; their weight is 0
     auc: float | None = None  # of classifiers, real against refined patches; 0.5: both look alike
     effective_share: float | None = None  # effective sample size over number of patches
+    too_short: bool = False  # whether the time budget ended the training after a few steps
     mpp: float
     device: str
     precision: str
@@ -77,11 +83,11 @@ def refine(
     InvalidStore, InputNotFound, InvalidInput
         The store, the references or the model cannot be used.
     StoreExists
-        An unfinished output, or one of other settings, exists at ``out``.
+        An output of other settings, finished or not, exists at ``out``.
     Stopped
-        A signal came, or ``stop_after`` steps are done. The work is kept for ``--resume``.
+        A signal came, or ``stop_after`` steps are done. The work is kept for a later command.
     """
-    watch = Stopwatch()
+    watch = Stopwatch.of_command()
     job = open_inputs(store, references, out, config, execution, track)
     result = RefineResult(
         output=str(out),
@@ -107,14 +113,13 @@ def _make(
     """Train the refiner, repaint and weigh the patches, and write the store."""
     prepare_process()
     styles = read_styles(job)
+    clock = _clock(job, styles, plan.watch, work)
     with _writer(job, styles, work) as writer:
-        # seconds kept after the training: to write, to repaint each patch, to train classifiers
-        reserve_s = 12.0 + 0.045 * len(job.initial) + (60.0 if job.config.weights else 0.0)
-        clock = Clock(job.config.steps, job.config.time_budget_s, reserve_s, plan.watch)
         session = Session(
             plan, work, clock, stop_after=stop_after, track=job.track, noun="refinement"
         )
         learnt = learn(job, styles, session)
+        too_short = learnt.course is not None and session.was_too_short(learnt.course.steps)
         if writer is None:
             return work.planned
         repainted = repaint(job, styles, learnt.refiner, writer, session)
@@ -129,6 +134,7 @@ def _make(
         rejected=repainted.rejected,
         auc=weighed.auc,
         effective_share=weighed.effective_share,
+        too_short=too_short,
     )
     course = learnt.course
     if course is None:
@@ -140,6 +146,25 @@ def _make(
         critic_auc=course.critic_auc,
         style_auc=course.style_auc,
     )
+
+
+def _clock(job: Refinement, styles: Styles, watch: Stopwatch, work: Work[RefineResult]) -> Clock:
+    """Return the clock of the training, which leaves the time that the work after it takes here.
+
+    Raises ``InvalidOption`` if the time budget is too short for that work.
+    """
+    budget_s, members = job.config.time_budget_s, work.members
+    if budget_s is None:
+        return Clock(job.config.steps, None, 0.0, watch)
+    patch_s = members.from_leader(seconds_per_patch(job, styles) if members.leads else None)
+    repainting_s = WITH_WRITING * patch_s * len(job.initial)
+    weighing_s = min(60.0, WEIGHING_SHARE * budget_s) if job.config.weights else 0.0
+    reserve_s = repainting_s + weighing_s + AFTER_S
+    clock = Clock(job.config.steps, budget_s, reserve_s, watch, MOST_RESERVED)
+    if job.trained is None and not work.resume:  # a resumed command may have less left to do
+        text = f"repainting {len(job.initial)} patches takes about {repainting_s:.0f} s here"
+        refuse_short_budget(clock, members, repainting_s + AFTER_S, text)
+    return clock
 
 
 @contextmanager

@@ -16,9 +16,10 @@ either complete or absent. The outputs have the same bytes as those of one proce
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,13 +29,14 @@ import numpy.typing as npt
 
 from histocli.base.errors import InvalidOption, OutOfResources
 from histocli.base.interrupts import raise_if_stopped
-from histocli.base.progress import Bar, Track
+from histocli.base.progress import Track
 from histocli.base.types import Json
 from histocli.config.common import Execution
 from histocli.config.segment import SegmentConfig
 from histocli.inference.blocks import Block, BlockGrid
 from histocli.slides.open import open_slide
 from histocli.stages.segment.backend import STOPPED, Settings, decided
+from histocli.stages.segment.gauge import Gauge
 from histocli.stages.segment.ledger import Ledger
 from histocli.stages.segment.loaded import LoadedModel, load_model
 from histocli.stages.segment.slide_job import SlideJob
@@ -90,14 +92,15 @@ def run_on_cluster(
         config, execution = decided(Settings(config, execution), loaded.backend)
         for job in jobs:
             stack.callback(job.close)
-        bar = stack.enter_context(track("segment", len(jobs)))
-        ledger.on_result = lambda name: bar.advance(1, name)
+        gauge = stack.enter_context(Gauge.open(jobs, track))
+        ledger.on_result = gauge.ended
         for job in jobs:
             with ledger.failures_of(job):
                 blocks = job.parts(loaded)
+                gauge.begin(job, len(blocks))
                 if blocks:
                     tasks = _tasks(job, blocks, model, config, execution)
-                    _scatter(client, tasks, bar, job.input.path.name)
+                    _scatter(client, tasks, partial(gauge.did, job))
                 ledger.done(job, "done", job.finish())
                 job.close()
 
@@ -140,8 +143,11 @@ def _tasks(
     ]
 
 
-def _scatter(client: Any, tasks: Sequence[_Task], bar: Bar, name: str) -> None:
-    """Hand tasks to the scheduler, a bounded number at a time, and wait for all."""
+def _scatter(client: Any, tasks: Sequence[_Task], on_block: Callable[[], None]) -> None:
+    """Hand tasks to the scheduler, a bounded number at a time, and wait for all.
+
+    ``on_block`` is called after each.
+    """
     from distributed import KilledWorker, as_completed
 
     waiting = iter(tasks)
@@ -156,7 +162,7 @@ def _scatter(client: Any, tasks: Sequence[_Task], bar: Bar, name: str) -> None:
     workers = max(1, len(client.scheduler_info()["workers"]))
     pending: Any = as_completed(next_tasks(IN_FLIGHT * workers), loop=client.loop)  # type: ignore[no-untyped-call]
     try:
-        for done, future in enumerate(pending, start=1):
+        for future in pending:
             raise_if_stopped(STOPPED)
             try:
                 future.result()
@@ -165,7 +171,7 @@ def _scatter(client: Any, tasks: Sequence[_Task], bar: Bar, name: str) -> None:
                     f"workers died again and again over one block ({error}); most often for lack "
                     "of memory: give --max-memory"
                 ) from error
-            bar.advance(0, f"{name}, block {done}")
+            on_block()
             for task in next_tasks(1):
                 pending.add(task)
     finally:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +57,10 @@ class Job(ABC):
         """Begin the outputs, or resume unfinished ones; return the parts that are to be done."""
 
     @abstractmethod
+    def tiles_of(self, part: Any) -> int:
+        """Return the number of network tiles of a part; may be called after :meth:`parts`."""
+
+    @abstractmethod
     def load(self, part: Any) -> list[PendingBlock]:
         """Read a part and bring it to the model's pixel size."""
 
@@ -84,6 +87,5 @@ class Job(ABC):
         return config_hash(settings, slide=sha256, model=model, mpp=self.given_mpp, **more)
 
     def decide_about(self, out: Path, contract: str, fingerprint: str) -> Action:
-        """Apply the rerun rule to one output; unless ``overwrite``, resume an unfinished output."""
-        again = replace(self.execution, resume=not self.execution.overwrite)
-        return decide(out, contract, fingerprint, again)
+        """Apply the rerun rule to one output."""
+        return decide(out, contract, fingerprint, self.execution)

@@ -45,7 +45,7 @@ class Ledger:
         self._by_job: dict[int, SegmentResult] = {}
         self._reported = 0
         # moves the progress bar, once there is one
-        self.on_result: Callable[[str], None] = lambda name: None
+        self.on_result: Callable[[Job], None] = lambda job: None
 
     @property
     def results(self) -> list[SegmentResult]:
@@ -86,7 +86,7 @@ class Ledger:
             self._by_job[id(job)] = result
             if status in ("done", "failed"):
                 self._note(result)
-            self.on_result(job.input.path.name)
+            self.on_result(job)
             for waiting in self._jobs[self._reported :]:
                 if id(waiting) not in self._by_job:
                     break

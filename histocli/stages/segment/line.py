@@ -21,9 +21,10 @@ from typing import Any
 
 from histocli.base.interrupts import raise_if_stopped
 from histocli.base.memory import keep_memory_below
-from histocli.base.progress import Bar, Track
+from histocli.base.progress import Track
 from histocli.inference.pipeline import PendingBlock, Pipeline
 from histocli.stages.segment.backend import STOPPED
+from histocli.stages.segment.gauge import Gauge
 from histocli.stages.segment.job import Job
 from histocli.stages.segment.ledger import Ledger
 from histocli.stages.segment.loaded import LoadedModel
@@ -43,9 +44,9 @@ def run_line(jobs: Sequence[Job], model: LoadedModel, ledger: Ledger, track: Tra
     with ExitStack() as stack:
         for job in jobs:
             stack.callback(job.close)
-        bar = stack.enter_context(track("segment", len(jobs)))
-        ledger.on_result = lambda name: bar.advance(1, name)
-        _Line(model, ledger, bar).run(jobs)
+        gauge = stack.enter_context(Gauge.open(jobs, track))
+        ledger.on_result = gauge.ended
+        _Line(model, ledger, gauge).run(jobs)
 
 
 @dataclass
@@ -67,7 +68,6 @@ class _Progress:
     unwritten: int = 0
     """Parts that the network has begun and that are not yet written."""
     all_read: bool = False
-    tiles: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -80,8 +80,8 @@ def _started(name: str, target: Callable[..., None], *args: Any) -> threading.Th
 class _Line:
     """The threads and queues of the module's diagram."""
 
-    def __init__(self, model: LoadedModel, ledger: Ledger, bar: Bar) -> None:
-        self._model, self._ledger, self._bar = model, ledger, bar
+    def __init__(self, model: LoadedModel, ledger: Ledger, gauge: Gauge) -> None:
+        self._model, self._ledger, self._gauge = model, ledger, gauge
         self._ready: queue.Queue[_Read | None] = queue.Queue(LOOK_AHEAD)
         self._room = threading.Semaphore(UNWRITTEN_PARTS * len(model.pipelines))
         self._halt = threading.Event()
@@ -119,6 +119,7 @@ class _Line:
             for job in jobs:
                 try:
                     parts = job.parts(self._model)
+                    self._gauge.begin(job, sum(job.tiles_of(part) for part in parts))
                     if not parts:  # an earlier run did all parts
                         self._put(_Read(job, last=True))
                     for number, part in enumerate(parts, start=1):
@@ -193,6 +194,7 @@ class _Line:
         finally:
             self._room.release()
         if written:
+            self._gauge.wrote(progress.job, progress.job.tiles_of(part))
             self._advance(progress, -1)
 
     def _advance(self, progress: _Progress, change: int, all_read: bool = False) -> None:
@@ -217,6 +219,5 @@ class _Line:
         self._halt.set()
 
     def _on_tiles(self, progress: _Progress, n: int) -> None:
-        progress.tiles += n
-        self._bar.advance(0, f"{progress.job.input.path.name}, tile {progress.tiles}")
+        self._gauge.saw_tiles(progress.job, n)
         raise_if_stopped(STOPPED)

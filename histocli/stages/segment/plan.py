@@ -12,6 +12,7 @@ from pathlib import Path
 from histocli.base.formats import FORMATS
 from histocli.base.inputs import InputImage
 from histocli.base.types import Json
+from histocli.base.units import ASSUMED_MPP
 from histocli.config.common import Execution
 from histocli.config.segment import SegmentConfig, parse_shard
 from histocli.exports.registry import read_record
@@ -25,6 +26,7 @@ from histocli.stores.provenance import peek
 logger = logging.getLogger(__name__)
 
 PATCH_SUFFIX = ".labels.zarr"
+RASTER_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")  # kinds that record no pixel size
 
 
 def find_model(model: Path | None) -> Path:
@@ -112,6 +114,24 @@ def plan_jobs(
 def _is_patch_store(path: Path) -> bool:
     found = peek(path)
     return found is not None and found.contract_name == "histosynth-patches"
+
+
+def warn_of_assumed(jobs: Sequence[Job]) -> None:
+    """Say once, before the work begins, which images get an assumed pixel size."""
+    plain = [
+        job
+        for job in jobs
+        if isinstance(job, SlideJob)
+        and job.given_mpp is None
+        and job.input.path.suffix.lower() in RASTER_SUFFIXES
+    ]
+    for job in plain:
+        job.said_mpp = True
+    if plain:
+        first = plain[0].input.path
+        several = f"{len(plain)} images ({first} first) record"
+        text = "%s no pixel size; %g um/px is assumed, give another with --mpp"
+        logger.warning(text, several if len(plain) > 1 else f"{first}: records", ASSUMED_MPP)
 
 
 def own_share(jobs: list[Job], config: SegmentConfig) -> list[Job]:

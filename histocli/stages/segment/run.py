@@ -34,7 +34,13 @@ from histocli.stages.segment.job import Job
 from histocli.stages.segment.ledger import STATUS_FILE, Ledger
 from histocli.stages.segment.line import run_line
 from histocli.stages.segment.loaded import LoadedModel, load_model
-from histocli.stages.segment.plan import find_model, own_share, plan_jobs, without_outputs
+from histocli.stages.segment.plan import (
+    find_model,
+    own_share,
+    plan_jobs,
+    warn_of_assumed,
+    without_outputs,
+)
 from histocli.stages.segment.results import SegmentResult
 from histocli.stages.segment.slide_job import SlideJob
 from histocli.stores.models import ModelHeader, read_model_header
@@ -62,8 +68,6 @@ def segment(
         Model file, or the name of a model of the package; None takes the default model.
     out : Path
         Folder for the results, named after the slides, and for the status file.
-    config, execution
-        ``resume`` has no effect: unfinished outputs are always resumed, unless ``overwrite`` is on.
     report : callable
         Called with each result, in order, as soon as possible; in any thread, one at a time.
 
@@ -89,6 +93,8 @@ def segment(
     jobs = own_share(plan_jobs(inputs, out, config, execution, facts), config)
     ledger = Ledger(jobs, keep_going, report, None if execution.dry_run else out / STATUS_FILE)
     todo = _undone(jobs, ledger)
+    if todo:
+        warn_of_assumed(todo)
     for settings, group in by_backend(todo, config, execution, ledger.failures_of):
         here = group
         if config.scheduler is not None and not execution.dry_run:

@@ -49,7 +49,7 @@ from histocli.stages.shared.results import Stopwatch
 from histocli.stores import labels
 from histocli.stores.labels import TiledLabelsWriter
 from histocli.stores.provenance import Provenance, peek
-from histocli.stores.rerun import Action
+from histocli.stores.rerun import Action, remove_ours
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +58,7 @@ class SlideJob(Job):
     """A slide to be segmented; ``store`` is the path of its OME-Zarr labels, requested or not."""
 
     writer: TiledLabelsWriter | None = None
+    said_mpp = False  # whether the user knows that the pixel size is assumed
     _view: View
     _grid: BlockGrid
 
@@ -72,6 +73,8 @@ class SlideJob(Job):
         the path of an output.
         """
         places = [*self.outputs.values(), self.store]
+        if self.execution.resume is False and not self.execution.dry_run:
+            remove_ours(partial_path(self.store), labels.CONTRACT)
         if any(os.path.lexists(path) or os.path.lexists(partial_path(path)) for path in places):
             mark = self._fingerprint
             self._to_make = [
@@ -116,7 +119,7 @@ class SlideJob(Job):
         source, provenance = self._source, self.provenance(labels.CONTRACT)
         with ExitStack() as stack:
             slide = stack.enter_context(closing(self._open()))
-            if slide.mpp_source == "assumed":
+            if slide.mpp_source == "assumed" and not self.said_mpp:
                 logger.warning(
                     "%s: records no pixel size; %g um/px is assumed, give another with --mpp",
                     slide.path,
@@ -149,6 +152,10 @@ class SlideJob(Job):
             for block in self._grid.blocks(self._view.has_tissue(self._grid))
             if not all(writer.has_found(window.index) for window in block.windows)
         ]
+
+    def tiles_of(self, part: Block) -> int:
+        """Return the number of network tiles of a block."""
+        return len(self._grid.tiles_of(part.maps))
 
     def load(self, part: Block) -> list[PendingBlock]:
         """Read the pixels of a block."""

@@ -83,7 +83,7 @@ def decide(out: Path, contract: str, fingerprint: str, execution: Execution) -> 
     return prepare(
         out,
         config_hash=fingerprint,
-        resume=execution.resume,
+        resume=execution.goes_on,
         overwrite=execution.overwrite,
         dry_run=execution.dry_run,
     )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import time
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal, Self, TypeAlias
 
+from histocli.base.progress import seconds_before
 from histocli.base.text import plain_json
 from histocli.base.types import Json
 
@@ -33,10 +34,15 @@ class StageResult:
 
 
 class Stopwatch:
-    """Counts seconds from the moment it is made."""
+    """Counts seconds from the moment it is made, ``before_s`` earlier ones included."""
 
-    def __init__(self) -> None:
-        self._start = time.perf_counter()
+    def __init__(self, before_s: float = 0.0) -> None:
+        self._start = time.perf_counter() - before_s
+
+    @classmethod
+    def of_command(cls) -> Self:
+        """Return a watch that began with the command, before its libraries were loaded."""
+        return cls(seconds_before())
 
     @property
     def seconds(self) -> float:

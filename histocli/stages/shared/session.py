@@ -21,6 +21,7 @@ and stop together, and only the first one writes.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -30,7 +31,8 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 import numpy as np
 import torch
 
-from histocli.base.errors import InvalidInput, InvalidStore, Stopped
+from histocli.base.distributed import Team
+from histocli.base.errors import InvalidInput, InvalidOption, InvalidStore, Stopped
 from histocli.base.interrupts import stop_requested
 from histocli.base.progress import Track, silent
 from histocli.base.text import first_line
@@ -45,6 +47,10 @@ from histocli.stores.checkpoints import (
 )
 from histocli.stores.logs import append_metrics, start_log
 
+logger = logging.getLogger(__name__)
+
+LEAST_SHARE = 0.1  # share of a time budget that the training has at least
+FEW_STEPS = 100  # steps below which a network has learnt next to nothing
 RECORD_EVERY = 20  # steps between two lines of ``metrics.jsonl``, and over which a line averages
 CHECKPOINT_S = 60.0  # seconds between two checkpoints
 
@@ -82,17 +88,24 @@ class Clock:
     """Tells how much of a training is done: steps of ``steps``, or seconds of a time budget.
 
     The budget covers the whole command, counted from the start of ``watch``. Its last part is
-    reserved for the work after the training: ``reserve_s``, but at most half of the budget.
+    reserved for the work after the training: ``reserve_s``, but at most the share
+    ``most_reserved`` of the budget.
 
     A resumed command has a whole new budget. The seconds trained earlier add to both the seconds
     done and the seconds in all, so that the share done is smaller than when the command stopped.
     """
 
     def __init__(
-        self, steps: int, time_budget_s: float | None, reserve_s: float, watch: Stopwatch
+        self,
+        steps: int,
+        time_budget_s: float | None,
+        reserve_s: float,
+        watch: Stopwatch,
+        most_reserved: float = 0.5,
     ) -> None:
         self.steps = steps
         self.watch = watch
+        self._most_reserved = most_reserved
         self._time_budget_s = time_budget_s
         self._reserve_s = reserve_s
         self.earlier_s = 0.0  # seconds of training in earlier commands that this one resumes
@@ -106,7 +119,20 @@ class Clock:
     def budget_s(self) -> float | None:
         """Seconds from the start of the command to the end of its steps; None counts steps."""
         budget = self._time_budget_s
-        return None if budget is None else max(budget - self._reserve_s, 0.5 * budget)
+        if budget is None:
+            return None
+        return budget - min(self._reserve_s, self._most_reserved * budget)
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds to the end of the budget, below 0 after it; None without a budget."""
+        budget = self._time_budget_s
+        return None if budget is None else budget - self.watch.seconds
+
+    @property
+    def overhead_s(self) -> float:
+        """Seconds of the command before its training, and those that are reserved after it."""
+        return (self.begun_s or 0.0) + self._reserve_s
 
     @property
     def trained_s(self) -> float:
@@ -123,6 +149,21 @@ class Clock:
             return step / self.steps
         available = max(budget - self.begun_s, 1.0)  # reading the patches took begun_s seconds
         return max(self.trained_s / (available + self.earlier_s), 0.0)
+
+
+def refuse_short_budget(clock: Clock, members: Team, after_s: float, why: str) -> None:
+    """Raise ``InvalidOption`` if a time budget has no time for a training.
+
+    ``after_s`` are the seconds that the work after it takes at least; ``why`` says so to the user.
+    """
+    need_s = clock.watch.seconds + after_s
+    left_s = clock.left_s
+    short = left_s is not None and left_s - after_s < LEAST_SHARE * (left_s + clock.watch.seconds)
+    if members.from_leader(short):
+        raise InvalidOption(
+            f"--time-budget is too short: {why}, which leaves no time to train; give at least "
+            f"{math.ceil(need_s / 30)}m"
+        )
 
 
 class Checkpoint:
@@ -240,9 +281,10 @@ class Session:
         ``stop_after`` steps; the checkpoint is saved.
         """
         length = end - begin
-        # under a time budget the number of steps is unknown, so the bar counts thousandths
-        total = length * (self.clock.steps if self.clock.budget_s is None else 1000)
-        shown = 0
+        # under a time budget the number of steps is unknown, so the bar shows the share of it
+        steps = round(length * self.clock.steps)
+        total: float = steps if self.clock.budget_s is None else 1.0
+        shown = 0.0
         begun = False
 
         def progress(step: int) -> float:
@@ -252,14 +294,15 @@ class Session:
                 self._before, begun = max(done, 0.0), True
             return done
 
-        with self._track(name, round(total)) as bar:
+        with self._track(name, total) as bar:
             for record in stepping(progress):
                 self._log_step(record)
                 overall = self._progress(record.step)
                 self.done = min((overall - begin) / length, 1.0)
-                if round(self.done * total) > shown:
-                    bar.advance(round(self.done * total) - shown, note(record))
-                    shown = round(self.done * total)
+                done = round(self.done * total, None if self.clock.budget_s is None else 3)
+                if done > shown:
+                    bar.advance(done - shown, note(record))
+                    shown = done
                 yield record
                 self._before = self.done
                 self._save_or_stop(record.step, overall)
@@ -267,6 +310,23 @@ class Session:
     def passed(self, parts: int) -> bool:
         """Return whether the last step completed one of ``parts`` equal parts of this loop."""
         return int(self._before * parts) < int(self.done * parts)
+
+    def was_too_short(self, steps: int) -> bool:
+        """Tell whether the time budget ended the training after a few steps; warn if so."""
+        budget = self.clock.budget_s
+        if budget is None or steps >= min(FEW_STEPS, self.clock.steps):
+            return False
+        if self.members.leads:
+            each_s = self.clock.trained_s / max(steps, 1)
+            need_s = FEW_STEPS * each_s + self.clock.overhead_s
+            logger.warning(
+                "%s: the time budget was enough for %d steps, which teach a network next to "
+                "nothing; give at least --time-budget %dm",
+                self.out,
+                steps,
+                math.ceil(need_s / 60),
+            )
+        return True
 
     def mean(self, name: str) -> float | None:
         """Return the mean of a value over the last ``RECORD_EVERY`` steps; None if all are None."""
@@ -283,7 +343,7 @@ class Session:
         self.checkpoint.save()
 
     def finish(self) -> None:
-        """End the training and save that, so that a later ``--resume`` takes no further step."""
+        """End the training and save that, so that a later command takes no further step."""
         if not self.finished:
             self.finished = True
             self.save()
@@ -326,7 +386,7 @@ class Session:
         if stop:
             raise Stopped(
                 f"{self.out}: stopped after {step} steps, the checkpoint is saved; "
-                "run the same command with --resume"
+                "run the same command again to go on"
             )
 
 

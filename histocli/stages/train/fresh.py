@@ -158,7 +158,7 @@ class FreshPatches(Extra):
             start = time.monotonic()
             while not future.done():
                 raise_if_stopped(
-                    "train: stopped while patches were drawn; run the same command with --resume"
+                    "train: stopped while patches were drawn; run the same command again to go on"
                 )
                 time.sleep(0.002)
             self.waited_s += time.monotonic() - start

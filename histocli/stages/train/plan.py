@@ -53,6 +53,7 @@ class TrainResult(StageResult):
     rounds: list[Json] = field(default_factory=list)  # report of each round of self-training
     hard: Json | None = None  # scores of ordinary and hard versions of held-out patches
     fresh: Json | None = None  # number of patches drawn during the training, and seconds waited
+    too_short: bool = False  # whether the time budget ended the training after a few steps
     failed: tuple[str, ...] = ()  # references that could not be read, under ``--on-error continue``
 
 

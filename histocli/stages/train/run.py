@@ -2,12 +2,13 @@
 
 Patches and their targets are held in memory; a share of the synthetic ones is held out and scored.
 Beside the model, ``<out>.log/`` holds ``metrics.jsonl``, preview pictures of held-out patches and,
-until the model is written, the checkpoint for ``--resume``.
+until the model is written, the checkpoint for a later command.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -28,7 +29,7 @@ from histocli.model.segmenter import Segmenter, build_segmenter, channels_last
 from histocli.model.trunk_segmenter import TrunkSegmenter
 from histocli.stages.shared.frame import Plan, Work, carry_out
 from histocli.stages.shared.results import Stopwatch
-from histocli.stages.shared.session import Clock, Session
+from histocli.stages.shared.session import Clock, Session, refuse_short_budget
 from histocli.stages.train.bench import Bench, Joined, join
 from histocli.stages.train.fresh import fresh_patches
 from histocli.stages.train.hard import hard_examples
@@ -55,7 +56,11 @@ logger = logging.getLogger(__name__)
 Network: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
 VALIDATIONS = 4  # equal parts of the training on patches, between which held-out patches are scored
-RESERVE_S = 12.0  # seconds of a time budget reserved for the last scoring and for writing the model
+RESERVE_S = 12.0  # seconds of a time budget for the last scoring and for writing, until measured
+WRITING_S = 1.5  # seconds of a time budget to write the model
+# At the end two sets of weights are scored, and thresholds are chosen for both, which takes about
+# as long as one and a half more.
+ENDING_SCORINGS = 3.5
 
 
 def train(
@@ -90,11 +95,11 @@ def train(
     InvalidStore, InvalidInput
         Stores cannot be read or do not fit together.
     StoreExists
-        An unfinished output, or one of other settings, exists at ``out``.
+        An output of other settings, finished or not, exists at ``out``.
     Stopped
-        A signal came, or ``stop_after`` steps are done. A checkpoint is kept for ``--resume``.
+        A signal came, or ``stop_after`` steps are done. A checkpoint is kept for a later command.
     """
-    watch = Stopwatch()
+    watch = Stopwatch.of_command()
     request = open_request(
         stores, refs, config, execution, stop_after=stop_after, preview=preview, track=track
     )
@@ -110,6 +115,8 @@ def _make(request: Request, plan: Plan[TrainResult], work: Work[TrainResult]) ->
     patches = load_patches(request)
     training, schedule = _start(request, patches.learnt, work.members)
     clock = Clock(config.steps, config.time_budget_s, RESERVE_S, plan.watch)
+    text = f"opening the inputs took {plan.watch.seconds:.0f} s"
+    refuse_short_budget(clock, work.members, WRITING_S, text)
     session = Session(plan, work, clock, stop_after=request.stop_after, track=request.track)
     session.register("training", training)
     examiner = Examiner(patches.held_out, training, session, request.store.mpp, request.dtype)
@@ -119,6 +126,7 @@ def _make(request: Request, plan: Plan[TrainResult], work: Work[TrainResult]) ->
         _learn(bench, schedule, [each.extra for each in joined])
     digests = work.members.gather(weights_digest(training.segmenter))
     selection = examiner.select(_candidates(training, joined))
+    too_short = session.was_too_short(training.step)
     reports = {each.extra.name: each.report() for each in joined}
     made = replace(
         work.planned,
@@ -130,6 +138,7 @@ def _make(request: Request, plan: Plan[TrainResult], work: Work[TrainResult]) ->
         hard=reports.get("hard"),
         fresh=reports.get("fresh"),
         failed=tuple(request.failed),
+        too_short=too_short,
     )
     if work.members.leads:
         if work.members.size > 1:
@@ -203,6 +212,7 @@ EXTRAS = (_averaged_weights, self_training, hard_examples, fresh_patches)
 def _learn(bench: Bench, schedule: Schedule, extras: Sequence[Extra]) -> None:
     """Take the steps of all phases; score held-out patches during the training on patches."""
     session, training = bench.session, bench.training
+    reserved_s = RESERVE_S  # seconds reserved for the last scorings, until one was timed
 
     def note(record: StepRecord) -> str:
         return f"step {record.step}, loss {session.mean('loss'):.3f}"
@@ -221,7 +231,11 @@ def _learn(bench: Bench, schedule: Schedule, extras: Sequence[Extra]) -> None:
         begin, end = phase.begin, phase.end
         for _ in session.steps(stepping, name=phase.name, note=note, begin=begin, end=end):
             if phase.begin == 0 and session.passed(VALIDATIONS) and session.done < 1:
+                start = time.perf_counter()
                 bench.examiner.score()
+                needed_s = ENDING_SCORINGS * (time.perf_counter() - start) + WRITING_S
+                session.clock.reserve(needed_s - reserved_s)
+                reserved_s = needed_s
 
 
 def _phases(patches: PatchSet, learning_rate: float, extras: Sequence[Extra]) -> Iterator[Phase]:

@@ -229,7 +229,7 @@ class SelfTraining(Extra):
             np.stack([adapt_stain(patch, stain, edges) for patch, stain in both]),
             self.bench.request.track,
             f"{self.bench.session.out}: stopped after {self.bench.training.step} steps; run the "
-            "same command with --resume",
+            "same command again to go on",
         )
 
     def state(self) -> dict[str, Any]:

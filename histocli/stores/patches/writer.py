@@ -40,7 +40,7 @@ class PatchStoreWriter(StoreWriter):
             writer.finish()
 
     Leaving the context without :meth:`finish` keeps the partial store (the unfinished store beside
-    ``target``) for ``--resume``. Call :func:`histocli.stores.rerun.prepare_output` first.
+    ``target``) for a later command. Call :func:`histocli.stores.rerun.prepare_output` first.
 
     ``references`` has at least one record; ``origin`` is ``initial``, ``refined`` or ``labelled``.
     Raises ``StoreExists`` if another process writes the same output, or if an array of the partial

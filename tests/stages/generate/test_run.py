@@ -194,16 +194,14 @@ def stopping_after(steps, monkeypatch):
 
 def test_what_is_interrupted_goes_on_as_if_it_had_not_been(folder, small_shards, monkeypatch):
     run(folder, "whole.zarr")
-    with monkeypatch.context() as patched, pytest.raises(Stopped, match="--resume"):
+    with monkeypatch.context() as patched, pytest.raises(Stopped, match="to go on"):
         run(folder, "cut.zarr", track=stopping_after(3, patched))
     assert not (folder / "cut.zarr").exists()
     assert partial_path(folder / "cut.zarr").exists()
-    with pytest.raises(StoreExists, match="--resume"):
-        run(folder, "cut.zarr")
     drawn = []
     original = stage.draw_patches
     monkeypatch.setattr(stage, "draw_patches", lambda job: drawn.append(job.batch) or original(job))
-    assert run(folder, "cut.zarr", execution={"resume": True}).status == "done"
+    assert run(folder, "cut.zarr").status == "done"
     assert drawn == [range(3, 4), range(4, 5), range(5, 6)]
     assert_same(folder / "whole.zarr", folder / "cut.zarr")
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from histocli.base.distributed import Team
-from histocli.base.errors import InvalidInput, InvalidStore, Stopped
+from histocli.base.errors import InvalidInput, InvalidOption, InvalidStore, Stopped
+from histocli.base.progress import command_at_work, seconds_before
 from histocli.stages.shared import session as module
 from histocli.stages.shared.frame import Plan, Work
 from histocli.stages.shared.results import StageResult, Stopwatch
-from histocli.stages.shared.session import Clock, Session
+from histocli.stages.shared.session import Clock, Session, refuse_short_budget
 from histocli.stores import models
 from histocli.stores.checkpoints import checkpoint_path, read_checkpoint
 from histocli.stores.logs import log_path
@@ -101,7 +102,7 @@ def test_what_is_stopped_goes_on_as_if_it_had_not_been(out, tmp_path, stop_after
     whole, expected = begin(tmp_path / "whole.safetensors")
     run(whole, expected)
     session, walk = begin(out, stop_after=stop_after)
-    with pytest.raises(Stopped, match=f"after {stop_after} steps.*--resume"):
+    with pytest.raises(Stopped, match=f"after {stop_after} steps.*to go on"):
         run(session, walk)
     session, walk = begin(out, resume=True)
     assert len(run(session, walk)) == 50 - stop_after
@@ -276,3 +277,49 @@ def test_a_resumed_clock_goes_on_where_it_was():
     second = Clock(0, 100.0, 12.0, FakeWatch())
     second.earlier_s = first.trained_s
     assert 0.5 * before < second.progress(0) < 1.2 * before
+
+
+@pytest.mark.parametrize(("steps", "too_short"), [(7, True), (99, True), (100, False)])
+def test_a_budget_that_ended_after_few_steps_is_said(out, caplog, steps, too_short):
+    session, _ = begin(out, clock=Clock(3000, 60.0, 10.0, FakeWatch()))
+    session.clock.progress(0)
+    assert session.was_too_short(steps) is too_short
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == too_short
+    assert all(f"{steps} steps" in line and "--time-budget" in line for line in said)
+
+
+def test_few_steps_that_the_user_asked_for_are_no_trouble(out, caplog):
+    for clock in (Clock(3, None, 0.0, FakeWatch()), Clock(3, 60.0, 0.0, FakeWatch())):
+        session, _ = begin(out, clock=clock)
+        assert not session.was_too_short(3)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("spent_s", "after_s", "fits"), [(5, 20, True), (5, 60, False), (58, 0, False)]
+)
+def test_a_budget_without_time_to_train_is_refused(spent_s, after_s, fits):
+    clock = Clock(3000, 60.0, after_s, FakeWatch(spent_s), 0.9)
+    if fits:
+        refuse_short_budget(clock, Team(), after_s, "painting takes long")
+    else:
+        with pytest.raises(InvalidOption, match=r"painting takes long.*give at least [2-9]m"):
+            refuse_short_budget(clock, Team(), after_s, "painting takes long")
+    refuse_short_budget(Clock(3000, None, 0.0, FakeWatch(spent_s)), Team(), after_s, "no budget")
+
+
+def test_reserves_are_cut_where_they_would_leave_no_training():
+    assert Clock(9, 100.0, 30.0, FakeWatch()).budget_s == pytest.approx(70)
+    assert Clock(9, 100.0, 80.0, FakeWatch()).budget_s == pytest.approx(50)
+    assert Clock(9, 100.0, 80.0, FakeWatch(), 0.9).budget_s == pytest.approx(20)
+
+
+def test_a_budget_counts_from_the_start_of_the_command():
+    assert seconds_before() == 0
+    with command_at_work():
+        watch = Stopwatch.of_command()
+        assert watch.seconds >= 0
+        assert seconds_before() >= watch.seconds - 1
+    assert seconds_before() == 0
+    assert 5 <= Stopwatch(5.0).seconds < 6

@@ -98,7 +98,7 @@ def test_a_stop_while_tissue_is_labelled_costs_no_training(
     for look in (1, 2):
         with monkeypatch.context() as patch:
             patch.setattr(teacher, "find_nuclei", stopping_at(look))
-            with pytest.raises(Stopped, match="--resume"):
+            with pytest.raises(Stopped, match="to go on"):
                 run(store, cut, refs=references, execution={"resume": look > 1}, **SELF)
     steps = []
     original_steps = stage.train_steps

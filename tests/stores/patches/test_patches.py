@@ -170,7 +170,7 @@ def test_an_interrupted_store_goes_on_where_it_stopped(tmp_path):
     with create(target, n) as writer:
         writer.write(writer.pending()[1], *part(values, writer.pending()[1]))
     assert not target.exists()
-    with pytest.raises(StoreNotFound, match="--resume"):
+    with pytest.raises(StoreNotFound, match="again to go on"):
         PatchStore.open(target)
     with pytest.raises(InvalidStore, match="not complete"):
         PatchStore.open(partial_path(target))
@@ -264,7 +264,7 @@ def test_a_full_disk_loses_nothing_that_was_written(tmp_path, monkeypatch):
 
         with monkeypatch.context() as patched:
             patched.setattr("zarr.storage._local._put", full)
-            with pytest.raises(OutOfResources, match="--resume") as caught:
+            with pytest.raises(OutOfResources, match="again to go on") as caught:
                 writer.write(second, *part(values, second))
         assert caught.value.exit_code == 6
     with create(target, n) as writer:
