@@ -12,7 +12,8 @@ is complete. So the target is absent, the complete old output, or the complete n
 *Ours* is a store with the attribute ``histosynth``; its contract is the name and version of its
 layout, and its ``config_hash`` a fingerprint of settings and inputs. Only names of contracts are
 compared here, so that ``--overwrite`` can replace old layouts. After a kill between the two renames
-of a replacement, ``.replaced`` is the only complete old output and the target is absent.
+of a replacement, ``.replaced`` is the only complete old output and the target is absent; the next
+command with that target renames it back.
 """
 
 import os
@@ -126,6 +127,8 @@ def prepare_output(
     """
     partial = partial_path(target)
     check_parents(target)
+    if not dry_run:
+        _put_back(target, contract)
     begun = peek(partial)
     action = rerun_rule(
         target,
@@ -256,7 +259,7 @@ def finish(partial: Path, target: Path) -> None:
         update_attribute(partial, {"complete": True})
         files.sync_file(partial / METADATA_FILE)
         if os.path.lexists(target):
-            replaced = target.with_name(f".{target.name}.replaced")
+            replaced = _replaced_path(target)
             if os.path.lexists(replaced):
                 remove_ours(replaced, found.contract)
             os.rename(target, replaced)
@@ -265,6 +268,24 @@ def finish(partial: Path, target: Path) -> None:
         else:
             os.rename(partial, target)
         files.sync_file(target.parent)
+
+
+def _replaced_path(target: Path) -> Path:
+    return target.with_name(f".{target.name}.replaced")
+
+
+def _put_back(target: Path, contract: str) -> None:
+    """Rename ``.replaced`` back to ``target`` where a kill in :func:`finish` left only that."""
+    replaced = _replaced_path(target)
+    if os.path.lexists(target) or not os.path.lexists(replaced):
+        return
+    with OutputLock(target), disk_errors(target):
+        # Looked at again under the lock: another process may just have finished its renames.
+        found = peek(replaced)
+        if found is None or found.contract_name != contract.partition("/")[0]:
+            return
+        if found.complete and not os.path.lexists(target):
+            os.rename(replaced, target)
 
 
 def remove_temporaries(store: Path) -> None:

@@ -1,5 +1,6 @@
 """The rerun rule, and what happens to outputs when things go wrong in the middle."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -173,3 +174,34 @@ def test_remove_ours_touches_only_ours(tmp_path):
     remove_ours(tmp_path / "ours.zarr", CONTRACT)
     remove_ours(tmp_path / "absent.zarr", CONTRACT)
     assert not (tmp_path / "ours.zarr").exists()
+
+
+def test_a_kill_between_the_renames_of_finish_loses_no_output(tmp_path, monkeypatch):
+    target = tmp_path / "patches.zarr"
+    make(target, config_hash="old", complete=True)
+    make(partial_path(target), config_hash="new")
+    rename = os.rename
+
+    def killed(source, destination):
+        if Path(source) == partial_path(target):
+            raise KeyboardInterrupt
+        rename(source, destination)
+
+    monkeypatch.setattr(os, "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        finish(partial_path(target), target)
+    monkeypatch.undo()
+    assert not target.exists()
+
+    with pytest.raises(StoreExists, match="--resume"):
+        prepare_output(
+            target,
+            contract=records.peek(partial_path(target)).contract,
+            config_hash="new",
+            resume=False,
+            overwrite=False,
+        )
+    assert records.peek(target).config_hash == "old"
+    finish(partial_path(target), target)
+    assert records.peek(target).config_hash == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["patches.zarr"]

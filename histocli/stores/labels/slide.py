@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from histocli.base.files import disk_errors
+from histocli.base.files import disk_errors, remove_folder
 from histocli.base.formats import ATTRIBUTE
 from histocli.base.pyramid import shrink
 from histocli.base.types import BoolMask, Json, RGBImage
@@ -223,6 +223,11 @@ class TiledLabelsWriter(StoreWriter):
     def discard(self) -> None:
         """Remove the store under the temporary name, if there is one."""
         if peek(self._partial) is not None:
+            # work/ marks a whole store, so it goes first: what a failed removal leaves behind must
+            # not look like one that --resume can take up.
+            if self.work.is_dir():
+                with disk_errors(self._partial):
+                    remove_folder(self.work)
             remove_ours(self._partial, CONTRACT)
 
     def close(self) -> None:

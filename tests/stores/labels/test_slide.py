@@ -1,6 +1,8 @@
 """The store of a slide gives back what was written, lies over its slide; others can read it."""
 
 import errno
+import shutil
+from contextlib import suppress
 
 import ngio
 import numpy as np
@@ -11,6 +13,7 @@ from ome_zarr_models.v05 import Image, ImageLabel, Labels
 from histocli.base.errors import OutOfResources, StoreNotFound
 from histocli.base.files import partial_path
 from histocli.base.pyramid import nearest_level, shrink
+from histocli.stores import rerun
 from histocli.stores.labels import CONTRACT, TiledLabelsWriter, open_labels
 from histocli.stores.provenance import Provenance
 from histocli.stores.rerun import prepare_output
@@ -196,6 +199,25 @@ class TestWriting:
             np.testing.assert_array_equal(open_labels(hidden).labels(), labels)
             writer.discard()
         assert list(tmp_path.iterdir()) == []
+
+    def test_a_store_that_was_discarded_in_part_is_begun_anew(self, tmp_path, monkeypatch):
+        image, labels, table = example((60, 45))
+        path = tmp_path / "s.ome.zarr"
+
+        def refused(folder):
+            # Some folders are removed before the disk refuses, as a kill would leave it.
+            if folder.name not in ("labels", "tables", "work"):
+                raise OSError(errno.EIO, "refused", str(folder))
+            shutil.rmtree(folder)
+
+        monkeypatch.setattr(rerun, "remove_folder", refused)
+        with suppress(OutOfResources, OSError), writer_of(path, image, **about()) as writer:
+            writer.discard()
+        monkeypatch.undo()
+        with writer_of(path, image, **about()) as writer:  # as --resume does
+            fill(writer, labels, table)
+            writer.finish()
+        np.testing.assert_array_equal(open_labels(path).labels(), labels)
 
     def test_same_input_same_bytes(self, tmp_path):
         stores = [tmp_path / name / "s.ome.zarr" for name in "ab"]
