@@ -5,6 +5,7 @@ other error is a bug of this package and is printed with its traceback.
 """
 
 import logging
+import os
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

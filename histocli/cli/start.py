@@ -1,7 +1,7 @@
 """The start of the program: what a process needs before it imports anything else.
 
-A process of ``segment`` or ``run`` may begin itself anew with another environment. Until then, only modules
-of Python are imported, so that the command line is not imported twice.
+A process of ``segment`` or ``run`` may begin itself anew with another environment. Until then,
+only modules of Python are imported, so that the command line is not imported twice.
 """
 
 import os
