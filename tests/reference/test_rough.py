@@ -1,5 +1,6 @@
 """Rough nuclei: about right on tissue, none where there are none."""
 
+import cv2
 import numpy as np
 import pytest
 from skimage import data
@@ -47,6 +48,27 @@ def test_an_even_image_has_no_nuclei(colour, side):
     assert found.labels.shape == (side, side)
     assert found.labels.max() == 0
     assert not found.suspicious.any()
+
+
+def test_clumps_of_red_cells_are_background_and_purple_nuclei_stay():
+    """Discs as dark in red light as nuclei, but several times darker in green and blue light."""
+    tissue = make_tissue(256, 0.25)
+    before = rough_of(tissue.image, 0.25)
+    density = rgb_to_optical_density(tissue.image, white_level(tissue.image))
+    centres = [(40, 200), (200, 60), (128, 128)]
+    clumps = paint_ellipses((256, 256), centres, 10, 10, [0, 0, 0]) > 0
+    density[clumps] = density[clumps].mean(axis=0) + np.float32([0.45, 3.6, 3.2])
+    after = find_rough_nuclei(density, 0.25)
+    assert (after.labels[clumps] > 0).mean() < 0.02
+    assert after.suspicious[clumps].mean() < 0.05  # of blurred rims
+    kept = (before.labels > 0) & ~cv2.dilate(clumps.astype(np.uint8), np.ones((25, 25))).astype(
+        bool
+    )
+    assert (after.labels[kept] > 0).mean() > 0.9
+    # a staining in which all nuclei are purple: none of them is redder than the others
+    purple = rgb_to_optical_density(tissue.image, white_level(tissue.image))
+    purple[..., 1] = 3 * purple[..., 0]
+    assert find_rough_nuclei(purple, 0.25).labels.max() == before.labels.max()
 
 
 def test_tissue_without_nuclei_has_none():
