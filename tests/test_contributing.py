@@ -32,8 +32,8 @@ def test_a_request_begins_where_the_table_says(request_, path, names):
     assert wanted <= defined_in(ROOT / "histocli" / path), request_
 
 
-def test_the_table_has_twenty_requests():
-    assert len(ROWS) == len({request for request, *_ in ROWS}) == 20
+def test_the_table_has_no_request_twice():
+    assert len(ROWS) == len({request for request, *_ in ROWS}) >= 20
 
 
 def test_a_name_that_is_not_there_is_found(tmp_path):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 MOST_ROWS = 10  # of a table whose rows are all shown
 
 
-@command()
+@command(example="histosynth doctor")
 def doctor(
     screen: Screen,
     out: Annotated[

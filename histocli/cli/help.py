@@ -83,9 +83,12 @@ def _names(parameter: Any) -> Text:
     short = [flag for flag in parameter.opts if not flag.startswith("--")]
     long = [flag for flag in parameter.opts if flag.startswith("--")]
     flags = ", ".join([*short, "/".join([*long, *parameter.secondary_opts])])
-    needs_value = not (parameter.is_flag or parameter.count)
-    placeholder = parameter.metavar or parameter.type.name.upper()
-    return Text.assemble((flags, "cyan"), f" {placeholder}" if needs_value else "")
+    if parameter.is_flag or parameter.count:
+        return Text(flags, "cyan")
+    # Versions of Typer differ in whether an option knows its type.
+    kind = getattr(parameter, "type", None)
+    placeholder = parameter.metavar or getattr(kind, "name", "value").upper()
+    return Text.assemble((flags, "cyan"), f" {placeholder}")
 
 
 def _about(parameter: Any, context: Any) -> Text:
@@ -94,7 +97,11 @@ def _about(parameter: Any, context: Any) -> Text:
     if parameter.required and parameter.param_type_name == "option":
         more.append("required")
     default = parameter.get_default(context, call=False)
-    if getattr(parameter, "show_default", False) and default not in (None, "", (), False):
+    if (
+        getattr(parameter, "show_default", False)
+        and default not in (None, "", ())
+        and default is not False
+    ):
         more.append(f"default {_typed(parameter, default)}")
     if getattr(parameter, "envvar", None):
         more.append(str(parameter.envvar))

@@ -30,7 +30,7 @@ def _check(segment: list[str] | None, **_: Any) -> None:
         )
 
 
-@o.command(check=_check)
+@o.command(example="histosynth run refs/ --segment slides/ -o all/", check=_check)
 def run(
     references: Annotated[
         list[str], typer.Argument(metavar="REFS", help=f"Unlabelled H&E images. {o.INPUTS}")
@@ -56,10 +56,7 @@ def run(
         ),
     ] = None,
 ) -> None:
-    """Go from unlabelled references to labelled slides: generate, train, segment, evaluate.
-
-    histosynth run references/ --segment slides/ -o out/ --time-budget 30m
-    """
+    """Go from unlabelled references to labelled slides: generate, train, segment, evaluate."""
     advice = "a model is used by 'histosynth segment SLIDES --model MODEL'"
     o.refuse_by_suffix(references, "run takes images", {o.MODELS: advice})
     from histocli.stages.run.run import run as chain  # late: keeps --help free of torch
@@ -88,7 +85,9 @@ def _line(stage: str, values: dict[str, Any]) -> str:
         if values.get(plural) is not None
     ]
     if stage == "evaluate":
-        made = [f"{name} {values['mean'][name]:.3f}" for name in ("aji", "pq", "dice")]
+        from histocli.metrics.table import HEADLINE  # late: keeps --help free of its imports
+
+        made = [f"{name} {values['mean'][name]:.3f}" for name in HEADLINE]
     status = {"skipped": "complete before", "planned": "planned"}.get(values["status"])
     took = status or f"in {values['seconds']:,.0f} s"
     return f"{stage}: {', '.join(made)} {took} -> {values['output']}"

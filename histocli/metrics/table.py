@@ -97,6 +97,8 @@ METRICS: tuple[Metric, ...] = (
 # fmt: on
 
 NAMES = tuple(metric.name for metric in METRICS)
+HEADLINE = ("aji", "pq", "dice")
+"""What a line about a result names."""
 QUALITIES = tuple(metric.name for metric in METRICS if metric.better == "more")
 """Names of metrics of which more is better; ``--min`` accepts them."""
 ERRORS = tuple(metric.name for metric in METRICS if metric.better == "less")

@@ -60,8 +60,11 @@ class LoadedModel:
     """How slides of a stain that the model does not know are changed; None leaves them."""
     backend: str
     """What runs the network: ``torch``, or ``openvino-`` and a precision."""
-    known_stains: KnownStains | None
-    """Stains of the model's references; None for models of earlier versions."""
+
+    @property
+    def known_stains(self) -> KnownStains | None:
+        """Stains of the model's references; None for models of earlier versions."""
+        return known_stains_of(self.header.normalisation)
 
     @property
     def mpp(self) -> float:
@@ -120,9 +123,9 @@ def load_model(
     )
     pipelines = []
     for network, device, dtype in zip(networks, devices, dtypes, strict=True):
-        predictor = predict(network, device=device, dtype=dtype)
         batch_px = CUDA_BATCH_PX if device.type == "cuda" else BATCH_PX
-        pipeline = Pipeline(predictor, tile_px=tile_px, workers=workers, batch_px=batch_px)
+        about = {"tile_px": tile_px, "workers": workers, "batch_px": batch_px}
+        pipeline = Pipeline(predict(network, device=device, dtype=dtype), **about)
         pipelines.append(stack.enter_context(pipeline))
     return LoadedModel(
         header,
@@ -132,7 +135,6 @@ def load_model(
         workers,
         adaptation if config.adapt == "stain" else None,
         backend.name,
-        known_stains_of(header.normalisation),
     )
 
 
