@@ -1,10 +1,10 @@
 """The whole way on a public slide: synthetic patches, a segmenter, labelled nuclei and scores.
 
 ``make demo`` runs this script. Each step is a command that you can run yourself; it is printed
-before it runs. The training goes on from the model that comes with the package, which learnt from no
-labels either, and the slide has none. So the scores say how well held-out *synthetic* patches are
-segmented, and how far the result on the slide agrees with a classical method. Neither is an accuracy
-on tissue.
+before it runs. The training goes on from the model that comes with the package, which learnt from
+no labels either, and the slide has none. So the scores say how well held-out *synthetic* patches
+are segmented, and how far the result on the slide agrees with a classical method. Neither is an
+accuracy on tissue.
 """
 
 import argparse

@@ -98,7 +98,8 @@ def prepare_output(
     """Apply the rerun rule to a Zarr store before any work is done.
 
     Without ``overwrite``, a complete store with the same hash is skipped, and a partial store with
-    the same hash is resumed, or made anew without ``resume``. A blank partial folder is removed
+    the same hash is resumed, or made anew without ``resume`` unless a finished store with another
+    hash would be replaced by it. A blank partial folder is removed
     now, and so is a partial store that is made anew, except in a dry run. :func:`finish` replaces a
     store at ``target`` later. Files and stores of another contract name are never removed.
 
@@ -188,7 +189,8 @@ def rerun_rule(
                 f"{target}: an unfinished one was begun with other settings or inputs; "
                 "repeat those to go on with it, or start anew with --overwrite"
             )
-        return "resume" if resume else "create"
+        if resume:
+            return "resume"
     if finished is not None:
         why = "was made with other settings or inputs" if finished.complete else "is incomplete"
         raise StoreExists(

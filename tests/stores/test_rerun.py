@@ -193,7 +193,7 @@ def test_a_kill_between_the_renames_of_finish_loses_no_output(tmp_path, monkeypa
     monkeypatch.undo()
     assert not target.exists()
 
-    with pytest.raises(StoreExists, match="--resume"):
+    with pytest.raises(StoreExists, match="--overwrite"):
         prepare_output(
             target,
             contract=records.peek(partial_path(target)).contract,

@@ -1,7 +1,7 @@
 """The chain: generate, refine where it is asked for, train, segment, and evaluate with a truth.
 
 Each stage applies its own rerun rule to its own output, so a finished stage is skipped, and an
-unfinished one goes on with ``--resume``::
+unfinished one is gone on with::
 
     out/
     ├── patches.zarr         generate
@@ -79,7 +79,7 @@ def run(
     Raises
     ------
     HistosynthError
-        As the stages raise it. What is finished stays; ``resume`` goes on.
+        As the stages raise it. What is finished stays; the same call goes on.
     """
     watch = Stopwatch()
     tolerant = execution.on_error == "continue"
