@@ -1,6 +1,5 @@
 """The first signal asks, the second insists, and afterwards signals are what they were."""
 
-import os
 import signal
 import threading
 

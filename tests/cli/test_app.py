@@ -255,7 +255,7 @@ def test_inputs_left_out_of_a_result_are_exit_5_too(stages, capsys):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_at_the_next_safe_point_with_75(stages, capsys, number):
     def interrupted(**_):
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
         raise_if_stopped("a.zarr: 3 of 9 batches are kept; go on with --resume")
 
     stages.answer = interrupted
@@ -265,8 +265,8 @@ def test_a_signal_stops_at_the_next_safe_point_with_75(stages, capsys, number):
 
 def test_a_second_signal_stops_at_once_with_75(stages, capsys):
     def interrupted_twice(**_):
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         raise AssertionError("not reached")
 
     stages.answer = interrupted_twice
