@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from histocli.base.types import FloatArray, Json, RGBImage
-from histocli.model.normalisation import Colours, Contrast, colours_of, contrast_from, mapped
+from histocli.model.normalisation import Colours, Contrast, colours_of, contrasts_of_groups, mapped
 from histocli.optics.density import WHITE_LEVEL, rgb_to_optical_density
 
 LARGEST_GAIN = 2.5  # a larger factor on the spread would amplify noise too much
@@ -162,9 +162,7 @@ def measure_stain_range(
     """
     if quantile == 0:
         return None
-    sums = np.zeros((int(group.max()) + 1, moments.shape[1]))
-    np.add.at(sums, group, moments)
-    known = [each for each in map(contrast_from, sums) if each is not None]
+    known = contrasts_of_groups(moments, group)
     if not known:
         return None
     statistics = np.array([[each.mean, each.spreads] for each in known])

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from histocli.base.types import Json
-from histocli.model.normalisation import Contrast, contrast_from
+from histocli.model.normalisation import Contrast, contrasts_of_groups
 
 NEIGHBOURS = 3  # one reference alone may be an accident, such as a smear of ink
 MOST_KEPT = 128  # references in the header; more would make it longer and change distances little
@@ -75,9 +75,7 @@ def measure_known_stains(
     KnownStains or None
         None if no group shows tissue.
     """
-    sums = np.zeros((int(group.max()) + 1, moments.shape[1]))
-    np.add.at(sums, group, moments)
-    seen = [each for each in map(contrast_from, sums) if each is not None and each.spreads]
+    seen = [each for each in contrasts_of_groups(moments, group) if each.spreads]
     if not seen:
         return None
     statistics = np.array([[*each.mean, *(each.spreads or ())] for each in seen]).round(4)

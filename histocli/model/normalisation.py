@@ -189,3 +189,20 @@ def standardise(pixels: Tensor) -> Tensor:
     Tensor of float, shape (N, 3, H, W)
     """
     return (pixels - PIXEL_MEAN) / PIXEL_STD
+
+
+def contrasts_of_groups(
+    moments: npt.NDArray[np.float64], group: npt.NDArray[np.integer]
+) -> list[Contrast]:
+    """Return the contrast of each group of images that shows tissue, in the order of the groups.
+
+    Parameters
+    ----------
+    moments : ndarray of float64, shape (n, 7)
+        ``tissue_moments`` of each image.
+    group : ndarray of int, shape (n,)
+        Number of the group of each image, 0 and up, such as its reference.
+    """
+    sums = np.zeros((int(group.max()) + 1, moments.shape[1]))
+    np.add.at(sums, group, moments)
+    return [each for each in map(contrast_from, sums) if each is not None]
