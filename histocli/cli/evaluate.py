@@ -11,7 +11,7 @@ from histocli.base.errors import GateNotMet, InvalidOption
 from histocli.cli import options as o
 from histocli.cli.console import Screen
 from histocli.cli.endings import counted
-from histocli.cli.scores import show_differences, show_realism, show_scores
+from histocli.cli.scores import show_comparison, show_realism, show_scores
 from histocli.config.common import Execution
 from histocli.config.evaluate import EvaluateConfig, EvaluateFiles
 from histocli.metrics.table import QUALITIES
@@ -86,7 +86,7 @@ def _score(
         more = {"ignore": files.ignore} if files.ignore is not None else {}
         result = run(predictions[0], truth, settings, running, track=screen.track, **more)
         results: tuple[EvaluateResult, ...] = (result,)
-        show_scores(screen, result, title="")
+        show_scores(screen, result, every=files.all_metrics)
     else:
         from histocli.stages.evaluate.run import compare_models
 
@@ -94,11 +94,7 @@ def _score(
         ignore, track = files.ignore, screen.track
         models = compare_models(predictions, truth, settings, running, ignore=ignore, track=track)
         results = models.results
-        for result in results:
-            show_scores(screen, result, title=f"{result.input}: ")
-        show_differences(screen, models)
-        if screen.as_json:
-            screen.print_json(models.to_json())
+        show_comparison(screen, models, every=files.all_metrics)
     if files.html is not None and not running.dry_run:
         from histocli.stages.evaluate.report import write_report
 
@@ -113,8 +109,9 @@ def _score(
         )
         screen.print_path(str(files.html))
     if not running.dry_run:
-        compared = sum(len(result.images) for result in results)
-        screen.sum_up(f"{counted(compared, 'image')} compared", str(files.html or ""))
+        compared = f"{counted(len(results[0].images), 'image')} compared"
+        several = f" with {len(results)} predictions" if len(results) > 1 else ""
+        screen.sum_up(compared + several, str(files.html or ""))
     missed = [
         f"mean {gate.metric} is {gate.mean:.4f}, "
         f"{'below --min' if gate.metric in QUALITIES else 'above --max'} "

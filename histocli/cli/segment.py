@@ -8,6 +8,7 @@ import typer
 from histocli.cli import options as o
 from histocli.cli.console import Screen
 from histocli.config.common import Execution
+from histocli.config.drawing import Drawing
 from histocli.config.options import ESSENTIAL, Option
 from histocli.config.segment import SegmentConfig
 
@@ -31,6 +32,7 @@ def segment(
         ),
     ],
     settings: SegmentConfig,
+    drawing: Drawing,
     running: Execution,
     screen: Screen,
     model: Annotated[
@@ -48,7 +50,16 @@ def segment(
     o.refuse_by_suffix(slides, "segment takes images", {o.MODELS: "a model is given with --model"})
     from histocli.stages.segment.run import segment as run  # late: keeps --help free of torch
 
-    results = run(slides, model, out, settings, running, track=screen.track, report=screen.result)
+    results = run(
+        slides,
+        model,
+        out,
+        settings,
+        running,
+        drawing=drawing,
+        track=screen.track,
+        report=screen.result,
+    )
     if running.dry_run:
         from histocli.stages.segment.results import plan_table
 

@@ -89,6 +89,13 @@ class EvaluateFiles:
         panel=ESSENTIAL,
         before="minimum",
     )
+    all_metrics: bool = option(
+        False,
+        "Print every metric, not only the headline ones.",
+        flag="--all",
+        panel=FILES,
+        before="bootstrap",
+    )
     ignore: str | None = option(
         None,
         "Masks by name; what is not 0 does not count.",

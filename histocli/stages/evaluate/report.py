@@ -29,7 +29,7 @@ from histocli.instances.histograms import AREA_EDGES_UM2
 from histocli.metrics.distributions import IOU_BINS, PROBABILITY_BINS
 from histocli.metrics.table import ERRORS, METRICS, scores_of, shown_in
 from histocli.stages.evaluate.pictures import check_shown, extremes, find_pictures, shown
-from histocli.stages.evaluate.scores import EvaluateResult, ModelDifference, Scores
+from histocli.stages.evaluate.scores import EvaluateResult, ModelDifference, Scores, short_names
 from histocli.stores.provenance import peek
 
 PER_IMAGE = shown_in("report")
@@ -124,16 +124,6 @@ def write_report(
     page = render_report("Nucleus segmentation, scored", lead, sections)
     with replace_atomically(target) as partial:
         partial.write_text(page, encoding="utf-8", errors="backslashreplace")
-
-
-def short_names(words: Sequence[str]) -> list[str]:
-    """Return the ends of paths, with the fewest parts that tell the paths apart."""
-    parts = [Path(word).parts for word in words]
-    for n in range(1, max(map(len, parts), default=1) + 1):
-        names = [str(Path(*part[-n:])) for part in parts]
-        if len(set(names)) == len(names):
-            return names
-    return list(words)
 
 
 def _scores_of(result: EvaluateResult) -> Scores:
