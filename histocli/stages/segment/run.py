@@ -71,8 +71,7 @@ def segment(
     out : Path
         Folder for the results, named after the slides, and for the status file.
     drawing, report
-        The look of overlays; a function that is called with each result, in order, as soon as
-        possible, in any thread, one at a time.
+        The look of overlays; what is called with each result, in order, in any thread.
 
     Returns
     -------
