@@ -27,6 +27,7 @@ from histocli.figures.overlays import add_colour_bar, add_scale_bar, outline_ove
 from histocli.figures.qc import CROP_PX, Crop, qc_picture
 
 PNG_LEVEL = 4  # twice the speed of level 6 for a few per cent more bytes on stained tissue
+JPEG_LEVEL = 88  # thin lines stay free of rings
 HEADER_BYTES = 33  # signature of a PNG file (8) and its first chunk (25); the text chunk follows
 TEXT_KEY = ATTRIBUTE.encode() + b"\0"
 OVERLAY_LINE_UM = 0.5  # width of outlines, in micrometres
@@ -41,6 +42,12 @@ AREA_TAIL = 5  # per cent of the nuclei whose area lies beyond each end of the c
 def png_bytes(image: RGBImage) -> bytes:
     """Return the PNG file of a picture, uint8, shape (H, W, 3); equal pictures give equal bytes."""
     return bytes(imagecodecs.png_encode(np.ascontiguousarray(image), level=PNG_LEVEL))
+
+
+def jpeg_bytes(image: RGBImage) -> bytes:
+    """Return the JPEG of a picture, a fifth of its PNG; colours of thin lines are kept."""
+    content = np.ascontiguousarray(image)
+    return bytes(imagecodecs.jpeg8_encode(content, level=JPEG_LEVEL, subsampling="444"))
 
 
 def small_png_bytes(image: RGBImage, most_bytes: int) -> bytes:

@@ -581,7 +581,7 @@ def test_command_with_several_predictions(folders, tmp_path, capsys):
         EvaluateResult.schema,
         "histosynth.evaluate-comparison/1",
     ]
-    assert "paired over 3 images" in shown.err
+    assert "verdict: too few to tell: over 3 images" in shown.err
     assert run(["evaluate", *words, "--min", "pq=0.99"]) == 7
     assert f"({folders[0]})" in capsys.readouterr().err
     assert run(["evaluate", folders[0], "--truth", folders[1], "--json"]) == 0
