@@ -76,7 +76,7 @@ def qc_picture(
     plain = add_scale_bar(plain, overview_mpp / scale)
     maps = [
         _in_line([_text("looked at, with the crops below", size[0]), plain], ABOVE, 0),
-        _in_line([_key(top, size[0]), _heat_map(shown, heat, inside, top)], ABOVE, 0),
+        _in_line([_key(top, size[0]), heat_map(shown, heat, inside, top)], ABOVE, 0),
     ]
     drawn = [_crop(number, crop, mpp) for number, crop in enumerate(crops, 1)]
     rows = [maps, *(drawn[index : index + IN_ROW] for index in range(0, len(drawn), IN_ROW))]
@@ -99,7 +99,7 @@ def nuclei_per_mm2(
     return np.asarray(counts / (mpp * mpp) * 1e6, np.float32)
 
 
-def _heat_map(
+def heat_map(
     overview: RGBImage, density: npt.NDArray[np.floating], tissue: BoolMask, top: float
 ) -> RGBImage:
     """Colour tissue by density, with its structure as a change of lightness; fade the rest."""

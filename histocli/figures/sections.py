@@ -164,6 +164,23 @@ class Fates:
     half: bool = True
 
 
-Section = ReportTable | Gallery | Charts | Details | Headline | Fates
+class Tile(NamedTuple):
+    """A number in large letters, and what it is."""
+
+    number: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiles:
+    """The few numbers that sum a page up."""
+
+    content: ClassVar[str] = "tiles"
+    title: str
+    tiles: Sequence[Tile]
+    half: ClassVar[bool] = False
+
+
+Section = ReportTable | Gallery | Charts | Details | Headline | Fates | Tiles
 """The class variable ``content`` names the field that fills the section, and ``half`` whether two
 sections have room beside each other on a broad page."""

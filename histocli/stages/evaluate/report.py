@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from histocli import __version__
-from histocli.base.errors import InvalidOption, StoreExists
-from histocli.base.files import replace_atomically
 from histocli.base.progress import Track, silent
 from histocli.config.common import Execution
-from histocli.figures.report import MARK, render_report
-from histocli.figures.sections import Details, Section
+from histocli.figures.report import render_report
+from histocli.figures.sections import Details, Gallery, Section
 from histocli.stages.evaluate.attachments import check_shown, shown
 from histocli.stages.evaluate.drawn import find_pictures
 from histocli.stages.evaluate.pictures import galleries
@@ -26,6 +24,7 @@ from histocli.stages.evaluate.tables import (
     scores_in,
     short_names_of,
 )
+from histocli.stages.shared.pages import check_page, write_page
 from histocli.stores.provenance import peek
 
 
@@ -34,25 +33,10 @@ def check_report(
 ) -> None:
     """Check, before the evaluation, that the report can be written after it.
 
-    ``InvalidOption`` is raised where the name does not end in ``.html``; ``StoreExists`` where
-    another file lies at the target, or a report without ``overwrite``; ``InputNotFound`` or
+    Raises what :func:`histocli.stages.shared.pages.check_page` does; ``InputNotFound`` or
     ``InvalidInput`` where pictures, stores or models to show are missing or of another kind.
     """
-    if target.suffix.lower() not in (".html", ".htm"):
-        raise InvalidOption(f"--html writes a web page, so its file ends in .html; got {target}")
-    if target.is_dir():
-        raise StoreExists(f"{target}: is a folder; choose another --html")
-    if target.exists():
-        with target.open("rb") as stream:
-            is_report = MARK.encode() in stream.read(400)
-        if not is_report:
-            raise StoreExists(
-                f"{target}: exists and is no report of histosynth; choose another --html"
-            )
-        if not execution.overwrite:
-            raise StoreExists(
-                f"{target}: exists; replace it with --overwrite or choose another --html"
-            )
+    check_page(target, replace=execution.overwrite)
     if images is not None:
         find_pictures(images, ())
     check_shown(show)
@@ -91,23 +75,14 @@ def write_report(
         The disk is full, or the folder cannot be written to.
     """
     check_report(target, execution)
-    first = results[0]
-    names = short_names_of(results)
+    first, names = results[0], short_names_of(results)
     shown_names = (image.name for image in first.images)
     pictures = {} if images is None else find_pictures(images, shown_names)
-    worst, *others = galleries(results, pictures, track)
-    sections: list[Section] = [
-        headline(results, differences),
-        fates(results),
-        worst,
-        *score_tables(results, differences),
-        *others,
+    sections = [
+        *_sections(results, differences, list(galleries(results, pictures, track))),
+        *shown(show),
+        _provenance(results),
     ]
-    for name, result in zip(names, results, strict=True):
-        suffix = f" · {name}" if len(names) > 1 else ""
-        sections.append(distributions(result, suffix))
-        sections.append(image_table(scores_in(result), suffix))
-    sections += [*shown(show), _provenance(results)]
     found = (
         f"Prediction: {first.input}." if len(names) == 1 else f"Predictions: {', '.join(names)}."
     )
@@ -120,8 +95,24 @@ def write_report(
     page = render_report(
         "Nucleus segmentation, scored", lead, sections, verdict=verdict.text if verdict else ""
     )
-    with replace_atomically(target) as partial:
-        partial.write_text(page, encoding="utf-8", errors="backslashreplace")
+    write_page(target, page)
+
+
+def _sections(
+    results: Sequence[EvaluateResult],
+    differences: Sequence[ModelDifference],
+    drawn: Sequence[Gallery],
+) -> Iterator[Section]:
+    """Yield all about the scores, what a person looks for first at the top."""
+    yield headline(results, differences)
+    yield fates(results)
+    yield drawn[0]
+    yield from score_tables(results, differences)
+    yield from drawn[1:]
+    for name, result in zip(short_names_of(results), results, strict=True):
+        suffix = f" · {name}" if len(results) > 1 else ""
+        yield distributions(result, suffix)
+        yield image_table(scores_in(result), suffix)
 
 
 def _provenance(results: Sequence[EvaluateResult]) -> Details:

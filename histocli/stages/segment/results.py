@@ -11,7 +11,8 @@ from histocli.base.types import Json
 from histocli.stages.shared.results import StageResult
 
 BLURRED_SHARE = 0.3  # a slide with a larger share of its tissue out of focus is flagged
-INK_MM2 = 0.02  # so much ink is a stroke of a pen
+# so much ink is a stroke of a pen; on a small image so large a share of it
+INK_MM2, INK_SHARE = 0.02, 0.05
 CUT_SHARE = 0.01  # a slide with a larger share of cut nuclei is flagged
 LEAST_TISSUE_MM2 = 0.02  # tissue of this area nearly always shows nuclei
 
@@ -72,9 +73,10 @@ class SlideFacts:
     @property
     def flags(self) -> tuple[str, ...]:
         """What may make the result wrong, as in :class:`SegmentResult`."""
+        ink_mm2 = self.ink_mm2 or 0.0
         found = {
             "out of focus": (self.blurred_share or 0.0) > BLURRED_SHARE,
-            "pen": (self.ink_mm2 or 0.0) > INK_MM2,
+            "pen": ink_mm2 > min(INK_MM2, INK_SHARE * (self.mm2 + ink_mm2)),
             "foreign stain": self.far,
             "empty": self.empty is not None,
             "cut nuclei": self.n_cut > CUT_SHARE * self.nuclei,
