@@ -52,23 +52,16 @@ def _chart(layout: ChartLayout) -> RGBImage:
 def _head(layout: ChartLayout, width: int) -> RGBImage:
     head = np.full((TITLE_PX * SCALE, width, 3), PAPER, np.uint8)
     title = layout.chart.title
-    _text(head, title, FRAME.left, 14)
-    names = [name for name, _ in layout.chart.series]
+    place = (FRAME.left * SCALE, 15 * SCALE)
+    cv2.putText(head, _ascii(title), place, FONT, 1.4 * LETTERS * SCALE / 2, INK, 2, cv2.LINE_AA)
     at = float(FRAME.left)
-    for number, name in enumerate(names if len(names) > 1 else [layout.chart.y_label]):
-        if len(names) > 1:
-            colour = SERIES[number % len(SERIES)]
-            cv2.line(
-                head,
-                (round(at * SCALE), 26 * SCALE),
-                (round((at + 14) * SCALE), 26 * SCALE),
-                colour,
-                3,
-                cv2.LINE_AA,
-            )
-            at += 18
-        _text(head, name, at, 30)
-        at += _width(name) / SCALE + 16
+    for number, (name, _) in enumerate(layout.chart.series):
+        if len(layout.chart.series) == 1:
+            break  # the title says what the line is
+        begin, end = (round(x * SCALE) for x in (at, at + 14))
+        cv2.line(head, (begin, 26 * SCALE), (end, 26 * SCALE), SERIES[number % 4], 3, cv2.LINE_AA)
+        _text(head, name, at + 18, 30)
+        at += _width(name) / SCALE + 34
     return head
 
 
@@ -80,6 +73,11 @@ def _line(
 ) -> None:
     first, last = ((round(x * SCALE), round(y * SCALE)) for x, y in (begin, end))
     cv2.line(image, first, last, colour, 1)
+
+
+def _ascii(text: str) -> str:
+    """Return a text in the characters that the font has; others become question marks."""
+    return text.encode("ascii", "replace").decode()
 
 
 def _width(text: str) -> int:
@@ -97,7 +95,7 @@ def _text(
     from_right: bool = False,
 ) -> None:
     """Write a text in place; ``x`` is its left end, its middle or its right end."""
-    plain = text.encode("ascii", "replace").decode()
+    plain = _ascii(text)
     shift = _width(plain) * (0.5 if centred else 1.0 if from_right else 0.0)
     place = (round(x * SCALE - shift), round(y * SCALE))
     cv2.putText(image, plain, place, FONT, LETTERS * SCALE / 2 * 1.4, INK, 1, cv2.LINE_AA)

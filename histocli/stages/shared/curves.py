@@ -10,10 +10,10 @@ from histocli.base.types import Json
 from histocli.exports.pictures import write_png
 from histocli.figures.charts import Lines
 from histocli.figures.plots import charts_picture
-from histocli.stores.logs import log_path, read_metrics
+from histocli.stores.logs import CURVES_FILE, log_path, read_metrics
 
+LOSSES = ("loss", "refiner", "style", "critic")  # of ``train``, and of ``refine``
 HELD_OUT_SCORES = 4  # lines of held-out scores in one chart
-CURVES_FILE = "curves.png"
 
 
 def learning_curves(rows: Sequence[Json], name: str = "") -> list[Lines]:
@@ -25,11 +25,9 @@ def learning_curves(rows: Sequence[Json], name: str = "") -> list[Lines]:
     rows = [row for row in rows if isinstance(row.get("step"), int)]
     behind = f" · {name}" if name else ""
     charts = []
-    losses = sorted({key for row in rows for key in row if key == "loss" or key.endswith("_loss")})
-    series = [(key.removesuffix("_loss"), _points(rows, key)) for key in losses]
-    if any(points for _, points in series):
-        shown = [(key, points) for key, points in series if points][:HELD_OUT_SCORES]
-        charts.append(Lines(title=f"Loss{behind}", series=shown, x_label="step", y_label="loss"))
+    losses = [(key, points) for key in LOSSES if (points := _points(rows, key))]
+    if losses:
+        charts.append(Lines(title=f"Loss{behind}", series=losses, x_label="step", y_label="loss"))
     held = [{"step": row["step"], **row["held_out"]} for row in rows if _is_scores(row)]
     names = sorted({key for row in held for key in row if key != "step"})[:HELD_OUT_SCORES]
     if names:
