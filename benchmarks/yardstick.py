@@ -2,13 +2,16 @@
 
     python benchmarks/yardstick.py --data DATA MODEL... [--sets tnbc,...] [--adapt none] [--views 1]
     python benchmarks/yardstick.py --data DATA MODEL MODEL@openvino-int8 --precision fp32
+    python benchmarks/yardstick.py --data DATA MODEL --scan-mpp 0.5
 
 A model is a file or ``box:NAME``, and may be followed by ``@`` and a backend: ``torch``, or
 ``openvino-`` and a precision. The confidence of an object is its mean probability, and a model
 holds a threshold on it, which ``train`` wrote. Scores at one threshold compare models that chose
 theirs by different rules, so all objects are kept here first, and then scored at every threshold of
 ``CONFIDENCES``. Of two models and more, each is compared with the first, paired by image, at
-``AT``. The headline is the mean over the sets, and the worst set. Labels are read for scoring only.
+``AT``. With ``--scan-mpp``, images are first averaged to coarser pixels, as of a scan at lower
+magnification, and brought back as ``segment`` does. The headline is the mean over the sets, and the
+worst set. Labels are read for scoring only.
 """
 
 import argparse
@@ -34,6 +37,7 @@ from histocli.model.normalisation import contrast_of, glass_to_white
 from histocli.model.segmenter import build_segmenter
 from histocli.optics.density import white_level
 from histocli.slides.open import read_image
+from histocli.slides.resampling import resample
 from histocli.stages.segment.backend import Settings, choose
 from histocli.stores.box import find_box_model
 from histocli.stores.models import read_model
@@ -91,14 +95,24 @@ class Model:
 
 
 def images_of(
-    data: Path, name: str, most: int | None = None
+    data: Path, name: str, most: int | None = None, scan_mpp: float = MPP
 ) -> Iterator[tuple[RGBImage, InstanceLabels]]:
     """Yield the images of a set with their true labels; at most so many, spread over the set."""
     folder = data / "dev" / name
     paths = sorted((folder / "images").glob("*.png"))
     for path in paths[:: max(1, len(paths) // most)][:most] if most else paths:
         truth = tifffile.imread(folder / "labels" / f"{path.stem}.tif")
-        yield read_image(path).pixels, np.asarray(truth, np.int32)
+        yield scanned(read_image(path).pixels, scan_mpp), np.asarray(truth, np.int32)
+
+
+def scanned(image: RGBImage, mpp: float) -> RGBImage:
+    """Return an image of the same size, as of a scan with pixels of ``mpp`` micrometres."""
+    if mpp == MPP:
+        return image
+    height, width = image.shape[:2]
+    down, right = (-side % 8 for side in (height, width))  # whole pixels at the coarser size
+    padded = np.pad(image, ((0, down), (0, right), (0, 0)), mode="edge")
+    return resample(resample(padded, MPP, mpp), mpp, MPP)[:height, :width]
 
 
 def curve(truth: InstanceLabels, labels: InstanceLabels, confidence: FloatArray) -> Scores:
@@ -118,9 +132,11 @@ def curve(truth: InstanceLabels, labels: InstanceLabels, confidence: FloatArray)
     return np.array(rows, np.float64)
 
 
-def score(model: Model, data: Path, name: str, most: int | None = None) -> Scores:
+def score(
+    model: Model, data: Path, name: str, most: int | None = None, scan_mpp: float = MPP
+) -> Scores:
     """Return the scores of the images of a set."""
-    images = images_of(data, name, most)
+    images = images_of(data, name, most, scan_mpp)
     return np.stack([curve(truth, *model.found(image)) for image, truth in images])
 
 
@@ -179,12 +195,14 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--sets", default=",".join(SETS))
     parser.add_argument("--adapt", default="stain")
     parser.add_argument("--views", type=int, default=1)
+    parser.add_argument("--scan-mpp", type=float, default=MPP, help="pixels of the scans, in um")
     parser.add_argument("--precision", default="auto", help="of PyTorch")
     parser.add_argument("--images", type=int, help="largest number of images of a set")
     parser.add_argument("--results", type=Path, default=RESULTS / "yardstick.jsonl")
     options = parser.parse_args(words)
     prepare_process()
     about: Row = {"commit": commit(), "adapt": options.adapt, "views": options.views}
+    about |= {"scan_mpp": options.scan_mpp}
     about |= {"measures": list(MEASURES), "torch": torch.__version__}
     first: dict[str, Scores] = {}
     for label in options.models:
@@ -192,7 +210,7 @@ def main(words: Sequence[str] | None = None) -> None:
         path = find_box_model(given[4:]).path if given.startswith("box:") else Path(given)
         model = Model(path, options.adapt, options.views, backend or "torch", options.precision)
         scores = {
-            name: score(model, options.data, name, options.images)
+            name: score(model, options.data, name, options.images, options.scan_mpp)
             for name in options.sets.split(",")
         }
         print_scores(label, scores)

@@ -19,10 +19,10 @@ from histocli.cli.app import run
 from histocli.stores.patches import PatchStore
 from tests.tissue import make_tissue
 
-NUCLEI_DRAWN = 49  # in the twelve patches
+NUCLEI_DRAWN = 47  # in the twelve patches
 COVERAGE = 0.375  # share of the pixels that are nucleus
-COLOUR = (196.5, 115.8, 215.6)  # mean red, green and blue of the patches
-LOSS = 1.631  # mean of twelve steps
+COLOUR = (198.9, 117.2, 216.9)  # mean red, green and blue of the patches
+LOSS = 1.618  # mean of twelve steps
 NUCLEI_FOUND = [16, 16]  # as many as there are
 LOOKED_AT_MM2 = 0.0072
 SCORES = {"dice": 0.9971, "aji": 0.9942, "pq": 0.9942, "f1": 1.0}

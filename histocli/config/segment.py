@@ -5,6 +5,7 @@ predictions are kept.
 """
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from histocli.base.errors import InvalidOption
 from histocli.base.formats import check_formats, format_names
@@ -15,6 +16,22 @@ TISSUE = ("auto", "none")
 ADAPT = ("stain", "none")
 BACKENDS = ("torch", "openvino", "auto")
 LEAST_MEMORY_GB = 0.5
+
+
+class Quality(NamedTuple):
+    """What is done for the quality of labels, unless the user chooses by other options."""
+
+    backend: str
+    """What runs the network."""
+    views: int
+    """Orientations of a tile whose maps are averaged."""
+
+
+QUALITIES = {
+    "fast": Quality("auto", 1),
+    "standard": Quality("torch", 1),
+    "best": Quality("torch", 4),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +51,19 @@ class SegmentConfig:
     tile_px: int = option(
         8192, "Largest side of a network tile's kept core, in pixels.", metavar="PX", panel=RUN
     )
+    quality: str = option(
+        "standard",
+        "fast: one look at each tile by the fastest backend; standard: one look by PyTorch; best: "
+        "the mean of four looks, which finds outlines better, at four times the cost.",
+        metavar="|".join(QUALITIES),
+        panel=ESSENTIAL,
+    )
     # orientations are turns and mirror images of a tile; their predictions are averaged
-    views: int = option(
-        1,
+    views: int | None = option(
+        None,
         "Orientations in which the network sees each tile, 1 to 8; the cost grows as much.",
         metavar="N",
+        written="by --quality",
     )
     tissue: str = option(
         "auto", "Look for nuclei on tissue only, or everywhere (none).", metavar="|".join(TISSUE)
@@ -56,11 +81,12 @@ class SegmentConfig:
         metavar="FILE|FOLDER",
         panel=FILES,
     )
-    backend: str = option(
-        "torch",
+    backend: str | None = option(
+        None,
         "What runs the network: torch; openvino, which needs the extra fast, often is faster on "
         "processors, and rounds otherwise; or auto, what a short test finds faster.",
         metavar="|".join(BACKENDS),
+        written="by --quality",
         panel=RUN,
         before="precision",
     )
@@ -87,13 +113,15 @@ class SegmentConfig:
         check_formats(self.formats, "segment")
         if not 64 <= (px := self.tile_px) <= 8192 or px % 32:
             raise InvalidOption(f"--tile-px must be a multiple of 32 between 64 and 8192, got {px}")
-        if not 1 <= self.views <= 8:
+        if self.quality not in QUALITIES:
+            raise InvalidOption(f"--quality must be fast, standard or best, got {self.quality!r}")
+        if self.views is not None and not 1 <= self.views <= 8:
             raise InvalidOption(f"--views must lie between 1 and 8, got {self.views}")
         if self.tissue not in TISSUE:
             raise InvalidOption(f"--tissue must be auto or none, got {self.tissue!r}")
         if self.adapt not in ADAPT:
             raise InvalidOption(f"--adapt must be stain or none, got {self.adapt!r}")
-        if self.backend not in BACKENDS:
+        if self.backend is not None and self.backend not in BACKENDS:
             raise InvalidOption(f"--backend must be torch, openvino or auto, got {self.backend!r}")
         if self.backend == "auto" and self.scheduler is not None:
             raise InvalidOption(
@@ -106,6 +134,19 @@ class SegmentConfig:
         if self.shard is not None:
             parse_shard(self.shard)
 
+    @property
+    def orientations(self) -> int:
+        """Number of orientations in which each tile is seen."""
+        return QUALITIES[self.quality].views if self.views is None else self.views
+
+    @property
+    def runner(self) -> str:
+        """What runs the network: ``torch``, ``openvino`` or ``auto``."""
+        if self.backend is not None:
+            return self.backend
+        # a cluster's workers are not measured
+        return "torch" if self.scheduler is not None else QUALITIES[self.quality].backend
+
     def of_labels(self) -> "SegmentConfig":
         """Return a copy in which the settings that do not change the labels have their defaults."""
         return replace(
@@ -113,7 +154,9 @@ class SegmentConfig:
             formats=("ome-zarr",),
             mpp=None,
             roi=None,
-            backend="torch",
+            quality="standard",
+            views=self.orientations,
+            backend=None,
             max_memory=None,
             shard=None,
             scheduler=None,

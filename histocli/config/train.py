@@ -76,10 +76,10 @@ class TrainConfig:
     # without it, the network itself labels the references for the first round
     teacher: str | None = option(
         None,
-        "What teaches, with --refs: a model (a file, box or box:NAME), whose maps of the "
-        "references are learnt from the first step on; or labels of the references for the first "
-        "round, matched by name.",
-        metavar="MODEL|LABELS",
+        "What teaches, with --refs: a model (a file, box or box:NAME), or several with commas "
+        "between, whose mean maps of the references are learnt from the first step on; or labels "
+        "of the references for the first round, matched by name.",
+        metavar="MODEL[,MODEL]|LABELS",
     )
     reference_mpp: float | None = option(None, REFERENCE_MPP, metavar="UM", panel=FILES)
     shippable: bool = option(True, SHIPPABLE, flag="--shippable/--not-shippable", panel=FILES)

@@ -6,7 +6,7 @@ centre of small and large nuclei alike, and low where nuclei touch. Contacts of 
 third target. A core is a connected part of the mask with a large depth; a nucleus grows from it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -15,6 +15,9 @@ from skimage.segmentation import watershed
 
 from histocli.base.types import FloatArray, InstanceLabels
 from histocli.instances.components import disk, fill_holes, label_components, numbers_of
+
+MEAN_IS_LESS_SURE = 0.07
+"""How much lower the confidence of an object is in the mean of many views than in one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +37,15 @@ class Thresholds:
     chooses the value with held-out synthetic patches."""
     largest_hole_um2: float = 12.0
     """Holes in the nucleus mask up to this area are filled, in square micrometres."""
+
+    def for_views(self, views: int) -> "Thresholds":
+        """Return the thresholds for maps that are means over so many views of an image.
+
+        A mean is less sure than a single view. The confidence is lowered such that as many nuclei
+        of synthetic patches are kept (``docs/research/trials.md``).
+        """
+        lower = MEAN_IS_LESS_SURE * (1 - 1 / views)
+        return replace(self, confidence=max(self.confidence - lower, 0.0))
 
 
 DEFAULT_THRESHOLDS = Thresholds()

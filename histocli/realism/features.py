@@ -1,6 +1,7 @@
-"""Features of patches: named numbers of stain and texture, and means of random convolutions.
+"""Features of patches: named numbers of stain and texture, and statistics of convolutions.
 
-No weights are downloaded, and none are fitted to the patches that are compared.
+The convolutions are random ones, or those of the trunk, which were learnt from photographs. No
+weights are downloaded, and none are fitted to the patches that are compared.
 """
 
 import cv2
@@ -10,8 +11,10 @@ import torch
 from torch.nn import functional
 
 from histocli.base.types import FloatArray
+from histocli.model.trunk import LEVELS, TRUNK_CHANNELS, Trunk
 from histocli.optics.density import rgb_to_optical_density
 
+CELL_PX = 2 ** len(LEVELS)  # side of a position of the trunk's deepest level
 SCALES_PX = (1.0, 2.0, 4.0)
 NAMES = (
     *(f"{what} of {colour}" for what in ("mean", "spread") for colour in ("red", "green", "blue")),
@@ -67,3 +70,34 @@ def random_convolutions(
                 found += [x.mean(dim=(2, 3)), x.std(dim=(2, 3))]
             rows.append(torch.cat(found, dim=1))
     return torch.cat(rows).numpy().astype(np.float32)
+
+
+def trunk_features(
+    images: npt.NDArray[np.uint8], trunk: Trunk, device: torch.device, batch: int = 16
+) -> FloatArray:
+    """Return means and standard deviations of the channels of each level of the trunk.
+
+    Parameters
+    ----------
+    images : ndarray of uint8, shape (n, H, W, 3)
+        sRGB; H and W are at least 16, and cut to multiples of 16.
+    trunk : Trunk
+        With its weights, on ``device``.
+    batch : int
+        Images that are computed at a time.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, 384)
+    """
+    height, width = (side // CELL_PX * CELL_PX for side in images.shape[1:3])
+    rows = []
+    with torch.inference_mode():
+        for start in range(0, len(images), batch):
+            part = np.ascontiguousarray(images[start : start + batch, :height, :width])
+            pixels = torch.from_numpy(part).to(device).permute(0, 3, 1, 2).float() / 255
+            levels = trunk(pixels)
+            found = [x.mean(dim=(2, 3)) for x in levels] + [x.std(dim=(2, 3)) for x in levels]
+            rows.append(torch.cat(found, dim=1).cpu())
+    features = torch.cat(rows) if rows else torch.zeros(0, 2 * sum(TRUNK_CHANNELS))
+    return features.numpy().astype(np.float32)

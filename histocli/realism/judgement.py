@@ -15,6 +15,7 @@ from scipy.spatial import cKDTree
 from scipy.stats import wasserstein_distance
 
 from histocli.base.types import FloatArray, IntArray, Json
+from histocli.model.trunk import Trunk
 from histocli.realism.distances import (
     Chosen,
     Kernels,
@@ -24,10 +25,10 @@ from histocli.realism.distances import (
     patch_spectra,
     standardise_by,
 )
-from histocli.realism.features import NAMES, random_convolutions, stain_and_texture
+from histocli.realism.features import NAMES, random_convolutions, stain_and_texture, trunk_features
 from histocli.realism.jackknife import Jackknife, Measure
 from histocli.realism.morphology import Histograms
-from histocli.training.two_sample import TwoSampleSchedule, area_under_curve, judge
+from histocli.training.two_sample import TwoSampleSchedule, area_under_curve, judge, judge_features
 
 STAIN = tuple(range(8))
 """Columns of :func:`stain_and_texture` that describe colour: means, spreads, correlations."""
@@ -74,6 +75,7 @@ def judge_patches(
     device: torch.device,
     dtype: torch.dtype,
     morphology: Mapping[str, Histograms] | None = None,
+    trunk: Trunk | None = None,
 ) -> Judgement:
     """Judge synthetic patches against real ones of the same size.
 
@@ -85,29 +87,23 @@ def judge_patches(
         Of the training of classifiers.
     morphology : mapping of str to Histograms, optional
         By property, such as ``area``.
+    trunk : Trunk, optional
+        Features learnt from photographs, by which patches are compared, too.
 
     Raises
     ------
     ValueError
         All patches together have fewer than two references.
     """
-    sides = real.images, synthetic.images, real.references, synthetic.references
-    told_apart = judge(*sides, schedule, device, dtype)
     leave = Jackknife(real.references, synthetic.references)
     named = [stain_and_texture(side.images) for side in (real, synthetic)]
     random = [random_convolutions(side.images) for side in (real, synthetic)]
     in_spreads, random_in_spreads = standardise_by(*named), standardise_by(*random)
     measures = [
-        Measure(
-            key="auc",
-            name="AUC, real against synthetic",
-            value=told_apart.auc,
-            ci95=told_apart.interval(seed=schedule.seed),
-            meaning="0.5: classifiers that never saw an image cannot tell its patches from "
-            "synthetic ones; 1: they always can",
-        ),
+        _told_apart(real, synthetic, schedule, device, dtype),
         _kernel_distance("kid_named", "stain and texture", in_spreads, leave),
         _kernel_distance("kid_random", "random convolutions", random_in_spreads, leave),
+        *(() if trunk is None else _by_trunk(trunk, real, synthetic, leave, schedule, device)),
         _feature_distance("stain", STAIN, in_spreads, leave),
         _feature_distance("texture", TEXTURE, in_spreads, leave),
         _spectrum_distance(real, synthetic, leave),
@@ -132,6 +128,25 @@ Features = tuple[FloatArray, FloatArray]
 """Features of real and synthetic patches, in standard deviations of the real ones."""
 
 
+def _told_apart(
+    real: Patches,
+    synthetic: Patches,
+    schedule: TwoSampleSchedule,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Measure:
+    sides = real.images, synthetic.images, real.references, synthetic.references
+    scores = judge(*sides, schedule, device, dtype)
+    return Measure(
+        key="auc",
+        name="AUC, real against synthetic",
+        value=scores.auc,
+        ci95=scores.interval(seed=schedule.seed),
+        meaning="0.5: classifiers that never saw an image cannot tell its patches from "
+        "synthetic ones; 1: they always can",
+    )
+
+
 def _kernel_distance(key: str, features: str, sides: Features, leave: Jackknife) -> Measure:
     return leave.measure(
         key,
@@ -141,6 +156,32 @@ def _kernel_distance(key: str, features: str, sides: Features, leave: Jackknife)
         "below 0 by chance",
         bounds=(-np.inf, np.inf),
     )
+
+
+def _by_trunk(
+    trunk: Trunk,
+    real: Patches,
+    synthetic: Patches,
+    leave: Jackknife,
+    schedule: TwoSampleSchedule,
+    device: torch.device,
+) -> Iterator[Measure]:
+    """Yield measures on features of photographs, which tell more apart than a small classifier."""
+    trunk = trunk.to(device)
+    first, second = (trunk_features(side.images, trunk, device) for side in (real, synthetic))
+    told_apart = judge_features(
+        first, second, real.references, synthetic.references,
+        folds=schedule.folds, seed=schedule.seed,
+    )  # fmt: skip
+    yield Measure(
+        key="auc_trunk",
+        name="AUC, features of photographs",
+        value=told_apart.auc,
+        ci95=told_apart.interval(seed=schedule.seed),
+        meaning="the same for a linear classifier on features of photographs; a stronger judge",
+    )
+    sides = standardise_by(first, second)
+    yield _kernel_distance("kid_trunk", "features of photographs", sides, leave)
 
 
 def _feature_distance(

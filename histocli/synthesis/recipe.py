@@ -15,7 +15,7 @@ class Recipe:
     crowds: bool = True  # groups of nuclei: epithelium pressed together, clusters of lymphocytes
     fibres: bool = True  # long nuclei lie along the fibres of the background
     cytoplasm: bool = True  # basophilic cytoplasm: background as dark as pale nuclei
-    distractors: bool = True  # red cells, pigment, debris and folds: dark, but not nuclei
+    distractors: bool = True  # red cells, pigment, debris, folds, ink
     noise_textures: bool = True  # noise as chromatin if too few textures show one nucleus
     sharpness: bool = True  # finest detail of nuclei and their borders as in the reference
 

@@ -1,7 +1,7 @@
-"""Dark structures that are not nuclei: basophilic cytoplasm, red cells, pigment, debris, folds.
+"""Dark structures that are not nuclei: cytoplasm, red cells, pigment, debris, folds, ink.
 
 All are drawn on the background in optical density, before nuclei. Their colours are the stains of
-the reference (the real image that a patch imitates), except for brown pigment.
+the reference (the real image that a patch imitates), except for brown pigment and ink.
 """
 
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ import numpy as np
 
 from histocli.base.types import BoolMask, FloatArray, InstanceLabels
 from histocli.reference.statistics import Appearance
+from histocli.synthesis.ink import add_ink
 
 COARSE = 4  # cytoplasm, which is smooth, is drawn at this fraction of the resolution
 CYTOPLASM_SHARE = 0.7  # this and the following: shares of patches that show the structure
@@ -18,6 +19,7 @@ RED_CELL_SHARE = 0.04  # more if the reference shows red cells
 PIGMENT_SHARE = 0.04
 DEBRIS_SHARE = 0.2
 FOLD_SHARE = 0.04
+INK_SHARE = 0.04
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def add_cytoplasm(
 def add_distractors(
     background: FloatArray, tissue: BoolMask, stains: Stains, mpp: float, rng: np.random.Generator
 ) -> FloatArray:
-    """Draw red cells, pigment, debris and folds, each in a small share of patches.
+    """Draw red cells, pigment, debris, folds and ink, each in a small share of patches.
 
     ``background`` (H, W, 3) is an optical density, ``tissue`` a mask (H, W) that holds pigment and
     debris, ``mpp`` micrometres per pixel.
@@ -79,8 +81,9 @@ def add_distractors(
     shown = min(1.0, 20 * appearance.red_cell_fraction)
     blood = RED_CELL_SHARE + shown * (0.3 - RED_CELL_SHARE)
     blood *= appearance.stains_measured  # none if the colour of eosin is only assumed
-    red, brown, debris, fold = rng.random(4) < (blood, PIGMENT_SHARE, DEBRIS_SHARE, FOLD_SHARE)
-    if not (red or brown or debris or fold):
+    shares = (blood, PIGMENT_SHARE, DEBRIS_SHARE, FOLD_SHARE, INK_SHARE)
+    red, brown, debris, fold, ink = rng.random(5) < shares
+    if not (red or brown or debris or fold or ink):
         return background
     drawn = background.copy()
     if red:
@@ -98,6 +101,8 @@ def add_distractors(
         _add_specks(drawn, specks, _middle(ys, xs, rng), mpp, rng)
     if fold:
         drawn *= _fold(tissue.shape, mpp, rng)[..., None]
+    if ink:
+        add_ink(drawn, mpp, rng)
     return drawn
 
 

@@ -8,7 +8,7 @@ and Xie et al. 2020 describe students of averaged and of noisy views).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -105,6 +105,23 @@ def maps_over_scales(
     probability = np.stack([each[..., 0] for each in seen])
     mean = np.mean(seen, axis=0)
     return np.concatenate([mean, probability.std(axis=0)[..., None]], axis=-1).astype(np.float32)
+
+
+def mean_maps(maps: Sequence[FloatArray]) -> FloatArray:
+    """Return the mean of several teachers' maps, with the disagreement over all of their views.
+
+    Parameters
+    ----------
+    maps : sequence of ndarray of float32, shape (N, H, W, 3)
+        What ``maps_over_scales`` returned for each teacher.
+    """
+    if len(maps) == 1:
+        return maps[0]
+    seen = np.stack(maps)
+    mean = seen[..., :2].mean(axis=0)
+    # the variance over all views is the mean variance of the teachers plus that of their means
+    variance = np.square(seen[..., 2]).mean(axis=0) + seen[..., 0].var(axis=0)
+    return np.concatenate([mean, np.sqrt(variance)[..., None]], axis=-1).astype(np.float32)
 
 
 def soft_tissue(images: npt.NDArray[np.uint8], maps: list[FloatArray]) -> SoftTissue:

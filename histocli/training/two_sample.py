@@ -22,6 +22,10 @@ from histocli.base.rng import rng_for
 from histocli.model.discriminator import Classifier
 from histocli.training.crops import random_crop
 
+RIDGE = 0.1
+"""Strength of the ridge that keeps linear classifiers from fitting noise; features have the
+variance 1."""
+
 
 def area_under_curve(real: npt.ArrayLike, synthetic: npt.ArrayLike) -> float:
     """Return the probability that a real item scores above a synthetic one; ties count half.
@@ -147,6 +151,48 @@ def judge(
             scored[own] = _classify(classifier, patches[own], device, dtype)
     images = (np.asarray(each, np.int64) for each in (real_images, synthetic_images))
     return TwoSampleScores(*scores, *images)
+
+
+def judge_features(
+    real: npt.NDArray[np.floating],
+    synthetic: npt.NDArray[np.floating],
+    real_images: npt.NDArray[np.integer],
+    synthetic_images: npt.NDArray[np.integer],
+    *,
+    folds: int,
+    seed: int,
+) -> TwoSampleScores:
+    """Judge patches by their features: for each fold, a linear classifier learns from the others.
+
+    The classifier is a ridge regression of the kind on standardised features, which needs no
+    training by steps.
+
+    Parameters
+    ----------
+    real, synthetic : ndarray of float, shapes (n, F) and (m, F)
+        Features of patches.
+    real_images, synthetic_images, folds, seed
+        As for :func:`judge`.
+    """
+    both = np.concatenate([real, synthetic]).astype(np.float64)
+    kind = np.concatenate([np.ones(len(real)), -np.ones(len(synthetic))])
+    numbers = np.concatenate([real_images, synthetic_images])
+    fold = folds_of(numbers, min(folds, len(np.unique(numbers))), seed)
+    scores = np.full(len(both), np.nan)
+    for number in np.unique(fold):
+        learnt, own = fold != number, fold == number
+        # both kinds weigh as much, however many patches each has
+        weight = np.where(kind > 0, 1 / max((kind[learnt] > 0).sum(), 1),
+                          1 / max((kind[learnt] < 0).sum(), 1))[learnt]  # fmt: skip
+        weight /= weight.sum()
+        mean = weight @ both[learnt]
+        unit = both - mean
+        unit /= np.sqrt(weight @ unit[learnt] ** 2) + 1e-6
+        known = unit[learnt] * weight[:, None]
+        gram = known.T @ unit[learnt] + RIDGE * np.eye(both.shape[1])
+        scores[own] = unit[own] @ np.linalg.solve(gram, known.T @ kind[learnt])
+    images = (np.asarray(each, np.int64) for each in (real_images, synthetic_images))
+    return TwoSampleScores(scores[: len(real)], scores[len(real) :], *images)
 
 
 def _report(on_share: Callable[[float], None], begin: float, length: float, done: float) -> None:

@@ -93,6 +93,7 @@ WRONG = [
     (ExportConfig, "region", (0, 0, 5, 5), "--region"),
     (SegmentConfig, "mpp", 0.0, "--mpp"),
     (SegmentConfig, "views", 9, "--views"),
+    (SegmentConfig, "quality", "good", "--quality"),
     (PackConfig, "patch_px", 8, "--patch-px"),
     (PackConfig, "mpp", -1.0, "--mpp"),
     (EvaluateConfig, "minimum", (("beauty", 0.5),), "--min"),
@@ -171,3 +172,22 @@ def test_settings_load_nothing_heavy():
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     ).stdout
     assert said.strip() == "[]"
+
+
+def test_quality_stands_for_views_and_backend_unless_these_are_given():
+    def means(**settings):
+        config = SegmentConfig(**settings)
+        return config.runner, config.orientations
+
+    assert means() == means(quality="standard") == ("torch", 1)
+    assert means(quality="fast") == ("auto", 1)
+    assert means(quality="best") == ("torch", 4)
+    assert means(quality="best", views=8, backend="openvino") == ("openvino", 8)
+    # workers of a cluster may differ from the machine that would be measured
+    assert means(quality="fast", scheduler="tcp://a:1") == ("torch", 1)
+    # what gives the same labels has the same hash
+    labels = {
+        name: SegmentConfig(quality=name).of_labels() for name in ("fast", "standard", "best")
+    }
+    assert labels["fast"] == labels["standard"] != labels["best"]
+    assert labels["best"] == SegmentConfig(views=4).of_labels()

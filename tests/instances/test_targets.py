@@ -197,3 +197,13 @@ def test_contacts_are_where_two_nuclei_are_near():
 
 def test_a_lonely_nucleus_has_no_contact():
     assert not contacts(paint_ellipses((40, 40), [(20, 20)], 10, 6, [0.3]), MPP).any()
+
+
+def test_means_of_views_need_less_confidence():
+    """The more views, the less; one view changes nothing, and nothing is kept below zero."""
+    thresholds = Thresholds(confidence=0.8)
+    found = [thresholds.for_views(views).confidence for views in (1, 2, 4, 8)]
+    assert found == sorted(found, reverse=True)
+    assert found[0] == 0.8
+    assert found[2] == pytest.approx(0.75, abs=0.005)
+    assert Thresholds().for_views(8).confidence == 0

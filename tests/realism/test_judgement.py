@@ -7,6 +7,7 @@ import torch
 
 from histocli.realism.judgement import Patches, judge_patches
 from histocli.realism.morphology import Histograms
+from histocli.stages.shared.networks import public_trunk
 from histocli.training.two_sample import TwoSampleSchedule
 
 QUICK = TwoSampleSchedule(folds=2, steps=15, batch=8, crop_px=24)
@@ -54,6 +55,20 @@ def test_copies_are_found():
     found = judge_patches(real, Patches(real.images ^ noise, real.references), **CPU)
     assert found["memorisation"].value > 0.95
     assert found["copies"].value > 0.9
+
+
+def test_the_trunk_sees_texture_that_colour_hides():
+    """Noise of equal mean and spread, once coarse: only the trunk's features tell it apart; of two
+    draws of one kind they tell nothing."""
+    trunk = public_trunk()
+    real, alike = patches(60, 1, side=32), patches(60, 2, side=32)
+    coarse = patches(60, 3, side=16)
+    coarse = Patches(coarse.images.repeat(2, axis=1).repeat(2, axis=2), coarse.references)
+    same, other = (judge_patches(real, each, trunk=trunk, **CPU) for each in (alike, coarse))
+    assert other["auc_trunk"].value > 0.99
+    assert 0.35 < same["auc_trunk"].value < 0.65
+    assert other["kid_trunk"].value > 10 * abs(same["kid_trunk"].value)
+    assert other["stain"].value < 2 * same["stain"].value + 0.1
 
 
 def test_morphology_by_histogram():

@@ -9,13 +9,14 @@ import pytest
 from histocli.base.rng import rng_for
 from histocli.synthesis import surroundings as module
 from histocli.synthesis.chromatin import hematoxylin_direction
+from histocli.synthesis.ink import COLOURS, add_ink
 from histocli.synthesis.surroundings import Stains, add_cytoplasm, add_distractors
 from tests.tissue import paint_ellipses
 
 MPP, SIDE = 0.5, 96
 LABELS = paint_ellipses((SIDE, SIDE), [(30, 30), (30, 50), (60, 40)], 9, 7, [0.2, 1.0, 0.5])
 TISSUE = np.ones((SIDE, SIDE), bool)
-SHARES = ("RED_CELL_SHARE", "PIGMENT_SHARE", "DEBRIS_SHARE", "FOLD_SHARE")
+SHARES = ("RED_CELL_SHARE", "PIGMENT_SHARE", "DEBRIS_SHARE", "FOLD_SHARE", "INK_SHARE")
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +131,7 @@ def test_each_distractor_is_drawn(background, stains, monkeypatch, share):
         assert all(changed)
 
 
-@pytest.mark.parametrize("share", ["PIGMENT_SHARE", "DEBRIS_SHARE", "FOLD_SHARE"])
+@pytest.mark.parametrize("share", SHARES[1:])
 def test_specks_and_folds_only_darken(background, stains, monkeypatch, share):
     only(monkeypatch, share)
     unmeasured = replace(stains, appearance=replace(stains.appearance, stains_measured=False))
@@ -194,3 +195,17 @@ def test_red_cells_are_red_whatever_the_eosin_is(stains, monkeypatch, eosin):
         if eosin[0] > 0.2:
             assert (blue > 0.45 * green).all()
     assert dark > 0.5
+
+
+def test_ink_adds_one_colour(background):
+    """Ink darkens, and all of it in one hue; each is near to one of the known inks."""
+    for seed in range(40):
+        drawn = background.copy()
+        add_ink(drawn, MPP, rng_for(seed, "ink"))
+        added = drawn - background
+        assert added.min() >= -1e-5
+        inked = added[added.sum(axis=-1) > 0.1]
+        hue = inked / inked.sum(axis=-1, keepdims=True)
+        assert hue.std(axis=0).max() < 1e-3
+    inks = np.array(COLOURS)
+    assert (inks[0].argmin(), inks[3].argmin()) == (1, 0)  # green and red ink pass their own light

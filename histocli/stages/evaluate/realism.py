@@ -25,6 +25,7 @@ from histocli.model.normalisation import glass_to_white
 from histocli.realism.judgement import Judgement, Patches, judge_patches
 from histocli.realism.morphology import morphology_histograms
 from histocli.stages.evaluate.pairs import STOPPED
+from histocli.stages.shared.networks import public_trunk
 from histocli.stages.shared.real_patches import CutPatches, Cutting, cut_all
 from histocli.stages.shared.references import (
     Source,
@@ -159,6 +160,7 @@ def _judge(
             device=device,
             dtype=resolve_precision(execution.precision, device),
             morphology=morphology_histograms(measured, numbers, labels, store.mpp),
+            trunk=public_trunk(),
         )
         bar.advance()
     return judgement

@@ -80,7 +80,7 @@ class Backend(NamedTuple):
 
 def check_backend(config: SegmentConfig, execution: Execution) -> None:
     """Raise ``InvalidOption`` where the chosen backend cannot do what is asked for."""
-    if config.backend != OPENVINO:
+    if config.runner != OPENVINO:
         if execution.precision == "int8":
             raise InvalidOption("--precision int8 is for --backend openvino; choose fp32 or bf16")
         return
@@ -141,7 +141,7 @@ def _as_begun(settings: Settings, begun: str, store: Path) -> Settings:
     config, execution = settings
     name, _, precision = begun.partition("-")
     differs = precision and execution.precision not in ("auto", precision)
-    if config.backend not in ("auto", name) or (name == OPENVINO and differs):
+    if config.runner not in ("auto", name) or (name == OPENVINO and differs):
         words = f"--backend {name}" + (f" --precision {precision}" if precision else "")
         raise StoreExists(
             f"{store}: was begun with {words}, and an output has one backend; "
@@ -167,10 +167,10 @@ def choose(
     config, execution = settings
     check_backend(config, execution)
     can_be_openvino = device.type == "cpu" and _is_installed()
-    if config.backend == TORCH or not can_be_openvino:
+    if config.runner == TORCH or not can_be_openvino:
         return Backend(TORCH, None)
     compiled = _compiled(segmenter, device, execution, adaptation)
-    if config.backend == OPENVINO:
+    if config.runner == OPENVINO:
         return compiled
     assert compiled.network is not None
     import torch

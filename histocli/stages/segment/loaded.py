@@ -99,7 +99,7 @@ def load_model(
 
     prepare_process()
     share_freed_memory()
-    devices = _devices("cpu" if config.backend == OPENVINO else execution.device)
+    devices = _devices("cpu" if config.runner == OPENVINO else execution.device)
     networks = [_read_network(path, header) for _ in devices]
     adaptation = adaptation_of(header.normalisation)
     backend = choose(networks[0], devices[0], Settings(config, execution), adaptation)
@@ -116,8 +116,8 @@ def load_model(
     predict = partial(
         Predictor,
         mpp=header.mpp,
-        thresholds=Thresholds(**header.thresholds),
-        views=config.views,
+        thresholds=Thresholds(**header.thresholds).for_views(config.orientations),
+        views=config.orientations,
         between=lambda: raise_if_stopped(STOPPED),
         compiled=backend.network,
     )

@@ -93,7 +93,7 @@ class Request:
     sources: list[Source]  # unlabelled references
     failed: list[str]  # paths of references that could not be read
     teacher: list[LabelSource] | None  # labels of each reference, for the first round
-    taught_by: StartingModel | None  # a model whose maps of the references are learnt throughout
+    taught_by: list[StartingModel]  # models whose maps of the references are learnt throughout
     start: StartingModel | None
     data: list[Json]  # entries of all inputs in the header of the model
     fingerprint: str  # hash of the settings and of the content of all inputs
@@ -149,17 +149,17 @@ def open_request(
         used["references"] = [[source.sha256, source.mpp] for source in sources]
         about = [(each.path.name, each.sha256) for each in sources]
         data += [{"name": name, "sha256": sha, "origin": "reference"} for name, sha in about]
-    teacher, taught_by = None, None
-    taught = None if config.teacher is None else Path(config.teacher)
-    if config.teacher is not None and (model := model_named(config.teacher)) is not None:
-        taught, taught_by = model, _open_model(model, inputs[0].store, "--teacher")
-    elif config.teacher is not None:
+    teacher, taught = None, _teaching_models(config.teacher)
+    taught_by = [_open_model(path, inputs[0].store, "--teacher") for path in taught]
+    if config.teacher is not None and not taught:
+        taught = [Path(config.teacher)]
         sources, teacher = _match_teacher(config.teacher, sources)
-    init = None if config.init is None else model_path(config.init)
-    for name, path, origin in (("teacher", taught, "teacher"), ("init", init, "model")):
-        if path is not None:
-            used[name] = content_hash(path)
-            data.append({"name": path.name, "sha256": used[name], "origin": origin})
+    init = [] if config.init is None else [model_path(config.init)]
+    for name, paths, origin in (("teacher", taught, "teacher"), ("init", init, "model")):
+        for number, path in enumerate(paths, 1):
+            key = name if number == 1 else f"{name} {number}"
+            used[key] = content_hash(path)
+            data.append({"name": path.name, "sha256": used[key], "origin": origin})
     return Request(
         config=config,
         execution=execution,
@@ -191,7 +191,7 @@ def plan_of(request: Request, out: Path, watch: Stopwatch) -> Plan[TrainResult]:
         precision="bf16" if request.dtype == torch.bfloat16 else "fp32",
         shippable=all(item.store.shippable for item in request.inputs)
         and (config.shippable or not request.sources)
-        and all(model is None or model.header.shippable for model in (start, request.taught_by)),
+        and all(model is None or model.header.shippable for model in (start, *request.taught_by)),
         failed=tuple(request.failed),
     )
     hashed = request.fingerprint
@@ -257,6 +257,23 @@ def _open_model(path: Path, store: PatchStore, flag: str) -> StartingModel:
             f"{store.mpp:.4g}; make the store with the model's --mpp"
         )
     return StartingModel(header, tensors)
+
+
+def _teaching_models(word: str | None) -> list[Path]:
+    """Return the models that ``--teacher`` names; none if it names labels, or is not given.
+
+    Raises ``InvalidOption`` if only some of several names are those of models.
+    """
+    if word is None:
+        return []
+    # the name of a file or a folder may hold a comma
+    words = [word] if Path(word).exists() else [each.strip() for each in word.split(",")]
+    models = [model_named(each) for each in words]
+    found = [model for model in models if model is not None]
+    if len(found) not in (0, len(words)):
+        wrong = words[models.index(None)]
+        raise InvalidOption(f"--teacher: {wrong!r} is no model; give models, or one set of labels")
+    return found
 
 
 def _match_teacher(word: str, sources: Sequence[Source]) -> tuple[list[Source], list[LabelSource]]:

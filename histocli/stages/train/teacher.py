@@ -2,8 +2,8 @@
 
 In each round the present weights become the *teacher*, whose maps of the tissue are soft labels.
 The segmenter (the *student*) learns on, from crops of tissue with these labels and as many crops of
-the patches. With ``--teacher``, outlines that another tool made replace them in round 1; or another
-model is the teacher of round 1, which then takes the whole training. A round
+the patches. With ``--teacher``, outlines that another tool made replace them in round 1; or other
+models are the teachers of round 1, which then takes the whole training. A round
 ends with the student's weights averaged over its steps. If the number or the median area of the
 nuclei that they find differs too much (*drift*) from the labels that round 1 learnt from, the
 teacher's weights are restored and self-training ends.
@@ -12,7 +12,7 @@ teacher's weights are restored and self-training ends.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,11 +26,12 @@ from histocli.inference.predict import Predictor
 from histocli.instances.targets import DEFAULT_THRESHOLDS, Thresholds
 from histocli.metrics.contrast import nuclear_contrast
 from histocli.metrics.selection import agreement
-from histocli.model.adaptation import Adaptation, adapt_stain, adaptation_of
+from histocli.model.adaptation import adaptation_of
 from histocli.model.segmenter import Segmenter, build_segmenter
 from histocli.stages.train.bench import Bench, Joined, join
+from histocli.stages.train.plan import StartingModel
 from histocli.stages.train.selection import PREVIEW_PATCHES
-from histocli.stages.train.unlabelled import Unlabelled, find_nuclei, read_unlabelled
+from histocli.stages.train.unlabelled import Teacher, Unlabelled, find_nuclei, read_unlabelled
 from histocli.training.augmentation import augmentation_for
 from histocli.training.loop import Extra, Moment, Phase
 from histocli.training.sampling import Batch, PatchSet
@@ -62,8 +63,8 @@ class SelfTraining(Extra):
     def __init__(self, bench: Bench, unlabelled: Unlabelled) -> None:
         self.bench = bench
         self.unlabelled = unlabelled
-        self.other = _other_teacher(bench)
-        self.begins = 1 - SHARE_OF_TRAINING if self.other is None else 0.0
+        self.others = [_other_teacher(bench, model) for model in bench.request.taught_by]
+        self.begins = 0.0 if self.others else 1 - SHARE_OF_TRAINING
         self.rounds: list[Json] = []  # report of each finished round
         self._teacher: dict[str, torch.Tensor] | None = None  # weights; None between rounds
         self._averaged: AveragedWeights | None = None
@@ -99,7 +100,7 @@ class SelfTraining(Extra):
     @property
     def _rate(self) -> float:
         """Peak of the learning rate of a round."""
-        share = LATER_RATE if self.other is None else 1.0
+        share = 1.0 if self.others else LATER_RATE
         return share * self.bench.request.config.peak_rate
 
     def harden(self, segmenter: Segmenter, batch: Batch, moment: Moment) -> Batch:
@@ -130,14 +131,14 @@ class SelfTraining(Extra):
         if number == 1:
             findings = self.unlabelled.given
         if self._teacher is not None:
-            if number == 1 and self.other is not None:
-                return self._find(self.other)
+            if number == 1 and self.others:
+                return self._find(self.others)
             return findings or self._find_as_teacher(self._teacher)
         self.bench.session.save()  # so that an interruption of the labelling loses no steps
         self._share_weights()
-        if self._confidence is None and self.other is None:
+        if self._confidence is None and not self.others:
             self._confidence = choose_confidence(self.bench)
-        findings = findings or self._find(self.other if number == 1 else None)
+        findings = findings or self._find(self.others if number == 1 else [])
         if self._first is None:
             self._first = FirstFindings(findings.count(), findings.median_area_px())
         self._teacher = training.weights()
@@ -188,7 +189,7 @@ class SelfTraining(Extra):
         if session.members.leads:
             show_worst(self.bench, self.unlabelled, number, before, after, agreements)
         # what was learnt from another model is all there is, so it is never taken back
-        found["kept"] = drift.tolerable or self.other is not None
+        found["kept"] = drift.tolerable or bool(self.others)
         if not found["kept"]:
             text = (
                 "round %d of self-training moved the median area of nuclei by %+.0f %% and their "
@@ -216,19 +217,15 @@ class SelfTraining(Extra):
         training.segmenter.load_state_dict(student)
         return findings
 
-    def _find(self, other: Predictor | None = None) -> Findings:
-        """Label the tissue with the present weights, or with another model."""
-        bench, tissue = self.bench, self.unlabelled
+    def _find(self, others: Sequence[Teacher] = ()) -> Findings:
+        """Label the tissue with the present weights, or with other models."""
+        bench = self.bench
         own = bench.examiner.predictor(views=TEACHER_VIEWS, confidence=self._confidence)
-        edges: Adaptation | None = bench.patches.stain_range
-        if other is not None and bench.request.taught_by is not None:
-            edges = adaptation_of(bench.request.taught_by.header.normalisation)
-        both = zip(tissue.patches, tissue.stains, strict=True)
         return find_nuclei(
-            other or own,
-            np.stack([adapt_stain(patch, stain, edges) for patch, stain in both]),
-            self.bench.request.track,
-            f"{self.bench.session.out}: stopped after {self.bench.training.step} steps; run the "
+            others or [Teacher(own, bench.patches.stain_range)],
+            self.unlabelled,
+            bench.request.track,
+            f"{bench.session.out}: stopped after {bench.training.step} steps; run the "
             "same command again to go on",
         )
 
@@ -293,14 +290,12 @@ def about_soft(soft: SoftTissue, findings: Findings) -> Json:
     }
 
 
-def _other_teacher(bench: Bench) -> Predictor | None:
-    """Return the model that ``--teacher`` names, ready to label; None without one."""
-    if (model := bench.request.taught_by) is None:
-        return None
+def _other_teacher(bench: Bench, model: StartingModel) -> Teacher:
+    """Return a model that ``--teacher`` names, ready to label."""
     segmenter = build_segmenter(model.header.architecture)
     segmenter.load_state_dict(model.tensors)
     examiner = bench.examiner
-    return Predictor(
+    predictor = Predictor(
         segmenter,
         mpp=examiner.mpp,
         device=bench.training.device,
@@ -308,6 +303,7 @@ def _other_teacher(bench: Bench) -> Predictor | None:
         thresholds=Thresholds(**model.header.thresholds),
         views=TEACHER_VIEWS,
     )
+    return Teacher(predictor, adaptation_of(model.header.normalisation))
 
 
 def self_training(bench: Bench) -> Joined | None:

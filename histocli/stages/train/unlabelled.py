@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -14,11 +15,12 @@ from histocli.base.interrupts import raise_if_stopped
 from histocli.base.progress import Track
 from histocli.base.types import FloatArray, InstanceLabels
 from histocli.inference.predict import Predictor
+from histocli.model.adaptation import Adaptation, adapt_stain
 from histocli.model.normalisation import Contrast, contrast_of
 from histocli.stages.shared.real_patches import CutPatches, Cutting, cut_all
 from histocli.stages.train.plan import Request
 from histocli.training.self_training import Findings
-from histocli.training.soft_labels import maps_over_scales
+from histocli.training.soft_labels import maps_over_scales, mean_maps
 
 logger = logging.getLogger(__name__)
 
@@ -82,20 +84,42 @@ def read_unlabelled(request: Request) -> Unlabelled:
     return Unlabelled(patches[even], [stains[index] for index in even], given, sorted(failed))
 
 
+@dataclass(frozen=True)
+class Teacher:
+    """A network that labels tissue."""
+
+    predictor: Predictor
+    adaptation: Adaptation | None
+    """How the stain of tissue is changed before the network sees it."""
+
+
 def find_nuclei(
-    predictor: Predictor, patches: npt.NDArray[np.uint8], track: Track, stopped: str
+    teachers: Sequence[Teacher], tissue: Unlabelled, track: Track, stopped: str
 ) -> Findings:
-    """Label patches (n, H, W, 3); ``stopped`` is the message of the error after an interruption."""
+    """Label the patches of tissue with the mean maps of teachers.
+
+    Disagreement is that over the views of all teachers. Objects are found with the thresholds of
+    the first one. ``stopped`` is the message of the error after an interruption.
+    """
     labels: list[InstanceLabels] = []
     seen: list[FloatArray] = []
     batch = 8
-    with track("labelling unlabelled tissue", len(patches)) as bar, ThreadPoolExecutor(2) as pool:
-        for start in range(0, len(patches), batch):
+    decode = teachers[0].predictor.instances
+    n = len(tissue.patches)
+    with track("labelling unlabelled tissue", n) as bar, ThreadPoolExecutor(2) as pool:
+        for start in range(0, n, batch):
             raise_if_stopped(stopped)
-            part = patches[start : start + batch]
-            maps = maps_over_scales(predictor.maps, part, predictor.multiple_px)
+            part = slice(start, min(start + batch, n))
+            maps = mean_maps([_maps_of(teacher, tissue, part) for teacher in teachers])
             decoded = [np.ascontiguousarray(each[..., :2]) for each in maps]
-            labels += pool.map(predictor.instances, decoded)
+            labels += pool.map(decode, decoded)
             seen += list(maps)
-            bar.advance(len(part))
+            bar.advance(part.stop - part.start)
     return Findings(labels, [each[..., 0] for each in seen], seen)
+
+
+def _maps_of(teacher: Teacher, tissue: Unlabelled, part: slice) -> FloatArray:
+    """Return a teacher's maps of some patches, in the stain that it knows."""
+    both = zip(tissue.patches[part], tissue.stains[part], strict=True)
+    patches = np.stack([adapt_stain(patch, stain, teacher.adaptation) for patch, stain in both])
+    return maps_over_scales(teacher.predictor.maps, patches, teacher.predictor.multiple_px)

@@ -1,6 +1,7 @@
 """Self-training as a stage: rounds follow, are watched, can be taken back, and lose nothing."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,13 +9,14 @@ import tifffile
 import torch
 from PIL import Image
 
-from histocli.base.errors import InvalidInput, Stopped
+from histocli.base.errors import InvalidInput, InvalidOption, Stopped
 from histocli.base.progress import silent
 from histocli.inference.predict import Predictor
 from histocli.model.segmenter import build_segmenter
 from histocli.stages.train import run as stage
-from histocli.stages.train import teacher
+from histocli.stages.train import teacher, unlabelled
 from histocli.stages.train.teacher import SelfTraining, find_nuclei
+from histocli.stages.train.unlabelled import Teacher, Unlabelled
 from histocli.stores.logs import log_path
 from histocli.stores.models import read_model, read_model_header
 from histocli.training import self_training
@@ -294,9 +296,37 @@ def test_sizes_are_undone_before_maps_are_averaged(monkeypatch):
         return np.stack([grey, grey], axis=3).astype(np.float32)
 
     monkeypatch.setattr(predictor, "maps", brightness)
-    found = find_nuclei(predictor, images, silent, "stopped")
+    tissue = Unlabelled(images, [None, None], None, [])
+    found = find_nuclei([Teacher(predictor, None)], tissue, silent, "stopped")
     for image, probability in zip(images, found.probability, strict=True):
         np.testing.assert_allclose(probability, image.mean(axis=2) / 255, atol=0.012)
+
+
+def test_several_models_teach_what_they_find_on_average(
+    whole, store, tmp_path, references, monkeypatch, loose
+):
+    """Two of one kind teach as one does, but know that they agree; what is no model is named."""
+    learnt = []
+    original = teacher.soft_tissue
+
+    def spy(images, maps):
+        learnt.append(np.stack(maps))
+        return original(images, maps)
+
+    monkeypatch.setattr(teacher, "soft_tissue", spy)
+    settings = {"steps": 2, "rounds": 1, "reference_mpp": MPP}
+    word, other = str(whole[0]), str(tmp_path / "other.safetensors")
+    run(store, Path(other), steps=2, seed=9)
+    for name, words in (("one", word), ("two", f"{word},{word}"), ("both", f"{word}, {other}")):
+        run(store, tmp_path / name, refs=references, teacher=words, **settings)
+    one, two, both = learnt
+    np.testing.assert_allclose(two, one, atol=1e-6)
+    assert (both[..., 2] >= one[..., 2] / 2**0.5 - 1e-6).all()  # the views of both count
+    assert (both[..., 2] > one[..., 2] + 0.01).any()  # where the two models disagree
+    origins = [each["origin"] for each in read_model_header(tmp_path / "both").data]
+    assert origins.count("teacher") == 2
+    with pytest.raises(InvalidOption, match="'nothing' is no model"):
+        run(store, tmp_path / "m", refs=references, teacher=f"{word},nothing", **settings)
 
 
 def test_another_model_teaches_from_the_first_step(
@@ -320,16 +350,18 @@ def test_tissue_is_labelled_in_the_stain_that_the_teacher_knows(
     whole, store, tmp_path, references, monkeypatch, loose
 ):
     seen = []
-    original = teacher.find_nuclei
+    original = unlabelled.maps_over_scales
 
-    def spy(predictor, patches, *given):
+    def spy(predict, patches, *given):
         seen.append(patches)
-        return original(predictor, patches, *given)
+        return original(predict, patches, *given)
 
-    monkeypatch.setattr(teacher, "find_nuclei", spy)
+    monkeypatch.setattr(unlabelled, "maps_over_scales", spy)
     settings = {"steps": 4, "rounds": 1, "reference_mpp": MPP}
     run(store, tmp_path / "m.safetensors", refs=references, **settings)
+    adapted = seen.copy()
     plain = {"contrast_quantile": 0.0, **settings}
     run(store, tmp_path / "n.safetensors", refs=references, **plain)
-    assert seen[0].shape == seen[-1].shape
-    assert (seen[0] != seen[-1]).any()
+    left = seen[len(adapted) :]
+    assert adapted[0].shape == left[0].shape
+    assert (adapted[0] != left[0]).any()
