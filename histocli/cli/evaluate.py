@@ -3,6 +3,7 @@
 A gate is a bound of a mean score, given by ``--min`` or ``--max``.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,7 +18,7 @@ from histocli.config.evaluate import EvaluateConfig, EvaluateFiles
 from histocli.metrics.table import QUALITIES
 
 if TYPE_CHECKING:
-    from histocli.stages.evaluate.scores import EvaluateResult
+    from histocli.stages.evaluate.scores import ComparisonResult, EvaluateResult, ModelDifference
 
 MOST_POSITIONALS = 2  # PREDICTION TRUTH; with --truth there may be more
 
@@ -61,9 +62,12 @@ def evaluate(
         raise InvalidOption(
             "--refs belongs to --realism STORE; to score labels name PREDICTION and TRUTH"
         )
-    if (files.images is not None or files.show) and files.html is None:
-        flag = "--images" if files.images else "--show"
-        raise InvalidOption(f"{flag} is for a report; name its file with --html")
+    if files.show and files.html is None:
+        raise InvalidOption("--show is for a report; name its file with --html")
+    if files.images is not None and files.html is None and files.overlays is None:
+        raise InvalidOption(
+            "--images is for pictures; name a report with --html or a folder with --overlays"
+        )
     _score(words, files, settings, running, screen)
 
 
@@ -80,6 +84,7 @@ def _score(
         from histocli.stages.evaluate.report import check_report  # late: keeps --help free of numpy
 
         check_report(files.html, running, images=files.images, show=files.show or ())
+    models: ComparisonResult | None = None
     if len(predictions) == 1:
         from histocli.stages.evaluate.run import evaluate as run
 
@@ -95,23 +100,11 @@ def _score(
         models = compare_models(predictions, truth, settings, running, ignore=ignore, track=track)
         results = models.results
         show_comparison(screen, models, every=files.all_metrics)
-    if files.html is not None and not running.dry_run:
-        from histocli.stages.evaluate.report import write_report
-
-        write_report(
-            files.html,
-            results,
-            models.differences if len(predictions) > 1 else (),
-            running,
-            images=files.images,
-            show=files.show or (),
-            track=screen.track,
-        )
-        screen.print_path(str(files.html))
     if not running.dry_run:
+        _write_pictures(results, models.differences if models else (), files, running, screen)
         compared = f"{counted(len(results[0].images), 'image')} compared"
         several = f" with {len(results)} predictions" if len(results) > 1 else ""
-        screen.sum_up(compared + several, str(files.html or ""))
+        screen.sum_up(compared + several, str(files.html or files.overlays or ""))
     missed = [
         f"mean {gate.metric} is {gate.mean:.4f}, "
         f"{'below --min' if gate.metric in QUALITIES else 'above --max'} "
@@ -124,6 +117,34 @@ def _score(
         raise GateNotMet("; ".join(missed))
     for result in results:
         result.raise_if_any_failed()
+
+
+def _write_pictures(
+    results: Sequence["EvaluateResult"],
+    differences: Sequence["ModelDifference"],
+    files: EvaluateFiles,
+    running: Execution,
+    screen: Screen,
+) -> None:
+    """Write the report and the overlays that are asked for, and print their paths."""
+    if files.html is not None:
+        from histocli.stages.evaluate.report import write_report
+
+        write_report(
+            files.html,
+            results,
+            differences,
+            running,
+            images=files.images,
+            show=files.show or (),
+            track=screen.track,
+        )
+        screen.print_path(str(files.html))
+    if files.overlays is not None:
+        from histocli.stages.evaluate.overlays import write_overlays
+
+        for path in write_overlays(results, files, running, track=screen.track):
+            screen.print_path(str(path))
 
 
 def _split(words: list[str], truth: str | None) -> tuple[list[str], str | None]:
@@ -154,10 +175,10 @@ def _judge(
     screen: Screen,
 ) -> None:
     """Compare a patch store with its references, and print how real its patches look."""
-    if files.html is not None or files.images is not None or files.show:
+    if files.html or files.overlays or files.images or files.show:
         raise InvalidOption(
-            "--html, --images and --show are for scores of labels; --realism prints a table, "
-            "or --json"
+            "--html, --overlays, --images and --show are for scores of labels; "
+            "--realism prints a table, or --json"
         )
     if words:
         raise InvalidOption(

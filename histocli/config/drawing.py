@@ -6,6 +6,7 @@ from histocli.base.errors import InvalidOption
 from histocli.config.common import config_hash
 from histocli.config.options import FILES, option
 
+THICKNESS = "Thickness of these outlines, in pixels of the picture; half a micrometre by default."
 COLOURS = ("one", "id", "area", "probability")
 DRAWN = ("overlay",)
 """Formats that these settings change."""
@@ -21,12 +22,7 @@ class Drawing:
         metavar="|".join(COLOURS),
         panel=FILES,
     )
-    thickness: int | None = option(
-        None,
-        "Thickness of these outlines, in pixels of the picture; half a micrometre by default.",
-        metavar="PX",
-        panel=FILES,
-    )
+    thickness: int | None = option(None, THICKNESS, metavar="PX", panel=FILES)
 
     def __post_init__(self) -> None:
         if self.colour == "verdict":
@@ -36,14 +32,19 @@ class Drawing:
             )
         if self.colour not in COLOURS:
             raise InvalidOption(f"--colour must be {', '.join(COLOURS)}, got {self.colour!r}")
-        if self.thickness is not None and not 1 <= self.thickness <= 50:
-            raise InvalidOption(f"--thickness must lie between 1 and 50, got {self.thickness}")
+        check_thickness(self.thickness)
 
     def fingerprint(self, form: str, labels: str) -> str:
         """Return the fingerprint of a file of a format, given that of its labels."""
         if form not in DRAWN or self == OUTLINES:
             return labels
         return config_hash(self, labels=labels)
+
+
+def check_thickness(thickness: int | None) -> None:
+    """Raise ``InvalidOption`` unless the thickness of outlines is None or sensible."""
+    if thickness is not None and not 1 <= thickness <= 50:
+        raise InvalidOption(f"--thickness must lie between 1 and 50, got {thickness}")
 
 
 OUTLINES = Drawing()
