@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from histocli.base.types import BoolMask, Json, RGBImage
-from histocli.optics.density import WHITE_LEVEL, rgb_to_optical_density
+from histocli.optics.density import BLACK, WHITE_LEVEL, rgb_to_optical_density
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -123,9 +123,6 @@ def tissue_moments(pixels: RGBImage) -> npt.NDArray[np.float64]:
     return np.concatenate([[len(tissue)], tissue.sum(axis=0), (tissue**2).sum(axis=0)])
 
 
-FILL_BLACK = 8  # largest value of black padding; compression makes it uneven
-
-
 def is_fill(pixels: RGBImage) -> BoolMask:
     """Tell which pixels are padding of a scanner or a program, and show neither glass nor tissue.
 
@@ -146,7 +143,7 @@ def is_fill(pixels: RGBImage) -> BoolMask:
         flat[..., 1:] |= same
         flat[..., :-1] |= same
     grey = (brightest == darkest) & flat & (brightest < PALEST_FILL)
-    return np.asarray((brightest <= FILL_BLACK) | grey)
+    return np.asarray((brightest <= BLACK) | grey)
 
 
 def contrast_from(moments: npt.NDArray[np.float64]) -> Contrast | None:

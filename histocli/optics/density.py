@@ -22,6 +22,10 @@ WHITE_LEVEL = 256.0
 """Level of white, 255 + 1: one is added to all levels, so that level 0 has a finite density."""
 LOWEST_WHITE = 64.0
 """Least level of glass; an image that is darker everywhere is black, not underexposed."""
+BLACK = 8
+"""Largest value of black fill; compression makes it uneven."""
+LEAST_FILL = 0.05  # share of black pixels from which they are a fill, not ink
+COLOURLESS = 16  # largest difference of the colours of glass
 
 
 def rgb_to_optical_density(image: RGBImage, white: float = WHITE_LEVEL) -> FloatArray:
@@ -71,6 +75,8 @@ def white_level(image: RGBImage) -> float:
     Glass is colourless and nothing is brighter, but some scanners and cameras show it far below
     255. The estimate, one level for all channels, is one above the 99.5th percentile of the
     brightest channel after slight smoothing. Where eosin covers all, red still shows this level.
+    Where a program has filled with black what surrounded the tissue, no glass may be left: if the
+    brightest pixels are coloured there, glass is taken for white.
 
     Parameters
     ----------
@@ -89,5 +95,10 @@ def white_level(image: RGBImage) -> float:
     else:
         smooth = cv2.blur(image, (3, 3), borderType=cv2.BORDER_REPLICATE)
     red, green, blue = cv2.split(smooth)
-    brightest = np.percentile(cv2.max(cv2.max(red, green), blue), 99.5)
-    return float(np.clip(brightest + 1, LOWEST_WHITE, WHITE_LEVEL))
+    brightest = cv2.max(cv2.max(red, green), blue)
+    level = np.percentile(brightest, 99.5)
+    if LEAST_FILL < (brightest <= BLACK).mean() < 1:
+        colour = smooth[brightest >= level].mean(axis=0)
+        if colour.max() - colour.min() > COLOURLESS:
+            return WHITE_LEVEL
+    return float(np.clip(level + 1, LOWEST_WHITE, WHITE_LEVEL))

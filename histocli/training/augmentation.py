@@ -56,7 +56,6 @@ class Augmentation:
     jpeg: float = 0.25  # share of crops with JPEG compression
     jpeg_quality: tuple[float, float] = (25.0, 90.0)  # lowest and highest, on libjpeg's 1..100
     stains: float = 0.0  # strength of the changes of ``vary_stains``; 0 leaves them out
-    coarse: float = 0.2  # share of crops as of a scan at half the resolution, enlarged by two
 
 
 STRONG_STAINS = 1.6
@@ -153,33 +152,11 @@ def vary_appearance(light: Tensor, settings: Augmentation, generator: torch.Gene
     if settings.stains > 0:
         density = vary_stains(density, settings.stains, generator)
     varied = optical_density_to_light(density + offset.to(device)[:, :, None, None])
-    coarse = sometimes(batch, settings.coarse, generator).bool()
-    for scan in (~coarse, coarse):
-        chosen = scan.nonzero()[:, 0]
-        if not len(chosen):
-            continue
-        part = varied[chosen.to(device)]
-        if scan is coarse:
-            small = _record(functional.avg_pool2d(part, 2), settings, generator)
-            part = functional.interpolate(
-                small, size=part.shape[-2:], mode="bicubic", align_corners=False
-            ).clamp(0, 255)
-        else:
-            part = _record(part, settings, generator)
-        varied[chosen.to(device)] = part
-    return varied
-
-
-def _record(light: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
-    """Imitate focus, noise and compression of a scanner on some of the crops (B, 3, H, W).
-
-    Each change is computed only for the crops that get it.
-    """
-    batch, device = len(light), light.device
+    # blur, noise and compression are computed only for the crops that get them
     blurred = _chosen(batch, 0.35, generator)
     if len(blurred):
         sigma = uniform(len(blurred), 0.3, settings.blur_px, generator).to(device)
-        light[blurred.to(device)] = blur_each(light[blurred.to(device)], sigma)
+        varied[blurred.to(device)] = blur_each(varied[blurred.to(device)], sigma)
     noisy = _chosen(batch, 0.35, generator)
     if len(noisy):
         strength = uniform(len(noisy), 0, 255 * settings.noise, generator)
@@ -187,13 +164,13 @@ def _record(light: Tensor, settings: Augmentation, generator: torch.Generator) -
         # the noise of half of these crops is coarse, as after demosaicking
         soft = sometimes(len(noisy), 0.5, generator) * 0.8
         strength = (strength * (1 + 1.5 * soft)).to(device)[:, None, None, None]
-        light[noisy.to(device)] += blur_each(noise, soft.to(device)) * strength
-    light = light.clamp(0, 255)
+        varied[noisy.to(device)] += blur_each(noise, soft.to(device)) * strength
+    varied = varied.clamp(0, 255)
     compressed = _chosen(batch, settings.jpeg, generator)
     if len(compressed):
         quality = uniform(len(compressed), *settings.jpeg_quality, generator).to(device)
-        light[compressed.to(device)] = compress_jpeg(light[compressed.to(device)], quality)
-    return light
+        varied[compressed.to(device)] = compress_jpeg(varied[compressed.to(device)], quality)
+    return varied
 
 
 def vary_stains(density: Tensor, strength: float, generator: torch.Generator) -> Tensor:

@@ -75,3 +75,15 @@ def test_a_speck_is_no_glass_and_a_black_image_is_not_underexposed():
     assert white_level(image) < 160
     assert white_level(np.zeros((5, 5, 3), np.uint8)) == LOWEST_WHITE
     assert white_level(np.full((1, 1, 3), 255, np.uint8)) == WHITE_LEVEL
+
+
+def test_glass_level_where_the_surroundings_were_filled_with_black():
+    """Tissue alone, cut out of its slide: white is glass. Where glass is left, it is measured."""
+    pink = np.full((60, 60, 3), (225, 180, 210), np.uint8)
+    canvas = np.zeros((100, 100, 3), np.uint8)
+    canvas[20:80, 20:80] = pink
+    assert white_level(canvas) == WHITE_LEVEL
+    canvas[20:80, 20:30] = 219  # dim, colourless glass beside the tissue
+    canvas[20:80, 30:80] = (200, 150, 180)
+    assert white_level(canvas) == 220
+    assert white_level(pink) == 226  # no fill: as in an image of tissue only

@@ -1,7 +1,5 @@
 """Image and labels move together, and the generator decides all."""
 
-from dataclasses import replace
-
 import cv2
 import numpy as np
 import pytest
@@ -116,7 +114,6 @@ def test_settings_of_nothing_change_next_to_nothing():
         np.linspace(20, 240, 32 * 32).reshape(1, 1, 32, 32).astype(np.float32)
     ).expand(32, 3, -1, -1)
     still = Augmentation(stain_gain=0, stain_mixing=0, underexposure=0, blur_px=0.3, noise=0)
-    still = replace(still, coarse=0)
     difference = (vary_appearance(light, still, seeded()) - light).abs()
     assert difference.mean() < 12  # exposure still differs by some per cent
     assert difference.max() < 45
@@ -131,7 +128,6 @@ def test_each_setting_acts():
 
     def spread(**settings):
         still = {"stain_gain": 0, "stain_mixing": 0, "underexposure": 0, "blur_px": 0.3, "noise": 0}
-        still["coarse"] = 0
         return vary_appearance(light, Augmentation(**{**still, **settings}), seeded())
 
     nothing = spread()
@@ -145,26 +141,6 @@ def test_each_setting_acts():
     assert contrast(spread(blur_px=1.6)).min() < 0.5 * contrast(nothing).min()
     rows = spread(noise=0.1)[..., 1::2, :]
     assert rows.std(dim=3).mean(dim=(1, 2)).max() > 5
-
-
-def test_coarse_scans_lose_what_their_pixels_cannot_show():
-    """Lines of one pixel vanish from scans at half the resolution; lines of four stay; other crops
-    keep both."""
-    still = {"stain_gain": 0, "stain_mixing": 0, "underexposure": 0, "blur_px": 0.3, "noise": 0}
-    still |= {"jpeg": 0, "transfer": 0}
-    fine, broad = (torch.full((40, 3, 32, 32), 150.0) for _ in range(2))
-    fine[..., ::2, :] = 200.0
-    broad[..., torch.arange(32) % 8 < 4, :] = 200.0
-    contrast = {}
-    for share in (0.0, 1.0):
-        for name, light in (("fine", fine), ("broad", broad)):
-            varied = vary_appearance(light, Augmentation(**still, coarse=share), seeded())
-            contrast[name, share] = varied[..., 4:-4, :].mean(dim=(1, 3)).std(dim=1).median()
-    assert contrast["fine", 1.0] < 0.02 * contrast["fine", 0.0]
-    assert contrast["broad", 1.0] > 0.75 * contrast["broad", 0.0]
-    some = vary_appearance(fine, Augmentation(**still, coarse=0.3), seeded())
-    kept = some[..., 4:-4, :].mean(dim=(1, 3)).std(dim=1) > 1
-    assert 0.5 < kept.float().mean() < 0.9
 
 
 def test_draws_lie_where_they_should():
@@ -320,7 +296,6 @@ def test_jpeg_is_a_setting():
         "blur_px": 0.3,
         "noise": 0,
         "transfer": 0,
-        "coarse": 0,
     }
     without, compressed = (
         vary_appearance(light, Augmentation(**still, jpeg=share, jpeg_quality=(20, 20)), seeded(2))
