@@ -29,7 +29,7 @@ def warn_of(path: Path, found: SlideFacts, roi: Path | None) -> None:
         )
     if "pen" in found.flags:
         logger.warning(
-            "%s: shows %.2g mm2 of pen; nuclei below it are not looked for, see the qc picture",
+            "%s: shows %.2g mm2 of pen, where no nuclei are looked for; --format qc shows it",
             path,
             found.ink_mm2,
         )
