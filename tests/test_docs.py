@@ -26,7 +26,7 @@ import tifffile
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("README.md", "docs/guide.md", "docs/metrics.md")
+DOCUMENTS = ("README.md", "docs/guide.md", "docs/metrics.md", "docs/looking.md")
 BLOCK = re.compile(r"^```(\w*)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SHORT = {
     "HISTOSYNTH_N": "8",
