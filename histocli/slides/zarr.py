@@ -185,8 +185,14 @@ def _opened(path: Path) -> Any:
     """Open a store, for reading only; in a zip file it may lie in a folder."""
     if path.is_dir():
         return zarr.open(str(path), mode="r")
-    with zipfile.ZipFile(path) as archive:
-        found = [PurePath(name) for name in archive.namelist() if PurePath(name).name in METADATA]
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [PurePath(name) for name in archive.namelist()]
+    except zipfile.BadZipFile as error:
+        raise UnsupportedSlide(
+            f"{path}: is a damaged or truncated zip file; copy it again"
+        ) from error
+    found = [name for name in names if name.name in METADATA]
     if not found:
         raise UnsupportedSlide(
             f"{path}: is a zip file without Zarr metadata; those with an OME-Zarr image are read"
