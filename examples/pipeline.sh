@@ -6,7 +6,7 @@
 # Every option of the commands can be set through its variable, for example
 #   HISTOSYNTH_MPP=0.5 HISTOSYNTH_TIME_BUDGET=10m examples/pipeline.sh slides/ out/
 #   (HISTOSYNTH_MPP is the pixel size of the patches for generate, and overrides that of the slides for segment)
-# After an interruption, run it again with HISTOSYNTH_RESUME=1: complete outputs are skipped, and partial ones are continued.
+# After an interruption, run it again: complete outputs are skipped, and partial ones are gone on with.
 set -euo pipefail
 
 if [ $# -ne 2 ]; then

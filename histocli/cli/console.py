@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
@@ -92,14 +93,28 @@ class Screen:
         rows: Sequence[Sequence[object]],
         *,
         numbers_from: int = 1,
+        numbers_to: int | None = None,
     ) -> None:
-        """Print a table on stderr; columns from ``numbers_from`` on hold numbers, aligned right."""
-        table = Table(title=Text(printable(title)), title_justify="left", show_header=any(header))
+        """Print a table on stderr.
+
+        Columns from ``numbers_from`` up to ``numbers_to``, without it, hold numbers and are aligned
+        right; by default up to the last column.
+        """
+        table = Table(
+            title=Text(printable(title), "bold"),
+            title_justify="left",
+            show_header=any(header),
+            box=SIMPLE_HEAD if any(header) else None,
+            pad_edge=False,
+        )
+        last = len(header) if numbers_to is None else numbers_to
         for i, name in enumerate(header):
-            side: JustifyMethod = "right" if i >= numbers_from else "left"
+            side: JustifyMethod = "right" if numbers_from <= i < last else "left"
             table.add_column(Text(name), justify=side, overflow="fold")
         for row in rows:
-            table.add_row(*(Text(printable(str(cell))) for cell in row))
+            table.add_row(
+                *(cell if isinstance(cell, Text) else Text(printable(str(cell))) for cell in row)
+            )
         self.show(table)
 
     def result(self, result: Result) -> None:

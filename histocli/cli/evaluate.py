@@ -3,6 +3,7 @@
 A gate is a bound of a mean score, given by ``--min`` or ``--max``.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,13 +12,13 @@ from histocli.base.errors import GateNotMet, InvalidOption
 from histocli.cli import options as o
 from histocli.cli.console import Screen
 from histocli.cli.endings import counted
-from histocli.cli.scores import show_differences, show_realism, show_scores
+from histocli.cli.scores import show_comparison, show_realism, show_scores
 from histocli.config.common import Execution
 from histocli.config.evaluate import EvaluateConfig, EvaluateFiles
 from histocli.metrics.table import QUALITIES
 
 if TYPE_CHECKING:
-    from histocli.stages.evaluate.scores import EvaluateResult
+    from histocli.stages.evaluate.scores import ComparisonResult, EvaluateResult, ModelDifference
 
 MOST_POSITIONALS = 2  # PREDICTION TRUTH; with --truth there may be more
 
@@ -61,9 +62,12 @@ def evaluate(
         raise InvalidOption(
             "--refs belongs to --realism STORE; to score labels name PREDICTION and TRUTH"
         )
-    if (files.images is not None or files.show) and files.html is None:
-        flag = "--images" if files.images else "--show"
-        raise InvalidOption(f"{flag} is for a report; name its file with --html")
+    if files.show and files.html is None:
+        raise InvalidOption("--show is for a report; name its file with --html")
+    if files.images is not None and files.html is None and files.overlays is None:
+        raise InvalidOption(
+            "--images is for pictures; name a report with --html or a folder with --overlays"
+        )
     _score(words, files, settings, running, screen)
 
 
@@ -80,13 +84,14 @@ def _score(
         from histocli.stages.evaluate.report import check_report  # late: keeps --help free of numpy
 
         check_report(files.html, running, images=files.images, show=files.show or ())
+    models: ComparisonResult | None = None
     if len(predictions) == 1:
         from histocli.stages.evaluate.run import evaluate as run
 
         more = {"ignore": files.ignore} if files.ignore is not None else {}
         result = run(predictions[0], truth, settings, running, track=screen.track, **more)
         results: tuple[EvaluateResult, ...] = (result,)
-        show_scores(screen, result, title="")
+        show_scores(screen, result, every=files.all_metrics)
     else:
         from histocli.stages.evaluate.run import compare_models
 
@@ -94,27 +99,12 @@ def _score(
         ignore, track = files.ignore, screen.track
         models = compare_models(predictions, truth, settings, running, ignore=ignore, track=track)
         results = models.results
-        for result in results:
-            show_scores(screen, result, title=f"{result.input}: ")
-        show_differences(screen, models)
-        if screen.as_json:
-            screen.print_json(models.to_json())
-    if files.html is not None and not running.dry_run:
-        from histocli.stages.evaluate.report import write_report
-
-        write_report(
-            files.html,
-            results,
-            models.differences if len(predictions) > 1 else (),
-            running,
-            images=files.images,
-            show=files.show or (),
-            track=screen.track,
-        )
-        screen.print_path(str(files.html))
+        show_comparison(screen, models, every=files.all_metrics)
     if not running.dry_run:
-        compared = sum(len(result.images) for result in results)
-        screen.sum_up(f"{counted(compared, 'image')} compared", str(files.html or ""))
+        _write_pictures(results, models.differences if models else (), files, running, screen)
+        compared = f"{counted(len(results[0].images), 'image')} compared"
+        several = f" with {len(results)} predictions" if len(results) > 1 else ""
+        screen.sum_up(compared + several, str(files.html or files.overlays or ""))
     missed = [
         f"mean {gate.metric} is {gate.mean:.4f}, "
         f"{'below --min' if gate.metric in QUALITIES else 'above --max'} "
@@ -127,6 +117,34 @@ def _score(
         raise GateNotMet("; ".join(missed))
     for result in results:
         result.raise_if_any_failed()
+
+
+def _write_pictures(
+    results: Sequence["EvaluateResult"],
+    differences: Sequence["ModelDifference"],
+    files: EvaluateFiles,
+    running: Execution,
+    screen: Screen,
+) -> None:
+    """Write the report and the overlays that are asked for, and print their paths."""
+    if files.html is not None:
+        from histocli.stages.evaluate.report import write_report
+
+        write_report(
+            files.html,
+            results,
+            differences,
+            running,
+            images=files.images,
+            show=files.show or (),
+            track=screen.track,
+        )
+        screen.print_path(str(files.html))
+    if files.overlays is not None:
+        from histocli.stages.evaluate.overlays import write_overlays
+
+        for path in write_overlays(results, files, running, track=screen.track):
+            screen.print_path(str(path))
 
 
 def _split(words: list[str], truth: str | None) -> tuple[list[str], str | None]:
@@ -157,10 +175,10 @@ def _judge(
     screen: Screen,
 ) -> None:
     """Compare a patch store with its references, and print how real its patches look."""
-    if files.html is not None or files.images is not None or files.show:
+    if files.html or files.overlays or files.images or files.show:
         raise InvalidOption(
-            "--html, --images and --show are for scores of labels; --realism prints a table, "
-            "or --json"
+            "--html, --overlays, --images and --show are for scores of labels; "
+            "--realism prints a table, or --json"
         )
     if words:
         raise InvalidOption(

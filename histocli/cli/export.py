@@ -8,6 +8,7 @@ import typer
 from histocli.cli import options as o
 from histocli.cli.console import Screen
 from histocli.config.common import Execution
+from histocli.config.drawing import Drawing
 from histocli.config.export import ExportConfig
 from histocli.config.options import ESSENTIAL, Option
 
@@ -24,6 +25,7 @@ def export(
         ),
     ],
     settings: ExportConfig,
+    drawing: Drawing,
     running: Execution,
     screen: Screen,
     out: Annotated[
@@ -43,4 +45,4 @@ def export(
     o.check_folder(out)
     from histocli.stages.export import export as run  # late: keeps --help free of torch
 
-    run(stores, out, settings, running, track=screen.track, report=screen.result)
+    run(stores, out, settings, running, drawing=drawing, track=screen.track, report=screen.result)

@@ -31,8 +31,11 @@ def info(
     from histocli.stages.info.run import info as run  # late: keeps --help free of torch
 
     result = run(store, settings, running)
-    for title, rows in result.describe():
+    for title, rows in result.describe() if settings.everything else result.page():
         screen.table(title, ("", ""), rows, numbers_from=2)
+        screen.say("")
+    if not settings.everything:
+        screen.say("--all prints every value, --json all for programs")
     if screen.as_json:
         screen.print_json(result.to_json())
     elif result.sheet is not None:

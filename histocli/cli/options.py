@@ -21,7 +21,7 @@ import typer
 from histocli.base.errors import GateNotMet, InvalidOption
 from histocli.cli.console import Screen
 from histocli.cli.settings import PREFIX, print_settings, take_config_file, unknown_variables
-from histocli.config.common import Execution
+from histocli.config.common import OF_TRAININGS, Execution
 from histocli.config.options import FILES, PANELS, RUN, Option
 
 INPUTS = "Files, folders, quoted globs, @list.txt, or - for paths on stdin."
@@ -120,14 +120,15 @@ def command(
     without: Collection[str] = (),
     overwrite_help: str | None = None,
     check: Callable[..., None] | None = None,
+    trains: bool = False,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Return a decorator that makes a Typer command; the docstring of this module says how.
 
-    ``example`` is a call of the command that ``--help`` shows and the tests run.
-    Fields of ``Execution`` in ``without`` get no options, since the command does not use them.
+    ``example`` is a call of the command that ``--help`` shows and the tests run. Fields of
+    ``Execution`` in ``without`` get no options, nor do ``OF_TRAININGS`` unless it ``trains``.
     ``overwrite_help`` replaces the help text of ``--overwrite``. ``check`` raises ``InvalidOption``
-    where options contradict each other; it gets all arguments of the command but ``Execution`` and
-    ``Screen``, by name, also with ``--print-config``.
+    where options contradict each other; it gets all arguments of the command by name, but not
+    ``Execution`` and ``Screen``, also with ``--print-config``.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
@@ -165,10 +166,9 @@ def command(
             screen.raise_if_any_failed()
 
         sentence, *more = inspect.cleandoc(function.__doc__ or "").split("\n\n")
-        shown_example = [f"Example: {example}"] if example else []
-        run.__doc__ = "\n\n".join([sentence, *shown_example, *more])
+        run.__doc__ = "\n\n".join([sentence, *([f"Example: {example}"] if example else []), *more])
         run.example = example  # type: ignore[attr-defined]
-        shown = _shown(own, configs.values(), without, overwrite_help)
+        shown = _shown(own, configs.values(), without, overwrite_help, trains=trains)
         run.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
         run.__annotations__ = {each.name: each.annotation for each in shown}
         return run
@@ -197,8 +197,11 @@ def _shown(
     configs: Collection[type[Any]],
     without: Collection[str],
     overwrite_help: str | None,
+    *,
+    trains: bool,
 ) -> list[inspect.Parameter]:
     """Return the parameters that Typer reads, in the order of ``--help``."""
+    missing = without if trains else (*without, *OF_TRAININGS)
     shown = [parameter("context", typer.Context)]
     placed: list[tuple[str, inspect.Parameter]] = []  # name of the next parameter, and parameter
 
@@ -221,7 +224,7 @@ def _shown(
             about = field.metadata["option"]
             if field.name == "overwrite" and overwrite_help is not None:
                 about = replace(about, help=overwrite_help)
-            if config is not Execution or field.name not in without:
+            if config is not Execution or field.name not in missing:
                 add(field.name, types[field.name], field.default, about)
     for before, made in placed:
         shown.insert([each.name for each in shown].index(before), made)

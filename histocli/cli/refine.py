@@ -13,7 +13,9 @@ from histocli.config.options import ESSENTIAL, FILES, Option
 from histocli.config.refine import RefineConfig
 
 
-@o.command(example="histosynth refine synth.zarr -o refined.zarr", check=o.check_stop_after)
+@o.command(
+    example="histosynth refine synth.zarr -o refined.zarr", check=o.check_stop_after, trains=True
+)
 def refine(
     store: Annotated[
         str,

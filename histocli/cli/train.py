@@ -39,7 +39,11 @@ def _check(
         )
 
 
-@o.command(example="histosynth train refined.zarr --refs refs/ -o model.safetensors", check=_check)
+@o.command(
+    example="histosynth train refined.zarr --refs refs/ -o model.safetensors",
+    check=_check,
+    trains=True,
+)
 def train(
     stores: Annotated[
         list[str],

@@ -17,6 +17,10 @@ REFERENCE_MPP = "Micrometres per pixel of the references; overrides what they re
 SHIPPABLE = "Whether the licence of the references lets trained weights be given away."
 
 
+OF_TRAININGS = ("tensorboard",)
+"""Fields of :class:`Execution` that only commands which train have options for."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Execution:
     """Options of how a command runs; they are no part of the fingerprint of its output."""
@@ -54,6 +58,12 @@ class Execution:
         panel=RUN,
     )
     dry_run: bool = option(False, "Check the inputs and say what would be made.", panel=RUN)
+    # only commands that train offer it
+    tensorboard: bool = option(
+        False,
+        "Also log for TensorBoard, in <output>.log/tensorboard; needs the extra tensorboard.",
+        panel=RUN,
+    )
 
     @property
     def goes_on(self) -> bool:

@@ -8,11 +8,13 @@ from pathlib import Path
 
 from histocli.base.errors import InvalidOption
 from histocli.config.common import MPP, SEED, check_mpp, check_seed
+from histocli.config.drawing import THICKNESS, check_thickness
 from histocli.config.options import ESSENTIAL, FILES, RUN, option, parse_gates
 from histocli.metrics.table import ERRORS, QUALITIES
 
 BORDERS = ("count", "ignore")
 RESAMPLED = ("image", "group")
+OVERLAY_COLOURS = ("verdict", "one", "id", "area")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +91,13 @@ class EvaluateFiles:
         panel=ESSENTIAL,
         before="minimum",
     )
+    all_metrics: bool = option(
+        False,
+        "Print every metric, not only the headline ones.",
+        flag="--all",
+        panel=FILES,
+        before="bootstrap",
+    )
     ignore: str | None = option(
         None,
         "Masks by name; what is not 0 does not count.",
@@ -105,10 +114,28 @@ class EvaluateFiles:
     )
     images: str | None = option(
         None,
-        "Pictures by name, for the report.",
+        "Pictures by name, for the report and overlays.",
         metavar="IMAGES",
         panel=FILES,
         before="realism_patches",
+    )
+    overlays: Path | None = option(
+        None,
+        "Folder for a picture of each image, which shows what is matched, missed, false, merged "
+        "and split.",
+        metavar="FOLDER",
+        panel=FILES,
+        before="realism_patches",
+    )
+    colour: str = option(
+        "verdict",
+        "Outlines of these overlays: by verdict; or predicted nuclei of one colour, by id or area.",
+        metavar="|".join(OVERLAY_COLOURS),
+        panel=FILES,
+        before="realism_patches",
+    )
+    thickness: int | None = option(
+        None, THICKNESS, metavar="PX", panel=FILES, before="realism_patches"
     )
     show: list[str] | None = option(
         None,
@@ -131,3 +158,10 @@ class EvaluateFiles:
         panel=FILES,
         before="realism_patches",
     )
+
+    def __post_init__(self) -> None:
+        if self.colour not in OVERLAY_COLOURS:
+            raise InvalidOption(
+                f"--colour must be {', '.join(OVERLAY_COLOURS)}, got {self.colour!r}"
+            )
+        check_thickness(self.thickness)

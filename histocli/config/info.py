@@ -11,6 +11,9 @@ from histocli.config.options import FILES, RUN, option
 class InfoConfig:
     """Settings of describing a store; each field is a command-line option."""
 
+    everything: bool = option(
+        False, "Print every recorded value, not only a page of them.", flag="--all", panel=FILES
+    )
     sheet: str | None = option(
         None, "Picture to write: patches beside their outlines.", metavar="FILE.png", panel=FILES
     )

@@ -66,3 +66,7 @@ class Content:
     """The part of the slide to write; None for all. Only some writers use it."""
     seed: int = 0
     """Seed of the random choice of crops in the quality picture."""
+    colour: str = "one"
+    """The colours of outlines in overlays: ``one``, or by ``id``, ``area`` or ``probability``."""
+    thickness_px: int | None = None
+    """Width of these outlines in pixels of the picture; None draws half a micrometre."""

@@ -2,11 +2,12 @@
 
 :mod:`histocli.metrics.fates` defines the fates. The colours are of Okabe and Ito (2008), which
 people with any common colour blindness can tell apart. Missed nuclei are also filled, and the
-outlines of false ones dotted, so that colour is not the only sign.
+outlines of false ones black and white, so that colour is not the only sign.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -20,7 +21,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "matched": (86, 180, 233),
     "missed": (240, 228, 66),
     "false": (0, 0, 0),
-    "split": (213, 94, 0),
+    "split": (255, 110, 0),
     "merged": (0, 158, 115),
 }
 """sRGB of the outline of each fate."""
@@ -53,14 +54,17 @@ def fate_overlay(
     true_line = outline_mask(truth.labels, thickness_px)
     predicted_line = outline_mask(prediction.labels, thickness_px)
     height, width = missed.shape
-    dots = (np.arange(height)[:, None] + np.arange(width)) % 3 > 0
+    # black dashes on white, which show on dark nuclei as well as on glass
+    dash = 3 * max(1, thickness_px)
+    dashes = (np.arange(height)[:, None] + np.arange(width)) // dash % 2 > 0
+    drawn[predicted_line & (of_prediction == 1)] = 255
     for lines, fates, fate, name in (
         (true_line, of_truth, 2, "split"),
         (true_line, of_truth, 3, "merged"),
         (predicted_line, of_prediction, 0, "matched"),
         (predicted_line, of_prediction, 2, "split"),
         (predicted_line, of_prediction, 3, "merged"),
-        (predicted_line & dots, of_prediction, 1, "false"),
+        (predicted_line & dashes, of_prediction, 1, "false"),
         (true_line, of_truth, 1, "missed"),
     ):
         drawn[lines & (fates == fate)] = COLOURS[name]
@@ -68,14 +72,19 @@ def fate_overlay(
 
 
 def fate_picture(
-    image: RGBImage, truth: Fated, prediction: Fated, *, most_px: int, mpp: float
+    image: RGBImage,
+    truth: Fated,
+    prediction: Fated,
+    *,
+    window: tuple[slice, slice],
+    most_px: int,
+    mpp: float,
 ) -> RGBImage:
-    """Draw :func:`fate_overlay` with a scale bar, with sides of at most ``most_px`` pixels.
+    """Draw :func:`fate_overlay` in a window with a scale bar.
 
-    A larger image is cut to its :func:`worst_window`; a smaller one is enlarged by a whole number
-    up to 3. ``mpp`` is in micrometres per pixel of the image.
+    A window smaller than ``most_px`` is enlarged by a whole number up to 3. ``mpp`` is in
+    micrometres per pixel of the image.
     """
-    window = worst_window(truth, prediction, most_px)
     zoom = max(1, min(3, most_px // max(image[window].shape[:2])))
     _, predicted = enlarged(image[window], prediction.labels[window], zoom)
     image, true = enlarged(image[window], truth.labels[window], zoom)
@@ -88,11 +97,17 @@ def fate_picture(
     return add_scale_bar(drawn, mpp / zoom)
 
 
-def worst_window(truth: Fated, prediction: Fated, side: int) -> tuple[slice, slice]:
-    """Return rows and columns of the square, cut to the image, with most unmatched pixels."""
-    wrong = (truth.image() > 0) | (prediction.image() > 0)
-    height, width = (min(side, length) for length in wrong.shape)
-    total = cv2.integral(wrong.astype(np.uint8), sdepth=cv2.CV_64F)
+def worst_window(pairs: Sequence[tuple[Fated, Fated]], side: int) -> tuple[slice, slice]:
+    """Return rows and columns of the square, cut to the image, with most unmatched pixels.
+
+    ``pairs`` are truth and prediction of one image, for one or several predictions.
+    """
+    wrong = sum(
+        ((truth.image() > 0) | (prediction.image() > 0)).astype(np.uint8)
+        for truth, prediction in pairs
+    )
+    height, width = (min(side, length) for length in pairs[0][0].labels.shape)
+    total = cv2.integral(np.asarray(wrong, np.uint8), sdepth=cv2.CV_64F)
     inside = (
         total[height:, width:]
         - total[:-height, width:]

@@ -7,15 +7,16 @@ import numpy as np
 import numpy.typing as npt
 
 from histocli.base.types import BoolMask, RGBImage
-
-PALETTE: npt.NDArray[np.uint8] = np.frombuffer(
-    bytes.fromhex("00e5ff ffd600 00e676 ff6d00 f5f5f5 76ff03 409cff fff18c 1de9b6 ffa07a"), np.uint8
-).reshape(-1, 3)
-"""(10, 3) sRGB: bright, unlike stained tissue, and successive colours differ much."""
+from histocli.figures.colours import LINE, Colours, graded
+from histocli.figures.plates import add_plate, letter_size
 
 
 def outline_overlay(
-    image: RGBImage, instance_labels: npt.NDArray[np.integer], *, thickness_px: int = 1
+    image: RGBImage,
+    instance_labels: npt.NDArray[np.integer],
+    *,
+    thickness_px: int = 1,
+    colours: Colours = LINE,
 ) -> RGBImage:
     """Draw the outline of every nucleus inside its border: touching nuclei show two lines.
 
@@ -24,10 +25,11 @@ def outline_overlay(
     image : ndarray of uint8, shape (H, W, 3)
         sRGB.
     instance_labels : ndarray of integers, shape (H, W)
-        0 is background. Nucleus k has colour k modulo 10 of :data:`PALETTE`. Ignored pixels, below
-        0, are faded and hatched.
+        0 is background. Ignored pixels, below 0, are faded and hatched.
     thickness_px : int
         Width of the lines, at least 1.
+    colours : ndarray of uint8, shape (n, 3)
+        Nucleus k has colour k modulo n.
 
     Returns
     -------
@@ -48,7 +50,7 @@ def outline_overlay(
     if ignored.any():
         _hatch(drawn, ignored)
     lines = outline_mask(instance_labels, thickness_px)
-    drawn[lines] = PALETTE[instance_labels[lines].astype(np.int64) % len(PALETTE)]
+    drawn[lines] = colours[instance_labels[lines].astype(np.int64) % len(colours)]
     return drawn
 
 
@@ -89,6 +91,7 @@ def outline_mask(instance_labels: npt.NDArray[np.integer], thickness_px: int = 1
 
 
 SCALE_BAR_UM = (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
+SMALLEST_PX = 48  # a picture with a shorter side gets no bar
 SCALE_BAR_SHARE = 0.3  # longest bar, as a share of the width of the picture
 
 
@@ -104,29 +107,28 @@ def add_scale_bar(image: RGBImage, mpp: float) -> RGBImage:
     ``mpp`` is in micrometres per pixel of the picture. A picture that is too small for a bar is
     copied as it is.
     """
-    drawn = image.copy()
     height, width = image.shape[:2]
     length = scale_bar_um(width, mpp)
-    if not length or min(height, width) < 48:
-        return drawn
+    if not length or min(height, width) < SMALLEST_PX:
+        return image.copy()
+    unit = letter_size(image)
     text = f"{length:g} um" if length < 1000 else f"{length / 1000:g} mm"
-    unit = max(1, round(min(height, width) / 256))  # larger pictures have thicker bars and letters
-    margin, thick, bar = 5 * unit, 3 * unit, round(length / mpp)
-    scale = 0.4 * unit
-    (text_width, text_height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, unit)
-    # a light plate: the bar is read on dark nuclei as well as on glass
-    top = height - margin - thick - text_height - 3 * unit
-    plate = drawn[
-        max(top - 2 * unit, 0) : height - margin + 2 * unit,
-        margin - 2 * unit : margin + max(bar, text_width) + 2 * unit,
-    ]
-    plate[...] = np.rint(0.25 * plate + 0.75 * 255).astype(np.uint8)
-    drawn[height - margin - thick : height - margin, margin : margin + bar] = 0
-    baseline = (margin, height - margin - thick - 3 * unit)
-    cv2.putText(
-        drawn, text, baseline, cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), unit, cv2.LINE_AA
-    )
-    return drawn
+    bar = np.zeros((3 * unit, round(length / mpp), 3), np.uint8)
+    return add_plate(image, bar, [text], right=False)
+
+
+def add_colour_bar(image: RGBImage, low: float, high: float, label: str) -> RGBImage:
+    """Draw the colours of :func:`histocli.figures.colours.graded` into the lower right corner.
+
+    ``label`` says what goes from ``low`` to ``high``. A picture that is too small is copied.
+    """
+    height, width = image.shape[:2]
+    if min(height, width) < 4 * SMALLEST_PX:
+        return image.copy()
+    unit = letter_size(image)
+    steps = graded(np.linspace(low, high, min(100 * unit, width // 3)), low, high)
+    bar = np.repeat(steps[None], 6 * unit, axis=0)
+    return add_plate(image, bar, [f"{low:.3g}", label, f"{high:.3g}"], right=True)
 
 
 def _hatch(picture: RGBImage, where: BoolMask) -> None:

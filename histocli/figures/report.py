@@ -10,97 +10,37 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from histocli.figures.charts import FRAME, Histogram, Lines
+from histocli.figures.charts import FRAME
 from histocli.figures.fates import COLOURS
+from histocli.figures.sections import Gallery, Section
 
 MARK = "<!-- histosynth-report/1 -->"
 """Near the beginning of every report: an existing file without it is not overwritten."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReportTable:
-    """Rows of text and numbers."""
-
-    content: ClassVar[str] = "rows"
-    title: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[str | float | int | None]]
-    note: str = ""
-    sortable: bool = False
-    pictures: str | None = None
-    """A ``Gallery.group``: names in the first column link to the pictures with that title."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Picture:
-    """A PNG with a caption."""
-
-    png: bytes
-    title: str
-    caption: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Gallery:
-    """Pictures beside each other."""
-
-    content: ClassVar[str] = "pictures"
-    title: str
-    pictures: Sequence[Picture]
-    note: str = ""
-    legend: bool = False
-    """Whether a legend explains the outlines of :mod:`histocli.figures.fates`."""
-    wide: bool = False
-    """Whether each picture has a row of its own."""
-    group: str = ""
-    """The name by which ``ReportTable.pictures`` refers to this gallery."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Charts:
-    """Charts beside each other."""
-
-    content: ClassVar[str] = "charts"
-    title: str
-    charts: Sequence[Histogram | Lines]
-    note: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Details:
-    """Preformatted texts, each with its name, that open on demand."""
-
-    content: ClassVar[str] = "texts"
-    title: str
-    texts: Sequence[tuple[str, str]]
-
-
-Section = ReportTable | Gallery | Charts | Details
-"""The class variable ``content`` names the field that fills the section."""
-
 LEGEND = {
     "matched": "matched: IoU above one half",
     "missed": "missed: true, not found (filled)",
-    "false": "false: found, not true (dotted)",
+    "false": "false: found, not true (dashed)",
     "split": "split: one true nucleus, several found",
     "merged": "merged: several true nuclei, one found",
 }
 
 
-def render_report(title: str, lead: str, sections: Sequence[Section]) -> str:
+def render_report(title: str, lead: str, sections: Sequence[Section], *, verdict: str = "") -> str:
     """Return the page of a report.
 
     Parameters
     ----------
     title : str
-    lead : str
-        One or two sentences below the title.
+    lead, verdict : str
+        One or two sentences below the title, and one that stands out.
     sections : sequence of Section
         Sections without content are left out.
 
@@ -123,6 +63,7 @@ def render_report(title: str, lead: str, sections: Sequence[Section]) -> str:
             mark=Markup(MARK),
             title=title,
             lead=lead,
+            verdict=verdict,
             sections=kept,
             anchors={key: f"picture-{n}" for n, key in enumerate(dict.fromkeys(pictures))},
             legend=[(kind, COLOURS[kind], meaning) for kind, meaning in LEGEND.items()],
@@ -142,8 +83,12 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "number": number,
+        "score": lambda value: "–" if math.isnan(value) else f"{value:.3f}",
+        "signed": lambda value: "–" if math.isnan(value) else f"{value:+.3f}",
         "sort_key": _sort_key,
-        "base64": lambda png: base64.b64encode(png).decode("ascii"),
+        "base64": lambda content: base64.b64encode(content).decode("ascii"),
+        "path": lambda path: quote(path, safe="/._-~", errors="surrogateescape"),
+        "thousands": lambda count: f"{count:,}",
     }
     return environment
 

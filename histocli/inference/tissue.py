@@ -42,6 +42,12 @@ def tissue_mask(overview: RGBImage, mpp: float, glass_level: float) -> BoolMask:
     glass_level : float
         Level of empty glass, in 1..256, as ``optics.density.white_level`` measures it.
     """
+    tissue, _ = tissue_and_ink(overview, mpp, glass_level)
+    return tissue
+
+
+def tissue_and_ink(overview: RGBImage, mpp: float, glass_level: float) -> tuple[BoolMask, BoolMask]:
+    """Return the mask of :func:`tissue_mask`, and that of the strokes of ink left out of it."""
     height, width = overview.shape[:2]
     step = max(1, int(COARSE_UM / mpp))
     # finer pixels than COARSE_UM would only take longer
@@ -49,11 +55,14 @@ def tissue_mask(overview: RGBImage, mpp: float, glass_level: float) -> BoolMask:
     padded = cv2.copyMakeBorder(overview, 0, down, 0, right, cv2.BORDER_REPLICATE)
     size = (padded.shape[1] // step, padded.shape[0] // step)
     coarse = np.asarray(cv2.resize(padded, size, interpolation=cv2.INTER_AREA), np.uint8)
-    mask = _mask(coarse, mpp * step, glass_level)
-    return mask.repeat(step, axis=0).repeat(step, axis=1)[:height, :width]
+    tissue, ink = (
+        mask.repeat(step, axis=0).repeat(step, axis=1)[:height, :width]
+        for mask in _masks(coarse, mpp * step, glass_level)
+    )
+    return tissue, ink
 
 
-def _mask(overview: RGBImage, mpp: float, glass_level: float) -> BoolMask:
+def _masks(overview: RGBImage, mpp: float, glass_level: float) -> tuple[BoolMask, BoolMask]:
     glass = _glass(overview, glass_level)
     stained, ink = np.empty(overview.shape[:2], bool), np.empty(overview.shape[:2], bool)
     # in strips, because the overview of a large slide has millions of pixels
@@ -66,7 +75,7 @@ def _mask(overview: RGBImage, mpp: float, glass_level: float) -> BoolMask:
     tissue = _without_islands(stained & ~ink, SPECK_UM2 / mpp**2)
     tissue = cv2.dilate(tissue.view(np.uint8), _disc(MARGIN_UM / mpp)).astype(bool)
     tissue = ~_without_islands(~tissue, GAP_UM2 / mpp**2, keep_at_border=True)
-    return np.asarray(tissue & ~ink)
+    return np.asarray(tissue & ~ink), ink
 
 
 def squares_of_tissue(

@@ -16,6 +16,7 @@ from histocli.metrics.table import METRICS, NAMES, scores_of
 EXACT_UP_TO = 12
 """Up to this many images (or groups) the permutation test tries every way to swap the two
 predictions in some images; beyond, it draws 10,000 ways."""
+ALPHA = 0.05  # a difference with a smaller p-value is called one
 BLOCK = 256  # resamplings computed at a time, so that many images need little memory
 
 
@@ -40,7 +41,9 @@ class Difference:
 
     mean: float
     ci95: tuple[float, float] | None
-    """As in :class:`Summary`, of the mean difference."""
+    """95 % interval of the mean difference: all shifts that the permutation test does not reject at
+    5 %, so it leaves 0 out exactly where ``p_value`` is below 0.05. None with fewer than six images
+    (or groups), of which not even a difference in all can be shown."""
     p_value: float
     """Permutation test (Fisher 1935): of all ways to swap the two predictions in some images, the
     share that makes the absolute difference of the means as large or larger."""
@@ -86,7 +89,6 @@ def paired_differences(
     first: Sequence[Counts],
     second: Sequence[Counts],
     *,
-    bootstrap: int = 1000,
     seed: int = 0,
     groups: Sequence[str] | None = None,
 ) -> dict[str, Difference]:
@@ -96,13 +98,12 @@ def paired_differences(
     ----------
     first, second : sequence of Counts
         Item i of both is for image i; at least one.
-    bootstrap, seed, groups
-        As in :func:`summarise`; the permutation test also swaps whole groups.
+    seed, groups
+        As in :func:`summarise`; the permutation test swaps whole groups.
     """
     table = _table(second) - _table(first)  # NaN where either score is NaN
-    intervals = _intervals(table, bootstrap, seed, groups)
     mean, known = _means(table)
-    p_values = _sign_flip(table, seed, groups)
+    p_values, intervals = _sign_flip(table, seed, groups)
     gains = table * [metric.sign for metric in METRICS]
     better, worse = (gains > 0).sum(axis=0).tolist(), (gains < 0).sum(axis=0).tolist()
     return {
@@ -172,9 +173,11 @@ def _by_group(table: ScoreTable, groups: Sequence[str] | None) -> tuple[ScoreTab
     return member @ sums, member @ numbers
 
 
-def _sign_flip(table: ScoreTable, seed: int, groups: Sequence[str] | None) -> list[float]:
-    """Return the two-sided p-value of the permutation test of each column."""
-    sums, _ = _by_group(table, groups)
+def _sign_flip(
+    table: ScoreTable, seed: int, groups: Sequence[str] | None
+) -> tuple[list[float], list[tuple[float, float] | None]]:
+    """Return the two-sided p-value and the interval of the permutation test of each column."""
+    sums, numbers = _by_group(table, groups)
     n = len(sums)
     if n <= EXACT_UP_TO:
         signs = 1.0 - 2.0 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
@@ -183,4 +186,29 @@ def _sign_flip(table: ScoreTable, seed: int, groups: Sequence[str] | None) -> li
         signs[0] = 1  # one of the ways is to swap nothing, so that no p-value is 0
     slack = 1e-12 * np.abs(sums).sum(axis=0)  # equal sums may differ by rounding
     extreme = np.abs(signs @ sums) >= np.abs(sums.sum(axis=0)) - slack
-    return list(extreme.mean(axis=0).tolist())
+    return list(extreme.mean(axis=0).tolist()), _not_rejected(signs < 0, sums, numbers)
+
+
+def _not_rejected(
+    swapped: npt.NDArray[np.bool_], sums: ScoreTable, numbers: ScoreTable
+) -> list[tuple[float, float] | None]:
+    """Return the interval of shifts that the permutation test does not reject, by column.
+
+    Let d be a shift below the mean. To swap a set of images makes the sum of all x - d as extreme
+    exactly where the mean of x over the set, or over the other images, is at most d. So the p-value
+    of d is the share of the ways to swap for which the smaller of the two means is at most d, and
+    the lowest d that is not rejected is a quantile of these. Above the mean it is the mirror image.
+    A set without known values makes every shift as extreme.
+    """
+    inside = swapped.astype(np.float64)
+    means = [_divided(part @ sums, part @ numbers) for part in (inside, 1 - inside)]
+    unknown = np.isnan(means[0]) | np.isnan(means[1])
+    low = np.where(unknown, -np.inf, np.fmin(*means))
+    high = np.where(unknown, np.inf, np.fmax(*means))
+    last = math.ceil(ALPHA * len(swapped)) - 1
+    lowest = np.partition(low, last, axis=0)[last]
+    highest = np.partition(high, len(swapped) - 1 - last, axis=0)[len(swapped) - 1 - last]
+    return [
+        (float(a), float(b)) if math.isfinite(a) and math.isfinite(b) else None
+        for a, b in zip(lowest, highest, strict=True)
+    ]

@@ -20,6 +20,7 @@ from histocli.base.inputs import expand_inputs
 from histocli.base.interrupts import raise_if_stopped
 from histocli.base.progress import Track, silent
 from histocli.config.common import Execution, as_dict, config_hash
+from histocli.config.drawing import DRAWN, OUTLINES, Drawing
 from histocli.config.export import ExportConfig
 from histocli.exports.content import Window
 from histocli.exports.registry import check_packages
@@ -31,6 +32,7 @@ from histocli.stages.shared.results import StageResult, Stopwatch
 from histocli.stores.labels import LabelStore, open_labels
 from histocli.stores.provenance import Provenance
 
+STOPPED = "export: stopped; files that were finished are kept, the same command makes the others"
 Report = Callable[["ExportResult"], None]
 
 
@@ -54,6 +56,7 @@ def export(
     config: ExportConfig,
     execution: Execution,
     *,
+    drawing: Drawing = OUTLINES,
     track: Track = silent,
     report: Report = lambda result: None,
 ) -> list[ExportResult]:
@@ -61,8 +64,9 @@ def export(
 
     Parameters
     ----------
-    stores, out
-        Words as in :mod:`histocli.base.inputs`; folder for the files, None for those of the stores.
+    stores, out, drawing
+        Words as in :mod:`histocli.base.inputs`; folder for the files, None for those of the stores;
+        the look of overlays.
 
     Raises
     ------
@@ -87,10 +91,7 @@ def export(
     results = []
     with track("export", len(paths) * len(config.formats)) as bar:
         for path, name in itertools.product(paths, config.formats):
-            raise_if_stopped(
-                "export: stopped; files that were finished are kept, "
-                "the same command makes the others"
-            )
+            raise_if_stopped(STOPPED)
             watch = Stopwatch()
             stem = slide_stem(path)
             if config.region is not None:
@@ -98,7 +99,7 @@ def export(
             target = (out or path.parent) / f"{stem}{FORMATS[name].suffix}"
             empty = ExportResult(input=str(path), output=str(target), format=name)
             try:
-                result = _export(empty, config, execution, watch)
+                result = _export(empty, config, drawing, execution, watch)
             except HistosynthError as error:
                 if not keep_going or isinstance(error, OutOfResources | Stopped):
                     raise
@@ -110,7 +111,11 @@ def export(
 
 
 def _export(
-    empty: ExportResult, config: ExportConfig, execution: Execution, watch: Stopwatch
+    empty: ExportResult,
+    config: ExportConfig,
+    drawing: Drawing,
+    execution: Execution,
+    watch: Stopwatch,
 ) -> ExportResult:
     """Write one file of a store; ``empty`` is its result without status and nuclei."""
     store, out = open_labels(empty.input), Path(empty.output)
@@ -119,11 +124,12 @@ def _export(
             f"{store.path}: holds the labels of patches; export takes those of slides"
         )
     window = _window(store, config)
-    fingerprint = _fingerprint(store, empty.format, config)
+    fingerprint = drawing.fingerprint(empty.format, _fingerprint(store, empty.format, config))
+    made_with = as_dict(config) | (as_dict(drawing) if empty.format in DRAWN else {})
 
     def provenance(contract: str) -> Provenance:
         return Provenance(
-            contract=contract, command="export", config=as_dict(config), config_hash=fingerprint
+            contract=contract, command="export", config=made_with, config_hash=fingerprint
         )
 
     def make(work: Work[ExportResult]) -> ExportResult:
@@ -133,6 +139,7 @@ def _export(
             store,
             lambda: _open_slide(store, config),
             provenance,
+            drawing=drawing,
             window=window,
             seed=config.seed,
         )

@@ -1,5 +1,6 @@
 """The log folder ``<out>.log/`` beside an output: metrics as JSON lines, and preview pictures."""
 
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from histocli.base.text import plain_json, valid_unicode
 from histocli.base.types import Json
 
 METRICS_FILE = "metrics.jsonl"
+CURVES_FILE = "curves.png"
+EVENTS_FOLDER = "tensorboard"
 
 
 def log_path(target: Path) -> Path:
@@ -23,8 +26,10 @@ def start_log(out: Path, *, keep: bool) -> None:
     with disk_errors(out):
         folder.mkdir(parents=True, exist_ok=True)
         if not keep:
-            for old in (folder / METRICS_FILE, *folder.glob("preview-*.png")):
+            pictures = (*folder.glob("preview-*.png"), folder / CURVES_FILE)
+            for old in (folder / METRICS_FILE, *pictures):
                 old.unlink(missing_ok=True)
+            shutil.rmtree(event_path(out), ignore_errors=True)
 
 
 def append_metrics(out: Path, values: Json) -> None:
@@ -41,6 +46,11 @@ def read_metrics(out: Path) -> list[Json]:
             with suppress(orjson.JSONDecodeError):
                 rows.append(orjson.loads(line))
     return [values for values in rows if isinstance(values, dict)]
+
+
+def event_path(out: Path) -> Path:
+    """Return the folder of the event files of TensorBoard."""
+    return log_path(out) / EVENTS_FOLDER
 
 
 def preview_path(out: Path, step: int) -> Path:

@@ -35,6 +35,9 @@ class FakeResult:
         }
 
     def describe(self) -> list[tuple[str, list[tuple[str, str]]]]:
+        return [("Patches", [("number", "12"), ("seed", "34")])]
+
+    def page(self) -> list[tuple[str, list[tuple[str, str]]]]:
         return [("Patches", [("number", "12")])]
 
 

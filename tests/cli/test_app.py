@@ -317,6 +317,9 @@ def test_info_describes_on_stderr_and_prints_the_sheet(stages, capsys):
     shown = capsys.readouterr()
     assert shown.out == "sheet.png\n"
     assert "12" in shown.err
+    assert "34" not in shown.err
+    assert run(["info", "a.zarr", "--all"]) == 0
+    assert "34" in capsys.readouterr().err
     stages.answer = FakeResult(output="a.zarr")
     assert run(["info", "a.zarr", "-q"]) == 0
     assert capsys.readouterr() == ("", "")

@@ -1,7 +1,9 @@
 """Help that can be read and copied: a sentence, an example that runs, panels, real placeholders."""
 
 import os
+import re
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -156,31 +158,56 @@ def test_a_mistyped_variable_gets_the_nearest_one(stages, monkeypatch, capsys):
     assert "did you mean HISTOSYNTH_PATCH_PX?" in shown
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_there_is_completion_for_shells(shell):
-    words = [sys.executable, "-m", "histocli", "--show-completion", shell]
-    environment = os.environ | {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+SHELLS = ["bash", "zsh", "fish"]
+
+
+def answer(**variables):
+    """Return what the program prints when a shell asks it by environment variables."""
+    words = [sys.executable, "-m", "histocli"]
+    environment = os.environ | variables
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "_HISTOSYNTH_COMPLETE" in done.stdout
+    return done.stdout
 
 
+@pytest.mark.parametrize("shell", SHELLS)
+def test_there_is_completion_for_shells(shell):
+    """The documentation says how to write this script where the shell finds it."""
+    script = answer(_HISTOSYNTH_COMPLETE=f"source_{shell}")
+    assert "_HISTOSYNTH_COMPLETE=complete_" in script or f"complete_{shell}" in script
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_the_script_is_one_that_the_shell_reads(shell, tmp_path):
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    script = tmp_path / "script"
+    script.write_text(answer(_HISTOSYNTH_COMPLETE=f"source_{shell}"))
+    done = subprocess.run([shell, "-n", str(script)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("shell", SHELLS)
 @pytest.mark.parametrize(
     ("typed", "expected"),
-    [("segment --dev", {"--device"}), ("segment a --device ", {"auto", "cpu", "cuda", "mps"})],
+    [
+        ("eva", {"evaluate"}),
+        ("segment --dev", {"--device"}),
+        ("segment a --device ", {"auto", "cpu", "cuda", "mps"}),
+        ("export a --colour ", {"one", "id", "area", "probability"}),
+    ],
 )
-def test_flags_and_choices_are_completed(typed, expected):
+def test_commands_flags_and_choices_are_completed(shell, typed, expected):
     words = f"histosynth {typed}"
-    environment = os.environ | {
-        "_HISTOSYNTH_COMPLETE": "complete_bash",
-        "COMP_WORDS": words,
-        "COMP_CWORD": str(len(words.split(" ")) - 1),
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "histocli"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
+    found = answer(
+        _HISTOSYNTH_COMPLETE=f"complete_{shell}",
+        COMP_WORDS=words,
+        COMP_CWORD=str(len(words.split(" ")) - 1),
+        _TYPER_COMPLETE_ARGS=words,
+        _TYPER_COMPLETE_FISH_ACTION="get-args",
     )
-    assert set(done.stdout.split()) == expected
+    if shell == "zsh":  # a call of _arguments: each choice in quotes, with its help behind a colon
+        offered = set(re.findall(r'^(?:_arguments.*\(\()?"([^":]+)"', found, re.MULTILINE))
+    else:
+        offered = {line.split("\t")[0] for line in found.splitlines()}
+    assert offered == expected

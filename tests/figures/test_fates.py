@@ -112,7 +112,26 @@ def test_of_a_large_image_the_part_with_most_mistakes_is_shown():
     truth = np.zeros((900, 1000), np.int32)
     truth[20:40, 20:40], truth[800:890, 900:990] = 1, 2
     nothing = Fated(np.zeros_like(truth), np.zeros(0, np.uint8))
-    rows, columns = worst_window(Fated(truth, np.array([1, 1], np.uint8)), nothing, 640)
+    rows, columns = worst_window([(Fated(truth, np.array([1, 1], np.uint8)), nothing)], 640)
     assert rows.start <= 800
     assert (rows.stop, columns.stop) >= (890, 990)
     assert rows.stop - rows.start == columns.stop - columns.start == 640
+
+
+def test_several_predictions_share_the_part_in_which_they_are_worst_together():
+    truth = np.zeros((400, 1600), np.int32)
+    truth[10:40, 10:40], truth[10:50, 1500:1540] = 1, 2
+    nothing = Fated(np.zeros_like(truth), np.zeros(0, np.uint8))
+    fates = [np.array(each, np.uint8) for each in ([1, 0], [1, 1])]
+    _, columns = worst_window([(Fated(truth, each), nothing) for each in fates], 640)
+    assert columns.start <= 10  # missed by both, though the other nucleus is larger
+
+
+def test_false_nuclei_show_on_black_and_on_white():
+    labels = np.zeros((40, 40), np.int32)
+    labels[5:35, 5:35] = 1
+    nothing = Fated(np.zeros_like(labels), np.zeros(0, np.uint8))
+    for grey in (0, 255):
+        image = np.full((40, 40, 3), grey, np.uint8)
+        drawn = fate_overlay(image, nothing, Fated(labels, np.array([1], np.uint8)))
+        assert (drawn != grey).any(-1).sum() > 40

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from histocli.figures.overlays import PALETTE, outline_mask, outline_overlay
+from histocli.figures.colours import LINE, PALETTE, graded
+from histocli.figures.overlays import add_colour_bar, outline_mask, outline_overlay
 from histocli.figures.sheets import MARGIN_PX, PAIR_GAP_PX, patch_sheet
 
 LABELS = hnp.arrays(
@@ -44,15 +45,43 @@ def test_nuclei_that_touch_show_two_lines():
     labels = np.zeros((9, 12), np.int32)
     labels[2:7, 1:6] = 1
     labels[2:7, 6:11] = 2
-    drawn = outline_overlay(np.zeros((9, 12, 3), np.uint8), labels)
+    drawn = outline_overlay(np.zeros((9, 12, 3), np.uint8), labels, colours=PALETTE)
     np.testing.assert_array_equal(drawn[4, 5], PALETTE[1])
     np.testing.assert_array_equal(drawn[4, 6], PALETTE[2])
+
+
+def test_all_outlines_have_one_colour_unless_others_are_given():
+    labels = np.repeat(np.arange(1, 5), 4)[None].repeat(6, axis=0)
+    drawn = outline_overlay(np.zeros((6, 16, 3), np.uint8), labels)
+    assert {tuple(colour) for colour in drawn.reshape(-1, 3)} == {(0, 0, 0), tuple(LINE[0])}
+
+
+def test_graded_colours_rise_in_lightness_and_end_at_the_given_values():
+    colours = graded(np.array([np.nan, -9.0, 0.0, 2.0, 5.0, 10.0, 99.0]), 0.0, 10.0).astype(int)
+    light = colours @ [0.2126, 0.7152, 0.0722]
+    assert (colours[:2] == colours[2]).all()
+    assert (colours[-1] == colours[-2]).all()
+    assert (np.diff(light[2:6]) > 10).all()
+    assert (graded(np.array([3.0]), 3.0, 3.0) == colours[2]).all()
+
+
+def test_a_colour_bar_names_its_ends_and_leaves_the_rest():
+    image = np.full((300, 400, 3), 90, np.uint8)
+    drawn = add_colour_bar(image, 0.5, 1.0, "probability")
+    assert (image == 90).all()
+    rows, columns = np.nonzero((drawn != 90).any(-1))
+    assert rows.min() > 250
+    assert columns.min() > 200
+    for end in graded(np.array([0.5, 1.0]), 0.5, 1.0):
+        assert (drawn == end).all(-1).any()
+    tiny = np.full((60, 60, 3), 90, np.uint8)
+    assert (add_colour_bar(tiny, 0, 1, "x") == tiny).all()
 
 
 def test_any_size_of_id_has_a_colour():
     labels = np.full((3, 3), 4_000_000_001, np.uint32)
     labels[1, 1] = 0
-    drawn = outline_overlay(np.zeros((3, 3, 3), np.uint8), labels)
+    drawn = outline_overlay(np.zeros((3, 3, 3), np.uint8), labels, colours=PALETTE)
     np.testing.assert_array_equal(drawn[0, 1], PALETTE[1])
 
 

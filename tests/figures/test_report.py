@@ -10,14 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from histocli.figures.charts import Histogram, Lines
-from histocli.figures.report import (
+from histocli.figures.report import number, render_report
+from histocli.figures.sections import (
+    Bar,
     Charts,
     Details,
+    Estimate,
+    Fates,
     Gallery,
+    Headline,
+    Link,
+    Part,
     Picture,
     ReportTable,
-    number,
-    render_report,
+    Score,
 )
 
 NASTY = "<img src=x onerror=alert(1)>\"'&\n\x1b[31m.tif"
@@ -65,7 +71,16 @@ def sections(name=NASTY):
         logarithmic=True,
     )
     lines = Lines(title=name, series=[(name, [(0.0, 1.0), (2.0, 3.0)])], x_label=name, y_label=name)
+    score = Score(
+        name=name,
+        meaning=name,
+        estimates=[Estimate(0.5, (0.4, 0.6)), Estimate(float("nan"), None)],
+        difference=Estimate(-0.01, (-0.02, 0.0)),
+        p_value=0.07,
+    )
     return [
+        Headline(title=name, models=[name, "b"], scores=[score]),
+        Fates(title=name, bars=[Bar(name, [Part("matched", name, 3), Part("missed", "m", 0)])]),
         ReportTable(
             title=name,
             header=(name, "pq"),
@@ -77,7 +92,11 @@ def sections(name=NASTY):
         ReportTable(title="empty", header=("a",), rows=[]),
         Gallery(
             title=name,
-            pictures=[Picture(png=PNG, title=name, caption=name)],
+            pictures=[
+                Picture(
+                    content=PNG, title=name, caption=name, flags=[name], links=[Link(name, name)]
+                )
+            ],
             legend=True,
             group="g",
         ),
@@ -129,7 +148,8 @@ def test_nothing_is_fetched():
         assert tag not in ("link", "iframe", "object")
         for name in ("src", "href"):
             if name in values:
-                assert values[name].startswith(("data:image/png;base64,", "#"))
+                inside = values[name].startswith(("data:image/png;base64,", "#"))
+                assert inside or (tag == "a" and values[name] == "a")  # a link to a file
     assert "url(" not in page
     assert "http" not in re.sub(r'http-equiv|"http://www.w3.org/[^"]*"', "", page)
 
@@ -140,7 +160,8 @@ def test_the_page_works_by_keyboard_and_for_readers():
     assert ("html", {"lang": "en"}) in found.seen
     assert tags.count("h1") == tags.count("main") == tags.count("nav") == 1
     assert all(values.get("alt") for tag, values in found.seen if tag == "img")
-    assert all(values.get("aria-label") for tag, values in found.seen if tag == "svg")
+    drawn = [values for tag, values in found.seen if tag == "svg"]
+    assert all(values.get("aria-label") or values.get("aria-hidden") for values in drawn)
     assert tags.count("button") == 2  # one a heading of the sortable table
     assert all(
         values.get("tabindex") == "0" for _, values in found.seen if values.get("role") == "region"
@@ -148,6 +169,7 @@ def test_the_page_works_by_keyboard_and_for_readers():
     ids = [values["id"] for _, values in found.seen if "id" in values]
     assert len(set(ids)) == len(ids)
     links = [values["href"][1:] for tag, values in found.seen if tag == "a"]
+    links.remove("")  # to a file, whose path is "a"
     assert set(links) <= set(ids)
     assert "picture-0" in links
 
@@ -171,3 +193,27 @@ def test_light_and_dark():
 def test_numbers(value, text):
     assert number(value) == text
     assert number(np.float64(0.25)) == "0.2500"
+
+
+def test_the_scale_of_scores_holds_all_intervals():
+    def span(*ends):
+        estimates = [Estimate(low, (low, high)) for low, high in ends]
+        score = Score(name="pq", meaning="", estimates=estimates)
+        return Headline(title="t", models=["a"], scores=[score]).span
+
+    assert span((0.52, 0.61)) == (0.5, 0.7)
+    assert span((0.0, 0.3), (0.9, 1.0)) == (0, 1)
+    assert span((0.5, 0.5)) == (0, 1)
+    assert span((float("nan"), float("nan"))) == (0, 1)
+
+
+def test_a_file_name_in_a_link_is_an_address():
+    picture = Picture(content=b"\xff\xd8x", title="t", links=[Link("overlay", "a b/ü#?.png")])
+    page = render_report("t", "l", [Gallery(title="g", pictures=[picture])])
+    assert 'href="a%20b/%C3%BC%23%3F.png"' in page
+    assert "data:image/jpeg;base64," in page
+
+
+def test_a_verdict_stands_below_the_title():
+    assert ">Verdict</b> a &lt; b</p>" in render_report("t", "l", [], verdict="a < b")
+    assert "Verdict" not in render_report("t", "l", [])

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from histocli.metrics.counts import Counts, count
 from histocli.metrics.summary import paired_differences, summarise
@@ -102,6 +104,49 @@ def test_paired_differences_see_through_hard_and_easy_images():
     assert (back.mean, back.better) == (pytest.approx(-found.mean), 0)
     same = paired_differences(sets[0], sets[0])["pq"]
     assert (same.mean, same.ci95, same.p_value) == (0, (0, 0), 1)
+
+
+def sets_with(gains: np.ndarray) -> list[list[Counts]]:
+    """Two predictions whose panoptic quality differs by these gains."""
+    return [
+        [
+            Counts(n_truth=1, n_prediction=1, true_positives=1, matched_iou_sum=q, images=1)
+            for q in side
+        ]
+        for side in (np.full(len(gains), 0.5), 0.5 + gains)
+    ]
+
+
+@given(
+    st.lists(st.floats(-0.4, 0.4).map(lambda gain: round(gain, 3)), min_size=6, max_size=14),
+    st.integers(0, 2),
+)
+def test_the_interval_of_a_difference_leaves_0_out_where_p_is_below_5_per_cent(gains, seed):
+    found = paired_differences(*sets_with(np.array(gains)), seed=seed)["pq"]
+    low, high = found.ci95
+    assert low <= found.mean + 1e-9
+    assert found.mean - 1e-9 <= high
+    edge = min(abs(low), abs(high))
+    if edge > 1e-9:  # at 0 rounding decides
+        assert (low > 0 or high < 0) == (found.p_value < 0.05)
+
+
+def test_the_interval_holds_the_shifts_that_the_test_does_not_reject():
+    """The oracle shifts the differences and tests again."""
+    gains = np.random.default_rng(4).normal(0.02, 0.05, 9)
+    low, high = paired_differences(*sets_with(gains))["pq"].ci95
+
+    def p_value(shift: float) -> float:
+        return paired_differences(*sets_with(gains - shift))["pq"].p_value
+
+    assert p_value(low - 1e-6) < 0.05 <= p_value(low + 1e-6)
+    assert p_value(high + 1e-6) < 0.05 <= p_value(high - 1e-6)
+
+
+def test_fewer_than_six_images_show_no_difference():
+    found = paired_differences(*sets_with(np.full(5, 0.2)))["pq"]
+    assert (found.ci95, found.p_value) == (None, 1 / 16)
+    assert paired_differences(*sets_with(np.full(6, 0.2)))["pq"].ci95 is not None
 
 
 def test_fewer_errors_are_better():

@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import io
 import json
 import uuid
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from PIL import Image
 
 from histocli.base import files
 from histocli.base.errors import (
@@ -20,8 +22,10 @@ from histocli.base.errors import (
     InvalidStore,
     StoreExists,
 )
+from histocli.cli.app import run as cli
 from histocli.config.common import Execution
 from histocli.config.export import ExportConfig
+from histocli.exports.pictures import _windows, png_bytes, small_png_bytes
 from histocli.exports.registry import read_record
 from histocli.stages.export import export
 from histocli.stores.labels import open_labels
@@ -59,6 +63,52 @@ def export_to(out, store, *formats, **more):
     return export(
         [str(one) for one in stores], out, ExportConfig(formats=formats, **more), execution
     )
+
+
+def test_the_colour_and_thickness_of_outlines_decide_whether_an_overlay_is_made_again(
+    tmp_path, segmented
+):
+    slide, store = segmented
+
+    def pixels(**how):
+        folder = tmp_path / "-".join(map(str, how.values())) if how else store.parent
+        words = ["export", str(store), "-o", str(folder), "--format", "overlay,csv"]
+        words += ["--slide", str(slide), *(f"--{key}={value}" for key, value in how.items())]
+        assert cli(words) == 0
+        return imagecodecs.png_decode((folder / "s.overlay.png").read_bytes())
+
+    plain = pixels()
+    for how in ({"colour": "id"}, {"colour": "area"}, {"colour": "probability"}, {"thickness": 4}):
+        other = pixels(**how)
+        assert (other != plain).any()
+        assert (pixels(**how) == other).all()  # skipped
+        words = ["export", str(store), "-o", str(tmp_path / str(*how.values()))]
+        again = ["--format", "overlay", "--slide", str(slide)]
+        assert cli([*words, *again]) == 4  # made with another colour
+        assert cli([*words, "--format", "csv"]) == 0  # a table has none
+    assert cli(["export", str(store), "--format", "overlay", "--colour", "verdict"]) == 2
+
+
+def test_a_quality_picture_is_small_and_its_crops_do_not_overlap(segmented):
+    _, store = segmented
+    picture = store.parent / "s.qc.overlay.png"
+    assert picture.stat().st_size < 500_000
+    rng = np.random.default_rng(0)
+    for shape in ((2000, 3000), (300, 420), (600, 600)):
+        places = rng.uniform(0, shape, (500, 2))
+        windows = _windows(shape, places, seed=1)
+        seen = np.zeros(shape, int)
+        for window in windows:
+            seen[window] += 1
+        assert seen.max() == 1
+        assert windows == _windows(shape, places, seed=1)
+        assert 1 <= len(windows) <= 6
+    noise = rng.integers(0, 256, (900, 900, 3), dtype=np.uint8)
+    assert len(png_bytes(noise)) > 2_000_000
+    small = small_png_bytes(noise, 500_000)
+    assert len(small) < 500_000
+    assert Image.open(io.BytesIO(small)).size[0] > 300
+    assert small_png_bytes(noise[:90, :90], 500_000) == png_bytes(noise[:90, :90])
 
 
 def test_later_or_at_once_the_files_are_the_same(tmp_path, segmented):

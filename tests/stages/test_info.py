@@ -11,14 +11,17 @@ import json
 import cv2
 import numpy as np
 import pytest
+import tifffile
 import torch
 
 from histocli.base.errors import InvalidOption, InvalidStore, StoreExists, StoreNotFound
+from histocli.cli.app import run as cli
 from histocli.config.common import Execution
 from histocli.config.info import InfoConfig
 from histocli.figures.sheets import MARGIN_PX
 from histocli.instances.histograms import AREA_EDGES_UM2, ELONGATION_EDGES
 from histocli.stages.info import tables
+from histocli.stages.info.page import page_rows
 from histocli.stages.info.run import info
 from histocli.stores import labels as label_stores
 from histocli.stores import models, patches
@@ -344,3 +347,83 @@ def test_what_info_does_not_know_gets_one_line(tmp_path, patch_store, model):
     (patch_store / "zarr.json").write_text(json.dumps(metadata))
     with pytest.raises(InvalidStore, match="which info does not know"):
         describe(patch_store)
+
+
+def page_of(result):
+    """Return all rows of the page, by name."""
+    return {name: value for _, rows in result.page() for name, value in rows}
+
+
+def test_a_page_says_in_words_what_a_person_asks_first(patch_store, label_store, model, tmp_path):
+    store = page_of(describe(patch_store))
+    assert store["patches"] == "3 of 20 px at 0.5 um/px (10 um)"
+    assert store["nuclei"].startswith("3; median 1, 90 % within")
+    assert store["without any"] == "1 patch"
+    assert store["area"].endswith(" um2")
+    assert "seed 7" in store["made by"]
+    assert {"a.tif", "b.png"} <= store.keys()
+
+    labels = page_of(describe(label_store))
+    assert labels["size"].startswith("300 x 520 px (height x width) at 0.5 um/px")
+    assert labels["nuclei"] == "2 on 0.039 mm2, 51 per mm2"
+    assert labels["of"] == "slide.tif"
+
+    network = page_of(describe(model))
+    assert "million parameters" in network["network"]
+    assert network["learnt from"] == "input: a.zarr"
+
+    tifffile.imwrite(
+        tmp_path / "slide.tif",
+        np.zeros((40, 60, 3), np.uint8),
+        photometric="rgb",
+        resolution=(20000, 20000),
+        resolutionunit="CENTIMETER",
+    )
+    slide = page_of(describe(tmp_path / "slide.tif"))
+    assert "0.02 x 0.03 mm" in slide["size"]
+    assert slide["levels"] == "full size only"
+
+
+def test_a_page_warns_of_what_the_store_records():
+    contents = {
+        "far": True,
+        "blurred_share": 0.42,
+        "ink_mm2": 0.3,
+        "n_cut": 1,
+        "layout": "slide",
+        "height_px": 9,
+        "width_px": 9,
+        "mpp": 0.5,
+        "nuclei": 4,
+    }
+    rows = dict(page_rows("labels", contents, {}))
+    for part in ("no stain like this", "42 % of the tissue", "0.3 mm2 of pen", "1 nucleus may be"):
+        assert part in rows["look out"]
+    assert "look out" not in dict(page_rows("labels", contents | dict.fromkeys(contents, 0), {}))
+
+
+def test_info_is_a_page_and_the_rest_comes_with_all(tmp_path, capsys):
+    """A store with 50 references, each with many numbers."""
+    target = tmp_path / "patches.zarr"
+    references = [
+        patches.ReferenceRecord(
+            name=f"r{n}", sha256=str(n), mpp=0.5, mpp_source="given", statistics=STATISTICS
+        )
+        for n in range(50)
+    ]
+    with patches.PatchStoreWriter(
+        target, n=1, patch_px=20, mpp=0.5, origin="initial", references=references,
+        provenance=provenance(patches.CONTRACT), shippable=True,
+    ) as writer:  # fmt: skip
+        image, labels = np.zeros((1, 20, 20, 3), np.uint8), np.zeros((1, 20, 20), np.int32)
+        writer.write(range(1), image, labels, np.ones(1, np.float32), np.zeros(1, np.int32))
+        writer.finish()
+    assert cli(["info", str(target)]) == 0
+    page = capsys.readouterr().err
+    assert len(page.splitlines()) <= 45
+    assert "and 44 more" in page
+    assert "--all prints every value" in page
+    assert cli(["info", str(target), "--all"]) == 0
+    whole = capsys.readouterr().err
+    assert len(whole.splitlines()) > 500
+    assert "reference 50 of 50" in whole

@@ -18,3 +18,19 @@ for (const table of document.querySelectorAll('table.sortable')) {
     body.append(...rows.map(pair => pair[1]));
   }));
 }
+// On paper nothing opens, so everything is open there.
+let closed = [];
+addEventListener('beforeprint', () => {
+  closed = [...document.querySelectorAll('details:not([open])')];
+  closed.forEach(each => { each.open = true; });
+});
+addEventListener('afterprint', () => closed.forEach(each => { each.open = false; }));
+// A second click on an enlarged picture makes it small again.
+document.addEventListener('click', event => {
+  const zoom = event.target.closest('a.zoom');
+  if (zoom && location.hash === zoom.getAttribute('href')) {
+    event.preventDefault();
+    location.hash = '#main';
+    zoom.scrollIntoView({block: 'nearest'});
+  }
+});

@@ -225,7 +225,6 @@ def _difference(
     metrics = paired_differences(
         [image.counts for image in both],
         [of_second[image.name] for image in both],
-        bootstrap=config.bootstrap,
         seed=config.seed,
         groups=groups if config.resample == "group" else None,
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import reduce
 from operator import add
+from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from histocli.annotations.pairs import Pair
@@ -15,6 +17,7 @@ from histocli.metrics.counts import Counts
 from histocli.metrics.distributions import Distributions
 from histocli.metrics.summary import Difference, Summary
 from histocli.metrics.table import scores_of
+from histocli.metrics.verdict import DECIDES, Verdict, Versus, judge
 from histocli.slides.pixel_size import PixelSize
 from histocli.stages.shared.results import StageResult
 
@@ -181,6 +184,23 @@ class ComparisonResult(StageResult):
     differences: tuple[ModelDifference, ...] = ()
     """One for every two predictions; empty for a dry run."""
 
+    @property
+    def names(self) -> list[str]:
+        """Short names of the predictions, which tell them apart."""
+        return short_names([result.input for result in self.results])
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Which prediction is better, by its p-values; None for a dry run."""
+        if not self.differences:
+            return None
+        numbers = {result.input: number for number, result in enumerate(self.results)}
+        pairs = [
+            Versus(numbers[each.first], numbers[each.second], each.metrics[DECIDES])
+            for each in self.differences
+        ]
+        return judge(self.names, [result.mean[DECIDES] for result in self.results], pairs)
+
     def to_json(self) -> Json:
         """Return the object that ``evaluate --json`` prints after those of the predictions."""
         first = self.results[0]
@@ -191,7 +211,31 @@ class ComparisonResult(StageResult):
             "output": None,
             "status": self.status,
             "differences": [asdict(each) for each in self.differences],
+            "verdict": self._verdict_json(),
             "settings": first.settings,
             "error": self.error,
         }
         return dict(plain_json(values))
+
+    def _verdict_json(self) -> Json | None:
+        found = self.verdict
+        if found is None:
+            return None
+        words = [result.input for result in self.results]
+        return {
+            "metric": DECIDES,
+            "best": words[found.best],
+            "better_than": [words[number] for number in found.beaten],
+            "p_values_adjusted": found.p_values,
+            "text": found.text,
+        }
+
+
+def short_names(words: Sequence[str]) -> list[str]:
+    """Return the ends of paths, with the fewest parts that tell the paths apart."""
+    parts = [Path(word).parts for word in words]
+    for n in range(1, max(map(len, parts), default=1) + 1):
+        names = [str(Path(*part[-n:])) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return list(words)

@@ -94,7 +94,10 @@ def describe_model(path: Path) -> Description:
 def describe_labels(path: Path) -> Description:
     """Describe a label store by its facts, counts and distributions of measurements."""
     store = label_stores.open_labels(path)
-    known = ("mpp_source", "mm2", "source", "model")
+    known = (
+        *("mpp_source", "mm2", "source", "model"),
+        *("n_cut", "stain_distance", "far", "blurred_share", "ink_mm2"),
+    )
     facts = {key: store.facts[key] for key in known if key in store.facts}
     height, width = store.shape
     contents: Json = {

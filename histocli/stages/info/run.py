@@ -18,6 +18,7 @@ from histocli.stages.info.contents import (
     describe_model,
     describe_slide,
 )
+from histocli.stages.info.page import page_rows, reference_rows
 from histocli.stages.info.patches import describe_patches
 from histocli.stages.info.tables import Rows, bar_rows, flatten
 from histocli.stages.shared.results import StageResult, Status, Stopwatch
@@ -42,8 +43,26 @@ class InfoResult(StageResult):
     sheet: str | None = None
     """Path of the PNG file that was written."""
 
+    def page(self) -> list[tuple[str, Rows]]:
+        """Return titled tables that fit on a page: what a person asks first."""
+        histograms = self.contents.get("histograms", {})
+        sections = [
+            (
+                f"{self.output} · {self.contract}",
+                page_rows(self.kind, self.contents, self.provenance),
+            ),
+            (
+                "references beside patches",
+                [row for name, both in histograms.items() for row in bar_rows(name, both)],
+            ),
+            ("references", reference_rows(self.references)),
+        ]
+        if self.sheet is not None:
+            sections.append(("sheet", [("path", self.sheet)]))
+        return [(title, rows) for title, rows in sections if rows]
+
     def describe(self) -> list[tuple[str, Rows]]:
-        """Return titled tables of names and values as text; long lists are shortened."""
+        """Return titled tables of all names and values as text; long lists are shortened."""
         provenance = {key: value for key, value in self.provenance.items() if key != "config"}
         contents = {key: value for key, value in self.contents.items() if key != "histograms"}
         histograms = self.contents.get("histograms", {})

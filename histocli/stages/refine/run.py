@@ -21,6 +21,7 @@ from histocli.stages.refine.repaint import Repainted, repaint, seconds_per_patch
 from histocli.stages.refine.styles import Styles, read_styles
 from histocli.stages.refine.weigh import Weighed, weigh
 from histocli.stages.shared.frame import Plan, Work, carry_out
+from histocli.stages.shared.journal import check_tracking
 from histocli.stages.shared.results import StageResult, Stopwatch
 from histocli.stages.shared.session import Clock, Session, refuse_short_budget
 from histocli.stores.patches import CONTRACT, PatchStoreWriter
@@ -88,6 +89,7 @@ def refine(
         A signal came, or ``stop_after`` steps are done. The work is kept for a later command.
     """
     watch = Stopwatch.of_command()
+    check_tracking(execution)
     job = open_inputs(store, references, out, config, execution, track)
     result = RefineResult(
         output=str(out),
@@ -116,7 +118,13 @@ def _make(
     clock = _clock(job, styles, plan.watch, work)
     with _writer(job, styles, work) as writer:
         session = Session(
-            plan, work, clock, stop_after=stop_after, track=job.track, noun="refinement"
+            plan,
+            work,
+            clock,
+            stop_after=stop_after,
+            track=job.track,
+            noun="refinement",
+            tensorboard=job.execution.tensorboard,
         )
         learnt = learn(job, styles, session)
         too_short = learnt.course is not None and session.was_too_short(learnt.course.steps)
@@ -126,6 +134,7 @@ def _make(
         weighed = weigh(job, styles, writer, session)
         _describe(writer, job, learnt, repainted, weighed)
         writer.finish()
+    session.journal.draw()
     session.checkpoint.remove()
     result = replace(
         work.planned,

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from histocli.base.formats import FORMATS
 from histocli.base.inputs import InputImage
 from histocli.base.types import Json
 from histocli.config.common import Execution, config_hash
@@ -86,6 +87,6 @@ class Job(ABC):
         settings = self.config.of_labels()
         return config_hash(settings, slide=sha256, model=model, mpp=self.given_mpp, **more)
 
-    def decide_about(self, out: Path, contract: str, fingerprint: str) -> Action:
-        """Apply the rerun rule to one output."""
-        return decide(out, contract, fingerprint, self.execution)
+    def decide_about(self, out: Path, form: str, fingerprint: str) -> Action:
+        """Apply the rerun rule to one output of a format."""
+        return decide(out, FORMATS[form].contract, fingerprint, self.execution)

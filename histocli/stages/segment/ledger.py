@@ -58,7 +58,7 @@ class Ledger:
 
     def done(self, job: Job, status: Status, facts: SlideFacts | None) -> None:
         """Record a job whose outputs are complete."""
-        self._record(job, status, **({} if facts is None else vars(facts)))
+        self._record(job, status, **({} if facts is None else facts.to_result()))
 
     def planned(self, job: Job, expected: Expected, seconds: float) -> None:
         """Record what a dry run would make."""

@@ -33,9 +33,10 @@ from histocli.slides.open import open_slide
 from histocli.slides.slide import Slide, shape_of, slide_stem
 from histocli.stages.segment.loaded import LoadedModel, load_model
 from histocli.stages.segment.plan import find_model
-from histocli.stages.segment.results import SlideFacts, facts_from, warn_of_nothing
+from histocli.stages.segment.results import SlideFacts, facts_from
 from histocli.stages.segment.run import segmenter_header
 from histocli.stages.segment.view import first_look, look, objects_of, read_block, recorded_view
+from histocli.stages.segment.warnings import warn_of
 from histocli.stores.labels import looked_at_mm2, overview_factor
 from histocli.stores.labels.table import COLUMN_TYPES
 from histocli.stores.models import ModelHeader
@@ -155,7 +156,7 @@ class ImageSegmenter:
             | {"mm2": looked_at_mm2(seen.tissue, shape, slide.mpp)}
             | {"mpp": slide.mpp, "mpp_source": slide.mpp_source}
         )
-        warn_of_nothing(slide.path, facts, regions)
+        warn_of(slide.path, facts, regions)
         return Nuclei(labels, columns, facts)
 
 

@@ -35,7 +35,7 @@ class PatchJob(Job):
         """Open the store and apply the rerun rule to the output."""
         self._store = patches.PatchStore.open(self.input.path)
         self._hash = self.fingerprint_of(self._store.content_hash())
-        return self.decide_about(self.outputs["ome-zarr"], labels.CONTRACT, self._hash)
+        return self.decide_about(self.outputs["ome-zarr"], "ome-zarr", self._hash)
 
     def check(self, model: LoadedModel) -> Expected:
         """Count the patches."""

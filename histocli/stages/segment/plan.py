@@ -14,6 +14,7 @@ from histocli.base.inputs import InputImage
 from histocli.base.types import Json
 from histocli.base.units import ASSUMED_MPP
 from histocli.config.common import Execution
+from histocli.config.drawing import Drawing
 from histocli.config.segment import SegmentConfig, parse_shard
 from histocli.exports.registry import read_record
 from histocli.slides.slide import slide_stem
@@ -82,6 +83,7 @@ def plan_jobs(
     config: SegmentConfig,
     execution: Execution,
     model: Json,
+    drawing: Drawing,
 ) -> list[Job]:
     """Name the outputs of every input; where names would collide, a hash of the path is appended to
     all of them.
@@ -107,7 +109,8 @@ def plan_jobs(
         else:
             paths = {name: out / f"{unique}{form.suffix}" for name, form in FORMATS.items()}
             outputs = {name: paths[name] for name in dict.fromkeys(config.formats)}
-            jobs.append(SlideJob(paths["ome-zarr"], given, outputs, config, execution, model))
+            place = paths["ome-zarr"]
+            jobs.append(SlideJob(place, drawing, given, outputs, config, execution, model))
     return jobs
 
 

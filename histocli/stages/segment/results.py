@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,10 @@ from typing import ClassVar, NamedTuple
 from histocli.base.types import Json
 from histocli.stages.shared.results import StageResult
 
-logger = logging.getLogger(__name__)
-
+BLURRED_SHARE = 0.3  # a slide with a larger share of its tissue out of focus is flagged
+# so much ink is a stroke of a pen; on a small image so large a share of it
+INK_MM2, INK_SHARE = 0.02, 0.05
+CUT_SHARE = 0.01  # a slide with a larger share of cut nuclei is flagged
 LEAST_TISSUE_MM2 = 0.02  # tissue of this area nearly always shows nuclei
 
 
@@ -43,6 +44,13 @@ class SegmentResult(StageResult):
     :mod:`histocli.model.known_stains`); None where it was not measured."""
     far: bool = False
     """Whether that distance is larger than between the references."""
+    blurred_share: float | None = None
+    """Share of the tissue that is out of focus; None where it could not be measured."""
+    ink_mm2: float | None = None
+    """Area of the strokes of a pen, where no nuclei are looked for."""
+    flags: tuple[str, ...] = ()
+    """What may make the result wrong: ``out of focus``, ``pen``, ``foreign stain``, ``empty``,
+    ``cut nuclei``."""
     plan: Json | None = None
     """In a dry run: number of tiles, and expected memory, disk space and time."""
 
@@ -59,6 +67,25 @@ class SlideFacts:
     empty: str | None = None
     stain_distance: float | None = None
     far: bool = False
+    blurred_share: float | None = None
+    ink_mm2: float | None = None
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What may make the result wrong, as in :class:`SegmentResult`."""
+        ink_mm2 = self.ink_mm2 or 0.0
+        found = {
+            "out of focus": (self.blurred_share or 0.0) > BLURRED_SHARE,
+            "pen": ink_mm2 > min(INK_MM2, INK_SHARE * (self.mm2 + ink_mm2)),
+            "foreign stain": self.far,
+            "empty": self.empty is not None,
+            "cut nuclei": self.n_cut > CUT_SHARE * self.nuclei,
+        }
+        return tuple(name for name, there in found.items() if there)
+
+    def to_result(self) -> Json:
+        """Return the fields of :class:`SegmentResult` that are about the slide."""
+        return {**vars(self), "flags": self.flags}
 
 
 def facts_from(known: Json) -> SlideFacts:
@@ -78,6 +105,8 @@ def facts_from(known: Json) -> SlideFacts:
         empty,
         known.get("stain_distance"),
         known.get("far", False),
+        known.get("blurred_share"),
+        known.get("ink_mm2"),
     )
 
 
@@ -125,27 +154,3 @@ def plan_table(results: Sequence[SegmentResult]) -> Table:
         )
     header = ("slide", "mm2 of tissue", "tiles", "MB of memory", "MB of disk", "seconds")
     return Table("expected", header, rows)
-
-
-def warn_of_nothing(path: Path, found: SlideFacts, roi: Path | None) -> None:
-    """Warn if no part of a slide was looked at, or if tissue was and shows no nucleus."""
-    if found.empty == "nothing looked at" and roi is not None:
-        text = "%s: the regions of %s lie off its tissue, so nothing was looked at; are they of "
-        logger.warning(text + "this slide, in pixels of its full resolution?", path, roi)
-    elif found.empty == "nothing looked at":
-        text = "%s: no tissue was found on it, so nothing was looked at; --tissue none looks "
-        logger.warning(text + "everywhere (an image of 12 bits in 16 is nearly black)", path)
-    elif found.empty is not None:
-        text = "%s: no nucleus was found on %.3g mm2; is the pixel size right, and does the model "
-        logger.warning(text + "suit this stain?", path, found.mm2)
-
-
-def warn_of_stain(path: Path, found: SlideFacts) -> None:
-    """Warn if the stain of a slide is far from those that the model has seen."""
-    if found.far:
-        logger.warning(
-            "%s: the model has seen no stain like this (distance %.2g); look at an overlay before "
-            "you trust the nuclei, or train on such tissue",
-            path,
-            found.stain_distance,
-        )

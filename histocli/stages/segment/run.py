@@ -24,6 +24,7 @@ from histocli.base.files import content_hash
 from histocli.base.inputs import InputImage, expand_with_mpp
 from histocli.base.progress import Track, silent
 from histocli.config.common import Execution
+from histocli.config.drawing import OUTLINES, Drawing
 from histocli.config.segment import SegmentConfig
 from histocli.exports.registry import check_packages
 from histocli.inference.pipeline import Pipeline, collect, whole_image
@@ -55,6 +56,7 @@ def segment(
     config: SegmentConfig,
     execution: Execution,
     *,
+    drawing: Drawing = OUTLINES,
     track: Track = silent,
     report: Callable[[SegmentResult], None] = lambda result: None,
 ) -> list[SegmentResult]:
@@ -68,8 +70,8 @@ def segment(
         Model file, or the name of a model of the package; None takes the default model.
     out : Path
         Folder for the results, named after the slides, and for the status file.
-    report : callable
-        Called with each result, in order, as soon as possible; in any thread, one at a time.
+    drawing, report
+        The look of overlays; what is called with each result, in order, in any thread.
 
     Returns
     -------
@@ -90,7 +92,7 @@ def segment(
     keep_going = execution.on_error == "continue"
     inputs = _slides_named(slides, keep_going)
     facts = {"name": model.name, "sha256": content_hash(model)}
-    jobs = own_share(plan_jobs(inputs, out, config, execution, facts), config)
+    jobs = own_share(plan_jobs(inputs, out, config, execution, facts, drawing), config)
     ledger = Ledger(jobs, keep_going, report, None if execution.dry_run else out / STATUS_FILE)
     todo = _undone(jobs, ledger)
     if todo:

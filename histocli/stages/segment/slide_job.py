@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from histocli.base.formats import FORMATS
 from histocli.base.types import Json
 from histocli.base.units import ASSUMED_MPP
 from histocli.config.common import as_dict
+from histocli.config.drawing import DRAWN, Drawing
 from histocli.exports.registry import read_record
 from histocli.inference.blocks import Block, BlockGrid
 from histocli.inference.pipeline import PendingBlock
@@ -27,13 +28,7 @@ from histocli.slides.slide import Slide, shape_of, slide_stem
 from histocli.stages.segment.assemble import make_store
 from histocli.stages.segment.job import Job
 from histocli.stages.segment.loaded import LoadedModel
-from histocli.stages.segment.results import (
-    Expected,
-    SlideFacts,
-    facts_from,
-    warn_of_nothing,
-    warn_of_stain,
-)
+from histocli.stages.segment.results import Expected, SlideFacts, facts_from
 from histocli.stages.segment.view import (
     Look,
     View,
@@ -44,6 +39,7 @@ from histocli.stages.segment.view import (
     recorded_view,
     view_of,
 )
+from histocli.stages.segment.warnings import warn_of
 from histocli.stages.shared.outputs import write_output
 from histocli.stages.shared.results import Stopwatch
 from histocli.stores import labels
@@ -62,9 +58,9 @@ class SlideJob(Job):
     _view: View
     _grid: BlockGrid
 
-    def __init__(self, store: Path, *others: Any) -> None:
+    def __init__(self, store: Path, drawing: Drawing, *others: Any) -> None:
         super().__init__(*others)
-        self.store = store
+        self.store, self.drawing = store, drawing
         self._to_make: list[str] = list(self.outputs)
         self._store_is_there = False
 
@@ -80,7 +76,7 @@ class SlideJob(Job):
             self._to_make = [
                 name
                 for name, path in self.outputs.items()
-                if self.decide_about(path, FORMATS[name].contract, mark) != "skip"
+                if self.decide_about(path, name, self.drawing.fingerprint(name, mark)) != "skip"
             ]
             found = peek(self.store)
             self._store_is_there = (
@@ -180,20 +176,19 @@ class SlideJob(Job):
             opened = labels.open_labels(store)
             for name in self._to_make:
                 if name != "ome-zarr":
-                    write_output(name, self.outputs[name], opened, self._open, self.provenance)
+                    write_output(
+                        name,
+                        self.outputs[name],
+                        opened,
+                        self._open,
+                        partial(self.provenance, form=name),
+                        drawing=self.drawing,
+                    )
             found = facts_from(opened.facts)
         finally:
             if self.writer is not None and store != self.store:
                 self.writer.discard()
-        warn_of_nothing(self.input.path, found, self._roi)
-        warn_of_stain(self.input.path, found)
-        if found.n_cut:
-            logger.warning(
-                "%s: %d nuclei reach further than 40 um from the border of their window "
-                "and may be cut",
-                self.input.path,
-                found.n_cut,
-            )
+        warn_of(self.input.path, found, self._roi)
         return found
 
     def facts(self) -> SlideFacts | None:
@@ -205,8 +200,8 @@ class SlideJob(Job):
                 return facts_from(known)
         return None
 
-    def provenance(self, contract: str) -> Provenance:
-        """Return the record of how an output is made."""
+    def provenance(self, contract: str, form: str = "ome-zarr") -> Provenance:
+        """Return the record of how an output of a format is made."""
         given = self.config
         config = replace(
             given.of_labels(),
@@ -218,8 +213,8 @@ class SlideJob(Job):
         return Provenance(
             contract=contract,
             command="segment",
-            config=as_dict(config),
-            config_hash=self._fingerprint,
+            config=as_dict(config) | (as_dict(self.drawing) if form in DRAWN else {}),
+            config_hash=self.drawing.fingerprint(form, self._fingerprint),
         )
 
     @cached_property

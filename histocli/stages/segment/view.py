@@ -17,10 +17,11 @@ import numpy.typing as npt
 from histocli.base.memory import pages_of_its_own
 from histocli.base.types import BoolMask, FloatArray, Json, RGBImage
 from histocli.inference.blocks import Block, BlockGrid, inside, shows_tissue
+from histocli.inference.focus import blurred_share
 from histocli.inference.pipeline import PendingBlock
 from histocli.inference.runs import RunObjects, to_slide
 from histocli.inference.tiling import size_of
-from histocli.inference.tissue import squares_of_tissue, tissue_mask
+from histocli.inference.tissue import squares_of_tissue, tissue_and_ink
 from histocli.model.adaptation import Adaptation, adapt_stain, original_densities
 from histocli.model.normalisation import Contrast, contrast_of, glass_to_white
 from histocli.optics.density import white_level
@@ -91,6 +92,8 @@ class Look(NamedTuple):
     """Mask of the area in which nuclei are looked for."""
     glass_level: float
     """Level of empty glass, in 1..256."""
+    ink_mm2: float
+    """Area of the strokes of a pen."""
 
 
 def look(slide: Slide, factor: int, *, find_tissue: bool, roi: FindRegions | None) -> Look:
@@ -101,36 +104,25 @@ def look(slide: Slide, factor: int, *, find_tissue: bool, roi: FindRegions | Non
     overview = shrunk(slide, factor)
     level = white_level(overview)
     shape = (overview.shape[0], overview.shape[1])
-    wanted = np.ones(shape, bool)
-    if find_tissue:
-        wanted = tissue_mask(overview, slide.mpp * factor, level)
+    tissue, ink = tissue_and_ink(overview, slide.mpp * factor, level)
+    wanted = tissue if find_tissue else np.ones(shape, bool)
     if roi is not None:
         wanted &= roi(shape, factor)
-    return Look(overview, wanted, level)
+    return Look(overview, wanted, level, float(ink.sum() * (slide.mpp * factor / 1000) ** 2))
 
 
 def first_look(slide: Slide, model: LoadedModel, seen: Look) -> FirstLook:
     """Return the facts about a slide that its store records.
 
-    The stain is measured on all of a small slide, or on squares of tissue of a large one; not at
-    all if the model neither adapts slides nor tells known stains.
+    Stain and focus are measured on all of a small slide, or on squares of tissue of a large one;
+    the stain only if the model adapts slides or tells known stains.
     """
     contrast, distance, far = None, None, False
     known = model.known_stains
+    view = view_of(slide, model.mpp, seen.glass_level, seen.tissue)
+    squares = [view.pixels.read(*square) for square in _squares(view)]
     if model.adaptation is not None or known is not None:
-        view = view_of(slide, model.mpp, seen.glass_level, seen.tissue)
-        height, width = view.shape
-        squares = [(slice(0, height), slice(0, width))]
-        if height * width > CONTRAST_SQUARES * CONTRAST_SQUARE_PX**2:
-            squares = squares_of_tissue(
-                seen.tissue,
-                view.factor,
-                view.pixels.ratio,
-                view.shape,
-                n=CONTRAST_SQUARES,
-                side_px=CONTRAST_SQUARE_PX,
-            )
-        contrast = contrast_of(view.pixels.read(rows, columns) for rows, columns in squares)
+        contrast = contrast_of(squares)
         if contrast is not None and known is not None:
             distance = known.distance(contrast)
             far = distance is not None and distance > known.limit
@@ -139,8 +131,25 @@ def first_look(slide: Slide, model: LoadedModel, seen: Look) -> FirstLook:
         "contrast": None if contrast is None else contrast.to_json(),
         "stain_distance": distance,
         "far": far,
+        "blurred_share": blurred_share(squares),
+        "ink_mm2": round(seen.ink_mm2, 4),
     }
     return FirstLook(seen.overview, seen.tissue, facts)
+
+
+def _squares(view: View) -> list[tuple[slice, slice]]:
+    """Return the whole of a small slide, or squares of tissue of a large one."""
+    height, width = view.shape
+    if height * width <= CONTRAST_SQUARES * CONTRAST_SQUARE_PX**2:
+        return [(slice(0, height), slice(0, width))]
+    return squares_of_tissue(
+        view.tissue,
+        view.factor,
+        view.pixels.ratio,
+        view.shape,
+        n=CONTRAST_SQUARES,
+        side_px=CONTRAST_SQUARE_PX,
+    )
 
 
 def recorded_view(slide: Slide, model: LoadedModel, facts: Json, tissue: BoolMask) -> View:

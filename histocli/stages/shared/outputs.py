@@ -7,6 +7,7 @@ from pathlib import Path
 from histocli.base.formats import FORMATS
 from histocli.base.text import plain_json
 from histocli.base.types import RGBImage
+from histocli.config.drawing import OUTLINES, Drawing
 from histocli.exports.content import Content, Window
 from histocli.exports.registry import WRITERS, read_record
 from histocli.slides.resampling import shrunk
@@ -24,6 +25,8 @@ FACTS = (
     "mm2",
     "stain_distance",
     "far",
+    "blurred_share",
+    "ink_mm2",
     "source",
     "model",
 )
@@ -56,13 +59,15 @@ def write_output(
     open_pixels: Callable[[], Slide],
     provenance: Callable[[str], Provenance],
     *,
+    drawing: Drawing = OUTLINES,
     window: Window | None = None,
     seed: int = 0,
 ) -> None:
     """Write a file in a format of ``export``.
 
     ``open_pixels`` is called for files that show the slide, ``provenance`` with the contract of the
-    format. ``window`` is for formats that take a region, ``seed`` for those that choose crops.
+    format. ``drawing`` is for overlays, ``window`` for formats that take a region, ``seed`` for
+    those that choose crops.
     """
 
     def read_windows(windows: Sequence[Window]) -> list[RGBImage]:
@@ -79,6 +84,12 @@ def write_output(
     # A file that is in its place is complete.
     made_by = provenance(FORMATS[name].contract).to_json() | {"complete": True}
     content = Content(
-        nuclei=store, read_windows=read_windows, read_shrunk=read_shrunk, window=window, seed=seed
+        nuclei=store,
+        read_windows=read_windows,
+        read_shrunk=read_shrunk,
+        window=window,
+        seed=seed,
+        colour=drawing.colour,
+        thickness_px=drawing.thickness,
     )
     WRITERS[name](path, content, made_by | plain_json(facts))

@@ -38,6 +38,7 @@ from histocli.base.progress import Track, silent
 from histocli.base.text import first_line
 from histocli.base.types import Json
 from histocli.stages.shared.frame import Plan, Work
+from histocli.stages.shared.journal import Journal
 from histocli.stages.shared.results import Stopwatch
 from histocli.stores.checkpoints import (
     checkpoint_path,
@@ -45,7 +46,6 @@ from histocli.stores.checkpoints import (
     remove_checkpoint,
     write_checkpoint,
 )
-from histocli.stores.logs import append_metrics, start_log
 
 logger = logging.getLogger(__name__)
 
@@ -228,8 +228,8 @@ class Session:
     """Runs steps, and keeps their log and checkpoint beside the output.
 
     ``work`` is the argument of the plan's ``make`` function; unless it resumes an earlier command,
-    the log of that command is removed. After ``stop_after`` steps in all, a checkpoint is saved and
-    the steps stop. ``noun`` names the whole in messages: ``training`` or ``refinement``.
+    that command's log is removed. ``stop_after`` counts the steps of all commands. ``noun`` is what
+    messages call the whole: ``training`` or ``refinement``.
     """
 
     def __init__(
@@ -241,6 +241,7 @@ class Session:
         stop_after: int | None = None,
         track: Track = silent,
         noun: str = "training",
+        tensorboard: bool = False,
     ) -> None:
         self.out = plan.out
         self.clock = clock
@@ -249,11 +250,10 @@ class Session:
         self.finished = False  # whether the training is over; ``steps`` then takes no further step
         self._before = 0.0  # share of the present loop that was done before its last step
         self._stop_after = stop_after
-        self._track = track
-        self._recent: list[dict[str, float | None]] = []
-        if self.members.leads:
-            start_log(self.out, keep=work.resume)
-        self.checkpoint = Checkpoint(plan, resume=work.resume, noun=noun, writes=self.members.leads)
+        self._track, self._recent = track, list[dict[str, float | None]]()
+        leads, resume = work.members.leads, work.resume
+        self.journal = Journal(self.out, keep=resume, writes=leads, tensorboard=tensorboard)
+        self.checkpoint = Checkpoint(plan, resume=resume, noun=noun, writes=leads)
         self.register("session", self)
 
     def register(self, name: str, part: Resumable) -> None:
@@ -334,13 +334,13 @@ class Session:
         return float(np.mean(values)) if values else None
 
     def log(self, values: Json) -> None:
-        """Append a line to ``metrics.jsonl``."""
-        if self.members.leads:
-            append_metrics(self.out, values)
+        """Append a line to the journal."""
+        self.journal.log(values)
 
     def save(self) -> None:
-        """Write a checkpoint."""
+        """Write a checkpoint, and the learning curves so far."""
         self.checkpoint.save()
+        self.journal.draw()
 
     def finish(self) -> None:
         """End the training and save that, so that a later command takes no further step."""

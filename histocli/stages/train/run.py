@@ -1,8 +1,8 @@
 """``histosynth train``: from patch stores to a model file.
 
 Patches and their targets are held in memory; a share of the synthetic ones is held out and scored.
-Beside the model, ``<out>.log/`` holds ``metrics.jsonl``, preview pictures of held-out patches and,
-until the model is written, the checkpoint for a later command.
+Beside the model, ``<out>.log/`` holds ``metrics.jsonl``, learning curves, preview pictures of
+held-out patches and, until the model is written, the checkpoint for a later command.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from histocli.model.normalisation import PIXEL_MEAN, PIXEL_STD
 from histocli.model.segmenter import Segmenter, build_segmenter, channels_last
 from histocli.model.trunk_segmenter import TrunkSegmenter
 from histocli.stages.shared.frame import Plan, Work, carry_out
+from histocli.stages.shared.journal import check_tracking
 from histocli.stages.shared.results import Stopwatch
 from histocli.stages.shared.session import Clock, Session, refuse_short_budget
 from histocli.stages.train.bench import Bench, Joined, join
@@ -100,6 +101,7 @@ def train(
         A signal came, or ``stop_after`` steps are done. A checkpoint is kept for a later command.
     """
     watch = Stopwatch.of_command()
+    check_tracking(execution)
     request = open_request(
         stores, refs, config, execution, stop_after=stop_after, preview=preview, track=track
     )
@@ -117,7 +119,14 @@ def _make(request: Request, plan: Plan[TrainResult], work: Work[TrainResult]) ->
     clock = Clock(config.steps, config.time_budget_s, RESERVE_S, plan.watch)
     text = f"opening the inputs took {plan.watch.seconds:.0f} s"
     refuse_short_budget(clock, work.members, WRITING_S, text)
-    session = Session(plan, work, clock, stop_after=request.stop_after, track=request.track)
+    session = Session(
+        plan,
+        work,
+        clock,
+        stop_after=request.stop_after,
+        track=request.track,
+        tensorboard=request.execution.tensorboard,
+    )
     session.register("training", training)
     examiner = Examiner(patches.held_out, training, session, request.store.mpp, request.dtype)
     with ExitStack() as stack:
@@ -145,6 +154,7 @@ def _make(request: Request, plan: Plan[TrainResult], work: Work[TrainResult]) ->
             session.log({"processes": len(digests), "processes_agree": len(set(digests)) == 1})
         header = _header(bench, made, selection)
         write_model(plan.out, training.segmenter.state_dict(), header)
+        session.journal.draw()
         session.checkpoint.remove()
     return made
 

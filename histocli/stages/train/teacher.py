@@ -31,7 +31,13 @@ from histocli.model.segmenter import Segmenter, build_segmenter
 from histocli.stages.train.bench import Bench, Joined, join
 from histocli.stages.train.plan import StartingModel
 from histocli.stages.train.selection import PREVIEW_PATCHES
-from histocli.stages.train.unlabelled import Teacher, Unlabelled, find_nuclei, read_unlabelled
+from histocli.stages.train.unlabelled import (
+    Teacher,
+    Unlabelled,
+    find_nuclei,
+    labelling_s,
+    read_unlabelled,
+)
 from histocli.training.augmentation import augmentation_for
 from histocli.training.loop import Extra, Moment, Phase
 from histocli.training.sampling import Batch, PatchSet
@@ -44,7 +50,8 @@ SHARE_OF_TRAINING = 0.4  # share of the whole training that all rounds of self-t
 PSEUDO_SHARE = 0.5  # share of the crops of a step that show unlabelled tissue
 LATER_RATE = 1 / 2  # peak learning rate of a round as a share of that of the training on patches
 TEACHER_VIEWS = 2  # orientations of each patch over which the teacher's maps are averaged
-LABELLING_S = 0.4  # seconds reserved for the last labelling, for each patch of 256 px
+# Seconds reserved for the last labelling, for each patch of 256 px, until it is measured.
+LABELLING_S = 0.4
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,7 @@ class SelfTraining(Extra):
 
     def __init__(self, bench: Bench, unlabelled: Unlabelled) -> None:
         self.bench = bench
+        self._reserved_s = 0.0  # seconds of a time budget for the last labelling
         self.unlabelled = unlabelled
         self.others = [_other_teacher(bench, model) for model in bench.request.taught_by]
         self.begins = 0.0 if self.others else 1 - SHARE_OF_TRAINING
@@ -93,6 +101,8 @@ class SelfTraining(Extra):
             data, about = self._teach(patches, findings)
             name = f"self-training {number}"
             logger.info("%s: %s", name, about)
+            if self.bench.session.clock.budget_s is not None:
+                self.reserve(labelling_s(self._own_teacher(), self.unlabelled))
             yield Phase(name, data, edges[number - 1], edges[number], self._rate)
             patches = data.part(everything)  # --fresh may have replaced patches in ``data``
             findings = self._end_round(number, findings, about)
@@ -135,7 +145,7 @@ class SelfTraining(Extra):
                 return self._find(self.others)
             return findings or self._find_as_teacher(self._teacher)
         self.bench.session.save()  # so that an interruption of the labelling loses no steps
-        self._share_weights()
+        share_weights(self.bench)
         if self._confidence is None and not self.others:
             self._confidence = choose_confidence(self.bench)
         findings = findings or self._find(self.others if number == 1 else [])
@@ -173,7 +183,7 @@ class SelfTraining(Extra):
         session.save()
         if self._averaged.steps:
             training.segmenter.load_state_dict(self._averaged.values)
-        self._share_weights()
+        share_weights(self.bench)
         after = self._find()
         pairs = zip(before.labels, after.labels, strict=True)
         agreements = np.array([agreement(one, [two]) for one, two in pairs])
@@ -201,12 +211,15 @@ class SelfTraining(Extra):
         self._averaged = self._teacher = self._soft = None
         return after
 
-    def _share_weights(self) -> None:
-        """Give all processes the weights and the running statistics of the first one."""
-        members, segmenter = self.bench.session.members, self.bench.training.segmenter
-        if members.size > 1:
-            state = {name: value.cpu() for name, value in segmenter.state_dict().items()}
-            segmenter.load_state_dict(members.from_leader(state))
+    def reserve(self, seconds: float) -> None:
+        """Reserve seconds of a time budget for the last labelling, in the place of earlier ones."""
+        self.bench.session.clock.reserve(seconds - self._reserved_s)
+        self._reserved_s = seconds
+
+    def _own_teacher(self) -> Teacher:
+        """Return the present weights, ready to label tissue."""
+        own = self.bench.examiner.predictor(views=TEACHER_VIEWS, confidence=self._confidence)
+        return Teacher(own, self.bench.patches.stain_range)
 
     def _find_as_teacher(self, teacher: dict[str, torch.Tensor]) -> Findings:
         """Label the tissue with the teacher's weights, then restore the student's."""
@@ -220,9 +233,8 @@ class SelfTraining(Extra):
     def _find(self, others: Sequence[Teacher] = ()) -> Findings:
         """Label the tissue with the present weights, or with other models."""
         bench = self.bench
-        own = bench.examiner.predictor(views=TEACHER_VIEWS, confidence=self._confidence)
         return find_nuclei(
-            others or [Teacher(own, bench.patches.stain_range)],
+            others or [self._own_teacher()],
             self.unlabelled,
             bench.request.track,
             f"{bench.session.out}: stopped after {bench.training.step} steps; run the "
@@ -249,6 +261,14 @@ class SelfTraining(Extra):
             self._averaged.restore(state["averaged"])
         self._confidence = state["confidence"]
         self._first = None if state["first"] is None else FirstFindings(*state["first"])
+
+
+def share_weights(bench: Bench) -> None:
+    """Give all processes the weights and the running statistics of the first one."""
+    members, segmenter = bench.session.members, bench.training.segmenter
+    if members.size > 1:
+        state = {name: value.cpu() for name, value in segmenter.state_dict().items()}
+        segmenter.load_state_dict(members.from_leader(state))
 
 
 def choose_confidence(bench: Bench) -> float:
@@ -311,8 +331,8 @@ def self_training(bench: Bench) -> Joined | None:
     if not bench.request.sources:
         return None
     unlabelled = read_unlabelled(bench.request)
-    n, side = unlabelled.patches.shape[:2]
-    bench.session.clock.reserve(LABELLING_S * n * (side / 256) ** 2)
     rounds = SelfTraining(bench, unlabelled)
+    n, side = unlabelled.patches.shape[:2]
+    rounds.reserve(LABELLING_S * n * (side / 256) ** 2)
     bench.request.failed.extend(unlabelled.failed)
     return join(bench, rounds, lambda: rounds.rounds)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from histocli.base.errors import HistosynthError, InvalidInput
 from histocli.base.interrupts import raise_if_stopped
-from histocli.base.progress import Track
+from histocli.base.progress import Track, silent
 from histocli.base.types import FloatArray, InstanceLabels
 from histocli.inference.predict import Predictor
 from histocli.model.adaptation import Adaptation, adapt_stain
@@ -24,6 +25,8 @@ from histocli.training.soft_labels import maps_over_scales, mean_maps
 
 logger = logging.getLogger(__name__)
 
+PROBED = 8  # patches on which the time of labelling is measured
+SLOWER = 1.2  # labelling all patches may take longer than a few of them show
 MOST_PATCHES = 640  # most patches of unlabelled tissue
 
 
@@ -116,6 +119,20 @@ def find_nuclei(
             seen += list(maps)
             bar.advance(part.stop - part.start)
     return Findings(labels, [each[..., 0] for each in seen], seen)
+
+
+def labelling_s(teacher: Teacher, tissue: Unlabelled) -> float:
+    """Return the seconds that a teacher needs to label all patches, measured on a few of them.
+
+    A guess would be too high for small networks, whose training would then end early.
+    """
+    n = len(tissue.patches)
+    few = [replace(tissue, patches=tissue.patches[:count]) for count in (1, min(n, PROBED))]
+    start = 0.0
+    for part in few:  # the first time is slower
+        start = time.perf_counter()
+        find_nuclei([teacher], part, silent, "train: stopped; run the same command again")
+    return SLOWER * (time.perf_counter() - start) / len(few[-1].patches) * n
 
 
 def _maps_of(teacher: Teacher, tissue: Unlabelled, part: slice) -> FloatArray:

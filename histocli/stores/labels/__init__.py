@@ -29,8 +29,9 @@
                            {name, sha256, backend}: backend ran it, such as openvino-int8;
                            glass_level (of empty glass, 64..256); contrast {mean, spread,
                            spreads}: stain of the slide; stain_distance to what the model has
-                           seen; far, whether that is further than usual; files {<array>:
-                           [number of files, bytes]}
+                           seen; far, whether that is further than usual; blurred_share of
+                           the tissue; ink_mm2 of a pen; files {<array>: [number of files,
+                           bytes]}
 
 A shard is a file that holds several chunks. The anchor of a nucleus is the pixel that stands for
 its place (:mod:`histocli.instances.anchors`). Positions in micrometres, in the table and in the

@@ -224,7 +224,7 @@ class TiledLabelsWriter(StoreWriter):
         """Remove the store under the temporary name, if there is one."""
         if peek(self._partial) is not None:
             # work/ marks a whole store, so it goes first: what a failed removal leaves behind must
-            # not look like one that --resume can take up.
+            # not look like one that a later command can go on with.
             if self.work.is_dir():
                 with disk_errors(self._partial):
                     remove_folder(self.work)

@@ -11,9 +11,9 @@ from PIL import Image
 
 from histocli.cli.app import run
 from histocli.figures.report import MARK
-from histocli.stages.evaluate import pairs, pictures
-from histocli.stages.evaluate.pictures import find_pictures
-from histocli.stages.evaluate.report import short_names
+from histocli.stages.evaluate import drawn, pairs, pictures
+from histocli.stages.evaluate.drawn import find_pictures
+from histocli.stages.evaluate.scores import short_names
 from histocli.stores.labels import LabelStore
 from tests.stages.evaluate.test_run import (  # noqa: F401
     folders,
@@ -39,6 +39,8 @@ def test_the_page_of_one_prediction(folders, tmp_path, capsys):
     assert MARK in page[:200]
     for heading in (
         "Scores",
+        "Kinds of error",
+        "All scores",
         "Distributions",
         "Worst images",
         "Best images",
@@ -88,13 +90,15 @@ def test_models_beside_each_other_with_pictures_and_groups(folders, tmp_path):
     ]
     page = page_of(words, tmp_path / "r.html")
     for text in (
-        "Scores · prediction",
-        "Scores · perfect",
+        "mean · prediction",
+        "mean · perfect",
+        "fewer than six independent ones",
         "perfect minus prediction",
         "By group · perfect",
     ):
         assert text in page
-    assert page.count("<img ") == 6
+    # two worst images as both predictions have them; the third is the same for both
+    assert page.count("<img ") == 4
 
 
 def test_a_store_shows_calibration_and_provenance(folders, tmp_path):
@@ -173,8 +177,9 @@ def test_a_slide_is_never_read_whole_for_its_picture(folders, tmp_path, monkeypa
     """With a few pixels counting as large: the square with most mistakes, read with a margin."""
     for name, make in (("p", prediction_of), ("t", truth_of)):
         write_label_store(tmp_path / f"{name}.ome.zarr", make(2))
-    for module in (pairs, pictures):
+    for module in (pairs, drawn):
         monkeypatch.setattr(module, "LARGE_PX", 9)
+    for module in (pairs, drawn, pictures):
         monkeypatch.setattr(module, "SQUARE_PX", 16)
     monkeypatch.setattr(LabelStore, "labels", lambda *_: pytest.fail("read whole"))
     page = page_of(
@@ -184,7 +189,7 @@ def test_a_slide_is_never_read_whole_for_its_picture(folders, tmp_path, monkeypa
     assert page.count("<img ") == 1
 
 
-def testshort_names_tell_apart():
+def test_short_names_tell_apart():
     assert short_names(["x/a", "y/b"]) == ["a", "b"]
     assert short_names(["x/a", "y/a"]) == ["x/a", "y/a"]
 

@@ -27,7 +27,7 @@ from histocli.config.common import Execution
 from histocli.config.evaluate import EvaluateConfig
 from histocli.metrics import windows as metric_windows
 from histocli.metrics.comparison import Rules, compare
-from histocli.metrics.table import NAMES
+from histocli.metrics.table import NAMES, shown_in
 from histocli.stages.evaluate import pairs
 from histocli.stages.evaluate.run import compare_models, evaluate
 from histocli.stages.evaluate.scores import EvaluateResult
@@ -341,7 +341,11 @@ def test_command_prints_json_then_fails_the_gate(folders, capsys):
     assert run(["evaluate", *folders, "--min", "dice=0.1"]) == 0
     shown = capsys.readouterr()
     assert not shown.out
-    assert all(name in shown.err for name in NAMES)
+    assert all(f" {name} " in shown.err for name in shown_in("console"))
+    assert " f1_75 " not in shown.err
+    assert run(["evaluate", *folders, "--all"]) == 0
+    shown = capsys.readouterr()
+    assert all(f" {name} " in shown.err for name in NAMES)
 
 
 def test_command_with_a_failed_pair(folders, capsys):
@@ -542,7 +546,9 @@ def test_models_are_compared_image_by_image(folders, tmp_path):
     assert metrics["hd95_um"].better == 2
     values = json.loads(orjson.dumps(models.to_json()))
     assert values["schema"] == "histosynth.evaluate-comparison/1"
-    assert values["differences"][0]["metrics"]["pq"]["ci95"]
+    assert values["differences"][0]["metrics"]["pq"]["p_value"] == 0.5
+    assert values["verdict"]["better_than"] == []
+    assert "fewer than six" in values["verdict"]["text"]
 
 
 def test_models_that_cannot_be_compared(folders, tmp_path):
@@ -575,7 +581,7 @@ def test_command_with_several_predictions(folders, tmp_path, capsys):
         EvaluateResult.schema,
         "histosynth.evaluate-comparison/1",
     ]
-    assert "paired over 3 images" in shown.err
+    assert "verdict: too few to tell: over 3 images" in shown.err
     assert run(["evaluate", *words, "--min", "pq=0.99"]) == 7
     assert f"({folders[0]})" in capsys.readouterr().err
     assert run(["evaluate", folders[0], "--truth", folders[1], "--json"]) == 0

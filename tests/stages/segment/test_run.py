@@ -90,7 +90,8 @@ class TestOneSlide:
         assert values["schema"] == "histosynth.segment/1"
         assert set(values) == {
             "schema", "input", "output", "outputs", "status", "nuclei", "mm2", "seconds", "mpp",
-            "mpp_source", "error", "n_cut", "empty", "plan", "stain_distance", "far",
+            "mpp_source", "error", "n_cut", "empty", "plan", "stain_distance", "far", "flags",
+            "blurred_share", "ink_mm2",
         }  # fmt: skip
         assert values["input"] == str(tmp_path / "a.png")
         assert values["output"] == str(tmp_path / "out" / "a.ome.zarr")

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -124,14 +125,15 @@ def test_a_power_cut_between_two_rounds_costs_no_round(
     class PowerCut(Exception):
         pass
 
-    def cut_at(self):
-        if self.rounds:
+    def cut_at(bench):
+        shared.append(bench)
+        if len(shared) == 3:  # twice in the first round
             raise PowerCut
-        return share(self)
+        return share(bench)
 
-    cut, share = tmp_path / "cut.safetensors", SelfTraining._share_weights
+    cut, share, shared = tmp_path / "cut.safetensors", teacher.share_weights, []
     with monkeypatch.context() as patch:
-        patch.setattr(SelfTraining, "_share_weights", cut_at)
+        patch.setattr(teacher, "share_weights", cut_at)
         with pytest.raises(PowerCut):
             run(store, cut, refs=references, **SELF)
     found = run(store, cut, refs=references, execution={"resume": True}, **SELF)
@@ -365,3 +367,32 @@ def test_tissue_is_labelled_in_the_stain_that_the_teacher_knows(
     left = seen[len(adapted) :]
     assert adapted[0].shape == left[0].shape
     assert (adapted[0] != left[0]).any()
+
+
+def test_the_time_of_the_last_labelling_is_measured_without_the_slow_first_time(monkeypatch):
+    """A clock that goes on by half a second a patch, and by five more the first time."""
+    now, labelled = [0.0], []
+
+    def label(teachers, tissue, track, stopped):
+        now[0] += 0.5 * len(tissue.patches) + (0 if labelled else 5.0)
+        labelled.append(len(tissue.patches))
+
+    monkeypatch.setattr(unlabelled, "find_nuclei", label)
+    monkeypatch.setattr(unlabelled.time, "perf_counter", lambda: now[0])
+    for n in (3, 100):
+        labelled.clear()
+        tissue = Unlabelled(np.zeros((n, 8, 8, 3), np.uint8), [None] * n, None, [])
+        assert unlabelled.labelling_s(None, tissue) == pytest.approx(unlabelled.SLOWER * 0.5 * n)
+        assert labelled == [1, min(n, unlabelled.PROBED)]
+
+
+def test_what_is_reserved_for_labelling_takes_the_place_of_the_guess():
+    reserved = []
+    clock = SimpleNamespace(reserve=reserved.append)
+    bench = SimpleNamespace(
+        session=SimpleNamespace(clock=clock), request=SimpleNamespace(taught_by=[])
+    )
+    rounds = SelfTraining(bench, None)
+    rounds.reserve(40.0)
+    rounds.reserve(6.0)
+    assert reserved == [40.0, -34.0]
