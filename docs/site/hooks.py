@@ -1,8 +1,8 @@
 """What MkDocs does not do by itself: the home page, and links out of this folder.
 
 ``README.md`` of the repository becomes the home page. A link from a page to another file of the
-repository brings that file onto the site, as a page if it is Markdown. Blocks that tests do not
-run, marked ``no-run``, lose that mark.
+repository brings that file onto the site, as a page if it is Markdown. Marks for
+tests, ``no-run`` and ``output``, are removed from blocks.
 """
 
 import posixpath
@@ -17,7 +17,7 @@ LINK = re.compile(r"(\]\()([^)\s#:]+)(#[^)\s]*)?(\))")
 HOME = {"README.md": "index.md"}  # paths in the repository, and on the site
 
 
-def on_site(path):
+def place_of(path):
     """Return the place on the site of a file of the repository."""
     inside = path.startswith("docs/")
     return HOME.get(path) or (path.removeprefix("docs/") if inside else f"repository/{path}")
@@ -36,7 +36,7 @@ def on_files(files, config):
     waiting = ["README.md", *(f"docs/{page.src_uri}" for page in files.documentation_pages())]
     seen = set(waiting)
     for path in waiting:  # which grows
-        place = on_site(path)
+        place = place_of(path)
         if files.get_file_from_path(place) is None:
             files.append(File.generated(config, place, abs_src_path=str(ROOT / path)))
         if path.endswith(".md"):
@@ -55,7 +55,9 @@ def on_page_markdown(markdown, page, config, files):
         target = posixpath.normpath(posixpath.join(folder, unquote(link[2])))
         if not (ROOT / target).is_file():
             return link[0]
-        place = posixpath.relpath(on_site(target), here or ".")
+        place = posixpath.relpath(place_of(target), here or ".")
         return f"{link[1]}{place}{link[3] or ''}{link[4]}"
 
-    return re.sub(r"^( *```\w+) no-run", r"\1", LINK.sub(moved, markdown), flags=re.MULTILINE)
+    return re.sub(
+        r"^( *```\w+) (no-run|output)$", r"\1", LINK.sub(moved, markdown), flags=re.MULTILINE
+    )

@@ -8,17 +8,17 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-FENCE = re.compile(r"^( *)```(\S*)(.*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^( *)```(\S*)([^\n]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block of a page: ``sh``, ``python`` or another language."""
+    """A fenced block of a page: ``sh``, ``python`` or another language, and the mark behind it."""
 
     page: str
     line: int
     language: str
-    runs: bool
+    mark: str
     text: str
 
 
@@ -47,7 +47,7 @@ def blocks_of(path):
             page=str(path.relative_to(ROOT)),
             line=text.count("\n", 0, found.start()) + 1,
             language=found[2],
-            runs="no-run" not in found[3],
+            mark=found[3].strip(),
             text=re.sub(rf"^{found[1]}", "", found[4], flags=re.MULTILINE),
         )
         for found in FENCE.finditer(text)
