@@ -1,7 +1,8 @@
 """What MkDocs does not do by itself: the home page, and links out of this folder.
 
 ``README.md`` of the repository becomes the home page. A link from a page to another file of the
-repository brings that file onto the site, as a page if it is Markdown. Marks for
+repository brings that file onto the site, as a page if it is Markdown. The script that search needs
+on pages from the disk is ours, so that nothing is loaded from another host. Marks for
 tests, ``no-run`` and ``output``, are removed from blocks.
 """
 
@@ -10,10 +11,14 @@ import re
 from pathlib import Path
 from urllib.parse import unquote
 
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[2]
 LINK = re.compile(r"(\]\()([^)\s#:]+)(#[^)\s]*)?(\))")
+SHIM = "https://unpkg.com/iframe-worker/shim"
+WORKER = "assets/worker.js"
+ROLE = re.compile(r":(?:func|mod|class|attr|meth|data):(?=<code>)")  # of Sphinx, in docstrings
 HOME = {"README.md": "index.md"}  # paths in the repository, and on the site
 
 
@@ -43,6 +48,8 @@ def on_files(files, config):
             new = [each for each in targets(path) if each not in seen]
             waiting += new
             seen |= set(new)
+    worker = Path(__file__).with_name("worker.js")
+    files.append(File.generated(config, WORKER, abs_src_path=str(worker)))
     return files
 
 
@@ -61,3 +68,28 @@ def on_page_markdown(markdown, page, config, files):
     return re.sub(
         r"^( *```\w+) (no-run|output)$", r"\1", LINK.sub(moved, markdown), flags=re.MULTILINE
     )
+
+
+def on_page_content(html, page, config, files):
+    """Remove the marks of roles from docstrings; their words are shown as code."""
+    return ROLE.sub("", html)
+
+
+def on_post_page(output, page, config):
+    """Load the script for search from the site."""
+    here = posixpath.dirname(page.file.dest_uri) or "."
+    return output.replace(SHIM, posixpath.relpath(WORKER, here))
+
+
+def on_post_template(output_content, template_name, config):
+    """Do the same on the page for addresses that do not exist."""
+    return output_content.replace(SHIM, f"/{WORKER}")
+
+
+def on_post_build(config):
+    """Refuse a site with a script, style or font of another host."""
+    for path in Path(config.site_dir).rglob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        found = re.search(r"<(?:script|link|img|iframe)[^>]+(?:src|href)=\"?https?:[^>]*>", text)
+        if found:
+            raise PluginError(f"{path}: is loaded from another host: {found[0]}")

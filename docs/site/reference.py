@@ -15,7 +15,8 @@ HEAD = """\
 # All options
 
 Every option of every command, as `histosynth COMMAND --help` shows them. This page is written by
-`docs/site/reference.py`. What options have in common is in
+`docs/site/reference.py`. The environment variable of `--patch-px` is `HISTOSYNTH_PATCH_PX`, and so
+on, except where another is named. What options have in common is in
 [what commands have in common](README.md).
 """
 
@@ -41,8 +42,10 @@ def row(option):
     known = default not in (None, "", (), False) and not callable(default)
     written = option.opts[0] if default is True else default
     notes = "required" if option.required else code(written) if known else ""
-    variable = code(option.envvar) if option.envvar else ""
-    return f"| {code(names + value)} | {cell(option.help)} | {notes} | {variable} |"
+    flag = max(option.opts, key=len).lstrip("-")
+    expected = f"HISTOSYNTH_{flag.replace('-', '_').upper()}"
+    other = f" Variable: {code(option.envvar)}." if option.envvar not in (None, expected) else ""
+    return f"| {code(names + value)} | {cell(option.help)}{other} | {notes} |"
 
 
 def section(name, command):
@@ -63,8 +66,8 @@ def section(name, command):
     for panel in PANELS:
         rows = [row(each) for each in options if each.rich_help_panel == panel]
         if rows:
-            yield from ("", f"**{panel}**", "", "| option | what it does | default | variable |")
-            yield from ("|---|---|---|---|", *rows)
+            yield from ("", f"**{panel}**", "", "| option | what it does | default |")
+            yield from ("|---|---|---|", *rows)
 
 
 def reference():
