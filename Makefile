@@ -2,6 +2,7 @@
 #
 #   make demo     a slide, from nothing to labelled nuclei, in a few minutes
 #   make test     the tests
+#   make docs     the documentation as a site, in build/site
 #   make check    format, lint, types and tests: what has to pass before a commit
 #
 # PYTHON=python3.12        another interpreter
@@ -23,7 +24,7 @@ JOBS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format install clean
+.PHONY: help demo test check format docs install clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -43,6 +44,12 @@ check: $(VENV)/.installed-dev
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# NO_MKDOCS_2_WARNING keeps a notice about other programs out of the output.
+docs: $(VENV)/.installed-docs
+	$(BIN)/python docs/site/reference.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict -f docs/site/mkdocs.yml
+	@echo "open build/site/index.html"
 
 install: $(VENV)/.installed
 
@@ -67,4 +74,9 @@ $(VENV)/.installed: pyproject.toml $(VENV)/.torch
 $(VENV)/.installed-dev: pyproject.toml $(VENV)/.torch
 	@echo "installing histosynth and its tools into $(VENV); the first time this takes some minutes"
 	$(PIP) --editable '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-docs: pyproject.toml $(VENV)/.torch
+	@echo "installing histosynth and what builds its site into $(VENV)"
+	$(PIP) --editable '.[docs]'
 	@touch $@ $(VENV)/.installed
