@@ -1,7 +1,8 @@
 """Label images in files: one integer a pixel, as annotation tools and other segmenters write them.
 
-The formats are TIFF, PNG (8 or 16 bits, greyscale or palette, whose indices are the labels) and
-NPY. 0 is background, k is nucleus k, and -1 (in signed types) marks ignored pixels.
+The formats are TIFF, PNG (8 or 16 bits, greyscale or palette, whose indices are the labels), NPY
+and MAT (MATLAB; the array ``inst_map``, or the only image of the file). 0 is background, k is
+nucleus k, and -1 (in signed types) marks ignored pixels.
 """
 
 from collections.abc import Callable
@@ -16,11 +17,12 @@ import zarr
 from PIL import Image
 
 from histocli.annotations.labels import LARGE_PX, Labels, OpenLabels, Shape, checked_ids
+from histocli.annotations.quirks import ids_of_colours, mended
 from histocli.base.errors import InputNotFound, InvalidInput
 from histocli.base.text import first_line
 from histocli.base.units import sane_mpp
 
-LABEL_SUFFIXES = (".tif", ".tiff", ".png", ".npy")
+LABEL_SUFFIXES = (".tif", ".tiff", ".png", ".npy", ".mat")
 """Suffixes of label images, in lower case."""
 MASKS_FOLDER = "masks"
 """Folder of one mask per nucleus, beside the folder ``images``, as in Data Science Bowl 2018."""
@@ -89,10 +91,11 @@ def open_masks(folder: Path) -> OpenLabels:
 
 
 def read_label_image(path: str | Path) -> Labels:
-    """Read a TIFF, PNG or NPY file, shape (H, W), in its integer type.
+    """Read a TIFF, PNG, NPY or MAT file, shape (H, W), in its integer type.
 
     Booleans become uint8. Floats are accepted if they are whole numbers, and become int64. Colour
-    channels are accepted if all are equal.
+    channels are accepted if all are equal, or if colours are ids. What was damaged by too small a
+    type is mended or said (:mod:`histocli.annotations.quirks`).
 
     Raises
     ------
@@ -128,8 +131,32 @@ def _decode(path: Path) -> npt.NDArray[Any]:
             return np.asarray(imagecodecs.png_decode(content))
         case ".tif" | ".tiff":
             return np.asarray(tifffile.imread(path))
+        case ".mat":
+            return _of_matlab(path)
         case suffix:
             raise ValueError(f"{suffix or 'no suffix'} is none of {', '.join(LABEL_SUFFIXES)}")
+
+
+def _of_matlab(path: Path) -> npt.NDArray[Any]:
+    """Return the labels of a file of MATLAB: ``inst_map``, or the only image that it holds."""
+    from scipy.io import loadmat
+
+    try:
+        content = loadmat(path)
+    except NotImplementedError as error:
+        raise ValueError("is of MATLAB 7.3; save it with -v7") from error
+    if "inst_map" in content:
+        return np.asarray(content["inst_map"])
+    images = {
+        name: value
+        for name, value in content.items()
+        if isinstance(value, np.ndarray) and value.ndim == 2 and min(value.shape) > 1
+        and value.dtype.kind in "iufb"
+    }  # fmt: skip
+    if len(images) != 1:
+        named = ", ".join(sorted(images)) or "none"
+        raise ValueError(f"has no inst_map, and its images are not one but: {named}")
+    return next(iter(images.values()))
 
 
 def _as_labels(values: npt.NDArray[Any], path: Path) -> Labels:
@@ -137,6 +164,9 @@ def _as_labels(values: npt.NDArray[Any], path: Path) -> Labels:
     shape = values.shape
     if values.ndim == 3 and shape[-1] in (3, 4) and (values[..., :1] == values[..., :3]).all():
         values = values[..., 0]  # a grey picture saved as colour
+    if values.ndim == 3 and shape[-1] in (3, 4) and values.dtype == np.uint8:
+        ids = ids_of_colours(values[..., :3], path)
+        values = values if ids is None else ids
     if values.ndim > 2:
         single = np.flatnonzero(np.equal(values.shape, 1))[: values.ndim - 2]
         values = values.squeeze(axis=tuple(single.tolist()))
@@ -164,4 +194,4 @@ def _as_labels(values: npt.NDArray[Any], path: Path) -> Labels:
         raise InvalidInput(f"{path}: labels must be integers, got {values.dtype}")
     if values.dtype == np.uint64 and values.max() > np.iinfo(np.int64).max:
         raise InvalidInput(f"{path}: labels must be below 2**63")
-    return np.asarray(values)
+    return mended(np.asarray(values), path)

@@ -89,7 +89,7 @@ class Outlines:
         for outline in self.outlines:
             number += not outline.ignored
             for polygon in outline.polygons:
-                labels[_pixels(polygon, shape)] = -1 if outline.ignored else number
+                labels[pixels_of(polygon, shape)] = -1 if outline.ignored else number
         return labels
 
 
@@ -97,7 +97,7 @@ Opened: TypeAlias = OpenLabels | Outlines
 """Opened labels of one image: an image of a fixed size, or outlines without one."""
 
 
-def _pixels(polygon: Polygon, shape: Shape) -> tuple[npt.NDArray[np.intp], ...]:
+def pixels_of(polygon: Polygon, shape: Shape) -> tuple[npt.NDArray[np.intp], ...]:
     """Return rows and columns of the pixels whose centre lies inside an odd number of rings."""
     x, y = polygon[0].T
     if len(polygon) == 1:

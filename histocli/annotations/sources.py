@@ -5,8 +5,10 @@ source of labels               how it is recognised
 =============================  =================================================================
 label store, patch store       by the stage, which opens this program's own stores
 OME-Zarr of other programs     a Zarr folder with ``labels/<name>`` or an image of integers
-label image                    ``.tif``, ``.tiff``, ``.png``, ``.npy``
+label image                    ``.tif``, ``.tiff``, ``.png``, ``.npy``, ``.mat``
+stack of masks                 ``.npy`` with four axes, as of PanNuke; image *i* is ``00000i``
 outlines                       ``.geojson``, ``.geojson.gz``, ImageScope ``.xml``
+COCO                           ``.json`` with ``images`` and ``annotations``
 masks of single nuclei         a folder ``<image>/masks/*.png``
 =============================  =================================================================
 """
@@ -21,9 +23,13 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from histocli.annotations.coco import draw, images_of, is_coco
+from histocli.annotations.geojson import parse_json
 from histocli.annotations.images import LABEL_SUFFIXES, MASKS_FOLDER, open_label_image, open_masks
+from histocli.annotations.labels import OpenLabels
 from histocli.annotations.ngff import open_ngff_labels
 from histocli.annotations.outlines import OUTLINE_SUFFIXES, Opened, read_outlines
+from histocli.annotations.stacks import read_stack_masks, stack_length
 from histocli.base.errors import InputNotFound, InvalidInput
 from histocli.base.formats import FORMATS
 from histocli.base.inputs import STORE_SUFFIX, expand_inputs, is_store
@@ -97,6 +103,8 @@ class LabelFinder:
         """Return the label images of one file, folder of masks or store."""
         name, where = label_stem(path), str(path)
         opener: Callable[[], Opened]
+        if (several := _of_many_images(path, prefix)) is not None:
+            return several
         if _has_masks(path):
             name, opener = path.name, partial(open_masks, path)
         elif _is_outlines(path) and not path.is_dir():
@@ -109,6 +117,39 @@ class LabelFinder:
             opener = partial(open_ngff_labels, path, where)
             opener()  # a folder without labels is refused here
         return [LabelSource(name=name, source=where, open=opener)]
+
+
+def _of_many_images(path: Path, prefix: str) -> list[LabelSource] | None:
+    """Return the label images of a stack of masks or of a COCO file; None for other files."""
+    if (length := stack_length(path)) is not None:
+        return [
+            LabelSource(
+                name=f"{prefix}{index:06d}",
+                source=f"{path}, image {index}",
+                open=partial(_open_in_stack, path, index),
+            )
+            for index in range(length)
+        ]
+    if path.suffix.lower() != ".json" or not path.is_file():
+        return None
+    try:
+        document = parse_json(path.read_bytes())
+    except ValueError:  # reading it as outlines reports its fault
+        return None
+    if not is_coco(document):
+        return None
+    return [
+        LabelSource(
+            name=slide_stem(Path(image.name)),
+            source=f"{path}, {image.name}",
+            open=partial(draw, path, image),
+        )
+        for image in images_of(path, document)
+    ]
+
+
+def _open_in_stack(path: Path, index: int) -> OpenLabels:
+    return OpenLabels.in_memory(read_stack_masks(path, index), f"{path}, image {index}")
 
 
 def _label_files(word: str) -> list[Path]:

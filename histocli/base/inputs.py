@@ -160,6 +160,11 @@ class _Search:
                 f"an empty word names no {what}; is a variable of the calling script not set?"
             )
         else:
+            if "://" in word:
+                raise InputNotFound(
+                    f"{word}: is an address; files and folders of this machine are read, so copy "
+                    f"the {self.what} first"
+                )
             yield from self._of_path(Path(word))
 
     def _of_path(self, path: Path) -> Iterator[InputImage]:

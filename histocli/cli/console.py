@@ -16,7 +16,8 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, JustifyMethod
+from rich.console import Console, JustifyMethod, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -81,7 +82,7 @@ class Screen:
         if first or self.verbosity > 0:
             self.complain(message, kind="warning")
 
-    def show(self, table: Table) -> None:
+    def show(self, table: RenderableType) -> None:
         """Print a table on stderr, unless quiet."""
         if self.verbosity >= 0:
             self._print(table, soft_wrap=False)
@@ -115,7 +116,7 @@ class Screen:
             table.add_row(
                 *(cell if isinstance(cell, Text) else Text(printable(str(cell))) for cell in row)
             )
-        self.show(table)
+        self.show(Padding(table, (0, 0, 0 if any(header) else 1, 0)))
 
     def result(self, result: Result) -> None:
         """Print one result of a stage on stdout: its path, or with --json the whole result."""
@@ -221,7 +222,7 @@ class Screen:
         width = self.console.width
         return textwrap.fill(message, width, break_long_words=False, break_on_hyphens=False)
 
-    def _print(self, what: Text | Table, **options: Any) -> None:
+    def _print(self, what: RenderableType, **options: Any) -> None:
         with self.display.lock:
             self.console.print(what, **options)
             self.display.spoke()

@@ -66,7 +66,7 @@ def evaluate(
         raise InvalidOption("--show is for a report; name its file with --html")
     if files.images is not None and files.html is None and files.overlays is None:
         raise InvalidOption(
-            "--images is for pictures; name a report with --html or a folder with --overlays"
+            "--images is for a report or overlays; name its file with --html, or --overlays FOLDER"
         )
     _score(words, files, settings, running, screen)
 

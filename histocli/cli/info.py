@@ -33,7 +33,6 @@ def info(
     result = run(store, settings, running)
     for title, rows in result.describe() if settings.everything else result.page():
         screen.table(title, ("", ""), rows, numbers_from=2)
-        screen.say("")
     if not settings.everything:
         screen.say("--all prints every value, --json all for programs")
     if screen.as_json:

@@ -17,12 +17,17 @@ from histocli.config.pack import PackConfig
     without=["device", "precision", "on_error"],
 )
 def pack(
-    images: Annotated[str, typer.Argument(metavar="IMAGES", help="Folder or glob of images.")],
+    images: Annotated[
+        str,
+        typer.Argument(
+            metavar="IMAGES", help="Images: files, folders, quoted globs, a manifest CSV."
+        ),
+    ],
     labels: Annotated[
         str,
         typer.Argument(
             metavar="LABELS",
-            help="Folder or glob of label images (TIFF, PNG, NPY) with the same stems.",
+            help="Labels with the same names: files or folders of all kinds that evaluate reads.",
         ),
     ],
     out: Annotated[

@@ -99,7 +99,7 @@ def _side_by_side(
         for difference in columns:
             each = difference.metrics[name]
             row.append(_with_interval(each.mean, each.ci95, "+", beside=beside))
-            row.append(Text(f"{each.p_value:.3f}"))
+            row.append(Text(f"{each.p_value:.3f}" if each.p_value >= 0.001 else "<0.001"))
         rows.append([*row, Text(str(columns[0].metrics[name].images))])
     return (*header, "n"), rows
 

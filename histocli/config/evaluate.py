@@ -14,7 +14,7 @@ from histocli.metrics.table import ERRORS, QUALITIES
 
 BORDERS = ("count", "ignore")
 RESAMPLED = ("image", "group")
-OVERLAY_COLOURS = ("verdict", "one", "id", "area")
+OVERLAY_COLOURS = ("verdict", "one", "id", "area", "probability")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +129,8 @@ class EvaluateFiles:
     )
     colour: str = option(
         "verdict",
-        "Outlines of these overlays: by verdict; or predicted nuclei of one colour, by id or area.",
+        "Outlines of these overlays: by verdict; or predicted nuclei of one colour, by id, area or "
+        "probability.",
         metavar="|".join(OVERLAY_COLOURS),
         panel=FILES,
         before="realism_patches",

@@ -23,6 +23,7 @@ IN_ROW = 3  # crops beside each other, each a plain and an outlined one
 SHOWN_PX = 212  # side of a crop in the picture
 SMOOTH_UM = 50.0
 """Standard deviation, in micrometres, of the Gaussian that smooths the density of nuclei."""
+GLASS_SHARE = 0.95  # of the brightest green; what is brighter is glass
 FAINT = 0.45  # share of the grey slide that shows through the heat map
 FRAME = (20, 20, 20)  # colour of the frames and numbers of crops on the slide
 
@@ -102,14 +103,24 @@ def nuclei_per_mm2(
 def heat_map(
     overview: RGBImage, density: npt.NDArray[np.floating], tissue: BoolMask, top: float
 ) -> RGBImage:
-    """Colour tissue by density, with its structure as a change of lightness; fade the rest."""
+    """Colour visible tissue by density, its structure as a change of lightness; fade the rest."""
+    shown = tissue & visible(overview)
     grey = overview.mean(axis=2, keepdims=True)
     colours = viridis(density / max(top, 1e-9)).astype(np.float32)
     # around the mean of the tissue, so that the lightness of the map is kept on average
-    middle = float(grey[tissue].mean()) if tissue.any() else 128.0
+    middle = float(grey[shown].mean()) if shown.any() else 128.0
     mixed = np.clip(colours + FAINT * (grey - middle), 0, 255)
-    shown = np.where(tissue[..., None], mixed, _faded(overview))
-    return np.asarray(np.rint(shown), np.uint8)
+    drawn = np.where(shown[..., None], mixed, _faded(overview))
+    return np.asarray(np.rint(drawn), np.uint8)
+
+
+def visible(overview: RGBImage) -> BoolMask:
+    """Tell which pixels are darker than empty glass, which stain always absorbs green of.
+
+    The mask of tissue is wider: it has a margin, and holds small gaps.
+    """
+    green = overview[..., 1]
+    return np.asarray(green < GLASS_SHARE * np.percentile(green, 99.5))
 
 
 def _faded(overview: RGBImage) -> RGBImage:

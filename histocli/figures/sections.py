@@ -22,6 +22,8 @@ class ReportTable:
     sortable: bool = False
     pictures: str | None = None
     """A ``Gallery.group``: names in the first column link to the pictures with that title."""
+    title_ends: str = ""
+    """What the titles of these pictures have after the names."""
     half: bool = False
 
 

@@ -76,6 +76,7 @@ FILE_KINDS = (
     FileKind((".tif", ".tiff", ".btf", ".svs", ".ndpi"), open_tiff, rb"II[*+]\0|MM\0[*+]"),
     FileKind((".mrxs", ".vms", ".vmu", ".scn", ".bif", ".svslide", ".czi"), OpenSlideSlide),
     FileKind((".dcm",), OpenSlideSlide, in_folders=False),
+    FileKind((".zip",), ZarrSlide, rb"PK\x03\x04", in_folders=False),
     ZARR,
 )
 SLIDE_SUFFIXES = tuple(

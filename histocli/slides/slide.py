@@ -21,7 +21,9 @@ from histocli.base.types import RGBImage
 from histocli.base.units import ASSUMED_MPP, MPP_RANGE
 from histocli.slides.pixel_size import PixelSize
 
-DOUBLE_SUFFIXES = (".ome.tif", ".ome.tiff", ".ome.btf", ".ome.zarr")
+DOUBLE_SUFFIXES = (
+    ".ome.tif", ".ome.tiff", ".ome.btf", ".ome.zarr", ".ome.zarr.zip", ".zarr.zip",
+)  # fmt: skip
 LARGEST_SIDE_PX = 1_000_000  # the largest scans have some 300,000
 # A tile, strip or chunk of more bytes is not decoded for a region; usual ones have a few megabytes.
 LARGEST_SEGMENT_BYTES = 1 << 28
@@ -143,8 +145,15 @@ def decoding(
 
 
 def slide_stem(path: str | PurePath) -> str:
-    """Return the name of a slide without its suffix or double suffix, such as ``.ome.tif``."""
-    name = PurePath(path).name
+    """Return the name of a slide without its suffix or double suffix, such as ``.ome.tif``.
+
+    An image in a store, such as ``plate.zarr/A/1/0``, is called ``plate_A_1_0``.
+    """
+    path = PurePath(path)
+    name = path.name
+    store = next((each for each in path.parents if each.suffix.lower() == ".zarr"), None)
+    if store is not None and "labels" not in path.parts:
+        return "_".join((slide_stem(store), *path.relative_to(store).parts))
     for suffix in DOUBLE_SUFFIXES:
         if name.lower().endswith(suffix) and len(name) > len(suffix):
             return name[: -len(suffix)]

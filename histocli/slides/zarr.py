@@ -1,6 +1,14 @@
-"""Slides in OME-Zarr images (versions 0.4 and 0.5) and plain Zarr arrays."""
+"""Slides in OME-Zarr images (versions 0.4 and 0.5) and plain Zarr arrays, also in a zip file.
 
+A store may hold several images, as the plates and series of bioformats2raw do. An image in a store
+is named by its path, such as ``plate.zarr/A/1/0``.
+"""
+
+import logging
 import math
+import re
+import zipfile
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Any
@@ -23,6 +31,16 @@ from histocli.slides.slide import (
     pyramid,
 )
 
+logger = logging.getLogger(__name__)
+
+METADATA = ("zarr.json", ".zgroup", ".zarray")
+"""Files that a Zarr group or array has, of format 3 and 2."""
+MOST_OF_OVERVIEW = 50_000_000  # numbers of a level that are read to look at its last channel
+FLUORESCENCE = re.compile(
+    r"dapi|hoechst|fitc|tritc|cy[357]|alexa|gfp|rfp|yfp|mcherry|texas|draq|rhodamine|cd\d+", re.I
+)
+"""Names of channels of fluorescence microscopes."""
+
 
 class ZarrSlide(Slide):
     """An OME-Zarr image, or a plain Zarr array."""
@@ -32,22 +50,51 @@ class ZarrSlide(Slide):
     def __init__(self, path: Path, given_mpp: float | None = None) -> None:
         super().__init__(path, given_mpp)
         node = _image_node(path)
+        self._node = node
         self._attributes = ome_attributes(node)
         if isinstance(node, zarr.Array):
             self._arrays, self._axes = [node], _axes_of_array(node)
+            self._attributes |= _of_level(path)
             return
         multiscales = self._attributes.get("multiscales")
         if not isinstance(node, zarr.Group) or not multiscales:
-            raise UnsupportedSlide(
-                f"{path}: is a Zarr group without OME-Zarr multiscales; "
-                "give an OME-Zarr image or one of its arrays"
-            )
+            raise UnsupportedSlide(_without_image(node, path))
         self._arrays = _level_arrays(node, multiscales[0], path)
         axes = multiscales[0].get("axes", [])
         # axes are objects since version 0.4 and plain names before
         names = (str(axis["name"] if isinstance(axis, dict) else axis) for axis in axes)
         guess = "TCZYX"[-self._arrays[0].ndim :]
         self._axes = "".join(name[:1].upper() for name in names) or guess
+        self._check_channels()
+
+    def _check_channels(self) -> None:
+        """Raise ``UnsupportedSlide`` for the channels of a fluorescence microscope."""
+        shape = dict(zip(self._axes, self._arrays[0].shape, strict=False))
+        count = shape.get("C", 1)
+        omero = self._attributes.get("omero")
+        listed = omero.get("channels") if isinstance(omero, dict) else None
+        names = [
+            str(each.get("label", "")) if isinstance(each, dict) else str(each)
+            for each in (listed if isinstance(listed, list) else [])
+        ]
+        coloured = bool(names) and all(FLUORESCENCE.search(name) for name in names)
+        if count in (1, 3, 4) and not coloured and not (count == 4 and self._is_no_opacity()):
+            return
+        shown = f" ({', '.join(names[:6])})" if any(names) else ""
+        raise UnsupportedSlide(
+            f"{self.path}: has {count} channels{shown}, as images of fluorescence; bright-field "
+            "images have 1 (grey), 3 (RGB) or 4 (RGB and opacity)"
+        )
+
+    def _is_no_opacity(self) -> bool:
+        """Tell whether the last of four channels shows something, in the coarsest level."""
+        array = self._arrays[-1]
+        if array.dtype.kind != "u" or math.prod(array.shape) > MOST_OF_OVERVIEW:
+            return array.dtype.kind != "u"
+        where = tuple(3 if axis == "C" else slice(None) for axis in self._axes)
+        last = np.asarray(array[where])
+        ends = (last == 0) | (last == np.iinfo(array.dtype).max)
+        return bool(ends.mean() < 0.5 and last.min() != last.max())
 
     def _recorded_pixel_size(self) -> PixelSize | None:
         if multiscales := self._attributes.get("multiscales"):
@@ -117,8 +164,8 @@ def ome_attributes(node: Any) -> dict[str, Any]:
 
 
 def _image_node(path: Path) -> Any:
-    """Open the group or array of an image; bioformats2raw stores the image in group ``0``."""
-    node: Any = zarr.open(str(path), mode="r")
+    """Open the group or array of an image; bioformats2raw stores the first image in group ``0``."""
+    node: Any = _opened(path)
     if isinstance(node, zarr.Group) and "histosynth" in node.attrs:
         record = node.attrs["histosynth"]
         contract = record.get("contract", "?") if isinstance(record, dict) else "?"
@@ -126,8 +173,71 @@ def _image_node(path: Path) -> Any:
             f"{path}: is a {contract} store and not an image; give the slide itself"
         )
     if isinstance(node, zarr.Group) and "bioformats2raw.layout" in ome_attributes(node):
+        several = list(_images_in(node))
+        if len(several) > 1:
+            logger.warning("%s: holds %d images; the first is read; name another one as %s/%s",
+                           path, len(several), path, several[1])  # fmt: skip
         return node["0"]
     return node
+
+
+def _opened(path: Path) -> Any:
+    """Open a store, for reading only; in a zip file it may lie in a folder."""
+    if path.is_dir():
+        return zarr.open(str(path), mode="r")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [PurePath(name) for name in archive.namelist()]
+    except zipfile.BadZipFile as error:
+        raise UnsupportedSlide(
+            f"{path}: is a damaged or truncated zip file; copy it again"
+        ) from error
+    found = [name for name in names if name.name in METADATA]
+    if not found:
+        raise UnsupportedSlide(
+            f"{path}: is a zip file without Zarr metadata; those with an OME-Zarr image are read"
+        )
+    top = min(found, key=lambda name: len(name.parts)).parent
+    return zarr.open(
+        zarr.storage.ZipStore(path, mode="r"), path=top.as_posix().strip("."), mode="r"
+    )
+
+
+def _images_in(group: Any, depth: int = 3) -> Iterator[str]:
+    """Yield the paths of the images in a group and, up to a depth, in the groups below it."""
+    for name, child in sorted(group.groups()):
+        if "multiscales" in ome_attributes(child):
+            yield name
+        elif depth > 1:
+            yield from (f"{name}/{below}" for below in _images_in(child, depth - 1))
+
+
+def _without_image(node: Any, path: Path) -> str:
+    """Return the message for a store whose top is no image."""
+    images = list(_images_in(node)) if isinstance(node, zarr.Group) else []
+    if images:
+        more = f" and {len(images) - 5} more" if len(images) > 5 else ""
+        return (
+            f"{path}: holds images ({', '.join(images[:5])}{more}) and is none itself; "
+            f"name one of them, such as {path}/{images[0]}"
+        )
+    return (
+        f"{path}: is a Zarr group without OME-Zarr multiscales; "
+        "give an OME-Zarr image or one of its arrays"
+    )
+
+
+def _of_level(path: Path) -> dict[str, Any]:
+    """Return the metadata of an array that is a level of the image around it; else nothing."""
+    for above in list(path.parents)[:2]:
+        if not any((above / name).is_file() for name in METADATA):
+            continue
+        name = path.relative_to(above).as_posix()
+        for image in ome_attributes(zarr.open(str(above), mode="r")).get("multiscales") or []:
+            own = [each for each in image.get("datasets", []) if each.get("path") == name]
+            if own:
+                return {"multiscales": [{**image, "datasets": own}]}
+    return {}
 
 
 def _axes_of_array(array: zarr.Array[Any]) -> str:

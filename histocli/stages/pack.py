@@ -1,13 +1,12 @@
-"""``histosynth pack``: images and their label images become a patch store.
+"""``histosynth pack``: images and their labels become a patch store.
 
-An image and its label image have the same name, apart from the suffix. A window is the place of a
+An image and its labels have the same name, apart from the suffix. A window is the place of a
 patch in its image; :mod:`histocli.instances.cutting` chooses windows and cuts patches.
 """
 
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
@@ -17,20 +16,15 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from histocli.annotations.images import LABEL_SUFFIXES, read_label_image
-from histocli.annotations.pairs import pair_namesakes
 from histocli.base.errors import InvalidInput
-from histocli.base.files import content_hash
-from histocli.base.inputs import expand_inputs, expand_with_mpp
 from histocli.base.interrupts import raise_if_stopped
 from histocli.base.progress import Track, silent
 from histocli.base.types import RGBImage
 from histocli.config.common import Execution, as_dict, config_hash
 from histocli.config.pack import PackConfig
 from histocli.instances.cutting import Window, cut_patch, looks_like_a_mask, windows_of
-from histocli.slides.open import SLIDE_SUFFIXES, read_image
-from histocli.slides.slide import slide_stem
 from histocli.stages.shared.frame import Plan, Work, carry_out
+from histocli.stages.shared.labelled import LabelledImage, find_labelled_images
 from histocli.stages.shared.results import StageResult, Stopwatch
 from histocli.stores.patches import CONTRACT, PatchStore, PatchStoreWriter, ReferenceRecord
 from histocli.stores.provenance import Provenance
@@ -53,18 +47,6 @@ class PackResult(StageResult):
     written."""
     mpp: float
     mpp_source: str
-
-
-@dataclass(frozen=True)
-class _LabelledImage:
-    """An image and its label image, with the content hashes of both files."""
-
-    image: Path
-    labels: Path
-    mpp: float | None
-    """Micrometres per pixel that a manifest gives; None where it gives none."""
-    image_sha256: str
-    labels_sha256: str
 
 
 @dataclass(frozen=True)
@@ -102,9 +84,9 @@ def pack(
         As in all commands.
     """
     watch = Stopwatch.of_command()
-    pairs = _find_labelled_images(images, labels)
+    pairs = find_labelled_images(images, labels)
     identities = [
-        [slide_stem(pair.image), pair.image_sha256, pair.labels_sha256, pair.mpp] for pair in pairs
+        [pair.labels.name, pair.image_sha256, pair.labels_sha256, pair.mpp] for pair in pairs
     ]
     fingerprint = config_hash(config, pairs=identities)
     checked = cache(lambda: _check(pairs, config, track))
@@ -150,25 +132,7 @@ def _result(out: Path, records: Sequence[ReferenceRecord], patches: int) -> Pack
     )
 
 
-def _find_labelled_images(
-    images: str | Sequence[str], labels: str | Sequence[str]
-) -> list[_LabelledImage]:
-    """Return the images and label images that the words name, paired by name, with hashes."""
-    image_words, label_words = (
-        [words] if isinstance(words, str) else words for words in (images, labels)
-    )
-    found = expand_with_mpp(image_words, suffixes=SLIDE_SUFFIXES, stdin=sys.stdin)
-    label_paths = expand_inputs(
-        label_words, suffixes=LABEL_SUFFIXES, stdin=sys.stdin, what="label image"
-    )
-    mpp_of = {image.path: image.mpp for image in found}
-    return [
-        _LabelledImage(image, labels, mpp_of[image], content_hash(image), content_hash(labels))
-        for image, labels in pair_namesakes(list(mpp_of), label_paths).items()
-    ]
-
-
-def _check(pairs: Sequence[_LabelledImage], config: PackConfig, track: Track) -> _Checked:
+def _check(pairs: Sequence[LabelledImage], config: PackConfig, track: Track) -> _Checked:
     """Read every pair once, so that an invalid pair is refused before anything is written."""
     records: list[ReferenceRecord] = []
     patches: list[tuple[int, Window]] = []
@@ -176,14 +140,14 @@ def _check(pairs: Sequence[_LabelledImage], config: PackConfig, track: Track) ->
     with track("checking images and labels", len(pairs)) as bar:
         for index, pair in enumerate(pairs):
             raise_if_stopped("pack was stopped before it wrote anything; run it again")
-            slide = read_image(pair.image, mpp=config.mpp if config.mpp is not None else pair.mpp)
-            shape = slide.pixels.shape[:2]
-            labels = read_label_image(pair.labels)
+            slide = pair.read(config.mpp if config.mpp is not None else pair.mpp)
+            shape = (slide.pixels.shape[0], slide.pixels.shape[1])
+            labels = pair.read_labels(shape)
             _check_labels(pair, shape, labels)
             n_masks += looks_like_a_mask(labels)
             records.append(
                 ReferenceRecord(
-                    name=pair.image.name,
+                    name=pair.name,
                     sha256=pair.image_sha256,
                     mpp=slide.mpp,
                     mpp_source=slide.mpp_source,
@@ -214,23 +178,23 @@ def _check(pairs: Sequence[_LabelledImage], config: PackConfig, track: Track) ->
 
 
 def _check_labels(
-    pair: _LabelledImage, shape: tuple[int, ...], labels: npt.NDArray[np.integer]
+    pair: LabelledImage, shape: tuple[int, ...], labels: npt.NDArray[np.integer]
 ) -> None:
     if labels.shape != shape:
         raise InvalidInput(
-            f"{pair.image} with {pair.labels}: the image has {shape[0]} x {shape[1]} pixels and "
-            f"the labels {' x '.join(map(str, labels.shape))}; both must be of the same size"
+            f"{pair.image} with {pair.labels.source}: the image has {shape[0]} x {shape[1]} pixels "
+            f"and the labels {' x '.join(map(str, labels.shape))}; both must be of the same size"
         )
     if labels.min() < -1:
         raise InvalidInput(
-            f"{pair.labels}: holds {labels.min()}; labels are 0 (background), ids from 1, and -1 "
-            "(ignored)"
+            f"{pair.labels.source}: holds {labels.min()}; labels are 0 (background), ids from 1, "
+            "and -1 (ignored)"
         )
 
 
 def _write_patches(
     writer: PatchStoreWriter,
-    pairs: Sequence[_LabelledImage],
+    pairs: Sequence[LabelledImage],
     patches: Sequence[tuple[int, Window]],
     track: Track,
 ) -> None:
@@ -239,7 +203,8 @@ def _write_patches(
     @lru_cache(maxsize=1)  # patches of one image follow each other
     def read(index: int) -> tuple[RGBImage, npt.NDArray[np.integer]]:
         # the given pixel size has no effect: only the pixels are used
-        return read_image(pairs[index].image, mpp=1.0).pixels, read_label_image(pairs[index].labels)
+        pixels = pairs[index].read(1.0).pixels
+        return pixels, pairs[index].read_labels((pixels.shape[0], pixels.shape[1]))
 
     pending = writer.pending()
     with track("packing patches", sum(map(len, pending))) as bar:

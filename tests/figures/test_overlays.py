@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from histocli.figures.colours import LINE, PALETTE, graded
+from histocli.figures.colours import LINE, PALETTE, graded, viridis
 from histocli.figures.overlays import add_colour_bar, outline_mask, outline_overlay
+from histocli.figures.qc import heat_map
 from histocli.figures.sheets import MARGIN_PX, PAIR_GAP_PX, patch_sheet
 
 LABELS = hnp.arrays(
@@ -121,3 +122,17 @@ def test_small_patches_are_enlarged_and_the_sheet_is_broader_than_high():
 def test_a_sheet_needs_patches():
     with pytest.raises(ValueError, match="at least one"):
         patch_sheet([], [])
+
+
+def test_the_heat_map_colours_visible_tissue_only():
+    """Left glass in the margin of the mask, middle tissue without nuclei, right dense tissue."""
+    overview = np.full((40, 90, 3), 245, np.uint8)
+    overview[:, 30:] = (200, 120, 180)
+    density = np.zeros((40, 90), np.float32)
+    density[:, 60:] = 5000.0
+    drawn = heat_map(overview, density, np.ones((40, 90), bool), 5000.0).astype(int)
+    assert np.ptp(drawn[:, :30], axis=-1).max() == 0  # grey: nothing to see there
+    light = drawn.mean(axis=(0, 2))
+    assert light[80] > light[45] + 40
+    np.testing.assert_array_equal(drawn[0, 45], viridis(np.array([0.0]))[0])
+    np.testing.assert_array_equal(drawn[0, 80], viridis(np.array([1.0]))[0])

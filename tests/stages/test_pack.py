@@ -5,16 +5,19 @@ b.png, c.tif of these sizes.
 """
 
 import io
+import json
 
 import cv2
 import numpy as np
 import pytest
 import tifffile
+from scipy import ndimage
 
 from histocli.base import interrupts
 from histocli.base.errors import HistosynthError, InputNotFound, InvalidInput, Stopped, StoreExists
 from histocli.config.common import Execution
 from histocli.config.pack import PackConfig
+from histocli.slides.open import read_image
 from histocli.stages.pack import pack
 from histocli.stores.patches import PatchStore
 
@@ -242,3 +245,41 @@ def test_one_of_the_two_may_come_from_stdin(folder, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{folder / 'images'}\n"))
     with pytest.raises(InputNotFound, match="no input on stdin"):
         run(folder, images="-", labels="-")
+
+
+def test_labels_of_every_kind_give_the_same_store(folder):
+    """A label image, its outlines, a file of MATLAB, and COCO."""
+    from scipy.io import savemat
+
+    for path in [*(folder / "images").iterdir(), *(folder / "labels").iterdir()]:
+        if path.stem != "b":
+            path.unlink()
+    run(folder)
+    expected = PatchStore.open(folder / "labelled.zarr").read(range(1))[1] > 0
+    labels = squares((64, 64))
+    boxes = [
+        (rows.start, columns.start, rows.stop, columns.stop)
+        for rows, columns in filter(None, ndimage.find_objects(labels))
+    ]
+    rings = [[[x, y], [r, y], [r, b], [x, b], [x, y]] for y, x, b, r in boxes]
+    polygons = [{"type": "Polygon", "coordinates": [ring]} for ring in rings]
+    geojson = {"type": "GeometryCollection", "geometries": polygons}
+    coco = {
+        "images": [{"id": 1, "file_name": "b.png", "height": 64, "width": 64}],
+        "annotations": [
+            {"id": n, "image_id": 1, "segmentation": [np.array(ring).ravel().tolist()]}
+            for n, ring in enumerate(rings)
+        ],
+    }
+    (folder / "b.geojson").write_text(json.dumps(geojson))
+    (folder / "truth.json").write_text(json.dumps(coco))
+    savemat(folder / "b.mat", {"inst_map": labels})
+    np.save(folder / "masks.npy", labels[None, ..., None])
+    np.save(folder / "images.npy", read_image(folder / "images" / "b.png").pixels[None])
+    for name in ("b.geojson", "truth.json", "b.mat", "masks.npy"):
+        images = folder / ("images.npy" if name == "masks.npy" else "images/b.png")
+        out = folder / f"{name}.zarr"
+        result = pack(str(images), str(folder / name), out, PackConfig(patch_px=PX), Execution())
+        found = PatchStore.open(out).read(range(1))[1]
+        np.testing.assert_array_equal(found > 0, expected)
+        assert result.images == 1

@@ -13,7 +13,7 @@ from histocli.annotations.labels import LARGE_PX
 from histocli.annotations.pairs import common_shape
 from histocli.base.errors import HistosynthError
 from histocli.base.inputs import expand_inputs
-from histocli.base.types import RGBImage
+from histocli.base.types import IntArray, RGBImage
 from histocli.figures.fates import Fated
 from histocli.instances.overlaps import LabelImage, overlaps
 from histocli.metrics.fates import tell_fates
@@ -45,6 +45,8 @@ class Drawn(NamedTuple):
     pixels: RGBImage
     truth: Fated
     prediction: Fated
+    predicted_ids: IntArray
+    """(n,) the label in the prediction of each nucleus of ``prediction``."""
     is_part: bool
     """Whether it is a square of a large image."""
 
@@ -63,7 +65,7 @@ def drawn(image: ImageScores, path: Path | None, at: tuple[int, int] | None = No
     pixels = None if part.large else _pixels_of(image, path, (height, width))
     if pixels is None:
         pixels = np.full((height, width, 3), PAPER, np.uint8)
-    return Drawn(pixels, truth, prediction, part.large)
+    return Drawn(pixels, truth, prediction, table.prediction.ids, part.large)
 
 
 class _Part(NamedTuple):

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from histocli import __version__
-from histocli.base.errors import StoreExists
+from histocli.base.errors import InvalidInput, StoreExists
 from histocli.base.formats import FORMATS
 from histocli.base.progress import Track, silent
 from histocli.base.types import Json, RGBImage
@@ -102,20 +103,40 @@ def _picture(image: ImageScores, shown: Drawn, files: EvaluateFiles) -> RGBImage
         picture = fate_overlay(shown.pixels, shown.truth, shown.prediction, thickness_px=thick)
         return add_scale_bar(picture, mpp)
     labels = shown.prediction.labels
-    colours, key = _colours(labels, mpp, files.colour)
+    colours, key = _colours(image, shown, files.colour)
     picture = outline_overlay(shown.pixels, labels, thickness_px=thick, colours=colours)
     picture = add_scale_bar(picture, mpp)
-    return add_colour_bar(picture, *key, "area, um2") if key else picture
+    return add_colour_bar(picture, *key) if key else picture
 
 
 def _colours(
-    labels: np.ndarray, mpp: float, colour: str
-) -> tuple[Colours, tuple[float, float] | None]:
-    """Return the colours of predicted nuclei by number, and the ends of a scale of areas."""
+    image: ImageScores, shown: Drawn, colour: str
+) -> tuple[Colours, tuple[float, float, str] | None]:
+    """Return the colours of predicted nuclei by number, and the ends and name of a scale."""
+    labels = shown.prediction.labels
     if colour == "one" or not labels.max(initial=0):
         return LINE, None
     if colour == "id":
         return PALETTE, None
-    areas = np.bincount(np.maximum(labels, 0).ravel()).astype(np.float64)[1:] * mpp**2
-    low, high = (float(end) for end in np.percentile(areas[areas > 0], [5, 95]))
-    return np.concatenate([LINE, graded(areas, low, high)]), (low, high)
+    if colour == "area":
+        values = np.bincount(np.maximum(labels, 0).ravel(), minlength=len(shown.predicted_ids) + 1)
+        areas = values[1:] * image.pixel_size.mpp**2
+        low, high = (float(end) for end in np.percentile(areas[areas > 0], [5, 95]))
+        return np.concatenate([LINE, graded(areas, low, high)]), (low, high, "area, um2")
+    chances = _probabilities(image, shown)
+    low = float(np.floor(10 * np.nanmin(chances)) / 10)
+    return np.concatenate([LINE, graded(chances, low, 1.0)]), (low, 1.0, "probability")
+
+
+def _probabilities(image: ImageScores, shown: Drawn) -> npt.NDArray[np.float64]:
+    """Return the probability of each predicted nucleus; ``InvalidInput`` if none are recorded."""
+    read = image.pair.prediction.probabilities
+    found = None if read is None else read()
+    if found is None:
+        raise InvalidInput(
+            f"{image.pair.prediction.source}: records no probabilities, which label stores of "
+            "segment do; choose another --colour"
+        )
+    ids, values = found
+    at = np.minimum(np.searchsorted(ids, shown.predicted_ids), len(ids) - 1)
+    return np.where(ids[at] == shown.predicted_ids, values[at], np.nan)

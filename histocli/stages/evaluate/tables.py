@@ -251,5 +251,6 @@ def image_table(scores: Scores, suffix: str) -> ReportTable:
         ],
         sortable=True,
         pictures="",
+        title_ends=suffix,
         note="Press a heading to sort; names of shown images lead to their picture.",
     )

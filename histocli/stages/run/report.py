@@ -15,6 +15,7 @@ from histocli.base.files import partial_path, replace_atomically
 from histocli.base.text import plain_json, valid_unicode
 from histocli.base.types import Json
 from histocli.stages.segment.results import SegmentResult
+from histocli.stages.shared.pages import check_page
 from histocli.stages.shared.results import StageResult
 from histocli.stores.logs import log_path
 
@@ -79,6 +80,11 @@ class Places:
         return self.out / "scores.html"
 
     @property
+    def slides_page(self) -> Path:
+        """All slides as a page."""
+        return self.out / "slides.html"
+
+    @property
     def report(self) -> Path:
         """The report of the run."""
         return self.out / "report.json"
@@ -89,7 +95,8 @@ class Places:
         return partial_path(self.report)
 
     def check_report(self) -> None:
-        """Raise ``StoreExists`` if a file that is no report of ours is in its place."""
+        """Raise ``StoreExists`` if a file that is no report or page of ours is in its place."""
+        check_page(self.slides_page, replace=True, option="--out")
         if os.path.lexists(self.report) and not read_ours(self.report):
             raise StoreExists(
                 f"{self.report}: is in the way and was not made by histosynth; choose another --out"
@@ -104,6 +111,7 @@ class Places:
             "training": log_path(self.model),
             "scores": self.scores,
             "page": self.page,
+            "slides_page": self.slides_page,
         }
         there = {name: path for name, path in named.items() if path.exists()}
         found: Json = {name: self._link(path) for name, path in there.items()}

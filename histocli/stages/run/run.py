@@ -8,6 +8,7 @@ unfinished one is gone on with::
     ├── refined.zarr         refine, with --refine
     ├── nuclei.safetensors   train (and nuclei.safetensors.log/)
     ├── nuclei/              segment: results of the slides
+    ├── slides.html          all slides on a page
     ├── scores.json .html    evaluate, with --truth
     └── report.json          all of them, with links
 """
@@ -35,6 +36,7 @@ from histocli.stages.generate.run import generate
 from histocli.stages.refine.run import refine
 from histocli.stages.run.budget import Budget, titled
 from histocli.stages.run.report import Places, RunResult, read_ours, write_json
+from histocli.stages.segment.page import write_batch_page
 from histocli.stages.segment.plan import without_outputs
 from histocli.stages.segment.results import SegmentResult
 from histocli.stages.segment.run import segment
@@ -168,6 +170,8 @@ class _Chain:
         stages.append(self._told("train", self._train(store, budget)))
         slides = self._segment()
         stages.append(self._summed(slides))
+        if stages[-1]["status"] != "skipped" or not self.places.slides_page.exists():
+            write_batch_page(self.places.slides_page, slides, track=self._titled("segment"))
         self.tell("segment", stages[-1])
         scores = None
         if self.truth is not None:

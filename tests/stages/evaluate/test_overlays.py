@@ -1,14 +1,15 @@
 """Overlays of ``evaluate``: one picture an image, coloured by what became of each nucleus."""
 
 import imagecodecs
+import numpy as np
 import pytest
 import tifffile
 
 from histocli.cli.app import run
 from histocli.exports.registry import read_record
-from histocli.figures.colours import LINE
+from histocli.figures.colours import LINE, graded
 from histocli.figures.fates import COLOURS
-from tests.stages.evaluate.test_run import folders, prediction_of, truth_of  # noqa: F401
+from tests.stages.evaluate.test_run import folders, prediction_of, truth_of, write_label_store  # noqa: F401
 
 
 def pictures(folder):
@@ -77,6 +78,19 @@ def test_predictions_by_id_and_area(folders, tmp_path, colour):
     image = pictures(tmp_path / colour)["b.overlay.png"]
     line = (prediction_of(1) > 0) & (image != 236).any(-1)
     assert line.any()
+
+
+def test_predictions_by_probability_where_a_store_records_it(folders, tmp_path, capsys):
+    chances = np.linspace(0.5, 1.0, len(np.unique(prediction_of(1))) - 1, dtype=np.float32)
+    write_label_store(tmp_path / "b.ome.zarr", prediction_of(1), probability=chances)
+    words = [str(tmp_path / "b.ome.zarr"), f"{folders[1]}/b.tif", "--colour", "probability"]
+    assert run(["evaluate", *words, "--overlays", str(tmp_path / "o"), "-q"]) == 0
+    shown = colours_in(pictures(tmp_path / "o")["b.overlay.png"])
+    for end in graded(np.array([0.5, 1.0]), 0.5, 1.0):
+        assert tuple(int(each) for each in end) in shown
+    words = ["evaluate", *folders, "--overlays", str(tmp_path / "p"), "--colour", "probability"]
+    assert run(words) == 3
+    assert "records no probabilities" in capsys.readouterr().err
 
 
 def test_what_does_not_fit_is_refused(folders, capsys):

@@ -97,6 +97,7 @@ def test_models_beside_each_other_with_pictures_and_groups(folders, tmp_path):
         "By group · perfect",
     ):
         assert text in page
+    assert 'href="#picture-0">' in page.split(">Images · prediction</h2>")[1]
     # two worst images as both predictions have them; the third is the same for both
     assert page.count("<img ") == 4
 

@@ -103,7 +103,7 @@ def test_the_report_leads_to_every_output(finished):
     assert report["status"] == "done"
     assert [values["stage"] for values in report["stages"]] == ["generate", "train", "segment"]
     links = report["links"]
-    assert set(links) == {"patches", "model", "training", "slides"}
+    assert set(links) == {"patches", "model", "training", "slides", "slides_page"}
     slides = links.pop("slides")
     assert len(slides) == 2
     for link in [*links.values(), *(one for each in slides.values() for one in each.values())]:
@@ -115,6 +115,7 @@ def test_the_report_leads_to_every_output(finished):
         "nuclei.safetensors.log",
         "patches.zarr",
         "report.json",
+        "slides.html",
     ]
     assert result.output == str(out / "report.json")
 
@@ -244,6 +245,11 @@ def test_a_report_of_another_program_is_left_alone(tissue, tmp_path):
     with pytest.raises(StoreExists, match="not made by histosynth"):
         chain(tissue, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+    (tmp_path / "report.json").unlink()
+    (tmp_path / "slides.html").write_text("<p>mine</p>")
+    with pytest.raises(StoreExists, match="choose another --out"):
+        chain(tissue, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["slides.html"]
 
 
 def test_a_dry_run_writes_nothing(tissue, tmp_path):
