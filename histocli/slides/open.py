@@ -16,6 +16,7 @@ import imagecodecs
 from histocli.base.errors import InputNotFound, UnsupportedSlide
 from histocli.base.types import RGBImage
 from histocli.slides.colours import to_rgb
+from histocli.slides.metadata import upright
 from histocli.slides.openslide import OpenSlideSlide
 from histocli.slides.pixel_size import PixelSize
 from histocli.slides.slide import UNUSUAL, Slide, decoding
@@ -50,7 +51,7 @@ class RasterSlide(Slide):
             raise UnsupportedSlide(
                 f"{self.path}: is a CMYK image, made for print; convert it to RGB"
             )
-        return to_rgb(values, self.path)
+        return upright(to_rgb(values, self.path), data, self.path)
 
 
 @dataclass(frozen=True)

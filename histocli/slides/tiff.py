@@ -6,7 +6,9 @@ files also hold, are ignored. TIFFs of Ventana (overlapping tiles) and Leica (se
 read by openslide.
 """
 
+import logging
 import math
+import re
 import threading
 from functools import cached_property
 from itertools import product
@@ -41,7 +43,15 @@ from histocli.slides.slide import (
     pyramid,
 )
 
+logger = logging.getLogger(__name__)
+
 LARGEST_WHOLE_PX = 1 << 28  # most pixels of a file that is decoded as a whole (268 million)
+
+BESIDE_THE_SLIDE = re.compile(r"\b(label|macro|thumbnail|overview|barcode)\b", re.IGNORECASE)
+"""Names of pictures that files hold beside the slide."""
+MUCH_SMALLER = 4  # a first image of fewer than one of so many pixels of the largest is no slide
+ORIENTATION = 274
+"""Tag of the way in which the picture is to be turned; 1: upright."""
 
 Pages: TypeAlias = tuple[Any, ...]
 """The TIFF pages of one level: one page, or one for each channel."""
@@ -72,6 +82,29 @@ def open_tiff(path: Path, given_mpp: float | None = None) -> Slide:
     return OpenSlideSlide(path, given_mpp)
 
 
+def _slide_among(series: list[Any], slide_first: bool) -> Any:
+    """Return the series that is the slide, not its label, its overview or a picture of the glass.
+
+    ``slide_first`` tells that the format puts the slide first, as OME-TIFF and SVS do; some of
+    their writers put a small picture before it.
+    """
+    # XML describes all images of a file at once
+    about = [each.keyframe.description[:200] for each in series]
+    named = [
+        each.name if text.startswith("<") else f"{each.name} {text}"
+        for each, text in zip(series, about, strict=True)
+    ]
+    wanted = [
+        each for each, name in zip(series, named, strict=True) if not BESIDE_THE_SLIDE.search(name)
+    ]
+    wanted = wanted or series
+    size = [int(np.prod(each.shape)) for each in wanted]
+    largest = int(np.argmax(size))
+    if slide_first and size[0] * MUCH_SMALLER >= size[largest]:
+        return wanted[0]
+    return wanted[largest]
+
+
 class TiffSlide(Slide):
     """The slide in a TIFF: one series, which is one image with all its levels."""
 
@@ -85,10 +118,14 @@ class TiffSlide(Slide):
         self._lock = threading.Lock()
         if not tiff.series:
             raise UnsupportedSlide(f"{path}: holds no image; it is damaged or truncated")
-        self._series: Any = tiff.series[0]
-        # OME-TIFF and SVS put the slide first; in other files the largest series is the slide
-        if not (tiff.is_ome or tiff.is_svs):
-            self._series = max(tiff.series, key=lambda series: int(np.prod(series.shape)))
+        self._series: Any = _slide_among(list(tiff.series), bool(tiff.is_ome or tiff.is_svs))
+        self._say_what_is_not_applied()
+
+    def _say_what_is_not_applied(self) -> None:
+        orientation = self._series.keyframe.tags.valueof(ORIENTATION, 1)
+        if orientation in range(2, 9):
+            text = "%s: its orientation (%d) is not applied: rows and columns are those of the file"
+            logger.warning(text, self.path, orientation)
 
     @cached_property
     def _ome_pixels(self) -> dict[str, str]:

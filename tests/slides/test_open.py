@@ -209,3 +209,30 @@ def test_a_slide_of_openslide_is_read_in_strips(tmp_path, monkeypatch):
     monkeypatch.setattr("histocli.slides.slide.MEMORY_SHARE", 1e-12)
     with pytest.raises(OutOfResources, match="memory"):
         read_image(path)
+
+
+@pytest.mark.parametrize("place", ["first", "last"])
+@pytest.mark.parametrize("name", ["label", "macro", "thumbnail", ""])
+@pytest.mark.parametrize("ome", [True, False])
+def test_pictures_beside_the_slide_are_not_the_slide(tmp_path, place, name, ome):
+    """Also where they come first; a named one is left out even if it is larger."""
+    beside = np.full((300, 400, 3) if name else (20, 30, 3), 90, np.uint8)
+    path = tmp_path / ("s.ome.tif" if ome else "s.tif")
+    pictures = [(beside, name), (PIXELS, "scan")]
+    with tifffile.TiffWriter(path, ome=ome) as tiff:
+        for pixels, called in pictures if place == "first" else reversed(pictures):
+            about = {"metadata": {"Name": called}} if ome else {"description": called or None}
+            tiff.write(pixels, photometric="rgb", tile=(64, 64), **about)
+    slide = open_slide(path, mpp=0.5)
+    np.testing.assert_array_equal(whole(slide), PIXELS)
+    slide.close()
+
+
+def test_an_orientation_that_is_not_applied_is_said(tmp_path, caplog):
+    tifffile.imwrite(
+        tmp_path / "s.tif", PIXELS, photometric="rgb", extratags=[(274, 3, 1, 6, True)]
+    )
+    slide = open_slide(tmp_path / "s.tif", mpp=0.5)
+    np.testing.assert_array_equal(whole(slide), PIXELS)
+    assert "its orientation (6) is not applied" in caplog.text
+    slide.close()
