@@ -42,6 +42,7 @@ check: $(VENV)/.installed-dev
 	$(PYTEST)
 
 format: $(VENV)/.installed-dev
+	$(BIN)/python docs/site/reference.py
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
