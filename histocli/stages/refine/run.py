@@ -19,6 +19,7 @@ from histocli.stages.refine.learn import Learnt, learn
 from histocli.stages.refine.plan import Refinement, open_inputs
 from histocli.stages.refine.repaint import Repainted, repaint, seconds_per_patch
 from histocli.stages.refine.styles import Styles, read_styles
+from histocli.stages.refine.traces import Traces, find_traces
 from histocli.stages.refine.weigh import Weighed, weigh
 from histocli.stages.shared.frame import Plan, Work, carry_out
 from histocli.stages.shared.journal import check_tracking
@@ -49,6 +50,10 @@ class RefineResult(StageResult):
     rejected: int | None = None  # number of patches whose labels no longer fit; their weight is 0
     auc: float | None = None  # of classifiers, real against refined patches; 0.5: both look alike
     effective_share: float | None = None  # effective sample size over number of patches
+    residual_auc: float | None = (
+        None  # of the edits alone, nuclei against background; 0.5: no trace
+    )
+    auc_trunk: float | None = None  # real against refined, by features of photographs
     too_short: bool = False  # whether the time budget ended the training after a few steps
     mpp: float
     device: str
@@ -132,7 +137,8 @@ def _make(
             return work.planned
         repainted = repaint(job, styles, learnt.refiner, writer, session)
         weighed = weigh(job, styles, writer, session)
-        _describe(writer, job, learnt, repainted, weighed)
+        traces = find_traces(job, styles, writer, session)
+        _describe(writer, job, learnt, repainted, weighed, traces)
         writer.finish()
     session.journal.draw()
     session.checkpoint.remove()
@@ -143,6 +149,8 @@ def _make(
         rejected=repainted.rejected,
         auc=weighed.auc,
         effective_share=weighed.effective_share,
+        residual_auc=traces.residual_auc,
+        auc_trunk=traces.auc_trunk,
         too_short=too_short,
     )
     course = learnt.course
@@ -210,6 +218,7 @@ def _describe(
     learnt: Learnt,
     repainted: Repainted,
     weighed: Weighed,
+    traces: Traces,
 ) -> None:
     """Write the networks into the store, and the results of refinement into its attributes."""
     weights = {name: network.state_dict() for name, network in learnt.networks.items()}
@@ -223,7 +232,7 @@ def _describe(
     about["rejected"] = repainted.rejected
     if repainted.agreement:
         about["agreement"] = asdict(repainted.agreement)
-    about |= asdict(weighed)
+    about |= asdict(weighed) | asdict(traces)
     about["architecture"] = describe_refiner(learnt.refiner)
     initial = {"name": job.initial.path.name, "sha256": job.initial.content_hash()}
     writer.add_attributes({"initial": initial, "refinement": about})

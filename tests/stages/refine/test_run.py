@@ -368,8 +368,12 @@ def test_other_ways_to_refine(initial, tmp_path, changed):
     applied = refine(
         initial, [], tmp_path / "y.zarr", RefineConfig(model=str(result.output), weights=False), RUN
     )
-    # the refiner knows where it may edit
-    assert np.array_equal(PatchStore.open(applied.output).read(range(8))[0], new)
+    # the refiner knows where it may edit; weights that were read lie in memory otherwise than those
+    # that were trained, so that a sum may be rounded otherwise, and a pixel by a level
+    again = PatchStore.open(applied.output).read(range(8))[0]
+    difference = np.abs(again.astype(int) - new)
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 1e-4
 
 
 @pytest.mark.parametrize(
