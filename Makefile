@@ -6,6 +6,7 @@
 #   make check    format, lint, types and tests: what has to pass before a commit
 #
 # PYTHON=python3.12        another interpreter
+# TORCH='torch==2.8.0'     another release of torch
 # TORCH_INDEX=https://...  another package index for torch, such as PyTorch's CPU-only index
 # DEMO=demo                folder of the demo
 # JOBS=2                   how many tests run at a time
@@ -13,6 +14,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX ?=
+# The releases that the tests have run with. The package itself takes newer ones, too.
+TORCH ?= torch>=2.6,<2.14
 DEMO ?= demo
 
 BIN := $(VENV)/bin
@@ -64,7 +67,8 @@ $(VENV)/.made:
 	@touch $@
 
 $(VENV)/.torch: $(VENV)/.made
-	@if [ -n "$(TORCH_INDEX)" ]; then echo "torch from $(TORCH_INDEX)"; $(PIP) --index-url "$(TORCH_INDEX)" 'torch>=2.6,<2.14'; fi
+	@echo "installing torch into $(VENV)"
+	@$(PIP) $(if $(TORCH_INDEX),--index-url "$(TORCH_INDEX)") '$(TORCH)'
 	@touch $@
 
 $(VENV)/.installed: pyproject.toml $(VENV)/.torch

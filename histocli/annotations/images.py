@@ -5,6 +5,7 @@ and MAT (MATLAB; the array ``inst_map``, or the only image of the file). 0 is ba
 nucleus k, and -1 (in signed types) marks ignored pixels.
 """
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import zarr
 from PIL import Image
 
 from histocli.annotations.labels import LARGE_PX, Labels, OpenLabels, Shape, checked_ids
+from histocli.annotations.matlab import read_matlab
 from histocli.annotations.quirks import ids_of_colours, mended
 from histocli.base.errors import InputNotFound, InvalidInput
 from histocli.base.text import first_line
@@ -24,6 +26,8 @@ from histocli.base.units import sane_mpp
 
 LABEL_SUFFIXES = (".tif", ".tiff", ".png", ".npy", ".mat")
 """Suffixes of label images, in lower case."""
+LARGEST_WHOLE_PX = 1 << 29
+"""Most pixels of a label image that is read as a whole."""
 MASKS_FOLDER = "masks"
 """Folder of one mask per nucleus, beside the folder ``images``, as in Data Science Bowl 2018."""
 
@@ -119,10 +123,21 @@ def read_label_image(path: str | Path) -> Labels:
     return _as_labels(values, path)
 
 
+def check_size(shape: tuple[int, ...]) -> None:
+    """Raise ``ValueError`` for more pixels than a label image that is read as a whole may have."""
+    if (pixels := math.prod(shape)) > LARGEST_WHOLE_PX:
+        raise ValueError(
+            f"it has {pixels} pixels, and more than {LARGEST_WHOLE_PX} are read in tiles only; "
+            "save it as a tiled TIFF"
+        )
+
+
 def _decode(path: Path) -> npt.NDArray[Any]:
     match path.suffix.lower():
         case ".npy":
-            return np.asarray(np.load(path, allow_pickle=False))
+            mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+            check_size(mapped.shape)
+            return np.array(mapped)
         case ".png":
             content = path.read_bytes()
             if content[25:26] == b"\3":  # byte 25 is the colour type, 3 a palette
@@ -130,33 +145,13 @@ def _decode(path: Path) -> npt.NDArray[Any]:
                     return np.asarray(image)
             return np.asarray(imagecodecs.png_decode(content))
         case ".tif" | ".tiff":
-            return np.asarray(tifffile.imread(path))
+            with tifffile.TiffFile(path) as tiff:
+                check_size(tiff.series[0].shape)
+                return np.asarray(tiff.asarray())
         case ".mat":
-            return _of_matlab(path)
+            return read_matlab(path)
         case suffix:
             raise ValueError(f"{suffix or 'no suffix'} is none of {', '.join(LABEL_SUFFIXES)}")
-
-
-def _of_matlab(path: Path) -> npt.NDArray[Any]:
-    """Return the labels of a file of MATLAB: ``inst_map``, or the only image that it holds."""
-    from scipy.io import loadmat
-
-    try:
-        content = loadmat(path)
-    except NotImplementedError as error:
-        raise ValueError("is of MATLAB 7.3; save it with -v7") from error
-    if "inst_map" in content:
-        return np.asarray(content["inst_map"])
-    images = {
-        name: value
-        for name, value in content.items()
-        if isinstance(value, np.ndarray) and value.ndim == 2 and min(value.shape) > 1
-        and value.dtype.kind in "iufb"
-    }  # fmt: skip
-    if len(images) != 1:
-        named = ", ".join(sorted(images)) or "none"
-        raise ValueError(f"has no inst_map, and its images are not one but: {named}")
-    return next(iter(images.values()))
 
 
 def _as_labels(values: npt.NDArray[Any], path: Path) -> Labels:

@@ -34,6 +34,9 @@ class Segmentation:
         Where ``mpp`` comes from, such as ``given`` or ``ome-xml``.
     mm2 : float
         Area in which nuclei were looked for, in square millimetres.
+    flags : tuple of str
+        What may make the result wrong: ``out of focus``, ``pen``, ``foreign stain``, ``empty``,
+        ``cut nuclei``.
     """
 
     def __init__(self, found: Nuclei) -> None:
@@ -42,6 +45,7 @@ class Segmentation:
         self.mpp = found.facts.mpp
         self.mpp_source = found.facts.mpp_source
         self.mm2 = found.facts.mm2
+        self.flags = found.facts.flags
 
     @property
     def nuclei(self) -> int:

@@ -259,9 +259,9 @@ def check_stop_after(stop_after: int | None, **_: Any) -> None:
 def check_output(out: Path, suffix: str, what: str) -> None:
     """Raise ``InvalidOption`` unless the name of an output ends with the suffix of its kind."""
     if out.suffix.lower() != suffix:
-        raise InvalidOption(
-            f"--out {out}: {what} are {suffix}; name it {out.with_suffix(suffix).name}"
-        )
+        # "" and "/" have no name that could be kept
+        name = out.with_suffix(suffix).name if out.name else f"out{suffix}"
+        raise InvalidOption(f"--out {out}: {what} are {suffix}; name it {name}")
 
 
 def check_folder(out: Path | None) -> None:

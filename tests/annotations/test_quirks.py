@@ -6,6 +6,7 @@ import tifffile
 from PIL import Image
 from scipy.io import savemat
 
+from histocli.annotations import matlab
 from histocli.annotations.images import read_label_image
 from histocli.base.errors import InvalidInput
 
@@ -70,3 +71,27 @@ def test_files_of_matlab(tmp_path):
     (tmp_path / "d.mat").write_bytes(b"MATLAB 7.3 MAT-file" + bytes(200))
     with pytest.raises(InvalidInput, match=r"d\.mat: cannot be read as a label image"):
         read_label_image(tmp_path / "d.mat")
+
+
+def test_a_file_that_ends_scipy_does_not_end_us(tmp_path, monkeypatch):
+    """Some damaged files do; here the process that reads ends itself."""
+    savemat(tmp_path / "a.mat", {"inst_map": LABELS})
+    monkeypatch.setattr(matlab, "READ", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+    with pytest.raises(InvalidInput, match="SciPy cannot read it"):
+        read_label_image(tmp_path / "a.mat")
+
+
+def test_sizes_that_no_image_has_are_not_allocated(tmp_path):
+    """A file of some bytes that says it has four thousand million pixels."""
+    tifffile.imwrite(tmp_path / "a.tif", np.ones((16, 16), np.uint16))
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
+        for tag in (256, 257):  # width and height
+            place = tiff.pages[0].tags[tag].valueoffset
+            content[place : place + 2] = (60_000).to_bytes(2, "little")
+    (tmp_path / "a.tif").write_bytes(content)
+    with pytest.raises(InvalidInput, match="are read in tiles only"):
+        read_label_image(tmp_path / "a.tif")
+    np.lib.format.open_memmap(tmp_path / "b.npy", "w+", np.uint8, (2**15, 2**15)).flush()
+    with pytest.raises(InvalidInput, match="are read in tiles only"):
+        read_label_image(tmp_path / "b.npy")

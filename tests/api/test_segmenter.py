@@ -7,6 +7,7 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
+from scipy import ndimage
 
 import histocli
 from histocli import Execution, HistosynthError, SegmentConfig, Segmenter
@@ -27,6 +28,12 @@ def image():
 @pytest.fixture(scope="module")
 def found(image):
     return Segmenter("box", execution=CPU).segment(image, mpp=MPP)
+
+
+def test_a_blurred_image_is_flagged(found, image):
+    blurred = ndimage.gaussian_filter(image, (4, 4, 0))
+    assert "out of focus" in Segmenter("box", execution=CPU).segment(blurred, mpp=MPP).flags
+    assert "out of focus" not in found.flags
 
 
 def test_an_array_has_the_labels_of_the_command_line(image, found, tmp_path):

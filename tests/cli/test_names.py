@@ -52,6 +52,8 @@ def test_resume_reaches_every_stage_alike(stages, verb, words, resume):
         (["train", "a.zarr", "-o", "x"], "x.safetensors"),
         (["train", "a.zarr", "-o", "x.zarr"], "x.safetensors"),
         (["generate", "refs", "-o", "x"], "x.zarr"),
+        (["generate", "refs", "-o", ""], "out.zarr"),
+        (["train", "a.zarr", "-o", "/"], "out.safetensors"),
         (["refine", "a.zarr", "-o", "x.h5"], "x.zarr"),
         (["pack", "a", "b", "-o", "x.npz"], "x.zarr"),
         (["segment", "a.svs", "-o", "x.zarr"], "x"),
