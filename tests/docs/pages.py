@@ -23,7 +23,7 @@ class Block:
 
 
 def pages_in_order():
-    """Return all pages as paths from the root: README, then the pages as the site lists them."""
+    """Return the paths of all pages that the site lists; its first one is the README."""
     nav = yaml.safe_load(re.sub(r"!!python\S*", "", (DOCS / "site" / "mkdocs.yml").read_text()))
 
     def leaves(node):
@@ -33,10 +33,7 @@ def pages_in_order():
         return [leaf for value in values for leaf in leaves(value)]
 
     listed = [DOCS / leaf for leaf in leaves(nav["nav"])]
-    return [
-        ROOT / "README.md",
-        *(path for path in listed if path.suffix == ".md" and path.exists()),
-    ]
+    return [ROOT / "README.md" if path == DOCS / "index.md" else path for path in listed]
 
 
 def blocks_of(path):

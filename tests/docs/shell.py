@@ -6,16 +6,24 @@ and returns the exit code. So pipes, quotes and ``set -e`` are those of bash.
 """
 
 import contextlib
+import importlib
 import json
 import os
+import pkgutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
+import histocli
+
 PROGRAM = """\
-#!{python} -IS
+#!/bin/sh
+exec "{python}" -IS "{caller}" "$@"
+"""
+CALLER = """\
 import json, os, socket, sys
 with socket.socket(socket.AF_UNIX) as call:
     call.connect({address!r})
@@ -46,10 +54,13 @@ def shortened(words):
 
 def serve(address):
     """Answer calls one after the other until the process is ended."""
-    import histocli.stages.segment.run
-    import histocli.stages.train.run  # noqa: F401
     from histocli.cli.app import run
 
+    for module in pkgutil.walk_packages(histocli.__path__, "histocli."):
+        if not module.name.endswith("__main__"):
+            with contextlib.suppress(ImportError):  # of optional packages
+                importlib.import_module(module.name)
+    os.fsync = lambda descriptor: None  # as in all tests: no test pulls the plug
     with socket.socket(socket.AF_UNIX) as door:
         door.bind(address)
         door.listen()
@@ -86,18 +97,24 @@ def _answer(call, run):
 
 
 @contextlib.contextmanager
-def shell(folder, tools, variables):
+def shell(folder, variables):
     """Give a function that runs a text with bash in ``folder``, and returns what was shown.
 
-    ``tools`` is an empty folder for the program; ``variables`` are added to the environment.
+    ``variables`` are added to the environment.
     """
-    address = str(tools / "door")
-    program = tools / "histosynth"
-    program.write_text(PROGRAM.format(python=sys.executable, address=address))
+    with tempfile.TemporaryDirectory(dir="/tmp") as tools:  # the address has to be short
+        yield from _serving(folder, Path(tools), variables)
+
+
+def _serving(folder, tools, variables):
+    """Start the server, give the function, and end the server."""
+    address, program, caller = str(tools / "door"), tools / "histosynth", tools / "caller.py"
+    caller.write_text(CALLER.format(address=address))
+    program.write_text(PROGRAM.format(python=sys.executable, caller=caller))
     program.chmod(0o755)
     root = Path(__file__).parents[2]
     environment = {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if not name.startswith("HISTOSYNTH_")},
         **variables,
         "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(root),
