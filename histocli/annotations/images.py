@@ -23,6 +23,7 @@ from histocli.annotations.quirks import ids_of_colours, mended
 from histocli.base.errors import InputNotFound, InvalidInput
 from histocli.base.text import first_line
 from histocli.base.units import sane_mpp
+from histocli.slides.tiff import refuse_loops
 
 LABEL_SUFFIXES = (".tif", ".tiff", ".png", ".npy", ".mat")
 """Suffixes of label images, in lower case."""
@@ -68,6 +69,7 @@ def _shape_of_large_tiff(path: Path) -> Shape | None:
         return None
     try:
         with tifffile.TiffFile(path) as tiff:
+            refuse_loops(tiff, path)
             series = tiff.series[0]
             height, width = map(int, series.shape)
             is_usable = series.keyframe.is_tiled and series.dtype.kind in "iu"
@@ -146,6 +148,7 @@ def _decode(path: Path) -> npt.NDArray[Any]:
             return np.asarray(imagecodecs.png_decode(content))
         case ".tif" | ".tiff":
             with tifffile.TiffFile(path) as tiff:
+                refuse_loops(tiff, path)
                 check_size(tiff.series[0].shape)
                 return np.asarray(tiff.asarray())
         case ".mat":

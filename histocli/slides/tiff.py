@@ -64,6 +64,18 @@ class Segments(NamedTuple):
     colours: Colours
 
 
+def refuse_loops(tiff: tifffile.TiffFile, path: Path) -> None:
+    """Raise ``UnsupportedSlide`` if a page of a file follows itself; tifffile would read for ever.
+
+    Call it before ``tiff.series``.
+    """
+    seen: set[int] = set()
+    for page in tiff.pages:
+        if page.offset in seen:
+            raise UnsupportedSlide(f"{path}: its pages follow each other in a ring; it is damaged")
+        seen.add(page.offset)
+
+
 def open_tiff(path: Path, given_mpp: float | None = None) -> Slide:
     """Open a TIFF by tifffile; by openslide if it is Ventana's, Leica's or unknown to tifffile."""
     try:
@@ -73,6 +85,7 @@ def open_tiff(path: Path, given_mpp: float | None = None) -> Slide:
             return OpenSlideSlide(path, given_mpp)
         raise
     try:
+        refuse_loops(tiff, path)
         if not (tiff.is_bif or tiff.is_scn):
             return TiffSlide(path, given_mpp, tiff=tiff)
     except BaseException:

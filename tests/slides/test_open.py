@@ -9,7 +9,8 @@ import pytest
 import tifffile
 import zarr
 
-from histocli.base.errors import OutOfResources, UnknownPixelSize, UnsupportedSlide
+from histocli.annotations.images import read_label_image
+from histocli.base.errors import InvalidInput, OutOfResources, UnknownPixelSize, UnsupportedSlide
 from histocli.base.pyramid import shrink
 from histocli.slides.open import open_slide, read_image
 from histocli.slides.openslide import OpenSlideSlide
@@ -236,3 +237,21 @@ def test_an_orientation_that_is_not_applied_is_said(tmp_path, caplog):
     np.testing.assert_array_equal(whole(slide), PIXELS)
     assert "its orientation (6) is not applied" in caplog.text
     slide.close()
+
+
+def test_pages_in_a_ring_are_refused(tmp_path):
+    """The second page says that it is the next one, too; a reader that believes it never ends."""
+    path = tmp_path / "ring.tif"
+    with tifffile.TiffWriter(path) as tiff:
+        for _ in range(2):
+            tiff.write(PIXELS, photometric="rgb")
+    with tifffile.TiffFile(path) as tiff:
+        second = tiff.pages[1].offset
+    content = bytearray(path.read_bytes())
+    entries = int.from_bytes(content[second : second + 2], "little")
+    following = second + 2 + 12 * entries
+    content[following : following + 4] = second.to_bytes(4, "little")
+    path.write_bytes(content)
+    for read in (read_image, read_label_image):
+        with pytest.raises((UnsupportedSlide, InvalidInput), match="in a ring"):
+            read(path)
