@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from histocli.base.errors import OutOfResources
 from histocli.cli.console import Screen
 from histocli.cli.options import command
-from histocli.config.options import Option
+from histocli.config.options import ESSENTIAL, Option
 
 if TYPE_CHECKING:
     from histocli.stages.doctor import Finding
@@ -20,7 +20,12 @@ def doctor(
     screen: Screen,
     out: Annotated[
         Path,
-        Option("Folder where outputs are to go: its space and speed are measured.", short="-o"),
+        Option(
+            "Folder where outputs are to go: its space and speed are measured.",
+            short="-o",
+            metavar="FOLDER",
+            panel=ESSENTIAL,
+        ),
     ] = Path("."),
 ) -> None:
     """Examine installation, devices, readers, memory and disk, and say what to do.

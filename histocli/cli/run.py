@@ -9,7 +9,7 @@ from histocli.base.errors import InvalidOption
 from histocli.cli import options as o
 from histocli.cli.console import Screen
 from histocli.config.common import Execution
-from histocli.config.options import Option
+from histocli.config.options import ESSENTIAL, Option
 from histocli.config.run import RunConfig
 
 COUNTED = {
@@ -35,7 +35,12 @@ def run(
     references: Annotated[
         list[str], typer.Argument(metavar="REFS", help=f"Unlabelled H&E images. {o.INPUTS}")
     ],
-    out: Annotated[Path, Option("Folder for all outputs and the report.", short="-o")],
+    out: Annotated[
+        Path,
+        Option(
+            "Folder for all outputs and the report.", short="-o", metavar="FOLDER", panel=ESSENTIAL
+        ),
+    ],
     settings: RunConfig,
     running: Execution,
     screen: Screen,
@@ -44,6 +49,7 @@ def run(
         Option(
             "Slides to label: a file, folder or quoted glob; repeatable.",
             metavar="SLIDES",
+            panel=ESSENTIAL,
             before="n",
         ),
     ] = None,

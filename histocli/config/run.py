@@ -19,6 +19,10 @@ from histocli.config.segment import SegmentConfig
 from histocli.config.train import SIZES, TrainConfig
 
 
+BOX_MPP = 0.25  # micrometres per pixel of the models that come with the package
+SAME_MPP = 0.02  # relative difference up to which two pixel sizes are the same
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """Settings of the chain; each field is a command-line option.
@@ -43,6 +47,12 @@ class RunConfig:
         True,
         "Learn on from the references as well, without labels.",
         flag="--self-training/--no-self-training",
+    )
+    box: bool = option(
+        True,
+        "Go on from the model S of the package, with T as teacher, where pixel size and network "
+        "are theirs; else from nothing.",
+        flag="--box/--no-box",
     )
     formats: tuple[str, ...] = option(
         ("ome-zarr",),
@@ -81,8 +91,11 @@ class RunConfig:
 
     def train_config(self, time_budget_s: float | None) -> TrainConfig:
         """Return the settings of ``train`` within its part of a time budget."""
+        goes_on = self.box and self.size == "S" and abs(self.mpp / BOX_MPP - 1) <= SAME_MPP
         return TrainConfig(
             size=self.size,
+            init="box:S" if goes_on else None,
+            teacher="box:T" if goes_on and self.self_training else None,
             steps=self.steps,
             reference_mpp=self.reference_mpp,
             shippable=self.shippable,

@@ -191,3 +191,14 @@ def test_quality_stands_for_views_and_backend_unless_these_are_given():
     }
     assert labels["fast"] == labels["standard"] != labels["best"]
     assert labels["best"] == SegmentConfig(views=4).of_labels()
+
+
+def test_a_run_goes_on_from_the_box_where_it_fits():
+    def begins(**settings):
+        config = RunConfig(**settings).train_config(None)
+        return config.init, config.teacher
+
+    assert begins() == ("box:S", "box:T")
+    assert begins(self_training=False) == ("box:S", None)  # a teacher needs references
+    for other in ({"box": False}, {"mpp": 0.5}, {"size": "L"}):
+        assert begins(**other) == (None, None)
