@@ -18,7 +18,6 @@ from histocli.config.refine import RefineConfig
 from histocli.config.segment import SegmentConfig
 from histocli.config.train import SIZES, TrainConfig
 
-
 BOX_MPP = 0.25  # micrometres per pixel of the models that come with the package
 SAME_MPP = 0.02  # relative difference up to which two pixel sizes are the same
 
