@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from histocli.base.types import Json
+from histocli.metrics.table import shown_in
 from histocli.stages.info.tables import Rows
 
 NAMED = 4  # names of inputs that are listed; of more, the number is said
@@ -113,7 +114,7 @@ def _model(contents: Json) -> Iterator[tuple[str, str]]:
         taught = f", {_many(rounds, 'round', 'rounds')} on real tissue" if rounds else ""
         yield "training", f"{_many(training['steps'], 'step', 'steps')}{ended}{taught}"
     held = training.get("held_out") or {}
-    scores = [f"{name.upper()} {held[name]:.3f}" for name in ("aji", "pq", "dice") if name in held]
+    scores = [f"{name.upper()} {held[name]:.3f}" for name in shown_in("training") if name in held]
     if scores:
         yield "held out", f"{', '.join(scores)} on synthetic patches, not on real tissue"
     yield "learnt from", _sources(contents.get("data") or [])
