@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from functools import cache
 from threading import Lock
 from typing import Any
 
@@ -70,7 +71,7 @@ class CompiledNetwork:
             "NUM_STREAMS": 1,
             "ENABLE_CPU_PINNING": False,  # other threads decode meanwhile
         }
-        self._core = without_telemetry().Core()
+        self._core = _core()
         self._model = graph_of(network, precision == "int8", adaptation)
         self._compiled: OrderedDict[tuple[int, ...], Any] = OrderedDict()
         self._request: Any = None
@@ -105,6 +106,17 @@ class CompiledNetwork:
             self._compiled.move_to_end(shape)
             self._request = self._compiled[shape].create_infer_request()
         return self._request
+
+
+@cache
+def _core() -> Any:
+    """Return the entry to OpenVINO, which stays until the process ends.
+
+    It gives the thread in which it is made a stack for signals, and takes this away when it is
+    freed: in another thread, it would take away a stack that is still in use, and the next signal
+    would end the process.
+    """
+    return without_telemetry().Core()
 
 
 def graph_of(network: Segmenter, eight_bits: bool, adaptation: Adaptation | None) -> Any:

@@ -110,3 +110,31 @@ def test_importing_it_tells_nobody(tmp_path):
     left = {name: value for name, value in os.environ.items() if name != "CI"}
     subprocess.run([sys.executable, "-c", code], env=left | away, check=True)
     assert not list(tmp_path.iterdir())
+
+
+FREED_ELSEWHERE = """
+import signal, threading
+import torch
+from histocli.model.compiled import CompiledNetwork
+from histocli.model.segmenter import build_segmenter
+
+network = build_segmenter({"family": "unet", "channels": [4, 4, 6, 6]}).eval()
+compiled = [CompiledNetwork(network, "int8", adaptation=None, threads=1)]
+compiled[0].maps(torch.zeros((1, 64, 64, 3), dtype=torch.uint8), torch.empty(1, 2, 64, 64))
+thread = threading.Thread(target=compiled.clear)
+thread.start()
+thread.join()
+signal.signal(signal.SIGINT, lambda *_: print("heard"))
+signal.raise_signal(signal.SIGINT)
+"""
+
+
+def test_a_signal_after_a_network_was_freed_in_another_thread():
+    """OpenVINO lends the thread that made it a stack for signals."""
+    done = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", FREED_ELSEWHERE],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
