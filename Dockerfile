@@ -6,7 +6,10 @@
 # With a GPU: docker run --gpus all ...
 # Shut off: docker run --read-only --tmpfs /tmp --network none ...
 
-FROM python:3.12-slim AS needed
+# One base for both parts: the environment of the first is used in the last.
+ARG BASE=python:3.12-slim
+
+FROM $BASE AS needed
 ARG TORCH_INDEX_URL=""
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/histosynth
@@ -24,7 +27,7 @@ COPY README.md LICENSE ./
 COPY histocli ./histocli
 RUN pip install --no-deps --target /opt/package .
 
-FROM python:3.12-slim
+FROM $BASE
 # The package is a layer of its own, above what it needs, so that an edit changes only a few megabytes.
 COPY --from=needed /opt/histosynth /opt/histosynth
 COPY --from=package /opt/package /opt/package
